@@ -1,0 +1,107 @@
+"""The exception tree of `edged`. Every error knows the code that goes over the wire.
+
+    EdgedError                    INTERNAL            a bug or a broken device; the default
+    ├── InvalidArgument           INVALID_ARG         the caller's input is wrong: say what and how to mend it
+    │   ├── ConfigError                               ... in a configuration file; names the path of the key
+    │   └── PlanError                                 ... in an instance of a planner; names the field
+    ├── NotFound                  NOT_FOUND           no such task, model, block or file
+    ├── Unsupported               UNSUPPORTED         well formed, but this build or model cannot do it
+    ├── Unavailable               UNAVAILABLE         not now: starting, draining, queue full; try again later
+    ├── ResourceExhausted         RESOURCE_EXHAUSTED  over a published limit or the memory budget
+    ├── DeadlineExceeded          DEADLINE_EXCEEDED   the time-out passed, or cannot be met any more
+    ├── Cancelled                 CANCELLED           the caller took the request back
+    └── StoreError                INTERNAL            the store on disk is damaged or of another version
+
+A message is one line: what was wrong, then what to do about it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Code(str, Enum):
+    """Error codes of the wire protocol (docs/protocol.md)."""
+
+    INVALID_ARG = "INVALID_ARG"
+    NOT_FOUND = "NOT_FOUND"
+    UNSUPPORTED = "UNSUPPORTED"
+    UNAVAILABLE = "UNAVAILABLE"
+    RESOURCE_EXHAUSTED = "RESOURCE_EXHAUSTED"
+    DEADLINE_EXCEEDED = "DEADLINE_EXCEEDED"
+    CANCELLED = "CANCELLED"
+    INTERNAL = "INTERNAL"
+
+
+class EdgedError(Exception):
+    """Base of all errors; `retry_after_s` is set where trying again later can help."""
+
+    code: Code = Code.INTERNAL
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InvalidArgument(EdgedError):
+    code = Code.INVALID_ARG
+
+
+class ConfigError(InvalidArgument):
+    pass
+
+
+class PlanError(InvalidArgument):
+    pass
+
+
+class NotFound(EdgedError):
+    code = Code.NOT_FOUND
+
+
+class Unsupported(EdgedError):
+    code = Code.UNSUPPORTED
+
+
+class Unavailable(EdgedError):
+    code = Code.UNAVAILABLE
+
+
+class ResourceExhausted(EdgedError):
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class DeadlineExceeded(EdgedError):
+    code = Code.DEADLINE_EXCEEDED
+
+
+class Cancelled(EdgedError):
+    code = Code.CANCELLED
+
+
+class StoreError(EdgedError):
+    code = Code.INTERNAL
+
+
+_BY_CODE: dict[Code, type[EdgedError]] = {
+    cls.code: cls
+    for cls in (
+        InvalidArgument,
+        NotFound,
+        Unsupported,
+        Unavailable,
+        ResourceExhausted,
+        DeadlineExceeded,
+        Cancelled,
+        EdgedError,
+    )
+}
+
+
+def from_code(code: str, message: str, *, retry_after_s: float | None = None) -> EdgedError:
+    """The exception that a coded error of the wire stands for; unknown codes become EdgedError."""
+    try:
+        cls = _BY_CODE[Code(code)]
+    except ValueError:
+        cls, message = EdgedError, f"{message} (unknown error code {code!r})"
+    return cls(message, retry_after_s=retry_after_s)

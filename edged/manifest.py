@@ -1,0 +1,187 @@
+"""What a store says of a model: frozen values, their JSON form, and the checks on them. No I/O.
+
+A model is an ordered list of steps. Each step names a block (the SHA-256 of its ONNX file), the
+values that it reads and the values that it writes. Axis 0 of every value is the row; shapes here
+leave it out: an image batch of shape (rows, 3, 224, 224) has shape (3, 224, 224).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Literal
+
+import msgspec
+
+from edged.errors import InvalidArgument, StoreError
+
+SCHEMA = 1  # raised when an older daemon could misread a newer manifest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+DataType = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "FP32", "FP64",
+]  # fmt: skip
+
+
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tensor that enters, leaves or crosses blocks. `shape` is without the row axis."""
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One block of a path. `reads[i]` feeds the block's input `x{i}`; `y{i}` writes `writes[i]`.
+
+    `layers` are the content digests of the layers that the block consists of, in order: they
+    outlive a split of the block, and sharing is found by comparing them.
+    """
+
+    block: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    layers: tuple[str, ...]
+
+
+class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How an encoded image (or a decoded uint8 HWC one) becomes a model's float32 input.
+
+    Decode to 8-bit RGB (EXIF orientation applied), resize, crop, then (x * scale - mean) / std
+    per channel. The head of a model was trained on exactly this, so it is part of its identity.
+    """
+
+    height: int  # pixels, of the model's input
+    width: int
+    resize: Literal["stretch", "shorter-side"] = "stretch"
+    resize_to: int | None = None  # pixels of the shorter side before the crop; None: no extra margin
+    interpolation: Literal["linear", "area", "cubic"] = "linear"
+    crop: Literal["none", "center"] = "none"
+    color: Literal["RGB", "BGR"] = "RGB"
+    scale: float = 1.0 / 255.0
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+
+
+class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A measured figure, with what it was measured on."""
+
+    metric: Literal["top1", "top5"]
+    value: float
+    chance: float
+    images: int
+    note: str = ""
+
+
+class HeadOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a trained head is bound to: the features of one backbone, in one precision."""
+
+    model: str  # the name it was trained from, for people
+    features: str  # features_digest() of the path below the head, for the machine
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One model: the task that it serves, its path through blocks and how to feed it."""
+
+    schema: int
+    name: str
+    task: str
+    precision: Literal["fp32", "fp16", "bf16", "int8"]
+    inputs: tuple[str, ...]  # names of values
+    outputs: tuple[str, ...]  # names of values
+    values: tuple[Value, ...]  # every input, output and crossing tensor
+    steps: tuple[Step, ...]
+    whole_bytes: int  # bytes of the model as one uncut ONNX file, to compare with
+    preprocess: Preprocess | None = None  # None: the model takes tensors only
+    max_rows: int | None = None  # None: any; 1 for a model exported with a fixed batch of one
+    labels: tuple[str, ...] = ()  # of the first output's last axis
+    accuracy: Accuracy | None = None
+    head_of: HeadOf | None = None
+
+    def value(self, name: str) -> Value:
+        """The value of that name; `check` has made sure that each one used is listed."""
+        return next(v for v in self.values if v.name == name)
+
+
+def features_digest(
+    layers: tuple[str, ...], precision: str, preprocess: Preprocess | None
+) -> str:
+    """Identity of a tensor computed by `layers` on `preprocess`ed input: hex SHA-256.
+
+    Made of layers and not of blocks, so splitting a block does not orphan the heads above it.
+    """
+    body = msgspec.json.encode([layers, precision, preprocess], order="deterministic")
+    return hashlib.sha256(body).hexdigest()
+
+
+def decode(data: bytes) -> Manifest:
+    """A checked manifest. Raises StoreError (damaged, or of a newer version)."""
+    try:
+        probe = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        schema = msgspec.json.decode(probe.get("schema", msgspec.Raw(b"null")), type=int)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"the manifest is not readable: {error}") from error
+    if schema > SCHEMA:
+        raise StoreError(
+            f"the manifest has schema {schema}, this edged reads up to {SCHEMA}: upgrade edged, "
+            "or export the model again with this version"
+        )
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise StoreError(f"the manifest is damaged: {error}") from error
+    check(manifest)
+    return manifest
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Canonical JSON: the same manifest is always the same bytes."""
+    check(manifest)
+    return msgspec.json.format(
+        msgspec.json.encode(manifest, order="deterministic"), indent=1
+    )
+
+
+def check_name(name: str, what: str) -> str:
+    """`name` if it can name a model or task, else InvalidArgument."""
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument(
+            f"{what} name {name!r} is not allowed: use 1 to 128 of A-Z a-z 0-9 . _ -, "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+def check(manifest: Manifest) -> None:
+    """Raise StoreError unless the steps form a path from the inputs to the outputs."""
+
+    def refuse(what: str) -> StoreError:
+        return StoreError(f"manifest of model {manifest.name!r}: {what}; export the model again")
+
+    for name, what in ((manifest.name, "model"), (manifest.task, "task")):
+        if not _NAME.fullmatch(name):
+            raise refuse(f"{what} name {name!r} is not allowed")
+    listed = {value.name for value in manifest.values}
+    if len(listed) != len(manifest.values):
+        raise refuse("two values have the same name")
+    if any(extent < 0 for value in manifest.values for extent in value.shape):
+        raise refuse("a value has a negative extent")
+    if not manifest.inputs or not manifest.outputs or not manifest.steps:
+        raise refuse("inputs, outputs and steps must not be empty")
+    known = set(manifest.inputs)
+    for step in manifest.steps:
+        if not _DIGEST.fullmatch(step.block):
+            raise refuse(f"{step.block!r} is not a block id")
+        if missing := set(step.reads) - known:
+            raise refuse(f"block {step.block[:12]} reads {sorted(missing)} before it is written")
+        if again := known & set(step.writes):
+            raise refuse(f"block {step.block[:12]} writes {sorted(again)} a second time")
+        known |= set(step.writes)
+    if missing := (known | set(manifest.outputs)) - listed:
+        raise refuse(f"values {sorted(missing)} have no type and shape")
+    if missing := set(manifest.outputs) - known:
+        raise refuse(f"outputs {sorted(missing)} are never written")
