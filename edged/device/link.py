@@ -1,0 +1,250 @@
+"""What the front and the device worker say to each other: messages, and their form as frames.
+
+Knows no sockets and no scheduler. A message is one frame (msgpack) and its payload frames: the
+input bytes of a Prepare, the raw output tensors of a BatchDone.
+
+Rules that both ends hold to:
+
+* Each Prepare gets exactly one Prepared or PrepareFailed, each Run one BatchDone or BatchFailed.
+* A request takes `rows` staging rows for each distinct preparation that its models need
+  (`edged.device.inputs.preparations`). The front never lets the sum exceed `staging_rows`.
+* The worker has freed these rows when the front reads PrepareFailed, or the BatchDone that ran the
+  last of the request's models. A BatchFailed leaves them in place, so its members can run again.
+* Discard may come at any time, and is not answered. Before the Prepare was answered, it turns the
+  answer into PrepareFailed(CANCELLED), unless they crossed; while a batch runs with the request,
+  its rows stay until that batch answers. Otherwise they are free for the next Prepare at once.
+* A worker that cannot start sends Failed and exits with status 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from edged.errors import Code
+from edged.manifest import DataType
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    pass
+
+
+class _Part(msgspec.Struct, frozen=True, array_like=True):
+    pass
+
+
+class Input(_Part, frozen=True):
+    """One input of a request; `shape` has the row axis.
+
+    encoded  JPEG or PNG files, one payload frame a row; datatype and shape say nothing
+    pixels   one frame, uint8 RGB of shape (rows, height, width, 3)
+    tensor   one frame, row-major and little-endian, for the model's input called `name`
+             (with one input on either side the name is not looked at)
+    """
+
+    name: str
+    kind: Literal["encoded", "pixels", "tensor"]
+    datatype: DataType
+    shape: tuple[int, ...]
+
+
+class Ask(_Part, frozen=True):
+    """What a request wants of one model: all outputs, the first as the `classification` best."""
+
+    model: str
+    classification: int | None = None  # top k with labels; None: the raw tensor
+    softmax: bool = False  # of the first output, over its last axis
+
+
+class Member(_Part, frozen=True):
+    """One request in a batch, with those of its models that this batch computes."""
+
+    rid: int
+    models: tuple[str, ...]
+
+
+# --- front to worker -----------------------------------------------------------------------
+
+
+class Prepare(_Message, frozen=True):
+    """Decode the payload frames into staging rows."""
+
+    rid: int
+    rows: int
+    inputs: tuple[Input, ...]
+    asks: tuple[Ask, ...]
+
+
+class Run(_Message, frozen=True):
+    """Compute one batch. All models of all members begin with the same block."""
+
+    batch: int
+    members: tuple[Member, ...]
+
+
+class Discard(_Message, frozen=True):
+    """Forget a request."""
+
+    rid: int
+
+
+class Ping(_Message, frozen=True):
+    """Answered by Pong from the main thread, whatever the executor does."""
+
+    n: int
+
+
+class Measure(_Message, frozen=True):
+    """Answered by Memory."""
+
+    n: int
+
+
+class Stop(_Message, frozen=True):
+    """Finish what runs, then exit with status 0."""
+
+
+ToWorker: TypeAlias = Prepare | Run | Discard | Ping | Measure | Stop
+
+
+# --- worker to front -----------------------------------------------------------------------
+
+
+class BlockInfo(_Part, frozen=True):
+    """One loaded block."""
+
+    id: str
+    bytes_used: int  # host or device memory that the backend says the block takes
+    load_us: int
+
+
+class WarmUp(_Part, frozen=True):
+    """Time of one model alone, all blocks of its path, measured after a first untimed run."""
+
+    group: str  # id of the path's first block
+    model: str
+    rows: int
+    infer_us: int
+
+
+class Ready(_Message, frozen=True):
+    """All models are loaded and warm."""
+
+    backend: str
+    device: str  # for people, as "cpu (2 threads)"
+    emulated: bool  # nothing is computed; figures and answers must say so
+    models: tuple[str, ...]
+    blocks: tuple[BlockInfo, ...]
+    warm_ups: tuple[WarmUp, ...]
+    versions: dict[str, str]
+    staging_bytes: int
+    pss_bytes: int  # proportional set size of the worker
+
+
+class Failed(_Message, frozen=True):
+    """The worker could not start, or cannot go on; it exits with status 1."""
+
+    code: Code
+    message: str
+
+
+class Prepared(_Message, frozen=True):
+    rid: int
+    prepare_us: int  # time of the work itself, without waiting for a thread
+
+
+class PrepareFailed(_Message, frozen=True):
+    rid: int
+    code: Code
+    message: str
+
+
+class Class(_Part, frozen=True):
+    """One of the best classes; `label` is empty where the model names none."""
+
+    index: int
+    score: float
+    label: str
+
+
+class Output(_Part, frozen=True):
+    """One output of one model for one request; `shape` has the row axis.
+
+    `classes` holds one tuple a row, best first, where a classification was asked for. Without
+    it the tensor is a payload frame; the frames of a BatchDone are in the order of its outputs.
+    """
+
+    name: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    classes: tuple[tuple[Class, ...], ...] | None = None
+
+
+class Answer(_Part, frozen=True):
+    """The outputs of one model for one request."""
+
+    rid: int
+    model: str
+    outputs: tuple[Output, ...]
+
+
+class BlockRun(_Part, frozen=True):
+    """One run of one block within a batch."""
+
+    block: str
+    rows: int
+    us: int
+
+
+class BatchDone(_Message, frozen=True):
+    batch: int
+    infer_us: int  # from the start of the batch to its last block
+    output_us: int  # top-k, softmax and copies after that
+    blocks: tuple[BlockRun, ...]
+    answers: tuple[Answer, ...]
+
+
+class BatchFailed(_Message, frozen=True):
+    """No member of the batch has a result; all of them are still staged."""
+
+    batch: int
+    code: Code
+    message: str
+
+
+class Pong(_Message, frozen=True):
+    n: int
+
+
+class Memory(_Message, frozen=True):
+    n: int
+    pss_bytes: int
+    staging_bytes: int
+    buffer_bytes: int  # activations at block borders
+
+
+FromWorker: TypeAlias = (
+    Ready | Failed | Prepared | PrepareFailed | BatchDone | BatchFailed | Pong | Memory
+)
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_from_worker = msgspec.msgpack.Decoder(FromWorker)
+
+
+def encode(message: ToWorker | FromWorker) -> bytes:
+    """The first frame of `message`."""
+    return _encoder.encode(message)
+
+
+def decode_to_worker(frame: bytes | memoryview) -> ToWorker:
+    """The message of a first frame. Raises msgspec.DecodeError: both ends are ours, so a bug."""
+    message: ToWorker = _to_worker.decode(frame)
+    return message
+
+
+def decode_from_worker(frame: bytes | memoryview) -> FromWorker:
+    """The message of a first frame. Raises msgspec.DecodeError: both ends are ours, so a bug."""
+    message: FromWorker = _from_worker.decode(frame)
+    return message

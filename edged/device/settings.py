@@ -1,0 +1,22 @@
+"""What the front tells a device worker at its start, as JSON on the worker's standard input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that the worker needs to know; it reads no configuration and no environment."""
+
+    store: str  # directory
+    cache_dir: str  # of blocks prepared for this host
+    models: tuple[str, ...] | None = None  # None: every model of the store
+    backend: str = "onnxruntime"
+    options: dict[str, Any] = {}  # of the backend
+    threads: int = 1  # of one batch, within the backend
+    prepare_threads: int = 1
+    max_batch_rows: int = 8
+    staging_rows: int = 64  # in each shape of input
+    max_pixels: int = 50_000_000  # of an image, before it is decoded
