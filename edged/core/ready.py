@@ -1,0 +1,106 @@
+"""The parts that lie in staging memory and wait for the device, by group and level.
+
+Small by construction: staging memory bounds it, so looking through it is cheap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from edged.core.events import Part
+from edged.core.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyPart:
+    order: int  # of becoming ready; inside a level the lower goes first
+    ready_s: float
+    job: Job
+    part: Part
+
+    @property
+    def rows(self) -> int:
+        return self.job.request.rows
+
+
+class ReadyGroup:
+    """Ready parts of one group: strict levels, first come first served inside a level."""
+
+    def __init__(self, levels: int) -> None:
+        self._queues: list[deque[ReadyPart]] = [deque() for _ in range(levels)]
+        self.rows = 0
+
+    def put(self, ready: ReadyPart) -> None:
+        self._queues[ready.job.request.level].append(ready)
+        self.rows += ready.rows
+
+    def put_back(self, ready: ReadyPart) -> None:
+        self._queues[ready.job.request.level].appendleft(ready)
+        self.rows += ready.rows
+
+    def remove(self, job: Job) -> None:
+        queue = self._queues[job.request.level]
+        for ready in [r for r in queue if r.job is job]:
+            queue.remove(ready)
+            self.rows -= ready.rows
+
+    def head(self) -> ReadyPart | None:
+        return next((queue[0] for queue in self._queues if queue), None)
+
+    def take(self, limit_rows: int) -> list[ReadyPart]:
+        """Whole parts, at most `limit_rows` rows but at least one part; a solo job goes alone."""
+        taken: list[ReadyPart] = []
+        rows = 0
+        for queue in self._queues:
+            while queue:
+                head = queue[0]
+                if taken and (head.job.solo or rows + head.rows > limit_rows):
+                    return taken
+                taken.append(queue.popleft())
+                rows += head.rows
+                self.rows -= head.rows
+                if head.job.solo:
+                    return taken
+        return taken
+
+    def oldest_s(self) -> float:
+        """When the longest waiting part became ready; only asked while there is one."""
+        return min(queue[0].ready_s for queue in self._queues if queue)
+
+
+class ReadyQueues:
+    """Ready parts of all groups."""
+
+    def __init__(self, levels: int) -> None:
+        self._levels = levels
+        self._groups: dict[str, ReadyGroup] = {}
+        self._order = 0
+
+    def put(self, job: Job, part: Part, now: float) -> None:
+        self._order += 1
+        group = self._groups.get(part.group)
+        if group is None:
+            group = self._groups[part.group] = ReadyGroup(self._levels)
+        group.put(ReadyPart(self._order, now, job, part))
+
+    def put_back(self, ready: ReadyPart) -> None:
+        """Return a part whose batch did not run."""
+        self._groups[ready.part.group].put_back(ready)
+
+    def remove(self, job: Job) -> None:
+        for part in job.request.parts:
+            if part.group in self._groups:
+                self._groups[part.group].remove(job)
+
+    def clear(self) -> None:
+        self._groups.clear()
+
+    def by_urgency(self) -> list[tuple[str, ReadyGroup]]:
+        """Groups that have ready parts, the most urgent head first: by level, then by order."""
+        heads = [
+            (head.job.request.level, head.order, name)
+            for name, group in self._groups.items()
+            if (head := group.head()) is not None
+        ]
+        return [(name, self._groups[name]) for _, _, name in sorted(heads)]

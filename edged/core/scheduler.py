@@ -1,0 +1,375 @@
+"""The scheduler: what to prepare, what to run together, whom to answer.
+
+`handle(event, now)` returns commands; `wakeup_at()` says when to call with `Woke` if nothing else
+happens. The same object runs under the daemon's clock and under the simulator's. It knows ids,
+rows and times, never payloads, and it is told the time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from edged.core.batching import POLICIES, View
+from edged.core.cost import CostModel
+from edged.core.events import (
+    Answer,
+    Arrived,
+    BatchDone,
+    BatchFailed,
+    CancelAsked,
+    ClientGone,
+    Command,
+    DeviceDown,
+    DeviceUp,
+    Discard,
+    DrainAsked,
+    Drained,
+    Event,
+    Member,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Refuse,
+    Request,
+    Run,
+    Woke,
+)
+from edged.core.job import Job, Stage
+from edged.core.ready import ReadyPart, ReadyQueues
+from edged.core.waiting import Streams, WaitingQueue, WhenFull
+from edged.errors import Code
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of the scheduler; the daemon's configuration fills them."""
+
+    queue_rows: int = 256  # waiting for the device
+    staging_rows: int = 32  # being prepared, ready or running
+    max_batch_rows: int = 8
+    levels: int = 3  # of priority
+    lanes: int = 1  # batches that run at the same time
+    max_attempts: int = 2  # runs of a request whose runs kill the device
+    policy: str = "work-conserving"
+    when_full: WhenFull = "reject"
+    streams: Streams = "latest-frame"
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    run: Run
+    parts: tuple[ReadyPart, ...]
+
+
+class Scheduler:
+    """Owns every accepted request until its answer. Not thread-safe; one driver calls it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._policy = POLICIES[settings.policy]
+        self._jobs: dict[int, Job] = {}
+        self._waiting = WaitingQueue(
+            settings.queue_rows,
+            settings.levels,
+            when_full=settings.when_full,
+            streams=settings.streams,
+        )
+        self._ready = ReadyQueues(settings.levels)
+        self._running: dict[int, _Batch] = {}
+        self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
+        self._costs = CostModel()
+        self._staged_rows = 0
+        self._open = 0  # requests that are owed an answer
+        self._last_batch = 0
+        self._device_up = False
+        self._draining = False
+        self._drained = False
+
+    # --- the two calls ------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take in one event and return what to do, in order. `now` never goes backwards."""
+        commands: list[Command] = []
+        _HANDLERS[type(event)](self, event, now, commands)
+        self._expire(now, commands)
+        if self._device_up:
+            self._fill_staging(commands)
+            self._start_batches(now, commands)
+        if self._draining and not self._open and not self._drained:
+            self._drained = True
+            commands.append(Drained())
+        return commands
+
+    def wakeup_at(self) -> float | None:
+        """When to call again with `Woke`, at the latest."""
+        while self._deadlines and self._is_settled(self._deadlines[0][1]):
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    # --- what the driver may look at ------------------------------------------------------------
+
+    @property
+    def waiting_rows(self) -> int:
+        return self._waiting.rows
+
+    @property
+    def staged_rows(self) -> int:
+        return self._staged_rows
+
+    @property
+    def open_requests(self) -> int:
+        return self._open
+
+    @property
+    def running_batches(self) -> int:
+        return len(self._running)
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def _on_arrived(self, event: Arrived, now: float, commands: list[Command]) -> None:
+        request = event.request
+        if request.rid in self._jobs:
+            raise ValueError(f"request {request.rid} arrived twice: this is a bug of the driver")
+        if self._draining:
+            commands.append(Refuse(request.rid, Code.UNAVAILABLE, "the daemon is shutting down"))
+            return
+        if (text := self._too_large(request)) is not None:
+            commands.append(Refuse(request.rid, Code.RESOURCE_EXHAUSTED, text))
+            return
+        job = Job(request, now, open_parts=len(request.parts))
+        admission = self._waiting.push(job)
+        for older in admission.superseded:
+            self._forget(
+                older, Code.CANCELLED, "superseded by a newer frame of its stream", commands
+            )
+        for victim in admission.pushed_out:
+            text = "the queue is full and this client holds most of it; slow down"
+            self._forget(victim, Code.UNAVAILABLE, text, commands, self._backlog_s())
+        if not admission.admitted:
+            text = f"the queue is full ({self._waiting.rows} rows waiting); try again later"
+            commands.append(
+                Refuse(request.rid, Code.UNAVAILABLE, text, retry_after_s=self._backlog_s())
+            )
+            return
+        self._jobs[request.rid] = job
+        self._open += 1
+        if request.deadline_s is not None:
+            heapq.heappush(self._deadlines, (request.deadline_s, request.rid))
+
+    def _on_cancel_asked(self, event: CancelAsked, now: float, commands: list[Command]) -> None:
+        job = self._jobs.get(event.rid)
+        if job is not None and not job.answered:
+            self._refuse(job, Code.CANCELLED, "cancelled by the client", commands)
+
+    def _on_client_gone(self, event: ClientGone, now: float, commands: list[Command]) -> None:
+        for job in [j for j in self._jobs.values() if j.request.client == event.client]:
+            if not job.answered:
+                self._refuse(job, Code.CANCELLED, "the client is gone", commands)
+
+    def _on_prepared(self, event: Prepared, now: float, commands: list[Command]) -> None:
+        job = self._jobs[event.rid]
+        job.stage = Stage.STAGED
+        job.prepare_s = event.prepare_s
+        if job.answered:
+            self._release(job, commands, discard=True)
+            return
+        for part in job.request.parts:
+            self._ready.put(job, part, now)
+
+    def _on_prepare_failed(self, event: PrepareFailed, now: float, commands: list[Command]) -> None:
+        job = self._jobs[event.rid]
+        self._release(job, commands, discard=False)
+        if not job.answered:
+            self._open -= 1
+            commands.append(Refuse(event.rid, event.code, event.message))
+
+    # --- batches --------------------------------------------------------------------------------
+
+    def _on_batch_done(self, event: BatchDone, now: float, commands: list[Command]) -> None:
+        batch = self._running.pop(event.batch)
+        self._costs.observe(batch.run.group, batch.run.rows, event.infer_s)
+        for ready in batch.parts:
+            job = ready.job
+            job.running_parts -= 1
+            job.open_parts -= 1
+            job.infer_s += event.infer_s
+            job.output_s += event.output_s
+            job.batch_rows = max(job.batch_rows, batch.run.rows)
+            if job.answered:
+                if not job.running_parts:
+                    self._release(job, commands, discard=job.open_parts > 0)
+            elif not job.open_parts:
+                self._release(job, commands, discard=False)
+                self._open -= 1
+                commands.append(self._answer(job, now))
+
+    def _on_batch_failed(self, event: BatchFailed, now: float, commands: list[Command]) -> None:
+        """Run the members again one by one, so that only the culprit is refused."""
+        batch = self._running.pop(event.batch)
+        alone = len(batch.parts) == 1
+        for ready in reversed(batch.parts):
+            job = ready.job
+            job.running_parts -= 1
+            if job.answered:
+                if not job.running_parts:
+                    self._release(job, commands, discard=True)
+            elif alone:
+                self._refuse(job, event.code, event.message, commands)
+            else:
+                job.solo = True
+                self._ready.put_back(ready)
+
+    def _answer(self, job: Job, now: float) -> Answer:
+        busy_s = job.prepare_s + job.infer_s + job.output_s
+        return Answer(
+            job.request.rid,
+            queue_s=max(0.0, now - job.arrived_s - busy_s),
+            prepare_s=job.prepare_s,
+            infer_s=job.infer_s,
+            output_s=job.output_s,
+            batch_rows=job.batch_rows,
+        )
+
+    # --- the device -----------------------------------------------------------------------------
+
+    def _on_device_up(self, event: DeviceUp, now: float, commands: list[Command]) -> None:
+        self._device_up = True
+        self._costs = CostModel(event.costs)
+
+    def _on_device_down(self, event: DeviceDown, now: float, commands: list[Command]) -> None:
+        """What the device held waits again; a request that it died with twice is refused."""
+        self._device_up = False
+        self._running.clear()
+        self._ready.clear()
+        self._staged_rows = 0
+        for job in reversed([j for j in self._jobs.values() if j.stage is not Stage.WAITING]):
+            if job.answered:
+                del self._jobs[job.request.rid]
+                continue
+            if job.stage is Stage.PREPARING or job.running_parts:
+                job.attempts += 1
+                job.solo = True
+            job.restart()
+            self._waiting.put_back(job)
+            if job.attempts >= self.settings.max_attempts:
+                text = f"the device worker ended {job.attempts} times with it: {event.reason}"
+                self._refuse(job, Code.INTERNAL, text, commands)
+
+    def _on_drain_asked(self, event: DrainAsked, now: float, commands: list[Command]) -> None:
+        self._draining = True
+
+    def _on_woke(self, event: Woke, now: float, commands: list[Command]) -> None:
+        pass  # every event is followed by a look at the deadlines
+
+    # --- after every event ------------------------------------------------------------------------
+
+    def _expire(self, now: float, commands: list[Command]) -> None:
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, rid = heapq.heappop(self._deadlines)
+            if not self._is_settled(rid):
+                text = "the request's time-out has passed"
+                self._refuse(self._jobs[rid], Code.DEADLINE_EXCEEDED, text, commands)
+
+    def _fill_staging(self, commands: list[Command]) -> None:
+        while (job := self._waiting.peek()) is not None:
+            if self._staged_rows + job.request.staging_rows > self.settings.staging_rows:
+                return
+            self._waiting.pop()
+            self._staged_rows += job.request.staging_rows
+            job.stage = Stage.PREPARING
+            commands.append(Prepare(job.request.rid))
+
+    def _start_batches(self, now: float, commands: list[Command]) -> None:
+        while len(self._running) < self.settings.lanes:
+            for name, group in self._ready.by_urgency():
+                rows = self._policy(View(group.rows, self.settings.max_batch_rows))
+                if rows:
+                    self._run(name, tuple(group.take(rows)), commands)
+                    break
+            else:
+                return
+
+    def _run(self, group: str, parts: tuple[ReadyPart, ...], commands: list[Command]) -> None:
+        self._last_batch += 1
+        members = tuple(Member(r.job.request.rid, r.part.models) for r in parts)
+        run = Run(self._last_batch, group, members, sum(r.rows for r in parts))
+        for ready in parts:
+            ready.job.running_parts += 1
+        self._running[run.batch] = _Batch(run, parts)
+        commands.append(run)
+
+    # --- endings ------------------------------------------------------------------------------
+
+    def _refuse(self, job: Job, code: Code, message: str, commands: list[Command]) -> None:
+        """Answer with an error, wherever the request is, and let go of what it holds."""
+        if job.stage is Stage.WAITING:
+            self._waiting.remove(job)
+            self._forget(job, code, message, commands)
+            return
+        job.answered = True
+        self._open -= 1
+        commands.append(Refuse(job.request.rid, code, message))
+        if job.stage is Stage.STAGED:
+            self._ready.remove(job)
+            if not job.running_parts:
+                self._release(job, commands, discard=True)
+
+    def _forget(
+        self,
+        job: Job,
+        code: Code,
+        message: str,
+        commands: list[Command],
+        retry_after_s: float | None = None,
+    ) -> None:
+        """Refuse a request that waited and has left the queue."""
+        del self._jobs[job.request.rid]
+        self._open -= 1
+        commands.append(Refuse(job.request.rid, code, message, retry_after_s))
+
+    def _release(self, job: Job, commands: list[Command], *, discard: bool) -> None:
+        """The device's part of a request is over; `discard` tells the device so."""
+        del self._jobs[job.request.rid]
+        self._staged_rows -= job.request.staging_rows
+        if discard:
+            commands.append(Discard(job.request.rid))
+
+    def _too_large(self, request: Request) -> str | None:
+        limits = self.settings
+        most = min(limits.max_batch_rows, limits.queue_rows)
+        if request.rows > most:
+            return f"{request.rows} rows in one request, at most {most} are allowed"
+        if request.staging_rows > limits.staging_rows:
+            return (
+                f"the request needs {request.staging_rows} prepared rows, "
+                f"at most {limits.staging_rows} are allowed: ask in several requests"
+            )
+        return None
+
+    def _is_settled(self, rid: int) -> bool:
+        job = self._jobs.get(rid)
+        return job is None or job.answered
+
+    def _backlog_s(self) -> float | None:
+        """About when the rows that wait now will have run."""
+        pace_s = self._costs.pace_s()
+        return None if pace_s is None else pace_s * (self._waiting.rows + self._staged_rows)
+
+
+_HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = {
+    Arrived: Scheduler._on_arrived,
+    Prepared: Scheduler._on_prepared,
+    PrepareFailed: Scheduler._on_prepare_failed,
+    BatchDone: Scheduler._on_batch_done,
+    BatchFailed: Scheduler._on_batch_failed,
+    CancelAsked: Scheduler._on_cancel_asked,
+    ClientGone: Scheduler._on_client_gone,
+    DeviceUp: Scheduler._on_device_up,
+    DeviceDown: Scheduler._on_device_down,
+    DrainAsked: Scheduler._on_drain_asked,
+    Woke: Scheduler._on_woke,
+}

@@ -1,0 +1,61 @@
+"""Builders and a checked scheduler for transcripts in virtual time."""
+
+from __future__ import annotations
+
+from edged.core.events import Arrived, Command, Event, Part, Request
+from edged.core.job import Stage
+from edged.core.scheduler import Scheduler, Settings
+
+BACKBONE = "backbone"
+
+
+def request(
+    rid: int,
+    *models: str,
+    client: int = 1,
+    rows: int = 1,
+    level: int = 0,
+    deadline_s: float | None = None,
+    stream: str | None = None,
+    group: str = BACKBONE,
+) -> Request:
+    part = Part(group, models or ("a",))
+    return Request(rid, client, (part,), rows, rows, level, deadline_s, stream)
+
+
+def arrived(rid: int, *models: str, **fields: object) -> Arrived:
+    return Arrived(request(rid, *models, **fields))  # type: ignore[arg-type]
+
+
+class Checked:
+    """A scheduler whose invariants are checked after every event."""
+
+    def __init__(self, **settings: object) -> None:
+        self.scheduler = Scheduler(Settings(**settings))  # type: ignore[arg-type]
+
+    def __call__(self, event: Event, now: float = 0.0) -> list[Command]:
+        commands = self.scheduler.handle(event, now)
+        check(self.scheduler)
+        return commands
+
+
+def check(scheduler: Scheduler) -> None:
+    """Every count equals what it counts."""
+    jobs = scheduler._jobs.values()
+    waiting = [job for job in jobs if job.stage is Stage.WAITING]
+    staged = [job for job in jobs if job.stage is not Stage.WAITING]
+    assert {j.request.rid for j in scheduler._waiting} == {j.request.rid for j in waiting}
+    assert scheduler.waiting_rows == sum(job.request.rows for job in waiting)
+    assert scheduler.staged_rows == sum(job.request.staging_rows for job in staged)
+    assert scheduler.staged_rows <= scheduler.settings.staging_rows
+    assert scheduler.open_requests == sum(not job.answered for job in jobs)
+    assert scheduler.running_batches <= scheduler.settings.lanes
+    running = [ready.job for batch in scheduler._running.values() for ready in batch.parts]
+    for job in jobs:
+        assert job.running_parts == sum(other is job for other in running)
+        assert 0 <= job.running_parts <= job.open_parts
+        assert not (job.answered and job.stage is Stage.WAITING)
+    for _, group in scheduler._ready.by_urgency():
+        ready = [part for queue in group._queues for part in queue]
+        assert group.rows == sum(part.rows for part in ready)
+        assert not any(part.job.answered for part in ready)

@@ -1,0 +1,199 @@
+"""Whatever the order of arrivals, cancels, failures and deaths: one answer for each request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from edged.core.events import (
+    Answer,
+    Arrived,
+    BatchDone,
+    BatchFailed,
+    CancelAsked,
+    ClientGone,
+    Command,
+    DeviceDown,
+    DeviceUp,
+    Discard,
+    Drained,
+    DrainAsked,
+    Event,
+    Part,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Refuse,
+    Request,
+    Run,
+    Woke,
+)
+from edged.core.scheduler import Scheduler, Settings
+from edged.errors import Code
+from tests.core.helpers import check
+
+
+class Device:
+    """What a worker holds, by its rules: it refuses commands that no worker could carry out."""
+
+    def __init__(self) -> None:
+        self.preparing: set[int] = set()
+        self.staged: dict[int, set[str]] = {}  # models that have not run
+        self.running: dict[int, Run] = {}
+
+    def obey(self, command: Command, models: dict[int, set[str]]) -> None:
+        if isinstance(command, Prepare):
+            assert command.rid not in self.preparing
+            assert command.rid not in self.staged
+            self.preparing.add(command.rid)
+        elif isinstance(command, Run):
+            assert command.members
+            for member in command.members:
+                assert set(member.models) <= self.staged[member.rid]
+                assert not any(
+                    set(member.models) & set(other.models)
+                    for run in self.running.values()
+                    for other in run.members
+                    if other.rid == member.rid
+                )
+            self.running[command.batch] = command
+        elif isinstance(command, Discard):
+            assert not any(m.rid == command.rid for r in self.running.values() for m in r.members)
+            del self.staged[command.rid]
+
+    def finish(self, batch: int) -> None:
+        for member in self.running.pop(batch).members:
+            self.staged[member.rid] -= set(member.models)
+            if not self.staged[member.rid]:
+                del self.staged[member.rid]
+
+
+class Traffic(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        limits = Settings(queue_rows=8, staging_rows=6, max_batch_rows=4, lanes=2)
+        self.scheduler = Scheduler(limits)
+        self.device: Device | None = None
+        self.now = 0.0
+        self.models: dict[int, set[str]] = {}
+        self.answers: Counter[int] = Counter()
+        self.draining = self.drained = False
+
+    def tell(self, event: Event) -> None:
+        for command in self.scheduler.handle(event, self.now):
+            if isinstance(command, Answer | Refuse):
+                self.answers[command.rid] += 1
+            elif isinstance(command, Drained):
+                assert self.draining
+                assert not self.drained
+                self.drained = True
+            else:
+                assert self.device is not None, f"{command} to a device that is down"
+                self.device.obey(command, self.models)
+        check(self.scheduler)
+        if self.device is not None:
+            held = len(self.device.preparing) + len(self.device.staged)
+            assert held == 0 or self.scheduler.staged_rows > 0
+
+    @rule(
+        client=st.integers(1, 3),
+        parts=st.sampled_from([("x",), ("y",), ("x", "y")]),
+        rows=st.integers(1, 5),
+        level=st.integers(0, 2),
+        stream=st.sampled_from([None, None, "s"]),
+        timeout_s=st.none() | st.floats(0, 3),
+    )
+    def arrive(self, timeout_s: float | None, parts: Any, rows: int, **fields: Any) -> None:
+        rid = len(self.models) + 1
+        deadline_s = None if timeout_s is None else self.now + timeout_s
+        request = Request(
+            rid,
+            parts=tuple(Part(group, (f"{group}1", f"{group}2")) for group in parts),
+            rows=rows,
+            staging_rows=rows * len(parts),
+            deadline_s=deadline_s,
+            **fields,
+        )
+        self.models[rid] = {model for part in request.parts for model in part.models}
+        self.tell(Arrived(request))
+
+    @rule(seconds=st.floats(0.1, 2))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.tell(Woke())
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.tell(CancelAsked(data.draw(st.integers(1, len(self.models) + 1))))
+
+    @rule(client=st.integers(1, 3))
+    def lose_client(self, client: int) -> None:
+        self.tell(ClientGone(client))
+
+    @precondition(lambda self: self.device is None)
+    @rule()
+    def device_comes_up(self) -> None:
+        self.device = Device()
+        self.tell(DeviceUp())
+
+    @precondition(lambda self: self.device is not None)
+    @rule()
+    def device_dies(self) -> None:
+        self.device = None
+        self.tell(DeviceDown("killed"))
+
+    @precondition(lambda self: self.device and self.device.preparing)
+    @rule(data=st.data(), good=st.booleans())
+    def prepared(self, data: st.DataObject, good: bool) -> None:
+        rid = data.draw(st.sampled_from(sorted(self.device.preparing)))
+        self.device.preparing.remove(rid)
+        if good:
+            self.device.staged[rid] = set(self.models[rid])
+            self.tell(Prepared(rid, 0.0))
+        else:
+            self.tell(PrepareFailed(rid, Code.INVALID_ARG, "not an image"))
+
+    @precondition(lambda self: self.device and self.device.running)
+    @rule(data=st.data(), good=st.booleans())
+    def batch_ends(self, data: st.DataObject, good: bool) -> None:
+        batch = data.draw(st.sampled_from(sorted(self.device.running)))
+        if good:
+            self.device.finish(batch)
+            self.tell(BatchDone(batch, 0.01, 0.0))
+        else:
+            del self.device.running[batch]
+            self.tell(BatchFailed(batch, Code.INTERNAL, "boom"))
+
+    @rule()
+    def drain(self) -> None:
+        self.draining = True
+        self.tell(DrainAsked())
+
+    @invariant()
+    def nobody_is_answered_twice(self) -> None:
+        assert all(count == 1 for count in self.answers.values())
+
+    def teardown(self) -> None:
+        """Let everything finish: then each request has its one answer and nothing is held."""
+        if self.device is None:
+            self.device_comes_up()
+        while self.device.preparing or self.device.running:
+            for rid in sorted(self.device.preparing):
+                self.device.preparing.remove(rid)
+                self.device.staged[rid] = set(self.models[rid])
+                self.tell(Prepared(rid, 0.0))
+            for batch in sorted(self.device.running):
+                self.device.finish(batch)
+                self.tell(BatchDone(batch, 0.01, 0.0))
+        assert self.answers == Counter(self.models.keys())
+        assert not self.device.staged
+        assert self.scheduler.staged_rows == self.scheduler.waiting_rows == 0
+        assert self.drained == self.draining
+
+
+TestTraffic = Traffic.TestCase
+TestTraffic.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

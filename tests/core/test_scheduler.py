@@ -1,0 +1,294 @@
+"""Transcripts: exact events at exact instants, exact commands."""
+
+from __future__ import annotations
+
+import pytest
+
+from edged.core.events import (
+    Answer,
+    Arrived,
+    BatchDone,
+    BatchFailed,
+    CancelAsked,
+    ClientGone,
+    DeviceDown,
+    DeviceUp,
+    Discard,
+    DrainAsked,
+    Drained,
+    Member,
+    Part,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Refuse,
+    Request,
+    Run,
+    Woke,
+)
+from edged.errors import Code
+from tests.core.helpers import BACKBONE, Checked, arrived
+
+
+def up(**settings: object) -> Checked:
+    scheduler = Checked(**settings)
+    assert scheduler(DeviceUp()) == []
+    return scheduler
+
+
+def run(batch: int, *members: tuple[int, str]) -> Run:
+    return Run(batch, BACKBONE, tuple(Member(rid, (m,)) for rid, m in members), len(members))
+
+
+def stage(scheduler: Checked, *rids: int, now: float = 0.0) -> None:
+    """Let requests arrive and be prepared while something else keeps the device busy."""
+    for rid in rids:
+        scheduler(arrived(rid), now)
+        scheduler(Prepared(rid, 0.0), now)
+
+
+def test_a_lone_request_waits_for_nobody():
+    scheduler = up()
+    assert scheduler(arrived(1), 0.0) == [Prepare(1)]
+    assert scheduler(Prepared(1, 0.001), 0.001) == [run(1, (1, "a"))]
+    assert scheduler(BatchDone(1, 0.010, 0.0005), 0.012) == [
+        Answer(1, pytest.approx(0.0005), 0.001, 0.010, 0.0005, 1)
+    ]
+
+
+def test_rows_of_different_tasks_run_in_one_batch_when_the_device_becomes_idle():
+    scheduler = up()
+    stage(scheduler, 1)
+    for rid, task in ((2, "flowers"), (3, "food"), (4, "faces")):
+        assert scheduler(arrived(rid, task)) == [Prepare(rid)]
+        assert scheduler(Prepared(rid, 0.0)) == []
+    assert scheduler(BatchDone(1, 0.01, 0.0))[-1] == run(
+        2, (2, "flowers"), (3, "food"), (4, "faces")
+    )
+
+
+def test_a_batch_holds_no_more_rows_than_allowed_and_never_part_of_a_request():
+    scheduler = up(max_batch_rows=4)
+    stage(scheduler, 1)
+    for rid, rows in ((2, 2), (3, 3), (4, 1)):
+        scheduler(arrived(rid, rows=rows))
+        scheduler(Prepared(rid, 0.0))
+    (second,) = [c for c in scheduler(BatchDone(1, 0.01, 0.0)) if isinstance(c, Run)]
+    assert [m.rid for m in second.members] == [2]
+    (third,) = [c for c in scheduler(BatchDone(2, 0.01, 0.0)) if isinstance(c, Run)]
+    assert [m.rid for m in third.members] == [3, 4]
+
+
+def test_tasks_of_two_backbones_are_answered_together():
+    scheduler = up()
+    parts = (Part("one", ("a", "b")), Part("two", ("c",)))
+    assert scheduler(Arrived(Request(1, 1, parts, rows=1, staging_rows=2))) == [Prepare(1)]
+    assert scheduler(Prepared(1, 0.0)) == [Run(1, "one", (Member(1, ("a", "b")),), 1)]
+    assert scheduler(BatchDone(1, 0.01, 0.0)) == [Run(2, "two", (Member(1, ("c",)),), 1)]
+    (answer,) = scheduler(BatchDone(2, 0.02, 0.0), 0.03)
+    assert isinstance(answer, Answer)
+    assert answer.infer_s == pytest.approx(0.03)
+
+
+def test_staging_memory_bounds_what_is_prepared():
+    scheduler = up(staging_rows=2)
+    assert scheduler(arrived(1)) == [Prepare(1)]
+    assert scheduler(arrived(2)) == [Prepare(2)]
+    assert scheduler(arrived(3)) == []
+    scheduler(Prepared(1, 0.0))
+    assert scheduler(BatchDone(1, 0.01, 0.0))[-1] == Prepare(3)
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back():
+    scheduler = up(staging_rows=1, queue_rows=2)
+    stage(scheduler, 1)
+    scheduler(BatchDone(1, 0.01, 0.0))
+    stage(scheduler, 2)
+    assert scheduler(arrived(3)) == []
+    assert scheduler(arrived(4)) == []
+    (refusal,) = scheduler(arrived(5))
+    assert isinstance(refusal, Refuse)
+    assert refusal.code is Code.UNAVAILABLE
+    assert refusal.retry_after_s == pytest.approx(3 * 0.01)
+
+
+def test_a_client_that_floods_makes_room_for_one_that_does_not():
+    scheduler = Checked(queue_rows=4)  # the device is not up: everything waits
+    for rid in range(1, 5):
+        scheduler(arrived(rid, client=1))
+    (pushed_out,) = scheduler(arrived(5, client=2))
+    assert pushed_out.rid == 4
+    assert pushed_out.code is Code.UNAVAILABLE
+    (refused,) = scheduler(arrived(6, client=1))
+    assert refused.rid == 6
+    assert [c.rid for c in scheduler(DeviceUp())] == [1, 5, 2, 3]
+
+
+def test_clients_take_turns_by_rows():
+    scheduler = Checked(staging_rows=9, max_batch_rows=3)
+    for rid in (1, 2, 3):
+        scheduler(arrived(rid, client=1, rows=3))
+    for rid in (4, 5, 6, 7):
+        scheduler(arrived(rid, client=2))
+    order = [c.rid for c in scheduler(DeviceUp()) if isinstance(c, Prepare)]
+    assert order == [1, 4, 5, 6, 2]  # three rows against three rows
+
+
+def test_drop_oldest_keeps_the_newest():
+    scheduler = Checked(queue_rows=2, when_full="drop-oldest")
+    for rid in (1, 2):
+        scheduler(arrived(rid))
+    (dropped,) = scheduler(arrived(3))
+    assert dropped.rid == 1
+    assert [c.rid for c in scheduler(DeviceUp())] == [2, 3]
+
+
+def test_a_newer_frame_of_a_stream_supersedes_the_waiting_one():
+    scheduler = Checked()
+    scheduler(arrived(1, stream="door"))
+    scheduler(arrived(2, stream="yard"))
+    (superseded,) = scheduler(arrived(3, stream="door"))
+    assert (superseded.rid, superseded.code) == (1, Code.CANCELLED)
+    scheduler(arrived(4, stream="door", client=2))  # another client's stream of that name
+    assert {c.rid for c in scheduler(DeviceUp())} == {2, 3, 4}
+
+
+def test_streams_can_be_kept_whole():
+    scheduler = Checked(streams="fifo")
+    assert scheduler(arrived(1, stream="door")) == []
+    assert scheduler(arrived(2, stream="door")) == []
+
+
+def test_higher_levels_go_first():
+    scheduler = up()
+    stage(scheduler, 1)
+    for rid, level in ((2, 2), (3, 0), (4, 1)):
+        scheduler(arrived(rid, level=level))
+        scheduler(Prepared(rid, 0.0))
+    (second,) = [c for c in scheduler(BatchDone(1, 0.01, 0.0)) if isinstance(c, Run)]
+    assert [m.rid for m in second.members] == [3, 4, 2]
+
+
+def test_a_request_that_expires_in_the_queue_never_reaches_the_device():
+    scheduler = Checked()
+    scheduler(arrived(1, deadline_s=0.5), 0.0)
+    assert scheduler.scheduler.wakeup_at() == 0.5
+    (refusal,) = scheduler(Woke(), 0.5)
+    assert (refusal.rid, refusal.code) == (1, Code.DEADLINE_EXCEEDED)
+    assert scheduler(DeviceUp(), 0.6) == []
+    assert scheduler.scheduler.wakeup_at() is None
+
+
+def test_a_request_that_expires_in_staging_frees_its_rows():
+    scheduler = up()
+    stage(scheduler, 1)
+    scheduler(arrived(2, deadline_s=0.5))
+    scheduler(Prepared(2, 0.0))
+    assert [type(c) for c in scheduler(Woke(), 0.5)] == [Refuse, Discard]
+    assert scheduler.scheduler.staged_rows == 1
+
+
+def test_an_answer_that_comes_too_late_is_an_error():
+    scheduler = up()
+    scheduler(arrived(1, deadline_s=0.5))
+    scheduler(Prepared(1, 0.0))
+    (refusal,) = scheduler(Woke(), 0.5)
+    assert refusal.code is Code.DEADLINE_EXCEEDED
+    assert scheduler(BatchDone(1, 0.6, 0.0), 0.6) == []
+    assert scheduler.scheduler.staged_rows == 0
+
+
+@pytest.mark.parametrize("when", ["waiting", "preparing", "ready", "running"])
+def test_cancel_is_answered_at_once_and_frees_everything(when):
+    scheduler = Checked()
+    if when != "waiting":
+        scheduler(DeviceUp())
+    stage(scheduler, 1) if when == "ready" else None
+    scheduler(arrived(2))
+    if when in ("ready", "running"):
+        scheduler(Prepared(2, 0.0))
+    refusal, *rest = scheduler(CancelAsked(2))
+    assert (refusal.rid, refusal.code) == (2, Code.CANCELLED)
+    assert scheduler(CancelAsked(2)) == []
+    if when == "preparing":
+        rest += scheduler(Prepared(2, 0.0))
+    if when == "running":
+        rest += scheduler(BatchDone(1, 0.01, 0.0))
+    assert rest == ([Discard(2)] if when in ("preparing", "ready") else [])
+    assert scheduler.scheduler.staged_rows == (1 if when == "ready" else 0)
+
+
+def test_what_a_lost_client_asked_for_is_dropped():
+    scheduler = Checked()
+    scheduler(arrived(1, client=1))
+    scheduler(arrived(2, client=2))
+    assert [c.rid for c in scheduler(ClientGone(1))] == [1]
+    assert scheduler(DeviceUp()) == [Prepare(2)]
+
+
+def test_a_bad_payload_fails_alone():
+    scheduler = up()
+    scheduler(arrived(1))
+    scheduler(arrived(2))
+    (refusal,) = scheduler(PrepareFailed(1, Code.INVALID_ARG, "not an image"))
+    assert refusal == Refuse(1, Code.INVALID_ARG, "not an image")
+    assert scheduler(Prepared(2, 0.0)) == [run(1, (2, "a"))]
+
+
+def test_a_failed_batch_is_taken_apart_so_that_only_the_culprit_fails():
+    scheduler = up()
+    stage(scheduler, 1, 2, 3)
+    scheduler(BatchDone(1, 0.01, 0.0))
+    assert scheduler(BatchFailed(2, Code.INTERNAL, "boom")) == [run(3, (2, "a"))]
+    assert scheduler(BatchFailed(3, Code.INTERNAL, "boom"))[:1] == [
+        Refuse(2, Code.INTERNAL, "boom")
+    ]
+    answer, *_ = scheduler(BatchDone(4, 0.01, 0.0))
+    assert (type(answer), answer.rid) == (Answer, 3)
+
+
+def test_when_the_device_dies_its_requests_run_again():
+    scheduler = up()
+    stage(scheduler, 1, 2)
+    assert scheduler(DeviceDown("killed")) == []
+    assert scheduler(DeviceUp()) == [Prepare(1), Prepare(2)]
+    assert scheduler(Prepared(2, 0.0)) == [run(2, (2, "a"))]
+    assert scheduler(Prepared(1, 0.0)) == []
+    assert [type(c) for c in scheduler(BatchDone(2, 0.01, 0.0))] == [Answer, Run]
+
+
+def test_a_request_that_kills_the_device_twice_is_refused_and_the_others_live():
+    scheduler = up()
+    stage(scheduler, 1, 2, 3)
+    scheduler(BatchDone(1, 0.01, 0.0))  # 2 and 3 run together
+    scheduler(DeviceDown("killed"))
+    scheduler(DeviceUp())
+    scheduler(Prepared(2, 0.0))  # alone now
+    scheduler(Prepared(3, 0.0))
+    (refusal,) = scheduler(DeviceDown("killed"))
+    assert (refusal.rid, refusal.code) == (2, Code.INTERNAL)
+    assert scheduler(DeviceUp()) == [Prepare(3)]
+
+
+def test_draining_answers_what_was_accepted_and_refuses_the_rest():
+    scheduler = up()
+    stage(scheduler, 1)
+    scheduler(arrived(2))
+    assert scheduler(DrainAsked()) == []
+    (refusal,) = scheduler(arrived(3))
+    assert (refusal.rid, refusal.code) == (3, Code.UNAVAILABLE)
+    scheduler(Prepared(2, 0.0))
+    scheduler(BatchDone(1, 0.01, 0.0))
+    answer, drained = scheduler(BatchDone(2, 0.01, 0.0))
+    assert (answer.rid, drained) == (2, Drained())
+    assert scheduler(Woke()) == []
+
+
+def test_draining_an_idle_scheduler_ends_at_once():
+    assert up()(DrainAsked()) == [Drained()]
+
+
+def test_a_request_with_more_rows_than_a_batch_is_refused_before_it_waits():
+    (refusal,) = up(max_batch_rows=4)(arrived(1, rows=5))
+    assert refusal.code is Code.RESOURCE_EXHAUSTED
+    assert "at most 4" in refusal.message
