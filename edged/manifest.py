@@ -34,17 +34,29 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: tuple[int, ...]
 
 
+class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The smallest piece that a block can be split into, known by the digest of its content.
+
+    `reads` and `writes` name values as those of a Step do. Layers outlive a split of their block:
+    sharing is found by comparing them.
+    """
+
+    digest: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One block of a path. `reads[i]` feeds the block's input `x{i}`; `y{i}` writes `writes[i]`.
 
-    `layers` are the content digests of the layers that the block consists of, in order: they
-    outlive a split of the block, and sharing is found by comparing them.
+    `layers` are what the block consists of, in order. Only `export` looks at them; a block
+    without any cannot be split.
     """
 
     block: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    layers: tuple[str, ...]
+    layers: tuple[Layer, ...] = ()
 
 
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +69,9 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     height: int  # pixels, of the model's input
     width: int
     resize: Literal["stretch", "shorter-side"] = "stretch"
-    resize_to: int | None = None  # pixels of the shorter side before the crop; None: no extra margin
+    resize_to: int | None = (
+        None  # pixels of the shorter side before the crop; None: no extra margin
+    )
     interpolation: Literal["linear", "area", "cubic"] = "linear"
     crop: Literal["none", "center"] = "none"
     color: Literal["RGB", "BGR"] = "RGB"
@@ -81,7 +95,7 @@ class HeadOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a trained head is bound to: the features of one backbone, in one precision."""
 
     model: str  # the name it was trained from, for people
-    features: str  # features_digest() of the path below the head, for the machine
+    features: str  # features_digest() of what the last layer reads, for the machine
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,7 +107,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Literal["fp32", "fp16", "bf16", "int8"]
     inputs: tuple[str, ...]  # names of values
     outputs: tuple[str, ...]  # names of values
-    values: tuple[Value, ...]  # every input, output and crossing tensor
+    values: tuple[Value, ...]  # every tensor that a step or a layer names
     steps: tuple[Step, ...]
     whole_bytes: int  # bytes of the model as one uncut ONNX file, to compare with
     preprocess: Preprocess | None = None  # None: the model takes tensors only
@@ -107,15 +121,34 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next(v for v in self.values if v.name == name)
 
 
-def features_digest(
-    layers: tuple[str, ...], precision: str, preprocess: Preprocess | None
-) -> str:
-    """Identity of a tensor computed by `layers` on `preprocess`ed input: hex SHA-256.
+def features_digest(manifest: Manifest, value: str) -> str:
+    """Identity of what the model computes as `value`: hex SHA-256.
 
-    Made of layers and not of blocks, so splitting a block does not orphan the heads above it.
+    Covers the layers that lead to it, their wiring, the precision and the preprocessing. Made of
+    layers and not of blocks, so splitting a block does not orphan the heads above it.
     """
-    body = msgspec.json.encode([layers, precision, preprocess], order="deterministic")
-    return hashlib.sha256(body).hexdigest()
+    known: dict[str, object] = {
+        name: ["input", i, manifest.value(name).datatype, manifest.value(name).shape]
+        for i, name in enumerate(manifest.inputs)
+    }
+    for layer in layers(manifest):
+        sources = [known[name] for name in layer.reads]
+        for i, name in enumerate(layer.writes):
+            known[name] = _digest([layer.digest, i, sources])
+    return _digest([known[value], manifest.precision, manifest.preprocess])
+
+
+def layers(manifest: Manifest) -> tuple[Layer, ...]:
+    """The whole path in layers; a block without layers counts as one."""
+    return tuple(
+        layer
+        for step in manifest.steps
+        for layer in step.layers or (Layer(step.block, step.reads, step.writes),)
+    )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
 
 
 def decode(data: bytes) -> Manifest:
@@ -141,9 +174,7 @@ def decode(data: bytes) -> Manifest:
 def encode(manifest: Manifest) -> bytes:
     """Canonical JSON: the same manifest is always the same bytes."""
     check(manifest)
-    return msgspec.json.format(
-        msgspec.json.encode(manifest, order="deterministic"), indent=1
-    )
+    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
 
 
 def check_name(name: str, what: str) -> str:
@@ -176,10 +207,19 @@ def check(manifest: Manifest) -> None:
     for step in manifest.steps:
         if not _DIGEST.fullmatch(step.block):
             raise refuse(f"{step.block!r} is not a block id")
+        inside = set(step.reads)
+        for layer in step.layers:
+            if missing := set(layer.reads) - inside:
+                raise refuse(f"a layer of block {step.block[:12]} cannot read {sorted(missing)}")
+            inside |= set(layer.writes)
+        if step.layers and (missing := set(step.writes) - inside):
+            raise refuse(f"no layer of block {step.block[:12]} writes {sorted(missing)}")
         if missing := set(step.reads) - known:
             raise refuse(f"block {step.block[:12]} reads {sorted(missing)} before it is written")
         if again := known & set(step.writes):
             raise refuse(f"block {step.block[:12]} writes {sorted(again)} a second time")
+        if missing := (inside | set(step.writes)) - listed:
+            raise refuse(f"values {sorted(missing)} have no type and shape")
         known |= set(step.writes)
     if missing := (known | set(manifest.outputs)) - listed:
         raise refuse(f"values {sorted(missing)} have no type and shape")
