@@ -1,0 +1,335 @@
+"""Frames to messages and back. Pure: knows no sockets, no clock, no arrays.
+
+A message is `[b"EDG1" + op, header, payload frames...]`, without the routing id that a ROUTER puts
+in front. Payload frames are never copied or looked into. Everything is checked against the limits
+before anything is allocated in proportion to what a frame claims.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
+from typing import Any, TypeAlias, TypeVar
+
+import msgpack
+import msgspec
+
+from edged.errors import Code, EdgedError, InvalidArgument, ResourceExhausted, Unsupported
+from edged.wire.messages import (
+    REPLIES,
+    REQUESTS,
+    ErrorReply,
+    Id,
+    Infer,
+    InferReply,
+    InputTensor,
+    Limits,
+    ReplyHeader,
+    RequestHeader,
+)
+
+MAGIC = b"EDG1"  # the digit is the version of the protocol
+
+ITEM_BYTES = {
+    "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2,
+    "INT32": 4, "INT64": 8, "FP16": 2, "FP32": 4, "FP64": 8,
+}  # fmt: skip
+
+MAX_REQUEST_ITEMS = 256  # of one array or map in a header
+MAX_REPLY_ITEMS = 65_536  # labels of large vocabularies
+MAX_REPLY_HEADER_BYTES = 16 * 2**20  # statistics, labels and top-k of many rows travel in headers
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+Frames: TypeAlias = list[Buffer]
+H = TypeVar("H")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """`payload` is empty but for Infer; `by_input` tells which frame belongs to which input."""
+
+    header: RequestHeader
+    payload: tuple[Buffer, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """`payload` is empty but for InferReply: one frame for each output without classification."""
+
+    header: ReplyHeader
+    payload: tuple[Buffer, ...] = ()
+
+
+class BadRequest(EdgedError):
+    """Frames that are no request. `code` says why; `id` is the request's where it was readable."""
+
+    def __init__(self, cause: EdgedError, id: str | None) -> None:
+        super().__init__(str(cause), retry_after_s=cause.retry_after_s)
+        self.code = cause.code
+        self.id = id
+
+
+# --- requests -----------------------------------------------------------------------------------
+
+
+def decode_request(frames: Sequence[Buffer], limits: Limits) -> Request:
+    """The request in `frames`. Raises BadRequest and nothing else, whatever the frames hold."""
+    raw: Any = None
+    try:
+        _check_size(frames, limits)
+        number = _op_number(frames[0])
+        raw = _unpack(frames[1], MAX_REQUEST_ITEMS)
+        header = _convert(raw, _header_type(number, REQUESTS), "request header")
+        payload = tuple(frames[2:])
+        if isinstance(header, Infer):
+            check_infer(header, payload, limits)
+        elif payload:
+            raise InvalidArgument(
+                f"{len(payload)} payload frames follow a header that takes none: send two frames"
+            )
+    except EdgedError as error:
+        raise BadRequest(error, _readable_id(raw)) from error
+    return Request(header, payload)
+
+
+def encode_request(header: RequestHeader, payload: Sequence[Buffer] = ()) -> Frames:
+    """The frames of a request. Nothing is checked but types: see `check_infer`."""
+    return [_FIRST_FRAMES[type(header)], _encoder.encode(header), *payload]
+
+
+def by_input(
+    inputs: Sequence[InputTensor], payload: Sequence[Buffer]
+) -> tuple[tuple[Buffer, ...], ...]:
+    """The payload frames of each input: one a row for BYTES, else one."""
+    frames = iter(payload)
+    return tuple(tuple(islice(frames, _frames_of(tensor))) for tensor in inputs)
+
+
+def check_infer(header: Infer, payload: Sequence[Buffer], limits: Limits) -> None:
+    """Raise InvalidArgument or ResourceExhausted unless header and payload agree with each other
+    and with `limits`. Both ends use it: the client before it sends, the daemon on what it got.
+    """
+    _check_counts(header, limits)
+    _check_unique("input", [tensor.name for tensor in header.inputs])
+    _check_unique("output", [(o.name, o.parameters.model or "") for o in header.outputs])
+    rows = header.inputs[0].shape[0]
+    expected = 0
+    for tensor in header.inputs:
+        _check_shape(tensor, rows, limits)
+        expected += _frames_of(tensor)
+    if len(payload) != expected:
+        raise InvalidArgument(
+            f"{len(payload)} payload frames for inputs that take {expected}: "
+            "send one a row for BYTES, one for any other input"
+        )
+    for tensor, frames in zip(header.inputs, by_input(header.inputs, payload), strict=True):
+        _check_bytes(tensor, frames)
+
+
+def _check_counts(header: Infer, limits: Limits) -> None:
+    for what, value, limit in (
+        ("inputs", len(header.inputs), limits.max_inputs),
+        ("outputs", len(header.outputs), limits.max_outputs),
+        ("parameters.priority", header.parameters.priority, limits.max_priority),
+        ("parameters.timeout", header.parameters.timeout or 0, limits.max_timeout_us),
+    ):
+        if value > limit:
+            raise ResourceExhausted(f"{what}: {value} is above the daemon's limit of {limit}")
+    for output in header.outputs:
+        if (output.parameters.classification or 0) > limits.max_classification:
+            raise ResourceExhausted(
+                f"output {output.name!r} asks for the {output.parameters.classification} best "
+                f"classes, above the daemon's limit of {limits.max_classification}"
+            )
+
+
+def _check_unique(what: str, names: Sequence[object]) -> None:
+    if len(set(names)) != len(names):
+        name = Counter(names).most_common(1)[0][0]
+        raise InvalidArgument(f"{what} {name!r} is listed twice: name each {what} once")
+
+
+def _check_shape(tensor: InputTensor, rows: int, limits: Limits) -> None:
+    name, shape = tensor.name, tensor.shape
+    if shape[0] != rows:
+        raise InvalidArgument(
+            f"input {name!r} has {shape[0]} rows, the first input has {rows}: "
+            "axis 0 is the row, the same for all inputs"
+        )
+    if rows > limits.max_rows:
+        raise ResourceExhausted(
+            f"{rows} rows are above the daemon's limit of {limits.max_rows}: split the request"
+        )
+    if tensor.datatype == "BYTES" and len(shape) != 1:
+        raise InvalidArgument(
+            f"input {name!r} is BYTES of shape {list(shape)}: make it [rows], one image a frame"
+        )
+    is_image = tensor.datatype == "UINT8" and len(shape) == 4 and shape[3] == 3
+    if is_image and shape[1] * shape[2] > limits.max_pixels:
+        raise ResourceExhausted(
+            f"input {name!r} has images of {shape[1] * shape[2]} pixels, the daemon's limit is "
+            f"{limits.max_pixels}: send smaller images"
+        )
+
+
+def _check_bytes(tensor: InputTensor, frames: Sequence[Buffer]) -> None:
+    if tensor.datatype == "BYTES":
+        for row, frame in enumerate(frames):
+            if not memoryview(frame).nbytes:
+                raise InvalidArgument(
+                    f"input {tensor.name!r}, row {row}: the image is empty; send a JPEG or PNG file"
+                )
+        return
+    need = (
+        prod(tensor.shape) * ITEM_BYTES[tensor.datatype]
+    )  # exact: Python integers do not overflow
+    have = memoryview(frames[0]).nbytes
+    if have != need:
+        raise InvalidArgument(
+            f"input {tensor.name!r}: {tensor.datatype} of shape {list(tensor.shape)} takes "
+            f"{need} bytes, its frame has {have}"
+        )
+
+
+def _frames_of(tensor: InputTensor) -> int:
+    return tensor.shape[0] if tensor.datatype == "BYTES" else 1
+
+
+# --- replies ------------------------------------------------------------------------------------
+
+
+def encode_reply(header: ReplyHeader, payload: Sequence[Buffer] = ()) -> Frames:
+    """The frames of a reply."""
+    return [_FIRST_FRAMES[type(header)], _encoder.encode(header), *payload]
+
+
+def encode_error(error: EdgedError, id: str | None) -> Frames:
+    """The frames of the one error shape. `id` is that of the request, where it is known."""
+    after_s = error.retry_after_s
+    return encode_reply(
+        ErrorReply(
+            error=one_line(str(error)),
+            code=Code(error.code).value,
+            id=id,
+            retry_after_us=None if after_s is None else round(after_s * 1e6),
+        )
+    )
+
+
+def decode_reply(frames: Sequence[Buffer]) -> Reply:
+    """The reply in `frames`, an ErrorReply included. Raises EdgedError when they are no reply."""
+    if len(frames) < 2:
+        raise EdgedError(f"the daemon's reply has {len(frames)} frames, it takes at least two")
+    header_type = _header_type(_op_number(frames[0]), REPLIES)
+    if memoryview(frames[1]).nbytes > MAX_REPLY_HEADER_BYTES:
+        raise EdgedError(f"the daemon's reply has a header above {MAX_REPLY_HEADER_BYTES} bytes")
+    try:
+        header = _convert(_unpack(frames[1], MAX_REPLY_ITEMS), header_type, "reply header")
+    except EdgedError as error:
+        raise EdgedError(f"the daemon's reply is not readable: {error}") from error
+    payload = tuple(frames[2:])
+    _check_reply_payload(header, payload)
+    return Reply(header, payload)
+
+
+def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None:
+    raw = []
+    if isinstance(header, InferReply):
+        raw = [output for output in header.outputs if output.classification is None]
+    sizes = [prod(output.shape) * ITEM_BYTES[output.datatype] for output in raw]
+    if sizes != [memoryview(frame).nbytes for frame in payload]:
+        raise EdgedError("the payload frames of the daemon's reply do not match its header")
+
+
+# --- both ways ----------------------------------------------------------------------------------
+
+_encoder = msgspec.msgpack.Encoder()
+_FIRST_FRAMES: dict[type, bytes] = {
+    cls: MAGIC + bytes([op]) for table in (REQUESTS, REPLIES) for op, cls in table.items()
+}
+
+
+def one_line(text: str, limit: int = 400) -> str:
+    """`text` fit for a log line or a terminal: printable, on one line, not longer than `limit`."""
+    clean = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
+    return clean if len(clean) <= limit else clean[: limit - 3] + "..."
+
+
+def _check_size(frames: Sequence[Buffer], limits: Limits) -> None:
+    if len(frames) < 2:
+        raise InvalidArgument(
+            f"the message has {len(frames)} frames: send the operation, a header, the payload"
+        )
+    if len(frames) > limits.max_frames:
+        raise ResourceExhausted(
+            f"{len(frames)} frames are above the daemon's limit of {limits.max_frames}"
+        )
+    if (have := memoryview(frames[1]).nbytes) > limits.max_header_bytes:
+        raise ResourceExhausted(
+            f"a header of {have} bytes is above the daemon's limit of {limits.max_header_bytes}"
+        )
+    if (have := sum(memoryview(frame).nbytes for frame in frames)) > limits.max_message_bytes:
+        raise ResourceExhausted(
+            f"a message of {have} bytes is above the daemon's limit of {limits.max_message_bytes}: "
+            "send fewer rows or smaller images"
+        )
+
+
+def _op_number(frame: Buffer) -> int:
+    head = bytes(frame) if memoryview(frame).nbytes == len(MAGIC) + 1 else b""
+    if head[:3] != MAGIC[:3]:
+        raise InvalidArgument(
+            "the first frame is not EDG1 and an operation byte: is the other end edged?"
+        )
+    if head[:4] != MAGIC:
+        raise Unsupported(
+            f"this end speaks protocol EDG1, the other {one_line(repr(head[:4])[2:-1])}: "
+            "use a client and a daemon of the same version"
+        )
+    return head[4]
+
+
+def _header_type(number: int, table: dict[int, type[H]]) -> type[H]:
+    header_type = table.get(number)
+    if header_type is None:
+        raise Unsupported(f"operation 0x{number:02x} is not known: see docs/protocol.md")
+    return header_type
+
+
+def _unpack(frame: Buffer, max_items: int) -> Any:
+    """The msgpack value of a header: maps with text keys, lists, text, numbers, booleans, null.
+
+    An array or a map is allocated when its length is read, before its items are there, and they
+    nest: `max_items` bounds each of them.
+    """
+    try:
+        return msgpack.unpackb(
+            frame,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=memoryview(frame).nbytes,
+            max_bin_len=0,
+            max_array_len=max_items,
+            max_map_len=max_items,
+            max_ext_len=0,
+        )
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        what = one_line(str(error), 100) or type(error).__name__
+        raise InvalidArgument(f"the header is not one plain msgpack map: {what}") from error
+
+
+def _convert(raw: Any, header_type: type[H], what: str) -> H:
+    try:
+        return msgspec.convert(raw, header_type)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise InvalidArgument(f"{what}: {one_line(str(error), 300)}") from error
+
+
+def _readable_id(raw: Any) -> str | None:
+    try:
+        return msgspec.convert(raw.get("id") if isinstance(raw, dict) else None, Id)
+    except msgspec.ValidationError:
+        return None

@@ -1,0 +1,409 @@
+"""The vocabulary of the wire protocol: operations, headers of requests and replies, limits.
+
+Knows no frames and no sockets; `edged.wire.codec` turns these values into frames. Names are those
+of the Open Inference Protocol where it has one. docs/protocol.md is the same for people: a change
+here is a change there.
+
+Headers of requests refuse unknown fields, so that a misspelt one cannot be ignored. Headers of
+replies take them, so that an older client can talk to a newer daemon.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from edged.errors import Code
+from edged.manifest import DataType
+
+DEFAULT_ENDPOINT = "ipc:///run/edged/edged.sock"
+
+
+class Op(IntEnum):
+    """The byte after the magic. 0x40 to 0x5f are kept for the admin endpoint."""
+
+    INFER = 0x01
+    CANCEL = 0x02
+    PING = 0x03
+    SERVER_LIVE = 0x10
+    SERVER_READY = 0x11
+    SERVER_METADATA = 0x12
+    MODEL_READY = 0x20
+    MODEL_METADATA = 0x21
+    REPOSITORY_INDEX = 0x22
+    STATISTICS = 0x23
+    ERROR = 0x7F
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What one request may hold, published in the server metadata.
+
+    The daemon also sets ZMQ_MAXMSGSIZE to `max_message_bytes`: a frame above it closes the
+    connection without an answer, so clients check before they send.
+    """
+
+    max_message_bytes: int = 64 * 2**20  # all frames of a message together
+    max_header_bytes: int = 65_536
+    max_frames: int = 256
+    max_rows: int = 64  # extent of axis 0
+    max_pixels: int = 2**25  # of one image, height times width; 8K video fits
+    max_inputs: int = 16
+    max_outputs: int = 64
+    max_classification: int = 100
+    max_priority: int = 100
+    max_timeout_us: int = 3_600_000_000
+    max_in_flight: int = 64  # unanswered INFER requests of one client
+
+
+Id: TypeAlias = Annotated[str, Meta(pattern=r"^[!-~]{1,128}\Z")]
+"""What a client calls a request or a stream: 1 to 128 visible ASCII characters."""
+
+Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
+"""Of a task or a model, as in a manifest."""
+
+TensorName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
+
+Extent: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+Shape: TypeAlias = Annotated[tuple[Extent, ...], Meta(min_length=1, max_length=8)]
+
+
+class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    pass
+
+
+# --- requests -----------------------------------------------------------------------------------
+
+
+class InputTensor(_Request, frozen=True):
+    """One input; `shape[0]` is the number of rows, the same for all inputs of a request.
+
+    BYTES            shape (rows,): one JPEG or PNG file a row, each in its own payload frame
+    UINT8            shape (rows, height, width, 3): decoded RGB images; resized and normalised
+                     by tasks that take images
+    anything else    the model's own input tensor, one payload frame, row-major, little-endian
+
+    With one input in the request and in the model, the name is not looked at.
+    """
+
+    name: TensorName
+    datatype: DataType | Literal["BYTES"]
+    shape: Shape
+
+
+class OutputParameters(_Request, frozen=True):
+    """How a task's result comes back. Both apply to the first output tensor of its model."""
+
+    classification: Annotated[int, Meta(ge=1)] | None = None  # top k; None: the raw tensor
+    softmax: bool = False  # over the last axis; False: scores as the model gives them
+    model: Name | None = None  # this variant of the task; None: the daemon's choice
+
+
+class RequestedOutput(_Request, frozen=True):
+    """A task that the request wants done on its rows."""
+
+    name: Name
+    parameters: OutputParameters = OutputParameters()
+
+
+class InferParameters(_Request, frozen=True):
+    timeout: Annotated[int, Meta(ge=1)] | None = None  # µs from receipt; None: the daemon's default
+    priority: Annotated[int, Meta(ge=0)] = 0  # 1 is the highest; 0: the daemon's default level
+    stream: Id | None = None  # newer requests of a client's stream replace those that still wait
+
+
+class Infer(_Request, frozen=True):
+    id: Id
+    inputs: Annotated[tuple[InputTensor, ...], Meta(min_length=1)]
+    outputs: Annotated[tuple[RequestedOutput, ...], Meta(min_length=1)]
+    parameters: InferParameters = InferParameters()
+
+
+class Cancel(_Request, frozen=True):
+    """Takes back the INFER request `request` of the same client."""
+
+    id: Id
+    request: Id
+
+
+class Ping(_Request, frozen=True):
+    id: Id
+
+
+class ServerLive(_Request, frozen=True):
+    id: Id
+
+
+class ServerReady(_Request, frozen=True):
+    id: Id
+
+
+class ServerMetadata(_Request, frozen=True):
+    id: Id
+
+
+class ModelReady(_Request, frozen=True):
+    """`name`: a task (then: its default model), or a model."""
+
+    id: Id
+    name: Name
+
+
+class ModelMetadata(_Request, frozen=True):
+    """`name`: a task (then: its default model), or a model."""
+
+    id: Id
+    name: Name
+
+
+class RepositoryIndex(_Request, frozen=True):
+    id: Id
+    ready: bool = False  # True: only models that can be used now
+
+
+class Statistics(_Request, frozen=True):
+    id: Id
+
+
+RequestHeader: TypeAlias = (
+    Infer
+    | Cancel
+    | Ping
+    | ServerLive
+    | ServerReady
+    | ServerMetadata
+    | ModelReady
+    | ModelMetadata
+    | RepositoryIndex
+    | Statistics
+)
+
+
+# --- replies ------------------------------------------------------------------------------------
+
+
+class Class(_Reply, frozen=True):
+    """One of the best classes of a row; `label` is empty where the model names none."""
+
+    index: int
+    score: float
+    label: str = ""
+
+
+class OutputTensor(_Reply, frozen=True):
+    """One output tensor of the model that served task `name`.
+
+    `classification` holds the best classes of each row, best first, in place of the payload
+    frame; `datatype` and `shape` are then those of the tensor that they were taken from.
+    """
+
+    name: str
+    model: str
+    tensor: str
+    datatype: DataType
+    shape: tuple[int, ...]
+    classification: tuple[tuple[Class, ...], ...] | None = None
+
+
+class InferTimes(_Reply, frozen=True):
+    """Where the time of a request went, and in what company."""
+
+    queue_us: int = 0  # waiting, prepared or not
+    compute_input_us: int = 0  # decode, resize, normalise
+    compute_infer_us: int = 0
+    compute_output_us: int = 0  # softmax, top-k, copies
+    batch_size: int = 0  # rows of the largest batch that it was part of
+    tier: str = "edge"
+    emulated: bool = False  # the time is another device's, the values mean nothing
+
+
+class InferReply(_Reply, frozen=True):
+    id: str
+    outputs: tuple[OutputTensor, ...]
+    parameters: InferTimes = InferTimes()
+
+
+class CancelReply(_Reply, frozen=True):
+    """True: the request is answered with CANCELLED. False: too late, or never heard of it."""
+
+    id: str
+    cancelled: bool
+
+
+class PingReply(_Reply, frozen=True):
+    id: str
+
+
+class LiveReply(_Reply, frozen=True):
+    id: str
+    live: bool
+
+
+class ReadyReply(_Reply, frozen=True):
+    id: str
+    ready: bool
+    state: str = ""  # STARTING, READY, DRAINING, RECOVERING
+    reason: str = ""  # why it is not ready, for people
+
+
+class ServerMetadataReply(_Reply, frozen=True):
+    id: str
+    name: str
+    version: str
+    extensions: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+
+class ModelReadyReply(_Reply, frozen=True):
+    id: str
+    name: str  # of the model
+    ready: bool
+    reason: str = ""
+
+
+class TensorMetadata(_Reply, frozen=True):
+    """`shape` with the row axis; -1 is any extent."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadataReply(_Reply, frozen=True):
+    id: str
+    name: str
+    task: str
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+    max_rows: int | None = None  # None: the daemon's limit
+    labels: tuple[str, ...] = ()  # of the last axis of the first output
+    preprocess: dict[str, Any] | None = None  # as in the manifest; None: takes tensors only
+    accuracy: dict[str, Any] | None = None  # as in the manifest
+
+
+class ModelState(_Reply, frozen=True):
+    name: str
+    task: str
+    state: str  # READY, LOADING, UNAVAILABLE
+    reason: str = ""
+    default: bool = True  # serves the task when no variant is asked for
+    precision: str = ""
+    total_bytes: int | None = None  # of all its blocks
+    shared_bytes: int | None = None  # of those that other models use, too
+
+
+class RepositoryIndexReply(_Reply, frozen=True):
+    id: str
+    models: tuple[ModelState, ...]
+
+
+class Duration(_Reply, frozen=True):
+    count: int = 0
+    ns: int = 0  # the sum
+
+
+class Failures(_Reply, frozen=True):
+    count: int = 0
+    by_code: dict[str, int] = {}
+
+
+class ServerStatistics(_Reply, frozen=True):
+    state: str = ""
+    reason: str = ""
+    pid: int = 0
+    uptime_s: float = 0.0
+    worker_restarts: int = 0
+    clients: int = 0
+    in_flight: int = 0  # accepted requests without an answer
+    queued: int = 0  # those of them that are not on the device
+
+
+class TaskStatistics(_Reply, frozen=True):
+    """One task since the daemon started. A request for three tasks counts in all three."""
+
+    name: str
+    inference_count: int = 0  # rows
+    execution_count: int = 0  # batches with at least one row of the task
+    success: Duration = Duration()  # requests, from receipt to reply
+    fail: Failures = Failures()
+    queue: Duration = Duration()
+    compute_input: Duration = Duration()
+    compute_infer: Duration = Duration()
+    compute_output: Duration = Duration()
+    latency_us: dict[str, float] = {}  # p50, p99 of successes
+    queued: int = 0
+
+
+class BatchStatistics(_Reply, frozen=True):
+    """Batches of `rows` rows: how many, and how many of those held more than one task."""
+
+    rows: int
+    count: int = 0
+    mixed: int = 0
+
+
+class StatisticsReply(_Reply, frozen=True):
+    id: str
+    server: ServerStatistics = ServerStatistics()
+    tasks: tuple[TaskStatistics, ...] = ()
+    batches: tuple[BatchStatistics, ...] = ()
+    memory: dict[str, int] = {}  # bytes by name
+
+
+class ErrorReply(_Reply, frozen=True):
+    """`id` is None when the request was so damaged that its id could not be read."""
+
+    error: str
+    code: str = Code.INTERNAL.value
+    id: str | None = None
+    retry_after_us: int | None = None
+
+
+ReplyHeader: TypeAlias = (
+    InferReply
+    | CancelReply
+    | PingReply
+    | LiveReply
+    | ReadyReply
+    | ServerMetadataReply
+    | ModelReadyReply
+    | ModelMetadataReply
+    | RepositoryIndexReply
+    | StatisticsReply
+    | ErrorReply
+)
+
+REQUESTS: dict[int, type[RequestHeader]] = {
+    Op.INFER: Infer,
+    Op.CANCEL: Cancel,
+    Op.PING: Ping,
+    Op.SERVER_LIVE: ServerLive,
+    Op.SERVER_READY: ServerReady,
+    Op.SERVER_METADATA: ServerMetadata,
+    Op.MODEL_READY: ModelReady,
+    Op.MODEL_METADATA: ModelMetadata,
+    Op.REPOSITORY_INDEX: RepositoryIndex,
+    Op.STATISTICS: Statistics,
+}
+
+REPLIES: dict[int, type[ReplyHeader]] = {
+    Op.INFER: InferReply,
+    Op.CANCEL: CancelReply,
+    Op.PING: PingReply,
+    Op.SERVER_LIVE: LiveReply,
+    Op.SERVER_READY: ReadyReply,
+    Op.SERVER_METADATA: ServerMetadataReply,
+    Op.MODEL_READY: ModelReadyReply,
+    Op.MODEL_METADATA: ModelMetadataReply,
+    Op.REPOSITORY_INDEX: RepositoryIndexReply,
+    Op.STATISTICS: StatisticsReply,
+    Op.ERROR: ErrorReply,
+}
