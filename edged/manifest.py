@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -204,24 +205,35 @@ def check(manifest: Manifest) -> None:
     if not manifest.inputs or not manifest.outputs or not manifest.steps:
         raise refuse("inputs, outputs and steps must not be empty")
     known = set(manifest.inputs)
+    named = set(manifest.inputs)  # those, and what stays inside a block
     for step in manifest.steps:
         if not _DIGEST.fullmatch(step.block):
             raise refuse(f"{step.block!r} is not a block id")
-        inside = set(step.reads)
-        for layer in step.layers:
-            if missing := set(layer.reads) - inside:
-                raise refuse(f"a layer of block {step.block[:12]} cannot read {sorted(missing)}")
-            inside |= set(layer.writes)
-        if step.layers and (missing := set(step.writes) - inside):
-            raise refuse(f"no layer of block {step.block[:12]} writes {sorted(missing)}")
         if missing := set(step.reads) - known:
             raise refuse(f"block {step.block[:12]} reads {sorted(missing)} before it is written")
-        if again := known & set(step.writes):
+        written = _written(step, refuse) if step.layers else set(step.writes)
+        if again := named & written:
             raise refuse(f"block {step.block[:12]} writes {sorted(again)} a second time")
-        if missing := (inside | set(step.writes)) - listed:
+        if missing := written - listed:
             raise refuse(f"values {sorted(missing)} have no type and shape")
         known |= set(step.writes)
+        named |= written
     if missing := (known | set(manifest.outputs)) - listed:
         raise refuse(f"values {sorted(missing)} have no type and shape")
     if missing := set(manifest.outputs) - known:
         raise refuse(f"outputs {sorted(missing)} are never written")
+
+
+def _written(step: Step, refuse: Callable[[str], StoreError]) -> set[str]:
+    """All that the layers of a step write, once they are known to lead to its `writes`."""
+    known, written = set(step.reads), set[str]()
+    for layer in step.layers:
+        if missing := set(layer.reads) - known:
+            raise refuse(f"a layer of block {step.block[:12]} cannot read {sorted(missing)}")
+        if again := known & set(layer.writes):
+            raise refuse(f"a layer of block {step.block[:12]} writes {sorted(again)} again")
+        known |= set(layer.writes)
+        written |= set(layer.writes)
+    if missing := set(step.writes) - written:
+        raise refuse(f"no layer of block {step.block[:12]} writes {sorted(missing)}")
+    return written
