@@ -20,3 +20,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_batch_rows: int = 8
     staging_rows: int = 64  # in each shape of input
     max_pixels: int = 50_000_000  # of an image, before it is decoded
+
+
+class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole document: the settings, whose child the worker is, and where to connect."""
+
+    parent_pid: int
+    commands: str  # endpoint that the worker reads
+    reports: str  # endpoint that the worker's threads write to
+    settings: Settings
