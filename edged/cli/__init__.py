@@ -10,6 +10,7 @@ from edged import __version__
 from edged.cli.console import run_command
 
 _COMMANDS = (
+    "edged.cli.serve",
     "edged.planner.cli",
 )
 

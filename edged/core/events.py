@@ -19,6 +19,7 @@ class Part(msgspec.Struct, frozen=True):
 
     group: str
     models: tuple[str, ...]
+    alone: bool = False  # a model that takes one request at a time
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -23,6 +23,10 @@ class ReadyPart:
     def rows(self) -> int:
         return self.job.request.rows
 
+    @property
+    def alone(self) -> bool:
+        return self.job.solo or self.part.alone
+
 
 class ReadyGroup:
     """Ready parts of one group: strict levels, first come first served inside a level."""
@@ -49,18 +53,18 @@ class ReadyGroup:
         return next((queue[0] for queue in self._queues if queue), None)
 
     def take(self, limit_rows: int) -> list[ReadyPart]:
-        """Whole parts, at most `limit_rows` rows but at least one part; a solo job goes alone."""
+        """Whole parts: at least one, at most `limit_rows` rows; what must run alone does."""
         taken: list[ReadyPart] = []
         rows = 0
         for queue in self._queues:
             while queue:
                 head = queue[0]
-                if taken and (head.job.solo or rows + head.rows > limit_rows):
+                if taken and (head.alone or rows + head.rows > limit_rows):
                     return taken
                 taken.append(queue.popleft())
                 rows += head.rows
                 self.rows -= head.rows
-                if head.job.solo:
+                if head.alone:
                     return taken
         return taken
 

@@ -117,6 +117,10 @@ class Scheduler:
         return self._waiting.rows
 
     @property
+    def waiting_requests(self) -> int:
+        return sum(1 for _ in self._waiting)
+
+    @property
     def staged_rows(self) -> int:
         return self._staged_rows
 

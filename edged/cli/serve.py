@@ -1,0 +1,62 @@
+"""`edged serve`, `edged check`, `edged replay`: running the daemon, and looking at what it reads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edged import config as configuration
+from edged.cli.console import print_json
+from edged.config import Config
+
+DEFAULT_CONFIG = Path("/etc/edged/edged.toml")
+
+
+def register(commands: Any) -> None:
+    serve = commands.add_parser("serve", help="run the daemon in the foreground")
+    serve.add_argument("--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE")
+    serve.add_argument(
+        "--record", type=Path, metavar="FILE", help="write every decision to FILE (see replay)"
+    )
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check", help="check a configuration")
+    check.add_argument("config", type=Path)
+    check.add_argument("--json", action="store_true", help="print it with all defaults")
+    check.set_defaults(run=_check)
+
+    replay = commands.add_parser("replay", help="decide again what a recorded daemon decided")
+    replay.add_argument("recording", type=Path)
+    replay.set_defaults(run=_replay)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from edged.daemon import serve  # imports sockets and arrays, which other commands do without
+
+    return serve(configuration.read(args.config), record=args.record)
+
+
+def _check(args: argparse.Namespace) -> int:
+    config = configuration.read(args.config)
+    if args.json:
+        print_json(msgspec.to_builtins(config))
+    else:
+        print(f"{args.config} is good: {_summary(config)}")
+    return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from edged.daemon.recording import replay
+
+    print(f"{replay(args.recording)} turns, every decision the same")
+    return 0
+
+
+def _summary(config: Config) -> str:
+    return (
+        f"store {config.store}, {config.device.backend}, "
+        f"listening at {', '.join(config.server.endpoints)}"
+    )

@@ -1,0 +1,155 @@
+"""The daemon's configuration: TOML into frozen typed values. Unknown keys are refused.
+
+Every key has a default and its unit in its name; configs/edged.toml lists them all with comments.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from edged.core.scheduler import Settings as SchedulerSettings
+from edged.errors import ConfigError
+from edged.wire import DEFAULT_ENDPOINT, Limits
+
+_LOOPBACK = ("tcp://127.", "tcp://[::1]:", "tcp://localhost:")
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Server(_Section, frozen=True):
+    """Sockets and the life of the daemon."""
+
+    endpoints: tuple[str, ...] = (DEFAULT_ENDPOINT,)
+    socket_mode: str = "0660"  # of ipc sockets, octal
+    allow_plain_tcp: bool = False  # listen beyond loopback without encryption
+    default_timeout_s: float = 30.0  # of requests that bring none
+    default_level: int = 1  # priority of requests that bring none; 0 is the most urgent
+    client_timeout_s: float = 10.0  # silence after which a client that pings counts as gone
+    drain_timeout_s: float = 30.0  # for accepted requests, after SIGTERM
+
+
+class Device(_Section, frozen=True):
+    """The worker process."""
+
+    backend: str = "onnxruntime"
+    options: dict[str, Any] = {}  # of the backend
+    threads: int = 0  # of one batch; 0: as many as the daemon may use
+    prepare_threads: int = 0  # that decode images; 0: likewise
+    cache_dir: str = "/var/cache/edged"  # blocks prepared for this host
+    start_timeout_s: float = 300.0  # loading and warming up
+    hang_timeout_s: float = 30.0  # without any sign of the worker while it has work
+
+
+class Log(_Section, frozen=True):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(_Section, frozen=True):
+    """All of it. Times in seconds, memory in bytes, batches and queues in rows."""
+
+    store: str = "/var/lib/edged/store"
+    models: tuple[str, ...] | None = None  # None: every model of the store
+    server: Server = Server()
+    limits: Limits = Limits()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    device: Device = Device()
+    log: Log = Log()
+
+    def published_limits(self) -> Limits:
+        """The limits of one request, as the scheduler's settings narrow them."""
+        return msgspec.structs.replace(
+            self.limits,
+            max_rows=min(self.limits.max_rows, self.scheduler.max_batch_rows),
+            max_priority=self.scheduler.levels,
+        )
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def read(path: Path) -> Config:
+    """The configuration in `path`. Raises ConfigError that names the file and the key."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a configuration that exists") from error
+    try:
+        return decode(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def decode(text: bytes) -> Config:
+    """The configuration in a TOML text. Relative paths are left as they are. Raises ConfigError."""
+    try:
+        config = msgspec.toml.decode(text, type=Config)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(error)) from error
+    _check(config)
+    return config
+
+
+def _check(config: Config) -> None:
+    server, device, scheduler = config.server, config.device, config.scheduler
+    positive: dict[str, float] = {
+        "server.default_timeout_s": server.default_timeout_s,
+        "server.client_timeout_s": server.client_timeout_s,
+        "server.drain_timeout_s": server.drain_timeout_s,
+        "device.start_timeout_s": device.start_timeout_s,
+        "device.hang_timeout_s": device.hang_timeout_s,
+        **{
+            f"scheduler.{name}": getattr(scheduler, name)
+            for name in ("queue_rows", "staging_rows", "max_batch_rows", "levels", "max_attempts")
+        },
+        **{
+            f"limits.{name}": value for name, value in msgspec.structs.asdict(config.limits).items()
+        },
+    }
+    for name, value in positive.items():
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{name} is {value}: it must be above 0 and finite")
+    for name, count in (("threads", device.threads), ("prepare_threads", device.prepare_threads)):
+        if count < 0:
+            raise ConfigError(f"device.{name} is {count}: it must be 0 (automatic) or more")
+    if not 0 <= server.default_level < scheduler.levels:
+        raise ConfigError(
+            f"server.default_level is {server.default_level}: with scheduler.levels = "
+            f"{scheduler.levels} it must be 0 to {scheduler.levels - 1}"
+        )
+    if scheduler.staging_rows < scheduler.max_batch_rows:
+        raise ConfigError(
+            f"scheduler.staging_rows is {scheduler.staging_rows}: it must hold at least one batch "
+            f"of scheduler.max_batch_rows = {scheduler.max_batch_rows}"
+        )
+    _check_endpoints(server)
+
+
+def _check_endpoints(server: Server) -> None:
+    if not server.endpoints:
+        raise ConfigError("server.endpoints is empty: name at least one, as ipc:///run/edged.sock")
+    try:
+        int(server.socket_mode, 8)
+    except ValueError as error:
+        raise ConfigError(
+            f"server.socket_mode is {server.socket_mode!r}: write it in octal, as 0660"
+        ) from error
+    for endpoint in server.endpoints:
+        if not endpoint.startswith(("ipc://", "tcp://")):
+            raise ConfigError(f"server.endpoints: {endpoint!r} must begin with ipc:// or tcp://")
+        if (
+            endpoint.startswith("tcp://")
+            and not endpoint.startswith(_LOOPBACK)
+            and not server.allow_plain_tcp
+        ):
+            raise ConfigError(
+                f"server.endpoints: {endpoint!r} is open to the network without encryption; "
+                "set server.allow_plain_tcp = true if that network is trusted"
+            )

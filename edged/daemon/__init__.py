@@ -1,0 +1,64 @@
+"""The daemon: a front process that owns sockets and scheduler, and its device worker."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from edged.config import Config, cores
+from edged.daemon.catalog import Catalog
+from edged.daemon.loop import Loop
+from edged.daemon.recording import Recorder
+from edged.device.settings import Settings as WorkerSettings
+from edged.errors import InvalidArgument
+from edged.store import Store
+from edged.systemd import Notifier
+
+
+def serve(config: Config, *, record: Path | None = None) -> int:
+    """Run until told to end; the exit status. Raises EdgedError when it cannot start."""
+    logging.basicConfig(
+        level=config.log.level.upper(),
+        stream=sys.stderr,
+        format="edged: %(levelname)s: %(message)s",
+    )
+    store = Store(config.store)
+    manifests = store.models(config.models)
+    blocks = {step.block for manifest in manifests.values() for step in manifest.steps}
+    with ExitStack() as stack:
+        stack.enter_context(store.hold(blocks))
+        catalog = Catalog(manifests, {block: store.block_size(block) for block in blocks})
+        recorder = None
+        if record is not None:
+            try:
+                file = stack.enter_context(record.open("w", encoding="utf-8"))
+            except OSError as error:
+                raise InvalidArgument(f"cannot record to {record}: {error.strerror}") from error
+            recorder = Recorder(file, config.scheduler)
+        loop = Loop(
+            config,
+            catalog,
+            worker_settings(config, tuple(manifests)),
+            notifier=Notifier(),
+            recorder=recorder,
+        )
+        return loop.run()
+
+
+def worker_settings(config: Config, models: tuple[str, ...]) -> WorkerSettings:
+    """What the worker is told, with automatic values filled in."""
+    device = config.device
+    return WorkerSettings(
+        store=str(Path(config.store).absolute()),
+        cache_dir=str(Path(device.cache_dir).absolute()),
+        models=models,
+        backend=device.backend,
+        options=device.options,
+        threads=device.threads or cores(),
+        prepare_threads=device.prepare_threads or cores(),
+        max_batch_rows=config.scheduler.max_batch_rows,
+        staging_rows=config.scheduler.staging_rows,
+        max_pixels=config.limits.max_pixels,
+    )

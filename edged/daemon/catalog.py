@@ -1,0 +1,201 @@
+"""What the daemon can be asked for: tasks, the models that serve them, and what a request needs.
+
+Pure: made once of the manifests of a store. Does not know which models are loaded.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from edged.core.events import Part
+from edged.device import link
+from edged.device.inputs import preparations
+from edged.errors import InvalidArgument, NotFound, Unsupported
+from edged.manifest import Manifest
+from edged.wire import (
+    Infer,
+    InputTensor,
+    ModelMetadataReply,
+    ModelState,
+    RequestedOutput,
+    TensorMetadata,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An INFER request in the daemon's own terms."""
+
+    rows: int
+    staging_rows: int
+    parts: tuple[Part, ...]  # for the scheduler: models by their first block
+    inputs: tuple[link.Input, ...]  # for the worker
+    asks: tuple[link.Ask, ...]
+    outputs: tuple[tuple[str, str], ...]  # (task, model), in the order of the request
+
+
+class Catalog:
+    """Tasks and models by name."""
+
+    def __init__(self, manifests: Mapping[str, Manifest], block_bytes: Mapping[str, int]) -> None:
+        if not manifests:
+            raise NotFound("the store holds no model; add one with edged-export")
+        self.models = dict(manifests)
+        self._block_bytes = dict(block_bytes)
+        self.tasks: dict[str, list[str]] = {}  # models of each task, the default one first
+        for manifest in sorted(manifests.values(), key=_preference):
+            self.tasks.setdefault(manifest.task, []).append(manifest.name)
+        self._users = Counter(
+            block for m in manifests.values() for block in {step.block for step in m.steps}
+        )
+
+    def group(self, model: str) -> str:
+        """The block that the model begins with: rows of one group can share a batch."""
+        return self.models[model].steps[0].block
+
+    def find(self, name: str) -> Manifest:
+        """The model called `name`, or the default model of the task called so."""
+        if name in self.tasks:
+            return self.models[self.tasks[name][0]]
+        if name in self.models:
+            return self.models[name]
+        raise NotFound(f"no task or model {name!r} is served here; there are {_listed(self.tasks)}")
+
+    def resolve(self, infer: Infer) -> Resolved:
+        """What `infer` needs. Raises NotFound, InvalidArgument or Unsupported."""
+        rows = infer.inputs[0].shape[0]
+        outputs = tuple((output.name, self._choose(output)) for output in infer.outputs)
+        manifests = [self.models[model] for _, model in outputs]
+        if len({model for _, model in outputs}) < len(outputs):
+            raise InvalidArgument("two outputs ask for the same model: ask for it once")
+        inputs = _inputs(infer.inputs, manifests)
+        for manifest in manifests:
+            _check_rows(manifest, rows)
+            if inputs[0].kind != "tensor" and manifest.preprocess is None:
+                raise InvalidArgument(
+                    f"task {manifest.task!r} takes no images, only tensors: {_signature(manifest)}"
+                )
+        groups: dict[tuple[str, bool], list[str]] = {}
+        for manifest in manifests:
+            key = (self.group(manifest.name), manifest.max_rows is not None)
+            groups.setdefault(key, []).append(manifest.name)
+        images = inputs[0].kind != "tensor"
+        return Resolved(
+            rows=rows,
+            staging_rows=rows * len(preparations(manifests, images=images)),
+            parts=tuple(
+                Part(group, tuple(names), alone) for (group, alone), names in groups.items()
+            ),
+            inputs=inputs,
+            asks=tuple(
+                link.Ask(model, output.parameters.classification, output.parameters.softmax)
+                for (_, model), output in zip(outputs, infer.outputs, strict=True)
+            ),
+            outputs=outputs,
+        )
+
+    def metadata(self, name: str, id: str) -> ModelMetadataReply:
+        """The reply to MODEL_METADATA."""
+        manifest = self.find(name)
+
+        def tensors(names: tuple[str, ...]) -> tuple[TensorMetadata, ...]:
+            values = [manifest.value(value) for value in names]
+            return tuple(TensorMetadata(v.name, v.datatype, (-1, *v.shape)) for v in values)
+
+        return ModelMetadataReply(
+            id=id,
+            name=manifest.name,
+            task=manifest.task,
+            platform="onnx_onnxv1",
+            inputs=tensors(manifest.inputs),
+            outputs=tensors(manifest.outputs),
+            max_rows=manifest.max_rows,
+            labels=manifest.labels,
+            preprocess=_plain(manifest.preprocess),
+            accuracy=_plain(manifest.accuracy),
+        )
+
+    def index(self, state: str, reason: str) -> tuple[ModelState, ...]:
+        """The rows of REPOSITORY_INDEX, by task and preference."""
+        return tuple(
+            self._state(self.models[model], state, reason, default=model == models[0])
+            for _, models in sorted(self.tasks.items())
+            for model in models
+        )
+
+    def _state(self, manifest: Manifest, state: str, reason: str, *, default: bool) -> ModelState:
+        blocks = {step.block for step in manifest.steps}
+        return ModelState(
+            name=manifest.name,
+            task=manifest.task,
+            state=state,
+            reason=reason,
+            default=default,
+            precision=manifest.precision,
+            total_bytes=sum(self._block_bytes[b] for b in blocks),
+            shared_bytes=sum(self._block_bytes[b] for b in blocks if self._users[b] > 1),
+        )
+
+    def _choose(self, output: RequestedOutput) -> str:
+        models = self.tasks.get(output.name)
+        if models is None:
+            raise NotFound(
+                f"no task {output.name!r} is served here; there are {_listed(self.tasks)}"
+            )
+        model = output.parameters.model
+        if model is None:
+            return models[0]
+        if model not in models:
+            raise NotFound(f"task {output.name!r} has no model {model!r}, only {_listed(models)}")
+        return model
+
+
+def _preference(manifest: Manifest) -> tuple[float, str]:
+    """The most accurate model of a task is its default; without figures the first by name."""
+    return (-(manifest.accuracy.value if manifest.accuracy else 0.0), manifest.name)
+
+
+def _inputs(tensors: tuple[InputTensor, ...], manifests: list[Manifest]) -> tuple[link.Input, ...]:
+    """Say of each input whether it holds files, pixels or a model's own tensor."""
+    images = all(manifest.preprocess is not None for manifest in manifests)
+    converted = []
+    for tensor in tensors:
+        if tensor.datatype == "BYTES":
+            converted.append(link.Input(tensor.name, "encoded", "UINT8", tensor.shape))
+        elif images and tensor.datatype == "UINT8" and len(tensor.shape) == 4:
+            converted.append(link.Input(tensor.name, "pixels", "UINT8", tensor.shape))
+        else:
+            converted.append(link.Input(tensor.name, "tensor", tensor.datatype, tensor.shape))
+    if len(converted) > 1 and any(item.kind != "tensor" for item in converted):
+        raise InvalidArgument("images must be the only input: stack them as rows of one input")
+    return tuple(converted)
+
+
+def _check_rows(manifest: Manifest, rows: int) -> None:
+    if manifest.max_rows is not None and rows > manifest.max_rows:
+        raise Unsupported(
+            f"model {manifest.name!r} takes at most {manifest.max_rows} rows at a time, "
+            f"{rows} were sent: send them one by one"
+        )
+
+
+def _signature(manifest: Manifest) -> str:
+    return ", ".join(
+        f"{value.name} {value.datatype} {['rows', *value.shape]}".replace("'", "")
+        for value in map(manifest.value, manifest.inputs)
+    )
+
+
+def _listed(names: Mapping[str, object] | list[str]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:10]) + (f" and {len(shown) - 10} more" if len(shown) > 10 else "")
+
+
+def _plain(value: msgspec.Struct | None) -> dict[str, object] | None:
+    """A struct as plain data; None stays None."""
+    plain: dict[str, object] | None = msgspec.to_builtins(value)
+    return plain

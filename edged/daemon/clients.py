@@ -1,0 +1,55 @@
+"""Who is connected: routing ids, the requests that they wait for, and whether they still live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+FORGET_AFTER_S = 60.0  # an idle client that says nothing for so long leaves the table
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """One DEALER socket. `number` is what the scheduler calls it."""
+
+    number: int
+    routing_id: bytes
+    seen_at: float
+    pings: bool = False  # it has pinged, so its silence means something
+    in_flight: dict[str, int] = field(default_factory=dict)  # its request ids to ours
+
+
+class Clients:
+    """Owns the table. Numbers are never used again."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._by_routing_id: dict[bytes, Client] = {}
+        self._last_number = 0
+
+    def __len__(self) -> int:
+        return len(self._by_routing_id)
+
+    def seen(self, routing_id: bytes, now: float) -> Client:
+        """The client that just sent something."""
+        client = self._by_routing_id.get(routing_id)
+        if client is None:
+            self._last_number += 1
+            client = Client(self._last_number, routing_id, now)
+            self._by_routing_id[routing_id] = client
+        client.seen_at = now
+        return client
+
+    def forget(self, client: Client) -> None:
+        self._by_routing_id.pop(client.routing_id, None)
+
+    def sweep(self, now: float) -> Iterator[Client]:
+        """Forget who has been idle for long; yield who stopped pinging while work waits."""
+        for client in list(self._by_routing_id.values()):
+            silence_s = now - client.seen_at
+            if client.in_flight:
+                if client.pings and silence_s > self._timeout_s:
+                    self.forget(client)
+                    yield client
+            elif silence_s > FORGET_AFTER_S:
+                self.forget(client)

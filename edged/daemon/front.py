@@ -1,0 +1,454 @@
+"""The front: messages to events, commands to messages.
+
+Owns the scheduler, the requests' payloads and the table of clients. Does not know sockets,
+processes or the clock: the loop brings frames and the time, and takes frames away.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+import psutil
+
+from edged import wire
+from edged.config import Config
+from edged.core.events import (
+    Answer,
+    Arrived,
+    BatchDone,
+    BatchFailed,
+    CancelAsked,
+    ClientGone,
+    DeviceDown,
+    DeviceUp,
+    Discard,
+    DrainAsked,
+    Drained,
+    Event,
+    GroupCost,
+    Member,
+    Prepare,
+    Prepared,
+    PrepareFailed,
+    Refuse,
+    Request,
+    Run,
+    Woke,
+)
+from edged.core.scheduler import Scheduler
+from edged.daemon import inquiries
+from edged.daemon.catalog import Catalog, Resolved
+from edged.daemon.clients import Client, Clients
+from edged.daemon.inquiries import Situation
+from edged.daemon.recording import Recorder
+from edged.daemon.statistics import Statistics
+from edged.device import link
+from edged.errors import EdgedError, ResourceExhausted, from_code
+
+log = logging.getLogger("edged")
+
+
+class Outlet(Protocol):
+    """Where the front's messages go. Neither call blocks."""
+
+    def to_client(self, routing_id: bytes, frames: wire.Frames) -> bool:
+        """False when the client is gone or does not read."""
+
+    def to_worker(self, frames: Sequence[wire.Buffer]) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A request between its arrival and its answer.
+
+    The payload is kept until then: when the worker dies, the request runs again.
+    """
+
+    client: Client
+    id: str
+    resolved: Resolved
+    to_prepare: list[wire.Buffer]
+    results: dict[str, tuple[wire.OutputTensor, ...]] = field(default_factory=dict)
+    tensors: dict[str, list[wire.Buffer]] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> Iterable[str]:
+        return (task for task, _ in self.resolved.outputs)
+
+
+class Front:
+    """One daemon's worth of conversation. `drained` turns true when all has been answered."""
+
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        outlet: Outlet,
+        *,
+        started_at: float,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._config = config
+        self._limits = config.published_limits()
+        self._catalog = catalog
+        self._outlet = outlet
+        self._recorder = recorder
+        self._scheduler = Scheduler(config.scheduler)
+        self._statistics = Statistics(catalog.tasks)
+        self._clients = Clients(config.server.client_timeout_s)
+        self._pending: dict[int, Pending] = {}
+        self._last_rid = 0
+        self._device: link.Ready | None = None
+        self._reason = "the device worker is starting"
+        self._started_at = started_at
+        self._restarts = 0
+        self._draining = False
+        self._asked_statistics: list[tuple[Client, str]] = []  # they wait for the worker's figures
+        self._measures = 0
+        self.drained = False
+
+    # --- what the loop looks at ---------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        if self._draining:
+            return "DRAINING"
+        if self._device is not None:
+            return "READY"
+        return "RECOVERING" if self._restarts else "STARTING"
+
+    @property
+    def open_requests(self) -> int:
+        return self._scheduler.open_requests
+
+    @property
+    def device_is_up(self) -> bool:
+        return self._device is not None
+
+    @property
+    def device_is_busy(self) -> bool:
+        return self._device is not None and self._scheduler.staged_rows > 0
+
+    def wakeup_at(self) -> float | None:
+        return self._scheduler.wakeup_at()
+
+    # --- from the loop ------------------------------------------------------------------------
+
+    def on_woke(self, now: float) -> None:
+        self._tell(Woke(), now)
+
+    def on_sweep(self, now: float) -> None:
+        """Now and then: drop the work of clients that have fallen silent."""
+        for client in self._clients.sweep(now):
+            log.info("client %d is gone: %d requests dropped", client.number, len(client.in_flight))
+            self._tell(ClientGone(client.number), now)
+
+    def on_drain(self, now: float) -> None:
+        self._draining = True
+        self._tell(DrainAsked(), now)
+
+    def on_worker_lost(self, reason: str, now: float) -> None:
+        """The worker has ended; another will be started."""
+        self._restarts += 1
+        self._reason = reason
+        if self._device is not None:
+            self._device = None
+            self._tell(DeviceDown(reason), now)
+        self._report_statistics(now)
+
+    def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
+        """A client's message. Every one is answered, but for the repetition of an open INFER."""
+        client = self._clients.seen(routing_id, now)
+        id: str | None = None
+        try:
+            request = wire.decode_request(frames, self._limits)
+            id = request.header.id
+            _ON_REQUEST[type(request.header)](self, client, request, now)
+        except wire.BadRequest as error:
+            self._send_error(client, error, error.id, now)
+        except EdgedError as error:
+            self._send_error(client, error, id, now)
+
+    def on_worker(
+        self, message: link.FromWorker, payload: Sequence[wire.Buffer], now: float
+    ) -> None:
+        """A message of the worker."""
+        _ON_WORKER[type(message)](self, message, payload, now)
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def _infer(self, client: Client, request: wire.Request, now: float) -> None:
+        infer = request.header
+        assert isinstance(infer, wire.Infer)
+        if infer.id in client.in_flight:
+            return  # a retry of a request that is still open: its answer will do for both
+        if len(client.in_flight) >= self._limits.max_in_flight:
+            raise ResourceExhausted(
+                f"{len(client.in_flight)} requests of this client are unanswered, the limit is "
+                f"{self._limits.max_in_flight}: wait for answers before sending more"
+            )
+        resolved = self._catalog.resolve(infer)
+        self._last_rid += 1
+        rid = self._last_rid
+        prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks)
+        pending = Pending(client, infer.id, resolved, [link.encode(prepare), *request.payload])
+        self._pending[rid] = pending
+        client.in_flight[infer.id] = rid
+        self._statistics.arrived(pending.tasks)
+        self._tell(Arrived(self._to_schedule(rid, client, infer.parameters, resolved, now)), now)
+
+    def _to_schedule(
+        self,
+        rid: int,
+        client: Client,
+        parameters: wire.InferParameters,
+        resolved: Resolved,
+        now: float,
+    ) -> Request:
+        server = self._config.server
+        timeout_us = parameters.timeout
+        return Request(
+            rid=rid,
+            client=client.number,
+            parts=resolved.parts,
+            rows=resolved.rows,
+            staging_rows=resolved.staging_rows,
+            level=parameters.priority - 1 if parameters.priority else server.default_level,
+            deadline_s=now + (timeout_us / 1e6 if timeout_us else server.default_timeout_s),
+            stream=parameters.stream,
+        )
+
+    def _cancel(self, client: Client, request: wire.Request, now: float) -> None:
+        header = request.header
+        assert isinstance(header, wire.Cancel)
+        rid = client.in_flight.get(header.request)
+        if rid is not None:
+            self._tell(CancelAsked(rid), now)
+        self._send(client, wire.CancelReply(header.id, rid is not None), (), now)
+
+    def _inquire(self, client: Client, request: wire.Request, now: float) -> None:
+        client.pings |= isinstance(request.header, wire.Ping)
+        situation = Situation(self._catalog, self._limits, self.state, self._why_not_ready())
+        self._send(client, inquiries.reply(request.header, situation), (), now)
+
+    def _ask_statistics(self, client: Client, request: wire.Request, now: float) -> None:
+        """Answered when the worker has measured its memory, or is found gone."""
+        self._asked_statistics.append((client, request.header.id))
+        if self._device is None:
+            self._report_statistics(now)
+        elif len(self._asked_statistics) == 1:
+            self._measures += 1
+            self._outlet.to_worker([link.encode(link.Measure(self._measures))])
+
+    def _why_not_ready(self) -> str:
+        if self._draining:
+            return "the daemon is shutting down"
+        return "" if self._device is not None else self._reason
+
+    # --- the worker ---------------------------------------------------------------------------
+
+    def _ready(self, message: link.Ready, frames: Sequence[wire.Buffer], now: float) -> None:
+        self._device = message
+        self._tell(DeviceUp(self._group_costs(message.warm_ups)), now)
+
+    def _failed(self, message: link.Failed, frames: Sequence[wire.Buffer], now: float) -> None:
+        """Its process ends next; the reason is kept for `on_worker_lost`'s log and clients."""
+        self._reason = message.message
+
+    def _prepared(self, message: link.Prepared, frames: Sequence[wire.Buffer], now: float) -> None:
+        self._tell(Prepared(message.rid, message.prepare_us / 1e6), now)
+
+    def _prepare_failed(
+        self, message: link.PrepareFailed, frames: Sequence[wire.Buffer], now: float
+    ) -> None:
+        self._tell(PrepareFailed(message.rid, message.code, message.message), now)
+
+    def _batch_done(
+        self, message: link.BatchDone, frames: Sequence[wire.Buffer], now: float
+    ) -> None:
+        tensors = iter(frames)
+        for answer in message.answers:
+            raw = [next(tensors) for output in answer.outputs if output.classes is None]
+            pending = self._pending.get(answer.rid)
+            if pending is not None:  # else it was refused while it ran
+                task = self._catalog.models[answer.model].task
+                pending.results[answer.model] = tuple(
+                    _output(task, answer.model, output) for output in answer.outputs
+                )
+                pending.tensors[answer.model] = raw
+        self._tell(BatchDone(message.batch, message.infer_us / 1e6, message.output_us / 1e6), now)
+
+    def _batch_failed(
+        self, message: link.BatchFailed, frames: Sequence[wire.Buffer], now: float
+    ) -> None:
+        log.error("batch %d failed: %s", message.batch, message.message)
+        self._tell(BatchFailed(message.batch, message.code, message.message), now)
+
+    def _pong(self, message: link.Pong, frames: Sequence[wire.Buffer], now: float) -> None:
+        """That it came is all that it says."""
+
+    def _memory(self, message: link.Memory, frames: Sequence[wire.Buffer], now: float) -> None:
+        self._report_statistics(now, message)
+
+    def _group_costs(self, warm_ups: Iterable[link.WarmUp]) -> tuple[GroupCost, ...]:
+        """The slowest model of each group at each measured size, to be on the safe side."""
+        slowest: dict[str, dict[int, float]] = {}
+        for warm_up in warm_ups:
+            times = slowest.setdefault(self._catalog.group(warm_up.model), {})
+            times[warm_up.rows] = max(times.get(warm_up.rows, 0.0), warm_up.infer_us / 1e6)
+        return tuple(
+            GroupCost(group, tuple(sorted(times)), tuple(times[rows] for rows in sorted(times)))
+            for group, times in slowest.items()
+        )
+
+    # --- the scheduler ------------------------------------------------------------------------
+
+    def _tell(self, event: Event, now: float) -> None:
+        commands = self._scheduler.handle(event, now)
+        if self._recorder is not None:
+            self._recorder.turn(now, event, commands)
+        for command in commands:
+            _ON_COMMAND[type(command)](self, command, now)
+
+    def _do_prepare(self, command: Prepare, now: float) -> None:
+        pending = self._pending[command.rid]
+        pending.results.clear()  # of a worker that died
+        pending.tensors.clear()
+        self._outlet.to_worker(pending.to_prepare)
+
+    def _do_run(self, command: Run, now: float) -> None:
+        members = tuple(link.Member(m.rid, m.models) for m in command.members)
+        self._outlet.to_worker([link.encode(link.Run(command.batch, members))])
+        self._statistics.ran(self._tasks_of(command.members), command.rows)
+
+    def _do_discard(self, command: Discard, now: float) -> None:
+        self._outlet.to_worker([link.encode(link.Discard(command.rid))])
+
+    def _do_answer(self, command: Answer, now: float) -> None:
+        pending = self._settle(command.rid)
+        self._statistics.answered(pending.tasks, pending.resolved.rows, command)
+        models = [model for _, model in pending.resolved.outputs]
+        reply = wire.InferReply(
+            id=pending.id,
+            outputs=tuple(output for model in models for output in pending.results[model]),
+            parameters=wire.InferTimes(
+                queue_us=round(command.queue_s * 1e6),
+                compute_input_us=round(command.prepare_s * 1e6),
+                compute_infer_us=round(command.infer_s * 1e6),
+                compute_output_us=round(command.output_s * 1e6),
+                batch_size=command.batch_rows,
+                emulated=self._device is not None and self._device.emulated,
+            ),
+        )
+        raw = [tensor for model in models for tensor in pending.tensors[model]]
+        self._send(pending.client, reply, raw, now)
+
+    def _do_refuse(self, command: Refuse, now: float) -> None:
+        pending = self._settle(command.rid)
+        self._statistics.refused(pending.tasks, command.code)
+        error = from_code(command.code, command.message, retry_after_s=command.retry_after_s)
+        self._send_error(pending.client, error, pending.id, now)
+
+    def _do_drained(self, command: Drained, now: float) -> None:
+        self.drained = True
+
+    def _settle(self, rid: int) -> Pending:
+        pending = self._pending.pop(rid)
+        del pending.client.in_flight[pending.id]
+        return pending
+
+    def _tasks_of(self, members: Iterable[Member]) -> set[str]:
+        return {self._catalog.models[model].task for m in members for model in m.models}
+
+    # --- replies ------------------------------------------------------------------------------
+
+    def _send(
+        self, client: Client, header: wire.ReplyHeader, payload: Sequence[wire.Buffer], now: float
+    ) -> None:
+        self._deliver(client, wire.encode_reply(header, payload), now)
+
+    def _send_error(self, client: Client, error: EdgedError, id: str | None, now: float) -> None:
+        self._deliver(client, wire.encode_error(error, id), now)
+
+    def _deliver(self, client: Client, frames: wire.Frames, now: float) -> None:
+        """Send, and if nobody is there to read, drop what else the client has asked for."""
+        if not self._outlet.to_client(client.routing_id, frames) and client.in_flight:
+            self._clients.forget(client)
+            log.info("client %d is gone: %d requests dropped", client.number, len(client.in_flight))
+            self._tell(ClientGone(client.number), now)
+
+    def _report_statistics(self, now: float, worker: link.Memory | None = None) -> None:
+        asked, self._asked_statistics = self._asked_statistics, []
+        if not asked:
+            return
+        body = wire.StatisticsReply(
+            id="",
+            server=wire.ServerStatistics(
+                state=self.state,
+                reason=self._why_not_ready(),
+                pid=os.getpid(),
+                uptime_s=now - self._started_at,
+                worker_restarts=self._restarts,
+                clients=len(self._clients),
+                in_flight=self._scheduler.open_requests,
+                queued=self._scheduler.waiting_requests,
+            ),
+            tasks=self._statistics.tasks(),
+            batches=self._statistics.batches(),
+            memory=self._memory_report(worker),
+        )
+        for client, id in asked:
+            self._send(client, msgspec.structs.replace(body, id=id), (), now)
+
+    def _memory_report(self, worker: link.Memory | None) -> dict[str, int]:
+        """Bytes; the worker's are left out while there is none: absent, not wrong."""
+        report = {"front_pss_bytes": psutil.Process().memory_full_info().pss}
+        if self._device is not None:
+            report["block_bytes"] = sum(block.bytes_used for block in self._device.blocks)
+        if worker is not None:
+            report["worker_pss_bytes"] = worker.pss_bytes
+            report["staging_bytes"] = worker.staging_bytes
+            report["buffer_bytes"] = worker.buffer_bytes
+        return report
+
+
+def _output(task: str, model: str, output: link.Output) -> wire.OutputTensor:
+    classes = None
+    if output.classes is not None:
+        classes = tuple(
+            tuple(wire.Class(c.index, c.score, c.label) for c in row) for row in output.classes
+        )
+    return wire.OutputTensor(task, model, output.name, output.datatype, output.shape, classes)
+
+
+_ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = {
+    wire.Infer: Front._infer,
+    wire.Cancel: Front._cancel,
+    wire.Statistics: Front._ask_statistics,
+    **dict.fromkeys(inquiries.INQUIRIES, Front._inquire),
+}
+
+_ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None]] = {
+    link.Ready: Front._ready,
+    link.Failed: Front._failed,
+    link.Prepared: Front._prepared,
+    link.PrepareFailed: Front._prepare_failed,
+    link.BatchDone: Front._batch_done,
+    link.BatchFailed: Front._batch_failed,
+    link.Pong: Front._pong,
+    link.Memory: Front._memory,
+}
+
+_ON_COMMAND: dict[type, Callable[[Front, Any, float], None]] = {
+    Prepare: Front._do_prepare,
+    Run: Front._do_run,
+    Discard: Front._do_discard,
+    Answer: Front._do_answer,
+    Refuse: Front._do_refuse,
+    Drained: Front._do_drained,
+}

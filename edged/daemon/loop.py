@@ -1,0 +1,285 @@
+"""The daemon's one thread: sockets, the worker's process, signals and the clock.
+
+It brings frames and times to the front and carries the front's frames away. It decides when a
+worker is started, given up or restarted; what requests do meanwhile is the scheduler's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import zmq
+
+from edged import wire
+from edged.config import Config
+from edged.daemon.catalog import Catalog
+from edged.daemon.front import Front
+from edged.daemon.recording import Recorder
+from edged.daemon.restarts import Restarts
+from edged.device import link
+from edged.device.process import WorkerProcess
+from edged.device.settings import Settings as WorkerSettings
+from edged.errors import Code, Unavailable, from_code
+from edged.systemd import Notifier, Watchdog
+
+log = logging.getLogger("edged")
+
+BURST = 64  # messages taken from one socket before the others are looked at
+SWEEP_S = 1.0
+LINGER_S = 2.0  # for the last replies to leave
+STOP_S = 5.0  # for the worker to end by itself
+
+
+class Loop:
+    """One run of the daemon, from `run` to its exit status. Used once."""
+
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        worker_settings: WorkerSettings,
+        *,
+        notifier: Notifier,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._config = config
+        self._worker_settings = worker_settings
+        self._notifier = notifier
+        self._watchdog = Watchdog(notifier.watchdog_s, config.device.hang_timeout_s)
+        self._restarts = Restarts()
+        self._context = zmq.Context()
+        self._poller = zmq.Poller()
+        self._clients = self._context.socket(zmq.ROUTER)
+        self._worker: WorkerProcess | None = None
+        self._start_worker_at: float | None = None
+        self._worker_heard_at = 0.0
+        self._failure: link.Failed | None = None  # the last words of the current worker
+        self._was_ready = False
+        self._drain_by: float | None = None
+        self._signals: list[int] = []
+        now = time.monotonic()
+        self._sweep_at = now + SWEEP_S
+        self._front = Front(config, catalog, self, started_at=now, recorder=recorder)
+
+    def run(self) -> int:
+        """Serve until drained (status 0), told twice to end (128 + signal), or unable to start."""
+        wakeup = self._listen_to_signals()
+        try:
+            self._bind()
+            self._start_worker(time.monotonic())
+            while not self._front.drained:
+                self._turn(wakeup)
+                if len(self._signals) > 1:
+                    log.warning("told to end twice: %d requests dropped", self._front.open_requests)
+                    return 128 + self._signals[-1]
+                if self._drain_by is not None and time.monotonic() > self._drain_by:
+                    log.error("not drained in time: %d dropped", self._front.open_requests)
+                    return 1
+            log.info("drained; every accepted request was answered")
+            return 0
+        finally:
+            self._close()
+
+    # --- the front's outlet -------------------------------------------------------------------
+
+    def to_client(self, routing_id: bytes, frames: wire.Frames) -> bool:
+        try:
+            self._clients.send_multipart([routing_id, *frames], zmq.NOBLOCK, copy=False)
+        except zmq.ZMQError as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            return False
+        return True
+
+    def to_worker(self, frames: Sequence[wire.Buffer]) -> None:
+        assert self._worker is not None
+        # It may just have ended: its death is reported next, and everything runs again.
+        with contextlib.suppress(Unavailable):
+            self._worker.send(frames)
+
+    # --- one turn -----------------------------------------------------------------------------
+
+    def _turn(self, wakeup: socket.socket) -> None:
+        """Wait for something to happen, and let the front know of it."""
+        ready = dict(self._poller.poll(self._timeout_ms(time.monotonic())))
+        now = time.monotonic()
+        if wakeup.fileno() in ready:
+            self._signals += wakeup.recv(64)
+            self._on_signal(now)
+        worker = self._worker
+        if worker is not None and worker.reports in ready:
+            self._read_worker(worker, now)
+        if self._clients in ready:
+            self._read_clients(now)
+        if worker is not None and worker.death_fd in ready:
+            self._read_worker(worker, now)  # its last words
+            self._on_worker_ended(worker.exit_reason(), now)
+        self._on_time(now)
+
+    def _timeout_ms(self, now: float) -> int:
+        times = [
+            self._sweep_at,
+            self._front.wakeup_at(),
+            self._watchdog.wakeup_at(),
+            self._start_worker_at,
+            self._drain_by,
+        ]
+        earliest = min(at for at in times if at is not None)
+        return max(0, math.ceil((earliest - now) * 1e3))  # rounded up, so that no timer is early
+
+    def _read_clients(self, now: float) -> None:
+        for _ in range(BURST):
+            try:
+                routing_id, *frames = self._clients.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._front.on_request(routing_id, frames, now)
+
+    def _read_worker(self, worker: WorkerProcess, now: float) -> None:
+        for _ in range(BURST):
+            frames = worker.receive()
+            if frames is None:
+                return
+            self._worker_heard_at = now
+            message = link.decode_from_worker(frames[0])
+            if isinstance(message, link.Ready):
+                self._on_worker_ready(message, now)
+            elif isinstance(message, link.Failed):
+                self._failure = message
+            self._front.on_worker(message, frames[1:], now)
+
+    def _on_time(self, now: float) -> None:
+        wakeup_at = self._front.wakeup_at()
+        if wakeup_at is not None and wakeup_at <= now:
+            self._front.on_woke(now)
+        if self._start_worker_at is not None and self._start_worker_at <= now:
+            self._start_worker(now)
+        if self._sweep_at <= now:
+            self._sweep_at = now + SWEEP_S
+            self._front.on_sweep(now)
+            self._check_worker(now)
+        busy = self._front.open_requests > 0
+        if self._watchdog.due(now, busy=busy, progress_at=self._worker_heard_at):
+            self._notifier.alive()
+
+    # --- the worker ---------------------------------------------------------------------------
+
+    def _start_worker(self, now: float) -> None:
+        self._start_worker_at = None
+        self._worker_heard_at = now
+        self._failure = None
+        self._worker = WorkerProcess(self._worker_settings, context=self._context)
+        self._poller.register(self._worker.reports, zmq.POLLIN)
+        self._poller.register(self._worker.death_fd, zmq.POLLIN)
+        self._notifier.extend_start(self._config.device.start_timeout_s)
+
+    def _on_worker_ready(self, message: link.Ready, now: float) -> None:
+        self._was_ready = True
+        self._restarts.on_ready(now)
+        log.info("ready: %d models on %s", len(message.models), message.device)
+        self._notifier.ready()
+        self._notifier.status(f"serving {len(message.models)} models on {message.device}")
+
+    def _check_worker(self, now: float) -> None:
+        """Give up a worker that starts or works without a sign of life."""
+        if self._worker is None:
+            return
+        device = self._config.device
+        silence_s = now - self._worker_heard_at
+        if not self._front.device_is_up and silence_s > device.start_timeout_s:
+            self._give_up(
+                f"the device worker was not ready within {device.start_timeout_s:g} s", now
+            )
+        elif self._front.device_is_busy and silence_s > device.hang_timeout_s:
+            self._give_up(f"the device worker hung for {device.hang_timeout_s:g} s", now)
+
+    def _give_up(self, reason: str, now: float) -> None:
+        assert self._worker is not None
+        self._worker.kill()
+        self._on_worker_ended(reason, now)
+
+    def _on_worker_ended(self, reason: str, now: float) -> None:
+        """Start another one, unless none was ever ready: then say why and end the daemon."""
+        self._drop_worker()
+        code = Code.INTERNAL
+        if self._failure is not None:
+            code, reason = self._failure.code, self._failure.message
+        if not self._was_ready:
+            raise from_code(code, reason)
+        log.error("%s", reason)
+        self._notifier.status(f"recovering: {reason}")
+        self._front.on_worker_lost(reason, now)
+        self._start_worker_at = self._restarts.on_ended(now)
+
+    def _drop_worker(self) -> None:
+        if self._worker is not None:
+            self._poller.unregister(self._worker.reports)
+            self._poller.unregister(self._worker.death_fd)
+            self._worker.close()
+            self._worker = None
+
+    # --- beginning and end --------------------------------------------------------------------
+
+    def _listen_to_signals(self) -> socket.socket:
+        """SIGTERM and SIGINT become bytes on a socket that the poller watches."""
+        ours, wakeup = socket.socketpair()
+        for end in (ours, wakeup):
+            end.setblocking(False)
+        self._wakeup_ends = (ours, wakeup)
+        signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
+        self._old_handlers = {
+            number: signal.signal(number, lambda *_: None)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        self._poller.register(wakeup.fileno(), zmq.POLLIN)
+        return wakeup
+
+    def _on_signal(self, now: float) -> None:
+        if self._drain_by is None:
+            log.info("draining: %d requests to answer", self._front.open_requests)
+            self._drain_by = now + self._config.server.drain_timeout_s
+            self._notifier.stopping()
+            self._front.on_drain(now)
+
+    def _bind(self) -> None:
+        limits = self._config.published_limits()
+        clients = self._clients
+        clients.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that nobody can get is an error
+        clients.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects keeps its name
+        clients.setsockopt(zmq.MAXMSGSIZE, limits.max_message_bytes)
+        clients.setsockopt(zmq.SNDHWM, 2 * limits.max_in_flight)
+        clients.setsockopt(zmq.RCVHWM, limits.max_in_flight)
+        clients.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
+        for endpoint in self._config.server.endpoints:
+            try:
+                clients.bind(endpoint)
+            except zmq.ZMQError as error:
+                raise Unavailable(
+                    f"cannot listen at {endpoint}: {error.strerror}; is another daemon running, "
+                    "and does the directory of the socket exist?"
+                ) from error
+            if endpoint.startswith("ipc://"):
+                os.chmod(Path(endpoint[len("ipc://") :]), int(self._config.server.socket_mode, 8))
+            log.info("listening at %s", endpoint)
+        self._poller.register(clients, zmq.POLLIN)
+
+    def _close(self) -> None:
+        self._clients.close()
+        if self._worker is not None:
+            self.to_worker([link.encode(link.Stop())])
+            self._worker.wait(STOP_S)
+            self._drop_worker()
+        self._context.term()
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+        for end in self._wakeup_ends:
+            end.close()

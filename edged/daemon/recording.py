@@ -1,0 +1,85 @@
+"""A live run as a file: every event with its time and the commands that it led to, one JSON a line.
+
+The scheduler is pure, so a fresh one that is told the same gives the same orders: `replay` checks
+that. A bug seen in the field becomes such a file in tests/.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from edged.core.events import Command, Event
+from edged.core.scheduler import Scheduler, Settings
+from edged.errors import EdgedError, InvalidArgument
+
+VERSION = 1
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    recording: int
+    settings: Settings
+
+
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One call of the scheduler."""
+
+    at: float
+    event: Event
+    commands: list[Command]
+
+
+class Mismatch(EdgedError):
+    """The scheduler decides otherwise than it did when the recording was made."""
+
+
+class Recorder:
+    """Writes a recording; `file` is the caller's to close."""
+
+    def __init__(self, file: TextIO, settings: Settings) -> None:
+        self._file = file
+        self._encoder = msgspec.json.Encoder()
+        self._write(Header(VERSION, settings))
+
+    def turn(self, at: float, event: Event, commands: list[Command]) -> None:
+        self._write(Turn(at, event, commands))
+
+    def _write(self, line: msgspec.Struct) -> None:
+        self._file.write(self._encoder.encode(line).decode() + "\n")
+
+
+def replay(path: Path) -> int:
+    """Drive a fresh scheduler by the recording; the number of turns, all of them identical.
+
+    Raises Mismatch at the first turn that differs, InvalidArgument for a file that is no recording.
+    A last line that was cut off by a crash is left out.
+    """
+    turns = msgspec.json.Decoder(Turn)
+    with path.open("rb") as file:
+        try:
+            header = msgspec.json.decode(file.readline(), type=Header)
+        except msgspec.DecodeError as error:
+            raise InvalidArgument(f"{path} is not a recording of edged: {error}") from error
+        if header.recording != VERSION:
+            raise InvalidArgument(
+                f"{path} is a recording of version {header.recording}, this edged reads {VERSION}"
+            )
+        scheduler = Scheduler(header.settings)
+        count = 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                turn = turns.decode(line)
+            except msgspec.DecodeError as error:
+                raise InvalidArgument(f"{path}, line {count + 2}: {error}") from error
+            commands = scheduler.handle(turn.event, turn.at)
+            count += 1
+            if commands != turn.commands:
+                raise Mismatch(
+                    f"{path}, line {count + 1}: {turn.event} at {turn.at} led to {turn.commands} "
+                    f"then and to {commands} now"
+                )
+    return count
