@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edged.core.batching import POLICIES
 from edged.core.scheduler import Settings as SchedulerSettings
 from edged.errors import ConfigError
 from edged.wire import DEFAULT_ENDPOINT, Limits
@@ -119,6 +120,10 @@ def _check(config: Config) -> None:
     for name, count in (("threads", device.threads), ("prepare_threads", device.prepare_threads)):
         if count < 0:
             raise ConfigError(f"device.{name} is {count}: it must be 0 (automatic) or more")
+    if scheduler.policy not in POLICIES:
+        raise ConfigError(
+            f"scheduler.policy is {scheduler.policy!r}: there are {', '.join(sorted(POLICIES))}"
+        )
     if not 0 <= server.default_level < scheduler.levels:
         raise ConfigError(
             f"server.default_level is {server.default_level}: with scheduler.levels = "

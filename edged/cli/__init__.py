@@ -1,4 +1,4 @@
-"""The `edged` command. Each module of `_COMMANDS` registers one subcommand; none does work on import."""
+"""The `edged` command. Each module of `_COMMANDS` registers its subcommands and does no work."""
 
 from __future__ import annotations
 

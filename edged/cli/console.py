@@ -1,4 +1,4 @@
-"""What every command line of the project shares: running a command, tables, JSON, bytes and times."""
+"""What the command lines share: running a command, tables, JSON, bytes and times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edged serve`, `edged check`, `edged replay`: running the daemon, and looking at what it reads."""
+"""`edged serve`, `check`, `replay`: running the daemon, and looking at what it reads and writes."""
 
 from __future__ import annotations
 

@@ -1,0 +1,145 @@
+"""Manifests without files, and a front whose both ends are lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edged import wire
+from edged.config import Config
+from edged.daemon.catalog import Catalog
+from edged.daemon.front import Front
+from edged.daemon.recording import Recorder
+from edged.device import link
+from edged.manifest import Accuracy, Manifest, Preprocess, Step, Value
+
+BACKBONE = "ab" * 32
+OTHER_BACKBONE = "ef" * 32
+CLIENT = b"client-1"
+
+
+def manifest(
+    name: str,
+    *,
+    task: str | None = None,
+    backbone: str = BACKBONE,
+    images: bool = True,
+    accuracy: float | None = None,
+    max_rows: int | None = None,
+) -> Manifest:
+    head = name.encode().hex().ljust(64, "0")[:64]
+    return Manifest(
+        schema=1,
+        name=name,
+        task=task or name,
+        precision="fp32",
+        inputs=("image",),
+        outputs=("logits",),
+        values=(
+            Value("image", "FP32", (3, 8, 8)),
+            Value("features", "FP32", (4,)),
+            Value("logits", "FP32", (2,)),
+        ),
+        steps=(
+            Step(backbone, ("image",), ("features",)),
+            Step(head, ("features",), ("logits",)),
+        ),
+        whole_bytes=100,
+        preprocess=Preprocess(8, 8) if images else None,
+        max_rows=max_rows,
+        labels=("no", "yes"),
+        accuracy=None if accuracy is None else Accuracy("top1", accuracy, 0.5, 10),
+    )
+
+
+def catalog(*manifests: Manifest) -> Catalog:
+    models = manifests or (manifest("flowers"), manifest("food"))
+    blocks = {step.block: 10 for model in models for step in model.steps}
+    return Catalog({model.name: model for model in models}, blocks)
+
+
+def infer(
+    id: str = "r1",
+    *tasks: str,
+    datatype: str = "BYTES",
+    shape: tuple[int, ...] = (1,),
+    parameters: wire.InferParameters | None = None,
+    top_k: int | None = None,
+) -> wire.Infer:
+    return wire.Infer(
+        id=id,
+        inputs=(wire.InputTensor("image", datatype, shape),),  # type: ignore[arg-type]
+        outputs=tuple(
+            wire.RequestedOutput(task, wire.OutputParameters(classification=top_k))
+            for task in tasks or ("flowers",)
+        ),
+        parameters=parameters or wire.InferParameters(),
+    )
+
+
+class Bench:
+    """A front between two lists: what clients and worker got, and their messages by hand."""
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        models: Catalog | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.sent: list[tuple[bytes, wire.Reply]] = []
+        self.worker: list[link.ToWorker] = []
+        self.payloads: list[Sequence[wire.Buffer]] = []
+        self.gone: set[bytes] = set()
+        self.now = 0.0
+        self.front = Front(
+            config or Config(), models or catalog(), self, started_at=0.0, recorder=recorder
+        )
+
+    def to_client(self, routing_id: bytes, frames: wire.Frames) -> bool:
+        if routing_id in self.gone:
+            return False
+        self.sent.append((routing_id, wire.decode_reply(frames)))
+        return True
+
+    def to_worker(self, frames: Sequence[wire.Buffer]) -> None:
+        self.worker.append(link.decode_to_worker(bytes(frames[0])))
+        self.payloads.append(frames[1:])
+
+    def worker_is_ready(self) -> None:
+        ready = link.Ready("fake", "nothing", False, (), (), (), {}, 0, 0)
+        self.front.on_worker(ready, (), self.now)
+
+    def ask(
+        self,
+        header: wire.RequestHeader,
+        payload: Sequence[bytes] = (b"jpeg",),
+        client: bytes = CLIENT,
+    ) -> None:
+        frames = wire.encode_request(header, payload if isinstance(header, wire.Infer) else ())
+        self.front.on_request(client, frames, self.now)
+
+    def reply(self) -> wire.Reply:
+        """The one reply since the last call."""
+        ((_, reply),) = self.sent
+        self.sent.clear()
+        return reply
+
+    def finish(self) -> None:
+        """Play a worker until it has nothing to do: each output tensor is the model's name."""
+        while self.worker:
+            orders, self.worker = self.worker, []
+            for order in orders:
+                if isinstance(order, link.Prepare):
+                    self.front.on_worker(link.Prepared(order.rid, 1000), (), self.now)
+                elif isinstance(order, link.Run):
+                    self.front.on_worker(*batch_done(order), self.now)
+
+
+def batch_done(run: link.Run) -> tuple[link.BatchDone, list[bytes]]:
+    answers, tensors = [], []
+    for member in run.members:
+        for model in member.models:
+            raw = model.encode().ljust(8)[:8]
+            output = link.Output("logits", "UINT8", (len(raw),))
+            answers.append(link.Answer(member.rid, model, (output,)))
+            tensors.append(raw)
+    return link.BatchDone(run.batch, 2000, 100, (), tuple(answers)), tensors

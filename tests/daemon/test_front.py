@@ -1,0 +1,315 @@
+"""What the front makes of messages, without sockets and without a worker."""
+
+from __future__ import annotations
+
+import io
+
+import msgspec
+import pytest
+
+from edged import wire
+from edged.config import Config
+from edged.core.scheduler import Settings
+from edged.daemon.recording import Mismatch, Recorder, replay
+from edged.device import link
+from edged.errors import Code, InvalidArgument
+from edged.manifest import Preprocess
+from tests.daemon.samples import OTHER_BACKBONE, Bench, batch_done, catalog, infer, manifest
+
+
+@pytest.fixture
+def bench() -> Bench:
+    ready = Bench()
+    ready.worker_is_ready()
+    return ready
+
+
+def test_a_request_for_two_tasks_is_one_answer_in_the_order_asked(bench):
+    bench.ask(infer("r1", "food", "flowers"))
+    (prepare,) = bench.worker
+    assert prepare.inputs[0].kind == "encoded"
+    assert [ask.model for ask in prepare.asks] == ["food", "flowers"]
+    assert bench.payloads == [[b"jpeg"]]
+    bench.finish()
+    reply = bench.reply()
+    assert reply.header.id == "r1"
+    assert [output.name for output in reply.header.outputs] == ["food", "flowers"]
+    assert [bytes(raw).strip() for raw in reply.payload] == [b"food", b"flowers"]
+    assert reply.header.parameters.compute_infer_us == 2000
+    assert reply.header.parameters.batch_size == 1
+    assert reply.header.parameters.tier == "edge"
+
+
+def test_tasks_of_two_backbones_come_back_together():
+    bench = Bench(models=catalog(manifest("a"), manifest("b", backbone=OTHER_BACKBONE)))
+    bench.worker_is_ready()
+    bench.ask(infer("r1", "a", "b"))
+    bench.finish()
+    assert [bytes(raw).strip() for raw in bench.reply().payload] == [b"a", b"b"]
+
+
+def test_classes_come_without_a_tensor(bench):
+    bench.ask(infer("r1", "flowers", top_k=1))
+    bench.worker.clear()
+    bench.front.on_worker(link.Prepared(1, 0), (), 0.0)
+    (run,) = bench.worker
+    best = ((link.Class(1, 0.9, "yes"),),)
+    output = link.Output("logits", "FP32", (1, 2), best)
+    done = link.BatchDone(run.batch, 0, 0, (), (link.Answer(1, "flowers", (output,)),))
+    bench.front.on_worker(done, (), 0.0)
+    reply = bench.reply()
+    assert reply.payload == ()
+    assert reply.header.outputs[0].classification == ((wire.Class(1, 0.9, "yes"),),)
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "code", "says"),
+    [
+        (infer("r1", "birds"), 1, "NOT_FOUND", "flowers, food"),
+        (
+            infer("r1", parameters=wire.InferParameters(priority=9)),
+            1,
+            "RESOURCE_EXHAUSTED",
+            "priority",
+        ),
+        (infer("r1", shape=(9,)), 9, "RESOURCE_EXHAUSTED", "9 rows"),
+        (wire.ModelMetadata("r1", "birds"), 0, "NOT_FOUND", "birds"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_with_the_reason(bench, header, rows, code, says):
+    bench.ask(header, (b"jpeg",) * rows)
+    reply = bench.reply().header
+    assert (reply.id, reply.code) == ("r1", code)
+    assert says in reply.error
+
+
+def test_hostile_frames_are_answered_and_the_next_request_is_unharmed(bench):
+    for frames in (
+        [],
+        [b""],
+        [b"EDG1\x01"],
+        [b"EDG1\x01", b"\xdd\xff\xff\xff\xff"],
+        [b"EDG9\x01", b""],
+    ):
+        bench.front.on_request(b"someone", frames, 0.0)
+    codes = [reply.header.code for _, reply in bench.sent]
+    assert codes == ["INVALID_ARG", "INVALID_ARG", "INVALID_ARG", "INVALID_ARG", "UNSUPPORTED"]
+    bench.sent.clear()
+    bench.ask(infer())
+    bench.finish()
+    assert bench.reply().header.id == "r1"
+
+
+def test_a_retry_of_an_open_request_is_answered_once(bench):
+    bench.ask(infer("r1"))
+    bench.ask(infer("r1"))
+    bench.finish()
+    assert bench.reply().header.id == "r1"
+
+
+def test_two_clients_may_use_the_same_id(bench):
+    bench.ask(infer("r1"), client=b"one")
+    bench.ask(infer("r1"), client=b"two")
+    bench.finish()
+    assert sorted(routing_id for routing_id, _ in bench.sent) == [b"one", b"two"]
+
+
+def test_a_client_may_have_only_so_many_requests_open():
+    bench = Bench(Config(limits=wire.Limits(max_in_flight=2)))
+    for id in ("r1", "r2", "r3"):
+        bench.ask(infer(id))
+    header = bench.reply().header
+    assert (header.id, header.code) == ("r3", "RESOURCE_EXHAUSTED")
+
+
+def test_a_bad_image_is_refused_alone(bench):
+    bench.ask(infer("r1"))
+    bench.ask(infer("r2"))
+    failed = link.PrepareFailed(1, Code.INVALID_ARG, "row 0 is not a JPEG or PNG")
+    bench.front.on_worker(failed, (), 0.0)
+    header = bench.reply().header
+    assert (header.id, header.code) == ("r1", "INVALID_ARG")
+    bench.worker = [order for order in bench.worker if order.rid != 1]
+    bench.finish()
+    assert bench.reply().header.id == "r2"
+
+
+def test_when_the_worker_dies_its_requests_run_again_with_their_payload(bench):
+    bench.ask(infer("r1"))
+    bench.worker.clear()
+    bench.front.on_worker_lost("killed", 0.0)
+    bench.ask(wire.ServerReady("q"))
+    assert bench.reply().header == wire.ReadyReply("q", False, "RECOVERING", "killed")
+    bench.payloads.clear()
+    bench.worker_is_ready()
+    assert bench.payloads == [[b"jpeg"]]
+    bench.finish()
+    assert bench.reply().header.id == "r1"
+
+
+def test_results_of_a_dead_worker_are_not_mixed_with_those_of_the_next():
+    bench = Bench(models=catalog(manifest("a"), manifest("b", backbone=OTHER_BACKBONE)))
+    bench.worker_is_ready()
+    bench.ask(infer("r1", "a", "b"))
+    bench.worker.clear()
+    bench.front.on_worker(link.Prepared(1, 0), (), 0.0)
+    bench.front.on_worker(*batch_done(bench.worker.pop()), 0.0)  # of a; b runs
+    bench.front.on_worker_lost("killed", 0.0)
+    bench.worker.clear()
+    bench.worker_is_ready()
+    bench.finish()
+    assert len(bench.reply().payload) == 2
+
+
+def test_cancel_answers_both(bench):
+    bench.ask(infer("r1"))
+    bench.ask(wire.Cancel("c", "r1"))
+    bench.ask(wire.Cancel("d", "never"))
+    headers = [reply.header for _, reply in bench.sent]
+    assert headers[0].code == "CANCELLED"
+    assert headers[1:] == [wire.CancelReply("c", True), wire.CancelReply("d", False)]
+
+
+def test_a_relative_timeout_counts_from_receipt(bench):
+    bench.now = 100.0
+    bench.ask(infer("r1", parameters=wire.InferParameters(timeout=250_000)))
+    assert bench.front.wakeup_at() == pytest.approx(100.25)
+    bench.front.on_woke(100.25)
+    assert bench.reply().header.code == "DEADLINE_EXCEEDED"
+
+
+def test_priority_one_goes_before_the_default():
+    bench = Bench()
+    for id, priority in (("low", 3), ("default", 0), ("high", 1)):
+        bench.ask(infer(id, parameters=wire.InferParameters(priority=priority)))
+    bench.worker_is_ready()
+    assert [order.rid for order in bench.worker] == [3, 2, 1]
+
+
+def test_a_client_that_cannot_be_reached_loses_its_other_requests(bench):
+    bench.ask(infer("r1"))
+    bench.ask(infer("r2"))
+    bench.gone.add(b"client-1")
+    bench.finish()
+    assert bench.sent == []
+    assert bench.front.open_requests == 0
+
+
+def test_a_client_that_pinged_and_fell_silent_is_dropped():
+    bench = Bench(Config())
+    bench.ask(wire.Ping("p"))
+    bench.ask(infer("r1"))
+    bench.ask(infer("r2"), client=b"never pings")
+    bench.front.on_sweep(9.0)
+    assert bench.front.open_requests == 2
+    bench.front.on_sweep(11.0)
+    assert bench.front.open_requests == 1
+
+
+def test_draining_refuses_new_requests_and_ends_when_the_old_are_answered(bench):
+    bench.ask(infer("r1"))
+    bench.front.on_drain(0.0)
+    assert not bench.front.drained
+    bench.ask(infer("r2"))
+    assert bench.reply().header.code == "UNAVAILABLE"
+    bench.finish()
+    assert bench.reply().header.id == "r1"
+    assert bench.front.drained
+
+
+def test_the_most_accurate_model_of_a_task_is_its_default():
+    models = catalog(
+        manifest("small", task="flowers", accuracy=0.8),
+        manifest("large", task="flowers", accuracy=0.9),
+    )
+    bench = Bench(models=models)
+    bench.worker_is_ready()
+    bench.ask(infer("r1", "flowers"))
+    bench.finish()
+    assert bench.reply().header.outputs[0].model == "large"
+    wanted = wire.RequestedOutput("flowers", wire.OutputParameters(model="small"))
+    bench.ask(msgspec.structs.replace(infer("r2"), outputs=(wanted,)))
+    bench.finish()
+    assert bench.reply().header.outputs[0].model == "small"
+
+
+def test_a_model_with_a_fixed_batch_never_shares_one():
+    bench = Bench(models=catalog(manifest("a", max_rows=1), manifest("b", max_rows=1)))
+    for id, task in (("r1", "a"), ("r2", "b"), ("r3", "a")):
+        bench.ask(infer(id, task))
+    bench.worker_is_ready()
+    bench.finish()
+    assert {reply.header.parameters.batch_size for _, reply in bench.sent} == {1}
+    bench.sent.clear()
+    bench.ask(infer("r4", "a", shape=(2,)), (b"x", b"y"))
+    assert bench.reply().header.code == "UNSUPPORTED"
+
+
+def test_an_image_for_a_task_that_takes_tensors_is_refused_with_the_signature():
+    bench = Bench(models=catalog(manifest("signal", images=False)))
+    bench.ask(infer("r1", "signal"))
+    assert "image FP32 [rows, 3, 8, 8]" in bench.reply().header.error
+
+
+def test_pixels_and_tensors_are_told_apart(bench):
+    bench.ask(infer("r1", datatype="UINT8", shape=(1, 4, 4, 3)), (bytes(48),))
+    bench.ask(infer("r2", datatype="FP32", shape=(1, 3, 8, 8)), (bytes(768),))
+    assert [order.inputs[0].kind for order in bench.worker] == ["pixels", "tensor"]
+
+
+def test_metadata_tells_all_that_a_client_needs(bench):
+    bench.ask(wire.ModelMetadata("m", "flowers"))
+    header = bench.reply().header
+    assert header.inputs == (wire.TensorMetadata("image", "FP32", (-1, 3, 8, 8)),)
+    assert header.labels == ("no", "yes")
+    assert msgspec.convert(header.preprocess, Preprocess) == Preprocess(8, 8)
+    bench.ask(wire.ServerMetadata("s"))
+    assert bench.reply().header.limits.max_rows == Settings().max_batch_rows
+    bench.ask(wire.RepositoryIndex("i"))
+    assert [
+        (m.name, m.state, m.total_bytes, m.shared_bytes) for m in bench.reply().header.models
+    ] == [("flowers", "READY", 20, 10), ("food", "READY", 20, 10)]
+
+
+def test_statistics_wait_for_the_workers_figures(bench):
+    for id, task in (("r1", "flowers"), ("r2", "food"), ("r3", "flowers")):
+        bench.ask(infer(id, task))
+    bench.finish()
+    bench.sent.clear()
+    bench.ask(wire.Statistics("s"))
+    assert bench.sent == []
+    bench.front.on_worker(link.Memory(1, 7, 8, 9), (), 1.0)
+    header = bench.reply().header
+    assert {task.name: task.inference_count for task in header.tasks} == {"flowers": 2, "food": 1}
+    assert [(b.rows, b.count, b.mixed) for b in header.batches] == [(1, 1, 0), (2, 1, 1)]
+    assert header.memory["worker_pss_bytes"] == 7
+
+
+def test_statistics_are_there_without_a_worker():
+    bench = Bench()
+    bench.ask(infer("r1"))
+    bench.ask(wire.Statistics("s"))
+    header = bench.reply().header
+    assert (header.server.state, header.server.queued) == ("STARTING", 1)
+    assert "worker_pss_bytes" not in header.memory
+
+
+def test_a_recorded_run_replays_to_the_same_decisions(tmp_path):
+    file = io.StringIO()
+    bench = Bench(recorder=Recorder(file, Settings()))
+    bench.ask(infer("r1", "flowers"))
+    bench.worker_is_ready()
+    bench.ask(infer("r2", "food"))
+    bench.ask(infer("r3", "flowers", "food"), client=b"two")
+    bench.finish()
+    bench.front.on_drain(1.0)
+    path = tmp_path / "run.jsonl"
+    path.write_text(file.getvalue())
+    assert replay(path) == len(file.getvalue().splitlines()) - 1
+
+    path.write_text(file.getvalue().replace('"batch":2', '"batch":3'))
+    with pytest.raises(Mismatch, match="line"):
+        replay(path)
+    path.write_text("{}\n")
+    with pytest.raises(InvalidArgument, match="not a recording"):
+        replay(path)

@@ -1,0 +1,52 @@
+"""The configuration: what is refused, and that it says where."""
+
+from __future__ import annotations
+
+import pytest
+
+from edged.config import Config, decode, read
+from edged.errors import ConfigError
+
+
+def test_an_empty_file_is_all_defaults():
+    assert decode(b"") == Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[scheduler]\nmax_batch_rowz = 4", "max_batch_rowz"),
+        ("[scheduler]\nmax_batch_rows = 'four'", "$.scheduler.max_batch_rows"),
+        ("[scheduler]\nmax_batch_rows = 0", "scheduler.max_batch_rows is 0"),
+        ("[scheduler]\npolicy = 'clever'", "work-conserving"),
+        ("[scheduler]\nstaging_rows = 2", "staging_rows is 2"),
+        ("[server]\ndefault_timeout_s = nan", "default_timeout_s is nan"),
+        ("[server]\ndefault_level = 3", "default_level is 3"),
+        ("[server]\nendpoints = []", "endpoints is empty"),
+        ("[server]\nendpoints = ['udp://x']", "udp://x"),
+        ("[server]\nendpoints = ['tcp://0.0.0.0:5555']", "allow_plain_tcp"),
+        ("[server]\nsocket_mode = 'rw'", "octal"),
+        ("[device]\nthreads = -1", "device.threads is -1"),
+        ("[limits]\nmax_rows = -3", "limits.max_rows is -3"),
+        ("store = ", "line 1"),
+    ],
+)
+def test_a_mistake_is_named(text, says):
+    with pytest.raises(ConfigError, match=says.replace("$", r"\$")):
+        decode(text.encode())
+
+
+def test_a_file_is_named_too(tmp_path):
+    with pytest.raises(ConfigError, match="missing.toml"):
+        read(tmp_path / "missing.toml")
+    path = tmp_path / "edged.toml"
+    path.write_text("colour = 'red'")
+    with pytest.raises(ConfigError, match=r"edged\.toml.*colour"):
+        read(path)
+
+
+def test_published_limits_follow_the_scheduler():
+    limits = decode(
+        b"[scheduler]\nmax_batch_rows = 2\nstaging_rows = 4\nlevels = 2"
+    ).published_limits()
+    assert (limits.max_rows, limits.max_priority) == (2, 2)
