@@ -1,16 +1,16 @@
 """The exception tree of `edged`. Every error knows the code that goes over the wire.
 
-    EdgedError                    INTERNAL            a bug or a broken device; the default
-    ├── InvalidArgument           INVALID_ARG         the caller's input is wrong: say what and how to mend it
-    │   ├── ConfigError                               ... in a configuration file; names the path of the key
-    │   └── PlanError                                 ... in an instance of a planner; names the field
-    ├── NotFound                  NOT_FOUND           no such task, model, block or file
-    ├── Unsupported               UNSUPPORTED         well formed, but this build or model cannot do it
-    ├── Unavailable               UNAVAILABLE         not now: starting, draining, queue full; try again later
-    ├── ResourceExhausted         RESOURCE_EXHAUSTED  over a published limit or the memory budget
-    ├── DeadlineExceeded          DEADLINE_EXCEEDED   the time-out passed, or cannot be met any more
-    ├── Cancelled                 CANCELLED           the caller took the request back
-    └── StoreError                INTERNAL            the store on disk is damaged or of another version
+    EdgedError               INTERNAL            a bug or a broken device; the default
+    ├── InvalidArgument      INVALID_ARG         the input is wrong: say what, and how to mend it
+    │   ├── ConfigError                          ... in a configuration; names the path of the key
+    │   └── PlanError                            ... in a planner's instance; names the field
+    ├── NotFound             NOT_FOUND           no such task, model, block or file
+    ├── Unsupported          UNSUPPORTED         well formed, but this build or model cannot do it
+    ├── Unavailable          UNAVAILABLE         not now (starting, draining, full): try again later
+    ├── ResourceExhausted    RESOURCE_EXHAUSTED  over a published limit or the memory budget
+    ├── DeadlineExceeded     DEADLINE_EXCEEDED   the time-out passed, or cannot be met any more
+    ├── Cancelled            CANCELLED           the caller took the request back
+    └── StoreError           INTERNAL            the store on disk is damaged or of another version
 
 A message is one line: what was wrong, then what to do about it.
 """
