@@ -84,20 +84,23 @@ def decode_request(frames: Sequence[Buffer], limits: Limits) -> Request:
         raw = _unpack(frames[1], MAX_REQUEST_ITEMS)
         header = _convert(raw, _header_type(number, REQUESTS), "request header")
         payload = tuple(frames[2:])
-        if isinstance(header, Infer):
-            check_infer(header, payload, limits)
-        elif payload:
-            raise InvalidArgument(
-                f"{len(payload)} payload frames follow a header that takes none: send two frames"
-            )
+        _check_payload(header, payload, limits)
     except EdgedError as error:
         raise BadRequest(error, _readable_id(raw)) from error
     return Request(header, payload)
 
 
 def encode_request(header: RequestHeader, payload: Sequence[Buffer] = ()) -> Frames:
-    """The frames of a request. Nothing is checked but types: see `check_infer`."""
+    """The frames of a request, unchecked: see `check_request`."""
     return [_FIRST_FRAMES[type(header)], _encoder.encode(header), *payload]
+
+
+def check_request(header: RequestHeader, payload: Sequence[Buffer], limits: Limits) -> None:
+    """What the daemon will check, before anything is sent: raises as `decode_request` does, but
+    InvalidArgument and ResourceExhausted themselves.
+    """
+    _check_size(encode_request(header, payload), limits)
+    _check_payload(header, payload, limits)
 
 
 def by_input(
@@ -108,18 +111,19 @@ def by_input(
     return tuple(tuple(islice(frames, _frames_of(tensor))) for tensor in inputs)
 
 
-def check_infer(header: Infer, payload: Sequence[Buffer], limits: Limits) -> None:
-    """Raise InvalidArgument or ResourceExhausted unless header and payload agree with each other
-    and with `limits`. Both ends use it: the client before it sends, the daemon on what it got.
-    """
+def _check_payload(header: RequestHeader, payload: Sequence[Buffer], limits: Limits) -> None:
+    if not isinstance(header, Infer):
+        if payload:
+            raise InvalidArgument(
+                f"{len(payload)} payload frames follow a header that takes none: send two frames"
+            )
+        return
     _check_counts(header, limits)
     _check_unique("input", [tensor.name for tensor in header.inputs])
     _check_unique("output", [(o.name, o.parameters.model or "") for o in header.outputs])
-    rows = header.inputs[0].shape[0]
-    expected = 0
     for tensor in header.inputs:
-        _check_shape(tensor, rows, limits)
-        expected += _frames_of(tensor)
+        _check_shape(tensor, header.inputs[0].shape[0], limits)
+    expected = sum(map(_frames_of, header.inputs))
     if len(payload) != expected:
         raise InvalidArgument(
             f"{len(payload)} payload frames for inputs that take {expected}: "
@@ -206,6 +210,11 @@ def encode_reply(header: ReplyHeader, payload: Sequence[Buffer] = ()) -> Frames:
     return [_FIRST_FRAMES[type(header)], _encoder.encode(header), *payload]
 
 
+def reply_type(header: RequestHeader) -> type[ReplyHeader]:
+    """What answers `header`, if it is not an ErrorReply."""
+    return _REPLY_TYPES[type(header)]
+
+
 def encode_error(error: EdgedError, id: str | None) -> Frames:
     """The frames of the one error shape. `id` is that of the request, where it is known."""
     after_s = error.retry_after_s
@@ -247,6 +256,7 @@ def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None
 # --- both ways ----------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
+_REPLY_TYPES = {request: REPLIES[op] for op, request in REQUESTS.items()}
 _FIRST_FRAMES: dict[type, bytes] = {
     cls: MAGIC + bytes([op]) for table in (REQUESTS, REPLIES) for op, cls in table.items()
 }

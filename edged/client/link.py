@@ -1,0 +1,92 @@
+"""The client's end of a ZeroMQ connection: its options, and what its monitor says. No protocol."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from edged.errors import InvalidArgument
+
+_ENDPOINT = re.compile(r"ipc://.+|tcp://(\[[0-9A-Fa-f:.%\w]+\]|[^:/\s]+):\d{1,5}")
+
+_OPTIONS = {
+    # A request is handed to ZeroMQ only when the connection stands; until then, and when it
+    # breaks, it is the session's, which knows its deadline and how often it may be sent.
+    zmq.IMMEDIATE: 1,
+    zmq.RECONNECT_IVL: 100,  # ms
+    zmq.RECONNECT_IVL_MAX: 2_000,
+    zmq.HEARTBEAT_IVL: 2_000,  # ms; a peer that vanished without a word is noticed
+    zmq.HEARTBEAT_TIMEOUT: 6_000,
+    zmq.IPV6: 1,
+    zmq.LINGER: 200,  # ms at close, for a last CANCEL
+}
+
+_EVENTS: int = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+
+
+class Link(Enum):
+    """What has become of the connection."""
+
+    UP = auto()
+    DOWN = auto()
+
+
+def checked_endpoint(endpoint: str) -> str:
+    """`endpoint` if a client can connect to it, else InvalidArgument."""
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise InvalidArgument(f"endpoint {endpoint!r}: give ipc:///path/of.sock or tcp://host:port")
+    return endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A DEALER, the monitor that tells of its connection, and the context of both.
+
+    All three are of the plain or of the asyncio kind, as the context was.
+    """
+
+    context: zmq.Context[Any]
+    socket: Any
+    monitor: Any
+
+    def can_write(self) -> bool:
+        """Whether a message would be taken at once."""
+        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self.socket.close()
+        self.context.term()
+
+
+def connect(context: zmq.Context[Any], endpoint: str) -> Connection:
+    """Connect to `endpoint`, where nobody needs to be yet. Takes over the context.
+
+    The routing id is the same on every reconnection, so that the daemon knows a request that
+    comes again as one it has.
+    """
+    socket = context.socket(zmq.DEALER)
+    for option, value in _OPTIONS.items():
+        socket.setsockopt(option, value)
+    # ZeroMQ gives ids that begin with 0x00 to peers who choose none.
+    socket.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(15))
+    connection = Connection(context, socket, socket.get_monitor_socket(_EVENTS))
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        connection.close()
+        raise InvalidArgument(f"endpoint {endpoint}: {error.strerror}") from error
+    return connection
+
+
+def link_event(frames: Sequence[bytes]) -> Link:
+    """What a message of the monitor says."""
+    event = parse_monitor_message(list(frames))["event"]
+    return Link.UP if event == zmq.EVENT_HANDSHAKE_SUCCEEDED else Link.DOWN

@@ -1,0 +1,124 @@
+"""What a caller hands to `infer`, turned into a request header and payload frames. No I/O but
+reading the image files that the caller names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edged import wire
+from edged.client.session import Call, Session, positive_s
+from edged.client.tensors import to_wire
+from edged.errors import InvalidArgument, NotFound
+
+Image: TypeAlias = "bytes | os.PathLike[str] | NDArray[np.uint8]"
+"""A JPEG or PNG file (its bytes or its path), or decoded RGB pixels of shape (height, width, 3)."""
+
+Inputs: TypeAlias = "Image | Sequence[Image] | Mapping[str, NDArray[Any]]"
+"""One image; several, all files or all pixels of one size; or tensors by name, (rows, ...)."""
+
+Tasks: TypeAlias = "str | Sequence[str | wire.RequestedOutput]"
+
+
+class Options(TypedDict, total=False):
+    """What can be said of any inference.
+
+    top_k       the best k classes of each row, with labels; without it the raw output tensor
+    softmax     scores as probabilities; without it as the model gives them
+    timeout_s   seconds for everything: waiting, sending again, the daemon's work
+    priority    1 is the highest; 0 the daemon's default
+    stream      newer requests of a stream replace older ones that still wait (latest frame)
+    """
+
+    top_k: int | None
+    softmax: bool
+    timeout_s: float | None
+    priority: int
+    stream: str | None
+
+
+def submit_infer(
+    session: Session,
+    inputs: Inputs,
+    tasks: Tasks,
+    *,
+    now: float,
+    default_timeout_s: float,
+    timeout_s: float | None = None,
+    top_k: int | None = None,
+    softmax: bool = False,
+    priority: int = 0,
+    stream: str | None = None,
+) -> Call:
+    """Queue an inference. Raises InvalidArgument, ResourceExhausted, or NotFound for a file.
+
+    `top_k` and `softmax` hold for tasks given by name; a `wire.RequestedOutput` brings its own.
+    """
+    how = wire.OutputParameters(classification=top_k, softmax=softmax)
+    wanted = [tasks] if isinstance(tasks, str) else tasks
+    outputs = tuple(wire.RequestedOutput(t, how) if isinstance(t, str) else t for t in wanted)
+    if not outputs:
+        raise InvalidArgument("no task is asked for: name at least one")
+    tensors, payload = _tensors(inputs)
+    parameters = wire.InferParameters(priority=priority, stream=stream)
+    header = wire.Infer(session.next_id(), tensors, outputs, parameters)
+    timeout_s = default_timeout_s if timeout_s is None else positive_s(timeout_s, "timeout_s")
+    return session.submit(header, payload, timeout_s=timeout_s, now=now)
+
+
+def _tensors(inputs: Inputs) -> tuple[tuple[wire.InputTensor, ...], tuple[bytes, ...]]:
+    if isinstance(inputs, Mapping):
+        if not inputs:
+            raise InvalidArgument("no input is given: name at least one tensor")
+        pairs = [to_wire(name, _with_rows(name, array)) for name, array in inputs.items()]
+        return tuple(tensor for tensor, _ in pairs), tuple(frame for _, frame in pairs)
+    images: Sequence[Any] = inputs if isinstance(inputs, list | tuple) else [inputs]
+    if not images:
+        raise InvalidArgument("no image is given: give at least one")
+    if all(isinstance(image, np.ndarray) for image in images):
+        tensor, frame = to_wire("image", _stack(images))
+        return (tensor,), (frame,)
+    return (wire.InputTensor("image", "BYTES", (len(images),)),), tuple(map(_file, images))
+
+
+def _with_rows(name: str, array: Any) -> NDArray[Any]:
+    if not isinstance(array, np.ndarray) or not array.ndim or not array.size:
+        raise InvalidArgument(f"input {name!r} is not an array of shape (rows, ...), or is empty")
+    return array
+
+
+def _stack(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    first = images[0]
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise InvalidArgument(
+                f"an image of type {image.dtype} and shape {image.shape}: decoded images are uint8 "
+                '(height, width, 3); give a model\'s own input as {"name": array}'
+            )
+        if image.shape != first.shape:
+            raise InvalidArgument(
+                f"images of shapes {first.shape} and {image.shape}: decoded images of one request "
+                "have one size; send one request for each"
+            )
+    return np.stack(images)
+
+
+def _file(image: Any) -> bytes:
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if not isinstance(image, os.PathLike):
+        raise InvalidArgument(
+            f"an image of type {type(image).__name__}: give the bytes of a JPEG or PNG file, a "
+            "pathlib.Path, or all images as arrays"
+        )
+    try:
+        return Path(image).read_bytes()
+    except FileNotFoundError as error:
+        raise NotFound(f"{image}: no such file") from error
+    except OSError as error:
+        raise InvalidArgument(f"{image}: cannot be read: {error.strerror}") from error

@@ -1,0 +1,327 @@
+"""The blocking client: a driver of `Session` with one socket, used by one thread.
+
+While a method waits for its own answer it also takes in the others', so several requests can be
+out at a time (`submit`, `infer_many`) without threads.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+import zmq
+
+from edged import wire
+from edged.client.link import Connection, Link, checked_endpoint, connect, link_event
+from edged.client.requests import Inputs, Options, Tasks, submit_infer
+from edged.client.results import Result, reply_of, result_of
+from edged.client.session import Call, Retry, Session, positive_s
+from edged.errors import Cancelled, EdgedError, InvalidArgument
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+R = TypeVar("R")
+
+
+class Pending:
+    """An inference that was submitted; `result()` waits for it."""
+
+    def __init__(self, client: Client, call: Call) -> None:
+        self._client = client
+        self._call = call
+
+    @property
+    def id(self) -> str:
+        return self._call.id
+
+    def done(self) -> bool:
+        """Whether `result()` returns at once. Looks, does not wait."""
+        self._client._turn(wait_s=0.0)
+        return self._call.outcome is not None
+
+    def result(self) -> Result:
+        """The result. Raises the coded error that the request ended with."""
+        self._client._wait(self._call)
+        return result_of(self._call)
+
+    def cancel(self) -> bool:
+        """Take the request back. True: `result()` raises Cancelled. False: it was too late."""
+        return self._client._cancel(self._call)
+
+
+class Client:
+    """A connection to a daemon.
+
+        with Client("ipc:///run/edged/edged.sock") as client:
+            result = client.infer(Path("rose.jpg"), ["flowers", "food"], top_k=3)
+            print(result["flowers"].classes[0][0].label)
+
+    Survives restarts of the daemon. Every method raises a coded error of `edged.errors`, at the
+    latest after its time-out. One thread uses a client; open one for each thread.
+    """
+
+    def __init__(
+        self,
+        endpoint: str = wire.DEFAULT_ENDPOINT,
+        *,
+        timeout_s: float = 30.0,
+        connect_timeout_s: float = 5.0,
+        retry: Retry = Retry(),  # noqa: B008 a frozen value
+    ) -> None:
+        self._endpoint = checked_endpoint(endpoint)
+        self._timeout_s = positive_s(timeout_s, "timeout_s")
+        self._connect_timeout_s = positive_s(connect_timeout_s, "connect_timeout_s")
+        self._session = Session(endpoint, retry, random.random)
+        self._connection: Connection | None = None
+        self._thread = 0
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def connect(self) -> Client:
+        """Connect and hear the daemon's limits. Raises Unavailable when no daemon answers."""
+        if self._connection is not None:
+            raise InvalidArgument("the client is connected already: connect it once")
+        self._connection = connect(zmq.Context(), self._endpoint)
+        self._thread = threading.get_ident()
+        try:
+            now = time.monotonic()
+            reply_of(self._wait(self._session.hello(timeout_s=self._connect_timeout_s, now=now)))
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Leave. Requests that are out are taken back. Closing twice does no harm."""
+        if self._connection is None:
+            return
+        for call in self._session.calls():
+            self._session.abandon(call, time.monotonic())
+        self._send(self._connection)
+        self._connection.close()
+        self._connection = None
+
+    def __enter__(self) -> Client:
+        return self.connect()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- inference ----------------------------------------------------------------------------
+
+    def infer(self, inputs: Inputs, tasks: Tasks, **options: Unpack[Options]) -> Result:
+        """Do `tasks` on the rows of `inputs`. Raises the coded error of a failure.
+
+        inputs   one image or several (JPEG or PNG bytes or paths; uint8 RGB arrays of shape
+                 (height, width, 3)), or the model's own tensors by name, of shape (rows, ...)
+        tasks    names; or `wire.RequestedOutput`s, to ask for each in another way
+        options  see `Options`
+        """
+        pending = self.submit(inputs, tasks, **options)
+        try:
+            return pending.result()
+        finally:  # an interrupt must not leave the daemon at work
+            self._session.abandon(pending._call, time.monotonic())
+
+    def submit(self, inputs: Inputs, tasks: Tasks, **options: Unpack[Options]) -> Pending:
+        """As `infer`, but returns at once."""
+        call = submit_infer(
+            self._session,
+            inputs,
+            tasks,
+            now=time.monotonic(),
+            default_timeout_s=self._timeout_s,
+            **options,
+        )
+        self._turn(wait_s=0.0)
+        return Pending(self, call)
+
+    @overload
+    def infer_many(
+        self,
+        many: Iterable[Inputs],
+        tasks: Tasks,
+        *,
+        in_flight: int = ...,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[Options],
+    ) -> Iterator[Result]: ...
+
+    @overload
+    def infer_many(
+        self,
+        many: Iterable[Inputs],
+        tasks: Tasks,
+        *,
+        in_flight: int = ...,
+        return_exceptions: bool,
+        **options: Unpack[Options],
+    ) -> Iterator[Result | EdgedError]: ...
+
+    def infer_many(
+        self,
+        many: Iterable[Inputs],
+        tasks: Tasks,
+        *,
+        in_flight: int = 16,
+        return_exceptions: bool = False,
+        **options: Unpack[Options],
+    ) -> Iterator[Result | EdgedError]:
+        """`infer` for each of `many`, at most `in_flight` at a time, in their order.
+
+        An error is raised at its place, which ends the iteration; with `return_exceptions` it is
+        yielded there instead. Ending the iteration early takes back what is out.
+        """
+        window: deque[Pending | EdgedError] = deque()
+        source = iter(many)
+        try:
+            while True:
+                for inputs in islice(source, in_flight - len(window)):
+                    window.append(self._submit_or_error(inputs, tasks, options))
+                if not window:
+                    return
+                outcome = _outcome(window[0])
+                window.popleft()
+                if isinstance(outcome, EdgedError) and not return_exceptions:
+                    raise outcome
+                yield outcome
+        finally:
+            for pending in window:
+                if isinstance(pending, Pending):
+                    self._session.abandon(pending._call, time.monotonic())
+
+    # --- questions ----------------------------------------------------------------------------
+
+    def live(self) -> bool:
+        """Whether the daemon's front answers."""
+        return self._ask(wire.LiveReply, wire.ServerLive).live
+
+    def ready(self) -> wire.ReadyReply:
+        """Whether it takes requests, and if not, why."""
+        return self._ask(wire.ReadyReply, wire.ServerReady)
+
+    def metadata(self) -> wire.ServerMetadataReply:
+        """Version, extensions, limits."""
+        return self._ask(wire.ServerMetadataReply, wire.ServerMetadata)
+
+    def models(self, *, ready: bool = False) -> tuple[wire.ModelState, ...]:
+        """The models of the repository, or only those that can be used now."""
+        return self._ask(wire.RepositoryIndexReply, wire.RepositoryIndex, ready).models
+
+    def model(self, name: str) -> wire.ModelMetadataReply:
+        """Inputs, outputs, labels of a task's default model, or of a model."""
+        return self._ask(wire.ModelMetadataReply, wire.ModelMetadata, name)
+
+    def model_ready(self, name: str) -> wire.ModelReadyReply:
+        """Whether a task's default model, or a model, can be used now."""
+        return self._ask(wire.ModelReadyReply, wire.ModelReady, name)
+
+    def statistics(self) -> wire.StatisticsReply:
+        """Counts and times since the daemon started."""
+        return self._ask(wire.StatisticsReply, wire.Statistics)
+
+    def ping(self) -> float:
+        """Seconds to the daemon's front and back."""
+        began_s = time.monotonic()
+        self._ask(wire.PingReply, wire.Ping)
+        return time.monotonic() - began_s
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _ask(
+        self, reply_type: type[R], request_type: Callable[..., wire.RequestHeader], *fields: Any
+    ) -> R:
+        header = request_type(self._session.next_id(), *fields)
+        call = self._session.submit(header, timeout_s=self._timeout_s, now=time.monotonic())
+        reply = reply_of(self._wait(call)).header
+        assert isinstance(reply, reply_type), "this is a bug: the session lets no other pass"
+        return reply
+
+    def _submit_or_error(
+        self, inputs: Inputs, tasks: Tasks, options: Options
+    ) -> Pending | EdgedError:
+        try:
+            return self.submit(inputs, tasks, **options)
+        except EdgedError as error:
+            return error
+
+    def _cancel(self, call: Call) -> bool:
+        now = time.monotonic()
+        asked = self._session.cancel(call, timeout_s=self._timeout_s, now=now)
+        if asked is None:
+            return isinstance(call.outcome, Cancelled)
+        reply = reply_of(self._wait(asked)).header
+        return isinstance(reply, wire.CancelReply) and reply.cancelled
+
+    def _wait(self, call: Call) -> Call:
+        """`call` when it has ended, which its deadline makes sure of."""
+        while call.outcome is None:
+            self._turn()
+        return call
+
+    def _turn(self, wait_s: float = math.inf) -> None:
+        """Send what is to be sent, wait until something happens, take it in."""
+        connection = self._open()
+        self._send(connection)
+        now = time.monotonic()
+        wakeup_s = self._session.wakeup_at()
+        wait_s = min(wait_s, math.inf if wakeup_s is None else max(0.0, wakeup_s - now))
+        out = zmq.POLLOUT if self._session.can_send() else 0
+        zmq.zmq_poll(
+            [(connection.socket, zmq.POLLIN | out), (connection.monitor, zmq.POLLIN)],
+            -1 if wait_s == math.inf else math.ceil(wait_s * 1e3),
+        )
+        now = time.monotonic()
+        for frames in _received(connection.socket):
+            self._session.on_message(frames, now)
+        for frames in _received(connection.monitor):
+            if link_event(frames) is Link.UP:
+                self._session.on_connected(now)
+            else:
+                self._session.on_disconnected(now)
+        self._session.on_time(now)
+        self._session.take_ended()  # whoever waits looks at the call itself
+
+    def _send(self, connection: Connection) -> None:
+        while self._session.can_send() and connection.can_write():
+            frames = self._session.next_to_send(time.monotonic())
+            assert frames is not None, "this is a bug: can_send() said so"
+            connection.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+
+    def _open(self) -> Connection:
+        if self._connection is None:
+            raise InvalidArgument("the client is not connected: use it in a with statement")
+        if threading.get_ident() != self._thread:
+            raise InvalidArgument("this client belongs to another thread: open one for each thread")
+        return self._connection
+
+
+def _received(socket: zmq.Socket[Any]) -> Iterator[list[bytes]]:
+    """What has arrived."""
+    while True:
+        try:
+            yield socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+
+def _outcome(pending: Pending | EdgedError) -> Result | EdgedError:
+    if isinstance(pending, EdgedError):
+        return pending
+    try:
+        return pending.result()
+    except EdgedError as error:
+        return error
