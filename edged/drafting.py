@@ -1,0 +1,346 @@
+"""Where the rows of a mixed batch lie: finds an order of rows, buffers, and what to copy. Pure.
+
+`edged.trie` says which blocks run together, in which order, on what. Here rows get an order in
+which those of each block lie together, and blocks that feed the same reader write side by side
+into one buffer. Only where neither can be are rows copied.
+
+A Draft is in units of asks: rows that are asked for the same models share their fate. Its
+`layout` puts in how many rows each ask has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from edged.consecutive import consecutive_order
+from edged.layout import Ask, Buffer, Gather, Layout, Place, Reorder, Run, Tensor, View
+
+Row: TypeAlias = tuple[int, int]  # the rows of one ask, and which of their values
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One node of the trie on the rows of one ask; `ask` is an index, values are numbers."""
+
+    ask: int
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """Passes that run together: the same block on tensors of the same shapes."""
+
+    block: str
+    passes: tuple[Pass, ...]
+    reads: tuple[Tensor, ...]
+    writes: tuple[Tensor, ...]
+
+    def rows_read(self) -> list[tuple[Row, ...]]:
+        """By input of the block."""
+        return [tuple((p.ask, p.reads[i]) for p in self.passes) for i in range(len(self.reads))]
+
+    def rows_written(self) -> list[tuple[Row, ...]]:
+        """By output of the block."""
+        return [tuple((p.ask, p.writes[i]) for p in self.passes) for i in range(len(self.writes))]
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """An input: its value number, its index among a model's inputs, the asks that read it."""
+
+    value: int
+    index: int
+    tensor: Tensor
+    asks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Entries `first` to `last` - 1 of a buffer of the draft; an entry is one ask's rows."""
+
+    buffer: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    block: str
+    reads: tuple[_Span, ...]
+    writes: tuple[_Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Gather:
+    source: int
+    entries: tuple[int, ...]
+    target: _Span
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A layout before the numbers of rows are known. `buffers` say which asks' rows they hold."""
+
+    asks: tuple[Ask, ...]
+    buffers: tuple[tuple[Tensor, tuple[int, ...]], ...]
+    roots: tuple[int, ...]
+    operations: tuple[_Run | _Gather, ...]
+    inputs: tuple[tuple[tuple[int, _Span], ...], ...]  # by ask
+    outputs: tuple[Mapping[str, tuple[_Span, ...]], ...]  # by ask
+    reorder: Reorder | None
+
+    def layout(self, counts: Sequence[int]) -> Layout:
+        """The layout for `counts[i]` rows of `asks[i]`."""
+        starts = [
+            tuple(itertools.accumulate((counts[ask] for ask in asks), initial=0))
+            for _, asks in self.buffers
+        ]
+
+        def view(span: _Span) -> View:
+            start = starts[span.buffer][span.first]
+            return View(span.buffer, start, starts[span.buffer][span.last] - start)
+
+        def operation(op: _Run | _Gather) -> Run | Gather:
+            if isinstance(op, _Run):
+                reads, writes = tuple(map(view, op.reads)), tuple(map(view, op.writes))
+                return Run(op.block, writes[0].rows, reads, writes)
+            at = starts[op.source]
+            rows = itertools.chain.from_iterable(range(at[e], at[e + 1]) for e in op.entries)
+            return Gather(op.source, tuple(rows), view(op.target))
+
+        return Layout(
+            buffers=tuple(
+                Buffer(tensor, start[-1])
+                for (tensor, _), start in zip(self.buffers, starts, strict=True)
+            ),
+            roots=self.roots,
+            operations=tuple(map(operation, self.operations)),
+            places={
+                ask: Place(
+                    tuple((index, view(span)) for index, span in inputs),
+                    {model: tuple(map(view, spans)) for model, spans in outputs.items()},
+                )
+                for ask, inputs, outputs in zip(self.asks, self.inputs, self.outputs, strict=True)
+            },
+            reorder=self.reorder,
+        )
+
+
+def draft(
+    asks: tuple[Ask, ...],
+    executions: Sequence[Execution],
+    roots: Sequence[Root],
+    outputs: Sequence[Mapping[str, tuple[int, ...]]],
+) -> Draft:
+    """Lay out `executions`, which can run in their order. `outputs`: value numbers, by ask."""
+    order = _order(len(asks), executions)
+    position = {ask: at for at, ask in enumerate(order)}
+    executions = [_sorted(execution, position) for execution in executions]
+    drafter = _Drafter(position)
+    for root in roots:
+        held = sorted(root.asks, key=position.__getitem__)
+        drafter.add_stream(root.tensor, [(ask, root.value) for ask in held])
+    for execution in executions:
+        for tensor, rows in zip(execution.writes, execution.rows_written(), strict=True):
+            drafter.add_stream(tensor, rows)
+    for execution in executions:
+        for tensor, rows in zip(execution.reads, execution.rows_read(), strict=True):
+            drafter.add_read(tensor, rows)
+    drafter.place()
+    for execution in executions:
+        drafter.run(execution)
+    written = {span.buffer for op in drafter.operations for span in _targets(op)}
+    inputs: list[list[tuple[int, _Span]]] = [[] for _ in asks]
+    for root in roots:
+        for ask in root.asks:
+            inputs[ask].append((root.index, drafter.span(((ask, root.value),))))
+    placed = tuple(
+        {model: tuple(drafter.span(((ask, v),)) for v in values) for model, values in of.items()}
+        for ask, of in enumerate(outputs)
+    )
+    return Draft(
+        asks=asks,
+        buffers=tuple(drafter.buffers),
+        roots=tuple(b for b in range(len(drafter.buffers)) if b not in written),
+        operations=tuple(drafter.operations),
+        inputs=tuple(map(tuple, inputs)),
+        outputs=placed,
+        reorder=_reorder(drafter, len(asks), placed),
+    )
+
+
+@dataclass(slots=True, eq=False)
+class _Shelf:
+    """Rows that lie in one piece, a buffer in the making."""
+
+    tensor: Tensor
+    rows: list[Row]
+    together: bool  # one entry an ask, and these follow each other in the order of rows
+    guests: tuple[Row, ...] = ()  # those of `rows` that are copied here
+    part_of: _Shelf | None = None  # the larger piece that has taken its rows over
+    buffer: int = -1
+
+    def find(self, rows: Sequence[Row]) -> int | None:
+        """Where these rows begin, if they follow each other here."""
+        first = self.rows.index(rows[0])
+        return first if self.rows[first : first + len(rows)] == list(rows) else None
+
+    def span(self, rows: Sequence[Row]) -> _Span:
+        first = self.find(rows)
+        assert first is not None, "a block's own rows are scattered; this is a bug"
+        return _Span(self.buffer, first, first + len(rows))
+
+    def has_room(self, other: _Shelf, wanted: Mapping[int, Row]) -> bool:
+        """Whether `other` can join: no ask twice, and none that is wanted from elsewhere."""
+        taken = {ask for ask, _ in self.rows}
+        return all(row[0] not in taken and wanted.get(row[0], row) == row for row in other.rows)
+
+
+class _Drafter:
+    """Collects buffers and operations: first all streams, then all reads, `place`, the runs.
+
+    `position`: the place of each ask in the order of rows.
+    """
+
+    def __init__(self, position: Mapping[int, int]) -> None:
+        self._position = position
+        self._homes: dict[Row, _Shelf] = {}
+        self._shelves: list[_Shelf] = []
+        self._reads: dict[tuple[Row, ...], _Shelf] = {}
+        self.buffers: list[tuple[Tensor, tuple[int, ...]]] = []
+        self.operations: list[_Run | _Gather] = []
+
+    def add_stream(self, tensor: Tensor, rows: Sequence[Row]) -> None:
+        """All rows of one input, or of one output of an execution."""
+        shelf = self._new_shelf(tensor, list(rows), self._together(rows))
+        self._homes.update(dict.fromkeys(rows, shelf))
+
+    def add_read(self, tensor: Tensor, rows: tuple[Row, ...]) -> None:
+        """All rows of one input of an execution: find them in one piece, or make a piece.
+
+        Streams become part of the piece where they can, so that their blocks write into it at
+        once. The other rows are guests, copied from home before the execution runs.
+        """
+        homes = list(dict.fromkeys(self._home(row) for row in rows))
+        if rows in self._reads or (len(homes) == 1 and homes[0].find(rows) is not None):
+            return
+        together = self._together(rows)
+        shelf = self._new_shelf(tensor, [], together)
+        wanted = {row[0]: row for row in rows}
+        for home in homes if together else ():
+            if home.together and not home.guests and shelf.has_room(home, wanted):
+                shelf.rows += home.rows
+                home.part_of = shelf
+        shelf.guests = tuple(row for row in rows if row not in shelf.rows)
+        shelf.rows += shelf.guests
+        if together:
+            shelf.rows.sort(key=lambda row: self._position[row[0]])
+        self._reads[rows] = shelf
+
+    def place(self) -> None:
+        """Give each piece a buffer."""
+        for shelf in self._shelves:
+            if shelf.part_of is None:
+                shelf.buffer = len(self.buffers)
+                self.buffers.append((shelf.tensor, tuple(ask for ask, _ in shelf.rows)))
+
+    def run(self, execution: Execution) -> None:
+        """Add the run of a block, and before it the copies that it needs."""
+        reads = tuple(map(self._read, execution.rows_read()))
+        writes = tuple(map(self.span, execution.rows_written()))
+        self.operations.append(_Run(execution.block, reads, writes))
+
+    def span(self, rows: tuple[Row, ...]) -> _Span:
+        """Where rows lie that are at home in one piece."""
+        return self._home(rows[0]).span(rows)
+
+    def _read(self, rows: tuple[Row, ...]) -> _Span:
+        shelf = self._reads.get(rows)
+        if shelf is None:
+            return self.span(rows)
+        copies = [
+            (entry, self._home(row), row)
+            for entry, row in enumerate(shelf.rows)
+            if row in shelf.guests
+        ]
+        # Rows that follow each other on the shelf and come from one buffer are one copy.
+        for (source, _), group in itertools.groupby(
+            enumerate(copies), key=lambda item: (item[1][1].buffer, item[1][0] - item[0])
+        ):
+            moved = [copy for _, copy in group]
+            entries = tuple(home.rows.index(row) for _, home, row in moved)
+            first = moved[0][0]
+            target = _Span(shelf.buffer, first, first + len(moved))
+            self.operations.append(_Gather(source, entries, target))
+        shelf.guests = ()  # for the next one that reads the same
+        return shelf.span(rows)
+
+    def _home(self, row: Row) -> _Shelf:
+        shelf = self._homes[row]
+        while shelf.part_of is not None:
+            shelf = shelf.part_of
+        return shelf
+
+    def _together(self, rows: Sequence[Row]) -> bool:
+        """Whether these are rows of different asks that follow each other."""
+        positions = [self._position[ask] for ask, _ in rows]
+        return positions == list(range(positions[0], positions[0] + len(positions)))
+
+    def _new_shelf(self, tensor: Tensor, rows: list[Row], together: bool) -> _Shelf:
+        self._shelves.append(_Shelf(tensor, rows, together))
+        return self._shelves[-1]
+
+
+def _order(asks: int, executions: Sequence[Execution]) -> tuple[int, ...]:
+    """Keeps together what costs most to copy."""
+    heavy_first = sorted(
+        executions, key=lambda execution: -sum(tensor.row_bytes for tensor in execution.reads)
+    )
+    return consecutive_order(
+        asks, [frozenset(p.ask for p in execution.passes) for execution in heavy_first]
+    )
+
+
+def _sorted(execution: Execution, position: Mapping[int, int]) -> Execution:
+    passes = sorted(execution.passes, key=lambda p: (position[p.ask], p.writes))
+    return dataclasses.replace(execution, passes=tuple(passes))
+
+
+def _targets(op: _Run | _Gather) -> tuple[_Span, ...]:
+    return op.writes if isinstance(op, _Run) else (op.target,)
+
+
+def _reorder(
+    drafter: _Drafter, asks: int, outputs: Iterable[Mapping[str, tuple[_Span, ...]]]
+) -> Reorder | None:
+    """The place where bringing rows into order saves most bytes, if any does."""
+    buffers, operations = drafter.buffers, drafter.operations
+    full = {b for b, (_, held) in enumerate(buffers) if len(set(held)) == len(held) == asks}
+    used = [
+        {span.buffer for span in op.reads} if isinstance(op, _Run) else {op.source}
+        for op in operations
+    ]
+    used.append({span.buffer for of in outputs for spans in of.values() for span in spans})
+
+    def row_bytes(of: Iterable[int]) -> int:
+        return sum(buffers[buffer][0].row_bytes for buffer in of)
+
+    best, saved_bytes = None, 0
+    made: set[int] = set()
+    roots: set[int] = set()
+    for at, op in enumerate(operations):
+        targets = {span.buffer for span in _targets(op)}
+        if isinstance(op, _Gather) or not used[at] | targets <= full:
+            break
+        roots |= used[at] - made
+        made |= targets
+        live = (made | roots) & set().union(*used[at + 1 :])
+        if row_bytes(roots) - row_bytes(live) > saved_bytes:
+            saved_bytes = row_bytes(roots) - row_bytes(live)
+            best = Reorder(at + 1, tuple(sorted(roots)), tuple(sorted(live)))
+    return best if asks > 1 else None
