@@ -1,0 +1,64 @@
+# make help      what there is
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check pins clean distclean
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_DIR ?= .demo
+python := $(VENV)/bin/python
+
+# What is installed follows from these two files, so a stamp with their checksum tells whether the
+# environment is up to date. The packages of the demo are among those of the tests.
+pins := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c 1-16)
+dev := $(VENV)/dev-$(pins).installed
+demo := $(firstword $(wildcard $(dev)) $(VENV)/demo-$(pins).installed)
+
+help:
+	@echo "make demo       five real vision tasks on one backbone, through the real daemon"
+	@echo "make serve      the daemon with the demo's models, in the foreground"
+	@echo "make test       every check and every test"
+	@echo "make check      format, lint, types, import rules"
+	@echo "make pins       resolve the dependencies anew and rewrite constraints.txt"
+	@echo "make clean      remove what the demo and the checks left behind"
+	@echo "make distclean  remove the virtual environment too"
+	@echo
+	@echo "PYTHON=python3.12 chooses the interpreter (3.10 to 3.13), VENV and DEMO_DIR the folders."
+
+demo: $(demo)
+	@$(python) -m tools.demo --dir $(DEMO_DIR)
+
+serve: $(demo)
+	@exec $(python) -m tools.demo --dir $(DEMO_DIR) --serve
+
+test: check
+	@echo "==> tests"
+	@$(python) -m pytest $(PYTEST_ARGS)
+
+check: $(dev)
+	@echo "==> format"
+	@$(VENV)/bin/ruff format --check .
+	@echo "==> lint"
+	@$(VENV)/bin/ruff check .
+	@echo "==> types"
+	@$(VENV)/bin/mypy
+	@echo "==> import rules"
+	@$(VENV)/bin/lint-imports
+
+pins:
+	@tools/pins.sh
+
+clean:
+	@rm -rf $(DEMO_DIR) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf .import_linter_cache *.egg-info
+	@find edged export tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	@rm -rf $(VENV)
+
+$(VENV)/%-$(pins).installed:
+	@tools/install.sh $(PYTHON) $(VENV) $*
+	@rm -f $(VENV)/$*-*.installed
+	@touch $@

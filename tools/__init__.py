@@ -1,0 +1,1 @@
+"""Tools that run beside the daemon: the demo and the benchmarks. Not part of the wheel."""
