@@ -7,6 +7,7 @@ awaits an inference takes the request back from the daemon.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -21,13 +22,15 @@ from edged import wire
 from edged.client.link import Connection, Link, checked_endpoint, connect, link_event
 from edged.client.requests import Inputs, Options, Tasks, submit_infer
 from edged.client.results import Result, reply_of, result_of
-from edged.client.session import Call, Retry, Session, positive_s
+from edged.client.session import Call, Retry, Session, positive_count, positive_s
 from edged.errors import Cancelled, EdgedError, InvalidArgument
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 R = TypeVar("R")
+
+HEARTBEAT_S = 3.0
 
 
 class AsyncPending:
@@ -74,7 +77,7 @@ class AsyncClient:
         self._endpoint = checked_endpoint(endpoint)
         self._timeout_s = positive_s(timeout_s, "timeout_s")
         self._connect_timeout_s = positive_s(connect_timeout_s, "connect_timeout_s")
-        self._session = Session(endpoint, retry, random.random)
+        self._session = Session(endpoint, retry, jitter=random.random, heartbeat_s=HEARTBEAT_S)
         self._connection: Connection | None = None
         self._waiters: dict[Call, asyncio.Future[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -104,8 +107,7 @@ class AsyncClient:
         if self._connection is None:
             return
         connection, self._connection = self._connection, None
-        for call in self._session.calls():
-            self._session.abandon(call, _now())
+        self._session.close(_now())
         self._settle()
         for task in self._tasks:
             task.cancel()
@@ -113,9 +115,10 @@ class AsyncClient:
         self._tasks.clear()
         while connection.can_write() and (frames := self._session.next_to_send(_now())):
             await connection.socket.send_multipart(frames, copy=False)
-        if self._timer is not None:
-            self._timer.cancel()
         connection.close()
+        for waiter in self._waiters.values():
+            waiter.set_exception(Cancelled("the client was closed"))
+        self._waiters.clear()
 
     async def __aenter__(self) -> AsyncClient:
         return await self.connect()
@@ -186,6 +189,7 @@ class AsyncClient:
         """`infer` for each of `many`, a bounded number at a time; see `Client.infer_many`."""
         window: deque[AsyncPending | EdgedError] = deque()
         source = iter(many)
+        positive_count(in_flight, "in_flight")
         try:
             while True:
                 for inputs in islice(source, in_flight - len(window)):
@@ -287,9 +291,9 @@ class AsyncClient:
             self._to_send.set()
         if self._timer is not None:
             self._timer.cancel()
-        wakeup_s = None if self._connection is None else self._session.wakeup_at()
-        loop = asyncio.get_running_loop()
-        self._timer = None if wakeup_s is None else loop.call_at(wakeup_s, self._on_timer)
+        wakeup_s = self._session.wakeup_at()
+        if wakeup_s < math.inf and self._connection is not None:
+            self._timer = asyncio.get_running_loop().call_at(wakeup_s, self._on_timer)
 
     def _on_timer(self) -> None:
         self._session.on_time(_now())

@@ -14,7 +14,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from edged.errors import InvalidArgument
 
-_ENDPOINT = re.compile(r"ipc://.+|tcp://(\[[0-9A-Fa-f:.%\w]+\]|[^:/\s]+):\d{1,5}")
+_ENDPOINT = re.compile(r"ipc://.+|tcp://(\[[0-9A-Fa-f:.%\w]+\]|[^:/\s]+):(?P<port>\d{1,5})")
 
 _OPTIONS = {
     # A request is handed to ZeroMQ only when the connection stands; until then, and when it
@@ -40,7 +40,8 @@ class Link(Enum):
 
 def checked_endpoint(endpoint: str) -> str:
     """`endpoint` if a client can connect to it, else InvalidArgument."""
-    if not _ENDPOINT.fullmatch(endpoint):
+    match = _ENDPOINT.fullmatch(endpoint)
+    if match is None or not 0 < int(match["port"] or 1) < 65_536:
         raise InvalidArgument(f"endpoint {endpoint!r}: give ipc:///path/of.sock or tcp://host:port")
     return endpoint
 
@@ -62,6 +63,7 @@ class Connection:
 
     def close(self) -> None:
         self.socket.disable_monitor()
+        self.monitor.close()
         self.socket.close()
         self.context.term()
 

@@ -7,7 +7,8 @@ such drivers.
 
 A request is sent again, with the same id, when the connection was lost, when the daemon said
 "not now, try after ...", or when no answer came for long. Whatever comes for an id that has its
-answer is dropped, so a request has one outcome however often it went out.
+answer is dropped, so a request has one outcome however often it went out. A request that ends here
+first is taken back from the daemon.
 """
 
 from __future__ import annotations
@@ -40,6 +41,13 @@ def positive_s(value: float, what: str) -> float:
     return float(value)
 
 
+def positive_count(value: int, what: str) -> int:
+    """`value` if it is a whole number from 1 up, else InvalidArgument."""
+    if type(value) is not int or value < 1:
+        raise InvalidArgument(f"{what} is {value!r}: give a whole number from 1 up")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How often and when a request is sent again. Both waits double from send to send."""
@@ -49,8 +57,7 @@ class Retry:
     backoff_s: float = 0.1  # at least, when the daemon says "not now"
 
     def __post_init__(self) -> None:
-        if type(self.attempts) is not int or self.attempts < 1:
-            raise InvalidArgument(f"attempts is {self.attempts!r}: give a whole number from 1 up")
+        positive_count(self.attempts, "attempts")
         positive_s(self.resend_after_s, "resend_after_s")
         positive_s(self.backoff_s, "backoff_s")
 
@@ -91,15 +98,28 @@ class Session:
     """All calls of one client, over as many connections as it takes."""
 
     def __init__(
-        self, endpoint: str, retry: Retry, jitter: Callable[[], float] = lambda: 0.0
+        self,
+        endpoint: str,
+        retry: Retry,
+        *,
+        jitter: Callable[[], float] = lambda: 0.0,
+        heartbeat_s: float | None = None,
     ) -> None:
-        """`jitter()` in [0, 1) spreads the retries of many clients; `endpoint` is for messages."""
+        """A session without connection.
+
+        endpoint     for messages
+        jitter       in [0, 1); spreads the retries of many clients
+        heartbeat_s  ping so often while inferences are out, so that the daemon drops them if this
+                     client dies. Only for a driver that runs all the time
+        """
         self.connected = False
         self.server: wire.ServerMetadataReply | None = None  # as last heard
         self.stray_replies = 0  # second answers, answers to abandoned requests, unreadable ones
         self._endpoint = endpoint
         self._retry = retry
         self._jitter = jitter
+        self._heartbeat_s = heartbeat_s
+        self._heartbeat_at = math.inf  # while inferences are out
         self._numbers = count(1)
         self._order = count()
         self._calls: dict[str, Call] = {}  # without outcome
@@ -136,7 +156,7 @@ class Session:
             raise InvalidArgument(f"request id {header.id!r} is in use: give each request its own")
         call = Call(header, tuple(payload), next(self._order), now, now + timeout_s)
         self._calls[call.id] = call
-        self._queue(call)
+        self._queue(call, now)
         return call
 
     def hello(self, *, timeout_s: float, now: float) -> Call:
@@ -158,10 +178,13 @@ class Session:
     def abandon(self, call: Call, now: float) -> None:
         """End a call whose outcome nobody wants any more; the daemon hears of it in passing."""
         if call.stage is not Stage.ENDED:
-            self._end(call, Cancelled(f"request {call.id} was taken back"), now)
-            if call.sends and isinstance(call.header, wire.Infer):
-                header = wire.Cancel(self.next_id(), call.id)
-                self.submit(header, timeout_s=self._retry.resend_after_s, now=now)
+            self._take_back(call, Cancelled(f"request {call.id} was taken back"), now)
+
+    def close(self, now: float) -> None:
+        """Abandon everything; what is left in the queues is one CANCEL for each inference."""
+        for call in list(self._calls.values()):
+            if not (isinstance(call.header, wire.Cancel) and call.stage is Stage.QUEUED):
+                self.abandon(call, now)
 
     # --- what happens -------------------------------------------------------------------------
 
@@ -208,9 +231,13 @@ class Session:
             if call.stage is Stage.ENDED or call.wake_s != wake_s:
                 continue
             if call.deadline_s <= now:
-                self._end(call, self._too_late(call), now)
+                self._take_back(call, self._too_late(call), now)
             else:
-                self._queue(call)
+                self._queue(call, now)
+        if self._heartbeat_s is not None and self._heartbeat_at <= now:
+            header = wire.Ping(self.next_id(), round(self._heartbeat_s * 1e6))
+            self.submit(header, timeout_s=self._heartbeat_s, now=now)
+            self._heartbeat_at = now + self._heartbeat_s
 
     # --- what is to be done -------------------------------------------------------------------
 
@@ -224,25 +251,21 @@ class Session:
         if queue is None:
             return None
         *_, call = heapq.heappop(queue)
-        self._enter(call, Stage.OUT)
+        self._enter(call, Stage.OUT, now)
         resend_s = now + self._retry.resend_after_s * 2**call.sends
         call.sends += 1
         may_resend = call.sends < self._retry.attempts
         self._wake(call, min(call.deadline_s, resend_s) if may_resend else call.deadline_s)
         return wire.encode_request(self._stamped(call, now), call.payload)
 
-    def wakeup_at(self) -> float | None:
-        """When `on_time` has something to do; None: not before something else happens."""
+    def wakeup_at(self) -> float:
+        """When `on_time` has something to do; infinity: not before something else happens."""
         while self._timers:
             wake_s, _, call = self._timers[0]
             if call.stage is not Stage.ENDED and call.wake_s == wake_s:
-                return wake_s
+                return min(wake_s, self._heartbeat_at)
             heapq.heappop(self._timers)
-        return None
-
-    def calls(self) -> list[Call]:
-        """The calls without outcome, in the order of submission."""
-        return list(self._calls.values())
+        return math.inf
 
     def take_ended(self) -> list[Call]:
         """The calls that have got their outcome since the last time."""
@@ -276,13 +299,13 @@ class Session:
         if call.sends >= self._retry.attempts or now + wait_s >= call.deadline_s:
             self._end(call, error, now)
         elif wait_s:
-            self._enter(call, Stage.WAITING)
+            self._enter(call, Stage.WAITING, now)
             self._wake(call, now + wait_s)
         else:
-            self._queue(call)
+            self._queue(call, now)
 
-    def _queue(self, call: Call) -> None:
-        self._enter(call, Stage.QUEUED)
+    def _queue(self, call: Call, now: float) -> None:
+        self._enter(call, Stage.QUEUED, now)
         self._wake(call, call.deadline_s)
         queue = self._infers if isinstance(call.header, wire.Infer) else self._controls
         heapq.heappush(queue, (call.order, next(self._order), call))
@@ -299,17 +322,26 @@ class Session:
         has_credit = self._infers_out < self.limits.max_in_flight
         return self._infers if self._infers and has_credit else None
 
-    def _enter(self, call: Call, stage: Stage) -> None:
+    def _enter(self, call: Call, stage: Stage, now: float) -> None:
         if isinstance(call.header, wire.Infer):
+            was_out = self._infers_out
             self._infers_out += (stage is Stage.OUT) - (call.stage is Stage.OUT)
+            if self._heartbeat_s is not None and bool(was_out) != bool(self._infers_out):
+                self._heartbeat_at = now + self._heartbeat_s if self._infers_out else math.inf
         call.stage = stage
 
     def _wake(self, call: Call, at_s: float) -> None:
         call.wake_s = at_s
         heapq.heappush(self._timers, (at_s, next(self._order), call))
 
+    def _take_back(self, call: Call, error: EdgedError, now: float) -> None:
+        self._end(call, error, now)
+        if call.sends and isinstance(call.header, wire.Infer):
+            header = wire.Cancel(self.next_id(), call.id)
+            self.submit(header, timeout_s=self._retry.resend_after_s, now=now)
+
     def _end(self, call: Call, outcome: wire.Reply | EdgedError, now: float) -> None:
-        self._enter(call, Stage.ENDED)
+        self._enter(call, Stage.ENDED, now)
         call.outcome = outcome
         call.ended_s = now
         del self._calls[call.id]

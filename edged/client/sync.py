@@ -22,7 +22,7 @@ from edged import wire
 from edged.client.link import Connection, Link, checked_endpoint, connect, link_event
 from edged.client.requests import Inputs, Options, Tasks, submit_infer
 from edged.client.results import Result, reply_of, result_of
-from edged.client.session import Call, Retry, Session, positive_s
+from edged.client.session import Call, Retry, Session, positive_count, positive_s
 from edged.errors import Cancelled, EdgedError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Client:
         self._endpoint = checked_endpoint(endpoint)
         self._timeout_s = positive_s(timeout_s, "timeout_s")
         self._connect_timeout_s = positive_s(connect_timeout_s, "connect_timeout_s")
-        self._session = Session(endpoint, retry, random.random)
+        self._session = Session(endpoint, retry, jitter=random.random)
         self._connection: Connection | None = None
         self._thread = 0
 
@@ -103,8 +103,7 @@ class Client:
         """Leave. Requests that are out are taken back. Closing twice does no harm."""
         if self._connection is None:
             return
-        for call in self._session.calls():
-            self._session.abandon(call, time.monotonic())
+        self._session.close(time.monotonic())
         self._send(self._connection)
         self._connection.close()
         self._connection = None
@@ -187,6 +186,7 @@ class Client:
         """
         window: deque[Pending | EdgedError] = deque()
         source = iter(many)
+        positive_count(in_flight, "in_flight")
         try:
             while True:
                 for inputs in islice(source, in_flight - len(window)):
@@ -276,9 +276,7 @@ class Client:
         """Send what is to be sent, wait until something happens, take it in."""
         connection = self._open()
         self._send(connection)
-        now = time.monotonic()
-        wakeup_s = self._session.wakeup_at()
-        wait_s = min(wait_s, math.inf if wakeup_s is None else max(0.0, wakeup_s - now))
+        wait_s = min(wait_s, max(0.0, self._session.wakeup_at() - time.monotonic()))
         out = zmq.POLLOUT if self._session.can_send() else 0
         zmq.zmq_poll(
             [(connection.socket, zmq.POLLIN | out), (connection.monitor, zmq.POLLIN)],

@@ -134,7 +134,13 @@ class Cancel(_Request, frozen=True):
 
 
 class Ping(_Request, frozen=True):
+    """With `interval`, a promise to be heard from at least so often while requests are out.
+
+    The daemon drops the work of a client that is silent for three intervals.
+    """
+
     id: Id
+    interval: Annotated[int, Meta(ge=10_000, le=60_000_000)] | None = None  # µs; None: no promise
 
 
 class ServerLive(_Request, frozen=True):
