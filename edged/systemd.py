@@ -1,4 +1,4 @@
-"""Word to the service manager (sd_notify(3)): ready, status, stopping, watchdog.
+"""Word to the service manager (sd_notify(3)): ready, status, stopping, watchdog; and to its journal.
 
 A datagram to the socket that the environment names, and nothing at all outside systemd. Does not
 depend on libsystemd.
@@ -7,6 +7,7 @@ depend on libsystemd.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -21,24 +22,25 @@ class Notifier:
         self.watchdog_s = _watchdog_s(environment)
 
     def ready(self) -> None:
-        self.send("READY=1")
+        self._send("READY=1")
 
     def status(self, text: str) -> None:
         """One line that `systemctl status` shows."""
-        self.send(f"STATUS={text}")
+        self._send(f"STATUS={' '.join(text.splitlines())}")
 
-    def stopping(self) -> None:
-        self.send("STOPPING=1")
+    def starting(self, *, within_s: float) -> None:
+        """Ask for so much time to become ready, from now."""
+        self._send(_extend(within_s))
+
+    def stopping(self, *, within_s: float) -> None:
+        """Ask for so much time to end, from now."""
+        self._send(f"STOPPING=1\n{_extend(within_s)}")
 
     def alive(self) -> None:
         """Feed the watchdog."""
-        self.send("WATCHDOG=1")
+        self._send("WATCHDOG=1")
 
-    def extend_start(self, seconds: float) -> None:
-        """Ask for so much more time to become ready, from now."""
-        self.send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
-
-    def send(self, state: str) -> None:
+    def _send(self, state: str) -> None:
         if not self._address:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
@@ -51,29 +53,47 @@ class Notifier:
 class Watchdog:
     """Says when to feed the service manager's watchdog: only while the daemon gets on.
 
-    It gets on when it has nothing to do or has seen progress less than `patience_s` ago. A loop
+    It gets on when nobody waits, or when something was done less than `patience_s` ago. A loop
     that turns without getting anywhere starves the watchdog, and systemd restarts the service.
     """
 
     def __init__(self, period_s: float | None, patience_s: float) -> None:
-        self._interval_s = period_s / 2 if period_s is not None else None
+        # Often enough that one refusal does not miss the deadline.
+        self._interval_s = None if period_s is None else period_s / 4
         self._patience_s = patience_s
-        self._fed_at: float | None = None
+        self._ask_at: float | None = None
 
     def due(self, now: float, *, busy: bool, progress_at: float) -> bool:
         """True when it should be fed now. `progress_at`: when something last got done."""
-        if self._interval_s is None or (busy and now - progress_at > self._patience_s):
+        if self._interval_s is None or (self._ask_at is not None and now < self._ask_at):
             return False
-        if self._fed_at is not None and now - self._fed_at < self._interval_s:
-            return False
-        self._fed_at = now
-        return True
+        self._ask_at = now + self._interval_s
+        return not busy or now - progress_at <= self._patience_s
 
     def wakeup_at(self) -> float | None:
-        """When to ask again, at the latest."""
-        if self._interval_s is None or self._fed_at is None:
-            return None
-        return self._fed_at + self._interval_s
+        """When to ask again; None before the first time and without a watchdog."""
+        return self._ask_at
+
+
+class JournalFormatter(logging.Formatter):
+    """Lines that begin with their priority, as sd-daemon(3) has it: `journalctl -p err` works."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next(p for level, p in _PRIORITIES if record.levelno >= level)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+
+
+_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+
+
+def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether what is written to this open file goes to the journal."""
+    status = os.fstat(descriptor)
+    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _extend(seconds: float) -> str:
+    return f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}"
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:

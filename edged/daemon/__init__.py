@@ -14,16 +14,12 @@ from edged.daemon.recording import Recorder
 from edged.device.settings import Settings as WorkerSettings
 from edged.errors import InvalidArgument
 from edged.store import Store
-from edged.systemd import Notifier
+from edged.systemd import JournalFormatter, Notifier, is_journal
 
 
 def serve(config: Config, *, record: Path | None = None) -> int:
     """Run until told to end; the exit status. Raises EdgedError when it cannot start."""
-    logging.basicConfig(
-        level=config.log.level.upper(),
-        stream=sys.stderr,
-        format="edged: %(levelname)s: %(message)s",
-    )
+    _start_logging(config.log.level)
     store = Store(config.store)
     manifests = store.models(config.models)
     blocks = {step.block for manifest in manifests.values() for step in manifest.steps}
@@ -45,6 +41,15 @@ def serve(config: Config, *, record: Path | None = None) -> int:
             recorder=recorder,
         )
         return loop.run()
+
+
+def _start_logging(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    if is_journal(sys.stderr.fileno()):
+        handler.setFormatter(JournalFormatter())  # which adds the time and the name itself
+    else:
+        handler.setFormatter(logging.Formatter("edged: %(levelname)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
 def worker_settings(config: Config, models: tuple[str, ...]) -> WorkerSettings:

@@ -166,8 +166,9 @@ class Loop:
             self._sweep_at = now + SWEEP_S
             self._front.on_sweep(now)
             self._check_worker(now)
-        busy = self._front.open_requests > 0
-        if self._watchdog.due(now, busy=busy, progress_at=self._worker_heard_at):
+        # While a worker starts, `_check_worker` minds the time that it takes.
+        waits = self._front.device_is_up and self._front.open_requests > 0
+        if self._watchdog.due(now, busy=waits, progress_at=self._worker_heard_at):
             self._notifier.alive()
 
     # --- the worker ---------------------------------------------------------------------------
@@ -179,7 +180,7 @@ class Loop:
         self._worker = WorkerProcess(self._worker_settings, context=self._context)
         self._poller.register(self._worker.reports, zmq.POLLIN)
         self._poller.register(self._worker.death_fd, zmq.POLLIN)
-        self._notifier.extend_start(self._config.device.start_timeout_s)
+        self._notifier.starting(within_s=self._config.device.start_timeout_s)
 
     def _on_worker_ready(self, message: link.Ready, now: float) -> None:
         self._was_ready = True
@@ -192,6 +193,8 @@ class Loop:
         """Give up a worker that starts or works without a sign of life."""
         if self._worker is None:
             return
+        if self._front.device_is_up and not self._front.open_requests:
+            self._worker_heard_at = now  # nobody waits for a word of it
         device = self._config.device
         silence_s = now - self._worker_heard_at
         if not self._front.device_is_up and silence_s > device.start_timeout_s:
@@ -245,8 +248,9 @@ class Loop:
     def _on_signal(self, now: float) -> None:
         if self._drain_by is None:
             log.info("draining: %d requests to answer", self._front.open_requests)
-            self._drain_by = now + self._config.server.drain_timeout_s
-            self._notifier.stopping()
+            drain_timeout_s = self._config.server.drain_timeout_s
+            self._drain_by = now + drain_timeout_s
+            self._notifier.stopping(within_s=drain_timeout_s + LINGER_S + STOP_S + SWEEP_S)
             self._front.on_drain(now)
 
     def _bind(self) -> None:

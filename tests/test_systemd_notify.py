@@ -1,0 +1,137 @@
+"""Word to the service manager: real datagrams, and the watchdog in virtual time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from edged.systemd import JournalFormatter, Notifier, Watchdog, is_journal
+
+
+@pytest.fixture
+def manager(tmp_path):
+    """The service manager's end of the socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(5.0)
+        yield receiver
+
+
+def told(receiver: socket.socket) -> list[str]:
+    return receiver.recv(4096).decode().split("\n")
+
+
+@pytest.mark.parametrize(
+    ("say", "heard"),
+    [
+        (lambda n: n.ready(), ["READY=1"]),
+        (lambda n: n.status("serving 2 models"), ["STATUS=serving 2 models"]),
+        (lambda n: n.starting(within_s=300), ["EXTEND_TIMEOUT_USEC=300000000"]),
+        (lambda n: n.stopping(within_s=1.5), ["STOPPING=1", "EXTEND_TIMEOUT_USEC=1500000"]),
+        (lambda n: n.alive(), ["WATCHDOG=1"]),
+    ],
+)
+def test_each_state_is_one_datagram(manager, say, heard):
+    say(Notifier({"NOTIFY_SOCKET": manager.getsockname()}))
+    assert told(manager) == heard
+
+
+def test_a_reason_of_many_lines_cannot_be_taken_for_another_state(manager):
+    Notifier({"NOTIFY_SOCKET": manager.getsockname()}).status("it failed:\nREADY=1")
+    assert told(manager) == ["STATUS=it failed: READY=1"]
+
+
+def test_an_abstract_socket_is_reached():
+    name = f"edged-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind("\0" + name)
+        receiver.settimeout(5.0)
+        Notifier({"NOTIFY_SOCKET": "@" + name}).ready()
+        assert told(receiver) == ["READY=1"]
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "/nowhere/notify"}]
+)
+def test_without_a_manager_nothing_happens(environment):
+    Notifier(environment).ready()
+
+
+def test_a_manager_that_does_not_read_never_blocks_the_daemon(manager):
+    notifier = Notifier({"NOTIFY_SOCKET": manager.getsockname()})
+    room = int(Path("/proc/sys/net/unix/max_dgram_qlen").read_text())
+    for _ in range(2 * room + 2):
+        notifier.alive()
+    assert told(manager) == ["WATCHDOG=1"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "period_s"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "2000000"}, 2.0),
+        ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": str(os.getpid())}, 2.0),
+        ({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}, None),  # meant for another process
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdog_is_fed_only_when_this_process_is_asked_to(environment, period_s):
+    assert Notifier(environment).watchdog_s == period_s
+
+
+class TestWatchdog:
+    def test_is_fed_well_within_its_period_while_nobody_waits(self):
+        watchdog = Watchdog(period_s=4.0, patience_s=10.0)
+        fed = [t for t in range(100) if watchdog.due(t / 4, busy=False, progress_at=-1e9)]
+        assert fed == list(range(0, 100, 4))  # each second
+        assert watchdog.wakeup_at() == 25.0
+
+    def test_starves_when_work_waits_and_nothing_gets_done(self):
+        watchdog = Watchdog(period_s=4.0, patience_s=10.0)
+        fed = [t for t in range(20) if watchdog.due(t, busy=True, progress_at=0.0)]
+        assert fed == list(range(11))
+
+    def test_a_stall_that_ends_just_in_time_misses_no_deadline(self):
+        watchdog = Watchdog(period_s=4.0, patience_s=10.0)
+        assert watchdog.due(10.0, busy=True, progress_at=0.0)
+        assert not watchdog.due(11.0, busy=True, progress_at=0.0)
+        asked_again = watchdog.wakeup_at()
+        assert asked_again is not None
+        assert asked_again < 10.0 + 4.0
+        assert watchdog.due(asked_again, busy=True, progress_at=asked_again)
+
+    def test_asks_for_no_wakeup_while_it_starves_but_the_next_one(self):
+        watchdog = Watchdog(period_s=4.0, patience_s=10.0)
+        assert not watchdog.due(30.0, busy=True, progress_at=0.0)
+        assert watchdog.wakeup_at() == 31.0  # the loop must not spin
+
+    def test_does_nothing_where_there_is_none(self):
+        watchdog = Watchdog(period_s=None, patience_s=10.0)
+        assert not watchdog.due(0.0, busy=False, progress_at=0.0)
+        assert watchdog.wakeup_at() is None
+
+
+def test_lines_for_the_journal_begin_with_their_priority():
+    def line(level: int, text: str) -> str:
+        return JournalFormatter().format(
+            logging.LogRecord("edged", level, __file__, 1, text, None, None)
+        )
+
+    assert line(logging.ERROR, "it hung") == "<3>it hung"
+    assert line(logging.WARNING, "one\ntwo") == "<4>one\n<4>two"
+    assert line(logging.INFO, "ready") == "<6>ready"
+    assert line(logging.DEBUG, "tick") == "<7>tick"
+
+
+def test_the_journal_is_told_from_a_terminal_and_a_file(tmp_path):
+    with (tmp_path / "log").open("w") as file:
+        status = os.fstat(file.fileno())
+        stream = f"{status.st_dev}:{status.st_ino}"
+        assert is_journal(file.fileno(), {"JOURNAL_STREAM": stream})
+        assert not is_journal(file.fileno(), {"JOURNAL_STREAM": "1:2"})
+        assert not is_journal(file.fileno(), {})
