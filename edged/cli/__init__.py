@@ -11,6 +11,7 @@ from edged.cli.console import run_command
 
 _COMMANDS = (
     "edged.cli.serve",
+    "edged.cli.simulate",
     "edged.planner.cli",
 )
 

@@ -1,4 +1,4 @@
-"""How large the next batch is: one small pure function for each policy.
+"""How large the next batch is: the policies, side by side.
 
 A policy is asked whenever the device could begin a batch and a group has ready rows. It knows
 what a View says and nothing else; which requests fill the rows is not its business.
@@ -9,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
+from edged.core.events import GroupCost
+from edged.errors import InvalidArgument
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -16,10 +21,27 @@ class View:
 
     ready_rows: int  # in staging memory, at least 1
     limit_rows: int  # the largest batch that is useful and that memory allows
+    rate_rows_s: float = 0.0  # of arrivals, as of the latest beat
+    cost: GroupCost | None = None  # measured times, where known
 
 
-Policy = Callable[[View], int]
-"""Rows to run now; 0 waits for the next event."""
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`rows(view)` to run now; 0 waits for the next event."""
+
+    rows: Callable[[View], int]
+    follows_rate: bool = False  # asked again at every beat of the arrival rate
+    exclusive: bool = False  # one request on the device at a time, preparation included
+
+
+class Smooth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What Algorithm 1 assumes besides the profile: other stages, and how the load is measured."""
+
+    prepare_workers: int = 8
+    prepare_s: float = 0.003  # of one row in one worker
+    head_s: float = 0.0003  # of one row
+    window_s: float = 1.0  # over which arrivals are counted
+    beat_s: float = 0.1  # between two looks at the load
 
 
 def work_conserving(view: View) -> int:
@@ -30,4 +52,81 @@ def work_conserving(view: View) -> int:
     return min(view.ready_rows, view.limit_rows)
 
 
-POLICIES: dict[str, Policy] = {"work-conserving": work_conserving}
+def profiled(view: View) -> int:
+    """As `work_conserving`, in sizes that were measured only: for devices with a plan for each."""
+    sizes = view.cost.rows if view.cost is not None else (1,)
+    return max((rows for rows in sizes if rows <= work_conserving(view)), default=1)
+
+
+def greedy(view: View) -> int:
+    """Wait for the largest batch, always: SMOOTH's baseline (section IV-D)."""
+    return view.limit_rows if view.ready_rows >= view.limit_rows else 0
+
+
+def one(view: View) -> int:
+    """No batching: SMOOTH's baselines with one model for each task."""
+    return 1
+
+
+def static(rows: int) -> Callable[[View], int]:
+    """Wait for `rows` rows: the fixed batch of most servers, without their time-out."""
+
+    def wanted(view: View) -> int:
+        size = min(rows, view.limit_rows)
+        return size if view.ready_rows >= size else 0
+
+    return wanted
+
+
+def smooth(assumed: Smooth) -> Callable[[View], int]:
+    """SMOOTH, Algorithm 1: wait for the batch that `smallest_feasible` names at the present rate.
+
+    The paper leaves the batch size undefined where no size is feasible; the largest one is taken.
+    """
+
+    def rows(view: View) -> int:
+        if view.cost is None:
+            return work_conserving(view)  # nothing is measured yet, so nothing can be chosen
+        chosen = smallest_feasible(view.cost, view.rate_rows_s, assumed)
+        wanted = min(chosen if chosen is not None else view.cost.rows[-1], view.limit_rows)
+        return wanted if view.ready_rows >= wanted else 0
+
+    return rows
+
+
+def smallest_feasible(cost: GroupCost, rate_rows_s: float, assumed: Smooth) -> int | None:
+    """The batch size of SMOOTH's Algorithm 1; None when the load is above what any size carries.
+
+    It minimises t_net + t_pre + t_B + t_head + B / load over the sizes with
+    min(workers / t_pre, B / t_B, 1 / t_head) >= load. Both t_B and B / load grow with B, so that
+    is the smallest feasible size; without load it is 1. Rates in rows/s, times in s.
+    """
+    others = min(assumed.prepare_workers / assumed.prepare_s, 1.0 / assumed.head_s)
+    for rows, time_s in zip(cost.rows, cost.time_s, strict=True):
+        if min(others, rows / time_s) >= rate_rows_s:
+            return rows
+    return None
+
+
+def policy(name: str, assumed: Smooth | None = None) -> Policy:
+    """The policy called `name`; `static:B` waits for B rows. Raises InvalidArgument."""
+    kind, _, parameter = name.partition(":")
+    if kind == "static" and parameter.isdecimal() and int(parameter) > 0:
+        return Policy(static(int(parameter)))
+    if name == "smooth":
+        return Policy(smooth(assumed or Smooth()), follows_rate=True)
+    if name in _SIMPLE:
+        return _SIMPLE[name]
+    raise InvalidArgument(
+        f"no batching policy is called {name!r}: there are {', '.join(sorted(_SIMPLE))}, smooth "
+        "and static:B, as static:4"
+    )
+
+
+_SIMPLE = {
+    "work-conserving": Policy(work_conserving),
+    "work-conserving-profiled": Policy(profiled),
+    "greedy": Policy(greedy),
+    "unbatched": Policy(one),
+    "monolithic": Policy(one, exclusive=True),
+}

@@ -38,7 +38,11 @@ class CostModel:
         """Seconds a row over all groups, from what has run lately; None before anything has."""
         return sum(self._pace_s.values()) / len(self._pace_s) if self._pace_s else None
 
-    def useful_rows(self, group: str, limit: int, *, slack: float = 0.05) -> int:
+    def curve(self, group: str) -> GroupCost | None:
+        """The measured times of a group, uncorrected."""
+        return self._curves.get(group)
+
+    def useful_rows(self, group: str, limit: int, *, slack: float = 0.02) -> int:
         """The smallest measured batch whose rows per second are within `slack` of the best.
 
         Larger ones only add waiting. `limit` where nothing is known.

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 
-from edged.core.batching import POLICIES, View
+from edged.core.arrivals import ArrivalRate
+from edged.core.batching import Smooth, View, policy
 from edged.core.cost import CostModel
 from edged.core.events import (
     Answer,
@@ -55,6 +56,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lanes: int = 1  # batches that run at the same time
     max_attempts: int = 2  # runs of a request whose runs kill the device
     policy: str = "work-conserving"
+    useful_batches: bool = True  # no larger than the measured times say is of use
+    smooth: Smooth = Smooth()  # for that policy only
     when_full: WhenFull = "reject"
     streams: Streams = "latest-frame"
 
@@ -70,7 +73,7 @@ class Scheduler:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._policy = POLICIES[settings.policy]
+        self._policy = policy(settings.policy, settings.smooth)
         self._jobs: dict[int, Job] = {}
         self._waiting = WaitingQueue(
             settings.queue_rows,
@@ -82,6 +85,8 @@ class Scheduler:
         self._running: dict[int, _Batch] = {}
         self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
         self._costs = CostModel()
+        self._rates: dict[str, ArrivalRate] = {}
+        self._next_beat_s: float | None = None  # while a policy that follows the rate waits
         self._staged_rows = 0
         self._open = 0  # requests that are owed an answer
         self._last_batch = 0
@@ -108,7 +113,9 @@ class Scheduler:
         """When to call again with `Woke`, at the latest."""
         while self._deadlines and self._is_settled(self._deadlines[0][1]):
             heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        deadline_s = self._deadlines[0][0] if self._deadlines else None
+        times = [at for at in (deadline_s, self._next_beat_s) if at is not None]
+        return min(times, default=None)
 
     # --- what the driver may look at ------------------------------------------------------------
 
@@ -144,6 +151,11 @@ class Scheduler:
         if (text := self._too_large(request)) is not None:
             commands.append(Refuse(request.rid, Code.RESOURCE_EXHAUSTED, text))
             return
+        late_s = self._late_by(request, now)
+        if late_s > 0.0:
+            text = "the time-out cannot be met with what is waiting ahead"
+            commands.append(Refuse(request.rid, Code.DEADLINE_EXCEEDED, text, late_s))
+            return
         job = Job(request, now, open_parts=len(request.parts))
         admission = self._waiting.push(job)
         for older in admission.superseded:
@@ -161,6 +173,9 @@ class Scheduler:
             return
         self._jobs[request.rid] = job
         self._open += 1
+        if self._policy.follows_rate:
+            for part in request.parts:
+                self._rate(part.group).add(request.rows, now)
         if request.deadline_s is not None:
             heapq.heappush(self._deadlines, (request.deadline_s, request.rid))
 
@@ -282,28 +297,62 @@ class Scheduler:
         while (job := self._waiting.peek()) is not None:
             if self._staged_rows + job.request.staging_rows > self.settings.staging_rows:
                 return
+            if self._policy.exclusive and self._staged_rows:
+                return
             self._waiting.pop()
             self._staged_rows += job.request.staging_rows
             job.stage = Stage.PREPARING
             commands.append(Prepare(job.request.rid))
 
     def _start_batches(self, now: float, commands: list[Command]) -> None:
+        self._next_beat_s = None
         while len(self._running) < self.settings.lanes:
             for name, group in self._ready.by_urgency():
-                rows = self._policy(View(group.rows, self.settings.max_batch_rows))
+                rows = self._rows_now(name, group.rows, now)
                 if rows:
-                    self._run(name, tuple(group.take(rows)), commands)
+                    self._run(name, group.take(rows), now, commands)
                     break
+                if self._policy.follows_rate:
+                    self._next_beat_s = self._rate(name).next_beat_s(now)
             else:
                 return
 
-    def _run(self, group: str, parts: tuple[ReadyPart, ...], commands: list[Command]) -> None:
+    def _rows_now(self, group: str, ready_rows: int, now: float) -> int:
+        limit = self.settings.max_batch_rows
+        if self.settings.useful_batches:
+            limit = self._costs.useful_rows(group, limit)
+        if self._draining or self._staged_rows >= self.settings.staging_rows:
+            return min(ready_rows, limit)  # nothing more can come that would be worth a wait
+        rate = self._rate(group).rows_per_s(now) if self._policy.follows_rate else 0.0
+        return self._policy.rows(View(ready_rows, limit, rate, self._costs.curve(group)))
+
+    def _rate(self, group: str) -> ArrivalRate:
+        rate = self._rates.get(group)
+        if rate is None:
+            assumed = self.settings.smooth
+            rate = ArrivalRate(window_s=assumed.window_s, beat_s=assumed.beat_s)
+            self._rates[group] = rate
+        return rate
+
+    def _run(self, group: str, taken: list[ReadyPart], now: float, commands: list[Command]) -> None:
+        """Order a batch of what was taken, less what could not be answered in time any more."""
+        done_s = now + (self._costs.batch_s(group, sum(ready.rows for ready in taken)) or 0.0)
+        parts = []
+        for ready in taken:
+            deadline_s = ready.job.request.deadline_s
+            if deadline_s is None or done_s <= deadline_s:
+                parts.append(ready)
+            else:
+                text = "the time-out cannot be met any more"
+                self._refuse(ready.job, Code.DEADLINE_EXCEEDED, text, commands)
+        if not parts:
+            return
         self._last_batch += 1
         members = tuple(Member(r.job.request.rid, r.part.models) for r in parts)
         run = Run(self._last_batch, group, members, sum(r.rows for r in parts))
         for ready in parts:
             ready.job.running_parts += 1
-        self._running[run.batch] = _Batch(run, parts)
+        self._running[run.batch] = _Batch(run, tuple(parts))
         commands.append(run)
 
     # --- endings ------------------------------------------------------------------------------
@@ -357,6 +406,19 @@ class Scheduler:
     def _is_settled(self, rid: int) -> bool:
         job = self._jobs.get(rid)
         return job is None or job.answered
+
+    def _late_by(self, request: Request, now: float) -> float:
+        """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none.
+
+        Only what goes before it counts: its own level and those above, and of other clients at
+        most as much as of its own, since the clients take turns.
+        """
+        if request.deadline_s is None:
+            return 0.0
+        ahead = self._waiting.rows_ahead_of(request) + self._staged_rows
+        ready_s = (self._costs.pace_s() or 0.0) * ahead
+        run_s = sum(self._costs.batch_s(p.group, request.rows) or 0.0 for p in request.parts)
+        return max(0.0, now + ready_s + run_s - request.deadline_s)
 
     def _backlog_s(self) -> float | None:
         """About when the rows that wait now will have run."""

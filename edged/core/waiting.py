@@ -84,6 +84,21 @@ class WaitingQueue:
         self._append(job)
         return Admission(True, superseded, pushed_out)
 
+    def rows_ahead_of(self, request: Request) -> int:
+        """About how many rows would go before a newcomer: O(clients)."""
+        ahead = 0
+        for level, lines in enumerate(self._levels[: request.level + 1]):
+            if level < request.level:
+                ahead += sum(line.rows for line in lines.values())
+            else:
+                own = self._rows_of(request)
+                ahead += own + sum(
+                    min(line.rows, own + request.rows)
+                    for client, line in lines.items()
+                    if client != request.client
+                )
+        return ahead
+
     def put_back(self, job: Job) -> None:
         """Return a job that was admitted before, ahead of its client's others."""
         self._append(job)

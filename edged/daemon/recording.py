@@ -6,6 +6,7 @@ that. A bug seen in the field becomes such a file in tests/.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -50,36 +51,51 @@ class Recorder:
         self._file.write(self._encoder.encode(line).decode() + "\n")
 
 
+def turns(path: Path) -> Iterator[Turn]:
+    """The turns of a recording. Raises InvalidArgument for a file that is none.
+
+    A last line that was cut off by a crash is left out.
+    """
+    return _read(path)[1]
+
+
 def replay(path: Path) -> int:
     """Drive a fresh scheduler by the recording; the number of turns, all of them identical.
 
     Raises Mismatch at the first turn that differs, InvalidArgument for a file that is no recording.
-    A last line that was cut off by a crash is left out.
     """
-    turns = msgspec.json.Decoder(Turn)
-    with path.open("rb") as file:
-        try:
-            header = msgspec.json.decode(file.readline(), type=Header)
-        except msgspec.DecodeError as error:
-            raise InvalidArgument(f"{path} is not a recording of edged: {error}") from error
-        if header.recording != VERSION:
-            raise InvalidArgument(
-                f"{path} is a recording of version {header.recording}, this edged reads {VERSION}"
+    header, recorded = _read(path)
+    scheduler = Scheduler(header.settings)
+    count = 0
+    for count, turn in enumerate(recorded, start=1):
+        commands = scheduler.handle(turn.event, turn.at)
+        if commands != turn.commands:
+            raise Mismatch(
+                f"{path}, line {count + 1}: {turn.event} at {turn.at} led to {turn.commands} "
+                f"then and to {commands} now"
             )
-        scheduler = Scheduler(header.settings)
-        count = 0
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            try:
-                turn = turns.decode(line)
-            except msgspec.DecodeError as error:
-                raise InvalidArgument(f"{path}, line {count + 2}: {error}") from error
-            commands = scheduler.handle(turn.event, turn.at)
-            count += 1
-            if commands != turn.commands:
-                raise Mismatch(
-                    f"{path}, line {count + 1}: {turn.event} at {turn.at} led to {turn.commands} "
-                    f"then and to {commands} now"
-                )
     return count
+
+
+def _read(path: Path) -> tuple[Header, Iterator[Turn]]:
+    try:
+        lines = path.read_bytes().splitlines(keepends=True)
+    except OSError as error:
+        raise InvalidArgument(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        header = msgspec.json.decode(lines[0] if lines else b"", type=Header)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"{path} is not a recording of edged: {error}") from error
+    if header.recording != VERSION:
+        raise InvalidArgument(
+            f"{path} is a recording of version {header.recording}, this edged reads {VERSION}"
+        )
+    whole = [line for line in lines[1:] if line.endswith(b"\n")]
+    return header, (_decode(line, path, number) for number, line in enumerate(whole, start=2))
+
+
+def _decode(line: bytes, path: Path, number: int) -> Turn:
+    try:
+        return msgspec.json.decode(line, type=Turn)
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"{path}, line {number}: {error}") from error

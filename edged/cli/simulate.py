@@ -1,0 +1,98 @@
+"""`edged simulate`: the scheduler under a virtual clock, policies beside each other."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edged.cli.console import print_json, table
+from edged.errors import InvalidArgument
+
+COLUMNS = ("mean", "p50", "p95", "p99", "max", "thr_rps", "mean_batch", "refused")
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser(
+        "simulate", help="run the scheduler on simulated arrivals and a simulated device"
+    )
+    parser.add_argument(
+        "scenario", type=Path, help="a scenario (JSON), or a recording of edged serve --record"
+    )
+    parser.add_argument(
+        "--policy",
+        action="append",
+        metavar="NAME",
+        help="decide by this policy; several are compared on the same arrivals",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a policy")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="latencies as a figure (SVG, PNG)"
+    )
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE", help="write every decision to FILE, as a recording"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from edged.daemon.recording import Recorder
+    from edged.sim import scenario as scenarios
+
+    scenario = _read(args.scenario)
+    policies = args.policy or [scenario.policy]
+    if args.trace is not None and len(policies) > 1:
+        raise InvalidArgument("--trace records one policy: name just one")
+    with ExitStack() as stack:
+        trace = None
+        if args.trace is not None:
+            file = stack.enter_context(args.trace.open("w", encoding="utf-8"))
+            trace = Recorder(file, scenario.settings(scenarios.full_name(policies[0]))).turn
+        outcomes = {name: scenarios.run(scenario, name, trace=trace) for name in policies}
+    summaries = {name: outcome.summary() for name, outcome in outcomes.items()}
+    if args.plot is not None:
+        _plot(args.plot, {name: outcome.latency_s for name, outcome in outcomes.items()})
+    if args.json:
+        for name, summary in summaries.items():
+            print_json({"policy": name, "label": "simulated", **summary})
+        return 0
+    rows = [
+        [name, *(f"{summary[column]:.3g}" for column in COLUMNS)]
+        for name, summary in summaries.items()
+    ]
+    print(f"simulated, {len(scenario.requests().times_s)} requests; latencies in ms")
+    print(table(["policy", *COLUMNS], rows))
+    return 0
+
+
+def _read(path: Path) -> Any:
+    from edged.sim import scenario as scenarios
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return scenarios.of_recording(path)  # JSON lines
+    return scenarios.read(data)
+
+
+def _plot(path: Path, latencies: dict[str, tuple[float | None, ...]]) -> None:
+    """The distribution of latencies, a curve a policy."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InvalidArgument("--plot needs matplotlib: pip install 'edged[bench]'") from error
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, values in latencies.items():
+        served = sorted(s * 1e3 for s in values if s is not None)
+        axes.plot(served, [(i + 1) / len(served) for i in range(len(served))], label=name)
+    axes.set(xlabel="latency (ms), simulated", ylabel="share of requests", xscale="log")
+    axes.legend()
+    figure.savefig(path)

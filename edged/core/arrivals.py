@@ -1,0 +1,45 @@
+"""How fast rows arrive: a sliding window, looked at on a fixed beat."""
+
+from __future__ import annotations
+
+from collections import deque
+
+
+class ArrivalRate:
+    """Rows a second over the last `window_s`, as of the latest beat of `beat_s`.
+
+    Held between beats, as SMOOTH's scheduler looks at the load periodically. O(1) amortised.
+    """
+
+    def __init__(self, *, window_s: float, beat_s: float) -> None:
+        self._window_s = window_s
+        self._beat_s = beat_s
+        self._beat = 0
+        self._counted: deque[tuple[float, int]] = deque()  # in the window that ends at the beat
+        self._fresh: deque[tuple[float, int]] = deque()  # since the beat
+        self._rows = 0
+
+    def add(self, rows: int, now: float) -> None:
+        self._advance(now)
+        self._fresh.append((now, rows))
+
+    def rows_per_s(self, now: float) -> float:
+        self._advance(now)
+        return self._rows / self._window_s
+
+    def next_beat_s(self, now: float) -> float:
+        """When the rate can change next."""
+        self._advance(now)
+        return (self._beat + 1) * self._beat_s
+
+    def _advance(self, now: float) -> None:
+        beat = int(now / self._beat_s + 1e-9)
+        if beat <= self._beat:
+            return
+        self._beat = beat
+        at = beat * self._beat_s
+        while self._fresh and self._fresh[0][0] <= at:
+            self._counted.append(self._fresh.popleft())
+            self._rows += self._counted[-1][1]
+        while self._counted and self._counted[0][0] <= at - self._window_s:
+            self._rows -= self._counted.popleft()[1]

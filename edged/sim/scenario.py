@@ -1,0 +1,164 @@
+"""Scenarios of the simulator as JSON, in milliseconds and requests a second.
+
+Either the arrivals are listed (`arrivals_ms`, `tasks`) or they are to be generated (`arrivals`).
+Times that are left out are those of SMOOTH's Table II and of docs/results/smooth.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edged.core.batching import Smooth, policy
+from edged.core.events import Arrived
+from edged.core.scheduler import Settings
+from edged.daemon.recording import turns
+from edged.errors import PlanError
+from edged.planner.instance import Count, NonNegative, Positive, decode
+from edged.sim.arrivals import Arrivals, generate
+from edged.sim.device import DeviceModel
+from edged.sim.simulator import Outcome, Trace, simulate
+
+# SMOOTH, Table II: milliseconds of swinv2-base at each batch size, on the paper's edge GPU.
+TABLE_II_ROWS = (1, 2, 4, 6, 8, 12, 16)
+TABLE_II_MS = (15.93, 19.19, 29.55, 42.49, 53.19, 76.95, 99.99)
+
+UNBOUNDED = 10**9  # rows; the paper's queues have no limit
+
+# The names that the interchange format uses besides ours.
+ALIASES = {
+    "mono": "monolithic",
+    "alg1_max": "smooth",
+    "wc": "work-conserving",
+    "wc_set": "work-conserving-profiled",
+}
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Batch sizes, ascending, and the milliseconds that each takes."""
+
+    B: tuple[Count, ...] = TABLE_II_ROWS
+    t_ms: tuple[Positive, ...] = TABLE_II_MS
+
+
+class Generated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of edged.sim.arrivals.generate."""
+
+    kind: str
+    users: Count
+    rate_per_user: Positive = 10.0
+    requests: Count = 3000
+    tasks: Count = 3
+    seed: int = 0
+
+
+class Scenario(msgspec.Struct, frozen=True):
+    """One queueing simulation."""
+
+    type: Literal["smooth"]
+    policy: str = "work-conserving"
+    arrivals_ms: tuple[NonNegative, ...] | None = None
+    tasks: tuple[int, ...] | None = None
+    arrivals: Generated | None = None
+    profile: Profile = Profile()
+    t_pre_ms: Positive = 3.0
+    workers: Count = 8
+    ipc_ms: NonNegative = 3.0
+    t_head_ms: Positive = 0.3
+    t_net_ms: NonNegative = 5.0
+    window_ms: Positive = 1000.0
+    tick_ms: Positive = 100.0
+    deadline_ms: Positive | None = None
+
+    def requests(self) -> Arrivals:
+        """The arrivals, listed or generated. Raises PlanError when there are none or too many."""
+        if (self.arrivals is None) == (self.arrivals_ms is None):
+            raise PlanError("give either arrivals_ms with tasks, or arrivals to be generated")
+        if self.arrivals is not None:
+            return generate(**msgspec.structs.asdict(self.arrivals))
+        assert self.arrivals_ms is not None
+        tasks = self.tasks if self.tasks is not None else (0,) * len(self.arrivals_ms)
+        if len(tasks) != len(self.arrivals_ms):
+            raise PlanError(f"tasks: {len(tasks)} entries for {len(self.arrivals_ms)} arrivals_ms")
+        if any(a > b for a, b in zip(self.arrivals_ms, self.arrivals_ms[1:], strict=False)):
+            raise PlanError("arrivals_ms: must be ascending")
+        return Arrivals(tuple(at / 1e3 for at in self.arrivals_ms), tasks)
+
+    def device(self, exclusive: bool) -> DeviceModel:
+        """The device. Without a pipeline there is no hand-over, and SMOOTH's baseline, whose
+        51.2 requests/s we fit so, spends two head calls on a request."""
+        if len(self.profile.B) != len(self.profile.t_ms) or not self.profile.B:
+            raise PlanError("profile: B and t_ms must be of one length, at least 1")
+        if any(a >= b for a, b in zip(self.profile.B, self.profile.B[1:], strict=False)):
+            raise PlanError("profile.B: must be ascending")
+        return DeviceModel(
+            rows=self.profile.B,
+            time_s=tuple(t / 1e3 for t in self.profile.t_ms),
+            prepare_s=self.t_pre_ms / 1e3,
+            prepare_workers=self.workers,
+            handover_s=0.0 if exclusive else self.ipc_ms / 1e3,
+            head_s=self.t_head_ms / 1e3 * (2 if exclusive else 1),
+            network_s=self.t_net_ms / 1e3,
+        )
+
+    def settings(self, policy_name: str) -> Settings:
+        """The scheduler's settings: the paper's, without any bound on the queue."""
+        return Settings(
+            queue_rows=UNBOUNDED,
+            staging_rows=UNBOUNDED,
+            max_batch_rows=self.profile.B[-1],
+            policy=policy_name,
+            useful_batches=False,
+            smooth=Smooth(
+                prepare_workers=self.workers,
+                prepare_s=self.t_pre_ms / 1e3,
+                head_s=self.t_head_ms / 1e3,
+                window_s=self.window_ms / 1e3,
+                beat_s=self.tick_ms / 1e3,
+            ),
+        )
+
+
+def read(data: bytes) -> Scenario:
+    """A scenario from JSON, bare or wrapped. Raises PlanError naming the field."""
+    return decode(data, "smooth", Scenario)
+
+
+def run(
+    scenario: Scenario, policy_name: str | None = None, *, trace: Trace | None = None
+) -> Outcome:
+    """Simulate it, by default with the policy that it names. Raises InvalidArgument."""
+    name = full_name(policy_name or scenario.policy)
+    return simulate(
+        scenario.requests(),
+        scenario.settings(name),
+        scenario.device(policy(name).exclusive),
+        deadline_s=None if scenario.deadline_ms is None else scenario.deadline_ms / 1e3,
+        trace=trace,
+    )
+
+
+def full_name(policy_name: str) -> str:
+    """Our name of a policy."""
+    return ALIASES.get(policy_name, policy_name)
+
+
+def of_recording(path: Path) -> Scenario:
+    """The arrivals of a recorded live run, to be decided by other policies."""
+    arrived = [
+        (turn.at, turn.event.request) for turn in turns(path) if isinstance(turn.event, Arrived)
+    ]
+    if not arrived:
+        raise PlanError(f"{path}: no request arrived in this recording")
+    names = [
+        ",".join(model for part in request.parts for model in part.models) for _, request in arrived
+    ]
+    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
+    start = arrived[0][0]
+    return Scenario(
+        type="smooth",
+        arrivals_ms=tuple((at - start) * 1e3 for at, _ in arrived),
+        tasks=tuple(numbers[name] for name in names),
+    )
