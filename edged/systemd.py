@@ -1,4 +1,4 @@
-"""Word to the service manager (sd_notify(3)): ready, status, stopping, watchdog; and to its journal.
+"""Word to the service manager, sd_notify(3): ready, status, stopping, watchdog. And to its journal.
 
 A datagram to the socket that the environment names, and nothing at all outside systemd. Does not
 depend on libsystemd.
