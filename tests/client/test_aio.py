@@ -1,0 +1,228 @@
+"""The asyncio client over real sockets: what its twin's tests do not cover."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from edged import wire
+from edged.client import Retry
+from edged.client.aio import AsyncClient
+from edged.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EdgedError,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+)
+from tests.client.fake_daemon import FakeDaemon, Received, error, infer_reply, other_reply
+
+PATIENCE_S = 10.0
+
+
+def with_client(daemon: FakeDaemon, test: Callable[[AsyncClient], Awaitable[None]]) -> None:
+    """Run `test` with a connected client."""
+
+    async def run() -> None:
+        async with AsyncClient(daemon.endpoint, timeout_s=PATIENCE_S) as client:
+            await test(client)
+
+    asyncio.run(run(), debug=True)
+
+
+def cancels(daemon: FakeDaemon) -> set[str]:
+    """The requests that clients took back."""
+    headers = (received.request.header for received in daemon.received)
+    return {header.request for header in headers if isinstance(header, wire.Cancel)}
+
+
+def test_many_tasks_share_one_client(daemon: FakeDaemon) -> None:
+    async def test(client: AsyncClient) -> None:
+        rows = [1 + n % 8 for n in range(50)]
+        results = await asyncio.gather(
+            *(client.infer([b"jpeg"] * n, "flowers", top_k=1) for n in rows)
+        )
+        assert [len(result["flowers"].classes) for result in results] == rows
+
+    with_client(daemon, test)
+    assert len({received.id for received in daemon.infers}) == 50
+
+
+def test_questions(daemon: FakeDaemon) -> None:
+    async def test(client: AsyncClient) -> None:
+        assert await client.live()
+        assert (await client.ready()).ready
+        assert (await client.metadata()).limits.max_rows == 8
+        assert [model.name for model in await client.models()] == ["flowers-net", "food-net"]
+        assert (await client.model("flowers")).labels[1] == "rose"
+        assert (await client.model_ready("flowers")).ready
+        assert (await client.statistics()).server.pid == 42
+        assert 0 < await client.ping() < PATIENCE_S
+
+    with_client(daemon, test)
+
+
+def test_infer_many_in_order_with_errors_at_their_place(daemon: FakeDaemon) -> None:
+    daemon.answer = lambda received: [
+        error(received, NotFound("no"))
+        if received.request.payload[0] == b"bad"
+        else infer_reply(received)
+    ]
+
+    async def test(client: AsyncClient) -> None:
+        many = [b"a", b"bad", b"", [b"c", b"d"]]
+        outcomes = [
+            outcome
+            async for outcome in client.infer_many(many, "flowers", return_exceptions=True)
+        ]
+        kinds = [type(outcome).__name__ for outcome in outcomes]
+        assert kinds == ["Result", "NotFound", "InvalidArgument", "Result"]
+        with pytest.raises(NotFound):
+            async for _ in client.infer_many(many, "flowers"):
+                pass
+
+    with_client(daemon, test)
+
+
+def test_a_cancelled_task_takes_its_request_back(daemon: FakeDaemon) -> None:
+    arrived = threading.Event()
+
+    def swallow(received: Received) -> list[wire.Frames]:
+        arrived.set()
+        return []
+
+    daemon.answer = swallow
+
+    async def test(client: AsyncClient) -> None:
+        task = asyncio.create_task(client.infer(b"jpeg", "flowers"))
+        assert await asyncio.to_thread(arrived.wait, PATIENCE_S)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await client.ping()
+        assert cancels(daemon) == {daemon.infers[0].id}
+
+    with_client(daemon, test)
+
+
+def test_cancel_is_answered_by_the_daemon(daemon: FakeDaemon) -> None:
+    daemon.answer = lambda received: []
+
+    def cancelled(received: Received) -> list[wire.Frames]:
+        header = received.request.header
+        if not isinstance(header, wire.Cancel):
+            return [other_reply(received)]
+        return [
+            wire.encode_error(Cancelled("taken back"), header.request),
+            wire.encode_reply(wire.CancelReply(header.id, True)),
+        ]
+
+    daemon.answer_others = cancelled
+
+    async def test(client: AsyncClient) -> None:
+        pending = client.submit(b"jpeg", "flowers")
+        await client.ping()  # it is out
+        assert await pending.cancel()
+        assert pending.done()
+        with pytest.raises(Cancelled):
+            await pending.result()
+        daemon.answer = lambda received: [infer_reply(received)]
+        pending = client.submit(b"jpeg", "flowers")
+        await pending.result()
+        assert not await pending.cancel()
+
+    with_client(daemon, test)
+
+
+def test_a_restart_of_the_daemon_costs_no_request(daemon: FakeDaemon) -> None:
+    arrived = threading.Event()
+
+    def swallow(received: Received) -> list[wire.Frames]:
+        arrived.set()
+        return []
+
+    daemon.answer = swallow
+
+    async def test(client: AsyncClient) -> None:
+        pending = client.submit(b"jpeg", "flowers")
+        await asyncio.to_thread(arrived.wait, PATIENCE_S)
+        daemon.stop()
+        daemon.answer = lambda received: [infer_reply(received)]
+        daemon.start()
+        await pending.result()
+
+    with_client(daemon, test)
+    before, after = daemon.infers
+    assert (before.client, before.id) == (after.client, after.id)
+
+
+def test_no_answer_in_time(daemon: FakeDaemon) -> None:
+    daemon.answer = lambda received: []
+
+    async def test(client: AsyncClient) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await client.infer(b"jpeg", "flowers", timeout_s=0.05)
+        await client.ping()
+        assert cancels(daemon) == {daemon.infers[0].id}
+
+    with_client(daemon, test)
+
+
+def test_close_ends_those_who_wait_and_takes_their_requests_back(daemon: FakeDaemon) -> None:
+    arrived = threading.Event()
+    told = threading.Event()
+
+    def swallow(received: Received) -> list[wire.Frames]:
+        arrived.set()
+        return []
+
+    def note_cancel(received: Received) -> list[wire.Frames]:
+        if isinstance(received.request.header, wire.Cancel):
+            told.set()
+        return [other_reply(received)]
+
+    daemon.answer, daemon.answer_others = swallow, note_cancel
+
+    async def run() -> None:
+        client = await AsyncClient(daemon.endpoint).connect()
+        task = asyncio.create_task(client.infer(b"jpeg", "flowers"))
+        await asyncio.to_thread(arrived.wait, PATIENCE_S)
+        await client.close()
+        await client.close()
+        with pytest.raises(Cancelled):
+            await task
+        with pytest.raises(InvalidArgument, match="not connected"):
+            await client.ping()
+
+    asyncio.run(run(), debug=True)
+    assert told.wait(PATIENCE_S)
+
+
+def test_a_bug_in_a_job_reaches_those_who_wait(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(client: AsyncClient) -> None:
+        monkeypatch.setattr(client._session, "on_message", lambda frames, now: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await client.ping()
+
+    with_client(daemon, test)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    client = AsyncClient(
+        f"ipc://{tmp_path}/none.sock", connect_timeout_s=0.05, retry=Retry(attempts=1)
+    )
+    with pytest.raises(Unavailable, match="is it running"):
+        asyncio.run(client.connect(), debug=True)
+
+
+def test_somebody_else_there(daemon: FakeDaemon) -> None:
+    daemon.answer_others = lambda received: [[b"HTTP/1.1 400"]]
+    with pytest.raises(EdgedError, match="reply"):
+        asyncio.run(AsyncClient(daemon.endpoint).connect(), debug=True)
