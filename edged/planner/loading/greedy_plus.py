@@ -1,0 +1,120 @@
+"""Greedy-plus: search for a loading order; how many users each model serves is exact along it.
+
+Only the order is heuristic. Two steps alternate: shorten the order of the models in use
+(`tour.shorter`), and count users along it (`order.least_ms`), which also says which models are in
+use. When that settles, single models are put in or moved, scored many orders at a time. An order
+is better when it serves more users, and among equals when it needs less time for one user more.
+Nested clusters need no search: `Sharing.order` is optimal for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from edged.planner.loading.greedy import greedy_visits
+from edged.planner.loading.order import Visits, best_visits, least_ms, visits_of
+from edged.planner.loading.structure import Sharing
+from edged.planner.loading.tables import Ints, Tables
+from edged.planner.loading.tour import shorter
+
+WORK = 1e7  # states that scoring single moves may evaluate: some 30 ms
+_AT_ONCE = 64  # orders that are scored together
+
+
+def greedy_plus_visits(tables: Tables, sharing: Sharing) -> Visits:
+    """Visits along the best order found; the best there is when the clusters are nested."""
+    if sharing.nested:
+        return best_visits(tables, sharing.order)
+    return best_visits(tables, search_order(tables, start_orders(tables, sharing)))
+
+
+def start_orders(tables: Tables, sharing: Sharing) -> list[list[int]]:
+    """All models asked for: by greedy, by nearest neighbour, by shared part within clusters."""
+    greedy = [model for model, _ in greedy_visits(tables, slotted=False)]
+    return [_nearest(tables, greedy), _nearest(tables, []), sharing.order]
+
+
+def search_order(tables: Tables, starts: list[list[int]]) -> list[int]:
+    """The best order found from any of `starts`, each of which lists all models asked for."""
+    found = _best_of(tables, np.array([shorter(tables, order) for order in starts]), tables.users)
+    found = _settle(tables, found)
+    work = WORK
+    improved = True
+    while improved and found.users < tables.users:
+        improved = False
+        for orders in _neighbours(_in_use(tables, found), tables.asked):
+            tried = _best_of(tables, orders, min(found.users + 2, tables.users))
+            if tried.key < found.key:
+                found = _settle(tables, _best_of(tables, np.array([tried.order]), tables.users))
+                improved = True
+                break
+            work -= orders.size * orders.shape[1] * (found.users + 2) / 2
+            if work < 0:
+                break
+    return found.order
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An order, the users that it serves, and the time that one user more would take."""
+
+    order: list[int]
+    users: int
+    more_ms: float
+
+    @property
+    def key(self) -> tuple[int, float]:
+        """Smaller is better."""
+        return -self.users, self.more_ms
+
+
+def _best_of(tables: Tables, orders: Ints, users_max: int) -> _Found:
+    """The best of (N, M) orders, counting no more than `users_max` users."""
+    least = least_ms(tables, orders, users_max).min(axis=1)
+    users = np.where(least <= tables.limit_ms, np.arange(users_max + 1), 0).max(axis=1)
+    more_ms = least[np.arange(len(least)), np.minimum(users + 1, users_max)]
+    best = int(np.lexsort((more_ms, -users))[0])
+    return _Found(orders[best].tolist(), int(users[best]), float(more_ms[best]))
+
+
+def _in_use(tables: Tables, found: _Found) -> list[int]:
+    """The models that the least time for one user more takes, in order."""
+    users = min(found.users + 1, tables.users)
+    return [model for model, _ in visits_of(tables, found.order, users)]
+
+
+def _settle(tables: Tables, found: _Found) -> _Found:
+    """Shorten the order of the models in use and count again, until that gains nothing."""
+    while True:
+        order = shorter(tables, _in_use(tables, found))
+        again = _best_of(tables, np.array([order]), tables.users)
+        if again.key >= found.key:
+            return found
+        found = again
+
+
+def _neighbours(used: list[int], asked: list[int]) -> Iterator[Ints]:
+    """Orders one move away, some at a time: another model put in, then one of `used` moved."""
+    length = len(used)
+    added = [model for model in asked if model not in used]
+    put = [[*used[:at], model, *used[at:]] for at in range(length + 1) for model in added]
+    for first in range(0, len(put), _AT_ONCE):
+        yield np.array(put[first : first + _AT_ONCE])
+    for at in range(length):
+        rest = used[:at] + used[at + 1 :]
+        moved = [[*rest[:to], used[at], *rest[to:]] for to in range(length) if to != at]
+        if moved:
+            yield np.array(moved)
+
+
+def _nearest(tables: Tables, head: list[int]) -> list[int]:
+    """`head`, then the other models asked for, each time the one that loads the fastest."""
+    order = list(head)
+    left = [model for model in tables.asked if model not in head]
+    while left:
+        load_ms = tables.load_ms[order[-1] if order else tables.cold, left]
+        order.append(left.pop(int(load_ms.argmin())))
+    return order

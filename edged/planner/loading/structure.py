@@ -1,0 +1,81 @@
+"""The bottom-layer-sharing case: is it one, and the order in which it is optimal to load.
+
+It is read off the blocks, not off the annotations `cluster` and `l`, so a wrong annotation cannot
+make a wrong plan. What counts (Definition 2) is that within each cluster the shared parts are
+nested: of any two models, the shared part of one contains that of the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.planner.loading.problem import LoadingProblem
+from edged.planner.loading.tables import Ints, Tables
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who shares with whom, over the models that somebody asks for."""
+
+    clusters: list[list[int]]  # models that share, directly or through others, in loading order
+    crossing: tuple[int, int] | None  # two models of a cluster whose shared parts are not nested
+
+    @property
+    def nested(self) -> bool:
+        """The bottom-layer-sharing case: `order` is an optimal order of loading."""
+        return self.crossing is None
+
+    @property
+    def order(self) -> list[int]:
+        """All models, cluster after cluster."""
+        return [i for cluster in self.clusters for i in cluster]
+
+
+def sharing(tables: Tables) -> Sharing:
+    """The clusters of the instance, and whether they are nested.
+
+    Models with blocks of their own come by ascending shared part (Corollary 1). Models wholly
+    made of shared blocks, which the paper does not have, follow in descending order: each is then
+    contained in what is loaded already. Ascending order would load every one of them, which costs
+    more as soon as a load has a fixed cost.
+    """
+    asked = np.array(tables.asked, dtype=np.int64)
+    holds = tables.holds[asked]
+    parts = (holds & (holds.sum(axis=0) > 1)).astype(np.float64)
+    common = parts @ parts.T  # blocks that two models share
+    size = common.diagonal()
+    related = (common > 0) | np.eye(len(asked), dtype=np.bool_)
+    head = _components(related)
+    together = head[:, None] == head[None, :]
+    crossing = asked[np.argwhere((common < np.minimum.outer(size, size)) & together)].tolist()
+    own = holds.sum(axis=1) > size
+    order = np.lexsort((np.where(own, size, -size), ~own, head))
+    clusters = [asked[order[head[order] == i]].tolist() for i in np.unique(head)]
+    return Sharing(clusters, crossing=tuple(crossing[0]) if crossing else None)
+
+
+def declared_clusters(problem: LoadingProblem, tables: Tables) -> list[list[int]]:
+    """The clusters as the instance annotates them, by ascending `l`; a model without is alone.
+
+    Only the literal Algorithm 2 uses these: to its test (19) it matters which models it believes
+    to be in one cluster, even if they share nothing.
+    """
+    clusters: dict[tuple[str, int], list[int]] = {}
+    for i in tables.asked:
+        cluster = problem.models[i].cluster
+        clusters.setdefault(("model", i) if cluster is None else ("cluster", cluster), []).append(i)
+    return [sorted(ids, key=lambda i: problem.models[i].shared or 0) for ids in clusters.values()]
+
+
+def _components(related: npt.NDArray[np.bool_]) -> Ints:
+    """Per row, the first row that it is related to directly or through others."""
+    head = np.arange(len(related))
+    for _ in range(len(related)):
+        nearer = np.where(related, head, len(related)).min(axis=1, initial=len(related))
+        if (nearer == head).all():
+            break
+        head = nearer
+    return head

@@ -1,0 +1,112 @@
+"""What the solvers look up: users in order, times to serve them, times to load each model.
+
+By Theorem 2 a model serves its users in ascending upload time, in full batches but the last, so
+the time of a visit to model i is `load_ms[previous, i] + serve_ms[i, users served]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.planner.loading.problem import LoadingProblem
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_ROUNDING = (
+    1e-12  # relative: the sums below are rounded, so a plan that ends on the deadline meets it
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """I models, K users; row I of `load_ms` is the cold device (the paper's model 0)."""
+
+    limit_ms: float  # the deadline, with room for rounding
+    slot_ms: float
+    users: int  # K
+    queue: tuple[Ints, ...]  # per model: its users by ascending upload time, then index
+    upload_ms: tuple[Floats, ...]  # per model: (users + 1,) upload time of the first k users, (11)
+    serve_ms: Floats  # (I, largest queue + 1) upload and compute k users, (9); inf past the queue
+    load_ms: Floats  # (I + 1, I) load model i after model j, (8)
+    rows_max: Ints  # (I,) users per batch
+    holds: npt.NDArray[np.bool_]  # (I, blocks) model holds block; blocks of no bytes are left out
+
+    @property
+    def cold(self) -> int:
+        """The row of `load_ms` that stands for an empty device."""
+        return len(self.load_ms) - 1
+
+    @property
+    def asked(self) -> list[int]:
+        """The models that somebody asks for: the others are never worth loading."""
+        return [i for i, queue in enumerate(self.queue) if len(queue)]
+
+
+def tables(problem: LoadingProblem) -> Tables:
+    """Everything of the problem that does not depend on a plan."""
+    queue, upload_ms = _queues(problem)
+    holds = _holds(problem)
+    return Tables(
+        limit_ms=problem.deadline_ms * (1.0 + _ROUNDING),
+        slot_ms=problem.slot_ms,
+        users=len(problem.users),
+        queue=queue,
+        upload_ms=upload_ms,
+        serve_ms=_serve_ms(problem, upload_ms),
+        load_ms=_load_ms(problem, holds),
+        rows_max=np.array([model.b_max for model in problem.models], dtype=np.int64),
+        holds=holds,
+    )
+
+
+def without_sharing(tables: Tables) -> Tables:
+    """The same users when every model is loaded whole: no two models have a block in common."""
+    load_ms = np.tile(tables.load_ms[tables.cold], (len(tables.load_ms), 1))
+    return replace(tables, load_ms=load_ms, holds=tables.holds[:, :0])
+
+
+def batch_sizes(count: int, rows_max: int) -> list[int]:
+    """Sizes of the batches of one visit: full ones, then what remains (Theorem 2.2)."""
+    full, rest = divmod(count, rows_max)
+    return [rows_max] * full + [rest] * (rest > 0)
+
+
+def _queues(problem: LoadingProblem) -> tuple[tuple[Ints, ...], tuple[Floats, ...]]:
+    """Per model: its users in ascending p_k = D_k / (B R_k), and the running sum of p_k in ms."""
+    model = np.array([user.model for user in problem.users], dtype=np.int64)
+    bits = np.array([user.upload_bits for user in problem.users], dtype=np.float64)
+    efficiency = np.array([user.efficiency for user in problem.users], dtype=np.float64)
+    with np.errstate(over="ignore", divide="ignore"):
+        p_ms = np.where(bits > 0, 1000.0 * bits / problem.bandwidth_hz / efficiency, 0.0)
+    order = np.lexsort((np.arange(len(model)), p_ms))
+    queue = tuple(order[model[order] == i] for i in range(len(problem.models)))
+    return queue, tuple(np.concatenate(([0.0], np.cumsum(p_ms[users]))) for users in queue)
+
+
+def _serve_ms(problem: LoadingProblem, upload_ms: tuple[Floats, ...]) -> Floats:
+    widest = max((len(upload) for upload in upload_ms), default=1)
+    serve = np.full((len(upload_ms), widest), np.inf)
+    for row, upload, model in zip(serve, upload_ms, problem.models, strict=True):
+        count = np.arange(len(upload))
+        batches = -(-count // model.b_max)
+        row[: len(upload)] = upload + model.mu_ms * count + model.beta_ms * batches
+    return serve
+
+
+def _holds(problem: LoadingProblem) -> npt.NDArray[np.bool_]:
+    holds = np.zeros((len(problem.models), len(problem.block_bytes)), dtype=np.bool_)
+    for row, model in zip(holds, problem.models, strict=True):
+        row[list(model.blocks)] = True
+    return holds & (np.array(problem.block_bytes) > 0)
+
+
+def _load_ms(problem: LoadingProblem, holds: npt.NDArray[np.bool_]) -> Floats:
+    """V of the bytes of J_i \\ J_j; a sum of no bytes is exactly 0, so V(0) = 0 is exact too."""
+    lacks = np.vstack([~holds, np.ones((1, holds.shape[1]), dtype=np.bool_)])
+    missing_bytes = lacks.astype(np.float64) @ (holds * np.array(problem.block_bytes)).T
+    load = problem.load
+    return np.where(missing_bytes > 0, load.fixed_ms + missing_bytes / load.bytes_per_ms, 0.0)
