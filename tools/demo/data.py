@@ -41,8 +41,9 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """One image file that no head has seen, and its class."""
+    """An image file that the head of `task` has not seen, and its class."""
 
+    task: str
     path: Path
     label: str
 
@@ -148,7 +149,7 @@ def write(root: Path, task: str, seed: int) -> bool:
 def held_out(root: Path, task: str) -> list[HeldOut]:
     """The held out images of `task`, in a fixed order."""
     files = sorted((root / task / "test").glob("*/*"))
-    return [HeldOut(path, path.parent.name) for path in files]
+    return [HeldOut(task, path, path.parent.name) for path in files]
 
 
 def _packaged(package: str, path: str) -> Path:

@@ -1,0 +1,135 @@
+"""What the demo found, as frozen values, as one table for people and as JSON for programs. No I/O.
+
+Accuracy of a task is top-1, or top-5 where there are too few images to tell more (imagenet).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median_high
+
+import msgspec
+
+from edged.cli.console import show_bytes, table
+from edged.manifest import Manifest
+from tools.demo.data import HeldOut
+from tools.demo.load import Answer
+
+TOP = {"imagenet": 5}
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One task through the daemon. Latencies as the client saw them, of requests under load."""
+
+    name: str
+    images: int  # held out
+    top: int  # how many of the best classes count: top-1 or top-5
+    right: int  # of the images, through the daemon
+    right_uncut: int  # of the same images, by the uncut model in ONNX Runtime
+    unlike_uncut: int  # images where the ranked classes differ from those of the uncut model
+    requests: int  # that asked for the task, on its own images or on others
+    p50_ms: float
+    p99_ms: float
+    batch_rows: dict[int, int]  # requests by the rows of the largest batch that they were in
+    shared_bytes: int  # of its blocks that other models have too
+    own_bytes: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.images
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """All of a run."""
+
+    tasks: tuple[Task, ...]
+    seconds: float  # from the first request to the last answer
+    requests: int
+    requests_for_all: int  # that asked for every task at once
+    batches: int
+    mixed_batches: int  # that held rows of several tasks
+    block_bytes: int  # the store's
+    whole_bytes: int  # of the same models, uncut
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every image was answered as the uncut models answer it."""
+        return not any(task.unlike_uncut for task in self.tasks)
+
+
+def summarize_task(
+    answers: Sequence[Answer],
+    uncut: Mapping[HeldOut, tuple[str, ...]],
+    models: Mapping[str, Manifest],
+    block_bytes: Mapping[str, int],
+    requests: int,
+) -> Task:
+    """`answers` to the held out images of one task, and what the uncut model ranks best."""
+    name = answers[0].image.task
+    top = TOP.get(name, 1)
+    round_trips_ms = sorted(answer.round_trip_s * 1e3 for answer in answers)
+    users = Counter(block for model in models.values() for block in _blocks(model))
+    (mine,) = (model for model in models.values() if model.task == name)
+    return Task(
+        name=name,
+        images=len(answers),
+        top=top,
+        right=sum(answer.image.label in answer.classes[:top] for answer in answers),
+        right_uncut=sum(answer.image.label in uncut[answer.image][:top] for answer in answers),
+        unlike_uncut=sum(answer.classes != uncut[answer.image] for answer in answers),
+        requests=requests,
+        p50_ms=median_high(round_trips_ms),
+        p99_ms=round_trips_ms[len(round_trips_ms) * 99 // 100],
+        batch_rows=dict(sorted(Counter(answer.batch_rows for answer in answers).items())),
+        shared_bytes=sum(block_bytes[b] for b in _blocks(mine) if users[b] > 1),
+        own_bytes=sum(block_bytes[b] for b in _blocks(mine) if users[b] == 1),
+    )
+
+
+def render(summary: Summary) -> str:
+    """The table, and in sentences what it cannot hold."""
+    headers = (
+        "task", "held-out accuracy", "images", "uncut model", "requests", "p50 ms", "p99 ms",
+        "rows a batch", "shared", "its own",
+    )  # fmt: skip
+    return "\n".join(
+        [
+            table(headers, [_row(task) for task in summary.tasks]),
+            "",
+            f"{summary.requests} requests in {summary.seconds:.1f} s, "
+            f"{summary.requests_for_all} of them for all {len(summary.tasks)} tasks at once. "
+            f"{summary.batches} batches, {summary.mixed_batches} with rows of several tasks.",
+            f"The {len(summary.tasks)} models take {show_bytes(summary.block_bytes)} as blocks, "
+            f"{show_bytes(summary.whole_bytes)} as whole models.",
+            _verdict(summary),
+        ]
+    )
+
+
+def _row(task: Task) -> tuple[str, ...]:
+    rows = task.batch_rows.keys()
+    return (
+        task.name,
+        f"{task.accuracy:.3f}" + (f" (top {task.top})" if task.top > 1 else ""),
+        str(task.images),
+        "the same" if not task.unlike_uncut else f"{task.unlike_uncut} differ",
+        str(task.requests),
+        f"{task.p50_ms:.1f}",
+        f"{task.p99_ms:.1f}",
+        f"{min(rows)} to {max(rows)}",
+        show_bytes(task.shared_bytes),
+        show_bytes(task.own_bytes),
+    )
+
+
+def _verdict(summary: Summary) -> str:
+    images = sum(task.images for task in summary.tasks)
+    if summary.agrees:
+        return f"All {images} images are ranked as the uncut models in ONNX Runtime rank them."
+    differ = sum(task.unlike_uncut for task in summary.tasks)
+    return f"FAILED: {differ} of {images} images are ranked unlike the uncut models rank them."
+
+
+def _blocks(model: Manifest) -> Iterable[str]:
+    return {step.block for step in model.steps}
