@@ -408,11 +408,7 @@ class Scheduler:
         return job is None or job.answered
 
     def _late_by(self, request: Request, now: float) -> float:
-        """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none.
-
-        Only what goes before it counts: its own level and those above, and of other clients at
-        most as much as of its own, since the clients take turns.
-        """
+        """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
         if request.deadline_s is None:
             return 0.0
         ahead = self._waiting.rows_ahead_of(request) + self._staged_rows

@@ -54,6 +54,7 @@ class WaitingQueue:
         self._streams = streams
         self._levels: list[dict[int, _Line]] = [{} for _ in range(levels)]
         self._turns: list[deque[int]] = [deque() for _ in range(levels)]  # clients with a line
+        self._level_rows = [0] * levels
         self._latest: dict[tuple[int, str], Job] = {}
         self.rows = 0
 
@@ -85,19 +86,12 @@ class WaitingQueue:
         return Admission(True, superseded, pushed_out)
 
     def rows_ahead_of(self, request: Request) -> int:
-        """About how many rows would go before a newcomer: O(clients)."""
-        ahead = 0
-        for level, lines in enumerate(self._levels[: request.level + 1]):
-            if level < request.level:
-                ahead += sum(line.rows for line in lines.values())
-            else:
-                own = self._rows_of(request)
-                ahead += own + sum(
-                    min(line.rows, own + request.rows)
-                    for client, line in lines.items()
-                    if client != request.client
-                )
-        return ahead
+        """At most how many rows go before a newcomer's: all of higher levels, and of its own
+        level no more of each client than of its own, since the clients take turns."""
+        level = request.level
+        higher = sum(self._level_rows[:level])
+        turns = (self._rows_of(request) + request.rows) * len(self._turns[level])
+        return higher + min(self._level_rows[level], turns)
 
     def put_back(self, job: Job) -> None:
         """Return a job that was admitted before, ahead of its client's others."""
@@ -112,6 +106,7 @@ class WaitingQueue:
         line = lines[request.client]
         del line.jobs[request.rid]
         line.rows -= request.rows
+        self._level_rows[request.level] -= request.rows
         self.rows -= request.rows
         if request.stream is not None and self._latest.get((request.client, request.stream)) is job:
             del self._latest[request.client, request.stream]
@@ -150,6 +145,7 @@ class WaitingQueue:
             self._turns[request.level].append(request.client)
         line.jobs[request.rid] = job
         line.rows += request.rows
+        self._level_rows[request.level] += request.rows
         self.rows += request.rows
         if request.stream is not None:
             self._latest[request.client, request.stream] = job
