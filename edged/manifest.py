@@ -45,6 +45,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    weight_bytes: int
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,7 +145,7 @@ def layers(manifest: Manifest) -> tuple[Layer, ...]:
     return tuple(
         layer
         for step in manifest.steps
-        for layer in step.layers or (Layer(step.block, step.reads, step.writes),)
+        for layer in step.layers or (Layer(step.block, step.reads, step.writes, 0),)
     )
 
 

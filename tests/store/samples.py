@@ -11,7 +11,7 @@ def model(name: str, *blocks: bytes, labels: tuple[str, ...] = ()) -> Manifest:
     """A chain of `blocks`, each of which is its own only layer."""
     names = ["x", *(f"v{i}" for i in range(len(blocks)))]
     steps = tuple(
-        Step(id, (read,), (write,), (Layer(id, (read,), (write,)),))
+        Step(id, (read,), (write,), (Layer(id, (read,), (write,), 0),))
         for id, read, write in zip(map(block_id, blocks), names, names[1:], strict=False)
     )
     return Manifest(
