@@ -1,0 +1,157 @@
+"""The unit on the real systemd: what an operator sees of starting, failing and stopping."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from edged.client import Retry
+from edged.errors import Unavailable
+from tests.systemd.box import wait_for
+from tests.systemd.installation import CONFIG, SOCKET, START_LIMIT, UNIT
+from tests.systemd.store import picture, png
+
+pytestmark = pytest.mark.root
+
+# systemd-analyze's exposure level times ten. What remains is the use of IP (0.8), /proc beyond
+# processes (0.1), which onnxruntime reads the processor's features from, and the clock (0.1).
+EXPOSURE = 15
+
+ONCE = Retry(attempts=1)
+
+
+def answer(client) -> str:
+    """The label of a red picture."""
+    return client.infer(picture(200, 10, 10), "color", top_k=1)["color"].classes[0][0].label
+
+
+def test_systemd_understands_every_line(installation):
+    done = installation.box.run("systemd-analyze", "verify", UNIT)
+    # A misspelt key is a warning only, with status 0.
+    assert done.stderr == ""
+
+
+def test_the_sandbox_is_tight(installation):
+    installation.box.run(
+        "systemd-analyze", "security", f"--threshold={EXPOSURE}", "--no-pager", "edged.service"
+    )
+
+
+def test_active_means_warm(stopped):
+    stopped.systemctl("start", "--no-block", "edged")
+    worker = wait_for("a worker starts", stopped.workers, 20.0)[0]
+    worker.suspend()
+    with stopped.client() as client:
+        ready = client.ready()
+        assert (ready.ready, ready.state) == (False, "STARTING")
+    assert stopped.show("ActiveState")["ActiveState"] == "activating"
+    worker.resume()
+    stopped.wait_for_state("active")
+    assert "serving 2 models on cpu" in stopped.show("StatusText")["StatusText"]
+    with stopped.client() as client:
+        assert answer(client) == "red"
+
+
+def test_members_of_its_group_are_served_and_nobody_else(serving, tmp_path):
+    image = "/tmp/red.png"
+    serving.box.path(image).write_bytes(png(picture(200, 10, 10)))
+    assert "red" in serving.edged("infer", "--task", "color", image, group="edged")
+    with pytest.raises(AssertionError, match=SOCKET):
+        serving.edged("infer", "--task", "color", image, group="nogroup")
+
+
+def test_nothing_is_kept_but_what_it_was_given_to_keep(serving):
+    kept = sorted(os.listdir(serving.box.path("/var/lib/edged")))
+    assert kept == ["store"]  # the home directory of its account, too
+
+
+def test_tcp_works_within_the_sandbox(stopped):
+    stopped.configure('[server]\nendpoints = ["tcp://127.0.0.1:5555"]')
+    stopped.systemctl("start", "edged")
+    status = stopped.edged("status", "--endpoint", "tcp://127.0.0.1:5555")
+    assert "READY" in status
+
+
+def test_a_killed_front_is_back_and_leaves_no_worker_behind(serving):
+    front, worker = serving.front(), serving.worker()
+    with serving.client() as client:
+        assert answer(client) == "red"
+        front.kill()
+        wait_for("another front", lambda: serving.fronts() not in ([], [front]), 20.0)
+        serving.wait_for_state("active")
+        assert answer(client) == "red"  # the client has found its way back by itself
+    assert not worker.is_running()
+    assert len(serving.workers()) == 1
+    assert serving.show("NRestarts", "Result") == {"NRestarts": "1", "Result": "success"}
+
+
+def test_the_watchdog_ends_a_front_that_stands_still(serving):
+    front, worker = serving.front(), serving.worker()
+    front.suspend()
+    wait_for("another front", lambda: serving.fronts() not in ([], [front]), 20.0)
+    serving.wait_for_state("active")
+    assert any("Watchdog timeout" in line for line in serving.verdicts())
+    assert not worker.is_running()
+    with serving.client() as client:
+        assert answer(client) == "red"
+
+
+def test_a_killed_worker_is_not_systemds_business(serving):
+    front, worker = serving.front(), serving.worker()
+    with serving.client() as client:
+        assert answer(client) == "red"
+        worker.kill()
+        wait_for("another worker", lambda: serving.workers() not in ([], [worker]), 20.0)
+        assert answer(client) == "red"
+        assert client.statistics().server.worker_restarts == 1
+    assert serving.fronts() == [front]
+    assert serving.show("ActiveState", "NRestarts") == {"ActiveState": "active", "NRestarts": "0"}
+
+
+def test_stopping_answers_what_was_accepted(serving):
+    with serving.client(retry=ONCE) as client:
+        worker = serving.worker()
+        worker.suspend()  # so that all of it is still open
+        accepted = [client.submit(picture(200, 10, 10), "color", top_k=1) for _ in range(60)]
+        client.ping()  # messages come in order: the front has read them all
+        serving.systemctl("stop", "--no-block", "edged")
+        wait_for("it drains", lambda: client.ready().state == "DRAINING", 10.0)
+        with pytest.raises(Unavailable, match="shutting down"):
+            client.infer(picture(200, 10, 10), "color")
+        worker.resume()
+        labels = {pending.result()["color"].classes[0][0].label for pending in accepted}
+        assert labels == {"red"}
+    wait_for("it has stopped", lambda: not serving.fronts(), 10.0)
+    serving.wait_for_state("inactive")
+    assert serving.show("Result", "ExecMainStatus", "NRestarts") == {
+        "Result": "success",
+        "ExecMainStatus": "0",
+        "NRestarts": "0",
+    }
+    assert not serving.workers()
+    assert not serving.box.path(SOCKET).exists()
+
+
+def test_a_misspelt_key_fails_once_and_says_where(stopped):
+    stopped.configure("[scheduler]\nmax_batch_rowz = 4\n")
+    done = stopped.box.run("systemctl", "start", "edged", check=False)
+    assert done.returncode != 0
+    assert stopped.show("ActiveState", "Result", "ExecMainStatus", "NRestarts") == {
+        "ActiveState": "failed",
+        "Result": "exit-code",
+        "ExecMainStatus": "2",
+        "NRestarts": "0",
+    }
+    (line,) = stopped.journal()
+    assert CONFIG in line
+    assert "max_batch_rowz" in line
+    assert "$.scheduler" in line
+
+
+def test_a_store_that_stays_away_is_not_waited_for_for_ever(stopped):
+    stopped.configure('store = "/var/lib/edged/elsewhere"')
+    stopped.systemctl("start", "edged", check=False)
+    stopped.wait_for_state("failed")
+    assert stopped.show("NRestarts") == {"NRestarts": str(START_LIMIT)}
+    assert "there is no store at /var/lib/edged/elsewhere" in stopped.journal()[-1]
