@@ -4,8 +4,9 @@ Knows no frames and no sockets; `edged.wire.codec` turns these values into frame
 of the Open Inference Protocol where it has one. docs/protocol.md is the same for people: a change
 here is a change there.
 
-Headers of requests refuse unknown fields, so that a misspelt one cannot be ignored. Headers of
-replies take them, so that an older client can talk to a newer daemon.
+Headers of requests refuse unknown fields, so that a misspelt one cannot be ignored; a field at its
+default may be left out. Headers of replies name every field, and who reads them takes unknown ones,
+so that an older client can talk to a newer daemon.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     pass
 
 
-class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+class _Reply(msgspec.Struct, frozen=True):
     pass
 
 
@@ -90,7 +91,7 @@ class InputTensor(_Request, frozen=True):
                      by tasks that take images
     anything else    the model's own input tensor, one payload frame, row-major, little-endian
 
-    With one input in the request and in the model, the name is not looked at.
+    With one input in the request and one in the model, the name is not looked at.
     """
 
     name: TensorName

@@ -95,7 +95,7 @@ class FakeDaemon:
 
 
 def infer_reply(received: Received) -> wire.Frames:
-    """For each task the raw scores of three classes, the row number in each; or the best classes."""
+    """For each task the scores of three classes, which differ by row, or the best classes."""
     header = received.request.header
     assert isinstance(header, wire.Infer)
     rows = header.inputs[0].shape[0]

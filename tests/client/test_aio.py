@@ -77,8 +77,7 @@ def test_infer_many_in_order_with_errors_at_their_place(daemon: FakeDaemon) -> N
     async def test(client: AsyncClient) -> None:
         many = [b"a", b"bad", b"", [b"c", b"d"]]
         outcomes = [
-            outcome
-            async for outcome in client.infer_many(many, "flowers", return_exceptions=True)
+            outcome async for outcome in client.infer_many(many, "flowers", return_exceptions=True)
         ]
         kinds = [type(outcome).__name__ for outcome in outcomes]
         assert kinds == ["Result", "NotFound", "InvalidArgument", "Result"]

@@ -346,7 +346,9 @@ def test_cancel_too_late(client: Client) -> None:
 
 def test_nobody_there(tmp_path: Path) -> None:
     client = Client(f"ipc://{tmp_path}/none.sock", connect_timeout_s=0.05)
-    with pytest.raises(Unavailable, match=r"no daemon answers at .*none\.sock within 0.05 s: is it"):
+    with pytest.raises(
+        Unavailable, match=r"no daemon answers at .*none\.sock within 0.05 s: is it"
+    ):
         client.connect()
     with pytest.raises(InvalidArgument, match="not connected"):
         client.live()
@@ -395,7 +397,16 @@ def test_a_client_belongs_to_one_thread(client: Client) -> None:
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["", "edged.sock", "ipc://", "tcp://h", "tcp://:5555", "udp://x:1", "tcp://h:p", "tcp://h:65536"],
+    [
+        "",
+        "edged.sock",
+        "ipc://",
+        "tcp://h",
+        "tcp://:5555",
+        "udp://x:1",
+        "tcp://h:p",
+        "tcp://h:65536",
+    ],
 )
 def test_endpoints_that_cannot_be_are_refused_at_once(endpoint: str) -> None:
     with pytest.raises(InvalidArgument, match="ipc:///path"):
