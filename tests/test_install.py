@@ -25,7 +25,10 @@ def interpreter(folder: Path, version: str, can_make_venvs: bool) -> Path:
     path = folder / "python3"
     path.write_text(
         "#!/bin/sh\n"
-        f'case "$2" in *version_info*) echo {version} ;; *) exit {int(not can_make_venvs)} ;; esac\n'
+        'case "$2" in\n'
+        f"*version_info*) echo {version} ;;\n"
+        f"*) exit {int(not can_make_venvs)} ;;\n"
+        "esac\n"
     )
     path.chmod(0o755)
     return path
