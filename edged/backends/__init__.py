@@ -1,0 +1,39 @@
+"""Backends by name. One is imported when it is asked for; the others need not be installed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edged.backends.base import Backend
+from edged.errors import ConfigError
+
+_BACKENDS = {
+    "onnxruntime": "edged.backends.ort",
+    "emulated": "edged.backends.emulated",
+    "fake": "edged.backends.fake",
+}
+
+NAMES = tuple(_BACKENDS)
+
+
+def create(name: str, options: Mapping[str, Any], *, threads: int, cache_dir: Path) -> Backend:
+    """The backend called `name`; `cache_dir` is for what it prepares of blocks for this host.
+
+    A backend's module has `Options`, a frozen struct, and `create(options, threads, cache_dir)`.
+    Raises ConfigError for a name or an option that there is not, Unsupported where the machine
+    lacks what the backend needs.
+    """
+    if name not in _BACKENDS:
+        raise ConfigError(f"there is no backend {name!r}; name one of {', '.join(NAMES)}")
+    module = importlib.import_module(_BACKENDS[name])
+    try:
+        checked = msgspec.convert(options, module.Options)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"options of backend {name}: {error}") from error
+    backend: Backend = module.create(checked, threads=threads, cache_dir=cache_dir)
+    return backend

@@ -1,0 +1,73 @@
+"""The one seam to whatever computes: load a block, run it on given buffers, unload it.
+
+A backend knows blocks and arrays. It knows no models, no requests, no batches and no store; the
+executor decides what runs. Arrays are C-contiguous with rows on axis 0, in host memory. One thread
+loads and unloads; runs of blocks may come from several threads, each with its own outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.layout import Tensor
+from edged.manifest import DataType
+
+Array: TypeAlias = npt.NDArray[Any]
+
+NUMPY: dict[DataType, type[np.generic]] = {
+    "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32,
+    "UINT64": np.uint64, "INT8": np.int8, "INT16": np.int16, "INT32": np.int32,
+    "INT64": np.int64, "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a model feeds a block and expects of it, in the order of `x0`, `x1`, .. and `y0`, .."""
+
+    reads: tuple[Tensor, ...]
+    writes: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a block takes while it is loaded."""
+
+    bytes_used: int
+    max_rows: int | None = None  # rows of one run; None: any number
+
+
+class Backend(Protocol):
+    """One device and the blocks that are loaded on it."""
+
+    name: str
+    device: str  # for people, as "cpu, 2 threads"
+    emulated: bool  # takes time and computes nothing
+    versions: Mapping[str, str]  # of the libraries that compute
+
+    def is_prepared(self, block: str) -> bool:
+        """Whether `load` will use a copy that was made from a verified file, not the file."""
+
+    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+        """Make a block ready to run. Raises StoreError if the file does not fit its `uses`.
+
+        After a failure nothing of the block is left.
+        """
+
+    def unload(self, block: str) -> None:
+        """Give back what `load` took."""
+
+    def run(self, block: str, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """Compute a loaded block into `outputs`; all of one call have the same number of rows.
+
+        Raises EdgedError when the device or the block fails; `outputs` are undefined then.
+        """
+
+    def close(self) -> None:
+        """Give back everything."""

@@ -1,0 +1,253 @@
+"""ONNX Runtime: the default backend. On the CPU everywhere; CUDA and TensorRT by option.
+
+One session a block, all of a process on one pool of threads and one arena. With a pool each, a
+chain of six blocks takes three to eight times as long as the uncut model; with an arena each, its
+activations take twice the memory.
+
+On the CPU a block is prepared once for each host: optimised, its weights packed and in a file of
+their own, which is mapped and not read. CUDA and TensorRT are not verified on hardware.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+
+from edged.backends.base import NUMPY, Array, Loaded, Use
+from edged.backends.prepared import PreparedBlocks
+from edged.errors import ConfigError, EdgedError, StoreError, Unsupported
+from edged.layout import Tensor
+from edged.manifest import DataType
+
+_MODEL = "model.onnx"
+_WEIGHTS = "weights.bin"
+_MAX_BINDINGS = 512  # buffers are reused, so the same addresses come again and again
+_PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_TYPES: dict[str, DataType] = {
+    "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32", "tensor(uint64)": "UINT64", "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16", "tensor(int32)": "INT32", "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
+}  # fmt: skip
+
+_BindingKey: TypeAlias = "tuple[str, int, tuple[int, ...]]"  # block, rows, addresses
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    device_id: int = 0  # of the GPU
+    provider_options: dict[str, Any] = {}  # handed to ONNX Runtime as they are
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    session: Any  # ort.InferenceSession
+    inputs: tuple[tuple[str, type[np.generic]], ...]
+    outputs: tuple[tuple[str, type[np.generic]], ...]
+
+
+class OnnxRuntime:
+    name = "onnxruntime"
+    emulated = False
+
+    def __init__(self, options: Options, *, threads: int, cache_dir: Path) -> None:
+        self._provider = _PROVIDERS[options.provider]
+        if self._provider not in ort.get_available_providers():
+            raise Unsupported(
+                f"this build of onnxruntime has no {self._provider}, only "
+                f"{', '.join(ort.get_available_providers())}: install a build for this device, or "
+                "set provider = cpu"
+            )
+        _share_threads_and_arena(threads)
+        on_cpu = options.provider == "cpu"
+        self.device = f"cpu, {threads} threads" if on_cpu else f"cuda:{options.device_id}"
+        self.versions = {"onnxruntime": ort.__version__}
+        self._options = options
+        self._prepared: PreparedBlocks | None = None
+        if on_cpu:
+            self._prepared = PreparedBlocks(cache_dir, {"onnxruntime": ort.__version__})
+            self._prepared.sweep()
+        self._blocks: dict[str, _Block] = {}
+        self._bindings: dict[_BindingKey, Any] = {}
+
+    def is_prepared(self, block: str) -> bool:
+        return self._prepared is not None and self._prepared.find(block) is not None
+
+    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+        bytes_used = path.stat().st_size
+        try:
+            session = self._session(block, path)
+        except (EdgedError, OSError):
+            raise
+        except Exception as error:  # onnxruntime's own have no common base
+            raise StoreError(
+                f"block {block[:12]} does not load in onnxruntime ({_line(error)}): export its "
+                "models again"
+            ) from error
+        _check(block, session, uses)
+        self._blocks[block] = _Block(
+            session,
+            inputs=tuple((arg.name, NUMPY[_TYPES[arg.type]]) for arg in session.get_inputs()),
+            outputs=tuple((arg.name, NUMPY[_TYPES[arg.type]]) for arg in session.get_outputs()),
+        )
+        rows = session.get_inputs()[0].shape[0]
+        return Loaded(bytes_used, rows if isinstance(rows, int) else None)
+
+    def unload(self, block: str) -> None:
+        del self._blocks[block]
+        self._bindings = {key: b for key, b in self._bindings.items() if key[0] != block}
+
+    def run(self, block: str, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        loaded = self._blocks[block]
+        # Addresses and the number of rows say all that a binding knows, so an old binding fits
+        # whatever arrays lie there now.
+        addresses = tuple([array.ctypes.data for array in (*inputs, *outputs)])
+        key = (block, len(outputs[0]), addresses)
+        binding = self._bindings.get(key) or self._bind(key, loaded, inputs, outputs)
+        try:
+            loaded.session.run_with_iobinding(binding)
+        except Exception as error:
+            raise EdgedError(f"block {block[:12]} failed: {_line(error)}") from error
+
+    def close(self) -> None:
+        self._bindings.clear()
+        self._blocks.clear()
+
+    def _session(self, block: str, path: Path) -> Any:
+        if self._prepared is None:
+            return self._open(path, self._session_options())
+        entry = self._prepared.find(block)
+        if entry is None:
+            entry = self._prepared.make(block, functools.partial(self._optimise, path))
+        self._prepared.touch(block)
+        options = self._session_options()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # is done
+        try:
+            return self._open(entry / _MODEL, options)
+        except Exception as error:
+            self._prepared.remove(block)
+            raise StoreError(
+                f"the prepared copy of block {block[:12]} was damaged ({_line(error)}) and has "
+                "been removed: start again to prepare it anew"
+            ) from error
+
+    def _optimise(self, path: Path, folder: Path) -> None:
+        options = self._session_options()
+        options.optimized_model_filepath = str(folder / _MODEL)
+        for key, value in (
+            ("session.optimized_model_external_initializers_file_name", _WEIGHTS),
+            ("session.save_external_prepacked_constant_initializers", "1"),
+        ):
+            options.add_session_config_entry(key, value)
+        self._open(path, options)
+
+    def _session_options(self) -> Any:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.use_per_session_threads = False
+        if self._prepared is not None:  # on the CPU
+            options.add_session_config_entry("session.use_env_allocators", "1")
+        return options
+
+    def _open(self, path: Path, options: Any) -> Any:
+        settings = dict(self._options.provider_options)
+        if self._prepared is None:
+            settings["device_id"] = self._options.device_id
+        session = ort.InferenceSession(
+            str(path), options, providers=[(self._provider, settings)], enable_fallback=0
+        )
+        used = session.get_providers()
+        if used[0] != self._provider:
+            raise Unsupported(
+                f"onnxruntime uses {used[0]} where {self._provider} was asked for: its libraries "
+                "do not fit this device; look at its log, or set provider = cpu"
+            )
+        return session
+
+    def _bind(
+        self, key: _BindingKey, loaded: _Block, inputs: Sequence[Array], outputs: Sequence[Array]
+    ) -> Any:
+        binding = loaded.session.io_binding()
+        address = iter(key[2])
+        for (name, kind), array in zip(loaded.inputs, inputs, strict=True):
+            binding.bind_input(name, "cpu", 0, kind, array.shape, next(address))
+        for (name, kind), array in zip(loaded.outputs, outputs, strict=True):
+            binding.bind_output(name, "cpu", 0, kind, array.shape, next(address))
+        if len(self._bindings) >= _MAX_BINDINGS:
+            self._bindings.pop(next(iter(self._bindings)), None)
+        self._bindings[key] = binding
+        return binding
+
+
+def create(options: Options, *, threads: int, cache_dir: Path) -> OnnxRuntime:
+    return OnnxRuntime(options, threads=threads, cache_dir=cache_dir)
+
+
+@functools.cache
+def _share_threads_and_arena(threads: int) -> None:
+    """Both are the process's: they can be set once, before its first session."""
+    try:
+        ort.set_global_thread_pool_sizes(threads, 1)
+    except Exception as error:
+        raise ConfigError(
+            f"this process already runs onnxruntime with another number of threads than {threads}: "
+            "use one number in one process"
+        ) from error
+    cpu = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    ort.create_and_register_allocator(cpu, None)
+    ort.set_default_logger_severity(3)  # errors
+
+
+def _check(block: str, session: Any, uses: Sequence[Use]) -> None:
+    """Raise StoreError unless the file's inputs and outputs are those that the models name."""
+    for use in uses:
+        for letter, found, wanted in (
+            ("x", session.get_inputs(), use.reads),
+            ("y", session.get_outputs(), use.writes),
+        ):
+            names = [f"{letter}{index}" for index in range(len(wanted))]
+            if [arg.name for arg in found] != names or not all(map(_fits, found, wanted)):
+                raise StoreError(
+                    f"block {block[:12]} has {_signature(found)}, its models expect "
+                    f"{', '.join(names)} of {[(t.datatype, t.shape) for t in wanted]}: export them "
+                    "again"
+                )
+    rows = {arg.shape[0] if arg.shape else None for arg in session.get_inputs()}
+    if fixed := {extent for extent in rows if isinstance(extent, int) and extent != 1}:
+        raise Unsupported(
+            f"block {block[:12]} was exported for exactly {max(fixed)} rows at a time: export its "
+            "model with a dynamic batch, or with a batch of one"
+        )
+
+
+def _fits(found: Any, wanted: Tensor) -> bool:
+    return (
+        _TYPES.get(found.type) == wanted.datatype
+        and len(found.shape) == 1 + len(wanted.shape)
+        and all(
+            not isinstance(have, int) or have == want
+            for have, want in zip(found.shape[1:], wanted.shape, strict=True)
+        )
+    )
+
+
+def _signature(args: Sequence[Any]) -> str:
+    return ", ".join(f"{arg.name} {arg.type} {arg.shape}" for arg in args)
+
+
+def _line(error: Exception) -> str:
+    """The message of an error of onnxruntime, on one line and not for ever."""
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edged import backends
+from edged.backends.base import Backend, Use
+from edged.errors import ConfigError, EdgedError, StoreError, Unsupported
+from edged.layout import Tensor
+from tests.backends.blocks import (
+    Block,
+    dense,
+    fails_on_large_values,
+    mean_of_image,
+    one_row_only,
+    sum_and_difference,
+)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def backend(cache: Path) -> Iterator[Backend]:
+    made = backends.create("onnxruntime", {}, threads=1, cache_dir=cache)
+    yield made
+    made.close()
+
+
+def load(backend: Backend, block: Block, folder: Path):
+    return backend.load(block.id, block.write(folder), [block.use])
+
+
+def run(backend: Backend, block: Block, *inputs: np.ndarray) -> list[np.ndarray]:
+    found = [np.empty((len(inputs[0]), *t.shape), np.float32) for t in block.use.writes]
+    backend.run(block.id, inputs, found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "block", [dense(6, 4), dense(64, 100, seed=3), mean_of_image(), sum_and_difference(5)]
+)
+def test_it_computes_what_the_block_says(backend: Backend, block: Block, tmp_path: Path) -> None:
+    load(backend, block, tmp_path)
+    rng = np.random.default_rng(0)
+    given = [rng.standard_normal((5, *t.shape)).astype(np.float32) for t in block.use.reads]
+    for found, expected in zip(run(backend, block, *given), block.twin(*given), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prepared_block_is_used_without_its_file(
+    backend: Backend, cache: Path, tmp_path: Path
+) -> None:
+    block = dense(64, 100)
+    path = block.write(tmp_path)
+    assert not backend.is_prepared(block.id)
+    backend.load(block.id, path, [block.use])
+    assert backend.is_prepared(block.id)
+    given = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    expected = run(backend, block, given)[0]
+    path.write_bytes(b"not a model any more")
+    again = backends.create("onnxruntime", {}, threads=1, cache_dir=cache)
+    again.load(block.id, path, [block.use])
+    np.testing.assert_array_equal(run(again, block, given)[0], expected)
+
+
+def test_preparing_leaves_no_litter(backend: Backend, cache: Path, tmp_path: Path) -> None:
+    block = dense(64, 100)
+    load(backend, block, tmp_path)
+    broken = Block(b"no model", block.use, block.twin)
+    with pytest.raises(StoreError, match="does not load in onnxruntime"):
+        load(backend, broken, tmp_path)
+    assert [entry.name[:64] for entry in cache.iterdir()] == [block.id]
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
+def test_a_damaged_prepared_copy_is_removed_and_said(
+    backend: Backend, cache: Path, tmp_path: Path, name: str
+) -> None:
+    block = dense(64, 100)
+    load(backend, block, tmp_path)
+    backend.unload(block.id)
+    (file,) = cache.glob(f"*/{name}")
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(StoreError, match=r"was damaged .* start again"):
+        load(backend, block, tmp_path)
+    load(backend, block, tmp_path)
+    given = np.ones((1, 64), np.float32)
+    np.testing.assert_allclose(run(backend, block, given)[0], block.twin(given)[0], rtol=1e-4)
+
+
+def test_old_prepared_copies_are_removed(backend: Backend, cache: Path, tmp_path: Path) -> None:
+    for block in (old := dense(6, 4, seed=1), new := dense(6, 4, seed=2)):
+        load(backend, block, tmp_path)
+    (entry,) = cache.glob(f"{old.id}*")
+    os.utime(entry, (0, 0))
+    again = backends.create("onnxruntime", {}, threads=1, cache_dir=cache)
+    assert (again.is_prepared(old.id), again.is_prepared(new.id)) == (False, True)
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    backend = backends.create("onnxruntime", {}, threads=1, cache_dir=tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"set device\.cache_dir"):
+        load(backend, dense(6, 4), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("use", "says"),
+    [
+        (Use((Tensor("FP32", (6,)),), (Tensor("FP32", (5,)),)), "y0 tensor"),
+        (Use((Tensor("FP32", (7,)),), (Tensor("FP32", (4,)),)), "x0 tensor"),
+        (Use((Tensor("INT64", (6,)),), (Tensor("FP32", (4,)),)), "x0 tensor"),
+        (Use((Tensor("FP32", (6,)),) * 2, (Tensor("FP32", (4,)),)), "x0, x1 of"),
+    ],
+)
+def test_a_block_that_does_not_fit_its_models_is_refused(
+    backend: Backend, tmp_path: Path, use: Use, says: str
+) -> None:
+    block = dense(6, 4)
+    with pytest.raises(StoreError, match=says):
+        backend.load(block.id, block.write(tmp_path), [block.use, use])
+
+
+def test_a_block_exported_for_one_row_says_so(backend: Backend, tmp_path: Path) -> None:
+    assert load(backend, one_row_only(3), tmp_path).max_rows == 1
+
+
+def test_a_run_that_fails_harms_nothing(backend: Backend, tmp_path: Path) -> None:
+    block = fails_on_large_values()
+    load(backend, block, tmp_path)
+    good = np.array([[0.5], [0.25]], np.float32)
+    np.testing.assert_array_equal(run(backend, block, good)[0], good)
+    with pytest.raises(EdgedError, match=f"block {block.id[:12]} failed: .*Gather") as caught:
+        run(backend, block, np.array([[0.5], [9.0]], np.float32))
+    assert "\n" not in str(caught.value)
+    np.testing.assert_array_equal(run(backend, block, good)[0], good)
+
+
+def test_nan_is_the_clients_business(backend: Backend, tmp_path: Path) -> None:
+    block = dense(6, 4, relu=False)
+    load(backend, block, tmp_path)
+    given = np.ones((2, 6), np.float32)
+    given[1, 0] = np.nan
+    found = run(backend, block, given)[0]
+    assert np.isnan(found[1]).all()
+    assert not np.isnan(found[0]).any()
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_is_not_there_is_said(provider: str, tmp_path: Path) -> None:
+    import onnxruntime
+
+    if any(provider in name.lower() for name in onnxruntime.get_available_providers()):
+        pytest.skip(f"this onnxruntime has {provider}")
+    with pytest.raises(Unsupported, match="install a build for this device"):
+        backends.create("onnxruntime", {"provider": provider}, threads=1, cache_dir=tmp_path)
+
+
+def test_one_process_has_one_number_of_threads(backend: Backend, cache: Path) -> None:
+    with pytest.raises(ConfigError, match="another number of threads than 2"):
+        backends.create("onnxruntime", {}, threads=2, cache_dir=cache)
