@@ -1,0 +1,104 @@
+"""What every row of every node is worth at given prices of the shared limits, all at once.
+
+At prices of the uplinks, the edges' compute and the cloud link the fleet falls apart: each client
+solves a fractional knapsack (its own compute) for each of its rows against each row of its edge.
+The sum is a Lagrangian bound on F, and shows which rows no better plan can use. Knows no LP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edged.planner.fleet.assignment import Prices
+from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
+from edged.planner.fleet.rows import Rows, Tables
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Worth:
+    """The Lagrangian at one set of prices: its value is `constant` + Σ_e `edge`[e, j_e] +
+    Σ_c `client`[c, r_c, j_e(c)] for client rows r and edge rows j."""
+
+    client: Array  # (C, R, J)
+    edge: Array  # (E, J)
+    constant: float
+
+    def scores(self, edge_of: Ints) -> Array:
+        """(E, J) the most that an edge and its clients make with the edge's row j."""
+        total = self.edge.copy()
+        np.add.at(total, edge_of, self.client.max(axis=1))
+        return total
+
+    def bound(self, edge_of: Ints) -> float:
+        """No choice of rows is worth more."""
+        return self.constant + float(self.scores(edge_of).max(axis=1).sum())
+
+
+def worth(problem: FleetProblem, tables: Tables, prices: Prices) -> Worth:
+    """Price all rows of all nodes. The rows' own loading costs are taken off."""
+    p, edges = problem, tables.edges
+    compute = prices.edge_compute[:, None] * p.edge_gflops[:, None] * (1.0 - edges.setup)
+    own = compute + (prices.uplink * p.uplink_mb_s)[:, None] - edges.cost
+    profit = _knapsacks(p, tables.clients, _offload_values(p, edges, prices))
+    return Worth(profit - tables.clients.cost[:, :, None], own, prices.cloud * p.cloud_mb_s)
+
+
+def _offload_values(p: FleetProblem, edges: Rows, prices: Prices) -> Array:
+    """(T, C, J) the best a client makes of offloading all of a task, net of prices."""
+    of = p.edge_of
+    weight, load = p.weight.T[:, :, None], p.load.T[:, :, None]
+    uplink = p.input_mb[:, None, None] * prices.uplink[of][None, :, None]
+    compute = edges.work[:, of] * prices.edge_compute[of][None, :, None]
+    edge = weight * edges.accuracy[:, of] - load * (uplink + compute)
+    edge[~edges.served[:, of]] = -np.inf
+    link = p.input_mb[:, None, None] * prices.cloud
+    cloud = weight * p.cloud_accuracy[:, None, None] - load * (uplink + link)
+    return np.maximum(edge, cloud)
+
+
+def _knapsacks(p: FleetProblem, rows: Rows, offload: Array) -> Array:
+    """(C, R, J) max Σ_t y A + (1 - y) v over local shares y with Σ_t y λ w <= β.
+
+    The local gains A - v above 0 fill the client's compute by gain per GFLOP. In the dual,
+    min over α of α β + Σ max(0, gain - α λ w), the minimum lies at 0 or at a gain per GFLOP.
+    """
+    size = p.load.T[:, :, None] * rows.work  # (T, C, R) GFLOP/s
+    served = rows.served
+    total: Array = np.zeros((rows.z.shape[0], rows.z.shape[1], offload.shape[2]))
+    filled = np.zeros_like(total)
+    used = np.zeros_like(total)
+    gains = []
+    for task, elsewhere in enumerate(offload):
+        local = (p.weight[:, task, None] * rows.accuracy[task])[:, :, None]
+        rest = _rest(p.mode, served[task][:, :, None], elsewhere[:, None, :])
+        gain = np.maximum(local - rest, 0.0)
+        if p.mode is not Mode.DROP:
+            gain *= served[task][:, :, None]
+        gains.append(gain)
+        total += rest
+        filled += gain
+        used += size[task][:, :, None] * (gain > 0)
+    client, row, edge_row = np.nonzero(used > p.client_gflops[:, None, None])
+    if len(client):
+        gain = np.stack([g[client, row, edge_row] for g in gains])
+        filled[client, row, edge_row] = _fill(gain, size[:, client, row], p.client_gflops[client])
+    return total + filled
+
+
+def _rest(mode: Mode, served: Array, elsewhere: Array) -> Array:
+    """What the share that is not served locally makes: dropping scores 0 where it is allowed."""
+    if mode is Mode.STRICT:
+        return elsewhere
+    dropping = np.maximum(elsewhere, 0.0)
+    return dropping if mode is Mode.DROP else np.where(served, elsewhere, dropping)
+
+
+def _fill(gain: Array, size: Array, limit: Array) -> Array:
+    """(N,) fractional knapsacks: gains and sizes (T, N), limits (N,)."""
+    density = gain / np.where(size > 0, size, 1.0)
+    best = gain.sum(axis=0)
+    for price in density:
+        np.minimum(best, price * limit + np.maximum(gain - price * size, 0.0).sum(axis=0), out=best)
+    return best

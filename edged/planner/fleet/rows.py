@@ -1,0 +1,353 @@
+"""Every assignment worth giving to a node, tabled once before prices are known.
+
+An assignment of a node says which model serves each task. A best one is a partition of the tasks
+into groups and one model for each group, and that model is not beaten on its group by another
+that costs no more work, memory, setup time or loading. So the table of a node is built from
+partitions, and thinned to the assignments that no other one beats. Knows no loads and no prices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edged.planner.fleet.assignment import NONE
+from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
+
+MAX_TASKS = 8  # partitions grow as the Bell numbers: 4,140 for 8 tasks
+MAX_ROWS = 60_000  # beyond, a table is a beam and not complete
+BEAM = 400
+_SLACK_MB = 1e-9  # sums of sizes that fit exactly must fit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Library:
+    """The models as one kind of node sees them."""
+
+    accuracy: Array  # (M, T)
+    work: Array  # (M,)
+    mb: Array  # (M,)
+    setup: Array  # (M,) share of the batching window that a served task costs
+    cost: Array  # (M,) objective lost by loading the model (switching)
+    may_idle: bool  # whether leaving a supported task unserved can be right
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Assignments of N nodes, R each (short tables are padded with rows that serve nothing).
+
+    `accuracy` and `work` are (T, N, R): the loops run over tasks, the arrays over the rest.
+    """
+
+    z: Ints  # (N, R, T)
+    accuracy: Array  # (T, N, R)
+    work: Array  # (T, N, R), 0 where nothing serves
+    setup: Array  # (N, R)
+    cost: Array  # (N, R)
+
+    @property
+    def served(self) -> Array:
+        """(T, N, R) bool."""
+        return np.moveaxis(self.z != NONE, 2, 0)
+
+    def pick(self, row: Ints) -> Ints:
+        """The assignments (N, T) of the chosen rows (N,)."""
+        chosen: Ints = self.z[np.arange(len(row)), row]
+        return chosen
+
+    def cost_of(self, row: Ints) -> float:
+        """The loading costs of the chosen rows (N,), summed."""
+        return float(self.cost[np.arange(len(row)), row].sum())
+
+    def keep(self, kept: Ints) -> Rows:
+        """Only the rows `kept` (N, R'), in that order."""
+        node = np.arange(len(kept))[:, None]
+        return Rows(
+            self.z[node, kept],
+            self.accuracy[:, node, kept],
+            self.work[:, node, kept],
+            self.setup[node, kept],
+            self.cost[node, kept],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """The rows of all clients and edges. `complete`: no useful assignment is missing."""
+
+    clients: Rows
+    edges: Rows
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Partitions:
+    """All partitions of the tasks into n groups, P of them, for one n."""
+
+    group_of: Ints  # (P, T) the group of each task
+    tasks_of: Ints  # (P, n) the tasks of each group as bits
+
+
+def tables(
+    problem: FleetProblem, client_cost: Array | None = None, edge_cost: Array | None = None
+) -> Tables:
+    """The rows of every node; `*_cost` (C or E, M) is the objective lost by loading a model."""
+    p = problem
+    partitions = _partitions(p.n_tasks) if p.n_tasks <= MAX_TASKS else None
+    setup = np.zeros(p.n_models) if p.setup_s is None else p.setup_s / p.window_s
+    no_setup = np.zeros(p.n_models)
+    no_cost = np.zeros(p.n_models)
+    cache: dict[tuple[object, ...], tuple[Ints, bool]] = {}
+
+    def table(kind: str, library: Library, mb: float) -> tuple[Ints, bool]:
+        key = (kind, library.accuracy.tobytes(), library.cost.tobytes(), mb)
+        if key not in cache:
+            cache[key] = _table(library, mb, partitions)
+        return cache[key]
+
+    clients = [
+        Library(
+            p.client_accuracy[edge], p.work, p.client_model_mb, no_setup,
+            no_cost if client_cost is None else client_cost[client], p.mode is Mode.NULL,
+        )
+        for client, edge in enumerate(p.edge_of)
+    ]  # fmt: skip
+    edges = [
+        Library(
+            p.edge_accuracy[edge], p.work, p.edge_model_mb, setup,
+            no_cost if edge_cost is None else edge_cost[edge], p.batching,
+        )
+        for edge in range(p.n_edges)
+    ]  # fmt: skip
+    client_tables = [
+        table("c", lib, mb) for lib, mb in zip(clients, p.client_mb.tolist(), strict=True)
+    ]
+    edge_tables = [table("e", lib, mb) for lib, mb in zip(edges, p.edge_mb.tolist(), strict=True)]
+    return Tables(
+        _stack([z for z, _ in client_tables], clients),
+        _stack([z for z, _ in edge_tables], edges),
+        all(complete for _, complete in client_tables + edge_tables),
+    )
+
+
+def envelope(problem: FleetProblem) -> Tables:
+    """One row a node that is at least as good as any assignment, for bounds where the tables are
+    not complete: each task has the best accuracy and the least work that a model offers it."""
+    p = problem
+    clients = _envelope(p.client_accuracy[p.edge_of], p.work, p.client_model_mb, p.client_mb)
+    edges = _envelope(p.edge_accuracy, p.work, p.edge_model_mb, p.edge_mb)
+    return Tables(clients, edges, complete=False)
+
+
+def _envelope(accuracy: Array, work: Array, size: Array, memory: Array) -> Rows:
+    offers = (accuracy > 0) & (size <= memory[:, None])[:, :, None]  # (N, M, T)
+    best = np.where(offers, accuracy, 0.0).max(axis=1)
+    least = np.where(offers, work[:, None], np.inf).min(axis=1)
+    served = offers.any(axis=1)
+    nothing = np.zeros((len(memory), 1))
+    z = np.where(served, 0, NONE)[:, None, :]
+    return Rows(z, best.T[:, :, None], np.where(served, least, 0.0).T[:, :, None], nothing, nothing)
+
+
+def _stack(tables: list[Ints], libraries: Sequence[Library]) -> Rows:
+    """Tables of different lengths as one array, with what each row gives and takes."""
+    nodes, tasks = len(tables), tables[0].shape[1]
+    z = np.full((nodes, max(len(t) for t in tables), tasks), NONE)
+    for node, table in enumerate(tables):
+        z[node, : len(table)] = table
+    accuracy = np.stack([lib.accuracy for lib in libraries])
+    served = z != NONE
+    node = np.arange(nodes)[:, None, None]
+    work = np.where(served, libraries[0].work[z], 0.0)
+    setup = np.where(served, libraries[0].setup[z], 0.0).sum(axis=2)
+    cost = _loading_cost(z, np.stack([lib.cost for lib in libraries]))
+    value = np.where(served, accuracy[node, z, np.arange(tasks)], 0.0)
+    first = lambda array: np.ascontiguousarray(np.moveaxis(array, 2, 0))  # noqa: E731
+    return Rows(z, first(value), first(work), setup, cost)
+
+
+def _loading_cost(z: Ints, cost: Array) -> Array:
+    """(N, R) the sum of `cost` (N, M) over the distinct models of each row."""
+    total = np.zeros(z.shape[:2])
+    if cost.any():
+        for node, model in zip(*np.nonzero(cost), strict=True):
+            total[node] += cost[node, model] * (z[node] == model).any(axis=1)
+    return total
+
+
+def _table(
+    library: Library, mb: float, partitions: Sequence[_Partitions] | None
+) -> tuple[Ints, bool]:
+    """The rows (R, T) of one node, and whether they are all that matter."""
+    ids = np.flatnonzero(library.mb <= mb + _SLACK_MB)
+    tasks = library.accuracy.shape[1]
+    lone = _one_answer(library, mb, ids)
+    if lone is not None:
+        return lone[None], True
+    if library.may_idle:
+        library = _with_idle(library)
+        ids = np.append(ids, len(library.mb) - 1)
+    if not len(ids):
+        return np.full((1, tasks), NONE), True
+    small = Library(
+        library.accuracy[ids], library.work[ids], library.mb[ids], library.setup[ids],
+        library.cost[ids], library.may_idle,
+    )  # fmt: skip
+    z = None if partitions is None else _from_partitions(small, mb, partitions)
+    complete = z is not None
+    if z is None:
+        z = _beam(small, mb)
+    z = np.where(small.accuracy[z, np.arange(tasks)] > 0, z, NONE)
+    z = z[_skyline(_merits(z, small))]
+    return np.where(z != NONE, ids[z], NONE), complete
+
+
+def _one_answer(library: Library, mb: float, ids: Ints) -> Ints | None:
+    """The best model of each task, where they fit together and nothing but accuracy counts."""
+    if library.may_idle or np.ptp(library.work) or library.setup.any() or library.cost.any():
+        return None
+    if not len(ids):
+        return None
+    accuracy = library.accuracy[ids]
+    z = np.where(accuracy.max(axis=0) > 0, ids[accuracy.argmax(axis=0)], NONE)
+    return z if library.mb[np.unique(z[z != NONE])].sum() <= mb + _SLACK_MB else None
+
+
+def _with_idle(library: Library) -> Library:
+    """The library with a model that serves nothing and costs nothing, as its last."""
+    return Library(
+        np.vstack([library.accuracy, np.zeros(library.accuracy.shape[1])]),
+        np.append(library.work, 0.0),
+        np.append(library.mb, 0.0),
+        np.append(library.setup, 0.0),
+        np.append(library.cost, 0.0),
+        True,
+    )
+
+
+def _partitions(tasks: int) -> list[_Partitions]:
+    """Partitions of 0..tasks-1 by their number of groups, 1 first."""
+    by_groups: dict[int, list[tuple[int, ...]]] = {}
+    for labels in _restricted_growth(tasks):
+        by_groups.setdefault(max(labels) + 1, []).append(labels)
+    found = []
+    for groups in sorted(by_groups):
+        group_of = np.array(by_groups[groups])
+        bits = 1 << np.arange(tasks)
+        member = group_of[:, None, :] == np.arange(groups)[None, :, None]
+        found.append(_Partitions(group_of, (member * bits).sum(axis=2)))
+    return found
+
+
+def _restricted_growth(tasks: int) -> Iterator[tuple[int, ...]]:
+    """Labels of each partition once: a task joins a group that is there, or opens the next."""
+    if tasks == 0:
+        yield ()
+        return
+    for head in _restricted_growth(tasks - 1):
+        for label in range(max(head, default=-1) + 2):
+            yield (*head, label)
+
+
+def _from_partitions(library: Library, mb: float, partitions: Sequence[_Partitions]) -> Ints | None:
+    """All assignments of unbeaten models to groups that fit the memory, or None if too many."""
+    unbeaten = _unbeaten(library)
+    count = unbeaten.sum(axis=1)
+    start = np.concatenate([[0], np.cumsum(count)])
+    models = np.nonzero(unbeaten)[1]
+    fits = int((np.cumsum(np.sort(library.mb)) <= mb + _SLACK_MB).sum())
+    chosen = [part for part in partitions if part.tasks_of.shape[1] <= fits]
+    if sum(float(count[part.tasks_of].prod(axis=1).sum()) for part in chosen) > MAX_ROWS:
+        return None
+    found = []
+    for part in chosen:
+        choices = count[part.tasks_of]
+        rows = choices.prod(axis=1)
+        which = np.repeat(np.arange(len(rows)), rows)
+        rest = np.arange(len(which)) - np.repeat(np.cumsum(rows) - rows, rows)
+        picked = np.empty((len(which), choices.shape[1]), dtype=np.int64)
+        for group in range(choices.shape[1]):  # `rest` in mixed radix
+            rest, digit = np.divmod(rest, choices[which, group])
+            picked[:, group] = models[start[part.tasks_of[which, group]] + digit]
+        fit = library.mb[picked].sum(axis=1) <= mb + _SLACK_MB
+        found.append(np.take_along_axis(picked[fit], part.group_of[which[fit]], axis=1))
+    return np.concatenate(found)
+
+
+def _unbeaten(library: Library) -> Array:
+    """(2^T, M) bool: no other model is as accurate on all tasks of the group and as cheap."""
+    accuracy = library.accuracy
+    models, tasks = accuracy.shape
+    bits = 1 << np.arange(tasks)
+    as_good = (accuracy[:, None] >= accuracy[None]) @ bits  # (M', M) tasks where m' is as good
+    better = (accuracy[:, None] > accuracy[None]) @ bits
+    costs = np.stack([library.work, library.mb, library.setup, library.cost], axis=1)
+    as_cheap = (costs[:, None] <= costs[None]).all(axis=2)
+    cheaper = (costs[:, None] < costs[None]).any(axis=2)
+    earlier = np.arange(models)[:, None] < np.arange(models)[None]  # of two equals, keep one
+    group = np.arange(1 << tasks)[:, None, None]
+    beats = ((as_good & group) == group) & as_cheap
+    beats &= ((better & group) != 0) | cheaper | earlier
+    unbeaten: Array = ~beats.any(axis=1)
+    return unbeaten
+
+
+def _beam(library: Library, mb: float) -> Ints:
+    """Sets grown model by model, the BEAM best by mean accuracy kept at each size. Not complete."""
+    tasks = library.accuracy.shape[1]
+    sets = [(m,) for m in range(len(library.mb))]
+    found = [np.full((1, tasks), NONE)]
+    while sets:
+        members = np.array(sets)
+        fit = library.mb[members].sum(axis=1) <= mb + _SLACK_MB
+        members = members[fit]
+        best = library.accuracy[members].max(axis=1)
+        order = np.argsort(-best.sum(axis=1), kind="stable")[:BEAM]
+        members = members[order]
+        winner = library.accuracy[members].argmax(axis=1)
+        found.append(np.take_along_axis(members, winner, axis=1))
+        if members.shape[1:] == (tasks,):
+            break
+        sets = sorted(
+            {
+                tuple(sorted((*s, m)))
+                for s in members.tolist()
+                for m in range(len(library.mb))
+                if m not in s
+            }
+        )
+    return np.concatenate(found)
+
+
+def _merits(z: Ints, library: Library) -> Array:
+    """(R, criteria) what speaks for a row, larger is better; a column that never differs is left out."""
+    tasks = np.arange(z.shape[1])
+    served = z != NONE
+    columns = [np.where(served, library.accuracy[z, tasks], 0.0)]
+    if library.may_idle or np.ptp(library.work):
+        # Where idling is never right, an unserved task is worse than one served at any work.
+        idle = 0.0 if library.may_idle else -2.0 * float(library.work.max())
+        columns.append(np.where(served, -library.work[z], idle))
+    if library.setup.any():
+        columns.append(-np.where(served, library.setup[z], 0.0).sum(axis=1, keepdims=True))
+    if library.cost.any():
+        columns.append(-_loading_cost(z[None], library.cost[None]).T)
+    return np.concatenate(columns, axis=1)
+
+
+def _skyline(merits: Array, block: int = 64) -> Ints:
+    """Indices of the rows that no other row equals or beats in every merit (the first of equals)."""
+    order = np.argsort(-merits.sum(axis=1), kind="stable")  # only earlier rows can beat later ones
+    earlier = np.triu(np.ones((block, block), dtype=bool), k=1)
+    kept = np.empty(0, dtype=np.int64)
+    for start in range(0, len(order), block):
+        rows = order[start : start + block]
+        rivals = np.concatenate([kept, rows])
+        beaten = np.ones((len(rivals), len(rows)), dtype=bool)
+        beaten[len(kept) :] = earlier[: len(rows), : len(rows)]
+        for merit in merits.T:
+            beaten &= merit[rivals][:, None] >= merit[rows][None]
+        kept = np.concatenate([kept, rows[~beaten.any(axis=0)]])
+    return kept
