@@ -61,22 +61,21 @@ class _Search:
     @classmethod
     def start(cls, problem: LoadingProblem, tables: Tables) -> _Search:
         models = tables.asked
-        shape = tuple(len(tables.queue[i]) + 1 for i in models)
-        states = math.prod(shape)
+        queued = np.array([len(tables.queue[i]) for i in models], dtype=np.int64)
+        states = math.prod((queued + 1).tolist())
+        stride = states // np.cumprod(queued + 1)
         least = np.full((len(models) + 1, states), np.inf)
         least[-1, 0] = 0.0
         run_ms: list[Floats] = []
-        for i in models:
-            rows = np.arange(min(problem.models[i].b_max, len(tables.queue[i])) + 1.0)
+        for i, waiting in zip(models, queued, strict=True):
+            rows = np.arange(min(problem.models[i].b_max, waiting) + 1.0)
             run_ms.append(problem.models[i].mu_ms * rows + problem.models[i].beta_ms)
         return cls(
             tables=tables,
             models=models,
             run_ms=run_ms,
-            stride=np.array([math.prod(shape[a + 1 :]) for a in range(len(shape))], dtype=np.int64),
-            served=np.array(np.unravel_index(np.arange(states), shape), dtype=np.int64).reshape(
-                len(models), states
-            ),
+            stride=stride,
+            served=np.arange(states) // stride[:, None] % (queued[:, None] + 1),
             load_ms=tables.load_ms[np.ix_([*models, tables.cold], models)],
             least=least,
             before=np.zeros(least.shape, dtype=np.int64),

@@ -82,7 +82,7 @@ def solve(
     Raises PlanError when the method does not apply to the instance.
     """
     facts = tables(problem)
-    shared = sharing(facts)
+    shared = sharing(problem, facts)
     name: Method = method or ("dp" if shared.nested else "greedy-plus")
     if name not in METHODS:
         raise PlanError(f"method: must be one of {', '.join(METHODS)}, got {name!r}")

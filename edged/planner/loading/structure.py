@@ -34,13 +34,14 @@ class Sharing:
         return [i for cluster in self.clusters for i in cluster]
 
 
-def sharing(tables: Tables) -> Sharing:
+def sharing(problem: LoadingProblem, tables: Tables) -> Sharing:
     """The clusters of the instance, and whether they are nested.
 
     Models with blocks of their own come by ascending shared part (Corollary 1). Models wholly
     made of shared blocks, which the paper does not have, follow in descending order: each is then
     contained in what is loaded already. Ascending order would load every one of them, which costs
-    more as soon as a load has a fixed cost.
+    more as soon as a load has a fixed cost. Ties go by the annotated `l`, then by index: they only
+    matter to methods that round each visit up to slots.
     """
     asked = np.array(tables.asked, dtype=np.int64)
     holds = tables.holds[asked]
@@ -52,7 +53,8 @@ def sharing(tables: Tables) -> Sharing:
     together = head[:, None] == head[None, :]
     crossing = asked[np.argwhere((common < np.minimum.outer(size, size)) & together)].tolist()
     own = holds.sum(axis=1) > size
-    order = np.lexsort((np.where(own, size, -size), ~own, head))
+    annotated = np.array([problem.models[i].shared or 0 for i in tables.asked], dtype=np.int64)
+    order = np.lexsort((annotated, np.where(own, size, -size), ~own, head))
     clusters = [asked[order[head[order] == i]].tolist() for i in np.unique(head)]
     return Sharing(clusters, crossing=tuple(crossing[0]) if crossing else None)
 
