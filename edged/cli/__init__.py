@@ -11,6 +11,9 @@ from edged.cli.console import run_command
 
 _COMMANDS = (
     "edged.cli.serve",
+    "edged.cli.infer",
+    "edged.cli.status",
+    "edged.cli.models",
     "edged.cli.simulate",
     "edged.planner.cli",
 )

@@ -1,0 +1,47 @@
+"""What the commands that talk to a daemon share: their options, and the client."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edged.wire import DEFAULT_ENDPOINT
+
+if TYPE_CHECKING:
+    from edged.client import Client
+
+
+def add_connection_options(parser: argparse.ArgumentParser, *, timeout_s: float) -> None:
+    """`--endpoint`, `--timeout`, `--json`."""
+    parser.add_argument(
+        "--endpoint", default=DEFAULT_ENDPOINT, help="where the daemon listens (%(default)s)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=timeout_s,
+        metavar="SECONDS",
+        help="for each answer (%(default)g)",
+    )
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def client_of(args: argparse.Namespace) -> Client:
+    """The client that the options ask for, not yet connected."""
+    from edged.client import Client  # imports sockets and arrays, which other commands do without
+
+    return Client(args.endpoint, timeout_s=args.timeout, connect_timeout_s=min(5.0, args.timeout))
+
+
+def plain(reply: msgspec.Struct) -> dict[str, Any]:
+    """A reply as it goes out as JSON: without the id of the request, which only the wire needs."""
+    fields: dict[str, Any] = msgspec.to_builtins(reply)
+    fields.pop("id", None)
+    return fields
+
+
+def show_ms(us: float) -> str:
+    """`12.3 ms`."""
+    return f"{us / 1e3:.1f} ms"

@@ -1,0 +1,119 @@
+"""`edged status`: whether a daemon is ready, and what it has done since it started."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from edged.cli.connection import add_connection_options, client_of, plain, show_ms
+from edged.cli.console import print_json, show_bytes, table
+
+if TYPE_CHECKING:
+    from edged import wire
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser(
+        "status",
+        help="how a daemon is doing",
+        description="Whether a daemon is ready, and its counts and times since it started. The "
+        "exit status is 0 when it is ready, 1 when it is not.",
+    )
+    add_connection_options(parser, timeout_s=5.0)
+    parser.set_defaults(run=_status)
+
+
+def _status(args: argparse.Namespace) -> int:
+    with client_of(args) as client:
+        metadata, ready, statistics = client.metadata(), client.ready(), client.statistics()
+    if args.json:
+        about = {"endpoint": args.endpoint, "version": metadata.version, "ready": ready.ready}
+        print_json({**about, **plain(statistics)})
+    else:
+        print(f"{metadata.name} {metadata.version} at {args.endpoint}")
+        print("\n\n".join(part for part in _parts(statistics) if part))
+    return 0 if ready.ready else 1
+
+
+def _parts(statistics: wire.StatisticsReply) -> list[str]:
+    memory = [[_words(name), show_bytes(count)] for name, count in statistics.memory.items()]
+    return [
+        _server(statistics.server),
+        _tasks(statistics.tasks),
+        _batches(statistics.batches),
+        table(["memory", "size"], memory) if memory else "",
+    ]
+
+
+def _server(server: wire.ServerStatistics) -> str:
+    state = server.state + (f" ({server.reason})" if server.reason else "")
+    return (
+        f"{state}, up {_duration(server.uptime_s)}, pid {server.pid}, "
+        f"restarts of the device worker: {server.worker_restarts}\n"
+        f"clients: {server.clients}, open requests: {server.in_flight}, "
+        f"of these waiting: {server.queued}"
+    )
+
+
+def _tasks(tasks: tuple[wire.TaskStatistics, ...]) -> str:
+    headers = ["task", "requests", "failed", "rows/batch", "p50", "p99", *_PHASES]
+    rows = [
+        [
+            task.name,
+            str(task.success.count),
+            str(task.fail.count),
+            _ratio(task.inference_count, task.execution_count),
+            *(show_ms(task.latency_us[q]) if q in task.latency_us else "" for q in ("p50", "p99")),
+            *(_mean(getattr(task, phase)) for phase in _PHASES.values()),
+        ]
+        for task in tasks
+    ]
+    failures = [
+        f"{task.name} failed: " + ", ".join(f"{n} {code}" for code, n in task.fail.by_code.items())
+        for task in tasks
+        if task.fail.by_code
+    ]
+    return "\n".join([table(headers, rows), *failures]) if rows else ""
+
+
+_PHASES = {
+    "queue": "queue",
+    "input": "compute_input",
+    "infer": "compute_infer",
+    "output": "compute_output",
+}  # column to field; means
+
+
+def _batches(batches: tuple[wire.BatchStatistics, ...]) -> str:
+    count = sum(batch.count for batch in batches)
+    if not count:
+        return ""
+    rows = sum(batch.rows * batch.count for batch in batches)
+    mixed = sum(batch.mixed for batch in batches)
+    sizes = ", ".join(f"{batch.count} of {batch.rows}" for batch in batches)
+    return f"{count} batches, {rows / count:.2f} rows each, {mixed} of several tasks: {sizes}"
+
+
+def _mean(duration: wire.Duration) -> str:
+    return show_ms(duration.ns / 1e3 / duration.count) if duration.count else ""
+
+
+def _ratio(a: int, b: int) -> str:
+    return f"{a / b:.2f}" if b else ""
+
+
+def _words(name: str) -> str:
+    """`front_pss_bytes` as `front pss`."""
+    return name.removesuffix("_bytes").replace("_", " ")
+
+
+def _duration(seconds: float) -> str:
+    """`3 d 4 h`, `1 h 2 min`, `5 min 6 s`, `7 s`."""
+    units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, size in units:
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
