@@ -1,0 +1,34 @@
+"""`python -m tools.bench NAME [options]`: run one benchmark.
+
+A benchmark is a module with `register(commands)`, which adds a subcommand of its name and sets
+`run(args) -> int` as its default. Only the module that is asked for is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from edged.cli.console import run_command
+
+BENCHES = {
+    "papers": "tools.bench.papers",
+    "planners-loading": "tools.bench.planners_loading",
+    "policies": "tools.bench.policies",
+    "qos": "tools.bench.qos",
+    "scheduler": "tools.bench.scheduler",
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="tools.bench", description="Run one benchmark.")
+    commands = parser.add_subparsers(title="benchmarks", metavar="NAME", required=True)
+    for name in BENCHES.keys() & set(argv[:1]) or BENCHES:
+        importlib.import_module(BENCHES[name]).register(commands)
+    return run_command(parser, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
