@@ -1,0 +1,85 @@
+"""A client in another language, written from docs/protocol.md alone, does an inference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edged import wire
+from edged.errors import NotFound
+from tests.client.fake_daemon import FakeDaemon, Received, error, infer_reply
+
+HERE = Path(__file__).parent / "node"
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that runs the client, its packages installed as the lock file says."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("needs Node.js: node and npm are not both on the PATH")
+    home = tmp_path_factory.mktemp("node")
+    for name in ("package.json", "package-lock.json", "edged.mjs", "infer.mjs"):
+        shutil.copy(HERE / name, home)
+    # The packages bring their binaries along: none of their scripts has to run.
+    install = subprocess.run(
+        [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    if install.returncode:
+        pytest.skip(f"npm ci did not work here: {install.stderr.strip()[-300:]}")
+    return [node, str(home / "infer.mjs")]
+
+
+def run(program: list[str], *args: str) -> dict[str, Any]:
+    done = subprocess.run([*program, *args], capture_output=True, text=True, timeout=30)
+    assert not done.stderr
+    answers: dict[str, Any] = json.loads(done.stdout)
+    return answers
+
+
+def test_inference_from_javascript(program: list[str], daemon: FakeDaemon, tmp_path: Path) -> None:
+    def answer(received: Received) -> list[wire.Frames]:
+        if received.request.header.outputs[0].name == "no-such-task":
+            return [error(received, NotFound("no task 'no-such-task' is served here"))]
+        return [infer_reply(received)] * 2  # the second one is to be dropped
+
+    daemon.answer = answer
+    files = [tmp_path / "a.jpg", tmp_path / "b.jpg"]
+    for file in files:
+        file.write_bytes(file.name.encode())
+    answers = run(program, daemon.endpoint, "flowers,food", *map(str, files))
+
+    flowers, food = answers["together"]["outputs"]
+    assert [[c["label"] for c in row] for row in flowers["classification"]] == [
+        ["rose", "tulip"],
+        ["rose", "tulip"],
+    ]
+    assert (food["shape"], food["data"]) == ([2, 3], [0, 2, 1, 1, 3, 2])
+    assert answers["together"]["parameters"]["tier"] == "edge"
+    assert answers["alone"]["outputs"][1]["data"] == [0, 2, 1]
+    assert answers["limits"]["max_rows"] == 8
+    assert answers["refused"] == {
+        "code": "NOT_FOUND",
+        "message": "no task 'no-such-task' is served here",
+    }
+    both, alone, _ = (received.request for received in daemon.infers)
+    assert both.payload == (b"a.jpg", b"b.jpg")
+    assert alone.header.parameters.priority == 1
+    assert both.header.parameters.timeout == 30_000_000
+    assert len({received.client for received in daemon.received}) == 1
+
+
+def test_the_limits_are_respected(program: list[str], daemon: FakeDaemon, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    answers = run(program, daemon.endpoint, "flowers", *[str(tmp_path / "a.jpg")] * 9)
+    assert answers["failed"]["code"] == "RESOURCE_EXHAUSTED"
+    assert all(len(received.request.payload) == 1 for received in daemon.infers)
