@@ -7,6 +7,7 @@ worker is started, given up or restarted; what requests do meanwhile is the sche
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import math
 import os
@@ -65,6 +66,7 @@ class Loop:
         self._was_ready = False
         self._drain_by: float | None = None
         self._signals: list[int] = []
+        self._locks: list[int] = []  # of ipc sockets; held until the end
         now = time.monotonic()
         self._sweep_at = now + SWEEP_S
         self._front = Front(config, catalog, self, started_at=now, recorder=recorder)
@@ -263,6 +265,8 @@ class Loop:
         clients.setsockopt(zmq.RCVHWM, limits.max_in_flight)
         clients.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
         for endpoint in self._config.server.endpoints:
+            if endpoint.startswith("ipc://"):
+                self._claim(endpoint)
             try:
                 clients.bind(endpoint)
             except zmq.ZMQError as error:
@@ -275,6 +279,23 @@ class Loop:
             log.info("listening at %s", endpoint)
         self._poller.register(clients, zmq.POLLIN)
 
+    def _claim(self, endpoint: str) -> None:
+        """Lock the path of an ipc socket: ZeroMQ would take it away from a living daemon."""
+        path = endpoint[len("ipc://") :] + ".lock"
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot listen at {endpoint}: {path}: {error.strerror}; make its directory first"
+            ) from error
+        self._locks.append(lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Unavailable(
+                f"cannot listen at {endpoint}: another daemon does; stop it, or name another socket"
+            ) from error
+
     def _close(self) -> None:
         self._clients.close()
         if self._worker is not None:
@@ -282,6 +303,8 @@ class Loop:
             self._worker.wait(STOP_S)
             self._drop_worker()
         self._context.term()
+        for lock in self._locks:
+            os.close(lock)
         signal.set_wakeup_fd(-1)
         for number, handler in self._old_handlers.items():
             signal.signal(number, handler)

@@ -15,10 +15,11 @@ Times = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """`times_s` ascending, (requests,); `tasks[i]` is the index of the task that request i asks."""
+    """When requests come, ascending; which task each asks for; which client each is from."""
 
     times_s: tuple[float, ...]
     tasks: tuple[int, ...]
+    clients: tuple[int, ...] = ()  # empty: all from one
 
 
 def generate(

@@ -101,12 +101,12 @@ class _Simulation:
     def run(self) -> Outcome:
         self._tell(DeviceUp((self._cost,)), 0.0)
         parts = {task: (Part(GROUP, (f"task-{task}",)),) for task in set(self._arrivals.tasks)}
-        for rid, (at, task) in enumerate(
-            zip(self._arrivals.times_s, self._arrivals.tasks, strict=True)
-        ):
+        clients = self._arrivals.clients or (0,) * len(self._arrivals.times_s)
+        each = zip(self._arrivals.times_s, self._arrivals.tasks, clients, strict=True)
+        for rid, (at, task, client) in enumerate(each):
             self._advance(at)
             deadline_s = None if self._deadline_s is None else at + self._deadline_s
-            self._tell(Arrived(Request(rid, 0, parts[task], deadline_s=deadline_s)), at)
+            self._tell(Arrived(Request(rid, client, parts[task], deadline_s=deadline_s)), at)
         self._finish()
         return Outcome(
             tuple(self._latency_s),
