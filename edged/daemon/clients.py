@@ -15,7 +15,7 @@ class Client:
     number: int
     routing_id: bytes
     seen_at: float
-    pings: bool = False  # it has pinged, so its silence means something
+    promised_s: float | None = None  # it will be heard so often while it waits for answers
     in_flight: dict[str, int] = field(default_factory=dict)  # its request ids to ours
 
 
@@ -44,11 +44,12 @@ class Clients:
         self._by_routing_id.pop(client.routing_id, None)
 
     def sweep(self, now: float) -> Iterator[Client]:
-        """Forget who has been idle for long; yield who stopped pinging while work waits."""
+        """Forget who has been idle for long; yield who broke its promise while work waits."""
         for client in list(self._by_routing_id.values()):
             silence_s = now - client.seen_at
             if client.in_flight:
-                if client.pings and silence_s > self._timeout_s:
+                promised_s = client.promised_s
+                if promised_s is not None and silence_s > max(self._timeout_s, 3 * promised_s):
                     self.forget(client)
                     yield client
             elif silence_s > FORGET_AFTER_S:

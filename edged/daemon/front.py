@@ -231,8 +231,13 @@ class Front:
             self._tell(CancelAsked(rid), now)
         self._send(client, wire.CancelReply(header.id, rid is not None), (), now)
 
+    def _ping(self, client: Client, request: wire.Request, now: float) -> None:
+        assert isinstance(request.header, wire.Ping)
+        if request.header.interval is not None:
+            client.promised_s = request.header.interval / 1e6
+        self._inquire(client, request, now)
+
     def _inquire(self, client: Client, request: wire.Request, now: float) -> None:
-        client.pings |= isinstance(request.header, wire.Ping)
         situation = Situation(self._catalog, self._limits, self.state, self._why_not_ready())
         self._send(client, inquiries.reply(request.header, situation), (), now)
 
@@ -431,6 +436,7 @@ _ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = 
     wire.Cancel: Front._cancel,
     wire.Statistics: Front._ask_statistics,
     **dict.fromkeys(inquiries.INQUIRIES, Front._inquire),
+    wire.Ping: Front._ping,
 }
 
 _ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None]] = {

@@ -137,7 +137,7 @@ class Cancel(_Request, frozen=True):
 class Ping(_Request, frozen=True):
     """With `interval`, a promise to be heard from at least so often while requests are out.
 
-    The daemon drops the work of a client that is silent for three intervals.
+    The daemon drops the work of a client that is then silent for three intervals.
     """
 
     id: Id

@@ -195,15 +195,17 @@ def test_a_client_that_cannot_be_reached_loses_its_other_requests(bench):
     assert bench.front.open_requests == 0
 
 
-def test_a_client_that_pinged_and_fell_silent_is_dropped():
+def test_a_client_that_promised_to_be_heard_and_fell_silent_is_dropped():
     bench = Bench(Config())
-    bench.ask(wire.Ping("p"))
+    bench.ask(wire.Ping("p", interval=1_000_000))
     bench.ask(infer("r1"))
-    bench.ask(infer("r2"), client=b"never pings")
-    bench.front.on_sweep(9.0)
-    assert bench.front.open_requests == 2
-    bench.front.on_sweep(11.0)
-    assert bench.front.open_requests == 1
+    bench.ask(wire.Ping("p"), client=b"promises nothing")
+    bench.ask(infer("r2"), client=b"promises nothing")
+    bench.ask(wire.Ping("p", interval=5_000_000), client=b"speaks seldom")
+    bench.ask(infer("r3"), client=b"speaks seldom")
+    for now, left in ((9.0, 3), (11.0, 2), (14.0, 2), (16.0, 1), (1000.0, 1)):
+        bench.front.on_sweep(now)
+        assert bench.front.open_requests == left
 
 
 def test_draining_refuses_new_requests_and_ends_when_the_old_are_answered(bench):
