@@ -1,0 +1,120 @@
+"""Putting models into a store: the blocks of all its models, old and new, and one change on disk.
+
+Blocks depend on who shares what, so a new model can split blocks of those that are there. Their
+manifests change in the same change; what they compute does not, and that is checked. Block files
+that no model leads to any more are left to `gc`: a daemon may be running them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edged.errors import InvalidArgument
+from edged.manifest import Manifest
+from edged.store import Store
+from export.assemble import Assembly
+from export.blocks import MIN_BYTES
+from export.check import TOLERANCE, Difference, check_model, run_chain
+from export.layers import numpy_type
+from export.probe import Arrays, random_array
+from export.source import ROWS_COMPARED, Draft, Source, draft
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A model that is now in the store."""
+
+    manifest: Manifest
+    difference: Difference  # of its blocks to the uncut model
+    new_bytes: int  # of blocks that no other model had
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    added: tuple[Added, ...]
+    recut: tuple[str, ...]  # models that were there and have other blocks now
+
+
+def add_models(
+    store: Store,
+    sources: Iterable[Source],
+    *,
+    min_bytes: int = MIN_BYTES,
+    tolerance: float | None = None,
+    replace: bool = False,
+) -> Report:
+    """Cut models into blocks, check them against the uncut models, and add them to the store.
+
+    `tolerance` is relative to the largest output; by default it depends on the precision.
+    Raises InvalidArgument, NotFound, Unsupported, CheckFailed, StoreError or Unavailable; then
+    the store is as it was.
+    """
+    drafts = [draft(source) for source in sources]
+    return add_drafts(store, drafts, min_bytes=min_bytes, tolerance=tolerance, replace=replace)
+
+
+def add_drafts(
+    store: Store,
+    drafts: Sequence[Draft],
+    *,
+    min_bytes: int = MIN_BYTES,
+    tolerance: float | None = None,
+    replace: bool = False,
+) -> Report:
+    """As `add_models`, for models that are read already."""
+    names = [one.manifest.name for one in drafts]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidArgument(f"two models are called {doubled[0]!r}: name one as TASK:NAME=FILE")
+    with store.update() as change:
+        there = [name for name in names if name in change.names()]
+        if there and not replace:
+            raise InvalidArgument(
+                f"the store has a model {there[0]!r}: choose another name, or replace it "
+                "(--replace)"
+            )
+        before = store.models(set(change.names()) - set(there))
+        assembly = Assembly(store, before, drafts, min_bytes)
+        added = [_checked(assembly, one, tolerance) for one in drafts]
+        recut = [name for name, model in before.items() if assembly.manifests[name] != model]
+        for name in recut:
+            _check_recut(store, before[name], assembly)
+        for data in assembly.new_blocks.values():
+            change.add_block(data)
+        for name in [*names, *recut]:
+            change.put_model(assembly.manifests[name])
+    return Report(tuple(added), tuple(recut))
+
+
+def _checked(assembly: Assembly, one: Draft, tolerance: float | None) -> Added:
+    manifest = assembly.manifests[one.manifest.name]
+    if tolerance is None:
+        tolerance = TOLERANCE[manifest.precision]
+    difference = check_model(manifest, assembly.block, one.uncut, one.feed, tolerance)
+    others = {
+        step.block
+        for model in assembly.manifests.values()
+        for step in model.steps
+        if model.name != manifest.name
+    }
+    own = {step.block for step in manifest.steps} - others
+    return Added(manifest, difference, sum(map(assembly.block_size, own)))
+
+
+def _check_recut(store: Store, before: Manifest, assembly: Assembly) -> None:
+    """A model with new blocks computes what it did."""
+    rows = before.max_rows or ROWS_COMPARED
+    random = np.random.default_rng(0)
+    feed = {
+        name: random_array(random, numpy_type(value.datatype), (rows, *value.shape))
+        for name in before.inputs
+        for value in [before.value(name)]
+    }
+
+    def old(given: Arrays) -> Arrays:
+        return run_chain(before, store.block_bytes, [given])[0]
+
+    after = assembly.manifests[before.name]
+    check_model(after, assembly.block, old, feed, TOLERANCE[before.precision])

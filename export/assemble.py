@@ -1,0 +1,158 @@
+"""The blocks and manifests of a set of models: what changes when some join those of a store.
+
+Reads the store; writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from edged import manifest as manifests
+from edged.errors import StoreError
+from edged.manifest import Layer as Use
+from edged.manifest import Manifest, Step
+from edged.store import Store
+from export.blocks import Span, Wired, plan, signature, wire
+from export.canonical import Layer, Port, join, split
+from export.source import Draft
+
+
+@dataclass(frozen=True, slots=True)
+class _Border:
+    """How a run of layers is wired inside, and the values that enter and leave it."""
+
+    ports: tuple[tuple[Port, ...], ...]  # by layer and input
+    reads: tuple[str, ...]
+    leaving: tuple[Port, ...]
+    writes: tuple[str, ...]
+
+
+class Assembly:
+    """All models `before`, and `drafts`, cut anew.
+
+    `manifests` has every model by name. `new_blocks` has the content of the blocks that `before`
+    has not, and of those of `drafts` that are damaged in the store.
+    """
+
+    def __init__(
+        self, store: Store, before: Mapping[str, Manifest], drafts: Sequence[Draft], min_bytes: int
+    ) -> None:
+        self.manifests: dict[str, Manifest] = {}
+        self.new_blocks: dict[str, bytes] = {}
+        self._store = store
+        self._drafted = {d: layer for one in drafts for d, layer in one.path.layers.items()}
+        self._stored: dict[str, Layer] = {}
+        self._homes = {
+            layer.digest: step
+            for model in before.values()
+            for step in model.steps
+            for layer in step.layers
+        }
+        models = dict(before) | {one.manifest.name: one.manifest for one in drafts}
+        uses = {name: _uses(model) for name, model in before.items()}
+        uses |= {one.manifest.name: one.path.uses for one in drafts}
+        wired = {name: wire(m.inputs, m.outputs, uses[name]) for name, m in models.items()}
+        self._known = {
+            signature(wired[name], span): step.block
+            for name, model in before.items()
+            for span, step in _spans(model)
+        }
+        for name, spans in plan(wired, min_bytes).items():
+            steps = tuple(self._step(uses[name], wired[name], span) for span in spans)
+            self.manifests[name] = msgspec.structs.replace(models[name], steps=steps)
+        for one in drafts:
+            name = one.manifest.name
+            border = _border(uses[name], wired[name], Span(0, len(uses[name])))
+            whole = join(
+                [self._layer(use.digest) for use in uses[name]], border.ports, border.leaving
+            )
+            self.manifests[name] = msgspec.structs.replace(
+                self.manifests[name], whole_bytes=len(whole)
+            )
+
+    def block(self, block: str) -> bytes:
+        """The content of a block, new or in the store. Raises StoreError."""
+        return self.new_blocks.get(block) or self._store.block_bytes(block)
+
+    def block_size(self, block: str) -> int:
+        """Its bytes. Raises StoreError."""
+        data = self.new_blocks.get(block)
+        return self._store.block_size(block) if data is None else len(data)
+
+    def _step(self, uses: Sequence[Use], wired: Sequence[Wired], span: Span) -> Step:
+        layers = tuple(uses[span.start : span.end])
+        border = _border(uses, wired, span)
+        run = signature(wired, span)
+        if run not in self._known or not self._is_sound(self._known[run], layers):
+            contents = [self._layer(use.digest) for use in layers]
+            data = join(contents, border.ports, border.leaving)
+            self._known[run] = hashlib.sha256(data).hexdigest()
+            self.new_blocks[self._known[run]] = data
+        return Step(self._known[run], border.reads, border.writes, layers)
+
+    def _is_sound(self, block: str, layers: Sequence[Use]) -> bool:
+        """False for a damaged block that can be made again. Raises StoreError if it cannot."""
+        remade = all(use.digest in self._drafted for use in layers)
+        if block in self.new_blocks or not remade:
+            return True
+        try:
+            self._store.verify_block(block)
+        except StoreError:
+            return False
+        return True
+
+    def _layer(self, digest: str) -> Layer:
+        """The content of a layer, from a draft or from the block that it is in now."""
+        if digest in self._drafted:
+            return self._drafted[digest]
+        if digest not in self._stored:
+            home = self._homes[digest]
+            layers = split(self._store.block_bytes(home.block))
+            self._stored |= {u.digest: one for u, one in zip(home.layers, layers, strict=True)}
+        return self._stored[digest]
+
+
+def _uses(model: Manifest) -> tuple[Use, ...]:
+    if not all(step.layers for step in model.steps):
+        raise StoreError(
+            f"model {model.name!r} was not written by edged-export (its blocks have no layers): "
+            "remove it, or use another store"
+        )
+    return manifests.layers(model)
+
+
+def _spans(model: Manifest) -> Iterator[tuple[Span, Step]]:
+    start = 0
+    for step in model.steps:
+        yield Span(start, start + len(step.layers)), step
+        start += len(step.layers)
+
+
+def _border(uses: Sequence[Use], wired: Sequence[Wired], span: Span) -> _Border:
+    ports: list[tuple[Port, ...]] = []
+    reads: list[str] = []
+    again: dict[str, Port] = {}
+    leaving: dict[Port, str] = {}
+    last = span.end - 1
+    for i in range(span.start, span.end):
+        row = []
+        for name, (back, index) in zip(uses[i].reads, wired[i].reads, strict=True):
+            if i - back >= span.start:
+                row.append(Port(i - back - span.start, index))
+            elif name in again:
+                row.append(again[name])
+            else:
+                row.append(Port(None, len(reads)))
+                reads.append(name)
+                if i > span.start:
+                    # What the first layer reads may be the same value in one model only.
+                    again[name] = row[-1]
+        ports.append(tuple(row))
+        for j, (name, ahead) in enumerate(zip(uses[i].writes, wired[i].writes, strict=True)):
+            if i == last or 0 in ahead or i + max(ahead) > last:
+                leaving[Port(i - span.start, j)] = name
+    return _Border(tuple(ports), tuple(reads), tuple(leaving), tuple(leaving.values()))

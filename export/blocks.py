@@ -1,0 +1,175 @@
+"""Which runs of layers become blocks, given all models of a store. Pure; knows no ONNX.
+
+Each model is a sequence of layers. Overlaid, the sequences form a graph: equal layers are one
+node, and each pair of neighbours an edge. A block is a longest run of nodes through which all
+models that enter it pass in the same way (in assemblers of genomes: a compacted unitig). So
+every block has one set of sharers, and no two blocks that always follow each other stay apart.
+
+What a run weighs less than a minimum is not worth a step of its own: it is copied into the
+runs beside it, if that costs less than the minimum and leaves their sharing as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeAlias
+
+from edged.manifest import Layer
+
+MIN_BYTES = 16_000
+_CONTEXT_BYTES = 1024  # a layer without weights is the same only after the same layer
+
+Reads: TypeAlias = tuple[tuple[int, int], ...]
+Writes: TypeAlias = tuple[tuple[int, ...], ...]
+Signature: TypeAlias = tuple[tuple[str, Reads, Writes], ...]
+Cut: TypeAlias = tuple[str, int]  # a model, and the layer before which it is cut
+
+
+@dataclass(frozen=True, slots=True)
+class Wired:
+    """A layer of a model, in terms that do not depend on names.
+
+    `reads` has, for each input, how many layers back it was made, and as which output; inputs of
+    the model count as made before the first layer. `writes` has, for each output, how many
+    layers ahead it is read, 0 standing for an output of the model.
+    """
+
+    key: str
+    reads: Reads
+    writes: Writes
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Layers `start` to `end` (exclusive) of a model."""
+
+    start: int
+    end: int
+
+
+def wire(inputs: Sequence[str], outputs: Iterable[str], layers: Sequence[Layer]) -> list[Wired]:
+    """The layers of a model, ready for `plan`."""
+    made = {name: (-1, i) for i, name in enumerate(inputs)}
+    made |= {name: (i, j) for i, use in enumerate(layers) for j, name in enumerate(use.writes)}
+    ahead: dict[str, list[int]] = defaultdict(list)
+    for name in outputs:
+        ahead[name].append(0)
+    for i, use in enumerate(layers):
+        for name in use.reads:
+            ahead[name].append(i - made[name][0])
+    wired: list[Wired] = []
+    for i, use in enumerate(layers):
+        key = use.digest
+        if use.weight_bytes < _CONTEXT_BYTES:
+            before = wired[-1].key if wired else ""
+            key = hashlib.sha256(f"{before} {key}".encode()).hexdigest()
+        reads = tuple((i - made[name][0], made[name][1]) for name in use.reads)
+        writes = tuple(tuple(sorted(ahead[name])) for name in use.writes)
+        wired.append(Wired(key, reads, writes, use.weight_bytes))
+    return wired
+
+
+def plan(
+    models: Mapping[str, Sequence[Wired]], min_bytes: int = MIN_BYTES
+) -> dict[str, list[Span]]:
+    """The blocks of each model, in order."""
+    cuts = _branches(models)
+    while merged := _cheap_merge(models, _runs(models, cuts), min_bytes):
+        cuts -= merged
+    return {name: _spans(name, layers, cuts) for name, layers in models.items()}
+
+
+def signature(layers: Sequence[Wired], span: Span) -> Signature:
+    """What makes a block: its layers, and how those inside are wired."""
+    return tuple(
+        (
+            layer.key,
+            () if i == span.start else layer.reads,
+            () if i == span.end - 1 else layer.writes,
+        )
+        for i, layer in enumerate(layers[span.start : span.end], span.start)
+    )
+
+
+def _branches(models: Mapping[str, Sequence[Wired]]) -> set[Cut]:
+    """A cut wherever two layers do not follow each other in all models, wired in the same way."""
+    after: dict[str, set[object]] = defaultdict(set)
+    before: dict[str, set[object]] = defaultdict(set)
+    for layers in models.values():
+        for first, second in pairwise([None, *layers, None]):
+            if first is not None:
+                after[first.key].add((second and second.key, first.writes))
+            if second is not None:
+                before[second.key].add((first and first.key, second.reads))
+    return {
+        (name, i)
+        for name, layers in models.items()
+        for i, (first, second) in enumerate(pairwise(layers), 1)
+        if len(after[first.key]) > 1 or len(before[second.key]) > 1
+    }
+
+
+def _spans(name: str, layers: Sequence[Wired], cuts: set[Cut]) -> list[Span]:
+    ends = [0, *(i for i in range(1, len(layers)) if (name, i) in cuts), len(layers)]
+    return [Span(*span) for span in pairwise(ends)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    model: str
+    span: Span
+    signature: Signature
+    weight_bytes: int
+
+
+def _runs(models: Mapping[str, Sequence[Wired]], cuts: set[Cut]) -> list[_Run]:
+    return [
+        _Run(
+            name,
+            span,
+            signature(layers, span),
+            sum(layer.weight_bytes for layer in layers[span.start : span.end]),
+        )
+        for name, layers in models.items()
+        for span in _spans(name, layers, cuts)
+    ]
+
+
+def _cheap_merge(
+    models: Mapping[str, Sequence[Wired]], runs: Sequence[_Run], min_bytes: int
+) -> set[Cut]:
+    """The cuts that go when one small run is copied into its neighbours; empty if none is.
+
+    It goes into all runs that follow it, if each of them follows nothing else, or else into all
+    that lead to it, if each of them leads to nothing else.
+    """
+    at_start = {(run.model, run.span.start): run for run in runs}
+    at_end = {(run.model, run.span.end): run for run in runs}
+    starts: dict[Signature, set[Cut]] = defaultdict(set)
+    ends: dict[Signature, set[Cut]] = defaultdict(set)
+    for run in runs:
+        starts[run.signature].add((run.model, run.span.start))
+        ends[run.signature].add((run.model, run.span.end))
+    for run in runs:
+        if run.weight_bytes >= min_bytes:
+            continue
+        for cuts, beside, theirs in ((ends, at_start, starts), (starts, at_end, ends)):
+            border = cuts[run.signature]
+            if not all(cut in beside for cut in border):
+                continue
+            if set().union(*(theirs[beside[cut].signature] for cut in border)) != border:
+                continue
+            joined = {
+                signature(
+                    models[name], Span(at_end[name, i].span.start, at_start[name, i].span.end)
+                )
+                for name, i in border
+            }
+            if (len(joined) - 1) * run.weight_bytes < min_bytes:
+                return border
+    return set()

@@ -1,0 +1,323 @@
+"""Layers and blocks in their one form: equal content gives equal bytes, whatever it was called.
+
+A layer is a piece of a graph that is never cut further, known by the digest of its operators,
+attributes, topology, weights and the types at its border. Names, the order of operators that do
+not depend on each other, defaults that were spelt out and the opset (where the operators mean
+the same) do not count. A block is a run of layers as one ONNX file that says where its layers
+end, so that it can be split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import numpy_helper as arrays
+
+from edged.errors import StoreError
+from export.graph import OLDEST_OPSET, ir_version_of, named
+
+_FORM = 1  # part of each digest: raised when the canonical form changes
+_LAYERS = "edged.layers"  # metadata of a block: operators, reads and writes of each layer
+_ROWS = "rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    """Of a tensor at the border of a layer. `rows` is None where any number of rows can run."""
+
+    element: int  # TensorProto.DataType
+    shape: tuple[int, ...]  # without the row axis
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Its inputs are named x0, x1, ..., other values v0, v1, ..., weights by their digest."""
+
+    digest: str
+    inputs: tuple[Type, ...]
+    outputs: tuple[Type, ...]
+    names: tuple[str, ...]  # of the outputs
+    nodes: tuple[NodeProto, ...]
+    weights: dict[str, TensorProto]
+    opsets: dict[str, int]  # the oldest in which the operators mean what they mean here
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(len(tensor.raw_data) for tensor in self.weights.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """Where a layer of a block reads: output `index` of layer `layer`, or input `index`."""
+
+    layer: int | None  # None: an input of the block
+    index: int
+
+
+def make_layer(
+    nodes: Sequence[NodeProto],
+    weights: Mapping[str, TensorProto],
+    inputs: Sequence[tuple[str, Type]],
+    outputs: Sequence[tuple[str, Type]],
+    opsets: Mapping[str, int],
+) -> tuple[Layer, tuple[str, ...]]:
+    """The canonical layer, and the given names of its outputs in canonical order.
+
+    `nodes` are sorted. `inputs` keep their order: it says which value is which.
+    """
+    found = _Identities(weights, opsets, [name for name, _ in inputs])
+    for node in nodes:
+        found.see(node)
+    ordered = sorted(outputs, key=lambda output: found.of[output[0]])
+    roots = [found.of[name] for name, _ in ordered]
+    names = {f"x{i}": f"x{i}" for i in range(len(inputs))}
+    body, used = [], dict[str, TensorProto]()
+    for key in found.order(roots):
+        node = NodeProto()
+        node.CopyFrom(found.makers[key])
+        for i, name in enumerate(node.input):
+            if found.of[name] in found.tensors:
+                used[found.of[name]] = found.tensors[found.of[name]]
+            node.input[i] = names.get(found.of[name], found.of[name])
+        for i, name in enumerate(node.output):
+            if name:
+                names[f"{key}.{i}"] = node.output[i] = f"v{len(names)}"
+        body.append(node)
+    border = [[dataclasses.astuple(kind) for _, kind in side] for side in (inputs, ordered)]
+    layer = Layer(
+        digest=_digest([_FORM, border, roots]),
+        inputs=tuple(kind for _, kind in inputs),
+        outputs=tuple(kind for _, kind in ordered),
+        names=tuple(names[root] for root in roots),
+        nodes=tuple(body),
+        weights=used,
+        opsets=found.needed,
+    )
+    return layer, tuple(name for name, _ in ordered)
+
+
+def join(layers: Sequence[Layer], reads: Sequence[Sequence[Port]], writes: Sequence[Port]) -> bytes:
+    """The block that runs `layers` one after the other: x0, x1, ... in, y0, y1, ... out.
+
+    `reads[i][j]` is where input j of layer i comes from; inputs of the block are numbered in the
+    order of their first use. `writes` are the outputs of layers that leave the block.
+    """
+    names = {port: f"y{i}" for i, port in enumerate(writes)}
+    for i, layer in enumerate(layers):
+        for j in range(len(layer.names)):
+            names.setdefault(Port(i, j), f"z{i}.{j}")
+    types: dict[str, Type] = {}
+    weights: dict[str, str] = {}
+    tensors: list[TensorProto] = []
+    nodes: list[NodeProto] = []
+    spans: list[dict[str, object]] = []
+    opsets: dict[str, int] = {}
+    for i, (layer, ports) in enumerate(zip(layers, reads, strict=True)):
+        sources = [f"x{port.index}" if port.layer is None else names[port] for port in ports]
+        targets = [names[Port(i, j)] for j in range(len(layer.names))]
+        types |= dict(zip([*sources, *targets], [*layer.inputs, *layer.outputs], strict=True))
+        rename = {f"x{j}": source for j, source in enumerate(sources)}
+        rename |= dict(zip(layer.names, targets, strict=True))
+        for digest, tensor in layer.weights.items():
+            if digest not in weights:
+                weights[digest] = f"w{len(weights)}"
+                tensors.append(named(tensor, weights[digest]))
+            rename[digest] = weights[digest]
+        nodes += [
+            _renamed(node, rename, prefix=f"n{i}.", name=f"{i}.{k}")
+            for k, node in enumerate(layer.nodes)
+        ]
+        spans.append({"operators": len(layer.nodes), "reads": sources, "writes": targets})
+        for domain, version in layer.opsets.items():
+            opsets[domain] = max(version, opsets.get(domain, version))
+    inputs = sorted(
+        {name for name in types if name.startswith("x")}, key=lambda name: int(name[1:])
+    )
+    outputs = [names[port] for port in writes]
+    graph = helper.make_graph(
+        nodes,
+        "block",
+        [_value(name, types[name]) for name in inputs],
+        [_value(name, types[name]) for name in outputs],
+        tensors,
+        value_info=[_value(name, kind) for name, kind in types.items() if name.startswith("z")],
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(domain, opsets[domain]) for domain in sorted(opsets)],
+        ir_version=ir_version_of(opsets),
+        producer_name="edged",
+    )
+    helper.set_model_props(model, {_LAYERS: json.dumps(spans)})
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def split(data: bytes) -> list[Layer]:
+    """The layers of a block. Raises StoreError if edged-export did not write it."""
+    model = ModelProto.FromString(data)
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    if _LAYERS not in props:
+        raise StoreError("the block does not say where its layers end: export its models again")
+    graph = model.graph
+    values = {
+        value.name: _type(value) for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    layers, start = [], 0
+    for span in json.loads(props[_LAYERS]):
+        nodes = graph.node[start : start + span["operators"]]
+        start += span["operators"]
+        reads, writes = ([(name, values[name]) for name in span[s]] for s in ("reads", "writes"))
+        layers.append(make_layer(nodes, weights, reads, writes, opsets)[0])
+    return layers
+
+
+class _Identities:
+    """Digests of the values of one layer, each made from all that leads to it (a Merkle tree).
+
+    Operators that compute the same from the same become one.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, TensorProto], opsets: Mapping[str, int], inputs: Sequence[str]
+    ) -> None:
+        self.of = {name: f"x{i}" for i, name in enumerate(inputs)} | {"": ""}  # by given name
+        self.makers: dict[str, NodeProto] = {}  # by digest of the operator
+        self.tensors: dict[str, TensorProto] = {}  # by digest
+        self.needed = {"": OLDEST_OPSET}
+        self._weights = weights
+        self._opsets = opsets
+
+    def see(self, original: NodeProto) -> None:
+        """Take in an operator whose inputs are known."""
+        node = self._plain(original)
+        for name in node.input:
+            if name not in self.of:
+                tensor = _plain_tensor(self._weights[name])
+                self.of[name] = _tensor_digest(tensor)
+                self.tensors[self.of[name]] = tensor
+        content = [
+            node.domain,
+            node.op_type,
+            self._version(node),
+            [a.SerializeToString(deterministic=True).hex() for a in node.attribute],
+            [self.of[name] for name in node.input],
+            [bool(name) for name in node.output],
+        ]
+        key = _digest(content)
+        self.makers.setdefault(key, node)
+        self.of |= {name: f"{key}.{i}" for i, name in enumerate(node.output) if name}
+
+    def order(self, roots: Sequence[str]) -> list[str]:
+        """Digests of the operators that lead to `roots`, each after those that it reads from."""
+        ordered: dict[str, None] = {}
+        stack = [(root, False) for root in reversed(roots)]
+        while stack:
+            value, ready = stack.pop()
+            key = value.partition(".")[0]
+            if key not in self.makers or key in ordered:
+                continue
+            if ready:
+                ordered[key] = None
+                continue
+            stack.append((value, True))
+            stack += [(self.of[name], False) for name in reversed(self.makers[key].input)]
+        return list(ordered)
+
+    def _version(self, node: NodeProto) -> int:
+        """Since when the operator means what it means in this opset."""
+        opset = self._opsets.get(node.domain, 1)
+        schema = _schema(node, opset)
+        version = opset if schema is None else schema.since_version
+        self.needed[node.domain] = max(version, self.needed.get(node.domain, version))
+        return version
+
+    def _plain(self, original: NodeProto) -> NodeProto:
+        """Without names, documentation, spelt-out defaults and empty inputs at the end."""
+        schema = _schema(original, self._opsets.get(original.domain, 1))
+        node = NodeProto(domain=original.domain, op_type=original.op_type)
+        node.input.extend(original.input)
+        node.output.extend(original.output)
+        for names in (node.input, node.output):
+            while names and not names[-1]:
+                names.pop()
+        for attribute in sorted(original.attribute, key=lambda attribute: attribute.name):
+            plain = _plain_attribute(attribute)
+            if schema is None or plain != _default(schema, plain.name):
+                node.attribute.append(plain)
+        return node
+
+
+def _schema(node: NodeProto, opset: int) -> onnx.defs.OpSchema | None:
+    if not onnx.defs.has(node.op_type, node.domain):
+        return None
+    return onnx.defs.get_schema(node.op_type, opset, node.domain)
+
+
+def _default(schema: onnx.defs.OpSchema, name: str) -> AttributeProto | None:
+    known = schema.attributes.get(name)
+    return None if known is None else _plain_attribute(known.default_value)
+
+
+def _plain_attribute(attribute: AttributeProto) -> AttributeProto:
+    plain = AttributeProto()
+    plain.CopyFrom(attribute)
+    plain.ClearField("doc_string")
+    if plain.type == AttributeProto.TENSOR:
+        plain.t.CopyFrom(_plain_tensor(attribute.t))
+    return plain
+
+
+def _plain_tensor(tensor: TensorProto) -> TensorProto:
+    """Nameless, with its content as little-endian bytes where it is not strings."""
+    if tensor.data_type != TensorProto.STRING and not tensor.HasField("raw_data"):
+        return arrays.from_array(arrays.to_array(tensor))
+    plain = TensorProto(data_type=tensor.data_type, dims=tensor.dims)
+    if tensor.data_type == TensorProto.STRING:
+        plain.string_data.extend(tensor.string_data)
+    else:
+        plain.raw_data = tensor.raw_data
+    return plain
+
+
+def _tensor_digest(tensor: TensorProto) -> str:
+    content = hashlib.sha256(tensor.raw_data)
+    for text in tensor.string_data:
+        content.update(len(text).to_bytes(8, "little") + text)
+    return _digest(["tensor", tensor.data_type, list(tensor.dims), content.hexdigest()])
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _renamed(node: NodeProto, names: Mapping[str, str], prefix: str, name: str) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.name = name
+    for side in (copy.input, copy.output):
+        for i, old in enumerate(side):
+            if old:
+                side[i] = names.get(old, prefix + old)
+    return copy
+
+
+def _value(name: str, kind: Type) -> ValueInfoProto:
+    rows = _ROWS if kind.rows is None else kind.rows
+    return helper.make_tensor_value_info(name, kind.element, [rows, *kind.shape])
+
+
+def _type(value: ValueInfoProto) -> Type:
+    tensor = value.type.tensor_type
+    rows, *shape = tensor.shape.dim
+    extents = tuple(dim.dim_value for dim in shape)
+    return Type(tensor.elem_type, extents, None if rows.dim_param else rows.dim_value)

@@ -1,0 +1,223 @@
+"""An ONNX file as a plain list of operators: read, inlined, and freed of what computes nothing.
+
+Knows nothing of layers or blocks. Every graph here is in single assignment form, sorted, without
+functions, control flow, Constant, Identity or Dropout operators and without dead ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, inliner, numpy_helper
+
+from edged.errors import InvalidArgument, NotFound, Unsupported
+
+OLDEST_OPSET = 13
+LARGEST_BYTES = 2**31 - 1  # of one protobuf message, so of an ONNX file with its weights inside
+
+_RANDOM = {
+    "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Operators in an order in which they can run, and what they start from."""
+
+    nodes: tuple[NodeProto, ...]
+    weights: dict[str, TensorProto]
+    inputs: tuple[ValueInfoProto, ...]
+    outputs: tuple[str, ...]
+    opsets: dict[str, int]  # version by domain
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model file: its graph, and its bytes with all weights."""
+
+    graph: Graph
+    model: ModelProto
+    bytes: int
+
+
+def load(path: Path) -> Source:
+    """Read an ONNX file, with its external data if it has any.
+
+    Raises NotFound, InvalidArgument (not an ONNX file, or damaged) and Unsupported.
+    """
+    try:
+        model = onnx.load(str(path))
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file {error.filename or path}") from error
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "unreadable"
+        raise InvalidArgument(f"{path} is not a readable ONNX model: {reason}") from error
+    if not model.graph.node or not model.opset_import:
+        raise InvalidArgument(f"{path} is not an ONNX model: it has no operators")
+    if (size := model.ByteSize()) > LARGEST_BYTES:
+        raise Unsupported(
+            f"{path} has more than 2 GiB with its weights, and a block is one file of at most "
+            "that: export it in lower precision or in parts"
+        )
+    try:
+        return Source(read(model), model, size)
+    except Unsupported as error:
+        raise Unsupported(f"{path}: {error}") from error
+
+
+def read(model: ModelProto) -> Graph:
+    """The graph of a model in memory. Raises Unsupported."""
+    opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
+    if opsets.get("", OLDEST_OPSET) < OLDEST_OPSET:
+        raise Unsupported(
+            f"opset {opsets['']} is too old: export it again with opset {OLDEST_OPSET} or later"
+        )
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+        opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
+    graph = model.graph
+    if graph.sparse_initializer:
+        raise Unsupported("sparse weights are not supported: export it again with dense ones")
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[NodeProto] = []
+    for node in graph.node:
+        _refuse(node)
+        if node.op_type == "Constant":
+            weights[node.output[0]] = _constant(node)
+        else:
+            nodes.append(node)
+    inputs = tuple(value for value in graph.input if value.name not in weights)
+    outputs = tuple(value.name for value in graph.output)
+    return tidy(Graph(tuple(nodes), weights, inputs, outputs, opsets))
+
+
+def tidy(graph: Graph) -> Graph:
+    """Without Identity, Dropout, dead operators and unused weights.
+
+    Graph outputs keep their names.
+    """
+    alias: dict[str, str] = {}
+    kept: list[NodeProto] = []
+    fixed = {value.name for value in graph.inputs} | set(graph.weights) | set(graph.outputs)
+    for original in graph.nodes:
+        node = NodeProto()
+        node.CopyFrom(original)
+        node.domain = _domain(node.domain)
+        for i, name in enumerate(node.input):
+            node.input[i] = alias.get(name, name)
+        if not _copies(node, graph.weights):
+            kept.append(node)
+        elif node.output[0] not in graph.outputs:
+            alias[node.output[0]] = node.input[0]
+        elif node.input[0] not in fixed:
+            # The operator that makes the value gets the public name, also where it was read before.
+            alias[node.input[0]] = node.output[0]
+            fixed.add(node.input[0])
+        else:
+            kept.append(node)
+    for node in kept:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = _resolve(alias, name)
+    needed = set(graph.outputs)
+    live: list[NodeProto] = []
+    for node in reversed(kept):
+        if needed & set(node.output):
+            live.append(node)
+            needed |= set(node.input)
+    live.reverse()
+    weights = {name: tensor for name, tensor in graph.weights.items() if name in needed}
+    return replace(graph, nodes=tuple(live), weights=weights)
+
+
+def to_model(
+    graph: Graph, outputs: Iterable[str] | None = None, extra: Iterable[NodeProto] = ()
+) -> ModelProto:
+    """A runnable model, by default with the graph's own outputs; their types are left to infer."""
+    names = graph.outputs if outputs is None else tuple(outputs)
+    body = helper.make_graph(
+        [*graph.nodes, *extra],
+        "graph",
+        list(graph.inputs),
+        [helper.make_empty_tensor_value_info(name) for name in names],
+        [named(tensor, name) for name, tensor in graph.weights.items()],
+    )
+    opsets = [helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()]
+    ir_version = ir_version_of(graph.opsets)
+    return helper.make_model(body, opset_imports=opsets, ir_version=ir_version)
+
+
+def ir_version_of(opsets: dict[str, int]) -> int:
+    """The oldest file format that allows these opsets, so that old runtimes can read it."""
+    standard = [helper.make_opsetid("", opsets[""])] if "" in opsets else []
+    return max(8, helper.find_min_ir_version_for(standard, ignore_unknown=True))
+
+
+def named(tensor: TensorProto, name: str) -> TensorProto:
+    """The same content under another name."""
+    if tensor.name == name:
+        return tensor
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    copy.name = name
+    return copy
+
+
+def integers(values: Iterable[int]) -> TensorProto:
+    """A nameless one-dimensional int64 tensor."""
+    return numpy_helper.from_array(np.array(list(values), np.int64))
+
+
+def _resolve(alias: dict[str, str], name: str) -> str:
+    while name in alias:
+        name = alias[name]
+    return name
+
+
+def _domain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
+
+
+def _copies(node: NodeProto, weights: dict[str, TensorProto]) -> bool:
+    if node.domain != "" or any(node.output[1:]):
+        return False
+    if node.op_type == "Dropout":
+        return len(node.input) < 3 or not node.input[2] or not _truth(weights.get(node.input[2]))
+    return node.op_type == "Identity"
+
+
+def _truth(tensor: TensorProto | None) -> bool:
+    return tensor is None or bool(numpy_helper.to_array(tensor).any())
+
+
+def _refuse(node: NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            raise Unsupported(
+                f"control flow ({node.op_type} {node.name!r}) is not supported: export the model "
+                "for one fixed size of image, or cut the operator off"
+            )
+    if node.op_type in _RANDOM:
+        raise Unsupported(
+            f"it draws random numbers ({node.op_type} {node.name!r}): export it in evaluation mode"
+        )
+
+
+def _constant(node: NodeProto) -> TensorProto:
+    (attribute,) = node.attribute
+    value = helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        return named(value, node.output[0])
+    types = {
+        "value_int": np.int64, "value_ints": np.int64,
+        "value_float": np.float32, "value_floats": np.float32,
+    }  # fmt: skip
+    if attribute.name not in types:
+        raise Unsupported(f"a constant of kind {attribute.name} ({node.name!r}) is not supported")
+    return numpy_helper.from_array(np.array(value, types[attribute.name]), node.output[0])

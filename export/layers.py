@@ -1,0 +1,219 @@
+"""Where a normalised graph may be cut, and the layers that this gives.
+
+A cut is between two operators where only the trunk matters for what comes next: the value made
+last. Whatever else is still needed there (a skip connection of a segmentation net, a feature map
+for a pyramid) must not meet the trunk again soon, as the two sides of a residual block do. So a
+residual stream is cut after its addition, and an encoder is cut alike whether or not a decoder
+comes back to its inner values: that is how the two are found to share it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from edged.errors import Unsupported
+from edged.manifest import DataType, Value
+from edged.manifest import Layer as Use
+from export.canonical import Layer, Type, make_layer
+from export.normalise import Flow
+
+MAX_CROSSING = 8  # values alive at a cut
+NEAR = 6  # weighted operators; a residual block, an attention or an inverted bottleneck is shorter
+
+_UPSAMPLING = {"ConvTranspose", "DepthToSpace", "MaxUnpool", "Resize", "Upsample"}
+
+_ELEMENTS: dict[str, tuple[int, DataType]] = {
+    "bool": (TensorProto.BOOL, "BOOL"),
+    "uint8": (TensorProto.UINT8, "UINT8"),
+    "uint16": (TensorProto.UINT16, "UINT16"),
+    "uint32": (TensorProto.UINT32, "UINT32"),
+    "uint64": (TensorProto.UINT64, "UINT64"),
+    "int8": (TensorProto.INT8, "INT8"),
+    "int16": (TensorProto.INT16, "INT16"),
+    "int32": (TensorProto.INT32, "INT32"),
+    "int64": (TensorProto.INT64, "INT64"),
+    "float16": (TensorProto.FLOAT16, "FP16"),
+    "float": (TensorProto.FLOAT, "FP32"),
+    "double": (TensorProto.DOUBLE, "FP64"),
+}
+_DATATYPES = {element: datatype for element, datatype in _ELEMENTS.values()}
+_NUMPY = {d: helper.tensor_dtype_to_np_dtype(element) for element, d in _ELEMENTS.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A model as layers: how they are wired, and what is in each, by digest."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    uses: tuple[Use, ...]
+    values: tuple[Value, ...]
+    layers: dict[str, Layer]
+
+
+def cut(flow: Flow, rows: int | None = None) -> Path:
+    """The layers of a model; `rows` if it can only run that many at once.
+
+    Raises Unsupported if an input or output is not a tensor with the rows as its first axis.
+    """
+    types = _border_types(flow, rows)
+    for name in (*flow.inputs, *flow.outputs):
+        if name not in types:
+            raise Unsupported(
+                f"{name!r} is no tensor whose first axis is the batch and whose other axes are "
+                "fixed: export the model so that it is, or without this output"
+            )
+    layers: dict[str, Layer] = {}
+    uses: list[Use] = []
+    last_reads = {name: i for i, group in enumerate(flow.groups) for name in group.reads}
+    last_reads |= dict.fromkeys(flow.outputs, len(flow.groups))
+    for start, end in _spans(flow, types):
+        groups = flow.groups[start:end]
+        made = {name for group in groups for name in group.writes}
+        reads = list(dict.fromkeys(n for group in groups for n in group.reads if n not in made))
+        writes = [name for name in made if last_reads.get(name, -1) >= end]
+        layer, ordered = make_layer(
+            [node for group in groups for node in group.nodes],
+            flow.weights,
+            [(name, types[name]) for name in reads],
+            [(name, types[name]) for name in sorted(writes)],
+            flow.opsets,
+        )
+        layers[layer.digest] = layer
+        uses.append(Use(layer.digest, tuple(reads), ordered, layer.weight_bytes))
+    named = dict.fromkeys(
+        [*flow.inputs, *(name for use in uses for name in (*use.reads, *use.writes))]
+    )
+    values = tuple(Value(n, _DATATYPES[types[n].element], types[n].shape) for n in named)
+    return Path(flow.inputs, flow.outputs, tuple(uses), values, layers)
+
+
+def numpy_type(datatype: DataType) -> np.dtype[np.generic]:
+    """The element of an array of this type."""
+    return _NUMPY[datatype]
+
+
+def _border_types(flow: Flow, rows: int | None) -> dict[str, Type]:
+    """The values that could cross: tensors of (rows, fixed extents)."""
+    types = {}
+    for name, size in flow.sizes.items():
+        kind = flow.types.get(name, "")[len("tensor(") : -1]
+        first = (0, 1) if rows is None else (rows, 0)
+        if (
+            kind in _ELEMENTS
+            and len(size.fixed)
+            and (size.fixed[0], size.per_row[0]) == first
+            and not size.per_row[1:].any()
+        ):
+            shape = tuple(int(extent) for extent in size.fixed[1:])
+            types[name] = Type(_ELEMENTS[kind][0], shape, rows)
+    return types
+
+
+def _spans(flow: Flow, types: dict[str, Type]) -> list[tuple[int, int]]:
+    """First and last group (exclusive) of each layer.
+
+    Between two cuts without a weight there is an activation, which belongs to the layer before it,
+    or a pooling or another change of shape: that is a layer of its own, so that models whose
+    last shared weights are followed by different things still share these weights.
+    """
+    cuts = _Cutter(flow, types).cuts()
+    trunks = {0: flow.inputs[0], **cuts, len(flow.groups): flow.outputs[0]}
+    spans: list[tuple[int, int]] = []
+    bare = False  # the last span has no weight
+    for (start, before), (end, after) in pairwise(trunks.items()):
+        weighted = any(group.weighted for group in flow.groups[start:end])
+        if spans and not weighted and (bare or types[before] == types[after]):
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((start, end))
+            bare = not weighted
+    return spans
+
+
+class _Cutter:
+    """Finds the cuts of one graph."""
+
+    def __init__(self, flow: Flow, types: dict[str, Type]) -> None:
+        self._flow = flow
+        self._types = types
+        self._readers: dict[str, list[int]] = {name: [] for name in flow.inputs}
+        for i, group in enumerate(flow.groups):
+            self._readers |= {name: [] for name in group.writes}
+            for name in group.reads:
+                self._readers[name].append(i)
+
+    def cuts(self) -> dict[int, str]:
+        """The groups before which the graph may be cut, each with the trunk there."""
+        makers = {name: -1 for name in self._flow.inputs}  # of the values that are still needed
+        found = {}
+        for position in range(1, len(self._flow.groups)):
+            last = position - 1
+            makers |= dict.fromkeys(self._flow.groups[last].writes, last)
+            makers = {name: at for name, at in makers.items() if self._needed(name, position)}
+            trunk = self._trunk(makers, position)
+            if trunk is not None:
+                found[position] = trunk
+        return found
+
+    def _trunk(self, makers: dict[str, int], position: int) -> str | None:
+        """The trunk, if the graph may be cut here."""
+        if len(makers) > MAX_CROSSING or not makers.keys() <= self._types.keys():
+            return None
+        read = [name for name in makers if self._later(name, position)]
+        trunk = max(read, key=makers.__getitem__, default=None)
+        if trunk is None or self._is_dequantized(makers[trunk]):
+            return None
+        ahead = self._ahead(trunk, position)
+        if any(self._meets(name, position, ahead) for name in read if name != trunk):
+            return None
+        return trunk
+
+    def _is_dequantized(self, maker: int) -> bool:
+        """Whether it must stay with what reads it, so that this can run on integers."""
+        return maker >= 0 and self._flow.groups[maker].operator == "DequantizeLinear"
+
+    def _needed(self, name: str, position: int) -> bool:
+        return name in self._flow.outputs or bool(self._later(name, position))
+
+    def _later(self, name: str, position: int) -> list[int]:
+        readers = self._readers[name]
+        return readers[bisect_left(readers, position) :]
+
+    def _ahead(self, trunk: str, position: int) -> set[int]:
+        """The groups that the trunk soon leads to, upsampling not included."""
+        found = set()
+        costs = dict.fromkeys(self._later(trunk, position), 0)
+        while costs:
+            group = min(costs)  # whatever leads to it comes before it
+            cost = costs.pop(group) + self._flow.groups[group].weighted
+            if cost > NEAR or self._flow.groups[group].operator in _UPSAMPLING:
+                continue
+            found.add(group)
+            for reader in self._next(group):
+                costs[reader] = min(cost, costs.get(reader, cost))
+        return found
+
+    def _meets(self, name: str, position: int, ahead: set[int]) -> bool:
+        """Whether another value leads to one of these groups too."""
+        last = max(ahead, default=-1)
+        pending = self._later(name, position)
+        seen = set(pending)
+        while pending:
+            group = pending.pop()
+            if group in ahead:
+                return True
+            fresh = {reader for reader in self._next(group) if reader <= last} - seen
+            seen |= fresh
+            pending += fresh
+        return False
+
+    def _next(self, group: int) -> set[int]:
+        return {
+            reader for name in self._flow.groups[group].writes for reader in self._readers[name]
+        }

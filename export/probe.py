@@ -1,0 +1,255 @@
+"""What running a graph at several numbers of rows tells of its values: types, sizes, constants.
+
+Measured instead of inferred: ONNX Runtime knows every operator that it can run, shape inference
+does not. Three kinds of value are told apart by what they depend on:
+
+    CONSTANT   weights only
+    ROWS       also on the number of rows, through Shape and Size operators
+    DATA       on the content of an input
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from edged.errors import InvalidArgument, Unsupported
+from export.graph import Graph, to_model
+
+Array: TypeAlias = npt.NDArray[np.generic]
+Arrays: TypeAlias = dict[str, Array]
+Integers: TypeAlias = npt.NDArray[np.int64]
+
+ROWS_TRIED = (1, 2, 3)
+
+# Moving bytes gives the same result on every machine; arithmetic on floats may not, and its result
+# would make the digest of a layer depend on where it was exported.
+_MOVES = {
+    "Concat", "Flatten", "Gather", "GatherND", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
+    "Unsqueeze", "Where", "Pad", "Expand", "Tile", "ConstantOfShape",
+}  # fmt: skip
+_FREE_BYTES = 1024  # a folded constant may be this large, even if it was made from less
+_LARGEST_INTEGERS = 1 << 16  # elements of a value that could be a shape
+
+
+class Kind(IntEnum):
+    CONSTANT = 0
+    ROWS = 1
+    DATA = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """Integers that depend on the number of rows as `fixed + per_row * rows`."""
+
+    fixed: Integers
+    per_row: Integers
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Of a graph. A value is missing where it has no such property."""
+
+    kinds: dict[str, Kind]
+    types: dict[str, str]  # by value; in the words of ONNX Runtime, as "tensor(float)"
+    sizes: dict[str, Affine]  # extents of each axis
+    integers: dict[str, Affine]  # content of integer values that are not DATA
+    folded: dict[str, TensorProto]  # content of CONSTANT values worth computing now
+
+
+def session(model: bytes, *, optimise: bool = True) -> ort.InferenceSession:
+    """A session on the CPU. Raises InvalidArgument if ONNX Runtime refuses the model."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        # Runs Shape operators first, so that no activation lives on for the sake of its size.
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no other common base
+        raise InvalidArgument(f"ONNX Runtime cannot load the model: {_line(error)}") from error
+
+
+def run(
+    runner: ort.InferenceSession, outputs: Sequence[str] | None, feed: Mapping[str, Array]
+) -> list[Array]:
+    """Like session.run. Raises InvalidArgument if the model cannot run."""
+    if outputs is not None and not outputs:
+        return []
+    try:
+        return list(runner.run(outputs, dict(feed)))
+    except Exception as error:  # as in session()
+        raise InvalidArgument(f"ONNX Runtime cannot run the model: {_line(error)}") from error
+
+
+def feed(graph: Graph, rows: int, seed: int = 0) -> Arrays:
+    """Random input: standard normal floats, bytes of any value, other integers 0 or 1.
+
+    Raises Unsupported for an axis of unknown extent.
+    """
+    random = np.random.default_rng([seed, rows])
+    arrays: Arrays = {}
+    for value in graph.inputs:
+        tensor = value.type.tensor_type
+        extents = [dim.dim_value for dim in tensor.shape.dim]
+        if not extents or min([1, *extents[1:]]) < 1:
+            raise Unsupported(
+                f"input {value.name!r} has axes of unknown size: say it as --shape "
+                f"{value.name}=3,224,224 (without the batch axis)"
+            )
+        arrays[value.name] = random_array(
+            random, helper.tensor_dtype_to_np_dtype(tensor.elem_type), (rows, *extents[1:])
+        )
+    return arrays
+
+
+def random_array(
+    random: np.random.Generator, dtype: npt.DTypeLike, shape: tuple[int, ...]
+) -> Array:
+    """As in `feed`."""
+    kind = np.dtype(dtype)
+    if kind in (np.uint8, np.int8):
+        bounds = np.iinfo(kind)
+        return random.integers(bounds.min, bounds.max, shape, kind, endpoint=True)
+    if kind.kind in "iub":
+        return random.integers(0, 2, shape).astype(kind)
+    return random.standard_normal(shape).astype(kind)
+
+
+def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
+    """Run the graph at each of `rows` and compare. Raises InvalidArgument and Unsupported."""
+    kinds = classify(graph)
+    names = list(kinds)
+    typed = session(to_model(graph, names).SerializeToString(), optimise=False)
+    types = {value.name: value.type for value in (*typed.get_inputs(), *typed.get_outputs())}
+    del typed
+    sized = [name for name in names if types[name].startswith("tensor(")]
+    shape_of = {name: f"edged.shape.{i}" for i, name in enumerate(sized)}
+    small = [name for name in names if kinds[name] < Kind.DATA]
+    model = to_model(
+        graph,
+        [*shape_of.values(), *small],
+        [helper.make_node("Shape", [name], [out]) for name, out in shape_of.items()],
+    )
+    runner = session(model.SerializeToString(), optimise=False)
+
+    def fetch(wanted: Sequence[str], count: int) -> Arrays:
+        return dict(zip(wanted, run(runner, wanted, feed(graph, count)), strict=True))
+
+    shapes = [fetch(list(shape_of.values()), count) for count in rows]
+    sizes = {
+        name: fitted
+        for name, out in shape_of.items()
+        if (fitted := _fit(rows, [found[out] for found in shapes])) is not None
+    }
+    sizes |= _input_sizes(graph, rows)
+    counts = [name for name in small if _is_count(types[name], sizes.get(name))]
+    folds = _foldable(graph, kinds, types, sizes, counts)
+    contents = [fetch([*counts, *folds], count) for count in rows]
+    integers = {
+        name: fitted
+        for name in counts
+        if (fitted := _fit(rows, [found[name] for found in contents])) is not None
+    }
+    constants = [*folds, *(name for name in counts if kinds[name] == Kind.CONSTANT)]
+    folded = {name: numpy_helper.from_array(contents[0][name]) for name in constants}
+    return Facts(kinds, types, sizes, integers, folded)
+
+
+def classify(graph: Graph) -> dict[str, Kind]:
+    """The kind of every value that an operator makes."""
+    kinds = dict.fromkeys(graph.weights, Kind.CONSTANT)
+    kinds |= {value.name: Kind.DATA for value in graph.inputs}
+    made: dict[str, Kind] = {}
+    for node in graph.nodes:
+        kind = max((kinds[name] for name in node.input if name), default=Kind.CONSTANT)
+        if kind == Kind.DATA and node.op_type in ("Shape", "Size"):
+            kind = Kind.ROWS
+        made |= {name: kind for name in node.output if name}
+        kinds |= made
+    return made
+
+
+def _fit(rows: Sequence[int], found: Sequence[Array]) -> Affine | None:
+    """The affine function through all `found`, if there is one."""
+    if len({array.shape for array in found}) != 1:
+        return None
+    values = [array.astype(np.int64) for array in found]
+    slope = np.zeros_like(values[0])
+    if len(rows) > 1:
+        slope = (values[-1] - values[0]) // (rows[-1] - rows[0])
+    base = values[0] - slope * rows[0]
+    if all((base + slope * n == value).all() for n, value in zip(rows, values, strict=True)):
+        return Affine(base, slope)
+    return None
+
+
+def _input_sizes(graph: Graph, rows: Sequence[int]) -> dict[str, Affine]:
+    feeds = [feed(graph, count) for count in rows]
+    found = {
+        value.name: _fit(rows, [np.array(arrays[value.name].shape) for arrays in feeds])
+        for value in graph.inputs
+    }
+    return {name: fitted for name, fitted in found.items() if fitted is not None}
+
+
+def _is_count(kind: str, size: Affine | None) -> bool:
+    return (
+        kind in ("tensor(int64)", "tensor(int32)", "tensor(bool)")
+        and size is not None
+        and not size.per_row.any()
+        and int(np.prod(size.fixed)) <= _LARGEST_INTEGERS
+    )
+
+
+def _foldable(
+    graph: Graph,
+    kinds: Mapping[str, Kind],
+    types: Mapping[str, str],
+    sizes: Mapping[str, Affine],
+    counts: Sequence[str],
+) -> list[str]:
+    """Constants that are moved bytes of weights, not more of them than before."""
+    bytes_of = {name: tensor.ByteSize() for name, tensor in graph.weights.items()}
+    made_from = {name: {name} for name in graph.weights}
+    made_from |= {name: set() for name in counts if kinds[name] == Kind.CONSTANT}
+    found = []
+    for node in graph.nodes:
+        if not _moves(node, kinds) or not all(name in made_from for name in node.input if name):
+            continue
+        roots = set[str]().union(*(made_from[name] for name in node.input if name))
+        allowed = max(_FREE_BYTES, sum(bytes_of[root] for root in roots))
+        for name in node.output:
+            if (
+                name in sizes
+                and name not in made_from
+                and _bytes(types[name], sizes[name]) <= allowed
+            ):
+                made_from[name] = roots
+                found.append(name)
+    return found
+
+
+def _moves(node: NodeProto, kinds: Mapping[str, Kind]) -> bool:
+    return (
+        node.domain == ""
+        and node.op_type in _MOVES
+        and all(kinds[name] == Kind.CONSTANT for name in node.output if name)
+    )
+
+
+def _bytes(kind: str, size: Affine) -> int:
+    width = {"double": 8, "int64": 8, "uint64": 8, "float16": 2, "bfloat16": 2, "int8": 1}
+    return int(np.prod(size.fixed)) * width.get(kind[len("tensor(") : -1], 4)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,159 @@
+"""A model file made ready to be cut: what the store shall say of it, its layers, and how to run it.
+
+Knows nothing of stores and blocks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as File
+from typing import Literal
+
+from onnx import TensorProto
+
+from edged import manifest as manifests
+from edged.errors import InvalidArgument, NotFound, Unsupported
+from edged.manifest import SCHEMA, Accuracy, Manifest, Preprocess
+from export.batch import fixed_rows, set_free, with_shapes
+from export.check import TOLERANCE, Uncut, compare
+from export.graph import Graph, load, tidy, to_model
+from export.layers import Path, cut
+from export.normalise import normalise
+from export.probe import Arrays, feed, probe, session
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+_QUANTISED = {
+    "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv",
+    "QLinearMatMul",
+}  # fmt: skip
+ROWS_COMPARED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An ONNX file, and what the store shall say of it."""
+
+    task: str
+    path: File
+    name: str = ""  # of the model; empty: the task's
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] = ()
+    precision: Precision | None = None  # None: that of most weights
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of inputs, without rows
+    accuracy: Accuracy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A model in layers that has no blocks yet."""
+
+    manifest: Manifest  # without steps
+    path: Path
+    uncut: Callable[[Arrays], Arrays]
+    feed: Arrays  # random, of a few rows
+
+
+def draft(source: Source) -> Draft:
+    """Read and cut a model.
+
+    Raises NotFound, InvalidArgument and Unsupported, with the name of the file.
+    """
+    try:
+        return _draft(source)
+    except (NotFound, InvalidArgument, Unsupported) as error:
+        if str(source.path) in str(error):
+            raise
+        raise type(error)(f"{source.path}: {error}") from error
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raise InvalidArgument if the preprocessing or the labels do not fit the model."""
+    fed, named = manifest.preprocess, manifest.labels
+    if fed is not None:
+        values = [manifest.value(name) for name in manifest.inputs]
+        shape = _image_shape(fed)
+        if [(value.datatype, value.shape) for value in values] != [("FP32", shape)]:
+            inputs = ", ".join(f"{v.name} {v.datatype} {list(v.shape)}" for v in values)
+            raise InvalidArgument(
+                f"the preprocessing makes one FP32 image of shape {list(shape)}, and the model "
+                f"takes {inputs}: mend height, width and layout, or leave the preprocessing out"
+            )
+    classes = manifest.value(manifest.outputs[0]).shape[-1:]
+    if named and classes != (len(named),):
+        raise InvalidArgument(
+            f"there are {len(named)} labels, and the first output has shape "
+            f"{list(manifest.value(manifest.outputs[0]).shape)}: give one label for each class"
+        )
+
+
+def _draft(source: Source) -> Draft:
+    loaded = load(source.path)
+    graph = with_shapes(loaded.graph, _shapes(source, loaded.graph))
+    precision = source.precision or _precision(graph)
+    fixed = fixed_rows(graph)
+    uncut = Uncut(session(loaded.model.SerializeToString()), graph.outputs, fixed)
+    path, max_rows = _cut(graph, fixed, uncut, TOLERANCE[precision])
+    manifest = Manifest(
+        schema=SCHEMA,
+        name=manifests.check_name(source.name or source.task, "model"),
+        task=manifests.check_name(source.task, "task"),
+        precision=precision,
+        inputs=path.inputs,
+        outputs=path.outputs,
+        values=path.values,
+        steps=(),
+        whole_bytes=0,
+        preprocess=source.preprocess,
+        max_rows=max_rows,
+        labels=source.labels,
+        accuracy=source.accuracy,
+    )
+    check_manifest(manifest)
+    return Draft(manifest, path, uncut, feed(graph, ROWS_COMPARED))
+
+
+def _cut(
+    graph: Graph, fixed: int | None, uncut: Uncut, tolerance: float
+) -> tuple[Path, int | None]:
+    """The layers, and how many rows they can run at once."""
+    if fixed is None:
+        return cut(normalise(graph, probe(graph))), None
+    facts = probe(graph, (fixed,))
+    freed = tidy(set_free(graph, facts, fixed))
+    given = feed(graph, max(fixed, ROWS_COMPARED))
+    try:
+        found = Uncut(session(to_model(freed).SerializeToString()), graph.outputs)(given)
+        if compare(uncut(given), found).relative <= tolerance:
+            return cut(normalise(freed, probe(freed))), None
+    except (InvalidArgument, Unsupported):
+        pass  # the rows are not axis 0 of everything: the model stays as it was exported
+    if fixed == 1:
+        return cut(normalise(graph, facts), rows=1), 1
+    raise Unsupported(
+        f"it runs batches of exactly {fixed}, and could not be set free: export it with a dynamic "
+        "batch axis, or for one row"
+    )
+
+
+def _shapes(source: Source, graph: Graph) -> dict[str, tuple[int, ...]]:
+    if source.shapes or source.preprocess is None or len(graph.inputs) != 1:
+        return dict(source.shapes)
+    return {graph.inputs[0].name: _image_shape(source.preprocess)}
+
+
+def _image_shape(preprocess: Preprocess) -> tuple[int, ...]:
+    size = (preprocess.height, preprocess.width)
+    return (3, *size) if preprocess.layout == "NCHW" else (*size, 3)
+
+
+def _precision(graph: Graph) -> Precision:
+    if any(node.op_type in _QUANTISED for node in graph.nodes):
+        return "int8"
+    kinds: Counter[int] = Counter()
+    for tensor in graph.weights.values():
+        kinds[tensor.data_type] += tensor.ByteSize()
+    names: dict[int, Precision] = {TensorProto.FLOAT16: "fp16", TensorProto.BFLOAT16: "bf16"}
+    return names.get(kinds.most_common(1)[0][0], "fp32") if kinds else "fp32"
