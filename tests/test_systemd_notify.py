@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from edged.systemd import JournalFormatter, Notifier, Watchdog, is_journal
+from tests.colors import write_store
 
 
 @pytest.fixture
@@ -135,3 +140,54 @@ def test_the_journal_is_told_from_a_terminal_and_a_file(tmp_path):
         assert is_journal(file.fileno(), {"JOURNAL_STREAM": stream})
         assert not is_journal(file.fileno(), {"JOURNAL_STREAM": "1:2"})
         assert not is_journal(file.fileno(), {})
+
+
+@pytest.fixture
+def daemon(tmp_path, manager):
+    """The real daemon under a service manager that is this test, with a watchdog of 2 s."""
+    write_store(tmp_path / "store")
+    config = tmp_path / "edged.toml"
+    config.write_text(
+        f'store = "{tmp_path}/store"\n'
+        f'server.endpoints = ["ipc://{tmp_path}/edged.sock"]\n'
+        f'device = {{ threads = 1, prepare_threads = 1, cache_dir = "{tmp_path}/cache" }}\n'
+    )
+    told = {"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "2000000"}
+    manager.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edged", "serve", "--config", config], env=os.environ | told
+    )
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_the_daemon_is_ready_when_warm_feeds_the_watchdog_and_says_that_it_stops(daemon, manager):
+    manager.settimeout(30.0)
+    assert next_from(daemon, manager) == ["EXTEND_TIMEOUT_USEC=300000000"]
+    serving = "STATUS=serving 2 models on cpu, 1 threads"
+    heard = until(daemon, manager, serving)
+    assert [state for state in heard if state != "WATCHDOG=1"] == ["READY=1", serving]
+    until(daemon, manager, "WATCHDOG=1")
+    began_s = time.monotonic()
+    until(daemon, manager, "WATCHDOG=1")
+    assert time.monotonic() - began_s < 2.0
+    daemon.terminate()
+    until(daemon, manager, "STOPPING=1")
+    assert daemon.wait(30.0) == 0
+
+
+def until(daemon, manager, state) -> list[str]:
+    """What the daemon says, up to and with `state`."""
+    heard: list[str] = []
+    while state not in heard:
+        heard += next_from(daemon, manager)
+    return heard
+
+
+def next_from(daemon, manager) -> list[str]:
+    """The daemon's next datagram; nobody else may send one."""
+    data, (credentials,), _, _ = manager.recvmsg(4096, socket.CMSG_SPACE(12))
+    pid, _, _ = struct.unpack("3i", credentials[2])
+    assert pid == daemon.pid
+    return data.decode().split("\n")

@@ -4,7 +4,7 @@ import pytest
 
 from tests.systemd.box import Box, obstacle
 from tests.systemd.installation import Installation, lay_out
-from tests.systemd.store import write_store
+from tests.colors import write_store
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from edged.client import Retry
 from edged.errors import Unavailable
 from tests.systemd.box import wait_for
 from tests.systemd.installation import CONFIG, SOCKET, START_LIMIT, UNIT
-from tests.systemd.store import picture, png
+from tests.colors import picture, png
 
 pytestmark = pytest.mark.root
 
