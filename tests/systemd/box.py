@@ -74,10 +74,12 @@ def obstacle() -> str | None:
         return f"a box with its own systemd needs {', '.join(missing)}"
     if not _SYSTEMD.exists():
         return f"a box with its own systemd needs {_SYSTEMD} (Debian package systemd)"
-    usable = {"none,name=systemd": True, "cgroup2": _CGROUPS in {h.path for h in hierarchies()}}
-    own = [h for h in hierarchies() if usable.get(h.options)]
-    if not own or not os.access(own[0].path, os.W_OK):
+    own = [h.path for h in hierarchies() if h.options == "none,name=systemd" or h.path == _CGROUPS]
+    if not own or not os.access(own[0], os.W_OK):
         return "a box with its own systemd needs a writable cgroup hierarchy for it"
+    allowed = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True)
+    if allowed.returncode:
+        return f"a box with its own systemd needs namespaces: {allowed.stderr.decode().strip()}"
     return None
 
 

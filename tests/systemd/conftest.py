@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.colors import write_store
 from tests.systemd.box import Box, obstacle
 from tests.systemd.installation import Installation, lay_out
-from tests.colors import write_store
 
 
 @pytest.fixture(scope="session")

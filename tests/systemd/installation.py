@@ -115,15 +115,17 @@ class Installation:
         lines = self.systemctl("show", "edged", f"--property={','.join(names)}").splitlines()
         return dict(line.split("=", 1) for line in lines)
 
-    def journal(self) -> list[str]:
-        """What the daemon itself has written since its unit was last started."""
-        invocation = self.show("InvocationID")["InvocationID"]
-        self.box.run("journalctl", "--sync")
-        return self._journal(f"_SYSTEMD_INVOCATION_ID={invocation}", "_TRANSPORT=stdout")
+    def invocation(self) -> str:
+        """The id of this run of the unit; a restart is another."""
+        return self.show("InvocationID")["InvocationID"]
+
+    def journal(self, *options: str, invocation: str | None = None) -> list[str]:
+        """What the daemon itself has written in its present run, or in another."""
+        run = f"_SYSTEMD_INVOCATION_ID={invocation or self.invocation()}"
+        return self._journal(*options, run, "_TRANSPORT=stdout")
 
     def verdicts(self) -> list[str]:
         """What systemd has said of the unit."""
-        self.box.run("journalctl", "--sync")
         return self._journal("UNIT=edged.service")
 
     def wait_for_state(self, state: str, timeout_s: float = 30.0) -> None:
@@ -135,6 +137,7 @@ class Installation:
         )
 
     def _journal(self, *matches: str) -> list[str]:
+        self.box.run("journalctl", "--sync")
         return self.box.run("journalctl", "--output=cat", *matches).stdout.splitlines()
 
     # --- its processes --------------------------------------------------------------------------
