@@ -1,4 +1,4 @@
-"""The wheel outside the checkout: its commands, its size in packages, what importing it pulls in."""
+"""The wheel outside the checkout: its commands, what it installs, what importing it loads."""
 
 from __future__ import annotations
 
