@@ -86,9 +86,12 @@ class Place:
     outputs: dict[str, tuple[View, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Everything about a batch but which rows it holds. Operations run in their order."""
+    """Everything about a batch but which rows it holds. Operations run in their order.
+
+    Compared by identity: a Trie gives the same object for the same mix of rows.
+    """
 
     buffers: tuple[Buffer, ...]
     roots: tuple[int, ...]  # buffers that hold nothing but inputs

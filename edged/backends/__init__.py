@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from edged.backends.base import Backend
-from edged.errors import ConfigError
+from edged.errors import ConfigError, Unsupported
 
 _BACKENDS = {
     "onnxruntime": "edged.backends.ort",
@@ -30,7 +30,13 @@ def create(name: str, options: Mapping[str, Any], *, threads: int, cache_dir: Pa
     """
     if name not in _BACKENDS:
         raise ConfigError(f"there is no backend {name!r}; name one of {', '.join(NAMES)}")
-    module = importlib.import_module(_BACKENDS[name])
+    try:
+        module = importlib.import_module(_BACKENDS[name])
+    except ImportError as error:
+        raise Unsupported(
+            f"backend {name} needs {error.name}, which is not installed: install it, or choose "
+            "another backend"
+        ) from error
     try:
         checked = msgspec.convert(options, module.Options)
     except msgspec.ValidationError as error:

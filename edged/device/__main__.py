@@ -1,0 +1,60 @@
+"""The worker process. The front starts it as `python -m edged.device` and talks on its stdin."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+import msgspec
+import zmq
+
+from edged.device import link
+from edged.device.settings import Start
+from edged.device.worker import Worker
+from edged.errors import Code, EdgedError
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+log = logging.getLogger("edged.device")
+
+
+def main() -> int:
+    start = msgspec.json.decode(sys.stdin.buffer.read(), type=Start)
+    _end_with(start.parent_pid)
+    # The front decides when to end, also when a terminal or systemd signals the whole group.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(
+        level=start.settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
+    )
+    with zmq.Context() as context:
+        worker = Worker(start, context)
+        try:
+            worker.start()
+            worker.serve()
+            return 0
+        except EdgedError as error:
+            worker.reports.send(link.Failed(error.code, str(error)))
+        except Exception as error:
+            log.exception("the device worker cannot go on; this is a bug")
+            message = f"{type(error).__name__}: {error}; this is a bug"
+            worker.reports.send(link.Failed(Code.INTERNAL, message))
+        finally:
+            worker.close()
+    return 1
+
+
+def _end_with(parent_pid: int) -> None:
+    """Let the kernel kill this process when its parent's thread ends, however it ends."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent_pid:  # it ended before this call
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""From a request's payload to staging rows: decode, check, normalise, copy. Knows no threads.
+
+What a client sends is checked here against what its models take, and refused in words that say
+what they take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edged import preprocess
+from edged.backends.base import NUMPY, Array
+from edged.device import link
+from edged.device.staging import Feed, Staged
+from edged.errors import InvalidArgument
+from edged.manifest import Manifest, Value
+
+
+def prepare(
+    message: link.Prepare,
+    payload: Sequence[memoryview],
+    staged: Staged,
+    manifests: Mapping[str, Manifest],
+    *,
+    max_pixels: int,
+) -> None:
+    """Fill the rows that `staged` holds. Raises InvalidArgument or ResourceExhausted."""
+    if message.inputs[0].kind == "tensor":
+        _prepare_tensors(message, payload, staged, manifests)
+    else:
+        _prepare_images(message, payload, staged, max_pixels)
+    for feed in staged.feeds:
+        feed.fingerprint = feed.pool.fingerprint(feed.rows)
+
+
+def _prepare_images(
+    message: link.Prepare, payload: Sequence[memoryview], staged: Staged, max_pixels: int
+) -> None:
+    for feed in staged.feeds:
+        if feed.preparation.preprocess is None:
+            raise InvalidArgument(f"model {feed.models[0]!r} takes no images, only tensors")
+    if len(message.inputs) > 1:
+        raise InvalidArgument("images must be the only input: stack them as rows of one input")
+    given = message.inputs[0]
+    if given.kind == "pixels":
+        if len(given.shape) != 4 or given.shape[3] != 3 or 0 in given.shape:
+            raise InvalidArgument(
+                f"pixels have shape (rows, height, width, 3), these {given.shape}"
+            )
+        pixels = _array(given, payload[0])
+    elif len(payload) != message.rows:
+        raise InvalidArgument(f"{len(payload)} files were sent for {message.rows} rows: one a row")
+    for row in range(message.rows):
+        image = (
+            pixels[row]
+            if given.kind == "pixels"
+            else preprocess.decode(payload[row], max_pixels=max_pixels)
+        )
+        for feed in staged.feeds:
+            spec = feed.preparation.preprocess
+            assert spec is not None
+            preprocess.normalise(image, spec, feed.pool.arrays[0][feed.rows[row]])
+
+
+def _prepare_tensors(
+    message: link.Prepare,
+    payload: Sequence[memoryview],
+    staged: Staged,
+    manifests: Mapping[str, Manifest],
+) -> None:
+    arrays = [_array(given, part) for given, part in zip(message.inputs, payload, strict=True)]
+    for feed in staged.feeds:
+        manifest = manifests[feed.models[0]]
+        for index, value in enumerate(manifest.value(name) for name in manifest.inputs):
+            given = _choose(message.inputs, value, manifest)
+            _check(message.inputs[given], value, message.rows, manifest)
+            _write(feed, index, arrays[given])
+
+
+def _array(given: link.Input, part: memoryview) -> Array:
+    """The payload frame as an array, not copied."""
+    kind = NUMPY[given.datatype]
+    if part.nbytes != int(np.prod(given.shape, dtype=np.int64)) * np.dtype(kind).itemsize:
+        raise InvalidArgument(
+            f"input {given.name!r} has {part.nbytes} bytes of payload, which is not "
+            f"{given.datatype} {list(given.shape)}"
+        )
+    return np.frombuffer(part, kind).reshape(given.shape)
+
+
+def _choose(inputs: Sequence[link.Input], value: Value, manifest: Manifest) -> int:
+    """Which input of the request is the model's input `value`."""
+    if len(inputs) == 1 and len(manifest.inputs) == 1:
+        return 0
+    for index, given in enumerate(inputs):
+        if given.name == value.name:
+            return index
+    raise InvalidArgument(
+        f"model {manifest.name!r} takes {_signature(manifest)}; the request has no {value.name!r}, "
+        f"only {', '.join(repr(given.name) for given in inputs)}"
+    )
+
+
+def _check(given: link.Input, value: Value, rows: int, manifest: Manifest) -> None:
+    if given.datatype != value.datatype or given.shape != (rows, *value.shape):
+        raise InvalidArgument(
+            f"model {manifest.name!r} takes {_signature(manifest)}; input {given.name!r} is "
+            f"{given.datatype} {list(given.shape)}"
+        )
+
+
+def _signature(manifest: Manifest) -> str:
+    return ", ".join(
+        f"{value.name!r} {value.datatype} [rows, {', '.join(map(str, value.shape))}]"
+        for value in map(manifest.value, manifest.inputs)
+    )
+
+
+def _write(feed: Feed, index: int, array: Array) -> None:
+    target = feed.pool.arrays[index]
+    first, count = feed.rows[0], len(feed.rows)
+    if feed.rows == list(range(first, first + count)):
+        target[first : first + count] = array
+    else:
+        target[feed.rows] = array

@@ -1,0 +1,180 @@
+"""A layout made ready to run: its buffers in memory, its operations as calls on arrays.
+
+Made once for each mix of rows and run many times. Only where the inputs lie changes from batch to
+batch: blocks read them in staging memory itself when they lie there in one piece.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edged.backends.base import Array, Backend
+from edged.device import link
+from edged.device.memory import Lifetime, offsets, view
+from edged.layout import Buffer, Gather, Layout, Run, View
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """Copy rows of a buffer; `rows` None: into the order of this batch."""
+
+    source: int
+    target: Array
+    rows: Array | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One run of one block. `roots`: positions of the inputs that each batch has elsewhere."""
+
+    block: str
+    rows: int
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    roots: tuple[tuple[int, View], ...]
+
+
+class Program:
+    """One layout in `memory` that other programs use as well, one at a time."""
+
+    def __init__(self, layout: Layout, max_rows: Mapping[str, int | None]) -> None:
+        """`max_rows`: of one run of each block; None is any number."""
+        self.layout = layout
+        self._max_rows = max_rows
+        self._buffers = list(layout.buffers)
+        self._twins: dict[int, int] = {}  # of buffers that may have to be brought into order
+        for buffer in layout.reorder.buffers if layout.reorder else ():
+            self._twins[buffer] = len(self._buffers)
+            self._buffers.append(layout.buffers[buffer])
+        self._offsets, self.nbytes = offsets(_lifetimes(layout, self._twins))
+        # Inputs that blocks can read where they are, in staging memory. What a client gets must
+        # be in ours, or its rows could be filled anew before it is sent.
+        self.in_place = frozenset(layout.roots) - _answers(layout)
+
+    def place(self, memory: Array) -> None:
+        """Lay the buffers into `memory`, of at least `nbytes`."""
+        self._arrays = [
+            view(memory, offset, buffer.rows, buffer.tensor)
+            for offset, buffer in zip(self._offsets, self._buffers, strict=True)
+        ]
+        operations, reorder = self.layout.operations, self.layout.reorder
+        self._in_order = self._calls(operations, {})
+        self._as_they_come: list[_Call | _Copy] = []
+        if reorder is not None:
+            self._as_they_come = [
+                *self._calls(operations[: reorder.before], {}),
+                *(_Copy(b, self._arrays[t], None) for b, t in self._twins.items()),
+                *self._calls(operations[reorder.before :], self._twins),
+            ]
+
+    def root(self, buffer: int) -> Array:
+        """Where to put the inputs of `buffer` that are not read in place."""
+        return self._arrays[buffer]
+
+    def run(
+        self, backend: Backend, roots: Mapping[int, Array], order: Array | None
+    ) -> list[link.BlockRun]:
+        """Run all blocks. `roots`: the inputs by buffer.
+
+        `order`: for rows that come as they lie in staging memory, which of them each row of the
+        layout is; None where they are in the layout's order.
+        """
+        runs = []
+        for call in self._in_order if order is None else self._as_they_come:
+            if isinstance(call, _Copy):
+                rows = order if call.rows is None else call.rows
+                assert rows is not None
+                source = roots.get(call.source, self._arrays[call.source])
+                np.take(source, rows, axis=0, out=call.target, mode="clip")
+                continue
+            inputs: Sequence[Array] = call.inputs
+            if call.roots:
+                inputs = list(inputs)
+                for position, at in call.roots:
+                    inputs[position] = roots[at.buffer][at.start : at.start + at.rows]
+            started_ns = time.perf_counter_ns()
+            backend.run(call.block, inputs, call.outputs)
+            took_us = (time.perf_counter_ns() - started_ns) // 1000
+            runs.append(link.BlockRun(call.block, call.rows, took_us))
+        return runs
+
+    def answer(self, at: View, *, in_order: bool) -> Array:
+        """An output after `run`, valid until memory is used again."""
+        buffer = at.buffer if in_order else self._twins.get(at.buffer, at.buffer)
+        return self._arrays[buffer][at.start : at.start + at.rows]
+
+    def _calls(
+        self, operations: Sequence[Run | Gather], twins: Mapping[int, int]
+    ) -> list[_Call | _Copy]:
+        def array(at: View) -> Array:
+            return self._arrays[twins.get(at.buffer, at.buffer)][at.start : at.start + at.rows]
+
+        calls: list[_Call | _Copy] = []
+        for op in operations:
+            if isinstance(op, Gather):
+                source = twins.get(op.source, op.source)
+                calls.append(_Copy(source, array(op.target), np.array(op.rows, np.intp)))
+                continue
+            step = self._max_rows[op.block] or op.rows
+            for first in range(0, op.rows, step):
+                rows = min(step, op.rows - first)
+                reads = [View(at.buffer, at.start + first, rows) for at in op.reads]
+                writes = [View(at.buffer, at.start + first, rows) for at in op.writes]
+                elsewhere = tuple(
+                    (position, at)
+                    for position, at in enumerate(reads)
+                    if at.buffer in self.layout.roots and at.buffer not in twins
+                )
+                calls.append(
+                    _Call(
+                        op.block,
+                        rows,
+                        tuple(map(array, reads)),
+                        tuple(map(array, writes)),
+                        elsewhere,
+                    )
+                )
+        return calls
+
+
+def _answers(layout: Layout) -> set[int]:
+    """Buffers that hold outputs of models."""
+    return {
+        at.buffer
+        for place in layout.places.values()
+        for views in place.outputs.values()
+        for at in views
+    }
+
+
+def _lifetimes(layout: Layout, twins: Mapping[int, int]) -> list[Lifetime]:
+    """Of all buffers and then their twins. Operation i has time 2 i + 1; the rest lies between."""
+    end = 2 * len(layout.operations) + 1
+    times: list[list[int]] = [[] for _ in layout.buffers]
+    for root in _inputs(layout):
+        times[root].append(0)
+    for index, op in enumerate(layout.operations):
+        for at in (op.source,) if isinstance(op, Gather) else (v.buffer for v in op.reads):
+            times[at].append(2 * index + 1)
+        for target in (op.target,) if isinstance(op, Gather) else op.writes:
+            times[target.buffer].append(2 * index + 1)
+    for buffer in _answers(layout):
+        times[buffer].append(end)
+    if layout.reorder is not None:
+        for buffer in layout.reorder.buffers:
+            times[buffer].append(2 * layout.reorder.before)
+        times += [[2 * layout.reorder.before, max(times[buffer])] for buffer in twins]
+    buffers: list[Buffer] = [*layout.buffers, *(layout.buffers[buffer] for buffer in twins)]
+    return [
+        Lifetime(buffer.rows * buffer.tensor.row_bytes, min(used), max(used))
+        for buffer, used in zip(buffers, times, strict=True)
+    ]
+
+
+def _inputs(layout: Layout) -> set[int]:
+    """Buffers that inputs are written to, alone or beside what blocks write."""
+    return {at.buffer for place in layout.places.values() for _, at in place.inputs}

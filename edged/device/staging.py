@@ -1,0 +1,209 @@
+"""Staging memory: a bounded pool of rows for each shape of input, and the requests that hold them.
+
+The only state that the worker's threads share, behind one lock. The front counts rows and never
+has more than there are on their way (`edged.device.link`), so running out is a bug, not a load.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from edged.backends.base import Array
+from edged.device import link
+from edged.device.inputs import Preparation, preparation
+from edged.device.memory import aligned_array
+from edged.errors import EdgedError, NotFound
+from edged.layout import Tensor
+from edged.manifest import Manifest
+
+Shape: TypeAlias = tuple[Tensor, ...]  # of all inputs of a model, in order
+_SAMPLES = 64  # elements of a row that its fingerprint looks at
+
+
+class Pool:
+    """`rows` rows for models with inputs of this shape. Not for several threads by itself."""
+
+    def __init__(self, number: int, shape: Shape, rows: int) -> None:
+        self.number = number
+        self.arrays = tuple(aligned_array(rows, tensor) for tensor in shape)
+        self.shape = shape
+        self._samples = [
+            array.reshape(rows, array[0].size)[:, :: max(1, array[0].size // _SAMPLES)]
+            for array in self.arrays
+        ]
+        self._taken = [False] * rows
+        self._free = rows
+        self._next = 0
+
+    def take(self, count: int) -> list[int] | None:
+        """Free rows, in a ring, so that requests of a batch tend to lie side by side."""
+        if count > self._free:
+            return None
+        total = len(self._taken)
+        if self._free == total:
+            self._next = 0  # the same rows again for one request at a time: they are in the cache
+        found: list[int] = []
+        while len(found) < count:
+            if not self._taken[self._next]:
+                self._taken[self._next] = True
+                found.append(self._next)
+            self._next = (self._next + 1) % total
+        self._free -= count
+        return found
+
+    def give_back(self, rows: Sequence[int]) -> None:
+        for row in rows:
+            assert self._taken[row], f"staging row {row} is given back twice; this is a bug"
+            self._taken[row] = False
+        self._free += len(rows)
+
+    def fingerprint(self, rows: Sequence[int]) -> int:
+        """Equal for equal rows; rows with equal ones have to be compared."""
+        return hash(tuple(sample[row].tobytes() for sample in self._samples for row in rows))
+
+    def equal(self, some: Sequence[int], others: Sequence[int]) -> bool:
+        """Whether two lists of rows hold the same bytes."""
+        return len(some) == len(others) and all(
+            np.array_equal(_bytes(array[one]), _bytes(array[other]))
+            for array in self.arrays
+            for one, other in zip(some, others, strict=True)
+        )
+
+    def read(self, index: int, rows: Sequence[int], out: Array) -> None:
+        """Copy rows of the input `index` to `out`."""
+        np.take(self.arrays[index], rows, axis=0, out=out, mode="clip")
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays)
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """Staging rows that one preparation of a request fills, and the models that read them."""
+
+    preparation: Preparation
+    pool: Pool
+    rows: list[int]
+    models: tuple[str, ...]
+    fingerprint: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Staged:
+    """A request in the worker."""
+
+    rid: int
+    rows: int
+    asks: dict[str, link.Ask]
+    feeds: tuple[Feed, ...]
+    left: set[str]  # models that have not run
+    ready: bool = False
+    running: int = 0  # batches
+    discarded: bool = False
+
+
+class Staging:
+    """Owns the pools and the table of requests. Every method may be called by any thread."""
+
+    def __init__(self, manifests: Mapping[str, Manifest], rows: int) -> None:
+        self._manifests = manifests
+        self._lock = threading.Lock()
+        self._requests: dict[int, Staged] = {}
+        shapes = dict.fromkeys(shape_of(m) for m in manifests.values())
+        self.pools = {shape: Pool(n, shape, rows) for n, shape in enumerate(shapes)}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(pool.nbytes for pool in self.pools.values())
+
+    def admit(self, message: link.Prepare) -> Staged:
+        """Take the rows that a request needs. Raises NotFound, or EdgedError if there are none."""
+        images = message.inputs[0].kind != "tensor"
+        models: dict[Preparation, list[str]] = {}
+        for ask in message.asks:
+            if ask.model not in self._manifests:
+                raise NotFound(f"model {ask.model!r} is not loaded")
+            key = preparation(self._manifests[ask.model], images=images)
+            models.setdefault(key, []).append(ask.model)
+        with self._lock:
+            feeds: list[Feed] = []
+            for key, names in models.items():
+                pool = self.pools[_shape(key)]
+                rows = pool.take(message.rows)
+                if rows is None:
+                    for feed in feeds:
+                        feed.pool.give_back(feed.rows)
+                    raise EdgedError(
+                        f"no staging memory for {message.rows} more rows: more requests are on "
+                        "their way than it holds; this is a bug of the scheduler"
+                    )
+                feeds.append(Feed(key, pool, rows, tuple(names)))
+            asks = {ask.model: ask for ask in message.asks}
+            staged = Staged(message.rid, message.rows, asks, tuple(feeds), set(asks))
+            self._requests[message.rid] = staged
+            return staged
+
+    def settle(self, staged: Staged, *, prepared: bool) -> bool:
+        """End the preparation: False if the request holds no rows any more, failed or discarded."""
+        with self._lock:
+            staged.ready = prepared and not staged.discarded
+            if not staged.ready:
+                self._free(staged)
+            return staged.ready
+
+    def discard(self, rid: int) -> None:
+        """Forget a request as soon as nothing works on it; it may be gone already."""
+        with self._lock:
+            staged = self._requests.get(rid)
+            if staged is not None:
+                staged.discarded = True
+                if staged.ready and not staged.running:
+                    self._free(staged)
+
+    def begin(self, members: Sequence[link.Member]) -> list[Staged]:
+        """The requests of a batch; none of them is freed before `end`."""
+        with self._lock:
+            found = [self._requests.get(member.rid) for member in members]
+            for member, staged in zip(members, found, strict=True):
+                if staged is None or not staged.ready or not staged.left.issuperset(member.models):
+                    raise EdgedError(
+                        f"request {member.rid} is not staged for {member.models}; this is a bug of "
+                        "the scheduler"
+                    )
+            begun = [staged for staged in found if staged is not None]
+            for staged in begun:
+                staged.running += 1
+            return begun
+
+    def end(self, members: Sequence[link.Member], begun: Sequence[Staged], *, done: bool) -> None:
+        """The batch has run, or failed and left its requests as they were."""
+        with self._lock:
+            for member, staged in zip(members, begun, strict=True):
+                staged.running -= 1
+                if done:
+                    staged.left.difference_update(member.models)
+                if not staged.running and (staged.discarded or not staged.left):
+                    self._free(staged)
+
+    def _free(self, staged: Staged) -> None:
+        del self._requests[staged.rid]
+        for feed in staged.feeds:
+            feed.pool.give_back(feed.rows)
+
+
+def _bytes(row: Array) -> Array:
+    return row.reshape(row.size).view(np.uint8)
+
+
+def shape_of(manifest: Manifest) -> Shape:
+    return _shape(preparation(manifest, images=False))
+
+
+def _shape(key: Preparation) -> Shape:
+    return tuple(Tensor(value.datatype, value.shape) for value in key.inputs)

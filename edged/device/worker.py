@@ -1,0 +1,240 @@
+"""The device worker: loads models, prepares requests, runs batches, reports.
+
+The main thread reads messages and does what is short. Some threads decode images into staging
+memory. One lane runs batches, one at a time. Each thread reports to the front by itself.
+Knows no scheduler: the front says what runs when.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import logging
+import platform
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import psutil
+import zmq
+
+from edged import __version__, backends
+from edged.device import link, preparing
+from edged.device.executor import Executor
+from edged.device.loading import check_manifests, load_blocks, warm_up
+from edged.device.settings import Start
+from edged.device.staging import Staged, Staging
+from edged.errors import Code, EdgedError
+from edged.store import Store
+
+log = logging.getLogger("edged.device")
+
+Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
+Job: TypeAlias = "Callable[[Reports], None]"
+Jobs: TypeAlias = "queue.SimpleQueue[Job | None]"  # None ends the thread that takes it
+
+_INLINE_BYTES = 1 << 20  # of tensors: to copy less is quicker than to wake a thread for it
+_LINGER_MS = 1000  # for reports that the front has not taken when the worker ends
+
+
+class Reports:
+    """One thread's way to the front."""
+
+    def __init__(self, context: Context, endpoint: str) -> None:
+        self._socket = context.socket(zmq.PUSH)
+        self._socket.sndhwm = 0  # the front bounds what is on its way
+        self._socket.linger = _LINGER_MS
+        self._socket.connect(endpoint)
+
+    def send(self, message: link.FromWorker, payload: Sequence[memoryview] = ()) -> None:
+        """Payload is copied: its memory may be used again when this returns."""
+        self._socket.send_multipart([link.encode(message), *payload])
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Worker:
+    """One device and its threads. `start`, then `serve` until Stop, then `close`."""
+
+    def __init__(self, start: Start, context: Context) -> None:
+        self._settings = start.settings
+        self._context = context
+        self._endpoint = start.reports
+        self.reports = Reports(context, start.reports)  # the main thread's
+        self._commands = context.socket(zmq.PULL)
+        self._commands.rcvhwm = 0
+        self._commands.connect(start.commands)
+        self._jobs: Jobs = queue.SimpleQueue()
+        self._batches: Jobs = queue.SimpleQueue()
+        self._threads: list[tuple[threading.Thread, Jobs]] = []
+        self._handlers: dict[type, Callable[[Any, list[memoryview]], None]] = {
+            link.Prepare: self._on_prepare,
+            link.Run: lambda run, _: self._batches.put(functools.partial(self._run, run)),
+            link.Discard: lambda discard, _: self._staging.discard(discard.rid),
+            link.Ping: lambda ping, _: self.reports.send(link.Pong(ping.n)),
+            link.Measure: lambda ask, _: self._jobs.put(functools.partial(self._measure, ask.n)),
+        }
+
+    def start(self) -> None:
+        """Load and warm up every model, start the threads, say Ready. Raises EdgedError."""
+        settings = self._settings
+        cv2.setNumThreads(1)  # our threads take a picture each
+        store = Store(settings.store)
+        self._manifests = store.models(settings.models)
+        check_manifests(self._manifests)
+        self._hold = store.hold(s.block for m in self._manifests.values() for s in m.steps)
+        self._backend = backends.create(
+            settings.backend,
+            settings.options,
+            threads=settings.threads,
+            cache_dir=Path(settings.cache_dir),
+        )
+        blocks, loaded = load_blocks(store, self._manifests, self._backend)
+        limits = {block: one.max_rows for block, one in loaded.items()}
+        self._executor = Executor(self._manifests, self._backend, limits)
+        self._staging = Staging(self._manifests, settings.staging_rows)
+        warm_ups = warm_up(
+            self._executor, self._manifests, self._staging.pools, settings.max_batch_rows
+        )
+        for number in range(settings.prepare_threads):
+            self._start_thread(f"prepare-{number}", self._jobs)
+        self._start_thread("lane", self._batches)
+        gc.collect()
+        gc.freeze()  # what lives now lives for ever: later collections need not look at it
+        self.reports.send(
+            link.Ready(
+                backend=self._backend.name,
+                device=self._backend.device,
+                emulated=self._backend.emulated,
+                models=tuple(self._manifests),
+                blocks=tuple(blocks),
+                warm_ups=tuple(warm_ups),
+                versions={
+                    "edged": __version__,
+                    "python": platform.python_version(),
+                    "numpy": np.__version__,
+                    "opencv": cv2.__version__,
+                    **self._backend.versions,
+                },
+                staging_bytes=self._staging.nbytes,
+                pss_bytes=_pss_bytes(),
+            )
+        )
+
+    def serve(self) -> None:
+        """Do what the front says, until it says Stop and all that was begun has ended."""
+        while True:
+            frames = self._commands.recv_multipart(copy=False)
+            message = link.decode_to_worker(frames[0].buffer)
+            if isinstance(message, link.Stop):
+                break
+            self._handlers[type(message)](message, [frame.buffer for frame in frames[1:]])
+        for _, jobs in self._threads:
+            jobs.put(None)
+        for thread, _ in self._threads:
+            thread.join()
+        self._backend.close()
+
+    def close(self) -> None:
+        """Close the main thread's sockets; reports on their way still leave."""
+        self._commands.close(linger=0)
+        self.reports.close()
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def _on_prepare(self, message: link.Prepare, payload: list[memoryview]) -> None:
+        try:
+            staged = self._staging.admit(message)
+        except EdgedError as error:
+            self.reports.send(link.PrepareFailed(message.rid, error.code, str(error)))
+            return
+        job = functools.partial(self._prepare, message, payload, staged)
+        is_tensor = message.inputs[0].kind == "tensor"
+        if is_tensor and sum(part.nbytes for part in payload) <= _INLINE_BYTES:
+            job(self.reports)
+        else:
+            self._jobs.put(job)
+
+    def _prepare(
+        self,
+        message: link.Prepare,
+        payload: Sequence[memoryview],
+        staged: Staged,
+        reports: Reports,
+    ) -> None:
+        started_ns = time.perf_counter_ns()
+        error: EdgedError | None = None
+        if not staged.discarded:
+            try:
+                preparing.prepare(
+                    message, payload, staged, self._manifests, max_pixels=self._settings.max_pixels
+                )
+            except Exception as caught:
+                error = _typed(caught, "a request could not be prepared")
+        prepare_us = (time.perf_counter_ns() - started_ns) // 1000
+        if self._staging.settle(staged, prepared=error is None):
+            reports.send(link.Prepared(message.rid, prepare_us))
+        elif error is None:
+            reports.send(link.PrepareFailed(message.rid, Code.CANCELLED, "cancelled"))
+        else:
+            reports.send(link.PrepareFailed(message.rid, error.code, str(error)))
+
+    # --- batches ------------------------------------------------------------------------------
+
+    def _run(self, message: link.Run, reports: Reports) -> None:
+        try:
+            requests = self._staging.begin(message.members)
+        except EdgedError as error:
+            reports.send(link.BatchFailed(message.batch, error.code, str(error)))
+            return
+        try:
+            done, payload = self._executor.run(message, requests)
+        except Exception as caught:
+            self._staging.end(message.members, requests, done=False)
+            typed = _typed(caught, "a batch could not be run")
+            reports.send(link.BatchFailed(message.batch, typed.code, str(typed)))
+            return
+        self._staging.end(message.members, requests, done=True)
+        reports.send(done, payload)
+
+    # --- the rest -----------------------------------------------------------------------------
+
+    def _measure(self, n: int, reports: Reports) -> None:
+        reports.send(
+            link.Memory(
+                n=n,
+                pss_bytes=_pss_bytes(),
+                staging_bytes=self._staging.nbytes,
+                buffer_bytes=self._executor.nbytes,
+            )
+        )
+
+    def _start_thread(self, name: str, jobs: Jobs) -> None:
+        thread = threading.Thread(target=self._work, args=(jobs,), name=name, daemon=True)
+        self._threads.append((thread, jobs))
+        thread.start()
+
+    def _work(self, jobs: Jobs) -> None:
+        """The life of a thread that is not the main one."""
+        reports = Reports(self._context, self._endpoint)
+        while (job := jobs.get()) is not None:
+            job(reports)
+        reports.close()
+
+
+def _typed(error: Exception, what: str) -> EdgedError:
+    """An error that can go to the front; one that is not ours is a bug and leaves a traceback."""
+    if isinstance(error, EdgedError):
+        return error
+    log.error("%s; this is a bug", what, exc_info=error)
+    return EdgedError(f"{what}: {type(error).__name__}: {error}; this is a bug")
+
+
+def _pss_bytes() -> int:
+    return int(psutil.Process().memory_full_info().pss)

@@ -1,0 +1,195 @@
+"""A store of small models and a real worker process, for the tests of the device worker."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import zmq
+
+from edged.backends.base import Array
+from edged.device import link
+from edged.device.process import WorkerProcess
+from edged.device.settings import Settings
+from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.store import Store
+from tests.backends.blocks import Block
+
+TIMEOUT_S = 60  # of anything; a test that waits for it fails
+
+
+class Model:
+    """A chain of blocks with one input and one output each, in a manifest and in numpy."""
+
+    def __init__(self, name: str, *blocks: Block, **fields: Any) -> None:
+        names = ["image" if "preprocess" in fields else "x", *(f"v{i}" for i in range(len(blocks)))]
+        tensors = [blocks[0].use.reads[0], *(block.use.writes[0] for block in blocks)]
+        self.blocks = blocks
+        self.manifest = Manifest(
+            **{
+                "schema": SCHEMA,
+                "name": name,
+                "task": name,
+                "precision": "fp32",
+                "inputs": (names[0],),
+                "outputs": (names[-1],),
+                "values": tuple(
+                    Value(n, t.datatype, t.shape) for n, t in zip(names, tensors, strict=True)
+                ),
+                "steps": tuple(
+                    Step(block.id, (read,), (write,))
+                    for block, read, write in zip(blocks, names, names[1:], strict=False)
+                ),
+                "whole_bytes": sum(len(block.data) for block in blocks),
+                **fields,
+            }
+        )
+
+    def twin(self, x: Array) -> Array:
+        for block in self.blocks:
+            (x,) = block.twin(x)
+        return x
+
+
+def make_store(path: Path, models: Iterable[Model]) -> Store:
+    store = Store(path).create()
+    with store.update() as change:
+        for model in models:
+            for block in model.blocks:
+                change.add_block(block.data)
+            change.put_model(model.manifest)
+    return store
+
+
+class Rig:
+    """Talks to one worker as the front does, one message at a time."""
+
+    def __init__(self, worker: WorkerProcess) -> None:
+        self.worker = worker
+        self._rids = itertools.count(1)
+        self._batches = itertools.count(1)
+        self._poller = zmq.Poller()
+        self._poller.register(worker.reports, zmq.POLLIN)
+        self._poller.register(worker.death_fd, zmq.POLLIN)
+
+    def send(self, message: link.ToWorker, *payload: bytes) -> None:
+        self.worker.send([link.encode(message), *payload])
+
+    def next(self) -> tuple[link.FromWorker, list[memoryview]]:
+        """The next message of the worker. Fails when it ends, or takes too long."""
+        while (frames := self.worker.receive()) is None:
+            ready = dict(self._poller.poll(TIMEOUT_S * 1000))
+            assert ready, "the worker said nothing in time"
+            assert self.worker.reports in ready, self.worker.exit_reason()
+        return link.decode_from_worker(frames[0]), frames[1:]
+
+    def expect(self, kind: type) -> Any:
+        message, _ = self.next()
+        assert type(message) is kind, message
+        return message
+
+    def ended(self) -> str:
+        """Wait for the end of the process and say how it ended."""
+        assert self.worker.wait(TIMEOUT_S), "the worker did not end in time"
+        return self.worker.exit_reason()
+
+    def prepare(
+        self,
+        given: Array | Sequence[bytes] | Mapping[str, Array],
+        *asks: str | link.Ask,
+        kind: str = "tensor",
+    ) -> int:
+        """Send a Prepare and return its rid; `given`: an array, files, or arrays by name."""
+        if isinstance(given, np.ndarray):
+            given = {"x": given}
+        if isinstance(given, Mapping):
+            inputs = tuple(
+                link.Input(name, kind, _DATATYPES[array.dtype.str], array.shape)
+                for name, array in given.items()
+            )
+            payload = [array.tobytes() for array in given.values()]
+            rows = next(iter(given.values())).shape[0]
+        else:
+            inputs = (link.Input("image", "encoded", "UINT8", (len(given),)),)
+            payload, rows = list(given), len(given)
+        rid = next(self._rids)
+        wanted = tuple(link.Ask(ask) if isinstance(ask, str) else ask for ask in asks)
+        self.send(link.Prepare(rid, rows, inputs, wanted), *payload)
+        return rid
+
+    def prepared(self, *args: Any, **kwargs: Any) -> int:
+        """Prepare and wait for it to be done."""
+        rid = self.prepare(*args, **kwargs)
+        message = self.expect(link.Prepared)
+        assert message.rid == rid
+        return rid
+
+    def refused(self, *args: Any, **kwargs: Any) -> link.PrepareFailed:
+        """Prepare and wait for it to be refused."""
+        rid = self.prepare(*args, **kwargs)
+        message = self.expect(link.PrepareFailed)
+        assert message.rid == rid
+        assert "\n" not in message.message
+        return message
+
+    def run(self, *members: tuple[int, Sequence[str]]) -> int:
+        batch = next(self._batches)
+        self.send(
+            link.Run(batch, tuple(link.Member(rid, tuple(models)) for rid, models in members))
+        )
+        return batch
+
+    def ran(self, *members: tuple[int, Sequence[str]]) -> Done:
+        """Run a batch and wait for its answers."""
+        batch = self.run(*members)
+        message, payload = self.next()
+        assert isinstance(message, link.BatchDone), message
+        assert message.batch == batch
+        return Done(message, payload)
+
+
+class Done:
+    """The answers of a batch: `tensors` and `classes` by request and model, first output."""
+
+    def __init__(self, message: link.BatchDone, payload: Sequence[memoryview]) -> None:
+        self.message = message
+        self.tensors: dict[tuple[int, str], Array] = {}
+        self.classes: dict[tuple[int, str], tuple[tuple[link.Class, ...], ...]] = {}
+        frames = iter(payload)
+        for answer in message.answers:
+            for output in answer.outputs:
+                if output.classes is not None:
+                    self.classes.setdefault((answer.rid, answer.model), output.classes)
+                    continue
+                array = np.frombuffer(next(frames), np.float32).reshape(output.shape)
+                self.tensors.setdefault((answer.rid, answer.model), array)
+
+    @property
+    def block_rows(self) -> list[int]:
+        return [run.rows for run in self.message.blocks]
+
+
+@contextmanager
+def worker(store: Store | Path, *, ready: bool = True, **settings: Any) -> Iterator[Rig]:
+    """A worker process on this store; with `ready`, after it has said so."""
+    path = store.path if isinstance(store, Store) else store
+    settings = {"backend": "fake", "max_batch_rows": 8, **settings}
+    made = Settings(store=str(path), cache_dir=str(path.parent / "cache"), **settings)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    process = WorkerProcess(made, context)
+    try:
+        rig = Rig(process)
+        if ready:
+            rig.ready = rig.expect(link.Ready)
+        yield rig
+    finally:
+        process.close()
+        context.term()
+
+
+_DATATYPES = {"<f4": "FP32", "|u1": "UINT8", "<i8": "INT64", "<f8": "FP64", "<f2": "FP16"}
