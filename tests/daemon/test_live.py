@@ -89,7 +89,7 @@ def test_500_concurrent_mixed_requests_are_each_answered_once_and_replay(start):
     assert sum(batch.mixed for batch in statistics.batches) > 0
     assert max(batch.rows for batch in statistics.batches) > 1
     assert daemon.stop() == 0
-    assert replay(daemon.recording) > 1500  # arrivals, preparations and batches
+    assert replay(daemon.recording) > 1000  # arrivals, preparations, batches
 
 
 def test_a_killed_worker_costs_no_client_its_answer(start):
@@ -125,7 +125,7 @@ def test_a_stuck_worker_is_replaced(start):
 
 
 def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(start):
-    daemon = start(settings="options = {run_ms = 50}\nbackend = 'fake'\n")
+    daemon = start(settings="options = {run_us = 50000}\nbackend = 'fake'\n")
     with Client(daemon.endpoint) as client, Client(daemon.endpoint) as late:
         until(lambda: client.ready().ready)
         accepted = [client.submit(picture(1, 2, n), ["color"]) for n in range(20)]
@@ -139,12 +139,12 @@ def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(start):
 
 
 def test_a_second_sigterm_ends_it_at_once(start):
-    daemon = start(settings="options = {run_ms = 10000}\nbackend = 'fake'\n")
+    daemon = start()
     with Client(daemon.endpoint) as client:
         until(lambda: client.ready().ready)
         worker = daemon.worker()
+        worker.suspend()
         client.submit(picture(1, 2, 3), ["color"])
-        until(lambda: client.statistics().server.in_flight == 1)
         daemon.process.send_signal(signal.SIGTERM)
         until(lambda: client.ready().state == "DRAINING")
         assert daemon.stop() == 128 + signal.SIGTERM
@@ -168,7 +168,7 @@ def test_bad_input_is_refused_with_its_reason_and_the_next_request_is_unharmed(s
     good = picture(5, 6, 7)
     cases = [
         (b"not an image", ["color"], InvalidArgument, "JPEG"),
-        (png(good)[:-20], ["color"], InvalidArgument, ""),
+        (png(good)[:-20], ["color"], InvalidArgument, "damaged"),
         (huge_png(30_000), ["color"], ResourceExhausted, "pixels"),
         (good, ["colour"], NotFound, "color, weakest"),
         ({"image": np.zeros((1, 3, 9, 9), np.float32)}, ["color"], InvalidArgument, "8"),
@@ -209,7 +209,7 @@ def test_hostile_frames_do_not_disturb_others(start):
 
 
 def test_a_timeout_and_a_cancel_end_a_request_on_the_daemon(start):
-    daemon = start(settings="options = {run_ms = 300}\nbackend = 'fake'\n")
+    daemon = start(settings="options = {run_us = 300000}\nbackend = 'fake'\n")
     with Client(daemon.endpoint) as client:
         until(lambda: client.ready().ready)
         with pytest.raises(DeadlineExceeded):
