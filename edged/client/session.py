@@ -13,17 +13,16 @@ first is taken back from the daemon.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
-from typing import TypeAlias
 
 from msgspec.structs import replace
 
 from edged import wire
+from edged.client.heap import LazyHeap
 from edged.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -91,7 +90,12 @@ class Call:
         return self.header.id
 
 
-_Heap: TypeAlias = "list[tuple[float, int, Call]]"  # ordered by the float, then first come
+def _is_queued(order: float, call: Call) -> bool:
+    return call.stage is Stage.QUEUED
+
+
+def _is_due_then(at_s: float, call: Call) -> bool:
+    return call.wake_s == at_s and call.stage is not Stage.ENDED
 
 
 class Session:
@@ -125,11 +129,10 @@ class Session:
         self._calls: dict[str, Call] = {}  # without outcome
         self._ended: list[Call] = []
         self._infers_out = 0
-        # An entry of a queue counts while its call is QUEUED, one of the timers while it is its
-        # call's wake_s. Ordered by submission, so a request sent again keeps its place.
-        self._infers: _Heap = []
-        self._controls: _Heap = []  # all other operations; these overtake
-        self._timers: _Heap = []
+        # By submission, so that a request that is sent again keeps its place.
+        self._infers: LazyHeap[Call] = LazyHeap(_is_queued)
+        self._controls: LazyHeap[Call] = LazyHeap(_is_queued)  # all but INFER; these overtake
+        self._timers: LazyHeap[Call] = LazyHeap(_is_due_then)
 
     @property
     def limits(self) -> wire.Limits:
@@ -199,8 +202,8 @@ class Session:
         self.connected = False
         for call in [call for call in self._calls.values() if call.stage is Stage.OUT]:
             lost = Unavailable(
-                f"the connection to {self._endpoint} broke {call.sends} times under request "
-                f"{call.id}: see the daemon's log"
+                f"the connection to {self._endpoint} broke; request {call.id} went out "
+                f"{call.sends} times without an answer: see the daemon's log"
             )
             self._retry_or_end(call, 0.0, lost, now)
 
@@ -226,10 +229,8 @@ class Session:
 
     def on_time(self, now: float) -> None:
         """End what is past its deadline; queue what is due to be sent again."""
-        while self._timers and self._timers[0][0] <= now:
-            wake_s, _, call = heapq.heappop(self._timers)
-            if call.stage is Stage.ENDED or call.wake_s != wake_s:
-                continue
+        while (first := self._timers.first()) is not None and first[0] <= now:
+            call = self._timers.pop()
             if call.deadline_s <= now:
                 self._take_back(call, self._too_late(call), now)
             else:
@@ -250,7 +251,7 @@ class Session:
         queue = self._next_queue()
         if queue is None:
             return None
-        *_, call = heapq.heappop(queue)
+        call = queue.pop()
         self._enter(call, Stage.OUT, now)
         resend_s = now + self._retry.resend_after_s * 2**call.sends
         call.sends += 1
@@ -260,12 +261,8 @@ class Session:
 
     def wakeup_at(self) -> float:
         """When `on_time` has something to do; infinity: not before something else happens."""
-        while self._timers:
-            wake_s, _, call = self._timers[0]
-            if call.stage is not Stage.ENDED and call.wake_s == wake_s:
-                return min(wake_s, self._heartbeat_at)
-            heapq.heappop(self._timers)
-        return math.inf
+        first = self._timers.first()
+        return self._heartbeat_at if first is None else min(first[0], self._heartbeat_at)
 
     def take_ended(self) -> list[Call]:
         """The calls that have got their outcome since the last time."""
@@ -308,19 +305,16 @@ class Session:
         self._enter(call, Stage.QUEUED, now)
         self._wake(call, call.deadline_s)
         queue = self._infers if isinstance(call.header, wire.Infer) else self._controls
-        heapq.heappush(queue, (call.order, next(self._order), call))
+        queue.push(call.order, call)
 
-    def _next_queue(self) -> _Heap | None:
+    def _next_queue(self) -> LazyHeap[Call] | None:
         """The queue whose first call is to be sent next."""
-        for queue in (self._controls, self._infers):
-            while queue and queue[0][2].stage is not Stage.QUEUED:
-                heapq.heappop(queue)
         if not self.connected:
             return None
-        if self._controls:
+        if self._controls.first() is not None:
             return self._controls
         has_credit = self._infers_out < self.limits.max_in_flight
-        return self._infers if self._infers and has_credit else None
+        return self._infers if has_credit and self._infers.first() is not None else None
 
     def _enter(self, call: Call, stage: Stage, now: float) -> None:
         if isinstance(call.header, wire.Infer):
@@ -332,7 +326,7 @@ class Session:
 
     def _wake(self, call: Call, at_s: float) -> None:
         call.wake_s = at_s
-        heapq.heappush(self._timers, (at_s, next(self._order), call))
+        self._timers.push(at_s, call)
 
     def _take_back(self, call: Call, error: EdgedError, now: float) -> None:
         self._end(call, error, now)

@@ -44,7 +44,8 @@ class Pending:
 
     def done(self) -> bool:
         """Whether `result()` returns at once. Looks, does not wait."""
-        self._client._turn(wait_s=0.0)
+        if self._call.outcome is None:
+            self._client._turn(wait_s=0.0)
         return self._call.outcome is not None
 
     def result(self) -> Result:
@@ -137,6 +138,7 @@ class Client:
 
     def submit(self, inputs: Inputs, tasks: Tasks, **options: Unpack[Options]) -> Pending:
         """As `infer`, but returns at once."""
+        self._open()
         call = submit_infer(
             self._session,
             inputs,
@@ -244,6 +246,7 @@ class Client:
     def _ask(
         self, reply_type: type[R], request_type: Callable[..., wire.RequestHeader], *fields: Any
     ) -> R:
+        self._open()
         header = request_type(self._session.next_id(), *fields)
         call = self._session.submit(header, timeout_s=self._timeout_s, now=time.monotonic())
         reply = reply_of(self._wait(call)).header
@@ -259,8 +262,7 @@ class Client:
             return error
 
     def _cancel(self, call: Call) -> bool:
-        now = time.monotonic()
-        asked = self._session.cancel(call, timeout_s=self._timeout_s, now=now)
+        asked = self._session.cancel(call, timeout_s=self._timeout_s, now=time.monotonic())
         if asked is None:
             return isinstance(call.outcome, Cancelled)
         reply = reply_of(self._wait(asked)).header
