@@ -64,11 +64,15 @@ def test_generated_instances_are_solved_from_a_pipe(
 
 
 def test_every_figure_of_the_setting_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
-    options = "--users 5 --models 4 --deadline-ms 90 --slot-ms 5 --bandwidth-mhz 20 --sharing 0.5"
-    assert main(["plan", "generate", "loading", *options.split(), "--load-mb-per-s", "500"]) == 0
+    options = (
+        "--users 5 --models 4 --deadline-ms 90 --slot-ms 5 --bandwidth-mhz 20 --sharing 0.5 "
+        "--upload-kbit 8 --load-mb-per-s 500"
+    )
+    assert main(["plan", "generate", "loading", *options.split()]) == 0
     problem = read(capsys.readouterr().out)
     assert (len(problem.users), len(problem.models)) == (5, 4)
     assert (problem.deadline_ms, problem.slot_ms, problem.bandwidth_hz) == (90, 5, 20e6)
+    assert {user.upload_bits for user in problem.users} == {8000}
     assert problem.load.bytes_per_ms == 500e3
 
 

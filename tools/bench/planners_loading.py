@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _case(family: FamilyName, models: int, deadline_ms: float, seeds: int) -> dict[str, Any]:
-    """Median and worst ms of each method; its time and its users against `greedy` in the same run."""
+    """Median and worst ms; time and users against those of `greedy` in the same run."""
     setting = msgspec.structs.replace(
         FAMILIES[family].setting, models=models, deadline_ms=deadline_ms
     )

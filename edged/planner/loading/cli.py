@@ -23,6 +23,7 @@ _SETTING = {
     "--slot-ms": ("slot_ms", float, 1.0, "length of a time slot, for the slotted methods"),
     "--bandwidth-mhz": ("bandwidth_hz", float, 1e6, "band that the users of a batch share"),
     "--sharing": ("sharing", float, 1.0, "mean part of the layers that is shared, 0 to 1"),
+    "--upload-kbit": ("upload_bits", float, 1e3, "bits that each user uploads"),
     "--load-mb-per-s": ("bytes_per_ms", float, 1e3, "rate at which blocks are loaded"),
 }
 

@@ -21,7 +21,6 @@ RADIUS_M = 250.0  # [paper] users are spread evenly over this disc
 POWER_W_PER_HZ = 5e-9  # [paper] P
 NOISE_W_PER_HZ = 10 ** ((-174 - 30) / 10)  # [paper] N0, -174 dBm/Hz
 PATH_LOSS = 4.0  # [paper] alpha
-UPLOAD_BITS = 128 * 128 * 3 * 8.0  # [paper] the resized image; [guess] as raw 8-bit RGB
 # [guess] mu, beta in ms: with V at 1.2 GB/s, loading is 88.9 % of a batch of 32 as in Fig. 1.
 RUN_MS = {18: (0.11, 1.3), 34: (0.20, 2.3), 50: (0.21, 3.0)}
 ROWS_MAX = 32  # [guess] the paper derives b_max from memory sizes that it does not give
@@ -37,6 +36,7 @@ class Setting(msgspec.Struct, frozen=True):
     slot_ms: Positive = 10.0  # [paper]
     bandwidth_hz: Positive = 200e6  # [paper]
     sharing: Fraction = 0.85  # [paper] theta: mean part of the layers shared with the pre-trained
+    upload_bits: NonNegative = 128 * 128 * 3 * 8.0  # [paper] the image; [guess] as 8-bit RGB
     bytes_per_ms: Positive = 1.2e6  # [guess] the rate of V: 1.2 GB/s
 
 
@@ -66,7 +66,7 @@ def generate(family: FamilyName, setting: Setting, rng: np.random.Generator) -> 
         load=Load(bytes_per_ms=setting.bytes_per_ms, fixed_ms=0.0),
         block_bytes=library.block_bytes,
         models=library.models,
-        users=tuple(User(model=i, upload_bits=UPLOAD_BITS, efficiency=r) for i, r in users),
+        users=tuple(User(i, setting.upload_bits, efficiency) for i, efficiency in users),
     )
 
 
