@@ -21,13 +21,13 @@ from edged.errors import EdgedError, StoreError
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Runs of blocks are counted from 1 over the life of the backend; None: never."""
+    """Durations, and faults. A run fails, hangs or dies when a row of it begins with that value."""
 
     run_us: float = 0.0  # time that each run of a block takes
     row_us: float = 0.0  # and each row in it
-    fail_on_run: int | None = None
-    hang_on_run: int | None = None
-    die_on_run: int | None = None
+    fail_on: float | None = None
+    hang_on: float | None = None
+    die_on: float | None = None
     fail_on_load: int | None = None  # the n-th block that is loaded
     max_rows: int | None = None  # of each block
 
@@ -41,8 +41,6 @@ class Fake:
         self.versions = {"numpy": np.__version__}
         self._options = options
         self._loads = 0
-        self._runs = 0
-        self._count = threading.Lock()
         self._factors: dict[str, float] = {}
 
     def is_prepared(self, block: str) -> bool:
@@ -61,10 +59,7 @@ class Fake:
 
     def run(self, block: str, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         rows = len(outputs[0])
-        with self._count:
-            self._runs += 1
-            run = self._runs
-        self._fault(run)
+        self._fault(inputs)
         duration_us = self._options.run_us + rows * self._options.row_us
         if duration_us:
             time.sleep(duration_us / 1e6)
@@ -73,13 +68,18 @@ class Fake:
     def close(self) -> None:
         self._factors.clear()
 
-    def _fault(self, run: int) -> None:
-        if run == self._options.fail_on_run:
-            raise EdgedError(f"run {run} was made to fail")
-        if run == self._options.hang_on_run:
+    def _fault(self, inputs: Sequence[Array]) -> None:
+        options = self._options
+        if options.fail_on is not None and _begins_with(inputs, options.fail_on):
+            raise EdgedError("a block was made to fail")
+        if options.hang_on is not None and _begins_with(inputs, options.hang_on):
             threading.Event().wait()
-        if run == self._options.die_on_run:
+        if options.die_on is not None and _begins_with(inputs, options.die_on):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _begins_with(inputs: Sequence[Array], value: float) -> bool:
+    return any((array.reshape(len(array), -1)[:, :1] == value).any() for array in inputs)
 
 
 def compute(factor: float, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import zmq
 
@@ -16,7 +15,7 @@ from edged.backends.base import Array
 from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, Step, Value
 from edged.store import Store
 from tests.backends.blocks import Block
 

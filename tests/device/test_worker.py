@@ -1,0 +1,356 @@
+"""A real worker process, spoken to as the front does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edged import preprocess
+from edged.device import link
+from edged.errors import Code
+from edged.manifest import Preprocess
+from edged.store import Store
+from tests.backends.blocks import dense, fails_on_large_values, mean_of_image, one_row_only
+from tests.device.rig import Model, Rig, make_store, worker
+from tests.test_preprocess import encoded, picture, png_header
+
+COLOURS = ("red", "green", "blue")
+BODY = dense(6, 16, seed=1)
+MIDDLE = dense(16, 16, seed=2)
+IMAGE = mean_of_image(size=4)
+MODELS = {
+    model.manifest.name: model
+    for model in (
+        Model("cat", BODY, MIDDLE, dense(16, 4, seed=3, relu=False)),
+        Model("dog", BODY, MIDDLE, dense(16, 3, seed=4, relu=False), labels=COLOURS),
+        Model("early", BODY, dense(16, 2, seed=5)),
+        Model("other", dense(6, 16, seed=6), MIDDLE, dense(16, 5, seed=7)),
+        Model("wide", dense(7, 2, seed=8)),
+        Model("stretch", IMAGE, preprocess=Preprocess(4, 4)),
+        Model("crop", IMAGE, preprocess=Preprocess(4, 4, "shorter-side", crop="center")),
+        Model("single", one_row_only(2)),
+        Model("picky", fails_on_large_values()),
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("device") / "store", MODELS.values())
+
+
+@pytest.fixture(scope="module")
+def shared(store: Store) -> Iterator[Rig]:
+    with worker(store, backend="onnxruntime", prepare_threads=2, staging_rows=16) as rig:
+        yield rig
+
+
+@pytest.fixture
+def rig(shared: Rig) -> Iterator[Rig]:
+    """One worker for most tests. After each one all of its staging memory must be free."""
+    yield shared
+    wide = np.zeros((16, 7), np.float32)
+    six = np.zeros((16, 6), np.float32)
+    shared.ran((shared.prepared(six, "early"), ["early"]))
+    shared.ran((shared.prepared(wide, "wide"), ["wide"]))
+
+
+def rows(count: int, width: int = 6, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_ready_says_what_is_there(rig: Rig) -> None:
+    ready = rig.ready
+    assert set(ready.models) == set(MODELS)
+    blocks = {block.id for model in MODELS.values() for block in model.blocks}
+    assert {info.id for info in ready.blocks} == blocks
+    assert len(ready.blocks) == len(blocks)
+    assert ready.emulated is False
+    assert ready.pss_bytes > 0
+    timed = {(warm.model, warm.rows) for warm in ready.warm_ups}
+    assert timed >= {(name, 1) for name in MODELS}
+    assert timed >= {(name, 8) for name in MODELS if name != "single"}
+    groups = {warm.group: set() for warm in ready.warm_ups}
+    for warm in ready.warm_ups:
+        assert warm.group == MODELS[warm.model].blocks[0].id
+        groups[warm.group].add(warm.rows)
+    assert groups[BODY.id] == {1, 2, 4, 8}
+
+
+def test_a_mixed_batch(rig: Rig) -> None:
+    asked = [(rows(2, seed=1), ["cat"]), (rows(1, seed=2), ["dog"]), (rows(3, seed=3), ["early"])]
+    members = [(rig.prepared(x, *models), models) for x, models in reversed(asked)]
+    done = rig.ran(*members)
+    for (x, models), (rid, _) in zip(reversed(asked), members, strict=True):
+        same(done.tensors[rid, models[0]], MODELS[models[0]].twin(x))
+    assert {run.block: run.rows for run in done.message.blocks}[BODY.id] == 6
+    assert {run.block: run.rows for run in done.message.blocks}[MIDDLE.id] == 3
+
+
+def test_every_mix_of_tasks_and_rows(rig: Rig) -> None:
+    rng = np.random.default_rng(7)
+    group = ["cat", "dog", "early"]
+    for turn in range(40):
+        asked = []
+        for _ in range(rng.integers(1, 6)):
+            models = sorted(rng.choice(group, rng.integers(1, 4), replace=False).tolist())
+            x = rows(int(rng.integers(1, 3)), seed=int(rng.integers(1000)))
+            asked.append((rig.prepared(x, *models), models, x))
+        rng.shuffle(asked)
+        done = rig.ran(*((rid, models) for rid, models, _ in asked))
+        assert len(done.tensors) == sum(len(models) for _, models, _ in asked), turn
+        for rid, models, x in asked:
+            for model in models:
+                same(done.tensors[rid, model], MODELS[model].twin(x))
+
+
+def test_three_tasks_on_one_frame_pass_the_backbone_once(rig: Rig) -> None:
+    x = rows(1)
+    models = ["cat", "dog", "early"]
+    rid = rig.prepared(x, *models)
+    done = rig.ran((rid, models))
+    assert done.block_rows == [1] * 5
+    for model in models:
+        same(done.tensors[rid, model], MODELS[model].twin(x))
+
+
+def test_equal_frames_of_two_requests_are_one_row(rig: Rig) -> None:
+    x, y = rows(1, seed=1), rows(1, seed=2)
+    asked = [(x, "cat"), (y, "cat"), (x, "dog")]
+    rids = [rig.prepared(given, model) for given, model in asked]
+    done = rig.ran(*((rid, [model]) for rid, (_, model) in zip(rids, asked, strict=True)))
+    assert {run.block: run.rows for run in done.message.blocks}[BODY.id] == 2
+    for rid, (given, model) in zip(rids, asked, strict=True):
+        same(done.tensors[rid, model], MODELS[model].twin(given))
+
+
+def test_a_request_in_two_batches(rig: Rig) -> None:
+    x = rows(2)
+    rid = rig.prepared(x, "cat", "other")
+    for model in ("other", "cat"):
+        same(rig.ran((rid, [model])).tensors[rid, model], MODELS[model].twin(x))
+
+
+def test_models_with_other_inputs_for_one_request_are_refused_in_words(rig: Rig) -> None:
+    failed = rig.refused(rows(1), "cat", "wide")
+    assert failed.code is Code.INVALID_ARG
+    assert "'wide' takes 'x' FP32 [rows, 7]; input 'x' is FP32 [1, 6]" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (np.zeros((2, 5), np.float32), "takes 'x' FP32 [rows, 6]; input 'x' is FP32 [2, 5]"),
+        (np.zeros((2, 6), np.float64), "takes 'x' FP32 [rows, 6]; input 'x' is FP64 [2, 6]"),
+        (np.zeros((2, 6, 1), np.float32), "input 'x' is FP32 [2, 6, 1]"),
+        ({"y": rows(1), "z": rows(1)}, "the request has no 'x', only 'y', 'z'"),
+    ],
+)
+def test_a_tensor_that_the_model_does_not_take(rig: Rig, given: object, says: str) -> None:
+    failed = rig.refused(given, "cat")
+    assert failed.code is Code.INVALID_ARG
+    assert says in failed.message
+
+
+def test_a_payload_of_another_size_than_it_says(rig: Rig) -> None:
+    given = link.Input("x", "tensor", "FP32", (1, 6))
+    rig.send(link.Prepare(10**6, 1, (given,), (link.Ask("cat"),)), b"x" * 23)
+    failed = rig.expect(link.PrepareFailed)
+    assert "23 bytes of payload, which is not FP32 [1, 6]" in failed.message
+
+
+def test_the_name_of_a_single_input_is_not_looked_at(rig: Rig) -> None:
+    x = rows(1)
+    rid = rig.prepared({"something": x}, "cat")
+    same(rig.ran((rid, ["cat"])).tensors[rid, "cat"], MODELS["cat"].twin(x))
+
+
+def test_an_unknown_model(rig: Rig) -> None:
+    failed = rig.refused(rows(1), "zebra")
+    assert (failed.code, failed.message) == (Code.NOT_FOUND, "model 'zebra' is not loaded")
+
+
+def test_files_and_pixels(rig: Rig) -> None:
+    images = [picture(30, 40, seed) for seed in range(3)]
+    files = [encoded(images[0]), encoded(images[1], ".png"), encoded(images[2])]
+    rid = rig.prepared(files, "stretch", "crop")
+    done = rig.ran((rid, ["stretch", "crop"]))
+    for model in ("stretch", "crop"):
+        spec = MODELS[model].manifest.preprocess
+        x = np.empty((3, 3, 4, 4), np.float32)
+        for file, out in zip(files, x, strict=True):
+            preprocess.prepare(file, spec, out)
+        same(done.tensors[rid, model], MODELS[model].twin(x))
+    assert sum(done.block_rows) == 6  # two preparations of three pictures
+    pixels = np.stack(images)[:, :, :, :]
+    rid = rig.prepared({"image": pixels}, "stretch", kind="pixels")
+    same(
+        rig.ran((rid, ["stretch"])).tensors[rid, "stretch"][1],
+        done.tensors[rid - 1, "stretch"][1],  # of the PNG, which is exactly these pixels
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "says"),
+    [
+        (b"", Code.INVALID_ARG, "is empty"),
+        (b"hello, this is text", Code.INVALID_ARG, "neither JPEG nor PNG"),
+        (encoded(picture())[:-200], Code.INVALID_ARG, "JPEG is damaged"),
+        (encoded(picture(), ".png")[:-200], Code.INVALID_ARG, "PNG is damaged"),
+        (png_header(30_000, 30_000), Code.RESOURCE_EXHAUSTED, "30000 x 30000 pixels"),
+    ],
+)
+def test_a_picture_that_is_none(rig: Rig, data: bytes, code: Code, says: str) -> None:
+    failed = rig.refused([encoded(picture()), data], "stretch")
+    assert failed.code is code
+    assert says in failed.message
+
+
+def test_pictures_for_a_model_of_tensors(rig: Rig) -> None:
+    failed = rig.refused([encoded(picture())], "cat")
+    assert (failed.code, failed.message) == (
+        Code.INVALID_ARG,
+        "model 'cat' takes no images, only tensors",
+    )
+
+
+def test_pixels_of_a_wrong_shape(rig: Rig) -> None:
+    failed = rig.refused({"image": np.zeros((1, 30, 40), np.uint8)}, "stretch", kind="pixels")
+    assert "pixels have shape (rows, height, width, 3)" in failed.message
+
+
+def test_the_best_classes(rig: Rig) -> None:
+    x, y = rows(2, seed=1), rows(1, seed=2)
+    plain = rig.prepared(x, link.Ask("dog", classification=2))
+    soft = rig.prepared(y, link.Ask("dog", classification=9, softmax=True))
+    raw = rig.prepared(y, link.Ask("dog", softmax=True), link.Ask("cat"))
+    done = rig.ran((plain, ["dog"]), (soft, ["dog"]), (raw, ["dog", "cat"]))
+    for row, scores in zip(done.classes[plain, "dog"], MODELS["dog"].twin(x), strict=True):
+        order = np.argsort(-scores)[:2]
+        assert [(c.index, c.label) for c in row] == [(i, COLOURS[i]) for i in order]
+        same(np.array([c.score for c in row]), scores[order])
+    (row,) = done.classes[soft, "dog"]
+    assert len(row) == 3  # as many as there are
+    assert sum(c.score for c in row) == pytest.approx(1.0)
+    assert sorted((c.score for c in row), reverse=True) == [c.score for c in row]
+    best = row[0]
+    assert done.tensors[raw, "dog"][0, best.index] == pytest.approx(best.score)
+    same(done.tensors[raw, "cat"], MODELS["cat"].twin(y))
+
+
+def test_nan_is_the_clients_business(rig: Rig) -> None:
+    x = rows(2)
+    x[0, 3] = np.nan
+    rid = rig.prepared(x, "cat", link.Ask("dog", classification=1, softmax=True))
+    done = rig.ran((rid, ["cat", "dog"]))
+    assert np.isnan(done.tensors[rid, "cat"][0]).all()
+    same(done.tensors[rid, "cat"][1:], MODELS["cat"].twin(x[1:]))
+
+
+def test_a_model_of_one_row_runs_row_by_row(rig: Rig) -> None:
+    x = rows(3, width=2)
+    rid = rig.prepared(x, "single")
+    done = rig.ran((rid, ["single"]))
+    assert done.block_rows == [1, 1, 1]
+    same(done.tensors[rid, "single"], -x)
+
+
+def test_a_batch_that_fails_harms_nobody(rig: Rig) -> None:
+    good, bad = np.array([[0.5]], np.float32), np.array([[9.0]], np.float32)
+    healthy, sick = rig.prepared(good, "picky"), rig.prepared(bad, "picky")
+    batch = rig.run((healthy, ["picky"]), (sick, ["picky"]))
+    failed = rig.expect(link.BatchFailed)
+    assert (failed.batch, failed.code) == (batch, Code.INTERNAL)
+    assert "failed" in failed.message
+    same(rig.ran((healthy, ["picky"])).tensors[healthy, "picky"], good)
+    rig.send(link.Discard(sick))
+
+
+def test_a_batch_of_a_request_that_is_not_there(rig: Rig) -> None:
+    rid = rig.prepared(rows(1), "cat")
+    rig.run((rid, ["cat"]), (10**6, ["cat"]))
+    assert "request 1000000 is not staged" in rig.expect(link.BatchFailed).message
+    rig.ran((rid, ["cat"]))
+
+
+def test_discarded_rows_are_free_for_the_next_request(rig: Rig) -> None:
+    for _ in range(3):
+        rid = rig.prepared(rows(16), "early")
+        rig.send(link.Discard(rid))
+    rig.send(link.Discard(10**6))
+
+
+def test_a_picture_discarded_before_its_turn(rig: Rig) -> None:
+    """Each Prepare is answered once, however Discard and the threads cross."""
+    file = [encoded(picture(480, 640))]
+    rids = [rig.prepare(file, "stretch") for _ in range(12)]
+    for rid in rids:
+        rig.send(link.Discard(rid))
+    answered = [rig.next()[0] for _ in rids]
+    assert sorted(message.rid for message in answered) == rids
+    failed = [m for m in answered if isinstance(m, link.PrepareFailed)]
+    assert {message.code for message in failed} <= {Code.CANCELLED}
+    rig.send(link.Ping(1))
+    rig.expect(link.Pong)
+
+
+def test_ping_and_memory(rig: Rig) -> None:
+    rig.send(link.Ping(7))
+    assert rig.expect(link.Pong).n == 7
+    rig.send(link.Measure(8))
+    memory = rig.expect(link.Memory)
+    assert memory.n == 8
+    assert memory.pss_bytes > 10_000_000
+    assert memory.buffer_bytes > 0
+    assert memory.staging_bytes == rig.ready.staging_bytes == 16 * 4 * (6 + 7 + 48 + 2 + 1)
+
+
+def test_large_tensors_go_through_the_threads(tmp_path: Path) -> None:
+    block = mean_of_image(3, 512)
+    model = Model("large", block)
+    with worker(make_store(tmp_path / "store", [model]), backend="onnxruntime") as rig:
+        x = np.random.default_rng(0).random((2, 3, 512, 512), dtype=np.float32)
+        rid = rig.prepared(x, "large")
+        same(rig.ran((rid, ["large"])).tensors[rid, "large"], model.twin(x))
+
+
+def test_a_model_of_two_inputs(tmp_path: Path) -> None:
+    from edged.manifest import SCHEMA, Manifest, Step, Value
+    from tests.backends.blocks import sum_and_difference
+
+    block = sum_and_difference(5)
+    store = Store(tmp_path / "store").create()
+    with store.update() as change:
+        change.add_block(block.data)
+        names = ("left", "right", "sum", "difference")
+        change.put_model(
+            Manifest(
+                schema=SCHEMA,
+                name="both",
+                task="both",
+                precision="fp32",
+                inputs=("left", "right"),
+                outputs=("difference", "sum"),
+                values=tuple(Value(name, "FP32", (5,)) for name in names),
+                steps=(Step(block.id, ("left", "right"), ("sum", "difference")),),
+                whole_bytes=1,
+            )
+        )
+    with worker(store, backend="onnxruntime") as rig:
+        left, right = rows(2, 5, seed=1), rows(2, 5, seed=2)
+        rid = rig.prepared({"right": right, "left": left}, "both")
+        rig.run((rid, ["both"]))
+        message, payload = rig.next()
+        assert isinstance(message, link.BatchDone)
+        (answer,) = message.answers
+        assert [output.name for output in answer.outputs] == ["difference", "sum"]
+        same(np.frombuffer(payload[0], np.float32).reshape(2, 5), left - right)
+        same(np.frombuffer(payload[1], np.float32).reshape(2, 5), left + right)
+        assert "has no 'right', only 'left'" in rig.refused({"left": left}, "both").message
