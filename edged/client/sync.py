@@ -299,7 +299,7 @@ class Client:
         while self._session.can_send() and connection.can_write():
             frames = self._session.next_to_send(time.monotonic())
             assert frames is not None, "this is a bug: can_send() said so"
-            connection.socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            connection.socket.send_multipart(frames, zmq.NOBLOCK)
 
     def _open(self) -> Connection:
         if self._connection is None:

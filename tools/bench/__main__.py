@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from edged.cli.console import run_command
 
 BENCHES = {
+    "overhead": "tools.bench.overhead",
+    "memory": "tools.bench.memory",
     "papers": "tools.bench.papers",
     "planners-loading": "tools.bench.planners_loading",
     "policies": "tools.bench.policies",

@@ -14,10 +14,14 @@ from types import TracebackType
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.toml"
 SOCKET = "edged.sock"  # in the daemon's folder, as the configuration has it
-COMMAND = (sys.executable, "-m", "edged", "serve", "--config", str(CONFIG))
 
 _START_S = 120.0
 _DRAIN_S = 40.0
+
+
+def command(config: Path = CONFIG) -> list[str]:
+    """What runs the daemon in the foreground, with this very Python."""
+    return [sys.executable, "-m", "edged", "serve", "--config", str(config)]
 
 
 class DaemonFailed(Exception):
@@ -27,12 +31,15 @@ class DaemonFailed(Exception):
 class Daemon:
     """The daemon in `folder`: serving inside the `with` block, drained and gone after it.
 
+    `config` has it listen at `folder`/edged.sock.
+
     Its log is `folder`/daemon.log. Raises DaemonFailed when it does not get ready in time, or
     ends with a status other than 0.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: Path = CONFIG) -> None:
         self._folder = folder
+        self._config = config
         self.endpoint = f"ipc://{folder / SOCKET}"
         self.log = folder / "daemon.log"
 
@@ -41,7 +48,7 @@ class Daemon:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.log.open("wb") as log:
             notify.bind(address)
             self._process = subprocess.Popen(
-                COMMAND,
+                command(self._config),
                 cwd=self._folder,
                 env=os.environ | {"NOTIFY_SOCKET": f"@{address[1:]}"},
                 stdout=log,
@@ -54,6 +61,11 @@ class Daemon:
                 self._process.wait()
                 raise
         return self
+
+    @property
+    def pid(self) -> int:
+        """Of the front; the worker is its child."""
+        return self._process.pid
 
     def __exit__(
         self,

@@ -1,0 +1,87 @@
+"""What the benchmarks of the daemon share: a store, a configuration, loads from other processes."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from edged.client import Client, Pending
+from tools.demo.daemon import Daemon
+
+
+@contextlib.contextmanager
+def serving(store: Path, sections: str = "") -> Iterator[Daemon]:
+    """The real daemon on `store`; `sections` are further lines of its configuration."""
+    with tempfile.TemporaryDirectory(prefix="edged-bench-") as name:
+        folder = Path(name)
+        config = folder / "edged.toml"
+        config.write_text(
+            f'store = "{store.absolute()}"\n{sections}\n[server]\n'
+            f'endpoints = ["ipc://{folder}/edged.sock"]\n'
+        )
+        with Daemon(folder, config) as daemon:
+            yield daemon
+
+
+def closed_loop(
+    client: Client,
+    inputs: Sequence[Any],
+    tasks: Sequence[str],
+    *,
+    in_flight: int,
+    seconds: float,
+    warm_up_s: float = 0.5,
+) -> tuple[list[float], float]:
+    """Keep `in_flight` requests out; round trips in s after the warm-up, and requests/s."""
+    waiting: deque[Pending] = deque()
+    trips: list[float] = []
+    sent = 0
+    began_s = time.monotonic()
+    counted_from_s = began_s + warm_up_s
+    end_s = counted_from_s + seconds
+    while (now := time.monotonic()) < end_s:
+        while len(waiting) < in_flight:
+            waiting.append(client.submit(inputs[sent % len(inputs)], tasks))
+            sent += 1
+        result = waiting.popleft().result()
+        if now >= counted_from_s:
+            trips.append(result.round_trip_s)
+    rate = len(trips) / (time.monotonic() - counted_from_s)
+    for pending in waiting:
+        pending.result()
+    return trips, rate
+
+
+class CpuMeter:
+    """Processor time of client (this process), front and worker since it was made."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        front = psutil.Process(daemon.pid)
+        (worker,) = front.children()
+        self._processes = {"client": psutil.Process(), "front": front, "worker": worker}
+        self._before = self._times_s()
+
+    def us_each(self, requests: int) -> dict[str, float]:
+        """Microseconds a request: hardly disturbed by what else the machine does."""
+        after = self._times_s()
+        return {
+            name: round((after[name] - self._before[name]) * 1e6 / requests, 1) for name in after
+        }
+
+    def _times_s(self) -> dict[str, float]:
+        times = {name: process.cpu_times() for name, process in self._processes.items()}
+        return {name: of.user + of.system for name, of in times.items()}
+
+
+def quantiles_ms(seconds: Sequence[float]) -> dict[str, float]:
+    """p50 and p99 in ms."""
+    p50, p99 = np.percentile(seconds, (50, 99)) * 1e3
+    return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}
