@@ -302,10 +302,12 @@ class Loop:
             ) from error
 
     def _close(self) -> None:
-        self._clients.close()
+        at_once = len(self._signals) > 1
+        self._clients.close(linger=0 if at_once else None)
         if self._worker is not None:
-            self.to_worker([link.encode(link.Stop())])
-            self._worker.wait(STOP_S)
+            if not at_once:
+                self.to_worker([link.encode(link.Stop())])
+                self._worker.wait(STOP_S)
             self._drop_worker()
         self._context.term()
         for lock in self._locks:
