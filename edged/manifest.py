@@ -140,6 +140,22 @@ def features_digest(manifest: Manifest, value: str) -> str:
     return _digest([known[value], manifest.precision, manifest.preprocess])
 
 
+def check_head(manifest: Manifest) -> None:
+    """Raise StoreError if the model ends in a head that was trained on other features.
+
+    A trained head is the model's last layer, and its first input are the features.
+    """
+    bound = manifest.head_of
+    if bound is None:
+        return
+    if features_digest(manifest, layers(manifest)[-1].reads[0]) != bound.features:
+        raise StoreError(
+            f"the head of model {manifest.name!r} was trained on other features of "
+            f"{bound.model!r} (other weights, precision or preprocessing) than its path computes: "
+            "train it again"
+        )
+
+
 def layers(manifest: Manifest) -> tuple[Layer, ...]:
     """The whole path in layers; a block without layers counts as one."""
     return tuple(
@@ -223,6 +239,7 @@ def check(manifest: Manifest) -> None:
         raise refuse(f"values {sorted(missing)} have no type and shape")
     if missing := set(manifest.outputs) - known:
         raise refuse(f"outputs {sorted(missing)} are never written")
+    check_head(manifest)
 
 
 def _written(step: Step, refuse: Callable[[str], StoreError]) -> set[str]:

@@ -6,7 +6,7 @@ Reads the store; writes nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -18,6 +18,7 @@ from edged.manifest import Manifest, Step
 from edged.store import Store
 from export.blocks import Span, Wired, plan, signature, wire
 from export.canonical import Layer, Port, join, split
+from export.layers import Path
 from export.source import Draft
 
 
@@ -28,6 +29,15 @@ class _Border:
     ports: tuple[tuple[Port, ...], ...]  # by layer and input
     reads: tuple[str, ...]
     leaving: tuple[Port, ...]
+    writes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A block, and the names of what it reads (x0, x1, ...) and writes (y0, y1, ...)."""
+
+    data: bytes
+    reads: tuple[str, ...]
     writes: tuple[str, ...]
 
 
@@ -66,12 +76,8 @@ class Assembly:
             self.manifests[name] = msgspec.structs.replace(models[name], steps=steps)
         for one in drafts:
             name = one.manifest.name
-            border = _border(uses[name], wired[name], Span(0, len(uses[name])))
-            whole = join(
-                [self._layer(use.digest) for use in uses[name]], border.ports, border.leaving
-            )
             self.manifests[name] = msgspec.structs.replace(
-                self.manifests[name], whole_bytes=len(whole)
+                self.manifests[name], whole_bytes=len(whole_block(one.path).data)
             )
 
     def block(self, block: str) -> bytes:
@@ -110,10 +116,25 @@ class Assembly:
         if digest in self._drafted:
             return self._drafted[digest]
         if digest not in self._stored:
-            home = self._homes[digest]
-            layers = split(self._store.block_bytes(home.block))
-            self._stored |= {u.digest: one for u, one in zip(home.layers, layers, strict=True)}
+            self._stored |= stored_layers(self._store, [self._homes[digest]])
         return self._stored[digest]
+
+
+def whole_block(path: Path) -> Whole:
+    """A model as one block, uncut."""
+    wired = wire(path.inputs, path.outputs, path.uses)
+    border = _border(path.uses, wired, Span(0, len(path.uses)))
+    data = join([path.layers[use.digest] for use in path.uses], border.ports, border.leaving)
+    return Whole(data, border.reads, border.writes)
+
+
+def stored_layers(store: Store, steps: Iterable[Step]) -> dict[str, Layer]:
+    """The content of all layers of these steps, by digest. Raises StoreError."""
+    found: dict[str, Layer] = {}
+    for step in steps:
+        layers = split(store.block_bytes(step.block))
+        found |= {use.digest: layer for use, layer in zip(step.layers, layers, strict=True)}
+    return found
 
 
 def _uses(model: Manifest) -> tuple[Use, ...]:
@@ -153,6 +174,6 @@ def _border(uses: Sequence[Use], wired: Sequence[Wired], span: Span) -> _Border:
                     again[name] = row[-1]
         ports.append(tuple(row))
         for j, (name, ahead) in enumerate(zip(uses[i].writes, wired[i].writes, strict=True)):
-            if i == last or 0 in ahead or i + max(ahead) > last:
+            if i == last or any(step == 0 or i + step > last for step in ahead):
                 leaving[Port(i - span.start, j)] = name
     return _Border(tuple(ports), tuple(reads), tuple(leaving), tuple(leaving.values()))

@@ -6,7 +6,7 @@ relative to the largest value compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,10 @@ import onnxruntime as ort
 
 from edged.errors import EdgedError, Unsupported
 from edged.manifest import Manifest
-from export.probe import Array, Arrays, run, session
+from export.layers import numpy_type
+from export.probe import Array, Arrays, random_array, run, session
+
+ROWS_COMPARED = 3
 
 # Cutting moves the borders of what the runtime fuses, so sums are rounded elsewhere. Quantised
 # models round to steps: one step more or less is a large relative difference.
@@ -40,27 +43,46 @@ class Difference:
 
 
 class Uncut:
-    """A whole model, run at any number of rows also if it was exported for `fixed` rows only."""
+    """A whole model, run at any number of rows also if it was exported for `fixed` rows only.
+
+    `inputs` and `outputs` map names of values to those of the session.
+    """
 
     def __init__(
-        self, runner: ort.InferenceSession, outputs: Sequence[str], fixed: int | None = None
+        self,
+        runner: ort.InferenceSession,
+        inputs: Mapping[str, str],
+        outputs: Mapping[str, str],
+        fixed: int | None = None,
     ) -> None:
         self._runner = runner
-        self._outputs = tuple(outputs)
+        self._inputs = dict(inputs)
+        self._outputs = dict(outputs)
         self._fixed = fixed
 
     def __call__(self, feed: Arrays) -> Arrays:
+        given = {inner: feed[name] for name, inner in self._inputs.items()}
+        wanted = list(self._outputs.values())
         if self._fixed is None:
-            return dict(zip(self._outputs, run(self._runner, self._outputs, feed), strict=True))
-        rows = len(next(iter(feed.values())))
+            return dict(zip(self._outputs, run(self._runner, wanted, given), strict=True))
+        rows = len(next(iter(given.values())))
         parts = []
         for start in range(0, rows, self._fixed):
             # The last row is repeated where there are not enough.
             chosen = np.minimum(np.arange(start, start + self._fixed), rows - 1)
-            part = {name: array[chosen] for name, array in feed.items()}
-            parts.append(run(self._runner, self._outputs, part))
+            part = {name: array[chosen] for name, array in given.items()}
+            parts.append(run(self._runner, wanted, part))
         whole = [np.concatenate(part)[:rows] for part in zip(*parts, strict=True)]
         return dict(zip(self._outputs, whole, strict=True))
+
+
+def random_feed(manifest: Manifest) -> Arrays:
+    """Random input of a few rows for a model."""
+    random = np.random.default_rng(0)
+    return {
+        value.name: random_array(random, numpy_type(value.datatype), (ROWS_COMPARED, *value.shape))
+        for value in map(manifest.value, manifest.inputs)
+    }
 
 
 def compare(expected: Arrays, found: Arrays) -> Difference:
@@ -82,14 +104,13 @@ def check_model(
     manifest: Manifest,
     block: Callable[[str], bytes],
     uncut: Callable[[Arrays], Arrays],
-    feed: Arrays,
     tolerance: float,
 ) -> Difference:
-    """Compare at the first row of `feed` and at all rows together; returns the larger difference.
+    """Compare one row and a few rows of random input; returns the larger difference.
 
     Raises CheckFailed above the tolerance, and Unsupported if a row depends on those beside it.
     """
-    rows = len(next(iter(feed.values())))
+    feed, rows = random_feed(manifest), ROWS_COMPARED
     feeds = [{name: array[i : i + 1] for name, array in feed.items()} for i in range(rows)]
     if manifest.max_rows != 1:
         feeds.append(feed)

@@ -93,6 +93,11 @@ def cut(flow: Flow, rows: int | None = None) -> Path:
     return Path(flow.inputs, flow.outputs, tuple(uses), values, layers)
 
 
+def element_type(datatype: DataType) -> int:
+    """TensorProto's number for it."""
+    return next(element for element, known in _ELEMENTS.values() if known == datatype)
+
+
 def numpy_type(datatype: DataType) -> np.dtype[np.generic]:
     """The element of an array of this type."""
     return _NUMPY[datatype]

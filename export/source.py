@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path as File
 from typing import Literal
 
-from onnx import TensorProto
+from onnx import ModelProto, TensorProto
 
 from edged import manifest as manifests
 from edged.errors import InvalidArgument, NotFound, Unsupported
 from edged.manifest import SCHEMA, Accuracy, Manifest, Preprocess
 from export.batch import fixed_rows, set_free, with_shapes
-from export.check import TOLERANCE, Uncut, compare
+from export.check import ROWS_COMPARED, TOLERANCE, Uncut, compare
 from export.graph import Graph, load, tidy, to_model
 from export.layers import Path, cut
 from export.normalise import normalise
@@ -29,7 +29,6 @@ _QUANTISED = {
     "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv",
     "QLinearMatMul",
 }  # fmt: skip
-ROWS_COMPARED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,6 @@ class Draft:
     manifest: Manifest  # without steps
     path: Path
     uncut: Callable[[Arrays], Arrays]
-    feed: Arrays  # random, of a few rows
 
 
 def draft(source: Source) -> Draft:
@@ -94,7 +92,7 @@ def _draft(source: Source) -> Draft:
     graph = with_shapes(loaded.graph, _shapes(source, loaded.graph))
     precision = source.precision or _precision(graph)
     fixed = fixed_rows(graph)
-    uncut = Uncut(session(loaded.model.SerializeToString()), graph.outputs, fixed)
+    uncut = _uncut(loaded.model, graph, fixed)
     path, max_rows = _cut(graph, fixed, uncut, TOLERANCE[precision])
     manifest = Manifest(
         schema=SCHEMA,
@@ -112,7 +110,7 @@ def _draft(source: Source) -> Draft:
         accuracy=source.accuracy,
     )
     check_manifest(manifest)
-    return Draft(manifest, path, uncut, feed(graph, ROWS_COMPARED))
+    return Draft(manifest, path, uncut)
 
 
 def _cut(
@@ -125,7 +123,7 @@ def _cut(
     freed = tidy(set_free(graph, facts, fixed))
     given = feed(graph, max(fixed, ROWS_COMPARED))
     try:
-        found = Uncut(session(to_model(freed).SerializeToString()), graph.outputs)(given)
+        found = _uncut(to_model(freed), graph, None)(given)
         if compare(uncut(given), found).relative <= tolerance:
             return cut(normalise(freed, probe(freed))), None
     except (InvalidArgument, Unsupported):
@@ -136,6 +134,12 @@ def _cut(
         f"it runs batches of exactly {fixed}, and could not be set free: export it with a dynamic "
         "batch axis, or for one row"
     )
+
+
+def _uncut(model: ModelProto, graph: Graph, fixed: int | None) -> Uncut:
+    names = {value.name: value.name for value in graph.inputs}
+    outputs = {name: name for name in graph.outputs}
+    return Uncut(session(model.SerializeToString()), names, outputs, fixed)
 
 
 def _shapes(source: Source, graph: Graph) -> dict[str, tuple[int, ...]]:

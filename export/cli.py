@@ -1,0 +1,26 @@
+"""The `edged-export` command: models and heads into a store, and a look at what is in it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from edged import __version__
+from edged.cli.console import run_command
+from export import cli_add, cli_head, cli_look
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar of the command line."""
+    top = argparse.ArgumentParser(
+        prog="edged-export", description="Turn models into parameter blocks that they share."
+    )
+    top.add_argument("--version", action="version", version=f"edged-export {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (cli_add, cli_head, cli_look):
+        module.register(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(parser(), argv)

@@ -1,0 +1,212 @@
+"""`edged-export onnx` and `torch`: models into a store.
+
+What only one of them needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path as File
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edged.cli.console import print_json, show_bytes, table
+from edged.errors import InvalidArgument, NotFound
+from edged.manifest import Preprocess
+from edged.store import Store
+from export import listing
+from export.cli_look import new_command, summary
+
+if TYPE_CHECKING:
+    from export.add import Added, Report
+    from export.source import Source
+
+
+def register(commands: Any) -> None:
+    command = new_command(commands, "onnx", _onnx, "add ONNX models, cut into blocks")
+    command.add_argument("sources", nargs="+", metavar="TASK[:NAME]=FILE.onnx")
+    _add_options(command)
+    command = new_command(commands, "torch", _torch, "add torch modules, cut into blocks")
+    command.add_argument(
+        "sources",
+        nargs="+",
+        metavar="TASK[:NAME]=PACKAGE.MODULE:FUNCTION",
+        help="a callable that returns a torch.nn.Module and an example of its input",
+    )
+    _add_options(command)
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--preprocess", type=File, metavar="FILE.toml", help="how an image becomes the input"
+    )
+    command.add_argument(
+        "--labels",
+        action="append",
+        default=[],
+        metavar="[TASK=]FILE",
+        help="names of the classes, one a line; for all models, or for those of one task",
+    )
+    command.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"])
+    command.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="INPUT=N,N,...",
+        help="extents of an input with free axes, without the batch axis",
+    )
+    command.add_argument("--min-block", type=int, metavar="BYTES", help="default: 16000")
+    command.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="largest difference to the uncut model, relative to its largest output",
+    )
+    command.add_argument("--replace", action="store_true", help="models that are there already")
+
+
+def _onnx(args: argparse.Namespace) -> None:
+    named = [_named(text) for text in args.sources]
+    _add(args, [_source(args, task, name, File(file)) for task, name, file in named])
+
+
+def _torch(args: argparse.Namespace) -> None:
+    from export.torch_model import export_module, load_module
+
+    sys.path.insert(0, os.getcwd())  # a console script does not look there by itself
+    with tempfile.TemporaryDirectory(prefix="edged-export-") as folder:
+        sources = []
+        for i, text in enumerate(args.sources):
+            task, name, target = _named(text)
+            file = File(folder, f"{i}.onnx")
+            export_module(*load_module(target), file)
+            sources.append(_source(args, task, name, file))
+        _add(args, sources)
+
+
+def _named(text: str) -> tuple[str, str, str]:
+    """Task, name of the model, and what is after the `=`."""
+    names, equals, what = text.partition("=")
+    if not equals or not what:
+        raise InvalidArgument(f"{text!r} names no task: write TASK={text}")
+    task, _, name = names.partition(":")
+    return task, name or task, what
+
+
+def _source(args: argparse.Namespace, task: str, name: str, file: File) -> Source:
+    from export.source import Source
+
+    return Source(
+        task=task,
+        path=file,
+        name=name,
+        preprocess=None if args.preprocess is None else read_preprocess(args.preprocess),
+        labels=_labels(args.labels, task),
+        precision=args.precision,
+        shapes=dict(_shape(text) for text in args.shape),
+    )
+
+
+def read_preprocess(file: File) -> Preprocess:
+    """The table of a TOML file. Raises NotFound or InvalidArgument."""
+    try:
+        return msgspec.toml.decode(file.read_bytes(), type=Preprocess)
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file {file}") from error
+    except msgspec.DecodeError as error:
+        raise InvalidArgument(f"{file}: {error}") from error
+
+
+def _labels(options: Sequence[str], task: str) -> tuple[str, ...]:
+    files = [File(text) for text in options if "=" not in text]
+    files += [File(text.partition("=")[2]) for text in options if text.startswith(f"{task}=")]
+    if not files:
+        return ()
+    try:
+        lines = files[-1].read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no file {files[-1]}") from error
+    return tuple(line.strip() for line in lines if line.strip())
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, extents = text.partition("=")
+    try:
+        return name, tuple(int(extent) for extent in extents.split(","))
+    except ValueError as error:
+        raise InvalidArgument(f"{text!r} is no shape: write INPUT=3,224,224") from error
+
+
+def _add(args: argparse.Namespace, sources: Sequence[Source]) -> None:
+    from export.add import add_models
+    from export.blocks import MIN_BYTES
+
+    store = Store(args.store).create()
+    report = add_models(
+        store,
+        sources,
+        min_bytes=MIN_BYTES if args.min_block is None else args.min_block,
+        tolerance=args.tolerance,
+        replace=args.replace,
+    )
+    if args.json:
+        print_json(_plain(report))
+        return
+    rows = [
+        [
+            added.manifest.name,
+            added.manifest.task,
+            str(len(added.manifest.steps)),
+            show_bytes(added.manifest.whole_bytes),
+            show_bytes(added.new_bytes),
+            f"{added.difference.absolute:.2g}",
+            f"{added.difference.relative:.2g}",
+        ]
+        for added in report.added
+    ]
+    headers = ["model", "task", "blocks", "whole", "new here", "max diff", "relative"]
+    print(table(headers, rows))
+    for added in report.added:
+        for note in _notes(added):
+            print(f"{added.manifest.name}: {note}")
+    if report.recut:
+        print(f"cut anew, computing the same: {', '.join(report.recut)}")
+    print(summary(listing.contents(store)))
+
+
+def _notes(added: Added) -> list[str]:
+    notes = []
+    if added.manifest.max_rows is not None:
+        notes.append("runs one row at a time: it was exported so, and could not be set free")
+    if added.difference.largest < 1e-6:
+        notes.append(
+            f"its largest output on random input is {added.difference.largest:.1g}: the "
+            "comparison says little"
+        )
+    return notes
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    return {
+        "models": [
+            {
+                "name": added.manifest.name,
+                "task": added.manifest.task,
+                "blocks": [step.block for step in added.manifest.steps],
+                "layers": sum(len(step.layers) for step in added.manifest.steps),
+                "whole_bytes": added.manifest.whole_bytes,
+                "new_bytes": added.new_bytes,
+                "max_rows": added.manifest.max_rows,
+                "largest_difference": added.difference.absolute,
+                "relative_difference": added.difference.relative,
+                "accuracy": msgspec.to_builtins(added.manifest.accuracy),
+            }
+            for added in report.added
+        ],
+        "recut": report.recut,
+    }

@@ -1,0 +1,199 @@
+"""`edged-export ls`, `show`, `diff`, `verify`, `rm` and `gc`: looking and tidying.
+
+Needs neither onnx nor torch nor scikit-learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path as File
+from typing import Any
+
+import msgspec
+
+from edged.cli.console import print_json, show_bytes, table
+from edged.manifest import Manifest, Value
+from edged.store import Store
+from export import listing
+from export.listing import BlockLine, Contents
+
+
+def register(commands: Any) -> None:
+    new_command(commands, "ls", _ls, "what is stored, and how much of it is shared")
+    command = new_command(commands, "show", _show, "one model: its blocks and who shares them")
+    command.add_argument("model", metavar="MODEL")
+    command.add_argument("--layers", action="store_true", help="also the layers of each block")
+    command = new_command(commands, "diff", _diff, "what two models share")
+    command.add_argument("first", metavar="MODEL")
+    command.add_argument("second", metavar="MODEL")
+    new_command(
+        commands, "verify", _verify, "read everything again and compare it with its digests"
+    )
+    command = new_command(commands, "rm", _rm, "forget models; gc then removes their blocks")
+    command.add_argument("models", nargs="+", metavar="MODEL")
+    new_command(commands, "gc", _gc, "remove blocks that no model uses and no daemon holds")
+
+
+def new_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], text: str
+) -> argparse.ArgumentParser:
+    """A subcommand with the options that all have."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.add_argument("--store", type=File, required=True, metavar="DIR")
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    command.set_defaults(run=run)
+    return command
+
+
+def summary(found: Contents) -> str:
+    """One line on a whole store."""
+    text = (
+        f"{len(found.models)} models, {found.blocks} blocks: {show_bytes(found.block_bytes)} "
+        f"as blocks, {show_bytes(found.whole_bytes)} as whole models"
+    )
+    if found.unused_blocks:
+        unused = show_bytes(found.unused_bytes)
+        text += f"; {found.unused_blocks} unused blocks ({unused}), which gc removes"
+    return text
+
+
+def _ls(args: argparse.Namespace) -> None:
+    found = listing.contents(Store(args.store))
+    if args.json:
+        print_json(msgspec.to_builtins(found))
+        return
+    rows = [
+        [
+            line.name,
+            line.task,
+            line.precision,
+            str(line.blocks),
+            show_bytes(line.block_bytes),
+            show_bytes(line.shared_bytes),
+            show_bytes(line.whole_bytes),
+            "" if line.accuracy is None else f"{line.accuracy:.4f}",
+        ]
+        for line in found.models
+    ]
+    headers = [
+        "model",
+        "task",
+        "precision",
+        "blocks",
+        "bytes",
+        "of that shared",
+        "whole",
+        "accuracy",
+    ]
+    print(table(headers, rows))
+    print(summary(found))
+
+
+def _show(args: argparse.Namespace) -> None:
+    model, blocks = listing.path(Store(args.store), args.model)
+    if args.json:
+        print_json({"model": msgspec.to_builtins(model), "blocks": msgspec.to_builtins(blocks)})
+        return
+    print(f"{model.name}, a model for {model.task} ({model.precision})")
+    for kind, names in (("input", model.inputs), ("output", model.outputs)):
+        for name in names:
+            print(f"  {kind} {_value(model.value(name))}")
+    if model.preprocess is not None:
+        fields = msgspec.to_builtins(model.preprocess)
+        print("  preprocess " + ", ".join(f"{key} {value}" for key, value in fields.items()))
+    if model.labels:
+        print(f"  {len(model.labels)} labels: {', '.join(model.labels[:6])} ...")
+    if model.accuracy is not None:
+        measured = model.accuracy
+        print(
+            f"  {measured.metric} {measured.value:.4f} on {measured.images} images "
+            f"(chance {measured.chance:.4f}; {measured.note})"
+        )
+    if model.head_of is not None:
+        print(f"  its last layer is a head trained on {model.head_of.model}")
+    if model.max_rows is not None:
+        print(f"  at most {model.max_rows} rows at once")
+    print(_layers(model) if args.layers else _blocks(model, blocks))
+
+
+def _blocks(model: Manifest, blocks: tuple[BlockLine, ...]) -> str:
+    rows = [
+        [
+            block.id[:12],
+            show_bytes(block.bytes),
+            str(block.layers),
+            "; ".join(_value(model.value(name)) for name in block.writes),
+            ", ".join(block.sharers),
+        ]
+        for block in blocks
+    ]
+    return table(["block", "bytes", "layers", "writes", "shared with"], rows)
+
+
+def _layers(model: Manifest) -> str:
+    rows = [
+        [
+            step.block[:12],
+            layer.digest[:12],
+            show_bytes(layer.weight_bytes),
+            "; ".join(_value(model.value(name)) for name in layer.writes),
+        ]
+        for step in model.steps
+        for layer in step.layers
+    ]
+    return table(["block", "layer", "weights", "writes"], rows)
+
+
+def _value(value: Value) -> str:
+    return f"{value.name} {value.datatype} {list(value.shape)}"
+
+
+def _diff(args: argparse.Namespace) -> None:
+    found = listing.common(Store(args.store), args.first, args.second)
+    if args.json:
+        print_json(msgspec.to_builtins(found))
+        return
+    rows = [
+        ["in both", str(len(found.blocks)), show_bytes(found.block_bytes)],
+        [f"only in {found.first}", str(found.first_only), show_bytes(found.first_only_bytes)],
+        [f"only in {found.second}", str(found.second_only), show_bytes(found.second_only_bytes)],
+    ]
+    print(table(["", "blocks", "bytes"], rows))
+    print(f"{found.layers} equal layers with {show_bytes(found.layer_bytes)} of weights")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    store = Store(args.store)
+    damage = listing.verify(store)
+    if args.json:
+        print_json(msgspec.to_builtins(damage))
+    else:
+        for one in damage:
+            print(f"{one.what} (needed by {', '.join(one.models)})")
+        if not damage:
+            print(f"all is well: {summary(listing.contents(store))}")
+    return 1 if damage else 0
+
+
+def _rm(args: argparse.Namespace) -> None:
+    with Store(args.store).update() as change:
+        for name in args.models:
+            change.remove_model(name)
+        left = change.names()
+    if args.json:
+        print_json({"removed": args.models, "left": left})
+    else:
+        print(f"removed {', '.join(args.models)}; {len(left)} models left")
+
+
+def _gc(args: argparse.Namespace) -> None:
+    done = Store(args.store).gc()
+    if args.json:
+        print_json(
+            {"removed": done.removed, "removed_bytes": done.removed_bytes, "held": done.held}
+        )
+        return
+    print(f"removed {len(done.removed)} blocks ({show_bytes(done.removed_bytes)})")
+    if done.held:
+        print(f"kept {len(done.held)} unused blocks that a running daemon holds: try again later")
