@@ -34,7 +34,7 @@ class OffloadingLp:
     """
 
     def __init__(self, problem: FleetProblem, cloud_price: float | None = None) -> None:
-        p = self._problem = problem
+        p = self.problem = problem
         self._scale = float(p.n_clients)  # keeps costs near 1, above HiGHS's tolerances
         self._cost = p.weight * self._scale
         self._cloud_price = cloud_price
@@ -60,13 +60,9 @@ class OffloadingLp:
         self._z = Assignment(np.full(shape, NONE), np.full((p.n_edges, p.n_tasks), NONE))
         self._surrogate: Surrogate | None = None
 
-    @property
-    def mode(self) -> Mode:
-        return self._problem.mode
-
     def _add_rows(self, model: Model) -> None:
         """Every row is divided by its limit. Entries of 1.0 hold a place until a model sets them."""
-        p = self._problem
+        p = self.problem
         share = np.arange(p.load.size).reshape(p.load.shape)
         client, edge = np.arange(p.n_clients)[:, None], p.edge_of[:, None]
         flows = [(share, flow, 1.0) for flow in (self._local, self._edge, self._cloud)]
@@ -101,7 +97,7 @@ class OffloadingLp:
         local, edge, cloud = (values[columns] for columns in (self._local, self._edge, self._cloud))
         unserved = np.zeros_like(local)
         if self._unserved is not None:
-            must = self._problem.mode is Mode.STRICT or z.client != NONE
+            must = self.problem.mode is Mode.STRICT or z.client != NONE
             unserved = np.where(must, values[self._unserved], 0.0)
         duals = np.maximum(solution.duals / self._scale, 0.0)
         paid = float(duals[self._cloud_row[0]]) / self._cloud_limit
@@ -110,7 +106,7 @@ class OffloadingLp:
             edge,
             cloud,
             unserved,
-            value_of(self._problem, z, local, edge, cloud),
+            value_of(self.problem, z, local, edge, cloud),
             Prices(
                 uplink=duals[self._uplink_row] / self._uplink_limit,
                 edge_compute=duals[self._edge_row] / self._edge_limit,
@@ -119,7 +115,7 @@ class OffloadingLp:
         )
 
     def _set_clients(self, z: Ints) -> None:
-        p = self._problem
+        p = self.problem
         client, task = np.nonzero(z != self._z.client)
         if not len(client):
             return
@@ -136,7 +132,7 @@ class OffloadingLp:
             self._solver.set_costs(self._unserved[client, task], fine)
 
     def _set_edges(self, z: Ints, surrogate: Surrogate | None) -> None:
-        p = self._problem
+        p = self.problem
         changed = (z != self._z.edge) | (surrogate is not self._surrogate)
         if not changed.any():
             return
@@ -172,7 +168,7 @@ def serve(lps: Sequence[OffloadingLp], z: Assignment) -> tuple[Assignment, list[
     shortest, until nothing does: the assignment that comes back may serve less.
     """
     flows = [lp.solve(z) for lp in lps]
-    if lps[0].mode is not Mode.NULL:
+    if lps[0].problem.mode is not Mode.NULL:
         return z, flows
     while not all(flow.legal for flow in flows):
         short = np.max([flow.unserved for flow in flows], axis=0)

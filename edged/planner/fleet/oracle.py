@@ -35,13 +35,21 @@ class Worth:
         """No choice of rows is worth more."""
         return self.constant + float(self.scores(edge_of).max(axis=1).sum())
 
+    def reach(self, edge_of: Ints) -> tuple[Array, Array]:
+        """(C, R) and (E, J) the bound on all choices with a given row of one node."""
+        scores = self.scores(edge_of)
+        best = scores.max(axis=1)
+        others = self.constant + float(best.sum()) - best  # (E,) all but one edge
+        rest = (others[:, None] + scores)[edge_of] - self.client.max(axis=1)  # (C, J) all but one client
+        return (rest[:, None, :] + self.client).max(axis=2), others[:, None] + scores
+
 
 def worth(problem: FleetProblem, tables: Tables, prices: Prices) -> Worth:
     """Price all rows of all nodes. The rows' own loading costs are taken off."""
     p, edges = problem, tables.edges
     compute = prices.edge_compute[:, None] * p.edge_gflops[:, None] * (1.0 - edges.setup)
     own = compute + (prices.uplink * p.uplink_mb_s)[:, None] - edges.cost
-    profit = _knapsacks(p, tables.clients, _offload_values(p, edges, prices))
+    profit = knapsacks(p, tables.clients, _offload_values(p, edges, prices))
     return Worth(profit - tables.clients.cost[:, :, None], own, prices.cloud * p.cloud_mb_s)
 
 
@@ -58,45 +66,47 @@ def _offload_values(p: FleetProblem, edges: Rows, prices: Prices) -> Array:
     return np.maximum(edge, cloud)
 
 
-def _knapsacks(p: FleetProblem, rows: Rows, offload: Array) -> Array:
+def knapsacks(p: FleetProblem, rows: Rows, offload: Array) -> Array:
     """(C, R, J) max Σ_t y A + (1 - y) v over local shares y with Σ_t y λ w <= β.
 
     The local gains A - v above 0 fill the client's compute by gain per GFLOP. In the dual,
     min over α of α β + Σ max(0, gain - α λ w), the minimum lies at 0 or at a gain per GFLOP.
     """
     size = p.load.T[:, :, None] * rows.work  # (T, C, R) GFLOP/s
-    served = rows.served
-    total: Array = np.zeros((rows.z.shape[0], rows.z.shape[1], offload.shape[2]))
-    filled = np.zeros_like(total)
-    used = np.zeros_like(total)
-    gains = []
+    gain = np.empty((*size.shape, offload.shape[2]))  # (T, C, R, J)
+    rest = np.zeros((size.shape[1], 1, offload.shape[2]))
     for task, elsewhere in enumerate(offload):
         local = (p.weight[:, task, None] * rows.accuracy[task])[:, :, None]
-        rest = _rest(p.mode, served[task][:, :, None], elsewhere[:, None, :])
-        gain = np.maximum(local - rest, 0.0)
+        served = rows.served[task][:, :, None]
+        without = _without(p.mode, served, elsewhere[:, None, :])
+        np.maximum(np.subtract(local, without, out=gain[task]), 0.0, out=gain[task])
         if p.mode is not Mode.DROP:
-            gain *= served[task][:, :, None]
-        gains.append(gain)
-        total += rest
-        filled += gain
-        used += size[task][:, :, None] * (gain > 0)
-    client, row, edge_row = np.nonzero(used > p.client_gflops[:, None, None])
-    if len(client):
-        gain = np.stack([g[client, row, edge_row] for g in gains])
-        filled[client, row, edge_row] = _fill(gain, size[:, client, row], p.client_gflops[client])
-    return total + filled
+            gain[task] *= served
+        rest = rest + without
+    filled = gain.sum(axis=0)
+    # Only a client whose row could ask for more compute than there is has a knapsack to fill.
+    client, row = np.nonzero(size.sum(axis=0) > p.client_gflops[:, None])
+    asks = gain[:, client, row]  # (T, N, J)
+    tight, edge_row = np.nonzero(
+        np.einsum("tn,tnj->nj", size[:, client, row], asks > 0) > p.client_gflops[client, None]
+    )
+    client, row = client[tight], row[tight]
+    filled[client, row, edge_row] = fill(
+        asks[:, tight, edge_row], size[:, client, row], p.client_gflops[client]
+    )
+    return filled + rest
 
 
-def _rest(mode: Mode, served: Array, elsewhere: Array) -> Array:
-    """What the share that is not served locally makes: dropping scores 0 where it is allowed."""
+def _without(mode: Mode, served: Array, elsewhere: Array) -> Array:
+    """What the share that is not served locally makes; dropping scores 0 where it is allowed."""
     if mode is Mode.STRICT:
         return elsewhere
     dropping = np.maximum(elsewhere, 0.0)
     return dropping if mode is Mode.DROP else np.where(served, elsewhere, dropping)
 
 
-def _fill(gain: Array, size: Array, limit: Array) -> Array:
-    """(N,) fractional knapsacks: gains and sizes (T, N), limits (N,)."""
+def fill(gain: Array, size: Array, limit: Array) -> Array:
+    """(N,) the most that fractional knapsacks hold: gains and sizes (T, N), limits (N,)."""
     density = gain / np.where(size > 0, size, 1.0)
     best = gain.sum(axis=0)
     for price in density:

@@ -16,26 +16,34 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices
+from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices, edge_sums
 from edged.planner.fleet.neighbours import Choice, Cuts, best_neighbour
 from edged.planner.fleet.offloading import OffloadingLp, Surrogate, serve
 from edged.planner.fleet.oracle import Worth, worth
 from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
-from edged.planner.fleet.rows import Tables, envelope, tables
+from edged.planner.fleet.rows import MAX_ROWS, Tables, envelope, tables
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long `price` works: rounds of pricing, then at most `tries` choices in the polish."""
+    """How long `price` works: rounds of pricing, then at most `tries` choices in the polish.
+
+    Of each node so many rows stay in use, those that reach highest: `round_rows` of an edge after
+    the first round, `edge_rows` of an edge and `client_rows` of a client in the polish.
+    """
 
     rounds: int
     tries: int
+    round_rows: int
+    edge_rows: int
+    client_rows: int
 
 
-EFFORTS = {"quick": Effort(rounds=3, tries=4), "full": Effort(rounds=8, tries=40)}
+EFFORTS = {
+    "quick": Effort(rounds=3, tries=4, round_rows=12, edge_rows=6, client_rows=10),
+    "full": Effort(rounds=8, tries=40, round_rows=MAX_ROWS, edge_rows=16, client_rows=20),
+}
 CLOSE_ENOUGH = 1e-4  # relative gap between value and bound at which the search stops
-CLIENT_ROWS = 10  # the polish looks at so many rows of each client, the most promising ones,
-EDGE_ROWS = 6  # and of each edge
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,11 +89,12 @@ def search(
     prices = job.first_prices() if start.prices is None else [start.prices] * len(scenarios)
     for _ in range(effort.rounds):
         duals = job.attempt(_response(job.price(prices), job.problem.edge_of))
-        if duals is None or job.closed:
+        if not duals or job.closed:
             break
-        prices = [_middle(a, b) for a, b in zip(prices, duals, strict=True)]
+        job.shorten(MAX_ROWS, effort.round_rows)
+        prices = [_middle(a, b) for a, b in zip(prices, duals[-1], strict=True)]
     if not job.closed:
-        job.polish(effort.tries)
+        job.polish(effort)
     return job.found()
 
 
@@ -101,9 +110,10 @@ class _Search:
         self._scenarios = list(scenarios) if cloud_price is None else unlimited
         self._lps = [OffloadingLp(s, cloud_price) for s in self._scenarios]
         self._cloud_price = cloud_price
-        self._tables = tables(self.problem, start.client_cost, start.edge_cost)
-        self._envelope = None if self._tables.complete else envelope(self.problem)
+        self._all = self._tables = tables(self.problem, start.client_cost, start.edge_cost)
+        self._envelope = None if self._all.complete else envelope(self.problem)
         self._prices: list[list[Prices]] = []
+        self._pricings: list[Worth] = []  # of all rows
         self._tried: set[bytes] = set()
         self._best: _Best | None = None
         self._bound = np.inf
@@ -124,53 +134,96 @@ class _Search:
             _best_models(p.client_accuracy[p.edge_of], p.client_model_mb, p.client_mb),
             _best_models(p.edge_accuracy, p.edge_model_mb, p.edge_mb),
         )
-        nothing = np.zeros(z.edge.shape)
-        free = Surrogate(nothing, nothing) if p.batching else None  # no setup times yet
         lps = self._lps
-        if p.mode is Mode.NULL:  # nothing need be given up yet either
+        if p.mode is Mode.NULL:  # no task has been given up yet
             dropping = [replace(s, mode=Mode.DROP) for s in self._scenarios]
             lps = [OffloadingLp(s, self._cloud_price) for s in dropping]
-        return [lp.solve(z, free).prices for lp in lps]
+        return [
+            lp.solve(z, _proportional(s) if p.batching else None).prices
+            for s, lp in zip(self._scenarios, lps, strict=True)
+        ]
 
     def price(self, prices: list[Prices]) -> Worth:
-        """What the rows in use are worth at these prices; lowers the bound."""
+        """What the rows in use are worth at these prices. Lowers the bound if all are in use."""
         self._prices.append(prices)
         pricing = self._worth(self._tables, prices)
-        over = pricing
-        if self._envelope is not None:
-            over = self._worth(self._envelope, prices)
-        self._bound = min(self._bound, over.bound(self.problem.edge_of))
+        if self._tables is self._all:
+            self._pricings.append(pricing)
+            over = self._worth(self._envelope, prices) if self._envelope else pricing
+            self._bound = min(self._bound, over.bound(self.problem.edge_of))
         return pricing
 
-    def attempt(self, choice: Choice) -> list[Prices] | None:
-        """The prices that a choice leads to; keeps it if it is the best. None: tried before."""
-        if self._seen(choice):
-            return None
-        self._tried.add(self._key(choice))
-        z, flows = serve(self._lps, self._assignment(choice))
-        self._solves += len(flows)
-        short = sum(float(f.unserved.sum()) for f in flows if not f.legal)
-        objective = float(np.mean([self._net(s, f) for s, f in zip(self._scenarios, flows, strict=True)]))
-        objective -= self._tables.clients.cost_of(choice.client) + self._tables.edges.cost_of(choice.edge)
-        rank = (-short, objective)
-        if self._best is None or rank > self._best.rank:
-            self._best = _Best(choice, z, tuple(flows), rank)
-        return [flow.prices for flow in flows]
+    def attempt(self, choice: Choice) -> list[list[Prices]]:
+        """Solve the LPs of a choice; keep it if it is the best. Empty if it was tried before.
 
-    def polish(self, tries: int) -> None:
-        """Try, one after the other, the choices that look best under all cuts."""
+        The prices that come back make cuts: those of the choice, and in mode null also those of
+        what is left of it when every client can serve what it keeps.
+        """
+        if self._seen(choice):
+            return []
+        self._tried.add(self._key(choice))
+        z = self._assignment(choice)
+        cuts = []
+        if self.problem.mode is Mode.NULL:
+            cuts.append([lp.solve(z).prices for lp in self._lps])
+        z, flows = serve(self._lps, z)
+        self._solves += len(flows)
+        short = sum(float(flow.unserved.sum()) for flow in flows if not flow.legal)
+        net = [self._net(s, flow) for s, flow in zip(self._scenarios, flows, strict=True)]
+        loading = self._tables.clients.cost_of(choice.client)
+        loading += self._tables.edges.cost_of(choice.edge)
+        rank = (-short, float(np.mean(net)) - loading)
+        if self._best is None or rank > self._best.rank:
+            held = self._tables.clients.find(z.client, choice.client)
+            self._best = _Best(Choice(held, choice.edge), z, tuple(flows), rank)
+        return [*cuts, [flow.prices for flow in flows]]
+
+    def polish(self, effort: Effort) -> None:
+        """Bound once more over all rows, then try what looks best under all cuts, one at a time."""
         if self._best is None:
             return
-        self._shorten(self.price([flow.prices for flow in self._best.flows]))
+        self._restore()
+        self.price([flow.prices for flow in self._best.flows])
+        self.shorten(effort.client_rows, effort.edge_rows)
         cuts = [self._worth(self._tables, prices) for prices in self._prices]
-        for _ in range(tries):
+        for _ in range(effort.tries):
+            best = self._best
             choice = best_neighbour(
-                Cuts.of(cuts), self.problem.edge_of, self._best.choice, self._best.rank[1], self._seen
+                Cuts.of(cuts), self.problem.edge_of, best.choice, best.rank[1], self._seen
             )
-            prices = None if choice is None else self.attempt(choice)
-            if prices is None or self.closed:
+            duals = [] if choice is None else self.attempt(choice)
+            if not duals or self.closed:
                 return
-            cuts.append(self._worth(self._tables, prices))
+            cuts += [self._worth(self._tables, prices) for prices in duals]
+
+    def shorten(self, client_rows: int, edge_rows: int) -> None:
+        """Leave so many rows of each node in use: those that could still reach highest under
+        every pricing of all rows so far, and the best choice's."""
+        clients, edges = self._all.clients, self._all.edges
+        if self._best is None or self._tables is not self._all:
+            return
+        if clients.z.shape[1] <= client_rows and edges.z.shape[1] <= edge_rows:
+            return
+        reaches = [pricing.reach(self.problem.edge_of) for pricing in self._pricings]
+        best = self._best.choice
+        client = _highest(np.min([r for r, _ in reaches], axis=0), best.client, client_rows)
+        edge = _highest(np.min([r for _, r in reaches], axis=0), best.edge, edge_rows)
+        self._tables = Tables(clients.keep(client), edges.keep(edge), complete=False)
+        first = Choice(np.zeros_like(best.client), np.zeros_like(best.edge))
+        self._best = replace(self._best, choice=first)
+
+    def _restore(self) -> None:
+        """Take all rows into use again."""
+        if self._best is None or self._tables is self._all:
+            return
+        best = self._best.choice
+        z = self._assignment(best)
+        self._tables = self._all
+        choice = Choice(
+            self._all.clients.find(z.client, best.client),
+            self._all.edges.find(z.edge, best.edge),
+        )
+        self._best = replace(self._best, choice=choice)
 
     def found(self) -> Found:
         assert self._best is not None, "no round was run; this is a bug"
@@ -189,21 +242,6 @@ class _Search:
             np.mean([w.edge for w in each], axis=0),
             float(np.mean([w.constant for w in each])),
         )
-
-    def _shorten(self, pricing: Worth) -> None:
-        """Keep the rows that reach highest at these prices, and those of the best choice."""
-        assert self._best is not None
-        of, best = self.problem.edge_of, self._best
-        scores = pricing.scores(of)
-        rest = scores[of] - pricing.client.max(axis=1)  # (C, J) what all but the client makes
-        reach = (rest[:, None, :] + pricing.client).max(axis=2)
-        clients = _highest(reach, best.choice.client, CLIENT_ROWS)
-        edges = _highest(scores, best.choice.edge, EDGE_ROWS)
-        self._tables = Tables(
-            self._tables.clients.keep(clients), self._tables.edges.keep(edges), complete=False
-        )
-        first = Choice(np.zeros_like(best.choice.client), np.zeros_like(best.choice.edge))
-        self._best = replace(best, choice=first)
 
     def _assignment(self, choice: Choice) -> Assignment:
         return Assignment(
@@ -246,6 +284,13 @@ def _highest(merit: Array, first: Ints, count: int) -> Ints:
     merit[np.arange(len(first)), first] = np.inf
     order: Ints = np.argsort(-merit, axis=1, kind="stable")[:, :count]
     return order
+
+
+def _proportional(p: FleetProblem) -> Surrogate:
+    """Setup times in proportion to the share of a task's load that the edge serves, λ_et / Λ_et:
+    the least that 1{λ_et > 0} of (28) can be."""
+    load = edge_sums(p, p.load)
+    return Surrogate(1.0 / np.where(load > 0, load, np.inf), np.zeros_like(load))
 
 
 def _middle(a: Prices, b: Prices) -> Prices:

@@ -57,6 +57,11 @@ class Rows:
         chosen: Ints = self.z[np.arange(len(row)), row]
         return chosen
 
+    def find(self, z: Ints, otherwise: Ints) -> Ints:
+        """The rows (N,) of assignments (N, T); `otherwise` (N,) where the table has none."""
+        same = (self.z == z[:, None, :]).all(axis=2)
+        return np.where(same.any(axis=1), same.argmax(axis=1), otherwise)
+
     def cost_of(self, row: Ints) -> float:
         """The loading costs of the chosen rows (N,), summed."""
         return float(self.cost[np.arange(len(row)), row].sum())
@@ -272,7 +277,13 @@ def _from_partitions(library: Library, mb: float, partitions: Sequence[_Partitio
             rest, digit = np.divmod(rest, choices[which, group])
             picked[:, group] = models[start[part.tasks_of[which, group]] + digit]
         fit = library.mb[picked].sum(axis=1) <= mb + _SLACK_MB
-        found.append(np.take_along_axis(picked[fit], part.group_of[which[fit]], axis=1))
+        group = part.group_of[which[fit]]
+        z = np.take_along_axis(picked[fit], group, axis=1)
+        # A task that its group's model does not support could be in any group: one is enough.
+        aimless = (library.accuracy[z, np.arange(z.shape[1])] == 0) & (group > 0)
+        if library.may_idle:
+            aimless &= z != len(library.mb) - 1
+        found.append(z[~aimless.any(axis=1)])
     return np.concatenate(found)
 
 

@@ -1,0 +1,149 @@
+"""The onloading subproblem (14), (16): every node of a tier at fixed offloading, and Algorithm 2.
+
+Knows no LP. A tier is the clients or the edges; at fixed offloading rates its nodes are
+independent, and each picks models for the queries that stay with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edged.planner.fleet.assignment import NONE, edge_sums
+from edged.planner.fleet.offloading import Surrogate
+from edged.planner.fleet.oracle import fill
+from edged.planner.fleet.problem import Array, FleetProblem, Ints
+
+STEPS = 30  # L_max of Algorithm 2 [guess]
+STEP = 1.0  # η_l = STEP / sqrt(l), for multipliers in units of a node's whole reward [guess]
+VIOLATION = 1e-3  # ε of Algorithm 2, as a share of the node's compute [guess]
+_SLACK_MB = 1e-9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tier:
+    """N nodes; if model m serves task t it earns `reward` and takes `use` of the node's compute."""
+
+    reward: Array  # (N, M, T), in units of F
+    use: Array  # (N, M, T), 1: the whole compute of the node
+    supported: Array  # (N, M, T) bool
+    model_mb: Array  # (M,)
+    memory_mb: Array  # (N,)
+
+    def of(self, nodes: Ints) -> Tier:
+        return Tier(
+            self.reward[nodes],
+            self.use[nodes],
+            self.supported[nodes],
+            self.model_mb,
+            self.memory_mb[nodes],
+        )
+
+
+def client_tier(p: FleetProblem, offloaded: Array) -> Tier:
+    """The clients, with the shares 1 - o that stay, (C, T)."""
+    rate = p.load * (1.0 - offloaded)
+    accuracy = p.client_accuracy[p.edge_of]
+    gflop = rate[:, None, :] * p.work[:, None]
+    return _tier(accuracy, rate / p.total_load, gflop, p.client_gflops, p.client_model_mb, p.client_mb)
+
+
+def edge_tier(p: FleetProblem, edge_share: Array, surrogate: Surrogate | None) -> Tier:
+    """The edges, with the shares o - oce that they serve, (C, T). With batching the use is that of
+    row (29)."""
+    rate = edge_sums(p, p.load * edge_share)
+    gflop = rate[:, None, :] * p.work[:, None]
+    tier = _tier(
+        p.edge_accuracy, rate / p.total_load, gflop, p.edge_gflops, p.edge_model_mb, p.edge_mb
+    )
+    if surrogate is None or p.setup_s is None:
+        return tier
+    batches = (surrogate.theta * rate + surrogate.psi)[:, None, :]
+    setup = p.setup_s[:, None] / p.window_s * batches
+    return Tier(tier.reward, tier.use + setup, tier.supported, tier.model_mb, tier.memory_mb)
+
+
+def _tier(
+    accuracy: Array, weight: Array, gflop: Array, gflops: Array, model_mb: Array, memory_mb: Array
+) -> Tier:
+    limit = np.where(gflops > 0, gflops, 1e-9)[:, None, None]  # no compute: any use is far too much
+    supported = accuracy > 0
+    return Tier(weight[:, None, :] * accuracy, gflop / limit, supported, model_mb, memory_mb)
+
+
+def greedy(tier: Tier, alpha: Array) -> Array:
+    """(N, M) bool: models by Lagrangian gain per MB until the best one does not fit.
+
+    As printed: gains that tie at 0 still load models, the first ones, until memory is full.
+    """
+    value = np.maximum(tier.reward - alpha[:, None, None] * tier.use, 0.0)
+    held = np.zeros(value.shape[:2], dtype=bool)
+    free = tier.memory_mb + _SLACK_MB
+    live = np.arange(len(free))
+    best = np.zeros((len(free), 1, value.shape[2]))
+    while live.size:
+        gain = np.maximum(value - best, 0.0).sum(axis=2) / tier.model_mb
+        gain[held[live]] = -1.0
+        model = gain.argmax(axis=1)
+        row = np.arange(live.size)
+        fits = (tier.model_mb[model] <= free) & (gain[row, model] >= 0)
+        live, model, row = live[fits], model[fits], row[fits]
+        held[live, model] = True
+        value, free = value[row], free[row] - tier.model_mb[model]
+        best = np.maximum(best[row], value[np.arange(live.size), model][:, None, :])
+    return held
+
+
+def choose(tier: Tier, held: Array, alpha: Array) -> Ints:
+    """(N, T) the held model of highest Lagrangian value for each task (z of Algorithm 2)."""
+    value = tier.reward - alpha[:, None, None] * tier.use
+    value = np.where(held[:, :, None] & tier.supported, value, -np.inf)
+    z = value.argmax(axis=1)
+    return np.where(_at(value, z) > -np.inf, z, NONE)
+
+
+def greedy_lr(tier: Tier) -> tuple[Ints, list[Ints]]:
+    """Algorithm 2: the last assignment (N, T), and that of every step on the way.
+
+    The multiplier of a node rises while its compute is over-asked: by STEP / sqrt(l) times the
+    relative violation, in units of the node's whole reward.
+    """
+    unit = tier.reward.max(axis=1).sum(axis=1)
+    alpha = np.zeros(len(unit))
+    live = np.arange(len(unit))
+    last = np.full((len(unit), tier.reward.shape[2]), NONE)
+    path = []
+    for step in range(1, STEPS + 1):
+        part, price = tier.of(live), alpha[live]
+        last[live] = choose(part, greedy(part, price), price)
+        path.append(last.copy())
+        violation = _asked(part, last[live], price) - 1.0
+        alpha[live] = np.maximum(price + STEP / np.sqrt(step) * violation * unit[live], 0.0)
+        live = live[violation >= VIOLATION]
+        if not live.size:
+            break
+    return last, path
+
+
+def earned(tier: Tier, z: Ints) -> Array:
+    """(N,) the reward of assignments (N, T) within the compute of each node: what does not fit
+    is left out, the least reward per compute first."""
+    served = z != NONE
+    reward = np.where(served, _at(tier.reward, z), 0.0).T
+    use = np.where(served, _at(tier.use, z), 0.0).T
+    return fill(reward, use, np.ones(len(z)))
+
+
+def _asked(tier: Tier, z: Ints, alpha: Array) -> Array:
+    """(N,) compute that the tasks with a positive Lagrangian value ask for."""
+    use = _at(tier.use, z)
+    worth = _at(tier.reward, z) - alpha[:, None] * use > 0
+    asked: Array = np.where((z != NONE) & worth, use, 0.0).sum(axis=1)
+    return asked
+
+
+def _at(values: Array, z: Ints) -> Array:
+    """(N, T) `values` (N, M, T) at the assigned models; anything where z is NONE."""
+    picked: Array = values[np.arange(len(z))[:, None], z, np.arange(z.shape[1])]
+    return picked
