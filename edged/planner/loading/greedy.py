@@ -17,7 +17,7 @@ def greedy_visits(tables: Tables, *, slotted: bool) -> Visits:
     """`slotted` is the paper's: every visit takes whole slots. Otherwise time is continuous."""
     left = tables.asked
     loaded = tables.cold
-    time_left = float(slots_until_deadline(tables)) if slotted else tables.limit_ms
+    time_left = slots_until_deadline(tables) if slotted else tables.limit_ms
     visits: Visits = []
     while left:
         cost = tables.load_ms[loaded, left][:, None] + tables.serve_ms[left, 1:]  # (22), (23)

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edged.errors import PlanError
 from edged.planner.loading.order import Visits
 from edged.planner.loading.tables import Floats, Ints, Tables
 
 _NOBODY = np.int64(-(2**40))  # users served where a state cannot be reached
 _ROUNDING = 1e-12
+
+ENTRIES_MAX = 1e7  # models times slots; four tables of that many entries take 320 MB
 
 
 def slots_of(tables: Tables, time_ms: Floats) -> Floats:
@@ -25,14 +28,23 @@ def slots_of(tables: Tables, time_ms: Floats) -> Floats:
     return np.maximum(1.0, np.ceil(time_ms / tables.slot_ms * (1.0 - _ROUNDING)))
 
 
-def slots_until_deadline(tables: Tables) -> int:
+def slots_until_deadline(tables: Tables) -> float:
     """T of the paper: the whole slots before the deadline."""
-    return int(tables.limit_ms / tables.slot_ms * (1.0 + _ROUNDING))
+    return float(np.floor(tables.limit_ms / tables.slot_ms * (1.0 + _ROUNDING)))
 
 
 def slotted_visits(tables: Tables, clusters: list[list[int]], *, literal: bool) -> Visits:
-    """Visits that serve the most users when each visit takes whole slots."""
-    horizon = slots_until_deadline(tables)
+    """Visits that serve the most users when each visit takes whole slots.
+
+    Raises PlanError when the slots are so short that the tables would not fit in memory.
+    """
+    slots = slots_until_deadline(tables)
+    if slots * len(tables.asked) > ENTRIES_MAX:
+        raise PlanError(
+            f"slot_ms: {slots:.2g} slots until the deadline are too many for a slotted method: "
+            "take longer slots, or dp, which has none"
+        )
+    horizon = int(slots)
     solved = [_solve(tables, models, horizon, literal) for models in clusters]
     return _combine(solved, horizon)
 
@@ -112,9 +124,7 @@ def _extend(
 def _combine(clusters: list[_Cluster], horizon: int) -> Visits:
     """(20) and Algorithm 1: share out the slots among the clusters, last cluster first."""
     most = np.zeros(horizon + 1, dtype=np.int64)  # f(m, t)
-    given: list[
-        Ints
-    ] = []  # per cluster: slots that it gets when t are left for it and those before
+    given: list[Ints] = []  # per cluster: its slots, when t are left for it and those before it
     for cluster in clusters:
         alone = cluster.most()
         better = most.copy()

@@ -86,6 +86,14 @@ def test_slotted_plans_meet_the_deadline_in_whole_slots() -> None:
         assert slots <= problem.deadline_ms // 7.0
 
 
+def test_slots_too_short_for_memory_are_refused() -> None:
+    for slot_ms in (1e-7, 1e-300):
+        problem = small("small-bls", 0, slot_ms=slot_ms)
+        with pytest.raises(PlanError, match=r"^slot_ms: \S+ slots until the deadline are too many"):
+            solve(problem, "dp-slotted")
+        assert solve(problem, "greedy").served == solve(problem, "greedy-continuous").served
+
+
 def test_test_19_loses_a_predecessor_that_ties() -> None:
     """Error 4 of the specification: the literal test is worse even in slotted time."""
     problem, _ = example("pl_bls_070")

@@ -43,8 +43,8 @@ Curves = dict[str, dict[str, list[float]]]  # sweep -> method -> served ratio at
 
 def run(out: Path, quick: bool) -> Iterator[dict[str, Any]]:
     """Fig. 6 to 9, with the page `partial-loading.md`."""
-    seeds = 2 if quick else 20
-    small_seeds = 4 if quick else 40
+    seeds = 1 if quick else 20
+    small_seeds = 2 if quick else 40
     results = {
         "6": _sweeps("bls", BLS, seeds),
         "7": _sweeps("general", GENERAL, seeds),
