@@ -1,0 +1,157 @@
+"""The executor on a real backend, in this process: every mix of models, rows and places."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edged import backends
+from edged.backends.base import Array
+from edged.device import link
+from edged.device.executor import Executor
+from edged.device.loading import load_blocks
+from edged.device.preparing import prepare
+from edged.device.staging import Staged, Staging
+from tests.backends.blocks import dense, one_row_only
+from tests.device.rig import Model, make_store
+
+BODY = dense(6, 40, seed=1)
+NECK = dense(40, 5, seed=2)
+MIDDLE = dense(5, 5, seed=3)
+ONE_BY_ONE = one_row_only(5)
+MODELS = {
+    model.manifest.name: model
+    for model in (
+        Model("a", BODY, NECK, dense(5, 4, seed=4)),
+        Model("b", BODY, NECK, dense(5, 3, seed=5)),
+        Model("c", BODY, NECK, dense(5, 2, seed=6)),
+        Model("deep", BODY, NECK, MIDDLE, dense(5, 4, seed=4)),  # a's head, one block later
+        Model("other", dense(6, 5, seed=7), MIDDLE, dense(5, 3, seed=5)),  # b's head
+        Model("single", BODY, NECK, ONE_BY_ONE),
+        Model("features", BODY, NECK),
+    )
+}
+ROWS = 24
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder) / "store", MODELS.values())
+        manifests = store.models()
+        backend = backends.create("onnxruntime", {}, threads=1, cache_dir=Path(folder) / "cache")
+        _, loaded = load_blocks(store, manifests, backend)
+        limits = {block: one.max_rows for block, one in loaded.items()}
+        yield Executor(manifests, backend, limits)
+        backend.close()
+
+
+class Requests:
+    """Requests in staging memory, with the answers that they must get."""
+
+    def __init__(self) -> None:
+        self.manifests = {name: model.manifest for name, model in MODELS.items()}
+        self.staging = Staging(self.manifests, ROWS)
+        self.inputs: dict[int, Array] = {}
+
+    def stage(self, rid: int, models: list[str], x: Array) -> Staged:
+        given = link.Input("x", "tensor", "FP32", x.shape)
+        message = link.Prepare(rid, len(x), (given,), tuple(map(link.Ask, models)))
+        staged = self.staging.admit(message)
+        prepare(message, [x.reshape(-1).view(np.uint8).data], staged, self.manifests, max_pixels=0)
+        assert self.staging.settle(staged, prepared=True)
+        self.inputs[rid] = x
+        return staged
+
+    def run(self, executor: Executor, *members: tuple[int, list[str]]) -> link.BatchDone:
+        """Run a batch and compare every answer with its model in numpy."""
+        message = link.Run(1, tuple(link.Member(rid, tuple(models)) for rid, models in members))
+        begun = self.staging.begin(message.members)
+        done, payload = executor.run(message, begun)
+        self.staging.end(message.members, begun, done=True)
+        for pool in self.staging.pools.values():
+            for array in pool.arrays:
+                array[:] = np.nan  # the answers must not be read from there
+        found = {}
+        for answer, frame in zip(done.answers, payload, strict=True):
+            (output,) = answer.outputs
+            array = np.frombuffer(frame, np.float32).reshape(output.shape)
+            found[answer.rid, answer.model] = array
+        assert set(found) == {(rid, model) for rid, models in members for model in models}
+        for (rid, model), array in found.items():
+            expected = MODELS[model].twin(self.inputs[rid])
+            np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-5)
+        return done
+
+
+def rows(count: int, seed: int) -> Array:
+    return np.random.default_rng(seed).standard_normal((count, 6)).astype(np.float32)
+
+
+asks = st.sets(st.sampled_from(sorted(MODELS)), min_size=1, max_size=4).map(sorted)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_every_mix(executor: Executor, data: st.DataObject) -> None:
+    requests = Requests()
+    staged: list[tuple[int, list[str]]] = []
+    for rid in range(data.draw(st.integers(1, 8))):
+        models = data.draw(asks)
+        seed = data.draw(st.integers(0, 5))  # few, so that some frames are equal
+        requests.stage(rid, models, rows(data.draw(st.integers(1, 3)), seed))
+        if data.draw(st.integers(0, 4)) == 0:
+            requests.staging.discard(rid)  # a hole in staging memory
+        else:
+            staged.append((rid, models))
+    if staged:
+        requests.run(executor, *data.draw(st.permutations(staged)))
+
+
+def test_rows_that_lie_in_one_piece_are_read_where_they_are(executor: Executor) -> None:
+    """With mixed tasks only features are brought into order, whatever the requests' order."""
+    requests = Requests()
+    members = [(rid, [model]) for rid, model in enumerate("abcab")]
+    for rid, models in members:
+        requests.stage(rid, models, rows(1, rid))
+    pool = next(iter(requests.staging.pools.values()))
+    copies: list[object] = []
+    pool.read = lambda *args: copies.append(args)  # type: ignore[method-assign]
+    done = requests.run(executor, *members)
+    assert copies == []
+    assert {run.block: run.rows for run in done.blocks}[BODY.id] == 5
+
+
+def test_a_shared_middle_and_top_run_once(executor: Executor) -> None:
+    requests = Requests()
+    members = [(0, ["deep"]), (1, ["other"]), (2, ["a"]), (3, ["b"])]
+    for rid, models in members:
+        requests.stage(rid, models, rows(2, rid))
+    done = requests.run(executor, *members)
+    assert {run.block: run.rows for run in done.blocks}[MIDDLE.id] == 4
+    assert len(done.blocks) == 6
+
+
+def test_a_block_of_one_row_runs_row_by_row(executor: Executor) -> None:
+    requests = Requests()
+    requests.stage(0, ["single"], rows(3, 0))
+    done = requests.run(executor, (0, ["single"]))
+    assert [run.rows for run in done.blocks] == [3, 3, 1, 1, 1]
+
+
+def test_memory_grows_to_the_largest_mix_and_stays(executor: Executor) -> None:
+    for count in (1, 8, 2, 8):
+        requests = Requests()
+        requests.stage(0, ["a", "deep", "features"], rows(count, 0))
+        requests.run(executor, (0, ["a", "deep", "features"]))
+    before = executor.nbytes
+    requests = Requests()
+    requests.stage(0, ["a"], rows(3, 1))
+    requests.run(executor, (0, ["a"]))
+    assert executor.nbytes == before
