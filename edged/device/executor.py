@@ -75,7 +75,7 @@ class Executor:
         """One batch. The payload is valid until the next one. Raises EdgedError."""
         started_ns = time.perf_counter_ns()
         segments, wanted = _segments(message.members, requests)
-        batch = self.compute(segments)
+        batch = self.compute(segments, wide=message.wide)
         inferred_ns = time.perf_counter_ns()
         answers, payload = self._answer(batch, wanted)
         done = link.BatchDone(
@@ -87,12 +87,12 @@ class Executor:
         )
         return done, payload
 
-    def compute(self, segments: Sequence[Segment]) -> Batch:
+    def compute(self, segments: Sequence[Segment], *, wide: bool = True) -> Batch:
         """Run all blocks for these segments; `plan.segments` says where each one's rows are."""
         plan = self._trie.plan([(tuple(sorted(s.models)), len(s.rows)) for s in segments])
         program = self._program(plan.layout)
         roots, order = _feed(program, plan, segments)
-        runs = program.run(self._backend, roots, order)
+        runs = program.run(self._backend, roots, order, wide=wide)
         return Batch(program, plan, order is None, runs)
 
     def _answer(

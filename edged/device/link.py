@@ -81,6 +81,7 @@ class Run(_Message, frozen=True):
 
     batch: int
     members: tuple[Member, ...]
+    wide: bool = True  # alone on the whole device; False: on one lane of several
 
 
 class Discard(_Message, frozen=True):
@@ -126,6 +127,7 @@ class WarmUp(_Part, frozen=True):
     model: str
     rows: int
     infer_us: int
+    wide: bool = True  # as of Run
 
 
 class Ready(_Message, frozen=True):
@@ -133,6 +135,7 @@ class Ready(_Message, frozen=True):
 
     backend: str
     device: str  # for people, as "cpu (2 threads)"
+    lanes: int  # batches that run side by side
     emulated: bool  # nothing is computed; figures and answers must say so
     models: tuple[str, ...]
     blocks: tuple[BlockInfo, ...]

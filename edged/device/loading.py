@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -66,48 +66,60 @@ def check_manifests(manifests: Mapping[str, Manifest]) -> None:
 
 
 def warm_up(
-    executor: Executor,
+    executors: Sequence[Executor],
     manifests: Mapping[str, Manifest],
     pools: Mapping[Shape, Pool],
     max_batch_rows: int,
 ) -> list[link.WarmUp]:
-    """Run each model with one row and with as many as it will get, and time it.
+    """Run each model in each lane, with one row and with as many as it will get, and time it.
 
-    The model of each group that takes longest is timed with 2, 4, 8, .. rows as well.
+    With several lanes the times that matter are those of one lane's share of the device; the
+    whole device is only ever given to a batch that is alone. The model of each group that takes
+    longest is timed with 2, 4, 8, .. rows as well.
     """
     for pool in pools.values():
         for array in pool.arrays:
             # Whatever lies in fresh memory could be denormal floats, which take far longer.
             array[:max_batch_rows] = np.asarray(0.5).astype(array.dtype)
+    first, *others = executors
     found: list[link.WarmUp] = []
     slowest: dict[str, link.WarmUp] = {}
     for name, manifest in manifests.items():
         most = min(max_batch_rows, manifest.max_rows or max_batch_rows)
-        for rows in dict.fromkeys((1, most)):
-            last = _time(executor, manifest, pools, rows)
-            found.append(last)
-        group = last.group
-        if group not in slowest or last.infer_us > slowest[group].infer_us:
-            slowest[group] = last
+        sizes = tuple(dict.fromkeys((1, most)))
+        found += [_time(first, manifest, pools, rows, wide=True) for rows in sizes]
+        if others:
+            found += [_time(first, manifest, pools, rows, wide=False) for rows in sizes]
+        last = found[-1]
+        if last.group not in slowest or last.infer_us > slowest[last.group].infer_us:
+            slowest[last.group] = last
         log.debug("model %s warm: %d us for %d rows", name, last.infer_us, last.rows)
     for last in slowest.values():
         for rows in _doubled(last.rows):
-            found.append(_time(executor, manifests[last.model], pools, rows))
+            found.append(_time(first, manifests[last.model], pools, rows, wide=not others))
+    for executor in others:
+        for last in slowest.values():
+            _time(executor, manifests[last.model], pools, last.rows, wide=False)
     return found
 
 
 def _time(
-    executor: Executor, manifest: Manifest, pools: Mapping[Shape, Pool], rows: int
+    executor: Executor,
+    manifest: Manifest,
+    pools: Mapping[Shape, Pool],
+    rows: int,
+    *,
+    wide: bool,
 ) -> link.WarmUp:
     segment = Segment(pools[shape_of(manifest)], list(range(rows)), {manifest.name})
     times_s: list[float] = []
-    executor.compute([segment])
+    executor.compute([segment], wide=wide)
     while len(times_s) < _WARM_UP_RUNS and not (times_s and times_s[0] > _LONG_S):
         started_s = time.perf_counter()
-        executor.compute([segment])
+        executor.compute([segment], wide=wide)
         times_s.append(time.perf_counter() - started_s)
     infer_us = max(1, round(statistics.median(times_s) * 1e6))
-    return link.WarmUp(manifest.steps[0].block, manifest.name, rows, infer_us)
+    return link.WarmUp(manifest.steps[0].block, manifest.name, rows, infer_us, wide)
 
 
 def _doubled(end: int) -> Iterator[int]:

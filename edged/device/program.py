@@ -76,7 +76,7 @@ class Program:
         return self._arrays[buffer]
 
     def run(
-        self, backend: Backend, roots: Mapping[int, Array], order: Array | None
+        self, backend: Backend, roots: Mapping[int, Array], order: Array | None, *, wide: bool
     ) -> list[link.BlockRun]:
         """Run all blocks. `roots`: the inputs by buffer.
 
@@ -97,7 +97,7 @@ class Program:
                 for position, at in call.roots:
                     inputs[position] = roots[at.buffer][at.start : at.start + at.rows]
             started_ns = time.perf_counter_ns()
-            backend.run(call.block, inputs, call.outputs)
+            backend.run(call.block, inputs, call.outputs, wide=wide)
             took_us = (time.perf_counter_ns() - started_ns) // 1000
             runs.append(link.BlockRun(call.block, call.rows, took_us))
         return runs
@@ -165,8 +165,6 @@ def _lifetimes(layout: Layout, twins: Mapping[int, int]) -> list[Lifetime]:
     for buffer in _answers(layout):
         times[buffer].append(end)
     if layout.reorder is not None:
-        for buffer in layout.reorder.buffers:
-            times[buffer].append(2 * layout.reorder.before)
         times += [[2 * layout.reorder.before, max(times[buffer])] for buffer in twins]
     buffers: list[Buffer] = [*layout.buffers, *(layout.buffers[buffer] for buffer in twins)]
     return [

@@ -1,7 +1,7 @@
 """The device worker: loads models, prepares requests, runs batches, reports.
 
 The main thread reads messages and does what is short. Some threads decode images into staging
-memory. One lane runs batches, one at a time. Each thread reports to the front by itself.
+memory. Lanes run batches, each one at a time. Each thread reports to the front by itself.
 Knows no scheduler: the front says what runs when.
 """
 
@@ -72,6 +72,8 @@ class Worker:
         self._commands.connect(start.commands)
         self._jobs: Jobs = queue.SimpleQueue()
         self._batches: Jobs = queue.SimpleQueue()
+        # One for each lane; the last one that was used goes first, its memory is in the cache.
+        self._idle: queue.LifoQueue[Executor] = queue.LifoQueue()
         self._threads: list[tuple[threading.Thread, Jobs]] = []
         self._handlers: dict[type, Callable[[Any, list[memoryview]], None]] = {
             link.Prepare: self._on_prepare,
@@ -97,20 +99,26 @@ class Worker:
         )
         blocks, loaded = load_blocks(store, self._manifests, self._backend)
         limits = {block: one.max_rows for block, one in loaded.items()}
-        self._executor = Executor(self._manifests, self._backend, limits)
+        self._executors = [
+            Executor(self._manifests, self._backend, limits) for _ in range(self._backend.lanes)
+        ]
+        for executor in reversed(self._executors):
+            self._idle.put(executor)
         self._staging = Staging(self._manifests, settings.staging_rows)
         warm_ups = warm_up(
-            self._executor, self._manifests, self._staging.pools, settings.max_batch_rows
+            self._executors, self._manifests, self._staging.pools, settings.max_batch_rows
         )
         for number in range(settings.prepare_threads):
             self._start_thread(f"prepare-{number}", self._jobs)
-        self._start_thread("lane", self._batches)
+        for number in range(self._backend.lanes):
+            self._start_thread(f"lane-{number}", self._batches)
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
         self.reports.send(
             link.Ready(
                 backend=self._backend.name,
                 device=self._backend.device,
+                lanes=self._backend.lanes,
                 emulated=self._backend.emulated,
                 models=tuple(self._manifests),
                 blocks=tuple(blocks),
@@ -193,15 +201,18 @@ class Worker:
         except EdgedError as error:
             reports.send(link.BatchFailed(message.batch, error.code, str(error)))
             return
+        executor = self._idle.get()
         try:
-            done, payload = self._executor.run(message, requests)
+            done, payload = executor.run(message, requests)
         except Exception as caught:
             self._staging.end(message.members, requests, done=False)
             typed = _typed(caught, "a batch could not be run")
             reports.send(link.BatchFailed(message.batch, typed.code, str(typed)))
-            return
-        self._staging.end(message.members, requests, done=True)
-        reports.send(done, payload)
+        else:
+            self._staging.end(message.members, requests, done=True)
+            reports.send(done, payload)  # before the executor's memory is used again
+        finally:
+            self._idle.put(executor)
 
     # --- the rest -----------------------------------------------------------------------------
 
@@ -211,7 +222,7 @@ class Worker:
                 n=n,
                 pss_bytes=_pss_bytes(),
                 staging_bytes=self._staging.nbytes,
-                buffer_bytes=self._executor.nbytes,
+                buffer_bytes=sum(executor.nbytes for executor in self._executors),
             )
         )
 

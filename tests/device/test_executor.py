@@ -18,13 +18,41 @@ from edged.device.executor import Executor
 from edged.device.loading import load_blocks
 from edged.device.preparing import prepare
 from edged.device.staging import Staged, Staging
-from tests.backends.blocks import dense, one_row_only
+from edged.manifest import Step, Value
+from tests.backends.blocks import Block, dense, one_row_only, sum_and_difference
 from tests.device.rig import Model, make_store
 
 BODY = dense(6, 40, seed=1)
 NECK = dense(40, 5, seed=2)
 MIDDLE = dense(5, 5, seed=3)
 ONE_BY_ONE = one_row_only(5)
+SIX = dense(6, 6, seed=8)
+LEAP = dense(6, 6, seed=10)
+BOTH = sum_and_difference(6)
+
+
+class Skip(Model):
+    """x to (x + d, x - d, x) with d = dense(x): the input is read again, and is an output."""
+
+    def __init__(self, name: str, body: Block) -> None:
+        super().__init__(
+            name,
+            body,
+            inputs=("x",),
+            outputs=("sum", "x", "difference"),
+            values=tuple(Value(v, "FP32", (6,)) for v in ("x", "d", "sum", "difference")),
+            steps=(
+                Step(body.id, ("x",), ("d",)),
+                Step(BOTH.id, ("x", "d"), ("sum", "difference")),
+            ),
+        )
+        self.blocks = (body, BOTH)
+
+    def twin(self, x: Array) -> list[Array]:
+        (d,) = self.blocks[0].twin(x)
+        return [x + d, x, x - d]
+
+
 MODELS = {
     model.manifest.name: model
     for model in (
@@ -35,6 +63,10 @@ MODELS = {
         Model("other", dense(6, 5, seed=7), MIDDLE, dense(5, 3, seed=5)),  # b's head
         Model("single", BODY, NECK, ONE_BY_ONE),
         Model("features", BODY, NECK),
+        Skip("skip", SIX),
+        Model("six", SIX, dense(6, 4, seed=9)),
+        Skip("leap", LEAP),
+        Model("landing", LEAP, SIX, dense(6, 3, seed=11)),
     )
 }
 ROWS = 24
@@ -78,15 +110,20 @@ class Requests:
         for pool in self.staging.pools.values():
             for array in pool.arrays:
                 array[:] = np.nan  # the answers must not be read from there
+        frames = iter(payload)
         found = {}
-        for answer, frame in zip(done.answers, payload, strict=True):
-            (output,) = answer.outputs
-            array = np.frombuffer(frame, np.float32).reshape(output.shape)
-            found[answer.rid, answer.model] = array
+        for answer in done.answers:
+            found[answer.rid, answer.model] = [
+                np.frombuffer(next(frames), np.float32).reshape(output.shape)
+                for output in answer.outputs
+            ]
         assert set(found) == {(rid, model) for rid, models in members for model in models}
-        for (rid, model), array in found.items():
+        for (rid, model), arrays in found.items():
             expected = MODELS[model].twin(self.inputs[rid])
-            np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-5)
+            for array, one in zip(
+                arrays, expected if isinstance(expected, list) else [expected], strict=True
+            ):
+                np.testing.assert_allclose(array, one, rtol=1e-4, atol=1e-5)
         return done
 
 
@@ -155,3 +192,13 @@ def test_memory_grows_to_the_largest_mix_and_stays(executor: Executor) -> None:
     requests.stage(0, ["a"], rows(3, 1))
     requests.run(executor, (0, ["a"]))
     assert executor.nbytes == before
+
+
+def test_rows_are_gathered_out_of_staging_memory_too(executor: Executor) -> None:
+    """Three first blocks asked for in a ring: one of them reads rows that do not lie together."""
+    members = [(0, ["a", "other"]), (1, ["other", "six"]), (2, ["a", "six"])]
+    for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1], [0, 2, 1], [1, 0, 2], [2, 1, 0]):
+        requests = Requests()
+        for rid in order:  # one of these orders is the layout's, so that rows are read in place
+            requests.stage(rid, members[rid][1], rows(1, rid))
+        requests.run(executor, *members)
