@@ -25,11 +25,13 @@ from tests.client.fake_daemon import FakeDaemon, Received, error, infer_reply, o
 PATIENCE_S = 10.0
 
 
-def with_client(daemon: FakeDaemon, test: Callable[[AsyncClient], Awaitable[None]]) -> None:
+def with_client(
+    daemon: FakeDaemon, test: Callable[[AsyncClient], Awaitable[None]], **options: Retry
+) -> None:
     """Run `test` with a connected client."""
 
     async def run() -> None:
-        async with AsyncClient(daemon.endpoint, timeout_s=PATIENCE_S) as client:
+        async with AsyncClient(daemon.endpoint, timeout_s=PATIENCE_S, **options) as client:
             await test(client)
 
     asyncio.run(run(), debug=True)
@@ -155,7 +157,7 @@ def test_a_restart_of_the_daemon_costs_no_request(daemon: FakeDaemon) -> None:
         daemon.start()
         await pending.result()
 
-    with_client(daemon, test)
+    with_client(daemon, test, retry=Retry(resend_after_s=1000.0))
     before, after = daemon.infers
     assert (before.client, before.id) == (after.client, after.id)
 

@@ -26,6 +26,7 @@ from edged.errors import (
 from tests.client.fake_daemon import FakeDaemon, Received, error, infer_reply, other_reply
 
 FAST = Retry(attempts=3, resend_after_s=0.05, backoff_s=0.01)
+NOT_BY_TIME = Retry(resend_after_s=1000.0)
 PATIENCE_S = 10.0  # of a test; passes long before
 
 
@@ -66,6 +67,27 @@ def test_each_task_in_its_own_way(client: Client) -> None:
     assert result["flowers"].classes[0][0].label == "rose"
     assert result["food"].tensor.shape == (1, 3)
     assert result["food"].model == "food-large"
+
+
+def test_a_model_with_several_outputs(client: Client, daemon: FakeDaemon) -> None:
+    boxes = wire.OutputTensor("cars", "detector", "boxes", "FP32", (1, 1))
+    count = wire.OutputTensor("cars", "detector", "count", "UINT8", (1,))
+    best = wire.OutputTensor(
+        "color", "painter", "logits", "FP32", (1, 2), ((wire.Class(0, 1.0, "red"),),)
+    )
+    mask = wire.OutputTensor("color", "painter", "mask", "UINT8", (1, 2))
+    payload = [np.float32(7).tobytes(), b"\3", b"\0\1"]
+    daemon.answer = lambda received: [
+        wire.encode_reply(wire.InferReply(received.id, (boxes, count, best, mask)), payload)
+    ]
+    result = client.infer(b"jpeg", ["cars", "color"])
+    assert {name: array.tolist() for name, array in result["cars"].tensors.items()} == {
+        "boxes": [[7.0]],
+        "count": [3],
+    }
+    assert result["cars"].tensor.dtype == np.float32
+    assert result["color"].classes[0][0].label == "red"
+    assert result["color"].tensors["mask"].tolist() == [[0, 1]]
 
 
 def test_files_and_their_bytes_travel_as_they_are(
@@ -289,7 +311,7 @@ def test_a_lost_request_is_sent_again_and_answered_once(daemon: FakeDaemon) -> N
     assert len({(received.client, received.id) for received in daemon.infers}) == 1
 
 
-def test_a_restart_of_the_daemon_costs_no_request(client: Client, daemon: FakeDaemon) -> None:
+def test_a_restart_of_the_daemon_costs_no_request(daemon: FakeDaemon) -> None:
     arrived = threading.Event()
 
     def swallow(received: Received) -> list[wire.Frames]:
@@ -297,12 +319,13 @@ def test_a_restart_of_the_daemon_costs_no_request(client: Client, daemon: FakeDa
         return []
 
     daemon.answer = swallow
-    pending = client.submit(b"jpeg", "flowers")
-    assert arrived.wait(PATIENCE_S)
-    daemon.stop()
-    daemon.answer = lambda received: [infer_reply(received)]
-    daemon.start()
-    assert pending.result().sends == 2
+    with Client(daemon.endpoint, timeout_s=PATIENCE_S, retry=NOT_BY_TIME) as client:
+        pending = client.submit(b"jpeg", "flowers")
+        assert arrived.wait(PATIENCE_S)
+        daemon.stop()
+        daemon.answer = lambda received: [infer_reply(received)]
+        daemon.start()
+        assert pending.result().sends == 2
     before, after = daemon.infers
     assert (before.client, before.id) == (after.client, after.id)
 

@@ -16,7 +16,7 @@ from edged.errors import Code, EdgedError
 
 LIMITS = wire.Limits(
     max_message_bytes=5_000,
-    max_header_bytes=2_000,
+    max_header_bytes=4_000,
     max_frames=10,
     max_rows=4,
     max_pixels=100,
@@ -56,6 +56,8 @@ REFUSED: dict[str, tuple[Any, list[bytes], Code, str]] = {
     "timestamp": (infer(id=msgpack.Timestamp(1)), [b"j"], Code.INVALID_ARG, "msgpack"),
     "binary": (infer(id=b"r1"), [b"j"], Code.INVALID_ARG, "msgpack"),
     "no UTF-8": (b"\x81\xa2id\xa1\xff", [], Code.INVALID_ARG, "msgpack"),
+    "a map of 257": ({str(n): 0 for n in range(257)}, [], Code.INVALID_ARG, "257"),
+    "an array of 257": (infer(outputs=[TASK] * 257), [b"j"], Code.INVALID_ARG, "257"),
     "misspelt field": (infer(ouputs=[]), [b"j"], Code.INVALID_ARG, "unknown field `ouputs`"),
     "misspelt deeper": (
         infer(outputs=[{"name": "f", "parameters": {"top_k": 1}}]),
@@ -159,7 +161,7 @@ REFUSED: dict[str, tuple[Any, list[bytes], Code, str]] = {
         "takes 8 bytes, its frame has 7",
     ),
     "many frames": (infer(), [b"j"] * 9, Code.RESOURCE_EXHAUSTED, "11 frames"),
-    "long header": (infer(id="x" * 2_000), [b"j"], Code.RESOURCE_EXHAUSTED, "limit of 2000"),
+    "long header": (infer(id="x" * 4_000), [b"j"], Code.RESOURCE_EXHAUSTED, "limit of 4000"),
     "long message": (infer(), [b"j" * 5_000], Code.RESOURCE_EXHAUSTED, "limit of 5000"),
 }
 
