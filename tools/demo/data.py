@@ -128,11 +128,13 @@ SOURCES: dict[str, Callable[[Generator], Iterator[Sample]]] = {
 }
 
 
-def write(root: Path, task: str, seed: int) -> bool:
-    """Write the images of `task` below `root`, once; whether there was anything to do."""
-    final = root / task
-    if final.exists():
-        return False
+def written(root: Path, task: str) -> bool:
+    """Whether the images of `task` are below `root`, all of them."""
+    return (root / task).exists()
+
+
+def write(root: Path, task: str, seed: int) -> None:
+    """Write the images of `task` below `root`, where they are not yet; all of them or none."""
     partial = root / f".{task}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     for number, sample in enumerate(SOURCES[task](np.random.default_rng(seed))):
@@ -142,8 +144,7 @@ def write(root: Path, task: str, seed: int) -> bool:
             shutil.copyfile(sample.image, folder / sample.image.name)
         elif not cv2.imwrite(str(folder / f"{number:04}.png"), sample.image):
             raise OSError(f"cannot write an image into {folder}")
-    os.rename(partial, final)
-    return True
+    os.rename(partial, root / task)
 
 
 def held_out(root: Path, task: str) -> list[HeldOut]:

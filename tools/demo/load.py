@@ -15,7 +15,7 @@ from edged.client import Client, Pending
 from tools.demo.data import HeldOut
 
 DEVICES = 4
-IN_FLIGHT = 4  # requests of each device
+IN_FLIGHT = 2  # requests of each device
 TOP_K = 5
 ALL_TASKS_EVERY = 8  # so many requests; the others ask for the one task that the image is of
 

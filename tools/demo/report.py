@@ -13,8 +13,9 @@ import msgspec
 
 from edged.cli.console import show_bytes, table
 from edged.manifest import Manifest
+from edged.wire import BatchStatistics
 from tools.demo.data import HeldOut
-from tools.demo.load import Answer
+from tools.demo.load import DEVICES, IN_FLIGHT, Answer
 
 TOP = {"imagenet": 5}
 
@@ -58,15 +59,42 @@ class Summary(msgspec.Struct, frozen=True):
         return not any(task.unlike_uncut for task in self.tasks)
 
 
-def summarize_task(
+def summarize(
     answers: Sequence[Answer],
+    uncut: Mapping[HeldOut, tuple[str, ...]],
+    batches: Iterable[BatchStatistics],
+    models: Mapping[str, Manifest],
+    block_bytes: Mapping[str, int],
+    seconds: float,
+) -> Summary:
+    """A run of `seconds`, from the answers to all images and the best classes by uncut models."""
+    batches = tuple(batches)
+    for_all = [answer for answer in answers if answer.tasks > 1]
+    used = {block for model in models.values() for block in _blocks(model)}
+    return Summary(
+        tasks=tuple(
+            _task(task, answers, uncut, models, block_bytes)
+            for task in dict.fromkeys(image.task for image in uncut)
+        ),
+        seconds=seconds,
+        requests=len(answers),
+        requests_for_all=len(for_all),
+        batches=sum(batch.count for batch in batches),
+        mixed_batches=sum(batch.mixed for batch in batches),
+        block_bytes=sum(block_bytes[block] for block in used),
+        whole_bytes=sum(model.whole_bytes for model in models.values()),
+    )
+
+
+def _task(
+    name: str,
+    all_answers: Sequence[Answer],
     uncut: Mapping[HeldOut, tuple[str, ...]],
     models: Mapping[str, Manifest],
     block_bytes: Mapping[str, int],
-    requests: int,
 ) -> Task:
-    """`answers` to the held out images of one task, and what the uncut model ranks best."""
-    name = answers[0].image.task
+    answers = [answer for answer in all_answers if answer.image.task == name]
+    others = [answer for answer in all_answers if answer.tasks > 1 and answer.image.task != name]
     top = TOP.get(name, 1)
     round_trips_ms = sorted(answer.round_trip_s * 1e3 for answer in answers)
     users = Counter(block for model in models.values() for block in _blocks(model))
@@ -78,7 +106,7 @@ def summarize_task(
         right=sum(answer.image.label in answer.classes[:top] for answer in answers),
         right_uncut=sum(answer.image.label in uncut[answer.image][:top] for answer in answers),
         unlike_uncut=sum(_differ(answer, uncut[answer.image], top) for answer in answers),
-        requests=requests,
+        requests=len(answers) + len(others),
         p50_ms=median_high(round_trips_ms),
         p99_ms=round_trips_ms[len(round_trips_ms) * 99 // 100],
         batch_rows=dict(sorted(Counter(answer.batch_rows for answer in answers).items())),
@@ -97,8 +125,9 @@ def render(summary: Summary) -> str:
         [
             table(headers, [_row(task) for task in summary.tasks]),
             "",
-            f"{summary.requests} requests in {summary.seconds:.1f} s, "
-            f"{summary.requests_for_all} of them for all {len(summary.tasks)} tasks at once. "
+            f"{DEVICES} clients with {IN_FLIGHT} requests in flight each: {summary.requests} requests "
+            f"in {summary.seconds:.1f} s, {summary.requests_for_all} of them for all "
+            f"{len(summary.tasks)} tasks at once.",
             f"{summary.batches} batches, {summary.mixed_batches} with rows of several tasks.",
             f"The {len(summary.tasks)} models take {show_bytes(summary.block_bytes)} as blocks, "
             f"{show_bytes(summary.whole_bytes)} as whole models.",
@@ -128,7 +157,7 @@ def _row(task: Task) -> tuple[str, ...]:
         str(task.requests),
         f"{task.p50_ms:.1f}",
         f"{task.p99_ms:.1f}",
-        f"{min(rows)} to {max(rows)}",
+        f"{min(rows)} to {max(rows)}" if len(rows) > 1 else f"{max(rows)}",
         show_bytes(task.shared_bytes),
         show_bytes(task.own_bytes),
     )
@@ -142,5 +171,5 @@ def _verdict(summary: Summary) -> str:
     return f"FAILED: {differ} of {images} images are classified unlike the uncut models do it."
 
 
-def _blocks(model: Manifest) -> Iterable[str]:
+def _blocks(model: Manifest) -> set[str]:
     return {step.block for step in model.steps}
