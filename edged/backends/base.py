@@ -49,6 +49,7 @@ class Backend(Protocol):
     name: str
     device: str  # for people, as "cpu, 2 threads"
     emulated: bool  # takes time and computes nothing
+    lanes: int  # batches that it runs side by side, each with its share of the device
     versions: Mapping[str, str]  # of the libraries that compute
 
     def is_prepared(self, block: str) -> bool:
@@ -63,9 +64,12 @@ class Backend(Protocol):
     def unload(self, block: str) -> None:
         """Give back what `load` took."""
 
-    def run(self, block: str, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def run(
+        self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
+    ) -> None:
         """Compute a loaded block into `outputs`; all of one call have the same number of rows.
 
+        `wide`: with the whole device, for one batch alone; else with the share of one lane.
         Raises EdgedError when the device or the block fails; `outputs` are undefined then.
         """
 

@@ -36,6 +36,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Emulated:
     name = "emulated"
     emulated = True
+    lanes = 1
 
     def __init__(self, options: Options) -> None:
         for key, curve in options.blocks.items():
@@ -68,7 +69,9 @@ class Emulated:
     def unload(self, block: str) -> None:
         del self._curves[block]
 
-    def run(self, block: str, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def run(
+        self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
+    ) -> None:
         started = time.monotonic()
         for array in outputs:
             array.fill(0)

@@ -36,6 +36,7 @@ class Fake:
     name = "fake"
     device = "none"
     emulated = True
+    lanes = 1
 
     def __init__(self, options: Options) -> None:
         self.versions = {"numpy": np.__version__}
@@ -57,7 +58,9 @@ class Fake:
     def unload(self, block: str) -> None:
         del self._factors[block]
 
-    def run(self, block: str, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def run(
+        self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
+    ) -> None:
         rows = len(outputs[0])
         self._fault(inputs)
         duration_us = self._options.run_us + rows * self._options.row_us

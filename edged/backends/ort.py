@@ -4,6 +4,11 @@ One session a block, all of a process on one pool of threads and one arena. With
 chain of six blocks takes three to eight times as long as the uncut model; with an arena each, its
 activations take twice the memory.
 
+With several `lanes` batches run side by side, each on one thread, which carries more of them than
+all threads on one after the other. ONNX Runtime allows no other threads beside a common pool, so a
+block then has two sessions, one with a pool of its own for a batch that is alone, and one without.
+Both map the same weights.
+
 On the CPU a block is prepared once for each host: optimised, its weights packed and in a file of
 their own, which is mapped and not read. CUDA and TensorRT are not verified on hardware.
 """
@@ -11,6 +16,7 @@ their own, which is mapped and not read. CUDA and TensorRT are not verified on h
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,18 +47,20 @@ _TYPES: dict[str, DataType] = {
     "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
 }  # fmt: skip
 
-_BindingKey: TypeAlias = "tuple[str, int, tuple[int, ...]]"  # block, rows, addresses
+_BindingKey: TypeAlias = "tuple[str, bool, int, tuple[int, ...]]"  # block, wide, rows, addresses
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    lanes: int = 1  # batches side by side, on the CPU; best 1 or the number of threads
     device_id: int = 0  # of the GPU
     provider_options: dict[str, Any] = {}  # handed to ONNX Runtime as they are
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    session: Any  # ort.InferenceSession
+    wide: Any  # ort.InferenceSession, on the pool of threads
+    narrow: Any  # the same on the thread that calls; one session where there is one thread
     inputs: tuple[tuple[str, type[np.generic]], ...]
     outputs: tuple[tuple[str, type[np.generic]], ...]
 
@@ -69,9 +77,18 @@ class OnnxRuntime:
                 f"{', '.join(ort.get_available_providers())}: install a build for this device, or "
                 "set provider = cpu"
             )
-        _share_threads_and_arena(threads)
         on_cpu = options.provider == "cpu"
+        if options.lanes < 1 or (options.lanes > 1 and not on_cpu):
+            raise ConfigError(
+                f"lanes = {options.lanes} with provider {options.provider}: it must be at least 1, "
+                "and 1 on a GPU"
+            )
+        if options.lanes == 1:
+            _share_threads(threads)
+        _share_arena()
+        self._threads = threads
         self.device = f"cpu, {threads} threads" if on_cpu else f"cuda:{options.device_id}"
+        self.lanes = options.lanes
         self.versions = {"onnxruntime": ort.__version__}
         self._options = options
         self._prepared: PreparedBlocks | None = None
@@ -80,6 +97,7 @@ class OnnxRuntime:
             self._prepared.sweep()
         self._blocks: dict[str, _Block] = {}
         self._bindings: dict[_BindingKey, Any] = {}
+        self._bindings_lock = threading.Lock()  # lanes bind at the same time
 
     def is_prepared(self, block: str) -> bool:
         return self._prepared is not None and self._prepared.find(block) is not None
@@ -87,7 +105,8 @@ class OnnxRuntime:
     def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
         bytes_used = path.stat().st_size
         try:
-            session = self._session(block, path)
+            wide = self._session(block, path, wide=True)
+            narrow = self._session(block, path, wide=False) if self.lanes > 1 else wide
         except (EdgedError, OSError):
             raise
         except Exception as error:  # onnxruntime's own have no common base
@@ -95,28 +114,32 @@ class OnnxRuntime:
                 f"block {block[:12]} does not load in onnxruntime ({_line(error)}): export its "
                 "models again"
             ) from error
-        _check(block, session, uses)
+        _check(block, wide, uses)
         self._blocks[block] = _Block(
-            session,
-            inputs=tuple((arg.name, NUMPY[_TYPES[arg.type]]) for arg in session.get_inputs()),
-            outputs=tuple((arg.name, NUMPY[_TYPES[arg.type]]) for arg in session.get_outputs()),
+            wide,
+            narrow,
+            inputs=tuple((arg.name, NUMPY[_TYPES[arg.type]]) for arg in wide.get_inputs()),
+            outputs=tuple((arg.name, NUMPY[_TYPES[arg.type]]) for arg in wide.get_outputs()),
         )
-        rows = session.get_inputs()[0].shape[0]
+        rows = wide.get_inputs()[0].shape[0]
         return Loaded(bytes_used, rows if isinstance(rows, int) else None)
 
     def unload(self, block: str) -> None:
         del self._blocks[block]
         self._bindings = {key: b for key, b in self._bindings.items() if key[0] != block}
 
-    def run(self, block: str, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def run(
+        self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
+    ) -> None:
         loaded = self._blocks[block]
         # Addresses and the number of rows say all that a binding knows, so an old binding fits
         # whatever arrays lie there now.
         addresses = tuple([array.ctypes.data for array in (*inputs, *outputs)])
-        key = (block, len(outputs[0]), addresses)
+        key = (block, wide, len(outputs[0]), addresses)
+        session = loaded.wide if wide else loaded.narrow
         binding = self._bindings.get(key) or self._bind(key, loaded, inputs, outputs)
         try:
-            loaded.session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding)
         except Exception as error:
             raise EdgedError(f"block {block[:12]} failed: {_line(error)}") from error
 
@@ -124,14 +147,14 @@ class OnnxRuntime:
         self._bindings.clear()
         self._blocks.clear()
 
-    def _session(self, block: str, path: Path) -> Any:
+    def _session(self, block: str, path: Path, *, wide: bool) -> Any:
         if self._prepared is None:
             return self._open(path, self._session_options())
         entry = self._prepared.find(block)
         if entry is None:
             entry = self._prepared.make(block, functools.partial(self._optimise, path))
         self._prepared.touch(block)
-        options = self._session_options()
+        options = self._session_options(wide=wide)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # is done
         try:
             return self._open(entry / _MODEL, options)
@@ -152,10 +175,14 @@ class OnnxRuntime:
             options.add_session_config_entry(key, value)
         self._open(path, options)
 
-    def _session_options(self) -> Any:
+    def _session_options(self, *, wide: bool = True) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors
-        options.use_per_session_threads = False
+        if self.lanes == 1:
+            options.use_per_session_threads = False
+        else:
+            options.intra_op_num_threads = self._threads if wide else 1  # 1: the one that calls
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._prepared is not None:  # on the CPU
             options.add_session_config_entry("session.use_env_allocators", "1")
         return options
@@ -178,15 +205,16 @@ class OnnxRuntime:
     def _bind(
         self, key: _BindingKey, loaded: _Block, inputs: Sequence[Array], outputs: Sequence[Array]
     ) -> Any:
-        binding = loaded.session.io_binding()
-        address = iter(key[2])
+        binding = (loaded.wide if key[1] else loaded.narrow).io_binding()
+        address = iter(key[3])
         for (name, kind), array in zip(loaded.inputs, inputs, strict=True):
             binding.bind_input(name, "cpu", 0, kind, array.shape, next(address))
         for (name, kind), array in zip(loaded.outputs, outputs, strict=True):
             binding.bind_output(name, "cpu", 0, kind, array.shape, next(address))
-        if len(self._bindings) >= _MAX_BINDINGS:
-            self._bindings.pop(next(iter(self._bindings)), None)
-        self._bindings[key] = binding
+        with self._bindings_lock:
+            if len(self._bindings) >= _MAX_BINDINGS:
+                del self._bindings[next(iter(self._bindings))]
+            self._bindings[key] = binding
         return binding
 
 
@@ -195,8 +223,8 @@ def create(options: Options, *, threads: int, cache_dir: Path) -> OnnxRuntime:
 
 
 @functools.cache
-def _share_threads_and_arena(threads: int) -> None:
-    """Both are the process's: they can be set once, before its first session."""
+def _share_threads(threads: int) -> None:
+    """The pool is the process's: it can be set once, before its first session."""
     try:
         ort.set_global_thread_pool_sizes(threads, 1)
     except Exception as error:
@@ -204,6 +232,11 @@ def _share_threads_and_arena(threads: int) -> None:
             f"this process already runs onnxruntime with another number of threads than {threads}: "
             "use one number in one process"
         ) from error
+
+
+@functools.cache
+def _share_arena() -> None:
+    """The arena is the process's as well."""
     cpu = ort.OrtMemoryInfo(
         "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
     )

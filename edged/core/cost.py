@@ -13,7 +13,8 @@ _WEIGHT = 0.1  # of the newest batch in the running correction
 class CostModel:
     """Owns one curve for each group. Groups without one are learnt from what runs."""
 
-    def __init__(self, costs: Iterable[GroupCost] = ()) -> None:
+    def __init__(self, costs: Iterable[GroupCost] = (), *, lanes: int = 1) -> None:
+        self._lane_share = 1.0 / lanes
         self._curves = {cost.group: cost for cost in costs}
         self._correction: dict[str, float] = {}  # measured over predicted, smoothed
         self._pace_s: dict[str, float] = {}  # seconds a row, smoothed
@@ -26,11 +27,15 @@ class CostModel:
             return None if pace_s is None else pace_s * rows
         return interpolate(curve.rows, curve.time_s, rows) * self._correction.get(group, 1.0)
 
-    def observe(self, group: str, rows: int, time_s: float) -> None:
-        """Learn from a batch that took `time_s`."""
-        _smooth(self._pace_s, group, time_s / rows, first=time_s / rows)
+    def observe(self, group: str, rows: int, time_s: float, *, share: float = 1.0) -> None:
+        """Learn from a batch that took `time_s` on this share of the device.
+
+        The curves are of one lane, so a batch that had all lanes teaches nothing about them.
+        """
+        pace_s = time_s * share / rows
+        _smooth(self._pace_s, group, pace_s, first=pace_s)
         curve = self._curves.get(group)
-        if curve is not None:
+        if curve is not None and share == self._lane_share:
             predicted_s = interpolate(curve.rows, curve.time_s, rows)
             _smooth(self._correction, group, time_s / predicted_s, first=1.0)
 

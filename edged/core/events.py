@@ -101,9 +101,10 @@ class ClientGone(msgspec.Struct, frozen=True, tag=True):
 
 
 class DeviceUp(msgspec.Struct, frozen=True, tag=True):
-    """The worker is warm and empty."""
+    """The worker is warm and empty. `costs` are of one lane."""
 
     costs: tuple[GroupCost, ...] = ()
+    lanes: int = 1  # batches that it runs side by side
 
 
 class DeviceDown(msgspec.Struct, frozen=True, tag=True):
@@ -151,6 +152,7 @@ class Run(msgspec.Struct, frozen=True, tag=True):
     group: str
     members: tuple[Member, ...]
     rows: int
+    wide: bool = True  # with the whole device; False: on one lane of several
 
 
 class Discard(msgspec.Struct, frozen=True, tag=True):

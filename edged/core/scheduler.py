@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     staging_rows: int = 32  # being prepared, ready or running
     max_batch_rows: int = 8
     levels: int = 3  # of priority
-    lanes: int = 1  # batches that run at the same time
+    lanes: int = 0  # batches that run side by side; 0: as many as the device can
     max_attempts: int = 2  # runs of a request whose runs kill the device
     policy: str = "work-conserving"
     useful_batches: bool = True  # no larger than the measured times say is of use
@@ -91,6 +91,7 @@ class Scheduler:
         self._open = 0  # requests that are owed an answer
         self._last_batch = 0
         self._device_up = False
+        self._lanes = 1
         self._draining = False
         self._drained = False
 
@@ -210,7 +211,8 @@ class Scheduler:
 
     def _on_batch_done(self, event: BatchDone, now: float, commands: list[Command]) -> None:
         batch = self._running.pop(event.batch)
-        self._costs.observe(batch.run.group, batch.run.rows, event.infer_s)
+        share = 1.0 if batch.run.wide else 1.0 / self._lanes
+        self._costs.observe(batch.run.group, batch.run.rows, event.infer_s, share=share)
         for ready in batch.parts:
             job = ready.job
             job.running_parts -= 1
@@ -257,7 +259,8 @@ class Scheduler:
 
     def _on_device_up(self, event: DeviceUp, now: float, commands: list[Command]) -> None:
         self._device_up = True
-        self._costs = CostModel(event.costs)
+        self._lanes = min(event.lanes, self.settings.lanes or event.lanes)
+        self._costs = CostModel(event.costs, lanes=event.lanes)
 
     def _on_device_down(self, event: DeviceDown, now: float, commands: list[Command]) -> None:
         """What the device held waits again; a request that it died with twice is refused."""
@@ -306,7 +309,7 @@ class Scheduler:
 
     def _start_batches(self, now: float, commands: list[Command]) -> None:
         self._next_beat_s = None
-        while len(self._running) < self.settings.lanes:
+        while len(self._running) < self._lanes:
             for name, group in self._ready.by_urgency():
                 rows = self._rows_now(name, group.rows, now)
                 if rows:
@@ -349,11 +352,18 @@ class Scheduler:
             return
         self._last_batch += 1
         members = tuple(Member(r.job.request.rid, r.part.models) for r in parts)
-        run = Run(self._last_batch, group, members, sum(r.rows for r in parts))
+        wide = self._lanes == 1 or self._are_all(parts)
+        run = Run(self._last_batch, group, members, sum(r.rows for r in parts), wide)
         for ready in parts:
             ready.job.running_parts += 1
         self._running[run.batch] = _Batch(run, tuple(parts))
         commands.append(run)
+
+    def _are_all(self, parts: list[ReadyPart]) -> bool:
+        """Whether these are all the work there is: then they may have the whole device."""
+        jobs = {id(ready.job): ready.job for ready in parts}.values()
+        staged_rows = sum(job.request.staging_rows for job in jobs)
+        return not self._running and not self._waiting.rows and self._staged_rows == staged_rows
 
     # --- endings ------------------------------------------------------------------------------
 

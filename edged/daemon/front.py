@@ -259,7 +259,8 @@ class Front:
 
     def _ready(self, message: link.Ready, frames: Sequence[wire.Buffer], now: float) -> None:
         self._device = message
-        self._tell(DeviceUp(self._group_costs(message.warm_ups)), now)
+        of_a_lane = [w for w in message.warm_ups if w.wide == (message.lanes == 1)]
+        self._tell(DeviceUp(self._group_costs(of_a_lane), message.lanes), now)
 
     def _failed(self, message: link.Failed, frames: Sequence[wire.Buffer], now: float) -> None:
         """Its process ends next; the reason is kept for `on_worker_lost`'s log and clients."""
@@ -328,7 +329,7 @@ class Front:
 
     def _do_run(self, command: Run, now: float) -> None:
         members = tuple(link.Member(m.rid, m.models) for m in command.members)
-        self._outlet.to_worker([link.encode(link.Run(command.batch, members))])
+        self._outlet.to_worker([link.encode(link.Run(command.batch, members, command.wide))])
         self._statistics.ran(self._tasks_of(command.members), command.rows)
 
     def _do_discard(self, command: Discard, now: float) -> None:

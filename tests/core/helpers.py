@@ -49,7 +49,7 @@ def check(scheduler: Scheduler) -> None:
     assert scheduler.staged_rows == sum(job.request.staging_rows for job in staged)
     assert scheduler.staged_rows <= scheduler.settings.staging_rows
     assert scheduler.open_requests == sum(not job.answered for job in jobs)
-    assert scheduler.running_batches <= scheduler.settings.lanes
+    assert scheduler.running_batches <= scheduler._lanes
     running = [ready.job for batch in scheduler._running.values() for ready in batch.parts]
     for job in jobs:
         assert job.running_parts == sum(other is job for other in running)

@@ -75,7 +75,7 @@ class Device:
 class Traffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        limits = Settings(queue_rows=8, staging_rows=6, max_batch_rows=4, lanes=2)
+        limits = Settings(queue_rows=8, staging_rows=6, max_batch_rows=4)
         self.scheduler = Scheduler(limits)
         self.device: Device | None = None
         self.now = 0.0
@@ -138,7 +138,7 @@ class Traffic(RuleBasedStateMachine):
     @rule()
     def device_comes_up(self) -> None:
         self.device = Device()
-        self.tell(DeviceUp())
+        self.tell(DeviceUp(lanes=2))
 
     @precondition(lambda self: self.device is not None)
     @rule()

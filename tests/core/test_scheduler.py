@@ -292,3 +292,30 @@ def test_a_request_with_more_rows_than_a_batch_is_refused_before_it_waits():
     (refusal,) = up(max_batch_rows=4)(arrived(1, rows=5))
     assert refusal.code is Code.RESOURCE_EXHAUSTED
     assert "at most 4" in refusal.message
+
+
+def test_lanes_run_side_by_side_and_a_lone_batch_has_the_whole_device():
+    scheduler = Checked(max_batch_rows=1)
+    scheduler(DeviceUp(lanes=2))
+    scheduler(arrived(1))
+    (lone,) = scheduler(Prepared(1, 0.0))
+    assert lone.wide
+    for rid in (2, 3, 4):
+        scheduler(arrived(rid))
+    (second,) = scheduler(Prepared(2, 0.0))
+    assert not second.wide
+    assert scheduler(Prepared(3, 0.0)) == []
+    third = scheduler(BatchDone(1, 0.01, 0.0))[-1]
+    assert (third.members[0].rid, third.wide) == (3, False)
+    scheduler(BatchDone(2, 0.01, 0.0))
+    scheduler(BatchDone(3, 0.01, 0.0))
+    (last,) = scheduler(Prepared(4, 0.0))
+    assert last.wide
+
+
+def test_the_configuration_can_hold_lanes_down():
+    scheduler = Checked(max_batch_rows=1, lanes=1)
+    scheduler(DeviceUp(lanes=4))
+    stage(scheduler, 1)
+    scheduler(arrived(2))
+    assert scheduler(Prepared(2, 0.0)) == []

@@ -105,7 +105,7 @@ class Bench:
         self.payloads.append(frames[1:])
 
     def worker_is_ready(self) -> None:
-        ready = link.Ready("fake", "nothing", False, (), (), (), {}, 0, 0)
+        ready = link.Ready("fake", "nothing", 1, False, (), (), (), {}, 0, 0)
         self.front.on_worker(ready, (), self.now)
 
     def ask(

@@ -30,8 +30,6 @@ from edged.errors import (
 from tests.colors import picture, png
 from tests.daemon.live import until
 
-COLORS = ("red", "green", "blue")
-
 
 def shade(number: int) -> tuple[int, int, int]:
     """A colour of its own for each request."""
@@ -149,6 +147,7 @@ def test_a_second_sigterm_ends_it_at_once(start):
         worker = daemon.worker()
         worker.suspend()
         client.submit(picture(1, 2, 3), ["color"])
+        assert client.live()  # asked after it, so it has arrived
         daemon.process.send_signal(signal.SIGTERM)
         until(lambda: client.ready().state == "DRAINING")
         assert daemon.stop() == 128 + signal.SIGTERM
