@@ -55,7 +55,7 @@ class Family(NamedTuple):
 
 
 def generate(family: FamilyName, setting: Setting, rng: np.random.Generator) -> LoadingProblem:
-    """An instance of one of FAMILIES; each user asks for a model at random, all equally likely."""
+    """An instance of one of FAMILIES; users ask for all models equally often on average [guess]."""
     library = FAMILIES[family].library(setting, rng)
     asked = rng.integers(len(library.models), size=setting.users)
     users = zip(asked.tolist(), _efficiency(setting.users, rng).tolist(), strict=True)
@@ -72,7 +72,7 @@ def generate(family: FamilyName, setting: Setting, rng: np.random.Generator) -> 
 
 def _efficiency(users: int, rng: np.random.Generator) -> Floats:
     """(users,) bit/s/Hz, log2(1 + P |h|^2 d^-alpha / N0), with Rayleigh fading h."""
-    distance_m = RADIUS_M * np.sqrt(rng.random(users))
+    distance_m = RADIUS_M * np.sqrt(1.0 - rng.random(users))  # never 0
     fading = rng.exponential(size=users)
     snr = POWER_W_PER_HZ * fading * distance_m**-PATH_LOSS / NOISE_W_PER_HZ
     return np.log2(1.0 + snr)

@@ -45,8 +45,8 @@ def sharing(problem: LoadingProblem, tables: Tables) -> Sharing:
     """
     asked = np.array(tables.asked, dtype=np.int64)
     holds = tables.holds[asked]
-    parts = (holds & (holds.sum(axis=0) > 1)).astype(np.float64)
-    common = parts @ parts.T  # blocks that two models share
+    parts = holds[:, holds.sum(axis=0) > 1].astype(np.int64)
+    common = np.einsum("ib,jb->ij", parts, parts)  # blocks that two models share
     size = common.diagonal()
     related = (common > 0) | np.eye(len(asked), dtype=np.bool_)
     head = _components(related)
