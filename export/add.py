@@ -46,8 +46,8 @@ def add_models(
     """Cut models into blocks, check them against the uncut models, and add them to the store.
 
     `tolerance` is relative to the largest output; by default it depends on the precision.
-    Raises InvalidArgument, NotFound, Unsupported, CheckFailed, StoreError or Unavailable; then
-    the store is as it was.
+    Waits while another process changes the store. Raises InvalidArgument, NotFound, Unsupported,
+    CheckFailed or StoreError; then the store is as it was.
     """
     drafts = [draft(source) for source in sources]
     return add_drafts(store, drafts, min_bytes=min_bytes, tolerance=tolerance, replace=replace)
@@ -65,7 +65,7 @@ def add_drafts(
     names = [one.manifest.name for one in drafts]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidArgument(f"two models are called {doubled[0]!r}: name one as TASK:NAME=FILE")
-    with store.update() as change:
+    with store.update(wait=True) as change:
         there = [name for name in names if name in change.names()]
         if there and not replace:
             raise InvalidArgument(

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import NodeProto, ValueInfoProto, helper
 
-from edged.errors import Unsupported
+from edged.errors import InvalidArgument, Unsupported
 from export.graph import Graph, integers
 from export.probe import Facts, Integers, Kind
 
@@ -29,12 +29,13 @@ def fixed_rows(graph: Graph) -> int | None:
 def with_shapes(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> Graph:
     """The graph with the extents of these inputs set, without the row axis.
 
-    Raises Unsupported if there is no such input, or if it has other extents.
+    Raises InvalidArgument if there is no such input, or if it has other extents.
     """
     inputs = []
     known = {value.name for value in graph.inputs}
     if unknown := sorted(shapes.keys() - known):
-        raise Unsupported(f"there is no input {unknown[0]!r}; the model has: {', '.join(known)}")
+        have = ", ".join(sorted(known))
+        raise InvalidArgument(f"there is no input {unknown[0]!r}; the model has: {have}")
     for value in graph.inputs:
         copy = ValueInfoProto()
         copy.CopyFrom(value)
@@ -42,7 +43,9 @@ def with_shapes(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> Graph:
         wanted = shapes.get(value.name, tuple(dim.dim_value for dim in dims[1:]))
         own = [dim.dim_value for dim in dims[1:]]
         if len(wanted) != len(own) or any(a and a != b for a, b in zip(own, wanted, strict=True)):
-            raise Unsupported(f"input {value.name!r} has shape {own}, which {wanted} does not fit")
+            raise InvalidArgument(
+                f"input {value.name!r} has shape {own} (0: any), which {list(wanted)} does not fit"
+            )
         for dim, extent in zip(dims[1:], wanted, strict=True):
             if extent:
                 dim.dim_value = extent

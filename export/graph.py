@@ -87,7 +87,7 @@ def read(model: ModelProto) -> Graph:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[NodeProto] = []
     for node in graph.node:
-        _refuse(node)
+        _refuse(node, weights)
         if node.op_type == "Constant":
             weights[node.output[0]] = _constant(node)
         else:
@@ -111,7 +111,7 @@ def tidy(graph: Graph) -> Graph:
         node.domain = _domain(node.domain)
         for i, name in enumerate(node.input):
             node.input[i] = alias.get(name, name)
-        if not _copies(node, graph.weights):
+        if not _copies(node):
             kept.append(node)
         elif node.output[0] not in graph.outputs:
             alias[node.output[0]] = node.input[0]
@@ -184,29 +184,30 @@ def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def _copies(node: NodeProto, weights: dict[str, TensorProto]) -> bool:
-    if node.domain != "" or any(node.output[1:]):
-        return False
-    if node.op_type == "Dropout":
-        return len(node.input) < 3 or not node.input[2] or not _truth(weights.get(node.input[2]))
-    return node.op_type == "Identity"
+def _copies(node: NodeProto) -> bool:
+    one_output = not any(node.output[1:])
+    return node.domain == "" and node.op_type in ("Dropout", "Identity") and one_output
 
 
-def _truth(tensor: TensorProto | None) -> bool:
-    return tensor is None or bool(numpy_helper.to_array(tensor).any())
-
-
-def _refuse(node: NodeProto) -> None:
+def _refuse(node: NodeProto, weights: dict[str, TensorProto]) -> None:
     for attribute in node.attribute:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
             raise Unsupported(
                 f"control flow ({node.op_type} {node.name!r}) is not supported: export the model "
                 "for one fixed size of image, or cut the operator off"
             )
-    if node.op_type in _RANDOM:
+    if node.op_type in _RANDOM or (node.op_type == "Dropout" and _drops(node, weights)):
         raise Unsupported(
             f"it draws random numbers ({node.op_type} {node.name!r}): export it in evaluation mode"
         )
+
+
+def _drops(node: NodeProto, weights: dict[str, TensorProto]) -> bool:
+    """Whether a Dropout is in training mode, or might be."""
+    if len(node.input) < 3 or not node.input[2]:
+        return False
+    mode = weights.get(node.input[2])
+    return mode is None or bool(numpy_helper.to_array(mode).any())
 
 
 def _constant(node: NodeProto) -> TensorProto:

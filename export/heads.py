@@ -71,7 +71,7 @@ def train_head(
 
     `data` is a folder of classes; its accuracy is measured on the share `held_out` of each class,
     or on the folder `test`. `save` also writes the head to a file for `attach_head`.
-    Raises InvalidArgument, NotFound, StoreError or Unavailable.
+    Raises InvalidArgument, NotFound or StoreError.
     """
     features = below(store, store.model(model), at)
     head = _train(features, data, test, held_out, seed, c)

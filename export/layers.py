@@ -133,7 +133,8 @@ def _spans(flow: Flow, types: dict[str, Type]) -> list[tuple[int, int]]:
     bare = False  # the last span has no weight
     for (start, before), (end, after) in pairwise(trunks.items()):
         weighted = any(group.weighted for group in flow.groups[start:end])
-        if spans and not weighted and (bare or types[before] == types[after]):
+        same_shape = types[before].shape == types[after].shape
+        if spans and not weighted and (bare or same_shape):
             spans[-1] = (spans[-1][0], end)
         else:
             spans.append((start, end))
@@ -170,7 +171,12 @@ class _Cutter:
         """The trunk, if the graph may be cut here."""
         if len(makers) > MAX_CROSSING or not makers.keys() <= self._types.keys():
             return None
-        read = [name for name in makers if self._later(name, position)]
+        # An input that nothing has read so far only waits; it is no branch of what goes on here.
+        read = [
+            name
+            for name, maker in makers.items()
+            if self._later(name, position) and (maker >= 0 or self._readers[name][0] < position)
+        ]
         trunk = max(read, key=makers.__getitem__, default=None)
         if trunk is None or self._is_dequantized(makers[trunk]):
             return None

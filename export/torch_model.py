@@ -5,10 +5,12 @@ Importing this module imports torch.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path as File
 from typing import Any
 
@@ -56,8 +58,7 @@ def export_module(module: torch.nn.Module, inputs: Sequence[torch.Tensor], file:
     pair = tuple(one if len(one) > 1 else torch.cat([one, one]) for one in inputs)
     single = tuple(one[:1] for one in inputs)
     names = _names(module, pair)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with _quiet(), torch.no_grad():
         outputs = _output_names(module(*pair))
         for example, rows in ((pair, Dim("rows", min=1)), (pair, Dim.DYNAMIC), (single, None)):
             try:
@@ -80,6 +81,20 @@ def export_module(module: torch.nn.Module, inputs: Sequence[torch.Tensor], file:
         f"torch cannot export {type(module).__name__}: {_cause(failure)}; export it to ONNX in "
         "another way and give that to `edged-export onnx`"
     ) from failure
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """torch warns of packages that are not there and of its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _names(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> list[str]:
