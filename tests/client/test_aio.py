@@ -204,6 +204,22 @@ def test_close_ends_those_who_wait_and_takes_their_requests_back(daemon: FakeDae
     assert told.wait(PATIENCE_S)
 
 
+def test_close_ends_those_who_wait_for_a_cancel_that_has_not_gone_out(daemon: FakeDaemon) -> None:
+    daemon.answer = lambda received: []
+
+    async def run() -> None:
+        client = await AsyncClient(daemon.endpoint).connect()
+        pending = client.submit(b"jpeg", "flowers")
+        await client.ping()  # it is out
+        cancelling = asyncio.create_task(pending.cancel())
+        await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(Cancelled):
+            await asyncio.wait_for(cancelling, PATIENCE_S)
+
+    asyncio.run(run(), debug=True)
+
+
 def test_a_bug_in_a_job_reaches_those_who_wait(
     daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -292,6 +292,7 @@ def test_an_error_without_id_ends_the_request_only_if_no_other_can_be_meant() ->
     no_id = wire.encode_error(Unsupported("protocol version 1"), None)
     session.on_message(no_id, 1.0)
     assert (first.outcome, second.outcome) == (None, None)
+    assert session.stray_replies == 1
     session.on_message(answer(first), 1.0)
     session.on_message(no_id, 1.0)
     assert isinstance(second.outcome, Unsupported)
