@@ -1,0 +1,180 @@
+"""A block's ONNX file as a torch module: its nodes in their order, its constants as buffers.
+
+Shapes are computed in host memory, so that nothing waits for the device to learn an extent; what
+depends on constants alone is computed once, when the module is made. Knows no backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx.inliner
+import torch
+from torch import Tensor
+
+from edged.backends.torch_operators import HOST, OPERATORS, Operator, constant
+from edged.errors import StoreError, Unsupported
+
+_OLDEST_OPSET = 13
+_LEFT_OUT = "left_out"  # the name of an input that a node does without
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """One operator on named values."""
+
+    kind: str
+    operator: Operator
+    attributes: Mapping[str, Any]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def run(self, inputs: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        result = self.operator(self.attributes, *inputs)
+        return result if isinstance(result, tuple) else (result,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A node with its constants placed. `moved`: positions of inputs to bring to the device."""
+
+    node: _Node
+    inputs: tuple[str, ...]
+    moved: frozenset[int]
+    last_used: tuple[str, ...]  # values that nobody needs after it
+
+
+class Graph(torch.nn.Module):
+    """Called with a block's inputs in order, it returns its outputs in order."""
+
+    def __init__(self, model: onnx.ModelProto, device: torch.device) -> None:
+        """Raises Unsupported for an operator or an opset that there are no functions for."""
+        super().__init__()
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+        _check_opsets(model)
+        self._device = device
+        self.input_names = tuple(value.name for value in model.graph.input)
+        self.output_names = tuple(value.name for value in model.graph.output)
+        constants = {proto.name: constant(proto) for proto in model.graph.initializer}
+        nodes = _fold([_node(proto) for proto in model.graph.node], constants)
+        self._steps = self._place(nodes, constants)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        values: dict[str, Tensor | None] = dict(zip(self.input_names, inputs, strict=True))
+        constants = self._buffers
+        for step in self._steps:
+            found = [values[name] if name in values else constants[name] for name in step.inputs]
+            for position in step.moved:
+                host = found[position]
+                assert host is not None
+                found[position] = host.to(self._device)
+            values.update(zip(step.node.outputs, step.node.run(found), strict=False))
+            for name in step.last_used:
+                del values[name]
+        outputs = [
+            values[name] if name in values else constants[name] for name in self.output_names
+        ]
+        return tuple(output for output in outputs if output is not None)
+
+    def _place(self, nodes: Sequence[_Node], constants: Mapping[str, Tensor]) -> list[_Step]:
+        """Decide what lies where, and register each constant where it is needed."""
+        self.register_buffer(_LEFT_OUT, None)
+        on_host: set[str] = set()
+        steps: list[_Step] = []
+        uses = _last_uses(nodes, keep={*constants, *self.output_names, _LEFT_OUT})
+        for at, node in enumerate(nodes):
+            variables = set(node.inputs) - {*constants, _LEFT_OUT}
+            is_host = node.kind in ("Shape", "Size") or on_host.issuperset(variables)
+            if is_host:
+                on_host.update(node.outputs)
+            inputs, moved = [], set()
+            for position, name in enumerate(node.inputs):
+                stays = is_host or position in HOST.get(node.kind, ())
+                if name in constants:
+                    name = self._constant(name, constants[name], on_host=stays)
+                elif name in on_host and not stays:
+                    moved.add(position)
+                inputs.append(name)
+            steps.append(_Step(node, tuple(inputs), frozenset(moved), uses[at]))
+        self._outputs = [
+            self._constant(name, constants[name], on_host=False) if name in constants else name
+            for name in self.output_names
+        ]
+        return steps
+
+    def _constant(self, name: str, value: Tensor, *, on_host: bool) -> str:
+        key = ("host_" if on_host else "device_") + name.replace(".", "_")
+        if key not in self._buffers:
+            self.register_buffer(key, value if on_host else value.to(self._device))
+        return key
+
+
+def load(path: Path, device: torch.device) -> Graph:
+    """The module of a block's file. Raises StoreError for a file that is no ONNX, Unsupported."""
+    try:
+        model = onnx.load(str(path))
+    except OSError:
+        raise
+    except Exception as error:  # of protobuf, which has no types
+        raise StoreError(f"{path} is not an ONNX file: export its models again") from error
+    return Graph(model, device).eval()
+
+
+def _check_opsets(model: onnx.ModelProto) -> None:
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and opset.version < _OLDEST_OPSET:
+            raise Unsupported(
+                f"the block has ONNX opset {opset.version}, the torch backend reads "
+                f"{_OLDEST_OPSET} and later: export its model again"
+            )
+
+
+def _node(proto: onnx.NodeProto) -> _Node:
+    if proto.domain not in ("", "ai.onnx") or (
+        proto.op_type not in OPERATORS and proto.op_type != "Constant"
+    ):
+        name = f"{proto.domain}.{proto.op_type}".lstrip(".")
+        raise Unsupported(
+            f"the torch backend has no operator {name}: use backend onnxruntime for this model"
+        )
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
+    operator = _constant_node if proto.op_type == "Constant" else OPERATORS[proto.op_type]
+    inputs = tuple(name or _LEFT_OUT for name in proto.input)
+    return _Node(proto.op_type, operator, attributes, inputs, tuple(proto.output))
+
+
+def _constant_node(attributes: Mapping[str, Any]) -> Tensor:
+    (value,) = attributes.values()
+    if isinstance(value, onnx.TensorProto):
+        return constant(value)
+    kind = torch.float32 if "float" in next(iter(attributes)) else torch.int64
+    return torch.tensor(value, dtype=kind)
+
+
+def _fold(nodes: Iterable[_Node], constants: dict[str, Tensor]) -> list[_Node]:
+    """Compute what depends on constants alone, add it to them, and return the other nodes."""
+    left = []
+    for node in nodes:
+        if all(name in constants or name == _LEFT_OUT for name in node.inputs):
+            results = node.run([constants.get(name) for name in node.inputs])
+            constants.update(zip(node.outputs, results, strict=False))
+        else:
+            left.append(node)
+    return left
+
+
+def _last_uses(nodes: Sequence[_Node], *, keep: set[str]) -> list[tuple[str, ...]]:
+    """By node, the values that are not needed after it."""
+    last: dict[str, int] = {}
+    for at, node in enumerate(nodes):
+        last.update(dict.fromkeys((*node.inputs, *node.outputs), at))
+    found: list[list[str]] = [[] for _ in nodes]
+    for name, at in last.items():
+        if name not in keep:
+            found[at].append(name)
+    return [tuple(names) for names in found]
