@@ -68,6 +68,8 @@ def session(model: bytes, *, optimise: bool = True) -> ort.InferenceSession:
     """A session on the CPU. Raises InvalidArgument if ONNX Runtime refuses the model."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    # Sessions come and go here; threads that spin between runs only take time from each other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Runs Shape operators first, so that no activation lives on for the sake of its size.
