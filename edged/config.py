@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from edged.core.batching import POLICIES
+from edged import wire
+from edged.core.batching import policy
 from edged.core.scheduler import Settings as SchedulerSettings
-from edged.errors import ConfigError
-from edged.wire import DEFAULT_ENDPOINT, Limits
+from edged.errors import ConfigError, InvalidArgument
+from edged.wire import DEFAULT_ENDPOINT
 
 _LOOPBACK = ("tcp://127.", "tcp://[::1]:", "tcp://localhost:")
 
@@ -33,6 +34,10 @@ class Server(_Section, frozen=True):
     default_level: int = 1  # priority of requests that bring none; 0 is the most urgent
     client_timeout_s: float = 10.0  # silence after which a client that pings counts as gone
     drain_timeout_s: float = 30.0  # for accepted requests, after SIGTERM
+
+
+class Limits(wire.Limits, frozen=True, forbid_unknown_fields=True):
+    """As the wire has them; there newer fields are passed over, here they are mistakes."""
 
 
 class Device(_Section, frozen=True):
@@ -120,10 +125,10 @@ def _check(config: Config) -> None:
     for name, count in (("threads", device.threads), ("prepare_threads", device.prepare_threads)):
         if count < 0:
             raise ConfigError(f"device.{name} is {count}: it must be 0 (automatic) or more")
-    if scheduler.policy not in POLICIES:
-        raise ConfigError(
-            f"scheduler.policy is {scheduler.policy!r}: there are {', '.join(sorted(POLICIES))}"
-        )
+    try:
+        policy(scheduler.policy)
+    except InvalidArgument as error:
+        raise ConfigError(f"scheduler.policy: {error}") from error
     if not 0 <= server.default_level < scheduler.levels:
         raise ConfigError(
             f"server.default_level is {server.default_level}: with scheduler.levels = "

@@ -28,6 +28,7 @@ def test_an_empty_file_is_all_defaults():
         ("[server]\nsocket_mode = 'rw'", "octal"),
         ("[device]\nthreads = -1", "device.threads is -1"),
         ("[limits]\nmax_rows = -3", "limits.max_rows is -3"),
+        ("[limits]\nmax_rowz = 3", "unknown field `max_rowz`"),
         ("store = ", "Invalid value"),
     ],
 )
