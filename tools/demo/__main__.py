@@ -79,13 +79,15 @@ def _what_now(folder: Folder) -> str:
 
 
 def _try_it(folder: Folder) -> str:
-    photo = folder.images / "imagenet" / "test" / "espresso" / "coffee.png"
-    edged = Path(sys.executable).parent / "edged"
-    endpoint = f"ipc://{folder.path / SOCKET}"
+    edged = _short(Path(sys.executable).parent / "edged")
+    at = f"--endpoint ipc://{folder.path / SOCKET}"
+    photo, *_ = data.held_out(folder.images, "imagenet")
+    digit, *_ = data.held_out(folder.images, "mnist")
     return (
         "In another terminal:\n"
-        f"    {_short(edged)} infer --endpoint {endpoint} --task imagenet --task faces {photo}\n"
-        f"    {_short(edged)} status --endpoint {endpoint}"
+        f"    {edged} infer {at} --task imagenet --top-k 3 {photo.path}\n"
+        f"    {edged} infer {at} --task mnist --task digits {digit.path}\n"
+        f"    {edged} status {at}"
     )
 
 

@@ -37,9 +37,10 @@ class Daemon:
     ends with a status other than 0.
     """
 
-    def __init__(self, folder: Path, config: Path = CONFIG) -> None:
+    def __init__(self, folder: Path, config: Path = CONFIG, *, start_s: float = _START_S) -> None:
         self._folder = folder
         self._config = config
+        self._start_s = start_s
         self.endpoint = f"ipc://{folder / SOCKET}"
         self.log = folder / "daemon.log"
 
@@ -84,13 +85,13 @@ class Daemon:
 
     def _wait_until_ready(self, notify: socket.socket) -> None:
         """Until READY=1 (sd_notify) comes. The daemon's death or the time limit end the waiting."""
-        deadline_s = time.monotonic() + _START_S
+        deadline_s = time.monotonic() + self._start_s
         death = os.pidfd_open(self._process.pid)
         try:
             while True:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
-                    raise self._failed(f"was not ready after {_START_S:.0f} s")
+                    raise self._failed(f"was not ready after {self._start_s:.0f} s")
                 readable, _, _ = select.select([notify, death], [], [], left_s)
                 if death in readable:
                     raise self._failed(f"ended with status {self._process.wait()}")

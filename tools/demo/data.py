@@ -71,7 +71,7 @@ def _mnist(rng: Generator) -> Iterator[Sample]:
 
     pixels, labels = mnist_data()  # (5000, 784) grey levels, (5000,)
     images = pixels.reshape(-1, 28, 28).astype(np.uint8)
-    return _split(labels.astype(str), _with_margin(images), train=250, test=60, rng=rng)
+    return _split(labels.astype(str), _with_margin(images), train=150, test=60, rng=rng)
 
 
 def _digits(rng: Generator) -> Iterator[Sample]:

@@ -125,8 +125,8 @@ def render(summary: Summary) -> str:
         [
             table(headers, [_row(task) for task in summary.tasks]),
             "",
-            f"{DEVICES} clients with {IN_FLIGHT} requests in flight each: {summary.requests} requests "
-            f"in {summary.seconds:.1f} s, {summary.requests_for_all} of them for all "
+            f"{DEVICES} clients, each with {IN_FLIGHT} requests in flight: {summary.requests} in "
+            f"{summary.seconds:.1f} s, {summary.requests_for_all} of them for all "
             f"{len(summary.tasks)} tasks at once.",
             f"{summary.batches} batches, {summary.mixed_batches} with rows of several tasks.",
             f"The {len(summary.tasks)} models take {show_bytes(summary.block_bytes)} as blocks, "
