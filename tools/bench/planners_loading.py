@@ -82,10 +82,16 @@ def _case(family: FamilyName, models: int, deadline_ms: float, seeds: int) -> di
 
 
 def _timed(problem: LoadingProblem, method: Method) -> tuple[LoadingPlan, float]:
-    """The plan with its certificate; `greedy` without, which is the paper's time."""
-    started = time.perf_counter()
-    plan = solve(problem, method, certify=method != "greedy")
-    return plan, 1000.0 * (time.perf_counter() - started)
+    """The plan, and ms of the fastest of three runs: the others waited for something else.
+
+    With its certificate; `greedy` without, which is the paper's time.
+    """
+    times_ms: list[float] = []
+    for _ in range(3):
+        started = time.perf_counter()
+        plan = solve(problem, method, certify=method != "greedy")
+        times_ms.append(1000.0 * (time.perf_counter() - started))
+    return plan, min(times_ms)
 
 
 def _served(plans: list[LoadingPlan]) -> int:
