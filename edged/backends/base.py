@@ -1,8 +1,9 @@
 """The one seam to whatever computes: load a block, run it on given buffers, unload it.
 
 A backend knows blocks and arrays. It knows no models, no requests, no batches and no store; the
-executor decides what runs. Arrays are C-contiguous with rows on axis 0, in host memory. One thread
-loads and unloads; runs of blocks may come from several threads, each with its own outputs.
+executor decides what runs. Arrays are views of the backend's own memory, dense, with rows on
+axis 0. One thread loads and unloads; runs of blocks may come from several, each with its own
+outputs.
 """
 
 from __future__ import annotations
@@ -10,21 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from edged.backends.memory import DeviceArray, Memory
 from edged.layout import Tensor
-from edged.manifest import DataType
-
-Array: TypeAlias = npt.NDArray[Any]
-
-NUMPY: dict[DataType, type[np.generic]] = {
-    "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32,
-    "UINT64": np.uint64, "INT8": np.int8, "INT16": np.int16, "INT32": np.int32,
-    "INT64": np.int64, "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +41,7 @@ class Backend(Protocol):
     emulated: bool  # takes time and computes nothing
     lanes: int  # batches that it runs side by side, each with its share of the device
     versions: Mapping[str, str]  # of the libraries that compute
+    memory: Memory
 
     def is_prepared(self, block: str) -> bool:
         """Whether `load` will use a copy that was made from a verified file, not the file."""
@@ -65,10 +56,16 @@ class Backend(Protocol):
         """Give back what `load` took."""
 
     def run(
-        self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
+        self,
+        block: str,
+        inputs: Sequence[DeviceArray],
+        outputs: Sequence[DeviceArray],
+        *,
+        wide: bool = True,
     ) -> None:
         """Compute a loaded block into `outputs`; all of one call have the same number of rows.
 
+        It may go on after the call; `memory.wait` waits for it.
         `wide`: with the whole device, for one batch alone; else with the share of one lane.
         Raises EdgedError when the device or the block fails; `outputs` are undefined then.
         """

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from edged.backends.base import Array, Loaded, Use
+from edged.backends.base import Loaded, Use
+from edged.backends.memory import Array, HostMemory
 from edged.core.cost import interpolate
 from edged.errors import ConfigError, StoreError
 
@@ -45,6 +46,7 @@ class Emulated:
             if list(curve.rows) != sorted(set(curve.rows)) or min(curve.rows) < 1:
                 raise ConfigError(f"curve {key!r}: rows must be ascending, from 1")
         self.device = f"{options.device}, emulated"
+        self.memory = HostMemory()
         self.versions: dict[str, str] = {}
         self._options = options
         self._curves: dict[str, Curve] = {}

@@ -16,7 +16,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edged.backends.base import Array, Loaded, Use
+from edged.backends.base import Loaded, Use
+from edged.backends.memory import Array, HostMemory
 from edged.errors import EdgedError, StoreError
 
 
@@ -39,6 +40,7 @@ class Fake:
     lanes = 1
 
     def __init__(self, options: Options) -> None:
+        self.memory = HostMemory()
         self.versions = {"numpy": np.__version__}
         self._options = options
         self._loads = 0

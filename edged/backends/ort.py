@@ -26,7 +26,8 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
-from edged.backends.base import NUMPY, Array, Loaded, Use
+from edged.backends.base import Loaded, Use
+from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.prepared import PreparedBlocks
 from edged.errors import ConfigError, EdgedError, StoreError, Unsupported
 from edged.layout import Tensor
@@ -83,12 +84,14 @@ class OnnxRuntime:
                 f"lanes = {options.lanes} with provider {options.provider}: it must be at least 1, "
                 "and 1 on a GPU"
             )
-        if options.lanes == 1:
+        self._shares_threads = options.lanes == 1 and threads > 1
+        if self._shares_threads:
             _share_threads(threads)
         _share_arena()
         self._threads = threads
         self.device = f"cpu, {threads} threads" if on_cpu else f"cuda:{options.device_id}"
         self.lanes = options.lanes
+        self.memory = HostMemory()
         self.versions = {"onnxruntime": ort.__version__}
         self._options = options
         self._prepared: PreparedBlocks | None = None
@@ -178,7 +181,7 @@ class OnnxRuntime:
     def _session_options(self, *, wide: bool = True) -> Any:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors
-        if self.lanes == 1:
+        if self._shares_threads:
             options.use_per_session_threads = False
         else:
             options.intra_op_num_threads = self._threads if wide else 1  # 1: the one that calls

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edged.backends.base import NUMPY, Array
+from edged.backends.memory import NUMPY, Array
 from edged.device import link
 from edged.layout import Place, View
 from edged.manifest import Manifest

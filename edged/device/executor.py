@@ -11,12 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from edged.backends.base import Array, Backend
+from edged.backends.base import Backend
+from edged.backends.memory import Array, DeviceArray, Memory
 from edged.device import link
 from edged.device.answers import Answers
-from edged.device.memory import aligned_bytes
 from edged.device.program import Program
 from edged.device.staging import Pool, Staged
 from edged.layout import Layout, View
@@ -39,13 +37,14 @@ class Segment:
 class Batch:
     """What `compute` has left in memory, until it is called again."""
 
+    memory: Memory
     program: Program
     plan: Plan
     in_order: bool
     runs: list[link.BlockRun]
 
     def output(self, view: View) -> Array:
-        return self.program.answer(view, in_order=self.in_order)
+        return self.memory.get(self.program.answer(view, in_order=self.in_order))
 
 
 class Executor:
@@ -62,12 +61,10 @@ class Executor:
         self._backend = backend
         self._max_rows = max_rows
         self._trie = Trie(manifests)
-        self._memory = aligned_bytes(0)
+        self._memory = backend.memory
+        self._allocated = self._memory.allocate(0)
+        self.nbytes = 0
         self._program = functools.lru_cache(_PROGRAMS)(self._make_program)
-
-    @property
-    def nbytes(self) -> int:
-        return self._memory.nbytes
 
     def run(
         self, message: link.Run, requests: Sequence[Staged]
@@ -91,9 +88,10 @@ class Executor:
         """Run all blocks for these segments; `plan.segments` says where each one's rows are."""
         plan = self._trie.plan([(tuple(sorted(s.models)), len(s.rows)) for s in segments])
         program = self._program(plan.layout)
-        roots, order = _feed(program, plan, segments)
+        roots, order = _feed(self._memory, program, plan, segments)
         runs = program.run(self._backend, roots, order, wide=wide)
-        return Batch(program, plan, order is None, runs)
+        self._memory.wait()
+        return Batch(self._memory, program, plan, order is None, runs)
 
     def _answer(
         self, batch: Batch, wanted: Sequence[_Wanted]
@@ -105,11 +103,13 @@ class Executor:
         return answers.answers, answers.payload
 
     def _make_program(self, layout: Layout) -> Program:
-        program = Program(layout, self._max_rows)
-        if program.nbytes > self._memory.nbytes:
+        program = Program(layout, self._memory, self._max_rows)
+        if program.nbytes > self.nbytes:
             self._program.cache_clear()  # they lie in the memory that is given up here
-            self._memory = aligned_bytes(program.nbytes)
-        program.place(self._memory)
+            self._allocated = None
+            self._allocated = self._memory.allocate(program.nbytes)
+            self.nbytes = program.nbytes
+        program.place(self._allocated)
         return program
 
 
@@ -153,14 +153,14 @@ def _segments(
 
 
 def _feed(
-    program: Program, plan: Plan, segments: Sequence[Segment]
-) -> tuple[dict[int, Array], Array | None]:
+    memory: Memory, program: Program, plan: Plan, segments: Sequence[Segment]
+) -> tuple[dict[int, DeviceArray], DeviceArray | None]:
     """The inputs by buffer, and the order of rows that come as they lie in staging memory."""
     parts: dict[int, list[tuple[int, int, Segment]]] = {}
     for segment, (place, before) in zip(segments, plan.segments, strict=True):
         for index, view in place.inputs:
             parts.setdefault(view.buffer, []).append((view.start + before, index, segment))
-    roots: dict[int, Array] = {}
+    roots: dict[int, DeviceArray] = {}
     scattered: list[int] = []
     for buffer, part in parts.items():
         part.sort(key=lambda item: item[0])
@@ -170,15 +170,15 @@ def _feed(
         else:
             roots[buffer] = piece
     reorder = program.layout.reorder
-    order: Array | None = None
-    if scattered and reorder is not None:
+    order: DeviceArray | None = None
+    if scattered and reorder is not None and memory.is_host:
         pieces = [_one_piece(parts[buffer], in_order=False) for buffer in reorder.roots]
         if all(piece is not None for piece in pieces):
             roots.update(
                 (b, p) for b, p in zip(reorder.roots, pieces, strict=True) if p is not None
             )
             rows = [row for _, _, segment in parts[reorder.roots[0]] for row in segment.rows]
-            order = np.array(rows, np.intp) - min(rows)
+            order = memory.indices([row - min(rows) for row in rows])
             scattered = [buffer for buffer in scattered if buffer not in reorder.roots]
     for buffer in scattered:
         target = roots[buffer] = program.root(buffer)

@@ -1,4 +1,4 @@
-"""Memory that is planned once and used again: aligned arrays, and offsets by lifetime."""
+"""Offsets in one piece of memory, by lifetime: what is never alive together shares its place."""
 
 from __future__ import annotations
 
@@ -6,31 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from edged.backends.base import NUMPY, Array
-from edged.layout import Tensor
-
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector of x86 and Arm
-
-
-def aligned_bytes(size: int) -> Array:
-    """Uninitialised bytes that begin on a cache line; the kernel gives pages as they are used."""
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size]
-
-
-def aligned_array(rows: int, tensor: Tensor) -> Array:
-    """Uninitialised, of shape (rows, *tensor.shape)."""
-    return view(aligned_bytes(rows * tensor.row_bytes), 0, rows, tensor)
-
-
-def view(memory: Array, offset: int, rows: int, tensor: Tensor) -> Array:
-    """`rows` of `tensor` at a byte offset of `memory`."""
-    size = rows * tensor.row_bytes
-    flat = memory[offset : offset + size].view(NUMPY[tensor.datatype])
-    return flat.reshape(rows, *tensor.shape)
+from edged.backends.memory import ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True)

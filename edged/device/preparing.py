@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edged import preprocess
-from edged.backends.base import NUMPY, Array
+from edged.backends.memory import NUMPY, Array
 from edged.device import link
 from edged.device.staging import Feed, Staged
 from edged.errors import InvalidArgument

@@ -10,11 +10,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from edged.backends.base import Array, Backend
+from edged.backends.base import Backend
+from edged.backends.memory import DeviceArray, Memory
 from edged.device import link
-from edged.device.memory import Lifetime, offsets, view
+from edged.device.memory import Lifetime, offsets
 from edged.layout import Buffer, Gather, Layout, Run, View
 
 
@@ -23,8 +22,8 @@ class _Copy:
     """Copy rows of a buffer; `rows` None: into the order of this batch."""
 
     source: int
-    target: Array
-    rows: Array | None
+    target: DeviceArray
+    rows: DeviceArray | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +32,18 @@ class _Call:
 
     block: str
     rows: int
-    inputs: tuple[Array, ...]
-    outputs: tuple[Array, ...]
+    inputs: tuple[DeviceArray, ...]
+    outputs: tuple[DeviceArray, ...]
     roots: tuple[tuple[int, View], ...]
 
 
 class Program:
-    """One layout in `memory` that other programs use as well, one at a time."""
+    """One layout, in memory that other programs use as well, one at a time."""
 
-    def __init__(self, layout: Layout, max_rows: Mapping[str, int | None]) -> None:
+    def __init__(self, layout: Layout, memory: Memory, max_rows: Mapping[str, int | None]) -> None:
         """`max_rows`: of one run of each block; None is any number."""
         self.layout = layout
+        self._memory = memory
         self._max_rows = max_rows
         self._buffers = list(layout.buffers)
         self._twins: dict[int, int] = {}  # of buffers that may have to be brought into order
@@ -53,12 +53,12 @@ class Program:
         self._offsets, self.nbytes = offsets(_lifetimes(layout, self._twins))
         # Inputs that blocks can read where they are, in staging memory. What a client gets must
         # be in ours, or its rows could be filled anew before it is sent.
-        self.in_place = frozenset(layout.roots) - _answers(layout)
+        self.in_place = frozenset(layout.roots if memory.is_host else ()) - _answers(layout)
 
-    def place(self, memory: Array) -> None:
-        """Lay the buffers into `memory`, of at least `nbytes`."""
+    def place(self, allocated: DeviceArray) -> None:
+        """Lay the buffers into `allocated`, of at least `nbytes`."""
         self._arrays = [
-            view(memory, offset, buffer.rows, buffer.tensor)
+            self._memory.view(allocated, offset, buffer.rows, buffer.tensor)
             for offset, buffer in zip(self._offsets, self._buffers, strict=True)
         ]
         operations, reorder = self.layout.operations, self.layout.reorder
@@ -71,12 +71,17 @@ class Program:
                 *self._calls(operations[reorder.before :], self._twins),
             ]
 
-    def root(self, buffer: int) -> Array:
+    def root(self, buffer: int) -> DeviceArray:
         """Where to put the inputs of `buffer` that are not read in place."""
         return self._arrays[buffer]
 
     def run(
-        self, backend: Backend, roots: Mapping[int, Array], order: Array | None, *, wide: bool
+        self,
+        backend: Backend,
+        roots: Mapping[int, DeviceArray],
+        order: DeviceArray | None,
+        *,
+        wide: bool,
     ) -> list[link.BlockRun]:
         """Run all blocks. `roots`: the inputs by buffer.
 
@@ -89,9 +94,9 @@ class Program:
                 rows = order if call.rows is None else call.rows
                 assert rows is not None
                 source = roots.get(call.source, self._arrays[call.source])
-                np.take(source, rows, axis=0, out=call.target, mode="clip")
+                self._memory.take(source, rows, call.target)
                 continue
-            inputs: Sequence[Array] = call.inputs
+            inputs: Sequence[DeviceArray] = call.inputs
             if call.roots:
                 inputs = list(inputs)
                 for position, at in call.roots:
@@ -102,7 +107,7 @@ class Program:
             runs.append(link.BlockRun(call.block, call.rows, took_us))
         return runs
 
-    def answer(self, at: View, *, in_order: bool) -> Array:
+    def answer(self, at: View, *, in_order: bool) -> DeviceArray:
         """An output after `run`, valid until memory is used again."""
         buffer = at.buffer if in_order else self._twins.get(at.buffer, at.buffer)
         return self._arrays[buffer][at.start : at.start + at.rows]
@@ -110,14 +115,14 @@ class Program:
     def _calls(
         self, operations: Sequence[Run | Gather], twins: Mapping[int, int]
     ) -> list[_Call | _Copy]:
-        def array(at: View) -> Array:
+        def array(at: View) -> DeviceArray:
             return self._arrays[twins.get(at.buffer, at.buffer)][at.start : at.start + at.rows]
 
         calls: list[_Call | _Copy] = []
         for op in operations:
             if isinstance(op, Gather):
                 source = twins.get(op.source, op.source)
-                calls.append(_Copy(source, array(op.target), np.array(op.rows, np.intp)))
+                calls.append(_Copy(source, array(op.target), self._memory.indices(op.rows)))
                 continue
             step = self._max_rows[op.block] or op.rows
             for first in range(0, op.rows, step):

@@ -13,10 +13,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from edged.backends.base import Array
+from edged.backends.memory import Array, DeviceArray, Memory, host_view
 from edged.device import link
 from edged.device.inputs import Preparation, preparation
-from edged.device.memory import aligned_array
 from edged.errors import EdgedError, NotFound
 from edged.layout import Tensor
 from edged.manifest import Manifest
@@ -28,9 +27,12 @@ _SAMPLES = 64  # elements of a row that its fingerprint looks at
 class Pool:
     """`rows` rows for models with inputs of this shape. Not for several threads by itself."""
 
-    def __init__(self, number: int, shape: Shape, rows: int) -> None:
+    def __init__(self, number: int, shape: Shape, rows: int, memory: Memory) -> None:
         self.number = number
-        self.arrays = tuple(aligned_array(rows, tensor) for tensor in shape)
+        self.arrays = tuple(
+            host_view(memory.staging(rows * tensor.row_bytes), 0, rows, tensor) for tensor in shape
+        )
+        self._memory = memory
         self.shape = shape
         self._samples = [
             array.reshape(rows, array[0].size)[:, :: max(1, array[0].size // _SAMPLES)]
@@ -74,9 +76,14 @@ class Pool:
             for one, other in zip(some, others, strict=True)
         )
 
-    def read(self, index: int, rows: Sequence[int], out: Array) -> None:
-        """Copy rows of the input `index` to `out`."""
-        np.take(self.arrays[index], rows, axis=0, out=out, mode="clip")
+    def read(self, index: int, rows: Sequence[int], target: DeviceArray) -> None:
+        """Copy rows of the input `index` to the device."""
+        first, count = rows[0], len(rows)
+        if list(rows) == list(range(first, first + count)):
+            self._memory.put(self.arrays[index][first : first + count], target)
+            return
+        for at, row in enumerate(rows):
+            self._memory.put(self.arrays[index][row : row + 1], target[at : at + 1])
 
     @property
     def nbytes(self) -> int:
@@ -111,12 +118,12 @@ class Staged:
 class Staging:
     """Owns the pools and the table of requests. Every method may be called by any thread."""
 
-    def __init__(self, manifests: Mapping[str, Manifest], rows: int) -> None:
+    def __init__(self, manifests: Mapping[str, Manifest], rows: int, memory: Memory) -> None:
         self._manifests = manifests
         self._lock = threading.Lock()
         self._requests: dict[int, Staged] = {}
         shapes = dict.fromkeys(shape_of(m) for m in manifests.values())
-        self.pools = {shape: Pool(n, shape, rows) for n, shape in enumerate(shapes)}
+        self.pools = {shape: Pool(n, shape, rows, memory) for n, shape in enumerate(shapes)}
 
     @property
     def nbytes(self) -> int:

@@ -104,7 +104,7 @@ class Worker:
         ]
         for executor in reversed(self._executors):
             self._idle.put(executor)
-        self._staging = Staging(self._manifests, settings.staging_rows)
+        self._staging = Staging(self._manifests, settings.staging_rows, self._backend.memory)
         warm_ups = warm_up(
             self._executors, self._manifests, self._staging.pools, settings.max_batch_rows
         )

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edged.backends.base import Array, Use
+from edged.backends.base import Use
+from edged.backends.memory import Array
 from edged.layout import Tensor
 
 OPSET = 17

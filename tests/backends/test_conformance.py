@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edged import backends
-from edged.backends.base import Array, Backend
+from edged.backends.base import Backend
+from edged.backends.memory import Array
 from edged.errors import ConfigError
 from tests.backends.blocks import Block, dense, mean_of_image, sum_and_difference
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from tests.backends.blocks import (
     one_row_only,
     sum_and_difference,
 )
+
+CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -163,6 +167,20 @@ def test_a_provider_that_is_not_there_is_said(provider: str, tmp_path: Path) -> 
         backends.create("onnxruntime", {"provider": provider}, threads=1, cache_dir=tmp_path)
 
 
-def test_one_process_has_one_number_of_threads(backend: Backend, cache: Path) -> None:
-    with pytest.raises(ConfigError, match="another number of threads than 2"):
-        backends.create("onnxruntime", {}, threads=2, cache_dir=cache)
+TWO_POOLS = """
+import sys
+from pathlib import Path
+from edged import backends
+from edged.errors import ConfigError
+for threads in (2, 2, 3):
+    backends.create("onnxruntime", {}, threads=threads, cache_dir=Path(sys.argv[1]))
+"""
+
+
+def test_one_process_has_one_number_of_threads(cache: Path) -> None:
+    """In a process of its own: a pool of threads is the process's for good."""
+    run = subprocess.run(
+        [sys.executable, "-c", TWO_POOLS, str(cache)], capture_output=True, text=True, cwd=CHECKOUT
+    )
+    assert "ConfigError: this process already runs onnxruntime with another" in run.stderr
+    assert "threads than 3" in run.stderr

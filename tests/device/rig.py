@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import zmq
 
-from edged.backends.base import Array
+from edged.backends.memory import Array
 from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged import backends
-from edged.backends.base import Array
+from edged.backends.memory import Array, HostMemory
 from edged.device import link
 from edged.device.executor import Executor
 from edged.device.loading import load_blocks
@@ -90,7 +90,7 @@ class Requests:
 
     def __init__(self) -> None:
         self.manifests = {name: model.manifest for name, model in MODELS.items()}
-        self.staging = Staging(self.manifests, ROWS)
+        self.staging = Staging(self.manifests, ROWS, HostMemory())
         self.inputs: dict[int, Array] = {}
 
     def stage(self, rid: int, models: list[str], x: Array) -> Staged:

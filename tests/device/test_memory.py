@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.device.memory import ALIGNMENT, Lifetime, aligned_array, offsets
+from edged.backends.memory import ALIGNMENT, HostMemory
+from edged.device.memory import Lifetime, offsets
 from edged.layout import Tensor
 
 lifetimes = st.lists(
@@ -39,6 +40,8 @@ def test_a_chain_needs_the_largest_neighbours_only() -> None:
 
 def test_arrays_begin_on_a_cache_line() -> None:
     for rows in (1, 2, 7):
-        array = aligned_array(rows, Tensor("FP16", (3, 5)))
+        memory = HostMemory()
+        tensor = Tensor("FP16", (3, 5))
+        array = memory.view(memory.allocate(rows * tensor.row_bytes), 0, rows, tensor)
         assert array.ctypes.data % ALIGNMENT == 0
         assert (array.shape, array.dtype) == ((rows, 3, 5), np.float16)

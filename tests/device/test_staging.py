@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edged.backends.memory import HostMemory
 from edged.device import link
 from edged.device.inputs import preparations
 from edged.device.staging import Pool, Staging
@@ -42,7 +43,7 @@ def full(staging: Staging) -> bool:
 
 
 def test_models_that_are_fed_alike_share_rows() -> None:
-    staging = Staging(MODELS, rows=4)
+    staging = Staging(MODELS, 4, HostMemory())
     staged = staging.admit(prepare(1, "a", "b", "c", rows=2))
     assert [(feed.models, len(feed.rows)) for feed in staged.feeds] == [
         (("a", "b"), 2),
@@ -52,7 +53,7 @@ def test_models_that_are_fed_alike_share_rows() -> None:
 
 @pytest.mark.parametrize(("kind", "count"), [("encoded", 2), ("tensor", 1)])
 def test_rows_are_taken_as_the_front_counts_them(kind: str, count: int) -> None:
-    staging = Staging(MODELS, rows=4)
+    staging = Staging(MODELS, 4, HostMemory())
     staged = staging.admit(prepare(1, "stretch", "crop", kind=kind))
     manifests = [MODELS["stretch"], MODELS["crop"]]
     assert len(preparations(manifests, images=kind != "tensor")) == count
@@ -60,7 +61,7 @@ def test_rows_are_taken_as_the_front_counts_them(kind: str, count: int) -> None:
 
 
 def test_too_many_rows_are_a_bug_and_take_nothing() -> None:
-    staging = Staging(MODELS, rows=4)
+    staging = Staging(MODELS, 4, HostMemory())
     with pytest.raises(EdgedError, match="this is a bug of the scheduler"):
         staging.admit(prepare(1, "a", "c", rows=5))
     staging.admit(prepare(2, "a", rows=4))
@@ -69,11 +70,11 @@ def test_too_many_rows_are_a_bug_and_take_nothing() -> None:
 
 def test_an_unknown_model() -> None:
     with pytest.raises(NotFound, match="'zebra' is not loaded"):
-        Staging(MODELS, rows=4).admit(prepare(1, "zebra"))
+        Staging(MODELS, 4, HostMemory()).admit(prepare(1, "zebra"))
 
 
 def test_rows_are_free_when_the_last_model_has_run() -> None:
-    staging = Staging(MODELS, rows=1)
+    staging = Staging(MODELS, 1, HostMemory())
     staging.settle(staging.admit(prepare(1, "a", "b")), prepared=True)
     for model, is_free in (("a", False), ("b", True)):
         begun = staging.begin(member(1, model))
@@ -82,7 +83,7 @@ def test_rows_are_free_when_the_last_model_has_run() -> None:
 
 
 def test_a_failed_batch_leaves_its_requests_staged() -> None:
-    staging = Staging(MODELS, rows=1)
+    staging = Staging(MODELS, 1, HostMemory())
     staging.settle(staging.admit(prepare(1, "a")), prepared=True)
     for done in (False, True):
         begun = staging.begin(member(1, "a"))
@@ -91,7 +92,7 @@ def test_a_failed_batch_leaves_its_requests_staged() -> None:
 
 
 def test_a_discarded_request_is_free_at_once_when_nothing_works_on_it() -> None:
-    staging = Staging(MODELS, rows=1)
+    staging = Staging(MODELS, 1, HostMemory())
     staging.settle(staging.admit(prepare(1, "a")), prepared=True)
     staging.discard(1)
     assert not full(staging)
@@ -99,7 +100,7 @@ def test_a_discarded_request_is_free_at_once_when_nothing_works_on_it() -> None:
 
 
 def test_a_request_discarded_while_it_is_prepared_is_free_after_that() -> None:
-    staging = Staging(MODELS, rows=1)
+    staging = Staging(MODELS, 1, HostMemory())
     staged = staging.admit(prepare(1, "a"))
     staging.discard(1)
     assert full(staging)
@@ -109,7 +110,7 @@ def test_a_request_discarded_while_it_is_prepared_is_free_after_that() -> None:
 
 @pytest.mark.parametrize("done", [True, False])
 def test_a_request_discarded_while_it_runs_is_free_after_that(done: bool) -> None:
-    staging = Staging(MODELS, rows=1)
+    staging = Staging(MODELS, 1, HostMemory())
     staging.settle(staging.admit(prepare(1, "a", "b")), prepared=True)
     begun = staging.begin(member(1, "a"))
     staging.discard(1)
@@ -120,7 +121,7 @@ def test_a_request_discarded_while_it_runs_is_free_after_that(done: bool) -> Non
 
 @pytest.mark.parametrize("rid", [7, 2])
 def test_what_is_not_staged_does_not_run(rid: int) -> None:
-    staging = Staging(MODELS, rows=4)
+    staging = Staging(MODELS, 4, HostMemory())
     staging.settle(staging.admit(prepare(1, "a")), prepared=True)
     staging.admit(prepare(2, "a"))  # still being prepared
     with pytest.raises(EdgedError, match=f"request {rid} is not staged .* bug of the scheduler"):
@@ -132,7 +133,7 @@ def test_what_is_not_staged_does_not_run(rid: int) -> None:
 
 
 def test_rows_of_requests_in_turn_lie_side_by_side() -> None:
-    pool = Pool(0, (Tensor("FP32", (2,)),), rows=8)
+    pool = Pool(0, (Tensor("FP32", (2,)),), rows=8, memory=HostMemory())
     taken = [pool.take(1) for _ in range(5)]
     assert taken == [[0], [1], [2], [3], [4]]
     pool.give_back([0, 1, 2])
@@ -142,7 +143,7 @@ def test_rows_of_requests_in_turn_lie_side_by_side() -> None:
 
 
 def test_equal_rows_have_equal_fingerprints() -> None:
-    pool = Pool(0, (Tensor("FP32", (300, 5)),), rows=4)
+    pool = Pool(0, (Tensor("FP32", (300, 5)),), rows=4, memory=HostMemory())
     pool.arrays[0][:] = np.random.default_rng(0).random((4, 300, 5))
     pool.arrays[0][2] = pool.arrays[0][0]
     assert pool.fingerprint([0]) == pool.fingerprint([2])

@@ -1,0 +1,96 @@
+"""Where blocks read and write: the seam's second half. `HostMemory` is that of every CPU backend.
+
+Knows no blocks and no plans. What `view` gives can be sliced along rows, is handed to a backend's
+`run`, and is read by nobody else: `put`, `take` and `get` move rows. Copies may go on after a call
+returns; `wait` waits for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.layout import Tensor
+from edged.manifest import DataType
+
+Array: TypeAlias = npt.NDArray[Any]
+DeviceArray: TypeAlias = Any  # of the backend's own kind
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector of x86 and Arm
+
+NUMPY: dict[DataType, type[np.generic]] = {
+    "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32,
+    "UINT64": np.uint64, "INT8": np.int8, "INT16": np.int16, "INT32": np.int32,
+    "INT64": np.int64, "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
+}  # fmt: skip
+
+
+class Memory(Protocol):
+    """A device's memory, and the host memory that it copies from best."""
+
+    is_host: bool  # blocks can read staging memory where it lies
+
+    def staging(self, size: int) -> Array:
+        """Uninitialised bytes of host memory, aligned, for inputs."""
+
+    def allocate(self, size: int) -> DeviceArray:
+        """Uninitialised bytes of device memory, aligned. Raises ResourceExhausted."""
+
+    def view(self, memory: DeviceArray, offset: int, rows: int, tensor: Tensor) -> DeviceArray:
+        """Part of what `allocate` gave, as `rows` rows of `tensor`. `offset` is aligned."""
+
+    def indices(self, rows: Sequence[int]) -> DeviceArray:
+        """Numbers of rows, for `take`."""
+
+    def put(self, source: Array, target: DeviceArray) -> None:
+        """Copy rows of staging memory to the device."""
+
+    def take(self, source: DeviceArray, rows: DeviceArray, target: DeviceArray) -> None:
+        """Copy `rows` of one view to another one."""
+
+    def get(self, source: DeviceArray) -> Array:
+        """Rows in host memory, valid until the view is written again."""
+
+    def wait(self) -> None:
+        """Return when everything that was begun is done. Raises EdgedError if something failed."""
+
+
+class HostMemory:
+    """Plain memory; views are numpy arrays, and nothing goes on by itself."""
+
+    is_host = True
+
+    def staging(self, size: int) -> Array:
+        return self.allocate(size)
+
+    def allocate(self, size: int) -> Array:
+        raw = np.empty(size + ALIGNMENT, np.uint8)  # the kernel gives pages as they are used
+        start = -raw.ctypes.data % ALIGNMENT
+        return raw[start : start + size]
+
+    def view(self, memory: Array, offset: int, rows: int, tensor: Tensor) -> Array:
+        return host_view(memory, offset, rows, tensor)
+
+    def indices(self, rows: Sequence[int]) -> Array:
+        return np.array(rows, np.intp)
+
+    def put(self, source: Array, target: Array) -> None:
+        target[:] = source
+
+    def take(self, source: Array, rows: Array, target: Array) -> None:
+        np.take(source, rows, axis=0, out=target, mode="clip")  # the other modes copy twice
+
+    def get(self, source: Array) -> Array:
+        return source
+
+    def wait(self) -> None:
+        """Nothing goes on."""
+
+
+def host_view(memory: Array, offset: int, rows: int, tensor: Tensor) -> Array:
+    """Part of host memory, as `rows` rows of `tensor`."""
+    flat = memory[offset : offset + rows * tensor.row_bytes].view(NUMPY[tensor.datatype])
+    return flat.reshape(rows, *tensor.shape)
