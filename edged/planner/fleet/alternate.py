@@ -62,7 +62,7 @@ def alternate(problem: FleetProblem, onload: Onload, *, needs_rows: bool = False
     best: tuple[Assignment, Flows] | None = None
     values: list[float] = []
     for _ in range(ROUNDS):
-        surrogate = _surrogate(problem, rates)
+        surrogate = surrogate_at(problem, rates)
         tiers = (
             nodes.client_tier(problem, rates.o),
             nodes.edge_tier(problem, rates.o - rates.oce, surrogate),
@@ -95,8 +95,8 @@ def first_rates(p: FleetProblem) -> Rates:
     return Rates(o, np.zeros_like(o))
 
 
-def _surrogate(p: FleetProblem, rates: Rates) -> Surrogate | None:
-    """Tangent of f(x) = x / (x + ε) at the loads that the edges serve now; None without batching."""
+def surrogate_at(p: FleetProblem, rates: Rates) -> Surrogate | None:
+    """Tangent of f(x) = x / (x + ε) at the loads of the edges now; None without batching."""
     if not p.batching:
         return None
     load = edge_sums(p, p.load * (rates.o - rates.oce))
@@ -112,9 +112,7 @@ def _value_at(p: FleetProblem, z: Assignment, rates: Rates) -> float:
     return float((p.weight * each).sum())
 
 
-def best_active_sets(
-    lp: OffloadingLp, z: Assignment, flows: Flows
-) -> tuple[Assignment, Flows]:
+def best_active_sets(lp: OffloadingLp, z: Assignment, flows: Flows) -> tuple[Assignment, Flows]:
     """Search, edge by edge, which of its tasks to serve: given these, (28) is linear.
 
     Starts from the tasks that `flows` serves at the edges.
@@ -165,8 +163,12 @@ def best_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
     assert rows is not None
     node = np.arange(len(last))[:, None]
     served = rows.served
-    reward = np.stack([np.where(on, tier.reward[node, rows.z[:, :, t], t], 0.0) for t, on in enumerate(served)])
-    use = np.stack([np.where(on, tier.use[node, rows.z[:, :, t], t], 0.0) for t, on in enumerate(served)])
+    reward = np.stack(
+        [np.where(on, tier.reward[node, rows.z[:, :, t], t], 0.0) for t, on in enumerate(served)]
+    )
+    use = np.stack(
+        [np.where(on, tier.use[node, rows.z[:, :, t], t], 0.0) for t, on in enumerate(served)]
+    )
     tasks, count, width = reward.shape
     earned = fill(reward.reshape(tasks, -1), use.reshape(tasks, -1), np.ones(count * width))
     return rows.pick(earned.reshape(count, width).argmax(axis=1))

@@ -57,7 +57,9 @@ class Flows:
         return bool(self.unserved.max(initial=0.0) <= 1e-7)
 
 
-def value_of(problem: FleetProblem, z: Assignment, local: Array, edge: Array, cloud: Array) -> float:
+def value_of(
+    problem: FleetProblem, z: Assignment, local: Array, edge: Array, cloud: Array
+) -> float:
     """F (2) of flows (C, T) under an assignment."""
     at_client, at_edge = accuracy_of(problem, z)
     served = at_client * local + at_edge * edge + problem.cloud_accuracy * cloud

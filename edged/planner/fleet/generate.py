@@ -266,7 +266,7 @@ def _equal_cost(
     mb: float,
     input_mb: float,
 ) -> Library:
-    """One backbone for all models: equal work and memory; the client's INT8 copy takes a quarter."""
+    """One backbone for all models; the client's INT8 copy takes a quarter of the memory."""
     models = len(groups)
     sizes = np.array([len(group) for group in groups])
     return Library(

@@ -28,9 +28,13 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """`values` (columns,) and `duals` (rows,), for a maximisation: a dual is ∂objective/∂limit."""
+    """`values` (columns,) and `duals` (rows,), for a maximisation: a dual is ∂objective/∂limit.
+
+    `found`: the values are feasible (a MILP stopped early may have none). `bound` is of a MILP.
+    """
 
     status: Status
+    found: bool
     objective: float
     bound: float
     values: Array
@@ -51,7 +55,8 @@ class Model:
 
     def __init__(self) -> None:
         self.families: list[Family] = []
-        self._columns: list[tuple[Array, Array, Array, bool]] = []
+        self._columns: list[tuple[Array, Array, Array]] = []
+        self._integer: list[bool] = []
         self._limits: list[tuple[Array, Array]] = []
         self._entries: list[tuple[Ints, Ints, Array]] = []
         self.n_columns = 0
@@ -70,7 +75,8 @@ class Model:
         spread = [
             np.broadcast_to(np.asarray(v, dtype=float), (count,)) for v in (lower, upper, cost)
         ]
-        self._columns.append((spread[0], spread[1], spread[2], integer))
+        self._columns.append((spread[0], spread[1], spread[2]))
+        self._integer += [integer] * count
         self.n_columns += count
         return np.arange(self.n_columns - count, self.n_columns)
 
@@ -111,9 +117,9 @@ class Model:
         lp.a_matrix_.start_ = np.searchsorted(column[order], np.arange(self.n_columns + 1))
         lp.a_matrix_.index_ = row[order]
         lp.a_matrix_.value_ = value[order]
-        if any(c[3] for c in self._columns):
+        if any(self._integer):
             kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
-            lp.integrality_ = [kinds[c[3]] for c in self._columns for _ in range(len(c[0]))]
+            lp.integrality_ = [kinds[integer] for integer in self._integer]
         return lp
 
 
@@ -174,9 +180,11 @@ class Solver:
 
     def _solution(self, status: Status) -> Solution:
         info = self._highs.getInfo()
+        feasible = self._highspy.SolutionStatus.kSolutionStatusFeasible
         solution = self._highs.getSolution()
         return Solution(
             status=status,
+            found=info.primal_solution_status == feasible,
             objective=float(info.objective_function_value),
             bound=float(info.mip_dual_bound),
             values=np.array(solution.col_value),

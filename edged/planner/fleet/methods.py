@@ -1,4 +1,4 @@
-"""The methods by name, and `solve`: a plan from an instance. Knows no clock: callers measure time."""
+"""The methods by name, and `solve`: a plan from an instance. Knows no clock: callers measure."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def solve(
         raise PlanError(f"effort: must be one of {', '.join(EFFORTS)}, got {options.effort!r}")
     chosen = METHODS[method]
     if chosen.batching_only and not problem.batching:
-        raise PlanError(f"nu: missing; method {method} plans batches and needs nu and Tb")
+        raise PlanError(f"nu: null; method {method} plans batches and needs nu and Tb")
     if problem.total_load == 0:
         return _empty(problem, method)
     return chosen.plan(problem, options)
@@ -83,7 +83,9 @@ def _price(problem: FleetProblem, options: Options) -> FleetPlan:
     return plan_of(problem, "price", z, flows, bound=found.bound, iterations=found.solves + 1)
 
 
-def _alternating(name: str, onload: alternate.Onload, needs_rows: bool = False) -> Callable[[FleetProblem, Options], FleetPlan]:
+def _alternating(
+    name: str, onload: alternate.Onload, needs_rows: bool = False
+) -> Callable[[FleetProblem, Options], FleetPlan]:
     def plan(problem: FleetProblem, options: Options) -> FleetPlan:
         done = alternate.alternate(problem, onload, needs_rows=needs_rows)
         return _heuristic(problem, name, done.z, done.flows, len(done.values))
@@ -138,9 +140,7 @@ def _empty(problem: FleetProblem, method: str) -> FleetPlan:
 METHODS = {
     "milp": Method("exact: one MILP, solved by HiGHS", _milp),
     "price": Method("prices of the shared limits, with an upper bound (default)", _price),
-    "j3o": Method(
-        "Algorithms 1 and 2 as printed", _alternating("j3o", alternate.literal_step)
-    ),
+    "j3o": Method("Algorithms 1 and 2 as printed", _alternating("j3o", alternate.literal_step)),
     "j3o-fixed": Method(
         "J3O, each node judged on its own", _alternating("j3o-fixed", alternate.fixed_step)
     ),

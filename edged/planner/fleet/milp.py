@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
+from edged.errors import DeadlineExceeded
 from edged.planner.fleet.assignment import NONE, Assignment, edge_sums
 from edged.planner.fleet.highs import Model, Solution, Solver, Status
 from edged.planner.fleet.offloading import OffloadingLp
@@ -41,10 +43,15 @@ class Columns:
 
 
 def solve_milp(problem: FleetProblem, time_limit_s: float | None = None) -> FleetPlan:
-    """The optimal plan, or within the limit the best one found and HiGHS's bound."""
+    """The optimal plan, or within the limit the best one found and HiGHS's bound.
+
+    Raises DeadlineExceeded when the limit leaves none.
+    """
     columns, solution = _run(problem, time_limit_s=time_limit_s)
     if solution.status is Status.INFEASIBLE:
         return infeasible("milp", culprits(problem))
+    if not solution.found:
+        raise DeadlineExceeded(f"milp found no plan in {time_limit_s} s; allow more or take price")
     z = _assignment(problem, columns, solution.values)
     # The LP under the optimal z cleans the flows of the MILP's tolerances.
     flows = OffloadingLp(problem).solve(z)
@@ -166,7 +173,7 @@ def eq_1a(p: FleetProblem, v: Columns, model: Model) -> None:
     model.rows("(1a)", len(c), (each, v.local, 1.0), (each, v.z_client, -1.0), upper=0.0)
     model.rows("(1a)", len(c), (each, v.z_client, 1.0), (each, onloaded, -1.0), upper=0.0)
     pair = _numbers(p.load.shape)
-    terms = [(pair[c, t], v.z_client, 1.0)]
+    terms: list[tuple[Any, Any, Any]] = [(pair[c, t], v.z_client, 1.0)]
     if p.mode is Mode.NULL:
         terms.append((pair, v.dropped, 1.0))
     model.rows("(1a)", p.load.size, *terms, upper=1.0)

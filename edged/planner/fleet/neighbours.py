@@ -80,7 +80,7 @@ def _best_step(cuts: Cuts, edge_of: Ints, at: Choice, now: Array) -> tuple[Choic
     columns = np.arange(answers.shape[1])
     change = np.zeros((len(now), len(every_edge), len(columns)))
     moved = cuts.client[:, every_client[:, None], answers, columns] - own[:, :, None]
-    np.add.at(change, (slice(None), edge_of), moved)
+    np.add.at(change.swapaxes(0, 1), edge_of, moved.swapaxes(0, 1))
     change += cuts.edge - cuts.edge[:, every_edge, at.edge][:, :, None]
     of_edge = (now[:, None, None] + change).min(axis=0)
     of_edge[every_edge, at.edge] = -np.inf
@@ -93,6 +93,6 @@ def _best_step(cuts: Cuts, edge_of: Ints, at: Choice, now: Array) -> tuple[Choic
 
 
 def _replaced(rows: Ints, node: np.intp, row: np.intp) -> Ints:
-    changed = rows.copy()
+    changed: Ints = rows.copy()
     changed[node] = row
     return changed

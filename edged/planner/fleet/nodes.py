@@ -13,7 +13,7 @@ import numpy as np
 from edged.planner.fleet.assignment import NONE, edge_sums
 from edged.planner.fleet.offloading import Surrogate
 from edged.planner.fleet.oracle import fill
-from edged.planner.fleet.problem import Array, FleetProblem, Ints
+from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints
 
 STEPS = 30  # L_max of Algorithm 2 [guess]
 STEP = 1.0  # η_l = STEP / sqrt(l), for multipliers in units of a node's whole reward [guess]
@@ -27,7 +27,7 @@ class Tier:
 
     reward: Array  # (N, M, T), in units of F
     use: Array  # (N, M, T), 1: the whole compute of the node
-    supported: Array  # (N, M, T) bool
+    supported: Bools  # (N, M, T)
     model_mb: Array  # (M,)
     memory_mb: Array  # (N,)
 
@@ -46,7 +46,9 @@ def client_tier(p: FleetProblem, offloaded: Array) -> Tier:
     rate = p.load * (1.0 - offloaded)
     accuracy = p.client_accuracy[p.edge_of]
     gflop = rate[:, None, :] * p.work[:, None]
-    return _tier(accuracy, rate / p.total_load, gflop, p.client_gflops, p.client_model_mb, p.client_mb)
+    return _tier(
+        accuracy, rate / p.total_load, gflop, p.client_gflops, p.client_model_mb, p.client_mb
+    )
 
 
 def edge_tier(p: FleetProblem, edge_share: Array, surrogate: Surrogate | None) -> Tier:
@@ -72,8 +74,8 @@ def _tier(
     return Tier(weight[:, None, :] * accuracy, gflop / limit, supported, model_mb, memory_mb)
 
 
-def greedy(tier: Tier, alpha: Array) -> Array:
-    """(N, M) bool: models by Lagrangian gain per MB until the best one does not fit.
+def greedy(tier: Tier, alpha: Array) -> Bools:
+    """(N, M) the models held: models by Lagrangian gain per MB until the best one does not fit.
 
     As printed: gains that tie at 0 still load models, the first ones, until memory is full.
     """
@@ -95,7 +97,7 @@ def greedy(tier: Tier, alpha: Array) -> Array:
     return held
 
 
-def choose(tier: Tier, held: Array, alpha: Array) -> Ints:
+def choose(tier: Tier, held: Bools, alpha: Array) -> Ints:
     """(N, T) the held model of highest Lagrangian value for each task (z of Algorithm 2)."""
     value = tier.reward - alpha[:, None, None] * tier.use
     value = np.where(held[:, :, None] & tier.supported, value, -np.inf)

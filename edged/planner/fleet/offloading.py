@@ -61,7 +61,7 @@ class OffloadingLp:
         self._surrogate: Surrogate | None = None
 
     def _add_rows(self, model: Model) -> None:
-        """Every row is divided by its limit. Entries of 1.0 hold a place until a model sets them."""
+        """Every row is divided by its limit. Entries of 1.0 hold a place for a model to set."""
         p = self.problem
         share = np.arange(p.load.size).reshape(p.load.shape)
         client, edge = np.arange(p.n_clients)[:, None], p.edge_of[:, None]
@@ -126,7 +126,9 @@ class OffloadingLp:
         self._solver.set_costs(columns, self._cost[client, task] * accuracy)
         self._solver.set_column_bounds(columns, np.zeros(len(columns)), served.astype(float))
         use = p.load[client, task] * p.work[model] / self._client_limit[client]
-        self._solver.set_coefficients(self._client_row[client[served]], columns[served], use[served])
+        self._solver.set_coefficients(
+            self._client_row[client[served]], columns[served], use[served]
+        )
         if self._unserved is not None and p.mode is Mode.NULL:
             fine = np.where(served, -PENALTY * self._cost[client, task], 0.0)
             self._solver.set_costs(self._unserved[client, task], fine)

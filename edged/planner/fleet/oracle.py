@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edged.planner.fleet.assignment import Prices
-from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
+from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints, Mode
 from edged.planner.fleet.rows import Rows, Tables
 
 
@@ -27,7 +27,7 @@ class Worth:
 
     def scores(self, edge_of: Ints) -> Array:
         """(E, J) the most that an edge and its clients make with the edge's row j."""
-        total = self.edge.copy()
+        total: Array = self.edge.copy()
         np.add.at(total, edge_of, self.client.max(axis=1))
         return total
 
@@ -40,14 +40,16 @@ class Worth:
         scores = self.scores(edge_of)
         best = scores.max(axis=1)
         others = self.constant + float(best.sum()) - best  # (E,) all but one edge
-        rest = (others[:, None] + scores)[edge_of] - self.client.max(axis=1)  # (C, J) all but one client
-        return (rest[:, None, :] + self.client).max(axis=2), others[:, None] + scores
+        reach = others[:, None] + scores
+        rest = reach[edge_of] - self.client.max(axis=1)  # (C, J) without the client itself
+        return (rest[:, None, :] + self.client).max(axis=2), reach
 
 
 def worth(problem: FleetProblem, tables: Tables, prices: Prices) -> Worth:
     """Price all rows of all nodes. The rows' own loading costs are taken off."""
     p, edges = problem, tables.edges
-    compute = prices.edge_compute[:, None] * p.edge_gflops[:, None] * (1.0 - edges.setup)
+    left = np.maximum(1.0 - edges.setup, 0.0)  # of the compute, after setup times
+    compute = (prices.edge_compute * p.edge_gflops)[:, None] * left
     own = compute + (prices.uplink * p.uplink_mb_s)[:, None] - edges.cost
     profit = knapsacks(p, tables.clients, _offload_values(p, edges, prices))
     return Worth(profit - tables.clients.cost[:, :, None], own, prices.cloud * p.cloud_mb_s)
@@ -63,7 +65,8 @@ def _offload_values(p: FleetProblem, edges: Rows, prices: Prices) -> Array:
     edge[~edges.served[:, of]] = -np.inf
     link = p.input_mb[:, None, None] * prices.cloud
     cloud = weight * p.cloud_accuracy[:, None, None] - load * (uplink + link)
-    return np.maximum(edge, cloud)
+    best: Array = np.maximum(edge, cloud)
+    return best
 
 
 def knapsacks(p: FleetProblem, rows: Rows, offload: Array) -> Array:
@@ -73,15 +76,15 @@ def knapsacks(p: FleetProblem, rows: Rows, offload: Array) -> Array:
     min over α of α β + Σ max(0, gain - α λ w), the minimum lies at 0 or at a gain per GFLOP.
     """
     size = p.load.T[:, :, None] * rows.work  # (T, C, R) GFLOP/s
+    served = rows.served[:, :, :, None]
     gain = np.empty((*size.shape, offload.shape[2]))  # (T, C, R, J)
     rest = np.zeros((size.shape[1], 1, offload.shape[2]))
     for task, elsewhere in enumerate(offload):
         local = (p.weight[:, task, None] * rows.accuracy[task])[:, :, None]
-        served = rows.served[task][:, :, None]
-        without = _without(p.mode, served, elsewhere[:, None, :])
+        without = _without(p.mode, served[task], elsewhere[:, None, :])
         np.maximum(np.subtract(local, without, out=gain[task]), 0.0, out=gain[task])
         if p.mode is not Mode.DROP:
-            gain[task] *= served
+            gain[task] *= served[task]
         rest = rest + without
     filled = gain.sum(axis=0)
     # Only a client whose row could ask for more compute than there is has a knapsack to fill.
@@ -94,10 +97,11 @@ def knapsacks(p: FleetProblem, rows: Rows, offload: Array) -> Array:
     filled[client, row, edge_row] = fill(
         asks[:, tight, edge_row], size[:, client, row], p.client_gflops[client]
     )
-    return filled + rest
+    most: Array = filled + rest
+    return most
 
 
-def _without(mode: Mode, served: Array, elsewhere: Array) -> Array:
+def _without(mode: Mode, served: Bools, elsewhere: Array) -> Array:
     """What the share that is not served locally makes; dropping scores 0 where it is allowed."""
     if mode is Mode.STRICT:
         return elsewhere
@@ -108,7 +112,7 @@ def _without(mode: Mode, served: Array, elsewhere: Array) -> Array:
 def fill(gain: Array, size: Array, limit: Array) -> Array:
     """(N,) the most that fractional knapsacks hold: gains and sizes (T, N), limits (N,)."""
     density = gain / np.where(size > 0, size, 1.0)
-    best = gain.sum(axis=0)
+    best: Array = gain.sum(axis=0)
     for price in density:
         np.minimum(best, price * limit + np.maximum(gain - price * size, 0.0).sum(axis=0), out=best)
     return best

@@ -6,13 +6,14 @@ Knows no method. Verification is in verify.py and shares no code with what makes
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from edged.planner.fleet import verify
 from edged.planner.fleet.assignment import NONE, Assignment, Flows, value_of
-from edged.planner.fleet.problem import Array, FleetProblem
+from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints
 
 OPTIMAL_GAP = 1e-6  # relative; the MILP's own tolerance
 
@@ -104,7 +105,7 @@ def infeasible(method: str, culprits: tuple[str, ...]) -> FleetPlan:
     return FleetPlan(method=method, status=Status.INFEASIBLE, culprits=culprits)
 
 
-def _shares(flows: Flows, loaded: Array) -> tuple[Array, Array, Array, Array]:
+def _shares(flows: Flows, loaded: Bools) -> tuple[Array, Array, Array, Array]:
     """Local, edge, cloud and dropped shares that add up to 1 exactly, 0 where there is no load."""
     local, edge, cloud = (
         np.where(loaded & (flow > 1e-9), flow, 0.0)
@@ -119,9 +120,10 @@ def _shares(flows: Flows, loaded: Array) -> tuple[Array, Array, Array, Array]:
     return local, edge, cloud, np.maximum(dropped, 0.0)
 
 
-def _held(z: Array) -> tuple[tuple[int, ...], ...]:
+def _held(z: Ints) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(sorted({m for m in row if m != NONE})) for row in z.tolist())
 
 
-def _tuples(array: Array) -> tuple[tuple[float, ...], ...]:
+def _tuples(array: Array | Ints) -> Any:
+    """Tuples of tuples of the array's own type."""
     return tuple(tuple(row) for row in array.tolist())

@@ -22,10 +22,11 @@ KIND = "j3o"
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 class Mode(str, enum.Enum):
-    """What may happen to a query that no node serves (pitfall 1: P1 as printed is often infeasible).
+    """What may happen to a query that no node serves (P1 as printed is often infeasible).
 
     DROP: a fraction r of each (client, task) scores 0. NULL: a (client, task) without a model
     scores 0 for its local share; one with a model serves its whole local share. STRICT: P1 as
@@ -66,8 +67,8 @@ class Instance(msgspec.Struct, frozen=True, tag_field="type", tag=KIND):
     kappa_s: NonNegative
     d: list[NonNegative]
     mode: Mode
-    nu: list[NonNegative] | None = None
-    Tb: Positive | None = None
+    nu: list[NonNegative] | None
+    Tb: Positive | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,7 +222,7 @@ def to_instance(problem: FleetProblem) -> Instance:
 def _check_batching(raw: Instance) -> None:
     if (raw.nu is None) != (raw.Tb is None):
         missing = "nu" if raw.nu is None else "Tb"
-        raise PlanError(f"{missing}: missing; the batching row (28) needs both nu and Tb")
+        raise PlanError(f"{missing}: null; the batching row (28) needs both nu and Tb")
     if raw.nu is None:
         return
     _shaped("nu", raw.nu, (len(raw.models),))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edged.planner.fleet.assignment import NONE
-from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
+from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints, Mode
 
 MAX_TASKS = 8  # partitions grow as the Bell numbers: 4,140 for 8 tasks
 MAX_ROWS = 60_000  # beyond, a table is a beam and not complete
@@ -48,8 +48,8 @@ class Rows:
     cost: Array  # (N, R)
 
     @property
-    def served(self) -> Array:
-        """(T, N, R) bool."""
+    def served(self) -> Bools:
+        """(T, N, R)."""
         return np.moveaxis(self.z != NONE, 2, 0)
 
     def pick(self, row: Ints) -> Ints:
@@ -159,18 +159,21 @@ def _envelope(accuracy: Array, work: Array, size: Array, memory: Array) -> Rows:
 def _stack(tables: list[Ints], libraries: Sequence[Library]) -> Rows:
     """Tables of different lengths as one array, with what each row gives and takes."""
     nodes, tasks = len(tables), tables[0].shape[1]
-    z = np.full((nodes, max(len(t) for t in tables), tasks), NONE)
-    for node, table in enumerate(tables):
-        z[node, : len(table)] = table
-    accuracy = np.stack([lib.accuracy for lib in libraries])
+    z = np.full((nodes, max(len(table) for table in tables), tasks), NONE)
+    for number, table in enumerate(tables):
+        z[number, : len(table)] = table
+    accuracy = np.stack([library.accuracy for library in libraries])
     served = z != NONE
     node = np.arange(nodes)[:, None, None]
-    work = np.where(served, libraries[0].work[z], 0.0)
-    setup = np.where(served, libraries[0].setup[z], 0.0).sum(axis=2)
-    cost = _loading_cost(z, np.stack([lib.cost for lib in libraries]))
     value = np.where(served, accuracy[node, z, np.arange(tasks)], 0.0)
-    first = lambda array: np.ascontiguousarray(np.moveaxis(array, 2, 0))  # noqa: E731
-    return Rows(z, first(value), first(work), setup, cost)
+    work = np.where(served, libraries[0].work[z], 0.0)
+    return Rows(
+        z,
+        np.ascontiguousarray(np.moveaxis(value, 2, 0)),
+        np.ascontiguousarray(np.moveaxis(work, 2, 0)),
+        np.where(served, libraries[0].setup[z], 0.0).sum(axis=2),
+        _loading_cost(z, np.stack([library.cost for library in libraries])),
+    )
 
 
 def _loading_cost(z: Ints, cost: Array) -> Array:
@@ -287,7 +290,7 @@ def _from_partitions(library: Library, mb: float, partitions: Sequence[_Partitio
     return np.concatenate(found)
 
 
-def _unbeaten(library: Library) -> Array:
+def _unbeaten(library: Library) -> Bools:
     """(2^T, M) bool: no other model is as accurate on all tasks of the group and as cheap."""
     accuracy = library.accuracy
     models, tasks = accuracy.shape
@@ -301,7 +304,7 @@ def _unbeaten(library: Library) -> Array:
     group = np.arange(1 << tasks)[:, None, None]
     beats = ((as_good & group) == group) & as_cheap
     beats &= ((better & group) != 0) | cheaper | earlier
-    unbeaten: Array = ~beats.any(axis=1)
+    unbeaten: Bools = ~beats.any(axis=1)
     return unbeaten
 
 
@@ -333,7 +336,7 @@ def _beam(library: Library, mb: float) -> Ints:
 
 
 def _merits(z: Ints, library: Library) -> Array:
-    """(R, criteria) what speaks for a row, larger is better; a column that never differs is left out."""
+    """(R, criteria) what speaks for a row, larger is better; what never differs is left out."""
     tasks = np.arange(z.shape[1])
     served = z != NONE
     columns = [np.where(served, library.accuracy[z, tasks], 0.0)]
@@ -349,7 +352,7 @@ def _merits(z: Ints, library: Library) -> Array:
 
 
 def _skyline(merits: Array, block: int = 64) -> Ints:
-    """Indices of the rows that no other row equals or beats in every merit (the first of equals)."""
+    """Indices of the rows that no other equals or beats in every merit (the first of equals)."""
     order = np.argsort(-merits.sum(axis=1), kind="stable")  # only earlier rows can beat later ones
     earlier = np.triu(np.ones((block, block), dtype=bool), k=1)
     kept = np.empty(0, dtype=np.int64)

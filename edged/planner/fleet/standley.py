@@ -22,15 +22,12 @@ def losses(setting: int = 1, split: str = "test") -> Losses:
     """The 31 full-capacity networks over five tasks. Raises PlanError on an unknown table."""
     if setting not in SETTINGS or split not in SPLITS:
         raise PlanError(f"standley: no setting {setting} {split!r}; settings 1 to 4, test or val")
-    text = (
-        resources.files("edged.planner.fleet")
-        .joinpath("data", f"standley2020_setting{setting}_{split}.csv")
-        .read_text(encoding="utf-8")
-    )
+    table = f"standley2020_setting{setting}_{split}.csv"
+    text = (resources.files("edged.planner.fleet") / "data" / table).read_text(encoding="utf-8")
     rows = list(csv.reader(line for line in text.splitlines() if not line.startswith("#")))
     tasks = tuple(rows[0][1:])
     # "half:x" rows are half-capacity networks (half the cost); J3O's library has none of them.
     full = [row for row in rows[1:] if not row[0].startswith("half:")]
-    table = np.array([[float(cell) if cell else np.nan for cell in row[1:]] for row in full])
-    groups = tuple(tuple(map(int, np.flatnonzero(~np.isnan(row)))) for row in table)
-    return Losses(tasks, groups, table)
+    loss = np.array([[float(cell) if cell else np.nan for cell in row[1:]] for row in full])
+    groups = tuple(tuple(map(int, np.flatnonzero(~np.isnan(row)))) for row in loss)
+    return Losses(tasks, groups, loss)

@@ -68,7 +68,7 @@ def _selection(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
                 if model not in models:
                     yield f"{equation} {tier} {node}, task {task}: model {model} is not onloaded"
                 if not accuracy[where, model, task] > 0:
-                    yield f"{equation} {tier} {node}, task {task}: model {model} does not support it"
+                    yield f"{equation} {tier} {node}, task {task}: model {model} lacks the task"
 
 
 def _memory(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
@@ -169,7 +169,13 @@ def _flows(p: FleetProblem, plan: FleetPlan) -> Iterator[tuple[int, int, float, 
     for client in range(p.n_clients):
         for task in range(p.n_tasks):
             if p.load[client, task] > 0:
-                yield client, task, plan.o[client][task], plan.oce[client][task], plan.r[client][task]
+                yield (
+                    client,
+                    task,
+                    plan.o[client][task],
+                    plan.oce[client][task],
+                    plan.r[client][task],
+                )
 
 
 def _over(equation: str, where: str, used: float, limit: float, unit: str) -> Iterator[str]:

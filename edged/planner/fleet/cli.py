@@ -1,0 +1,187 @@
+"""`edged plan fleet` and `edged plan generate fleet`: files in, tables or JSON out."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from edged.cli.console import table
+from edged.errors import PlanError
+from edged.planner.cli_files import read_instance, write_output
+from edged.planner.fleet import robust
+from edged.planner.fleet.decompose import MANY_EDGES
+from edged.planner.fleet.generate import FAMILIES, Scenario, generate
+from edged.planner.fleet.methods import METHODS, Options, solve
+from edged.planner.fleet.plan import FleetPlan
+from edged.planner.fleet.price import EFFORTS
+from edged.planner.fleet.problem import FleetProblem, Mode, read, to_instance
+from edged.planner.fleet.standley import losses
+from edged.planner.fleet.workers import PLACES, workers
+
+# Option of `generate` -> the field of Scenario, its type, what it says.
+_SCENARIO: dict[str, tuple[str, Callable[[str], Any], str]] = {
+    "--clients": ("clients", int, "clients of the fleet"),
+    "--edges": ("edges", int, "edges that they are spread over"),
+    "--tasks": ("tasks", int, "tasks, where the family leaves the choice"),
+    "--load": ("load", float, "queries/s of all clients together"),
+    "--chi-edge": ("chi_edge", float, "uplinks as a share of the traffic"),
+    "--chi-cloud": ("chi_cloud", float, "cloud link as a share of the traffic"),
+    "--client-compute": ("client_compute", float, "factor on the clients' GFLOP/s"),
+    "--client-alpha": ("client_alpha", float, "Dirichlet parameter over clients"),
+    "--task-alpha": ("task_alpha", float, "Dirichlet parameter over tasks"),
+    "--window-s": ("window_s", float, "batching window, with --batching"),
+}
+
+
+def register_solve(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add `edged plan fleet`."""
+    parser = commands.add_parser(
+        "fleet",
+        help="which models live on which node, and where queries go (J3O, BAJ3O)",
+        epilog="methods: " + "; ".join(f"{name}: {m.about}" for name, m in METHODS.items()),
+    )
+    parser.add_argument("instance", metavar="INSTANCE", help="JSON file, or - for standard input")
+    parser.add_argument("--method", choices=METHODS, default="price", metavar="METHOD")
+    parser.add_argument("--effort", choices=EFFORTS, default="full", help="of method price")
+    parser.add_argument("--seed", type=int, default=0, help="of rand-ao and of --spread")
+    parser.add_argument("--time-limit-s", type=float, metavar="S", help="of method milp")
+    parser.add_argument(
+        "--workers", choices=PLACES, default="auto", help=f"above {MANY_EDGES} edges, method price"
+    )
+    parser.add_argument("--out", metavar="FILE", help="write the plan as JSON to this file")
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+    loads = parser.add_argument_group("loads that are not known, or change (method price)")
+    loads.add_argument("--spread", type=float, metavar="S", help="loads lie within (1 ± S)")
+    loads.add_argument("--samples", type=int, default=16, metavar="N", help="loads planned for")
+    loads.add_argument("--previous", metavar="FILE", help="the plan that is running now")
+    loads.add_argument(
+        "--switch-cost", type=float, default=0.0, metavar="A", help="accuracy a loaded GB must gain"
+    )
+    parser.set_defaults(run=_solve)
+
+
+def register_generate(commands: argparse._SubParsersAction[Any]) -> None:
+    """Add `edged plan generate fleet`."""
+    parser = commands.add_parser(
+        "fleet",
+        help="an instance of one of J3O's benchmarks, or a harder one",
+        description="Each family has its own defaults. The same seed gives the same instance.",
+    )
+    parser.add_argument("--family", choices=FAMILIES, default="taskonomy")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mode", choices=[mode.value for mode in Mode], default="drop")
+    parser.add_argument("--batching", action="store_true", help="with setup times: row (28)")
+    parser.add_argument("--out", metavar="FILE", default="-", help="default: standard output")
+    for option, (field, kind, about) in _SCENARIO.items():
+        parser.add_argument(option, dest=field, type=kind, metavar="N", help=about)
+    parser.set_defaults(run=_generate)
+
+
+def _solve(args: argparse.Namespace) -> int:
+    problem = read(read_instance(args.instance))
+    rng = _rng(args.seed)
+    started = time.perf_counter()
+    plan, extra = _plan(problem, args, rng)
+    time_s = time.perf_counter() - started
+    plan.verify(problem)
+    result = {**msgspec.to_builtins(plan), **extra, "time_s": time_s}
+    text = msgspec.json.encode(result).decode()
+    if args.out:
+        write_output(args.out, text)
+    if args.json:
+        print(text)
+    else:
+        print(_show(problem, plan, extra, time_s))
+    return 0
+
+
+def _plan(
+    problem: FleetProblem, args: argparse.Namespace, rng: np.random.Generator
+) -> tuple[FleetPlan, dict[str, float]]:
+    """The plan, and what the robust variants say besides."""
+    if args.spread is not None and args.previous is not None:
+        raise PlanError("--spread and --previous: take one of the two")
+    if (args.spread is not None or args.previous is not None) and args.method != "price":
+        raise PlanError(f"--method: {args.method} plans neither with --spread nor with --previous")
+    effort = EFFORTS[args.effort]
+    if args.spread is not None:
+        hedged = robust.hedge(problem, args.spread, args.samples, rng, effort)
+        return hedged.plan, {"expected": hedged.expected, "expected_bound": hedged.expected_bound}
+    if args.previous is not None:
+        previous = _read_plan(args.previous)
+        again = robust.replan(problem, previous, args.switch_cost, effort)
+        return again.plan, {
+            "loaded_mb": again.loaded_mb, "net": again.net, "net_bound": again.net_bound
+        }  # fmt: skip
+    options = Options(effort=args.effort, rng=rng, time_limit_s=args.time_limit_s)
+    if args.method != "price" or problem.n_edges <= MANY_EDGES:
+        return solve(problem, args.method, options), {}
+    with workers(args.workers) as run:
+        options = Options(effort=args.effort, run=run)
+        return solve(problem, args.method, options), {}
+
+
+def _read_plan(path: str) -> FleetPlan:
+    try:
+        return msgspec.json.decode(read_instance(path), type=FleetPlan)
+    except msgspec.DecodeError as error:
+        raise PlanError(f"{path}: not a fleet plan: {error}") from None
+
+
+def _rng(seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise PlanError(f"--seed: must be >= 0, got {seed}")
+    return np.random.default_rng(seed)
+
+
+def _show(problem: FleetProblem, plan: FleetPlan, extra: dict[str, float], time_s: float) -> str:
+    """Where the queries of each edge's clients go, then the figures that one asks for first."""
+    lines = []
+    if plan.obj is None:
+        lines.append(
+            f"infeasible: no plan serves every query because of {', '.join(plan.culprits)}"
+        )
+    else:
+        lines += [
+            _edges(problem, plan),
+            "",
+            f"accuracy  {plan.obj:.6f} of 1 (mode {problem.mode.value})",
+        ]
+    if plan.bound is not None and plan.gap is not None:
+        proof = "optimal" if plan.status.value == "optimal" else f"gap {100 * plan.gap:.3f} %"
+        lines.append(f"bound     {plan.bound:.6f} ({proof})")
+    lines += [f"{name:9} {value:.6g}" for name, value in extra.items()]
+    lines.append(f"method    {plan.method}, {plan.iterations} iterations, {1000 * time_s:.1f} ms")
+    return "\n".join(lines)
+
+
+def _edges(problem: FleetProblem, plan: FleetPlan) -> str:
+    o, oce, r = (np.array(shares) for shares in (plan.o, plan.oce, plan.r))
+    rows = []
+    for edge in range(problem.n_edges):
+        of = problem.clients_of(edge)
+        load = problem.load[of]
+        total = max(float(load.sum()), 1e-300)
+        shares = (1 - o[of] - r[of], o[of] - oce[of], oce[of], r[of])
+        percents = [f"{100 * float((load * share).sum()) / total:.1f}" for share in shares]
+        models = " ".join(problem.models[m] for m in plan.x_e[edge])
+        held = sum(len(plan.x_c[client]) for client in of)
+        rows.append(
+            [str(edge), str(len(of)), f"{float(load.sum()):.1f}", *percents, str(held), models]
+        )
+    headers = ["edge", "clients", "queries/s", "local %", "edge %", "cloud %", "dropped %"]
+    return table([*headers, "client models", "edge models"], rows)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    fields = {field: getattr(args, field) for field, _, _ in _SCENARIO.values()}
+    given = {field: value for field, value in fields.items() if value is not None}
+    scenario = Scenario(batching=args.batching, mode=Mode(args.mode), **given)
+    problem = generate(args.family, _rng(args.seed), losses(), scenario)
+    write_output(args.out, msgspec.json.encode(to_instance(problem)).decode())
+    return 0

@@ -1,0 +1,46 @@
+"""Where independent jobs run: on Ray where it is installed, else in this process.
+
+The answers come in the order of the jobs and are the same either way. Not pure: starts Ray, and
+stops it if it was this module that started it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from edged.errors import Unsupported
+from edged.planner.fleet.decompose import Run
+
+PLACES = ("auto", "ray", "one")
+
+
+@contextmanager
+def workers(place: str = "auto") -> Iterator[Run]:
+    """A `map` over jobs: `ray`, `one` (this process), or `auto`: Ray where it is installed.
+
+    Raises Unsupported for `ray` where it is not.
+    """
+    installed = importlib.util.find_spec("ray") is not None
+    if place == "ray" and not installed:
+        raise Unsupported("Ray is not installed; pip install ray, or plan in one process")
+    if place == "one" or not installed:
+        yield map
+        return
+    ray: Any = importlib.import_module("ray")
+    started = not ray.is_initialized()
+    if started:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+
+        def run(function: Any, jobs: Any) -> Any:
+            remote = ray.remote(function)
+            return ray.get([remote.remote(job) for job in jobs])
+
+        yield run
+    finally:
+        if started:
+            ray.shutdown()

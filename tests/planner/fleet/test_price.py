@@ -1,0 +1,122 @@
+"""The default method: near the optimum, never above it, and a bound that holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edged.errors import Unsupported
+from edged.planner.fleet.methods import METHODS, Options, solve
+from edged.planner.fleet.plan import Status
+from edged.planner.fleet.price import EFFORTS, search
+from edged.planner.fleet.problem import Mode
+from tests.planner.fleet.helpers import example, family, tiny
+
+KINDS = {
+    "taskonomy": {"clients": 15},
+    "domainnet": {"clients": 15},
+    "cityscape": {},
+    "hard": {"clients": 15, "tasks": 4},
+    "hardhet": {"tasks": 4},
+    "hard, batching": {"clients": 12, "tasks": 4, "batching": True},
+    "hardhet, batching": {"clients": 12, "tasks": 4, "batching": True},
+    "hard, null": {"clients": 12, "tasks": 3, "mode": Mode.NULL},
+    "hardhet, null": {"clients": 12, "tasks": 3, "mode": Mode.NULL},
+    "hard, strict": {
+        "clients": 12,
+        "tasks": 3,
+        "mode": Mode.STRICT,
+        "load": 300.0,
+        "chi_cloud": 0.3,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_price_is_near_the_optimum_and_its_bound_holds(kind: str) -> None:
+    """The 20-seed sweeps at full size are `python -m tools.bench planners-fleet`."""
+    ratios = {effort: [] for effort in EFFORTS}
+    for seed in range(2):
+        problem = family(kind.partition(",")[0], seed, **KINDS[kind])
+        optimum = solve(problem, "milp").obj
+        if optimum is None:  # mode strict
+            assert solve(problem, "price").status is Status.INFEASIBLE
+            continue
+        for effort, found in ratios.items():
+            plan = solve(problem, "price", Options(effort=effort))
+            plan.verify(problem)
+            assert plan.obj <= optimum * (1 + 2e-6)
+            assert plan.bound >= optimum * (1 - 2e-6)
+            assert plan.gap == pytest.approx((plan.bound - plan.obj) / plan.bound)
+            found.append(plan.obj / optimum)
+    assert min(ratios["full"]) >= 0.98
+    assert np.mean(ratios["full"]) >= 0.995
+    assert np.mean(ratios["quick"]) >= (0.97 if "," in kind else 0.99)
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("batching", [False, True])
+def test_value_and_bound_enclose_the_optimum_of_tiny_instances(mode: Mode, batching: bool) -> None:
+    for seed in range(8):
+        problem = tiny(seed, mode, equal_work=bool(seed % 2), batching=batching, edges=1 + seed % 2)
+        exact, plan = solve(problem, "milp"), solve(problem, "price")
+        plan.verify(problem)
+        if exact.obj is None:
+            assert plan.status is Status.INFEASIBLE
+            assert plan.culprits == exact.culprits
+            continue
+        assert plan.obj <= exact.obj + 2e-6
+        assert plan.bound >= exact.obj - 2e-6
+
+
+@pytest.mark.parametrize("name", ["j3o_city_0", "j3o_hard_0", "j3o_hardhet_0", "baj3o_hard_0"])
+def test_the_examples_of_the_format(name: str) -> None:
+    problem, expected = example(name)
+    assert solve(problem, "price").obj >= 0.998 * expected["milp"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_feasible_and_deterministic(method: str) -> None:
+    problem = family("hardhet", 5, clients=8, tasks=3, batching=True)
+    first, second = (
+        solve(problem, method, Options(rng=np.random.default_rng(7))) for _ in range(2)
+    )
+    assert first == second
+    first.verify(problem)
+    assert first.method == method
+    assert first.iterations >= 1
+
+
+def test_tables_that_are_not_complete_still_bound() -> None:
+    """Nine tasks are more than partitions are made for: sets grow in a beam, and the bound comes
+    from nodes better than any."""
+    problem = family("hard", 0, clients=6, tasks=9, edges=2)
+    plan, exact = solve(problem, "price"), solve(problem, "milp", Options(time_limit_s=60.0))
+    plan.verify(problem)
+    assert plan.bound >= exact.obj
+    assert plan.obj >= 0.97 * exact.obj
+
+
+def test_the_gap_is_small_with_many_clients() -> None:
+    """Only as many clients as there are shared rows are torn between two sets of models."""
+    plan = solve(family("hard", 1, clients=90, edges=3, load=6000.0), "price")
+    assert plan.gap is not None
+    assert plan.gap < 0.003
+
+
+def test_scenarios_share_their_models() -> None:
+    problem = family("hard", 2, clients=8, tasks=3)
+    scenarios = [problem, problem.with_load(problem.load[::-1].copy())]
+    found = search(scenarios, EFFORTS["full"])
+    assert len(found.flows) == 2
+    mean = np.mean([flow.value for flow in found.flows])
+    assert found.objective == pytest.approx(mean)
+    assert found.objective <= found.bound
+    alone = [search([s], EFFORTS["full"]) for s in scenarios]
+    assert found.objective <= np.mean([a.bound for a in alone]) + 1e-9
+
+
+def test_without_highs_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "highspy", None)
+    with pytest.raises(Unsupported, match=r"pip install 'edged\[plan\]'"):
+        solve(family("hard", 0, clients=3), "price")
