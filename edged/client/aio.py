@@ -7,6 +7,7 @@ awaits an inference takes the request back from the daemon.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 from collections import deque
@@ -313,11 +314,19 @@ class AsyncClient:
             self._session.on_message(frames, _now())
             self._settle()
 
+    async def _read_rest(self, connection: Connection) -> None:
+        """What had arrived when the connection broke is not lost with it."""
+        with contextlib.suppress(zmq.Again):
+            while True:
+                frames = await connection.socket.recv_multipart(zmq.NOBLOCK)
+                self._session.on_message(frames, _now())
+
     async def _watch(self, connection: Connection) -> None:
         while True:
             if link_event(await connection.monitor.recv_multipart()) is Link.UP:
                 self._session.on_connected(_now())
             else:
+                await self._read_rest(connection)
                 self._session.on_disconnected(_now())
             self._settle()
 

@@ -17,9 +17,9 @@ from edged.errors import InvalidArgument
 _ENDPOINT = re.compile(r"ipc://.+|tcp://(\[[0-9A-Fa-f:.%\w]+\]|[^:/\s]+):(?P<port>\d{1,5})")
 
 _OPTIONS = {
-    # A request is handed to ZeroMQ only when the connection stands; until then, and when it
-    # breaks, it is the session's, which knows its deadline and how often it may be sent.
-    zmq.IMMEDIATE: 1,
+    # Not IMMEDIATE: with it, ZeroMQ drops what has arrived and was not read yet when the
+    # connection breaks, as after a daemon that answered everything and ended. That requests do
+    # not pile up without a connection is the session's care.
     zmq.RECONNECT_IVL: 100,  # ms
     zmq.RECONNECT_IVL_MAX: 2_000,
     zmq.HEARTBEAT_IVL: 2_000,  # ms; a peer that vanished without a word is noticed

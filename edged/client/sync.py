@@ -285,10 +285,12 @@ class Client:
             -1 if wait_s == math.inf else math.ceil(wait_s * 1e3),
         )
         now = time.monotonic()
+        # In this order: what had arrived when the connection broke is not lost with it.
+        link_events = [link_event(frames) for frames in _received(connection.monitor)]
         for frames in _received(connection.socket):
             self._session.on_message(frames, now)
-        for frames in _received(connection.monitor):
-            if link_event(frames) is Link.UP:
+        for event in link_events:
+            if event is Link.UP:
                 self._session.on_connected(now)
             else:
                 self._session.on_disconnected(now)

@@ -57,7 +57,7 @@ class FakeDaemon:
         self._context = zmq.Context()
         router = self._context.socket(zmq.ROUTER)
         router.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        router.setsockopt(zmq.LINGER, 0)
+        router.setsockopt(zmq.LINGER, 5_000)
         router.bind(self.endpoint)
         self._stop = self._context.socket(zmq.PAIR)
         self._stop.bind("inproc://stop")
@@ -65,7 +65,7 @@ class FakeDaemon:
         self._thread.start()
 
     def stop(self) -> None:
-        """Cut all connections."""
+        """Let go what was sent, then cut all connections."""
         if self._thread is not None:
             self._stop.send(b"")
             self._thread.join()

@@ -162,6 +162,25 @@ def test_a_restart_of_the_daemon_costs_no_request(daemon: FakeDaemon) -> None:
     assert (before.client, before.id) == (after.client, after.id)
 
 
+def test_answers_that_came_before_the_connection_broke_count(daemon: FakeDaemon) -> None:
+    asked = threading.Semaphore(0)
+
+    def count(received: Received) -> list[wire.Frames]:
+        asked.release()
+        return [infer_reply(received)]
+
+    daemon.answer = count
+
+    async def test(client: AsyncClient) -> None:
+        pending = [client.submit(b"jpeg", "flowers") for _ in range(4)]
+        for _ in pending:
+            assert await asyncio.to_thread(asked.acquire, timeout=PATIENCE_S)
+        daemon.stop()  # the loop stands still meanwhile
+        assert [(await p.result()).sends for p in pending] == [1] * 4
+
+    with_client(daemon, test, retry=Retry(attempts=1))
+
+
 def test_no_answer_in_time(daemon: FakeDaemon) -> None:
     daemon.answer = lambda received: []
 

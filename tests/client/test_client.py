@@ -330,6 +330,22 @@ def test_a_restart_of_the_daemon_costs_no_request(daemon: FakeDaemon) -> None:
     assert (before.client, before.id) == (after.client, after.id)
 
 
+def test_answers_that_came_before_the_connection_broke_count(daemon: FakeDaemon) -> None:
+    asked = threading.Semaphore(0)
+
+    def count(received: Received) -> list[wire.Frames]:
+        asked.release()
+        return [infer_reply(received)]
+
+    daemon.answer = count
+    with Client(daemon.endpoint, retry=Retry(attempts=1)) as client:
+        pending = [client.submit(b"jpeg", "flowers") for _ in range(4)]
+        for _ in pending:
+            assert asked.acquire(timeout=PATIENCE_S)
+        daemon.stop()  # before the client looks
+        assert [p.result().sends for p in pending] == [1] * 4
+
+
 def test_no_answer_in_time_is_an_error_and_the_daemon_hears_of_it(
     client: Client, daemon: FakeDaemon
 ) -> None:

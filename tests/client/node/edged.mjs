@@ -31,7 +31,6 @@ export class Client {
     this.#socket = new Dealer({
       routingId: randomBytes(16).toString("hex"), // the first byte is a hex digit, so not 0x00
       linger: 200,
-      immediate: true,
     });
     this.#socket.connect(endpoint);
     this.#reading = this.#read();
