@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 from typing import Any
 
-# Each module registers `edged plan NAME` and `edged plan generate NAME`.
-_PLANNERS = ("edged.planner.loading.cli", "edged.planner.fleet.cli")
+from edged.planner.fleet import cli as fleet
+from edged.planner.loading import cli as loading
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
@@ -23,9 +21,6 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
         "generate", help="a random instance of a family of the papers, as JSON"
     )
     families = generate.add_subparsers(title="instances", metavar="KIND", required=True)
-    for name in _PLANNERS:
-        if importlib.util.find_spec(name) is None:
-            continue
-        planner = importlib.import_module(name)
+    for planner in (loading, fleet):
         planner.register_solve(kinds)
         planner.register_generate(families)
