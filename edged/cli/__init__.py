@@ -1,35 +1,40 @@
-"""The `edged` command. Each module of `_COMMANDS` registers its subcommands and does no work."""
+"""The `edged` command. A module is imported when its command is asked for, or help is."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Sequence
 
 from edged import __version__
 from edged.cli.console import run_command
 
-_COMMANDS = (
-    "edged.cli.serve",
-    "edged.cli.infer",
-    "edged.cli.status",
-    "edged.cli.models",
-    "edged.cli.simulate",
-    "edged.planner.cli",
-)
+_COMMANDS = {
+    "serve": "edged.cli.serve",
+    "check": "edged.cli.serve",
+    "replay": "edged.cli.serve",
+    "infer": "edged.cli.infer",
+    "status": "edged.cli.status",
+    "models": "edged.cli.models",
+    "simulate": "edged.cli.simulate",
+    "plan": "edged.planner.cli",
+}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole grammar of the command line."""
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The grammar of the command line; of one command alone where that is known."""
     top = argparse.ArgumentParser(
         prog="edged", description="Serve many vision tasks from shared parameter blocks."
     )
     top.add_argument("--version", action="version", version=f"edged {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name in _COMMANDS:
-        importlib.import_module(name).register(commands)
+    wanted = [_COMMANDS[only]] if only in _COMMANDS else _COMMANDS.values()
+    for module in dict.fromkeys(wanted):
+        importlib.import_module(module).register(commands)
     return top
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run_command(parser(), argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    return run_command(parser(arguments[0] if arguments else None), arguments)

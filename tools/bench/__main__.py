@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from edged.cli.console import run_command
 
 BENCHES = {
-    "overhead": "tools.bench.overhead",
+    "chain": "tools.bench.chain",
     "memory": "tools.bench.memory",
+    "overhead": "tools.bench.overhead",
     "papers": "tools.bench.papers",
     "planners-loading": "tools.bench.planners_loading",
     "policies": "tools.bench.policies",
