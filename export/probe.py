@@ -75,9 +75,21 @@ def session(model: bytes, *, optimise: bool = True) -> ort.InferenceSession:
         # Runs Shape operators first, so that no activation lives on for the sake of its size.
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return _open(model, options)
     except Exception as error:  # onnxruntime's errors have no other common base
         raise InvalidArgument(f"ONNX Runtime cannot load the model: {_line(error)}") from error
+
+
+def _open(model: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
+    """On the pool of threads that the process may have; onnxruntime does not say whether it has."""
+    providers = ["CPUExecutionProvider"]
+    try:
+        return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
+    except RuntimeError as error:
+        if "global thread pool" not in str(error):
+            raise
+    options.use_per_session_threads = False
+    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def run(
