@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from edged import wire
 from edged.errors import NotFound
 from tests.client.fake_daemon import FakeDaemon, Received, error, infer_reply
-
-HERE = Path(__file__).parent / "node"
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command that runs the client, its packages installed as the lock file says."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("needs Node.js: node and npm are not both on the PATH")
-    home = tmp_path_factory.mktemp("node")
-    for name in ("package.json", "package-lock.json", "edged.mjs", "infer.mjs"):
-        shutil.copy(HERE / name, home)
-    # The packages bring their binaries along: none of their scripts has to run.
-    install = subprocess.run(
-        [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    if install.returncode:
-        pytest.skip(f"npm ci did not work here: {install.stderr.strip()[-300:]}")
-    return [node, str(home / "infer.mjs")]
+from tests.colors import picture, png
+from tests.daemon.live import Daemon
 
 
 def run(program: list[str], *args: str) -> dict[str, Any]:
@@ -83,3 +58,17 @@ def test_the_limits_are_respected(program: list[str], daemon: FakeDaemon, tmp_pa
     answers = run(program, daemon.endpoint, "flowers", *[str(tmp_path / "a.jpg")] * 9)
     assert answers["failed"]["code"] == "RESOURCE_EXHAUSTED"
     assert all(len(received.request.payload) == 1 for received in daemon.infers)
+
+
+def test_the_real_daemon_answers_javascript(
+    program: list[str], real_daemon: Daemon, tmp_path: Path
+) -> None:
+    files = [tmp_path / "red.png", tmp_path / "blue.png"]
+    for file, pixels in zip(files, (picture(250, 20, 10), picture(10, 20, 250)), strict=True):
+        file.write_bytes(png(pixels))
+    answers = run(program, real_daemon.endpoint, "color,weakest", *map(str, files))
+    color, weakest = answers["together"]["outputs"]
+    assert [row[0]["label"] for row in color["classification"]] == ["red", "blue"]
+    assert weakest["shape"] == [2, 3]
+    assert [round(255 * -score) for score in weakest["data"]] == [250, 20, 10, 10, 20, 250]
+    assert answers["refused"]["code"] == "NOT_FOUND"
