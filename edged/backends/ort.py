@@ -29,8 +29,8 @@ import onnxruntime as ort
 from edged.backends.base import Loaded, Use
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.prepared import PreparedBlocks
+from edged.backends.signature import Arg, check
 from edged.errors import ConfigError, EdgedError, StoreError, Unsupported
-from edged.layout import Tensor
 from edged.manifest import DataType
 
 _MODEL = "model.onnx"
@@ -117,15 +117,15 @@ class OnnxRuntime:
                 f"block {block[:12]} does not load in onnxruntime ({_line(error)}): export its "
                 "models again"
             ) from error
-        _check(block, wide, uses)
+        inputs, outputs = _args(wide.get_inputs()), _args(wide.get_outputs())
+        max_rows = check(block, inputs, outputs, uses)
         self._blocks[block] = _Block(
             wide,
             narrow,
-            inputs=tuple((arg.name, NUMPY[_TYPES[arg.type]]) for arg in wide.get_inputs()),
-            outputs=tuple((arg.name, NUMPY[_TYPES[arg.type]]) for arg in wide.get_outputs()),
+            inputs=tuple((arg.name, NUMPY[arg.datatype]) for arg in inputs if arg.datatype),
+            outputs=tuple((arg.name, NUMPY[arg.datatype]) for arg in outputs if arg.datatype),
         )
-        rows = wide.get_inputs()[0].shape[0]
-        return Loaded(bytes_used, rows if isinstance(rows, int) else None)
+        return Loaded(bytes_used, max_rows)
 
     def unload(self, block: str) -> None:
         del self._blocks[block]
@@ -247,41 +247,15 @@ def _share_arena() -> None:
     ort.set_default_logger_severity(3)  # errors
 
 
-def _check(block: str, session: Any, uses: Sequence[Use]) -> None:
-    """Raise StoreError unless the file's inputs and outputs are those that the models name."""
-    for use in uses:
-        for letter, found, wanted in (
-            ("x", session.get_inputs(), use.reads),
-            ("y", session.get_outputs(), use.writes),
-        ):
-            names = [f"{letter}{index}" for index in range(len(wanted))]
-            if [arg.name for arg in found] != names or not all(map(_fits, found, wanted)):
-                raise StoreError(
-                    f"block {block[:12]} has {_signature(found)}, its models expect "
-                    f"{', '.join(names)} of {[(t.datatype, t.shape) for t in wanted]}: export them "
-                    "again"
-                )
-    rows = {arg.shape[0] if arg.shape else None for arg in session.get_inputs()}
-    if fixed := {extent for extent in rows if isinstance(extent, int) and extent != 1}:
-        raise Unsupported(
-            f"block {block[:12]} was exported for exactly {max(fixed)} rows at a time: export its "
-            "model with a dynamic batch, or with a batch of one"
+def _args(args: Sequence[Any]) -> list[Arg]:
+    return [
+        Arg(
+            arg.name,
+            _TYPES.get(arg.type),
+            tuple(extent if isinstance(extent, int) else None for extent in arg.shape),
         )
-
-
-def _fits(found: Any, wanted: Tensor) -> bool:
-    return (
-        _TYPES.get(found.type) == wanted.datatype
-        and len(found.shape) == 1 + len(wanted.shape)
-        and all(
-            not isinstance(have, int) or have == want
-            for have, want in zip(found.shape[1:], wanted.shape, strict=True)
-        )
-    )
-
-
-def _signature(args: Sequence[Any]) -> str:
-    return ", ".join(f"{arg.name} {arg.type} {arg.shape}" for arg in args)
+        for arg in args
+    ]
 
 
 def _line(error: Exception) -> str:

@@ -16,10 +16,20 @@ import onnx.inliner
 import torch
 from torch import Tensor
 
+from edged.backends.signature import Arg
 from edged.backends.torch_operators import HOST, OPERATORS, Operator, constant
 from edged.errors import StoreError, Unsupported
+from edged.manifest import DataType
 
 _OLDEST_OPSET = 13
+_DATATYPES: dict[int, DataType] = {
+    onnx.TensorProto.BOOL: "BOOL", onnx.TensorProto.UINT8: "UINT8",
+    onnx.TensorProto.UINT16: "UINT16", onnx.TensorProto.UINT32: "UINT32",
+    onnx.TensorProto.UINT64: "UINT64", onnx.TensorProto.INT8: "INT8",
+    onnx.TensorProto.INT16: "INT16", onnx.TensorProto.INT32: "INT32",
+    onnx.TensorProto.INT64: "INT64", onnx.TensorProto.FLOAT16: "FP16",
+    onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.DOUBLE: "FP64",
+}  # fmt: skip
 _LEFT_OUT = "left_out"  # the name of an input that a node does without
 
 
@@ -58,14 +68,18 @@ class Graph(torch.nn.Module):
             model = onnx.inliner.inline_local_functions(model)
         _check_opsets(model)
         self._device = device
-        self.input_names = tuple(value.name for value in model.graph.input)
-        self.output_names = tuple(value.name for value in model.graph.output)
+        self._keys: dict[tuple[str, bool], str] = {}  # of buffers, by name and where they lie
+        self.args = (
+            [_arg(value) for value in model.graph.input],
+            [_arg(value) for value in model.graph.output],
+        )
         constants = {proto.name: constant(proto) for proto in model.graph.initializer}
         nodes = _fold([_node(proto) for proto in model.graph.node], constants)
         self._steps = self._place(nodes, constants)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        values: dict[str, Tensor | None] = dict(zip(self.input_names, inputs, strict=True))
+        names = (arg.name for arg in self.args[0])
+        values: dict[str, Tensor | None] = dict(zip(names, inputs, strict=True))
         constants = self._buffers
         for step in self._steps:
             found = [values[name] if name in values else constants[name] for name in step.inputs]
@@ -76,9 +90,7 @@ class Graph(torch.nn.Module):
             values.update(zip(step.node.outputs, step.node.run(found), strict=False))
             for name in step.last_used:
                 del values[name]
-        outputs = [
-            values[name] if name in values else constants[name] for name in self.output_names
-        ]
+        outputs = [values[name] if name in values else constants[name] for name in self._results]
         return tuple(output for output in outputs if output is not None)
 
     def _place(self, nodes: Sequence[_Node], constants: Mapping[str, Tensor]) -> list[_Step]:
@@ -86,7 +98,8 @@ class Graph(torch.nn.Module):
         self.register_buffer(_LEFT_OUT, None)
         on_host: set[str] = set()
         steps: list[_Step] = []
-        uses = _last_uses(nodes, keep={*constants, *self.output_names, _LEFT_OUT})
+        outputs = [arg.name for arg in self.args[1]]
+        uses = _last_uses(nodes, keep={*constants, *outputs, _LEFT_OUT})
         for at, node in enumerate(nodes):
             variables = set(node.inputs) - {*constants, _LEFT_OUT}
             is_host = node.kind in ("Shape", "Size") or on_host.issuperset(variables)
@@ -101,14 +114,14 @@ class Graph(torch.nn.Module):
                     moved.add(position)
                 inputs.append(name)
             steps.append(_Step(node, tuple(inputs), frozenset(moved), uses[at]))
-        self._outputs = [
+        self._results = [
             self._constant(name, constants[name], on_host=False) if name in constants else name
-            for name in self.output_names
+            for name in outputs
         ]
         return steps
 
     def _constant(self, name: str, value: Tensor, *, on_host: bool) -> str:
-        key = ("host_" if on_host else "device_") + name.replace(".", "_")
+        key = self._keys.setdefault((name, on_host), f"constant_{len(self._keys)}")
         if key not in self._buffers:
             self.register_buffer(key, value if on_host else value.to(self._device))
         return key
@@ -154,6 +167,15 @@ def _constant_node(attributes: Mapping[str, Any]) -> Tensor:
         return constant(value)
     kind = torch.float32 if "float" in next(iter(attributes)) else torch.int64
     return torch.tensor(value, dtype=kind)
+
+
+def _arg(value: onnx.ValueInfoProto) -> Arg:
+    tensor = value.type.tensor_type
+    return Arg(
+        value.name,
+        _DATATYPES.get(tensor.elem_type),
+        tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim),
+    )
 
 
 def _fold(nodes: Iterable[_Node], constants: dict[str, Tensor]) -> list[_Node]:

@@ -61,8 +61,8 @@ class Executor:
         self._backend = backend
         self._max_rows = max_rows
         self._trie = Trie(manifests)
-        self._memory = backend.memory
-        self._allocated = self._memory.allocate(0)
+        self.memory = backend.memory
+        self._allocated = self.memory.allocate(0)
         self.nbytes = 0
         self._program = functools.lru_cache(_PROGRAMS)(self._make_program)
 
@@ -88,10 +88,10 @@ class Executor:
         """Run all blocks for these segments; `plan.segments` says where each one's rows are."""
         plan = self._trie.plan([(tuple(sorted(s.models)), len(s.rows)) for s in segments])
         program = self._program(plan.layout)
-        roots, order = _feed(self._memory, program, plan, segments)
+        roots, order = _feed(self.memory, program, plan, segments)
         runs = program.run(self._backend, roots, order, wide=wide)
-        self._memory.wait()
-        return Batch(self._memory, program, plan, order is None, runs)
+        self.memory.wait()
+        return Batch(self.memory, program, plan, order is None, runs)
 
     def _answer(
         self, batch: Batch, wanted: Sequence[_Wanted]
@@ -103,11 +103,11 @@ class Executor:
         return answers.answers, answers.payload
 
     def _make_program(self, layout: Layout) -> Program:
-        program = Program(layout, self._memory, self._max_rows)
+        program = Program(layout, self.memory, self._max_rows)
         if program.nbytes > self.nbytes:
             self._program.cache_clear()  # they lie in the memory that is given up here
             self._allocated = None
-            self._allocated = self._memory.allocate(program.nbytes)
+            self._allocated = self.memory.allocate(program.nbytes)
             self.nbytes = program.nbytes
         program.place(self._allocated)
         return program

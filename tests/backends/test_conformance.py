@@ -11,14 +11,24 @@ import numpy as np
 import pytest
 
 from edged import backends
-from edged.backends.base import Backend
-from edged.backends.memory import Array
-from edged.errors import ConfigError
-from tests.backends.blocks import Block, dense, mean_of_image, sum_and_difference
+from edged.backends.base import Backend, Use
+from edged.backends.memory import ALIGNMENT, NUMPY, Array, DeviceArray, host_view
+from edged.errors import ConfigError, EdgedError, StoreError
+from edged.layout import Tensor
+from edged.manifest import DataType
+from tests.backends.blocks import (
+    Block,
+    dense,
+    fails_on_large_values,
+    mean_of_image,
+    one_row_only,
+    sum_and_difference,
+)
 
 CURVE = {"rows": [1, 8], "time_ms": [0.1, 0.2]}
 OPTIONS: dict[str, dict[str, Any]] = {
     "onnxruntime": {},
+    "torch": {},
     "fake": {},
     "emulated": {"blocks": {"*": CURVE}, "device": "a test"},
 }
@@ -43,19 +53,31 @@ def inputs(block: Block, rows: int, seed: int = 0) -> list[Array]:
     return [rng.random((rows, *t.shape), dtype=np.float32) for t in block.use.reads]
 
 
-def outputs(block: Block, rows: int) -> list[Array]:
-    return [np.full((rows, *t.shape), np.nan, np.float32) for t in block.use.writes]
+def place(backend: Backend, array: Array) -> DeviceArray:
+    """A copy of `array` in the backend's memory."""
+    memory = backend.memory
+    staged = memory.staging(array.nbytes)
+    staged[:] = array.reshape(-1).view(np.uint8)
+    rows = staged.view(array.dtype).reshape(array.shape)
+    tensor = Tensor("FP32", array.shape[1:])
+    target = memory.view(memory.allocate(array.nbytes), 0, len(array), tensor)
+    memory.put(rows, target)
+    memory.wait()
+    return target
 
 
 def run(backend: Backend, block: Block, given: Sequence[Array]) -> list[Array]:
-    found = outputs(block, len(given[0]))
-    backend.run(block.id, given, found)
-    return found
+    rows = len(given[0])
+    empty = [np.full((rows, *t.shape), np.nan, np.float32) for t in block.use.writes]
+    outputs = [place(backend, array) for array in empty]
+    backend.run(block.id, [place(backend, array) for array in given], outputs)
+    backend.memory.wait()
+    return [backend.memory.get(array).copy() for array in outputs]
 
 
 def load(backend: Backend, block: Block, folder: Path) -> None:
     loaded = backend.load(block.id, block.write(folder), [block.use])
-    assert loaded.bytes_used > 0
+    assert loaded.bytes_used >= 0
     assert loaded.max_rows is None
 
 
@@ -84,24 +106,56 @@ def test_the_same_again(backend: Backend, block: Block, tmp_path: Path) -> None:
 def test_only_the_given_rows_are_read_and_written(backend: Backend, tmp_path: Path) -> None:
     block = dense(6, 4)
     load(backend, block, tmp_path)
+    x = inputs(block, 2)[0]
     source = np.full((8, 6), np.nan, np.float32)
-    source[3:5] = inputs(block, 2)[0]
-    target = np.full((8, 4), -7.0, np.float32)
-    backend.run(block.id, [source[3:5]], [target[5:7]])
-    assert (target[:5] == -7.0).all()
-    assert (target[7:] == -7.0).all()
-    np.testing.assert_array_equal(target[5:7], run(backend, block, [source[3:5]])[0])
+    source[3:5] = x
+    target = place(backend, np.full((8, 4), -7.0, np.float32))
+    backend.run(block.id, [place(backend, source)[3:5]], [target[5:7]])
+    backend.memory.wait()
+    found = backend.memory.get(target)
+    assert (found[:5] == -7.0).all()
+    assert (found[7:] == -7.0).all()
+    np.testing.assert_array_equal(found[5:7], run(backend, block, [x])[0])
 
 
-def test_new_arrays_in_old_places(backend: Backend, tmp_path: Path) -> None:
+def test_new_rows_in_old_places(backend: Backend, tmp_path: Path) -> None:
     """Buffers are reused: what lies at an address now counts, not what lay there before."""
     block = dense(6, 4)
     load(backend, block, tmp_path)
-    source, target = np.empty((2, 6), np.float32), np.empty((2, 4), np.float32)
-    for seed in range(3):
-        source[:] = inputs(block, 2, seed)[0]
+    source = place(backend, np.empty((2, 6), np.float32))
+    target = place(backend, np.empty((2, 4), np.float32))
+    for seed in range(6):
+        x = inputs(block, 2, seed)[0]
+        backend.memory.put(x, source)
         backend.run(block.id, [source], [target])
-        np.testing.assert_array_equal(target, run(backend, block, inputs(block, 2, seed))[0])
+        backend.memory.wait()
+        np.testing.assert_array_equal(backend.memory.get(target), run(backend, block, [x])[0])
+
+
+def test_rows_are_gathered(backend: Backend) -> None:
+    memory = backend.memory
+    source = np.arange(24, dtype=np.float32).reshape(6, 4)
+    target = place(backend, np.zeros((4, 4), np.float32))
+    memory.take(place(backend, source), memory.indices([5, 0, 0]), target[1:])
+    memory.wait()
+    np.testing.assert_array_equal(memory.get(target)[1:], source[[5, 0, 0]])
+    assert (memory.get(target)[:1] == 0).all()
+
+
+@pytest.mark.parametrize("datatype", sorted(NUMPY))
+def test_every_type_goes_to_the_device_and_back(backend: Backend, datatype: DataType) -> None:
+    memory, tensor = backend.memory, Tensor(datatype, (3, 2))
+    size = 4 * tensor.row_bytes
+    staged = memory.staging(size)
+    staged[:] = np.arange(size) % 2
+    rows = host_view(staged, 0, 4, tensor)
+    target = memory.view(memory.allocate(size + ALIGNMENT), ALIGNMENT, 4, tensor)
+    memory.put(rows[1:3], target[:2])
+    memory.put(rows[:2], target[2:])
+    memory.wait()
+    found = memory.get(target)
+    assert found.dtype == NUMPY[datatype]
+    np.testing.assert_array_equal(found, rows[[1, 2, 0, 1]])
 
 
 def test_blocks_come_and_go(backend: Backend, tmp_path: Path) -> None:
@@ -153,3 +207,74 @@ def test_an_unknown_option_is_refused(name: str, tmp_path: Path) -> None:
 def test_an_unknown_backend_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no backend 'tpu'; name one of onnxruntime, "):
         backends.create("tpu", {}, threads=1, cache_dir=tmp_path)
+
+
+# --- those that compute ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["onnxruntime", "torch"])
+def computing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]:
+    made = backends.create(
+        request.param, OPTIONS[request.param], threads=1, cache_dir=tmp_path / "cache"
+    )
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("block", [*BLOCKS, dense(64, 100, seed=3)])
+def test_it_computes_what_the_block_says(computing: Backend, block: Block, tmp_path: Path) -> None:
+    load(computing, block, tmp_path)
+    for rows in (5, 1):
+        given = inputs(block, rows)
+        for found, expected in zip(run(computing, block, given), block.twin(*given), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("use", "says"),
+    [
+        (Use((Tensor("FP32", (6,)),), (Tensor("FP32", (5,)),)), "has y0 FP32"),
+        (Use((Tensor("FP32", (7,)),), (Tensor("FP32", (4,)),)), "has x0 FP32"),
+        (Use((Tensor("INT64", (6,)),), (Tensor("FP32", (4,)),)), "has x0 FP32"),
+        (Use((Tensor("FP32", (6,)),) * 2, (Tensor("FP32", (4,)),)), "expect x0, x1 of"),
+    ],
+)
+def test_a_block_that_does_not_fit_its_models_is_refused(
+    computing: Backend, tmp_path: Path, use: Use, says: str
+) -> None:
+    block = dense(6, 4)
+    with pytest.raises(StoreError, match=says):
+        computing.load(block.id, block.write(tmp_path), [block.use, use])
+
+
+def test_a_file_that_is_no_block_is_refused(computing: Backend, tmp_path: Path) -> None:
+    path = tmp_path / "block.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(StoreError, match="export its models again"):
+        computing.load("0" * 64, path, [dense(6, 4).use])
+
+
+def test_a_block_exported_for_one_row_says_so(computing: Backend, tmp_path: Path) -> None:
+    block = one_row_only(3)
+    assert computing.load(block.id, block.write(tmp_path), [block.use]).max_rows == 1
+
+
+def test_a_run_that_fails_harms_nothing(computing: Backend, tmp_path: Path) -> None:
+    block = fails_on_large_values()
+    load(computing, block, tmp_path)
+    good = np.array([[0.5], [0.25]], np.float32)
+    np.testing.assert_array_equal(run(computing, block, [good])[0], good)
+    with pytest.raises(EdgedError, match=f"block {block.id[:12]} failed: ") as caught:
+        run(computing, block, [np.array([[0.5], [9.0]], np.float32)])
+    assert "\n" not in str(caught.value)
+    np.testing.assert_array_equal(run(computing, block, [good])[0], good)
+
+
+def test_nan_is_the_clients_business(computing: Backend, tmp_path: Path) -> None:
+    block = dense(6, 4, relu=False)
+    load(computing, block, tmp_path)
+    given = np.ones((2, 6), np.float32)
+    given[1, 0] = np.nan
+    found = run(computing, block, [given])[0]
+    assert np.isnan(found[1]).all()
+    assert not np.isnan(found[0]).any()

@@ -10,17 +10,9 @@ import numpy as np
 import pytest
 
 from edged import backends
-from edged.backends.base import Backend, Use
-from edged.errors import ConfigError, EdgedError, StoreError, Unsupported
-from edged.layout import Tensor
-from tests.backends.blocks import (
-    Block,
-    dense,
-    fails_on_large_values,
-    mean_of_image,
-    one_row_only,
-    sum_and_difference,
-)
+from edged.backends.base import Backend
+from edged.errors import ConfigError, StoreError, Unsupported
+from tests.backends.blocks import Block, dense
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -45,17 +37,6 @@ def run(backend: Backend, block: Block, *inputs: np.ndarray) -> list[np.ndarray]
     found = [np.empty((len(inputs[0]), *t.shape), np.float32) for t in block.use.writes]
     backend.run(block.id, inputs, found)
     return found
-
-
-@pytest.mark.parametrize(
-    "block", [dense(6, 4), dense(64, 100, seed=3), mean_of_image(), sum_and_difference(5)]
-)
-def test_it_computes_what_the_block_says(backend: Backend, block: Block, tmp_path: Path) -> None:
-    load(backend, block, tmp_path)
-    rng = np.random.default_rng(0)
-    given = [rng.standard_normal((5, *t.shape)).astype(np.float32) for t in block.use.reads]
-    for found, expected in zip(run(backend, block, *given), block.twin(*given), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_prepared_block_is_used_without_its_file(
@@ -113,48 +94,6 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     backend = backends.create("onnxruntime", {}, threads=1, cache_dir=tmp_path / "file")
     with pytest.raises(ConfigError, match=r"set device\.cache_dir"):
         load(backend, dense(6, 4), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("use", "says"),
-    [
-        (Use((Tensor("FP32", (6,)),), (Tensor("FP32", (5,)),)), "y0 tensor"),
-        (Use((Tensor("FP32", (7,)),), (Tensor("FP32", (4,)),)), "x0 tensor"),
-        (Use((Tensor("INT64", (6,)),), (Tensor("FP32", (4,)),)), "x0 tensor"),
-        (Use((Tensor("FP32", (6,)),) * 2, (Tensor("FP32", (4,)),)), "x0, x1 of"),
-    ],
-)
-def test_a_block_that_does_not_fit_its_models_is_refused(
-    backend: Backend, tmp_path: Path, use: Use, says: str
-) -> None:
-    block = dense(6, 4)
-    with pytest.raises(StoreError, match=says):
-        backend.load(block.id, block.write(tmp_path), [block.use, use])
-
-
-def test_a_block_exported_for_one_row_says_so(backend: Backend, tmp_path: Path) -> None:
-    assert load(backend, one_row_only(3), tmp_path).max_rows == 1
-
-
-def test_a_run_that_fails_harms_nothing(backend: Backend, tmp_path: Path) -> None:
-    block = fails_on_large_values()
-    load(backend, block, tmp_path)
-    good = np.array([[0.5], [0.25]], np.float32)
-    np.testing.assert_array_equal(run(backend, block, good)[0], good)
-    with pytest.raises(EdgedError, match=f"block {block.id[:12]} failed: .*Gather") as caught:
-        run(backend, block, np.array([[0.5], [9.0]], np.float32))
-    assert "\n" not in str(caught.value)
-    np.testing.assert_array_equal(run(backend, block, good)[0], good)
-
-
-def test_nan_is_the_clients_business(backend: Backend, tmp_path: Path) -> None:
-    block = dense(6, 4, relu=False)
-    load(backend, block, tmp_path)
-    given = np.ones((2, 6), np.float32)
-    given[1, 0] = np.nan
-    found = run(backend, block, given)[0]
-    assert np.isnan(found[1]).all()
-    assert not np.isnan(found[0]).any()
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])

@@ -322,7 +322,7 @@ def test_an_exported_model(dynamo: bool, tmp_path: Path) -> None:
         )
     for rows in (1, 5):
         compare(onnx.load(path), floats(rows, 3, 16, 16))
-    assert load(path, CPU).output_names == ("y0",)
+    assert [arg.name for arg in load(path, CPU).args[1]] == ["y0"]
 
 
 def test_an_operator_that_there_is_not_is_named() -> None:

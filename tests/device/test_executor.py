@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged import backends
-from edged.backends.memory import Array, HostMemory
+from edged.backends.memory import Array
 from edged.device import link
 from edged.device.executor import Executor
 from edged.device.loading import load_blocks
@@ -73,12 +73,13 @@ MODELS = {
 ROWS = 24
 
 
-@pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
+@pytest.fixture(scope="module", params=["onnxruntime", "torch"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+    """Torch has memory of its own, which blocks read instead of staging memory."""
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder) / "store", MODELS.values())
         manifests = store.models()
-        backend = backends.create("onnxruntime", {}, threads=1, cache_dir=Path(folder) / "cache")
+        backend = backends.create(request.param, {}, threads=1, cache_dir=Path(folder) / "cache")
         _, loaded = load_blocks(store, manifests, backend)
         limits = {block: one.max_rows for block, one in loaded.items()}
         yield Executor(manifests, backend, limits)
@@ -88,9 +89,9 @@ def executor() -> Iterator[Executor]:
 class Requests:
     """Requests in staging memory, with the answers that they must get."""
 
-    def __init__(self) -> None:
+    def __init__(self, executor: Executor) -> None:
         self.manifests = {name: model.manifest for name, model in MODELS.items()}
-        self.staging = Staging(self.manifests, ROWS, HostMemory())
+        self.staging = Staging(self.manifests, ROWS, executor.memory)
         self.inputs: dict[int, Array] = {}
 
     def stage(self, rid: int, models: list[str], x: Array) -> Staged:
@@ -138,7 +139,7 @@ asks = st.sets(st.sampled_from(sorted(MODELS)), min_size=1, max_size=4).map(sort
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_every_mix(executor: Executor, data: st.DataObject) -> None:
-    requests = Requests()
+    requests = Requests(executor)
     staged: list[tuple[int, list[str]]] = []
     for rid in range(data.draw(st.integers(1, 8))):
         models = data.draw(asks)
@@ -152,9 +153,10 @@ def test_every_mix(executor: Executor, data: st.DataObject) -> None:
         requests.run(executor, *data.draw(st.permutations(staged)))
 
 
+@pytest.mark.parametrize("executor", ["onnxruntime"], indirect=True)
 def test_rows_that_lie_in_one_piece_are_read_where_they_are(executor: Executor) -> None:
     """With mixed tasks only features are brought into order, whatever the requests' order."""
-    requests = Requests()
+    requests = Requests(executor)
     members = [(rid, [model]) for rid, model in enumerate("abcab")]
     for rid, models in members:
         requests.stage(rid, models, rows(1, rid))
@@ -167,7 +169,7 @@ def test_rows_that_lie_in_one_piece_are_read_where_they_are(executor: Executor) 
 
 
 def test_a_shared_middle_and_top_run_once(executor: Executor) -> None:
-    requests = Requests()
+    requests = Requests(executor)
     members = [(0, ["deep"]), (1, ["other"]), (2, ["a"]), (3, ["b"])]
     for rid, models in members:
         requests.stage(rid, models, rows(2, rid))
@@ -177,7 +179,7 @@ def test_a_shared_middle_and_top_run_once(executor: Executor) -> None:
 
 
 def test_a_block_of_one_row_runs_row_by_row(executor: Executor) -> None:
-    requests = Requests()
+    requests = Requests(executor)
     requests.stage(0, ["single"], rows(3, 0))
     done = requests.run(executor, (0, ["single"]))
     assert [run.rows for run in done.blocks] == [3, 3, 1, 1, 1]
@@ -185,11 +187,11 @@ def test_a_block_of_one_row_runs_row_by_row(executor: Executor) -> None:
 
 def test_memory_grows_to_the_largest_mix_and_stays(executor: Executor) -> None:
     for count in (1, 8, 2, 8):
-        requests = Requests()
+        requests = Requests(executor)
         requests.stage(0, ["a", "deep", "features"], rows(count, 0))
         requests.run(executor, (0, ["a", "deep", "features"]))
     before = executor.nbytes
-    requests = Requests()
+    requests = Requests(executor)
     requests.stage(0, ["a"], rows(3, 1))
     requests.run(executor, (0, ["a"]))
     assert executor.nbytes == before
@@ -199,7 +201,7 @@ def test_rows_are_gathered_out_of_staging_memory_too(executor: Executor) -> None
     """Three first blocks asked for in a ring: one of them reads rows that do not lie together."""
     members = [(0, ["a", "other"]), (1, ["other", "six"]), (2, ["a", "six"])]
     for turn, order in enumerate(itertools.permutations(range(3))):
-        requests = Requests()
+        requests = Requests(executor)
         for rid in order:  # one of these orders is the layout's, so that rows are read in place
             requests.stage(rid, members[rid][1], rows(1, seed=3 * turn + rid))
         requests.run(executor, *members)

@@ -312,6 +312,16 @@ def test_ping_and_memory(rig: Rig) -> None:
     assert memory.staging_bytes == rig.ready.staging_bytes == 16 * 4 * (6 + 7 + 48 + 2 + 1)
 
 
+def test_a_mixed_batch_in_torch(store: Store) -> None:
+    with worker(store, backend="torch", models=["cat", "dog"]) as rig:
+        assert rig.ready.versions["torch"]
+        asked = {model: rows(2, seed=len(model)) for model in ("cat", "dog")}
+        rids = {model: rig.prepared(x, model) for model, x in asked.items()}
+        done = rig.ran(*((rid, [model]) for model, rid in rids.items()))
+        for model, rid in rids.items():
+            same(done.tensors[rid, model], MODELS[model].twin(asked[model]))
+
+
 def test_large_tensors_go_through_the_threads(tmp_path: Path) -> None:
     block = mean_of_image(3, 512)
     model = Model("large", block)
