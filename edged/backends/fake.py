@@ -90,15 +90,15 @@ def _begins_with(inputs: Sequence[Array], value: float) -> bool:
 def compute(factor: float, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
     """Each row of each output from the first and last element of the same row of each input."""
     rows = len(outputs[0])
-    mixed = np.full(rows, factor)
+    mixed = np.full((rows, 1), factor)
     for position, array in enumerate(inputs, start=2):
         flat = array.reshape(rows, -1)
         if flat.shape[1]:
-            mixed += (flat[:, 0] + flat[:, -1] / 2) * (factor / position)
+            mixed += (flat[:, :1] + flat[:, -1:] * 0.5) * (factor / position)
     for position, array in enumerate(outputs):
         flat = array.reshape(rows, -1)
-        ramp = np.arange(flat.shape[1]) * (factor / 64)
-        np.add(mixed[:, np.newaxis] + position, ramp % 7, out=flat, casting="unsafe")
+        ramp = np.arange(position, position + flat.shape[1]) * (factor / 64)
+        np.add(mixed, ramp, out=flat, casting="unsafe")
 
 
 def create(options: Options, *, threads: int, cache_dir: Path) -> Fake:
