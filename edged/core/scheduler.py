@@ -46,6 +46,9 @@ from edged.core.waiting import Streams, WaitingQueue, WhenFull
 from edged.errors import Code
 
 
+RESTART_S = 1.0  # after which a daemon that shuts down to start again may be there
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits of the scheduler; the daemon's configuration fills them."""
 
@@ -147,7 +150,8 @@ class Scheduler:
         if request.rid in self._jobs:
             raise ValueError(f"request {request.rid} arrived twice: this is a bug of the driver")
         if self._draining:
-            commands.append(Refuse(request.rid, Code.UNAVAILABLE, "the daemon is shutting down"))
+            text = "the daemon is shutting down"
+            commands.append(Refuse(request.rid, Code.UNAVAILABLE, text, RESTART_S))
             return
         if (text := self._too_large(request)) is not None:
             commands.append(Refuse(request.rid, Code.RESOURCE_EXHAUSTED, text))
