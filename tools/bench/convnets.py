@@ -112,7 +112,7 @@ class _Net:
         scale = np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.01
         return self._constant((scale * self._random.standard_normal(shape)).astype(np.float32))
 
-    def _constant(self, array: np.ndarray | np.float32) -> str:  # type: ignore[type-arg]
+    def _constant(self, array: np.ndarray | np.float32) -> str:
         name = f"w{len(self._weights)}"
         self._weights.append(numpy_helper.from_array(np.asarray(array), name))
         return name
