@@ -8,11 +8,10 @@ follow from its own inputs. The result computes the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from export.graph import Graph, integers
 from export.probe import Affine, Facts, Integers, Kind
@@ -21,6 +20,12 @@ _FLOATS = {
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE,
     TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4,
 }  # fmt: skip
+
+_INTEGERS = {
+    "tensor(int64)": TensorProto.INT64,
+    "tensor(int32)": TensorProto.INT32,
+    "tensor(bool)": TensorProto.BOOL,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +57,22 @@ class Flow:
 
 def normalise(graph: Graph, facts: Facts) -> Flow:
     """The graph as groups, in the order of its operators."""
-    writer = _Writer(graph, facts)
     data = {value.name for value in graph.inputs}
     data |= {name for name, kind in facts.kinds.items() if kind == Kind.DATA}
+    shared = _Shared(
+        facts,
+        frozenset(data),
+        {name: node for node in graph.nodes for name in node.output if name},
+        dict(graph.weights),
+    )
     groups = tuple(
-        writer.group(node, data)
+        _GroupWriter(shared, node).group()
         for node in graph.nodes
-        if any(name in data for name in node.output) or set(node.output) & set(graph.outputs)
+        if data & set(node.output) or set(node.output) & set(graph.outputs)
     )
     return Flow(
         groups,
-        writer.weights,
+        shared.weights,
         tuple(value.name for value in graph.inputs),
         graph.outputs,
         facts.types,
@@ -71,81 +81,106 @@ def normalise(graph: Graph, facts: Facts) -> Flow:
     )
 
 
-class _Writer:
-    """Writes one group after the other; owns the weights, to which it adds folded constants."""
+class _Shared:
+    """What all groups of a graph have in common; owns the weights and the new names."""
 
-    def __init__(self, graph: Graph, facts: Facts) -> None:
-        self.weights = dict(graph.weights)
-        self._facts = facts
-        self._makers = {name: node for node in graph.nodes for name in node.output if name}
+    def __init__(
+        self,
+        facts: Facts,
+        data: frozenset[str],
+        makers: dict[str, NodeProto],
+        weights: dict[str, TensorProto],
+    ) -> None:
+        self.facts = facts
+        self.data = data
+        self.makers = makers  # by value: the operator of the graph that makes it
+        self.weights = weights
         self._count = 0
 
-    def group(self, node: NodeProto, data: set[str]) -> Group:
-        operator = NodeProto()
-        operator.CopyFrom(node)
-        nodes: list[NodeProto] = []
-        if (target := self._target(node)) is not None:
-            operator.input[1] = self._weight(target)
-        sources = [name for name in operator.input if name in data]
-        copies: dict[str, str] = {}
-        for i, name in enumerate(operator.input):
-            if name and name not in data:
-                operator.input[i] = self._own(name, sources, data, nodes, copies)
-        nodes.append(operator)
-        read = dict.fromkeys(name for one in nodes for name in one.input if name in data)
-        return Group(
-            tuple(nodes),
-            tuple(read),
-            tuple(name for name in node.output if name),
-            any(self._is_matrix(name) for one in nodes for name in one.input),
+    def fresh(self) -> str:
+        self._count += 1
+        return f"edged.{self._count}"
+
+    def add(self, tensor: TensorProto) -> str:
+        name = self.fresh()
+        self.weights[name] = tensor
+        return name
+
+    def is_matrix(self, name: str) -> bool:
+        tensor = self.weights.get(name)
+        return (
+            tensor is not None
+            and tensor.data_type in _FLOATS
+            and sum(extent > 1 for extent in tensor.dims) > 1
         )
 
-    def _own(
-        self,
-        name: str,
-        sources: list[str],
-        data: set[str],
-        nodes: list[NodeProto],
-        copies: dict[str, str],
-    ) -> str:
-        """A name in this group for a value that is not data; appends what computes it."""
-        if name in self.weights or name in data:
+
+class _GroupWriter:
+    """Writes one group."""
+
+    def __init__(self, shared: _Shared, node: NodeProto) -> None:
+        self._shared = shared
+        self._facts = shared.facts
+        self._node = node
+        self._sources = [name for name in node.input if name in shared.data]
+        self._copies: dict[str, str] = {}  # by value of the graph: its name in this group
+        self._nodes: list[NodeProto] = []
+
+    def group(self) -> Group:
+        shared, operator = self._shared, NodeProto()
+        operator.CopyFrom(self._node)
+        if (target := self._target()) is not None:
+            operator.input[1] = shared.add(target)
+        for i, name in enumerate(operator.input):
+            if name:
+                operator.input[i] = self._own(name)
+        nodes = (*self._nodes, operator)
+        inputs = dict.fromkeys(name for node in nodes for name in node.input)
+        return Group(
+            nodes,
+            tuple(name for name in inputs if name in shared.data),
+            tuple(name for name in operator.output if name),
+            any(shared.is_matrix(name) for name in inputs),
+        )
+
+    def _own(self, name: str) -> str:
+        """A name in this group for a value; first writes what computes it, unless it is data."""
+        if name in self._shared.weights or name in self._shared.data:
             return name
-        if name not in copies:
+        if name not in self._copies:
             counts = self._facts.integers.get(name)
             if name in self._facts.folded:
-                copies[name] = self._weight(self._facts.folded[name])
-            elif counts is not None and not counts.per_row.any():
-                copies[name] = self._weight(self._cast(name, counts.fixed))
-            elif counts is not None and (axis := self._axis(sources)) is not None:
-                copies[name] = self._counted(name, counts, *axis, nodes)
+                self._copies[name] = self._shared.add(self._facts.folded[name])
+            elif counts is not None and (axis := self._axis()) is not None:
+                self._copies[name] = self._counted(name, counts, *axis)
             else:
-                maker = NodeProto()
-                maker.CopyFrom(self._makers[name])
-                maker.name = ""  # names of operators are unique, and this may be one of many copies
-                for i, read in enumerate(maker.input):
-                    if read:
-                        maker.input[i] = self._own(read, sources, data, nodes, copies)
-                for i, made in enumerate(maker.output):
-                    if made:
-                        copies[made] = maker.output[i] = self._fresh()
-                nodes.append(maker)
-        return copies[name]
+                self._copy(self._shared.makers[name])
+        return self._copies[name]
 
-    def _axis(self, sources: list[str]) -> tuple[str, int] | None:
+    def _copy(self, original: NodeProto) -> None:
+        maker = NodeProto()
+        maker.CopyFrom(original)
+        maker.name = ""  # names of operators are unique, and this may be one of many copies
+        for i, name in enumerate(maker.input):
+            if name:
+                maker.input[i] = self._own(name)
+        for i, name in enumerate(maker.output):
+            if name:
+                self._copies[name] = maker.output[i] = self._shared.fresh()
+        self._nodes.append(maker)
+
+    def _axis(self) -> tuple[str, int] | None:
         """An input of the group, and an axis of it whose extent tells the number of rows."""
-        for source in sources:
+        for source in self._sources:
             size = self._facts.sizes.get(source)
             if size is not None and size.per_row.any():
                 return source, int(np.flatnonzero(size.per_row)[0])
         return None
 
-    def _counted(
-        self, name: str, counts: Affine, source: str, axis: int, nodes: list[NodeProto]
-    ) -> str:
+    def _counted(self, name: str, counts: Affine, source: str, axis: int) -> str:
         """`counts`, computed from the extent of an axis of `source`."""
         size = self._facts.sizes[source]
-        extent = self._emit(nodes, "Shape", source)
+        extent = self._emit("Shape", source)
         for operator, operand, neutral in (
             ("Gather", np.array([axis]), None),
             ("Sub", size.fixed[[axis]], 0),  # rows = (extent - fixed) / per_row
@@ -155,48 +190,24 @@ class _Writer:
             ("Reshape", np.array(counts.fixed.shape), None),
         ):
             if neutral is None or (operand != neutral).any():
-                extent = self._emit(nodes, operator, extent, self._weight(integers(operand)))
-        return self._emit(nodes, "Cast", extent, to=self._onnx_type(name))
+                extent = self._emit(operator, extent, self._shared.add(integers(operand)))
+        return self._emit("Cast", extent, to=_INTEGERS[self._facts.types[name]])
 
-    def _emit(self, nodes: list[NodeProto], operator: str, *reads: str, **attributes: int) -> str:
-        made = self._fresh()
-        nodes.append(helper.make_node(operator, reads, [made], **attributes))  # type: ignore[arg-type]
+    def _emit(self, operator: str, *reads: str, **attributes: int) -> str:
+        made = self._shared.fresh()
+        self._nodes.append(helper.make_node(operator, reads, [made], **attributes))  # type: ignore[arg-type]
         return made
 
-    def _target(self, node: NodeProto) -> TensorProto | None:
+    def _target(self) -> TensorProto | None:
         """The second input of a Reshape or Expand where it need not depend on the rows."""
+        node = self._node
         if node.domain or node.op_type not in _TARGETS:
             return None
-        sizes = [self._facts.sizes.get(name) for name in (node.input[0], node.output[0])]
-        if sizes[0] is None or sizes[1] is None:
+        before, after = (self._facts.sizes.get(name) for name in (node.input[0], node.output[0]))
+        if before is None or after is None:
             return None
-        extents = _TARGETS[node.op_type](sizes[0], sizes[1])
+        extents = _TARGETS[node.op_type](before, after)
         return None if extents is None else integers(extents)
-
-    def _is_matrix(self, name: str) -> bool:
-        tensor = self.weights.get(name)
-        return (
-            tensor is not None
-            and tensor.data_type in _FLOATS
-            and sum(extent > 1 for extent in tensor.dims) > 1
-        )
-
-    def _weight(self, tensor: TensorProto) -> str:
-        name = self._fresh()
-        self.weights[name] = tensor
-        return name
-
-    def _cast(self, name: str, values: Integers) -> TensorProto:
-        dtype = helper.tensor_dtype_to_np_dtype(self._onnx_type(name))
-        return numpy_helper.from_array(values.astype(dtype))
-
-    def _onnx_type(self, name: str) -> int:
-        types = {"int64": TensorProto.INT64, "int32": TensorProto.INT32, "bool": TensorProto.BOOL}
-        return types[self._facts.types[name][len("tensor(") : -1]]
-
-    def _fresh(self) -> str:
-        self._count += 1
-        return f"edged.{self._count}"
 
 
 def _reshape_target(_: Affine, after: Affine) -> Integers | None:
@@ -218,9 +229,3 @@ def _expand_target(before: Affine, after: Affine) -> Integers | None:
 
 
 _TARGETS = {"Reshape": _reshape_target, "Expand": _expand_target}
-
-
-def all_nodes(flow: Flow) -> Iterator[NodeProto]:
-    """Every operator of a flow, in order."""
-    for group in flow.groups:
-        yield from group.nodes

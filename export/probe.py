@@ -60,8 +60,8 @@ class Facts:
     kinds: dict[str, Kind]
     types: dict[str, str]  # by value; in the words of ONNX Runtime, as "tensor(float)"
     sizes: dict[str, Affine]  # extents of each axis
-    integers: dict[str, Affine]  # content of integer values that are not DATA
-    folded: dict[str, TensorProto]  # content of CONSTANT values worth computing now
+    integers: dict[str, Affine]  # content of values that follow from the number of rows
+    folded: dict[str, TensorProto]  # content of constants worth computing now
 
 
 def session(model: bytes, *, optimise: bool = True) -> ort.InferenceSession:
@@ -168,13 +168,10 @@ def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
     counts = [name for name in small if _is_count(types[name], sizes.get(name))]
     folds = _foldable(graph, kinds, types, sizes, counts)
     contents = [fetch([*counts, *folds], count) for count in rows]
-    integers = {
-        name: fitted
-        for name in counts
-        if (fitted := _fit(rows, [found[name] for found in contents])) is not None
-    }
-    constants = [*folds, *(name for name in counts if kinds[name] == Kind.CONSTANT)]
-    folded = {name: numpy_helper.from_array(contents[0][name]) for name in constants}
+    fitted_counts = {name: _fit(rows, [found[name] for found in contents]) for name in counts}
+    integers = {n: fit for n, fit in fitted_counts.items() if fit is not None and fit.per_row.any()}
+    fixed = [n for n, fit in fitted_counts.items() if fit is not None and n not in integers]
+    folded = {name: numpy_helper.from_array(contents[0][name]) for name in (*folds, *fixed)}
     return Facts(kinds, types, sizes, integers, folded)
 
 

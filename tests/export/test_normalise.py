@@ -11,10 +11,14 @@ import pytest
 from onnx import numpy_helper
 
 from export.graph import Graph, load, tidy, to_model
-from export.normalise import Flow, all_nodes, normalise
+from export.normalise import Flow, normalise
 from export.probe import feed, probe
 from tests.export.helpers import flow_of, onnx_run
 from tests.export.nets import Net, classifier, segmenter, transformer
+
+
+def all_nodes(flow: Flow) -> list[onnx.NodeProto]:
+    return [node for group in flow.groups for node in group.nodes]
 
 
 def as_graph(flow: Flow, like: Graph) -> Graph:
