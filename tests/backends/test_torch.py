@@ -17,7 +17,7 @@ from tests.backends.blocks import dense
 def test_a_gpu_that_is_not_there_is_said(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(Unsupported, match="torch finds no CUDA device: .* set device = cpu"):
+    with pytest.raises(Unsupported, match=r"torch finds no CUDA device: .* set device = cpu"):
         backends.create("torch", {"device": "cuda"}, threads=1, cache_dir=tmp_path)
 
 
