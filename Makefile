@@ -12,9 +12,9 @@ python := $(VENV)/bin/python
 
 # What is installed follows from these two files, so a stamp with their checksum tells whether the
 # environment is up to date. The packages of the demo are among those of the tests.
-pins := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c 1-16)
-dev := $(VENV)/dev-$(pins).installed
-demo := $(firstword $(wildcard $(dev)) $(VENV)/demo-$(pins).installed)
+checksum := $(shell cat pyproject.toml constraints.txt | sha256sum | cut -c 1-16)
+dev := $(VENV)/dev-$(checksum).installed
+demo := $(firstword $(wildcard $(dev)) $(VENV)/demo-$(checksum).installed)
 
 help:
 	@echo "make demo       five real vision tasks on one backbone, through the real daemon"
@@ -58,7 +58,7 @@ clean:
 distclean: clean
 	@rm -rf $(VENV)
 
-$(VENV)/%-$(pins).installed:
+$(VENV)/%-$(checksum).installed:
 	@tools/install.sh $(PYTHON) $(VENV) $*
 	@rm -f $(VENV)/$*-*.installed
 	@touch $@

@@ -52,7 +52,7 @@ def test_wheel_gives_working_commands_outside_the_checkout(tmp_path: Path) -> No
     names = {line.partition("==")[0].lower() for line in installed.splitlines()}
     assert names & {"torch", "onnx", "onnxscript", "scikit-learn"} == set()
     assert "edged" in names
-    for module in ("edged.daemon", "edged.client"):
+    for module in ("edged.daemon", "edged.device.worker", "edged.client"):
         assert imported(bin_ / "python", module, EXPORT_ONLY, cwd=tmp_path) == []
 
 

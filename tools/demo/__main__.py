@@ -20,7 +20,7 @@ from edged.manifest import Manifest
 from edged.store import Store
 from tools.demo import data, reference
 from tools.demo.build import Folder, build
-from tools.demo.daemon import SOCKET, Daemon, DaemonFailed, command
+from tools.demo.daemon import SOCKET, Daemon, command
 from tools.demo.load import TOP_K, ask_all
 from tools.demo.report import Summary, render, summarize
 
@@ -39,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.serve:
             return _serve(folder)
         summary = _run(folder, models, args.seed)
-    except (DaemonFailed, EdgedError) as error:
+    except EdgedError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     print(f"\n{render(summary)}\n\n{_what_now(folder)}")
     if args.json is not None:
         args.json.write_bytes(msgspec.json.encode(summary))

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from edged.errors import EdgedError
+
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.toml"
 SOCKET = "edged.sock"  # in the daemon's folder, as the configuration has it
 
@@ -24,7 +26,7 @@ def command(config: Path = CONFIG) -> list[str]:
     return [sys.executable, "-m", "edged", "serve", "--config", str(config)]
 
 
-class DaemonFailed(Exception):
+class DaemonFailed(EdgedError):
     """The daemon did not start, or did not end, as it should. Says where its log is."""
 
 

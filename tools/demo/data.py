@@ -15,11 +15,11 @@ Knows nothing of models, stores or the daemon. Images and splits depend on the s
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import cv2
@@ -154,8 +154,5 @@ def held_out(root: Path, task: str) -> list[HeldOut]:
 
 
 def _packaged(package: str, path: str) -> Path:
-    """A data file of an installed package, without importing the package."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{package} is not installed: run `make demo`")
-    return Path(spec.origin).parent / path
+    """A data file of an installed package."""
+    return Path(str(resources.files(package))) / path
