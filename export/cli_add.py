@@ -20,7 +20,7 @@ from edged.errors import InvalidArgument, NotFound
 from edged.manifest import Preprocess
 from edged.store import Store
 from export import listing
-from export.cli_look import new_command, summary
+from export.cli_look import extra, new_command, summary
 
 if TYPE_CHECKING:
     from export.add import Added, Report
@@ -76,7 +76,8 @@ def _onnx(args: argparse.Namespace) -> None:
 
 
 def _torch(args: argparse.Namespace) -> None:
-    from export.torch_model import export_module, load_module
+    with extra():
+        from export.torch_model import export_module, load_module
 
     sys.path.insert(0, os.getcwd())  # a console script does not look there by itself
     with tempfile.TemporaryDirectory(prefix="edged-export-") as folder:
@@ -99,8 +100,8 @@ def _named(text: str) -> tuple[str, str, str]:
 
 
 def _source(args: argparse.Namespace, task: str, name: str, file: File) -> Source:
-    from export.source import Source
-
+    with extra():
+        from export.source import Source
     return Source(
         task=task,
         path=file,
@@ -143,8 +144,9 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _add(args: argparse.Namespace, sources: Sequence[Source]) -> None:
-    from export.add import add_models
-    from export.blocks import MIN_BYTES
+    with extra():
+        from export.add import add_models
+        from export.blocks import MIN_BYTES
 
     store = Store(args.store).create()
     report = add_models(

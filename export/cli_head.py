@@ -11,7 +11,7 @@ import msgspec
 from edged.cli.console import print_json, show_bytes
 from edged.errors import InvalidArgument
 from edged.store import Store
-from export.cli_look import new_command
+from export.cli_look import extra, new_command
 
 
 def register(commands: Any) -> None:
@@ -47,7 +47,8 @@ def register(commands: Any) -> None:
 
 
 def _head(args: argparse.Namespace) -> None:
-    from export.heads import attach_head, train_head
+    with extra():
+        from export.heads import attach_head, train_head
 
     store = Store(args.store)
     if (args.data is None) == (args.head is None):

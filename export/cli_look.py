@@ -6,13 +6,15 @@ Needs neither onnx nor torch nor scikit-learn.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path as File
 from typing import Any
 
 import msgspec
 
 from edged.cli.console import print_json, show_bytes, table
+from edged.errors import Unsupported
 from edged.manifest import Manifest, Value
 from edged.store import Store
 from export import listing
@@ -44,6 +46,18 @@ def new_command(
     command.add_argument("--json", action="store_true", help="print JSON for programs")
     command.set_defaults(run=run)
     return command
+
+
+@contextlib.contextmanager
+def extra() -> Iterator[None]:
+    """Around imports of what a plain install of edged does not bring."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        raise Unsupported(
+            f"the package {package} is not installed: pip install 'edged[export]'"
+        ) from error
 
 
 def summary(found: Contents) -> str:
