@@ -320,12 +320,15 @@ def _reorder(
 ) -> Reorder | None:
     """The place where bringing rows into order saves most bytes, if any does."""
     buffers, operations = drafter.buffers, drafter.operations
-    full = {b for b, (_, held) in enumerate(buffers) if len(set(held)) == len(held) == asks}
     used = [
         {span.buffer for span in op.reads} if isinstance(op, _Run) else {op.source}
         for op in operations
     ]
     used.append({span.buffer for of in outputs for spans in of.values() for span in spans})
+
+    def is_full(span: _Span) -> bool:
+        held = buffers[span.buffer][1]
+        return span.last - span.first == len(held) == len(set(held)) == asks
 
     def row_bytes(of: Iterable[int]) -> int:
         return sum(buffers[buffer][0].row_bytes for buffer in of)
@@ -334,11 +337,10 @@ def _reorder(
     made: set[int] = set()
     roots: set[int] = set()
     for at, op in enumerate(operations):
-        targets = {span.buffer for span in _targets(op)}
-        if isinstance(op, _Gather) or not used[at] | targets <= full:
+        if isinstance(op, _Gather) or not all(map(is_full, (*op.reads, *op.writes))):
             break
         roots |= used[at] - made
-        made |= targets
+        made |= {span.buffer for span in op.writes}
         live = (made | roots) & set().union(*used[at + 1 :])
         if row_bytes(roots) - row_bytes(live) > saved_bytes:
             saved_bytes = row_bytes(roots) - row_bytes(live)
