@@ -72,7 +72,7 @@ def make_layer(
 
     `nodes` are sorted. `inputs` keep their order: it says which value is which.
     """
-    found = _Identities(weights, opsets, [name for name, _ in inputs])
+    found = _Identities(weights, opsets, [n for n, _ in inputs], {n for n, _ in outputs})
     for node in nodes:
         found.see(node)
     ordered = sorted(outputs, key=lambda output: found.of[output[0]])
@@ -184,11 +184,15 @@ def split(data: bytes) -> list[Layer]:
 class _Identities:
     """Digests of the values of one layer, each made from all that leads to it (a Merkle tree).
 
-    Operators that compute the same from the same become one.
+    Operators that compute the same from the same become one, unless each makes an output.
     """
 
     def __init__(
-        self, weights: Mapping[str, TensorProto], opsets: Mapping[str, int], inputs: Sequence[str]
+        self,
+        weights: Mapping[str, TensorProto],
+        opsets: Mapping[str, int],
+        inputs: Sequence[str],
+        outputs: set[str],
     ) -> None:
         self.of = {name: f"x{i}" for i, name in enumerate(inputs)} | {"": ""}  # by given name
         self.makers: dict[str, NodeProto] = {}  # by digest of the operator
@@ -196,6 +200,8 @@ class _Identities:
         self.needed = {"": OLDEST_OPSET}
         self._weights = weights
         self._opsets = opsets
+        self._outputs = outputs
+        self._ends: set[str] = set()  # digests of operators that make outputs
 
     def see(self, original: NodeProto) -> None:
         """Take in an operator whose inputs are known."""
@@ -214,6 +220,10 @@ class _Identities:
             [bool(name) for name in node.output],
         ]
         key = _digest(content)
+        if self._outputs & set(node.output):
+            while key in self._ends:
+                key = _digest([key, "again"])
+            self._ends.add(key)
         self.makers.setdefault(key, node)
         self.of |= {name: f"{key}.{i}" for i, name in enumerate(node.output) if name}
 

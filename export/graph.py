@@ -38,15 +38,14 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A model file: its graph, and its bytes with all weights."""
+class Loaded:
+    """A model file, and its graph."""
 
-    graph: Graph
     model: ModelProto
-    bytes: int
+    graph: Graph
 
 
-def load(path: Path) -> Source:
+def load(path: Path) -> Loaded:
     """Read an ONNX file, with its external data if it has any.
 
     Raises NotFound, InvalidArgument (not an ONNX file, or damaged) and Unsupported.
@@ -60,13 +59,13 @@ def load(path: Path) -> Source:
         raise InvalidArgument(f"{path} is not a readable ONNX model: {reason}") from error
     if not model.graph.node or not model.opset_import:
         raise InvalidArgument(f"{path} is not an ONNX model: it has no operators")
-    if (size := model.ByteSize()) > LARGEST_BYTES:
+    if model.ByteSize() > LARGEST_BYTES:
         raise Unsupported(
             f"{path} has more than 2 GiB with its weights, and a block is one file of at most "
             "that: export it in lower precision or in parts"
         )
     try:
-        return Source(read(model), model, size)
+        return Loaded(model, read(model))
     except Unsupported as error:
         raise Unsupported(f"{path}: {error}") from error
 

@@ -22,7 +22,7 @@ from edged.manifest import Layer as Use
 from export.canonical import Layer, Type, make_layer
 from export.normalise import Flow
 
-MAX_CROSSING = 8  # values alive at a cut
+MAX_CROSSING = 8  # values at a cut that are read after it
 NEAR = 6  # weighted operators; a residual block, an attention or an inverted bottleneck is shorter
 
 _UPSAMPLING = {"ConvTranspose", "DepthToSpace", "MaxUnpool", "Resize", "Upsample"}
@@ -156,12 +156,12 @@ class _Cutter:
 
     def cuts(self) -> dict[int, str]:
         """The groups before which the graph may be cut, each with the trunk there."""
-        makers = {name: -1 for name in self._flow.inputs}  # of the values that are still needed
+        makers = {name: -1 for name in self._flow.inputs}  # of the values that are still read
         found = {}
         for position in range(1, len(self._flow.groups)):
             last = position - 1
             makers |= dict.fromkeys(self._flow.groups[last].writes, last)
-            makers = {name: at for name, at in makers.items() if self._needed(name, position)}
+            makers = {name: at for name, at in makers.items() if self._later(name, position)}
             trunk = self._trunk(makers, position)
             if trunk is not None:
                 found[position] = trunk
@@ -172,25 +172,18 @@ class _Cutter:
         if len(makers) > MAX_CROSSING or not makers.keys() <= self._types.keys():
             return None
         # An input that nothing has read so far only waits; it is no branch of what goes on here.
-        read = [
-            name
-            for name, maker in makers.items()
-            if self._later(name, position) and (maker >= 0 or self._readers[name][0] < position)
-        ]
-        trunk = max(read, key=makers.__getitem__, default=None)
+        begun = [n for n, at in makers.items() if at >= 0 or self._readers[n][0] < position]
+        trunk = max(begun, key=makers.__getitem__, default=None)
         if trunk is None or self._is_dequantized(makers[trunk]):
             return None
         ahead = self._ahead(trunk, position)
-        if any(self._meets(name, position, ahead) for name in read if name != trunk):
+        if any(self._meets(name, position, ahead) for name in begun if name != trunk):
             return None
         return trunk
 
     def _is_dequantized(self, maker: int) -> bool:
         """Whether it must stay with what reads it, so that this can run on integers."""
         return maker >= 0 and self._flow.groups[maker].operator == "DequantizeLinear"
-
-    def _needed(self, name: str, position: int) -> bool:
-        return name in self._flow.outputs or bool(self._later(name, position))
 
     def _later(self, name: str, position: int) -> list[int]:
         readers = self._readers[name]

@@ -98,8 +98,12 @@ class _Shared:
         self._count = 0
 
     def fresh(self) -> str:
-        self._count += 1
-        return f"edged.{self._count}"
+        """A name that nothing has."""
+        name = ""
+        while not name or name in self.makers or name in self.data or name in self.weights:
+            self._count += 1
+            name = f"edged.{self._count}"
+        return name
 
     def add(self, tensor: TensorProto) -> str:
         name = self.fresh()

@@ -93,13 +93,13 @@ def _open(model: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
 
 
 def run(
-    runner: ort.InferenceSession, outputs: Sequence[str] | None, feed: Mapping[str, Array]
+    runner: ort.InferenceSession, outputs: Sequence[str], given: Mapping[str, Array]
 ) -> list[Array]:
-    """Like session.run. Raises InvalidArgument if the model cannot run."""
-    if outputs is not None and not outputs:
-        return []
+    """The values of `outputs`. Raises InvalidArgument if the model cannot run."""
+    if not outputs:
+        return []  # which would mean all of them
     try:
-        return list(runner.run(outputs, dict(feed)))
+        return list(runner.run(outputs, dict(given)))
     except Exception as error:  # as in session()
         raise InvalidArgument(f"ONNX Runtime cannot run the model: {_line(error)}") from error
 

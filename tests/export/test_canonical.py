@@ -124,6 +124,21 @@ def test_operators_that_are_there_twice_become_one(tmp_path: Path) -> None:
     )
 
 
+def test_equal_outputs_stay_apart(tmp_path: Path) -> None:
+    """A layer that makes one value under two names, for two later layers or for the caller."""
+    net = Net()
+    x = net.conv(net.x, 3, 4, seed=1)
+    pair = [net.add("Relu", x) for _ in range(2)]
+    file = net.save(tmp_path / "m.onnx", *pair, net.pool(pair[0]), net.pool(pair[1]))
+    path = layers_of(file)
+    block = whole_block(path)
+    assert [layer.digest for layer in split(block.data)] == [use.digest for use in path.uses]
+    given = feed(load(file).graph, 2)
+    expected = onnx_run(onnx.load(str(file)), given)
+    found = dict(zip(block.writes, onnx_run(block.data, {"x0": given["x"]}), strict=True))
+    assert all(np.allclose(found[n], a) for n, a in zip(path.outputs, expected, strict=True))
+
+
 def one_bit(model: onnx.ModelProto) -> None:
     tensor = model.graph.initializer[0]
     data = bytearray(tensor.raw_data)

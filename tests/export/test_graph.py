@@ -81,7 +81,7 @@ def test_functions_are_inlined() -> None:
     assert same(model)
 
 
-def test_external_data_is_read_and_counted(tmp_path: Path) -> None:
+def test_external_data_is_read(tmp_path: Path) -> None:
     inside = load(classifier(tmp_path / "m.onnx", "ab"))
     onnx.save(
         onnx.load(str(tmp_path / "m.onnx")),
@@ -90,7 +90,7 @@ def test_external_data_is_read_and_counted(tmp_path: Path) -> None:
         location="weights.bin",
         size_threshold=0,
     )
-    assert (tmp_path / "out.onnx").stat().st_size < 0.2 * inside.bytes
+    assert (tmp_path / "out.onnx").stat().st_size < 0.2 * (tmp_path / "m.onnx").stat().st_size
     outside = load(tmp_path / "out.onnx")
     given = feed(inside.graph, 2)
     assert np.array_equal(
