@@ -18,7 +18,7 @@ from tools.demo.daemon import Daemon
 
 
 @contextlib.contextmanager
-def serving(store: Path, sections: str = "") -> Iterator[Daemon]:
+def serving(store: Path, sections: str = "", *, start_s: float = 120.0) -> Iterator[Daemon]:
     """The real daemon on `store`; `sections` are further lines of its configuration."""
     with tempfile.TemporaryDirectory(prefix="edged-bench-") as name:
         folder = Path(name)
@@ -27,7 +27,7 @@ def serving(store: Path, sections: str = "") -> Iterator[Daemon]:
             f'store = "{store.absolute()}"\n{sections}\n[server]\n'
             f'endpoints = ["ipc://{folder}/edged.sock"]\n'
         )
-        with Daemon(folder, config) as daemon:
+        with Daemon(folder, config, start_s=start_s) as daemon:
             yield daemon
 
 
