@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edged.errors import ResourceExhausted
 from edged.layout import Tensor
 from edged.manifest import DataType
 
@@ -67,7 +68,13 @@ class HostMemory:
         return self.allocate(size)
 
     def allocate(self, size: int) -> Array:
-        raw = np.empty(size + ALIGNMENT, np.uint8)  # the kernel gives pages as they are used
+        try:
+            raw = np.empty(size + ALIGNMENT, np.uint8)  # the kernel gives pages as they are used
+        except MemoryError as error:
+            raise ResourceExhausted(
+                f"no memory for {size} bytes: serve fewer models, or lower "
+                "scheduler.max_batch_rows or scheduler.staging_rows"
+            ) from error
         start = -raw.ctypes.data % ALIGNMENT
         return raw[start : start + size]
 

@@ -106,7 +106,7 @@ class Executor:
         program = Program(layout, self.memory, self._max_rows)
         if program.nbytes > self.nbytes:
             self._program.cache_clear()  # they lie in the memory that is given up here
-            self._allocated = None
+            self._allocated, self.nbytes = None, 0  # before as much again is asked for
             self._allocated = self.memory.allocate(program.nbytes)
             self.nbytes = program.nbytes
         program.place(self._allocated)

@@ -136,11 +136,10 @@ class Rig:
         assert "\n" not in message.message
         return message
 
-    def run(self, *members: tuple[int, Sequence[str]]) -> int:
+    def run(self, *members: tuple[int, Sequence[str]], wide: bool = True) -> int:
         batch = next(self._batches)
-        self.send(
-            link.Run(batch, tuple(link.Member(rid, tuple(models)) for rid, models in members))
-        )
+        staged = tuple(link.Member(rid, tuple(models)) for rid, models in members)
+        self.send(link.Run(batch, staged, wide))
         return batch
 
     def ran(self, *members: tuple[int, Sequence[str]]) -> Done:

@@ -14,7 +14,7 @@ from edged.errors import Code
 from edged.manifest import Preprocess
 from edged.store import Store
 from tests.backends.blocks import dense, fails_on_large_values, mean_of_image, one_row_only
-from tests.device.rig import Model, Rig, make_store, worker
+from tests.device.rig import Done, Model, Rig, make_store, worker
 from tests.test_preprocess import encoded, picture, png_header
 
 COLOURS = ("red", "green", "blue")
@@ -310,6 +310,24 @@ def test_ping_and_memory(rig: Rig) -> None:
     assert memory.pss_bytes > 10_000_000
     assert memory.buffer_bytes > 0
     assert memory.staging_bytes == rig.ready.staging_bytes == 16 * 4 * (6 + 7 + 48 + 2 + 1)
+
+
+def test_batches_side_by_side(store: Store) -> None:
+    models = ["cat", "dog", "early"]
+    settings = {"backend": "onnxruntime", "threads": 2, "options": {"lanes": 2}, "models": models}
+    with worker(store, **settings) as rig:
+        assert rig.ready.lanes == 2
+        assert {warm.wide for warm in rig.ready.warm_ups} == {True, False}
+        x = {rig.prepared(rows(1, seed=n), models[n % 3]): n for n in range(12)}
+        for rid, n in x.items():
+            rig.run((rid, [models[n % 3]]), wide=n == 0)
+        while x:
+            message, payload = rig.next()
+            assert isinstance(message, link.BatchDone)
+            ((key, found),) = Done(message, payload).tensors.items()
+            n = x.pop(key[0])
+            assert key[1] == models[n % 3]
+            same(found, MODELS[models[n % 3]].twin(rows(1, seed=n)))
 
 
 def test_a_mixed_batch_in_torch(store: Store) -> None:
