@@ -15,8 +15,7 @@ from edged.manifest import Manifest
 from edged.store import Store
 from export.assemble import Assembly
 from export.blocks import MIN_BYTES
-from export.check import TOLERANCE, Difference, check_model, run_chain
-from export.probe import Arrays
+from export.check import TOLERANCE, Difference, check_model, feeds, run_chain
 from export.source import Draft, Source, draft
 
 
@@ -89,7 +88,7 @@ def _checked(assembly: Assembly, one: Draft, tolerance: float | None) -> Added:
     manifest = assembly.manifests[one.manifest.name]
     if tolerance is None:
         tolerance = TOLERANCE[manifest.precision]
-    difference = check_model(manifest, assembly.block, one.uncut, tolerance)
+    difference = check_model(manifest, assembly.block, one.expected, tolerance)
     others = {
         step.block
         for model in assembly.manifests.values()
@@ -102,9 +101,6 @@ def _checked(assembly: Assembly, one: Draft, tolerance: float | None) -> Added:
 
 def _check_recut(store: Store, before: Manifest, assembly: Assembly) -> None:
     """A model with new blocks computes what it did."""
-
-    def old(given: Arrays) -> Arrays:
-        return run_chain(before, store.block_bytes, [given])[0]
-
+    expected = run_chain(before, store.block_bytes, feeds(before))
     after = assembly.manifests[before.name]
-    check_model(after, assembly.block, old, TOLERANCE[before.precision])
+    check_model(after, assembly.block, expected, TOLERANCE[before.precision])

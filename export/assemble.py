@@ -101,9 +101,9 @@ class Assembly:
         return Step(self._known[run], border.reads, border.writes, layers)
 
     def _is_sound(self, block: str, layers: Sequence[Use]) -> bool:
-        """False for a damaged block that can be made again. Raises StoreError if it cannot."""
-        remade = all(use.digest in self._drafted for use in layers)
-        if block in self.new_blocks or not remade:
+        """False for a damaged block in the store that can be made again from the drafts."""
+        remakable = all(use.digest in self._drafted for use in layers)
+        if block in self.new_blocks or not remakable:
             return True
         try:
             self._store.verify_block(block)

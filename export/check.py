@@ -76,13 +76,15 @@ class Uncut:
         return dict(zip(self._outputs, whole, strict=True))
 
 
-def random_feed(manifest: Manifest) -> Arrays:
-    """Random input of a few rows for a model."""
+def feeds(manifest: Manifest) -> list[Arrays]:
+    """Random input for a model: single rows, and then these together if it can run that."""
     random = np.random.default_rng(0)
-    return {
+    rows = {
         value.name: random_array(random, numpy_type(value.datatype), (ROWS_COMPARED, *value.shape))
         for value in map(manifest.value, manifest.inputs)
     }
+    singles = [{n: array[i : i + 1] for n, array in rows.items()} for i in range(ROWS_COMPARED)]
+    return singles if manifest.max_rows == 1 else [*singles, rows]
 
 
 def compare(expected: Arrays, found: Arrays) -> Difference:
@@ -103,25 +105,22 @@ def compare(expected: Arrays, found: Arrays) -> Difference:
 def check_model(
     manifest: Manifest,
     block: Callable[[str], bytes],
-    uncut: Callable[[Arrays], Arrays],
+    expected: Sequence[Arrays],
     tolerance: float,
 ) -> Difference:
-    """Compare one row and a few rows of random input; returns the larger difference.
+    """Compare the blocks' results for `feeds(manifest)` with `expected`; the largest difference.
 
     Raises CheckFailed above the tolerance, and Unsupported if a row depends on those beside it.
     """
-    feed, rows = random_feed(manifest), ROWS_COMPARED
-    feeds = [{name: array[i : i + 1] for name, array in feed.items()} for i in range(rows)]
-    if manifest.max_rows != 1:
-        feeds.append(feed)
 
     def watch(name: str, found: Sequence[Array]) -> None:
         if manifest.max_rows != 1:
-            alone, together = {name: np.concatenate(found[:rows])}, {name: found[-1]}
-            _check_rows(manifest.name, name, compare(alone, together), tolerance)
+            *alone, together = found
+            change = compare({name: np.concatenate(alone)}, {name: together})
+            _check_rows(manifest.name, name, change, tolerance)
 
-    results = run_chain(manifest, block, feeds, watch)
-    differences = [compare(uncut(feeds[i]), results[i]) for i in (0, -1)]
+    results = run_chain(manifest, block, feeds(manifest), watch)
+    differences = [compare(*pair) for pair in zip(expected, results, strict=True)]
     worst = max(differences, key=lambda difference: difference.relative)
     if not worst.relative <= tolerance:
         raise CheckFailed(
@@ -135,21 +134,21 @@ def check_model(
 def run_chain(
     manifest: Manifest,
     block: Callable[[str], bytes],
-    feeds: Sequence[Arrays],
+    given: Sequence[Arrays],
     watch: Callable[[str, Sequence[Array]], None] = lambda _name, _found: None,
 ) -> list[Arrays]:
-    """The outputs of a model for each of `feeds`, block by block; only one block is loaded.
+    """The outputs of a model for each of `given`, block by block; only one block is loaded.
 
-    `watch` is shown each value that a block writes, one array for each of `feeds`.
+    `watch` is shown each value that a block writes, one array for each of `given`.
     """
     last_reads = {name: i for i, step in enumerate(manifest.steps) for name in step.reads}
     last_reads |= dict.fromkeys(manifest.outputs, len(manifest.steps))
-    known = [dict(feed) for feed in feeds]
+    known = [dict(feed) for feed in given]
     for i, step in enumerate(manifest.steps):
         runner = session(block(step.block))
         for values in known:
-            given = {f"x{j}": values[name] for j, name in enumerate(step.reads)}
-            made = run(runner, [f"y{j}" for j in range(len(step.writes))], given)
+            taken = {f"x{j}": values[name] for j, name in enumerate(step.reads)}
+            made = run(runner, [f"y{j}" for j in range(len(step.writes))], taken)
             values |= dict(zip(step.writes, made, strict=True))
         for name in step.writes:
             watch(name, [values[name] for values in known])

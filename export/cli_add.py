@@ -20,7 +20,7 @@ from edged.errors import InvalidArgument, NotFound
 from edged.manifest import Preprocess
 from edged.store import Store
 from export import listing
-from export.cli_look import extra, new_command, summary
+from export.cli_look import add_min_block, extra, new_command, summary
 
 if TYPE_CHECKING:
     from export.add import Added, Report
@@ -60,7 +60,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         metavar="INPUT=N,N,...",
         help="extents of an input with free axes, without the batch axis",
     )
-    command.add_argument("--min-block", type=int, metavar="BYTES", help="default: 16000")
+    add_min_block(command)
     command.add_argument(
         "--tolerance",
         type=float,
@@ -84,7 +84,8 @@ def _torch(args: argparse.Namespace) -> None:
         sources = []
         for i, text in enumerate(args.sources):
             task, name, target = _named(text)
-            file = File(folder, f"{i}.onnx")
+            function = target.rpartition(":")[2]
+            file = File(folder, f"{i}-{function}.onnx")
             export_module(*load_module(target), file)
             sources.append(_source(args, task, name, file))
         _add(args, sources)
@@ -115,10 +116,9 @@ def _source(args: argparse.Namespace, task: str, name: str, file: File) -> Sourc
 
 def read_preprocess(file: File) -> Preprocess:
     """The table of a TOML file. Raises NotFound or InvalidArgument."""
+    data = _read(file)
     try:
-        return msgspec.toml.decode(file.read_bytes(), type=Preprocess)
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no file {file}") from error
+        return msgspec.toml.decode(data, type=Preprocess)
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"{file}: {error}") from error
 
@@ -128,11 +128,15 @@ def _labels(options: Sequence[str], task: str) -> tuple[str, ...]:
     files += [File(text.partition("=")[2]) for text in options if text.startswith(f"{task}=")]
     if not files:
         return ()
-    try:
-        lines = files[-1].read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise NotFound(f"there is no file {files[-1]}") from error
+    lines = _read(files[-1]).decode("utf-8", "replace").splitlines()
     return tuple(line.strip() for line in lines if line.strip())
+
+
+def _read(file: File) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise NotFound(f"{file} cannot be read: {error.strerror}") from error
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -146,13 +150,12 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 def _add(args: argparse.Namespace, sources: Sequence[Source]) -> None:
     with extra():
         from export.add import add_models
-        from export.blocks import MIN_BYTES
 
     store = Store(args.store).create()
     report = add_models(
         store,
         sources,
-        min_bytes=MIN_BYTES if args.min_block is None else args.min_block,
+        min_bytes=args.min_block,
         tolerance=args.tolerance,
         replace=args.replace,
     )

@@ -11,7 +11,7 @@ import msgspec
 from edged.cli.console import print_json, show_bytes
 from edged.errors import InvalidArgument
 from edged.store import Store
-from export.cli_look import extra, new_command
+from export.cli_look import add_min_block, extra, new_command
 
 
 def register(commands: Any) -> None:
@@ -43,6 +43,7 @@ def register(commands: Any) -> None:
     command.add_argument(
         "--head", type=File, metavar="FILE", help="add the head of this file, without training"
     )
+    add_min_block(command)
     command.add_argument("--replace", action="store_true", help="a model that is there already")
 
 
@@ -50,33 +51,25 @@ def _head(args: argparse.Namespace) -> None:
     with extra():
         from export.heads import attach_head, train_head
 
-    store = Store(args.store)
     if (args.data is None) == (args.head is None):
         raise InvalidArgument("give either --data FOLDER to train on, or --head FILE")
+    place: Any = {"name": args.name, "at": args.at}
+    place |= {"min_bytes": args.min_block, "replace": args.replace}
+    store = Store(args.store)
     if args.head is not None:
-        added = attach_head(
-            store,
-            args.model,
-            args.task,
-            args.head,
-            name=args.name,
-            at=args.at,
-            replace=args.replace,
-        )
+        added = attach_head(store, args.model, args.task, args.head, **place)
     else:
         added = train_head(
             store,
             args.model,
             args.task,
             args.data,
-            name=args.name,
             test=args.test,
-            at=args.at,
             held_out=args.held_out,
             seed=args.seed,
             c=args.c,
             save=args.save,
-            replace=args.replace,
+            **place,
         )
     measured = added.manifest.accuracy
     assert measured is not None, "this is a bug: a head without an accuracy"

@@ -18,6 +18,7 @@ from edged.errors import Unsupported
 from edged.manifest import Manifest, Value
 from edged.store import Store
 from export import listing
+from export.blocks import MIN_BYTES
 from export.listing import BlockLine, Contents
 
 
@@ -46,6 +47,17 @@ def new_command(
     command.add_argument("--json", action="store_true", help="print JSON for programs")
     command.set_defaults(run=run)
     return command
+
+
+def add_min_block(command: argparse.ArgumentParser) -> None:
+    """For commands that plan blocks, which they do for all models of the store."""
+    command.add_argument(
+        "--min-block",
+        type=int,
+        default=MIN_BYTES,
+        metavar="BYTES",
+        help=f"what a block should at least weigh; the same in all commands (default: {MIN_BYTES})",
+    )
 
 
 @contextlib.contextmanager

@@ -20,9 +20,10 @@ from edged.manifest import SCHEMA, Accuracy, HeadOf, Layer, Manifest, Value
 from edged.store import Store
 from export.add import Added, add_drafts
 from export.assemble import whole_block
+from export.blocks import MIN_BYTES
 from export.canonical import Layer as Content
 from export.canonical import Type, make_layer
-from export.check import Uncut
+from export.check import Uncut, feeds
 from export.features import Features, Floats, below, compute, images
 from export.graph import OLDEST_OPSET, ir_version_of, load
 from export.layers import Path, element_type
@@ -65,6 +66,7 @@ def train_head(
     seed: int = 0,
     c: float = C,
     save: File | None = None,
+    min_bytes: int = MIN_BYTES,
     replace: bool = False,
 ) -> Added:
     """Train a head for `task` on features of `model`, and add it to the store as a model.
@@ -77,7 +79,8 @@ def train_head(
     head = _train(features, data, test, held_out, seed, c)
     if save is not None:
         save.write_bytes(_encode(head))
-    return _add(store, features, head, task, name, replace)
+    draft = _draft(features, head, task, name or task)
+    return add_drafts(store, [draft], min_bytes=min_bytes, replace=replace).added[0]
 
 
 def attach_head(
@@ -88,6 +91,7 @@ def attach_head(
     *,
     name: str = "",
     at: str | None = None,
+    min_bytes: int = MIN_BYTES,
     replace: bool = False,
 ) -> Added:
     """Add a head that `train_head` saved. Refuses it on other features than it was trained on."""
@@ -98,7 +102,8 @@ def attach_head(
             f"the head in {file} was trained on other features than {features.at.name!r} of model "
             f"{model!r} (other weights, precision or preprocessing): train it again on this model"
         )
-    return _add(store, features, head, task, name, replace)
+    draft = _draft(features, head, task, name or task)
+    return add_drafts(store, [draft], min_bytes=min_bytes, replace=replace).added[0]
 
 
 def _train(
@@ -130,9 +135,8 @@ def _train(
     return Head(weights, bias, Bound(_digest(features), known.classes, accuracy))
 
 
-def _add(
-    store: Store, features: Features, head: Head, task: str, name: str, replace: bool
-) -> Added:
+def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
+    """The model that runs the features' layers and then the head."""
     base = features.model
     output = _free_name(features.path)
     layer = _layer(features, head)
@@ -148,7 +152,7 @@ def _add(
     )
     manifest = Manifest(
         schema=SCHEMA,
-        name=manifests.check_name(name or task, "model"),
+        name=manifests.check_name(name, "model"),
         task=manifests.check_name(task, "task"),
         precision=base.precision,
         inputs=path.inputs,
@@ -169,7 +173,7 @@ def _add(
         {name: f"y{i}" for i, name in enumerate(whole.writes)},
         base.max_rows,
     )
-    return add_drafts(store, [Draft(manifest, path, uncut)], replace=replace).added[0]
+    return Draft(manifest, path, tuple(map(uncut, feeds(manifest))))
 
 
 def _layer(features: Features, head: Head) -> Content:

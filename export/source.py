@@ -6,7 +6,7 @@ Knows nothing of stores and blocks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as File
 from typing import Literal
@@ -17,7 +17,7 @@ from edged import manifest as manifests
 from edged.errors import InvalidArgument, NotFound, Unsupported
 from edged.manifest import SCHEMA, Accuracy, Manifest, Preprocess
 from export.batch import fixed_rows, set_free, with_shapes
-from export.check import TOLERANCE, Uncut, compare
+from export.check import TOLERANCE, Uncut, compare, feeds
 from export.graph import Graph, load, tidy, to_model
 from export.layers import Path, cut
 from export.normalise import normalise
@@ -51,7 +51,7 @@ class Draft:
 
     manifest: Manifest  # without steps
     path: Path
-    uncut: Callable[[Arrays], Arrays]
+    expected: tuple[Arrays, ...]  # what the uncut model makes of feeds(manifest)
 
 
 def draft(source: Source) -> Draft:
@@ -110,7 +110,7 @@ def _draft(source: Source) -> Draft:
         accuracy=source.accuracy,
     )
     check_manifest(manifest)
-    return Draft(manifest, path, uncut)
+    return Draft(manifest, path, tuple(map(uncut, feeds(manifest))))
 
 
 def _cut(

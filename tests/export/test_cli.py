@@ -157,8 +157,14 @@ def test_notes_on_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         (["onnx", "model.onnx"], "'model.onnx' names no task: write TASK=model.onnx"),
         (["onnx", "t=nowhere.onnx"], "there is no file nowhere.onnx"),
         (["onnx", "t=nowhere.onnx", "--shape", "x=a"], "'x=a' is no shape: write INPUT=3,224,224"),
-        (["onnx", "t=nowhere.onnx", "--labels", "none.txt"], "there is no file none.txt"),
-        (["onnx", "t=nowhere.onnx", "--preprocess", "no.toml"], "there is no file no.toml"),
+        (
+            ["onnx", "t=nowhere.onnx", "--labels", "none.txt"],
+            "none.txt cannot be read: No such file",
+        ),
+        (
+            ["onnx", "t=nowhere.onnx", "--preprocess", "no.toml"],
+            "no.toml cannot be read: No such file",
+        ),
         (["show", "nobody"], "there is no model 'nobody' in the store"),
         (["rm", "nobody"], "there is no model 'nobody' in the store"),
     ],
