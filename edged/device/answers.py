@@ -20,8 +20,8 @@ class Answers:
     def __init__(self, output: Callable[[View], Array]) -> None:
         """`output`: the rows of a view, which stay as they are while the answers are used."""
         self._output = output
-        self._tensors: dict[tuple[View, bool], Array] = {}
-        self._classes: dict[tuple[View, bool, str, int], list[tuple[link.Class, ...]]] = {}
+        self._tensors: dict[tuple[int, str, bool], list[Array]] = {}  # by place, model, softmax
+        self._classes: dict[tuple[int, link.Ask], list[tuple[link.Class, ...]]] = {}
         self.answers: list[link.Answer] = []
         self.payload: list[memoryview] = []
 
@@ -29,38 +29,33 @@ class Answers:
         self, rid: int, ask: link.Ask, manifest: Manifest, place: Place, before: int, rows: int
     ) -> None:
         """One model of one request: `rows` rows of `place`, after `before` others."""
+        mine = slice(before, before + rows)
+        tensors = self._all(place, ask)
+        classes: tuple[tuple[link.Class, ...], ...] | None = None
+        if ask.classification is not None:
+            key = (id(place), ask)
+            if key not in self._classes:
+                found = best_classes(tensors[0], ask.classification, manifest.labels)
+                self._classes[key] = found
+            classes = tuple(self._classes[key][mine])
         outputs = []
-        for index, (name, view) in enumerate(
-            zip(manifest.outputs, place.outputs[ask.model], strict=True)
-        ):
-            first = index == 0  # what the ask says is about the first output
-            tensor = self._tensor(view, first and ask.softmax)
-            mine = tensor[before : before + rows]
-            classes = None
-            if first and ask.classification is not None:
-                found = self._best(view, ask, manifest.labels)
-                classes = tuple(found[before : before + rows])
-            else:
-                self.payload.append(mine.reshape(mine.size).view(np.uint8).data)
-            outputs.append(link.Output(name, _DATATYPES[mine.dtype], mine.shape, classes))
+        for name, tensor in zip(manifest.outputs, tensors, strict=True):
+            part = tensor[mine]
+            if classes is None:
+                self.payload.append(part.reshape(part.size).view(np.uint8).data)
+            outputs.append(link.Output(name, _DATATYPES[part.dtype], part.shape, classes))
+            classes = None  # they are of the first output
         self.answers.append(link.Answer(rid, ask.model, tuple(outputs)))
 
-    def _tensor(self, view: View, softened: bool) -> Array:
-        key = (view, softened)
+    def _all(self, place: Place, ask: link.Ask) -> list[Array]:
+        """The outputs of a model for all rows of a place."""
+        key = (id(place), ask.model, ask.softmax)
         if key not in self._tensors:
-            raw = self._output(view)
-            self._tensors[key] = softmax(raw) if softened else raw
+            tensors = [self._output(view) for view in place.outputs[ask.model]]
+            if ask.softmax:
+                tensors[0] = softmax(tensors[0])
+            self._tensors[key] = tensors
         return self._tensors[key]
-
-    def _best(
-        self, view: View, ask: link.Ask, labels: Sequence[str]
-    ) -> list[tuple[link.Class, ...]]:
-        assert ask.classification is not None
-        key = (view, ask.softmax, ask.model, ask.classification)
-        if key not in self._classes:
-            scores = self._tensor(view, ask.softmax)
-            self._classes[key] = best_classes(scores, ask.classification, labels)
-        return self._classes[key]
 
 
 def softmax(scores: Array) -> Array:

@@ -30,7 +30,7 @@ class Segment:
 
     pool: Pool
     rows: list[int]
-    models: set[str]
+    models: tuple[str, ...]  # sorted
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Executor:
 
     def compute(self, segments: Sequence[Segment], *, wide: bool = True) -> Batch:
         """Run all blocks for these segments; `plan.segments` says where each one's rows are."""
-        plan = self._trie.plan([(tuple(sorted(s.models)), len(s.rows)) for s in segments])
+        plan = self._trie.plan([(segment.models, len(segment.rows)) for segment in segments])
         program = self._program(plan.layout)
         roots, order = _feed(self.memory, program, plan, segments)
         runs = program.run(self._backend, roots, order, wide=wide)
@@ -132,17 +132,16 @@ def _segments(
     seen: dict[tuple[int, int], Segment] = {}
     for member, request in zip(members, requests, strict=True):
         for feed in request.feeds:
-            models = [model for model in feed.models if model in member.models]
+            models = tuple(model for model in feed.models if model in member.models)
             if not models:
                 continue
-            segment = seen.setdefault(
-                (feed.pool.number, feed.fingerprint), Segment(feed.pool, feed.rows, set())
-            )
-            if segment.rows is not feed.rows and not feed.pool.equal(segment.rows, feed.rows):
-                segment = Segment(feed.pool, feed.rows, set())
-            if not segment.models:
+            key = (feed.pool.number, feed.fingerprint)
+            segment = seen.get(key)
+            if segment is None or not feed.pool.equal(segment.rows, feed.rows):
+                segment = seen[key] = Segment(feed.pool, feed.rows, models)
                 segments.append(segment)
-            segment.models.update(models)
+            elif models != segment.models:
+                segment.models = tuple(sorted({*segment.models, *models}))
             wanted += [(request, model, segment) for model in models]
     segments.sort(key=lambda segment: (segment.pool.number, segment.rows[0]))
     index = {id(segment): at for at, segment in enumerate(segments)}

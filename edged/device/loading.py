@@ -111,7 +111,7 @@ def _time(
     *,
     wide: bool,
 ) -> link.WarmUp:
-    segment = Segment(pools[shape_of(manifest)], list(range(rows)), {manifest.name})
+    segment = Segment(pools[shape_of(manifest)], list(range(rows)), (manifest.name,))
     times_s: list[float] = []
     executor.compute([segment], wide=wide)
     while len(times_s) < _WARM_UP_RUNS and not (times_s and times_s[0] > _LONG_S):

@@ -15,6 +15,7 @@ from edged.backends.memory import NUMPY, Array
 from edged.device import link
 from edged.device.staging import Feed, Staged
 from edged.errors import InvalidArgument
+from edged.layout import Tensor
 from edged.manifest import Manifest, Value
 
 
@@ -72,33 +73,46 @@ def _prepare_tensors(
 ) -> None:
     arrays = [_array(given, part) for given, part in zip(message.inputs, payload, strict=True)]
     for feed in staged.feeds:
-        manifest = manifests[feed.models[0]]
-        for index, value in enumerate(manifest.value(name) for name in manifest.inputs):
-            given = _choose(message.inputs, value, manifest)
-            _check(message.inputs[given], value, message.rows, manifest)
+        for index, value in enumerate(feed.preparation.inputs):
+            given = _choose(message.inputs, feed, index, manifests)
+            _check(message.inputs[given], value, message.rows, manifests[feed.models[0]])
             _write(feed, index, arrays[given])
 
 
 def _array(given: link.Input, part: memoryview) -> Array:
     """The payload frame as an array, not copied."""
-    kind = NUMPY[given.datatype]
-    if part.nbytes != int(np.prod(given.shape, dtype=np.int64)) * np.dtype(kind).itemsize:
+    if part.nbytes != Tensor(given.datatype, given.shape).row_bytes:
         raise InvalidArgument(
             f"input {given.name!r} has {part.nbytes} bytes of payload, which is not "
             f"{given.datatype} {list(given.shape)}"
         )
-    return np.frombuffer(part, kind).reshape(given.shape)
+    return np.frombuffer(part, NUMPY[given.datatype]).reshape(given.shape)
 
 
-def _choose(inputs: Sequence[link.Input], value: Value, manifest: Manifest) -> int:
-    """Which input of the request is the model's input `value`."""
-    if len(inputs) == 1 and len(manifest.inputs) == 1:
+def _choose(
+    inputs: Sequence[link.Input], feed: Feed, index: int, manifests: Mapping[str, Manifest]
+) -> int:
+    """Which input of the request is the input `index` of the models that `feed` is for."""
+    if len(inputs) == 1 and len(feed.preparation.inputs) == 1:
         return 0
-    for index, given in enumerate(inputs):
-        if given.name == value.name:
-            return index
+    chosen = {
+        _named(inputs, manifests[model].inputs[index], manifests[model]): model
+        for model in feed.models
+    }
+    if len(chosen) > 1:
+        one, other, *_ = chosen.values()
+        raise InvalidArgument(
+            f"models {one!r} and {other!r} take different inputs of this request: send two requests"
+        )
+    return next(iter(chosen))
+
+
+def _named(inputs: Sequence[link.Input], name: str, manifest: Manifest) -> int:
+    for position, given in enumerate(inputs):
+        if given.name == name:
+            return position
     raise InvalidArgument(
-        f"model {manifest.name!r} takes {_signature(manifest)}; the request has no {value.name!r}, "
+        f"model {manifest.name!r} takes {_signature(manifest)}; the request has no {name!r}, "
         f"only {', '.join(repr(given.name) for given in inputs)}"
     )
 

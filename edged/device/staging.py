@@ -90,6 +90,14 @@ class Pool:
         return sum(array.nbytes for array in self.arrays)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Recipe:
+    """One preparation and the pool that it fills; one object for all models that share it."""
+
+    preparation: Preparation
+    pool: Pool
+
+
 @dataclass(slots=True, eq=False)
 class Feed:
     """Staging rows that one preparation of a request fills, and the models that read them."""
@@ -97,7 +105,7 @@ class Feed:
     preparation: Preparation
     pool: Pool
     rows: list[int]
-    models: tuple[str, ...]
+    models: tuple[str, ...]  # sorted
     fingerprint: int = 0
 
 
@@ -119,11 +127,17 @@ class Staging:
     """Owns the pools and the table of requests. Every method may be called by any thread."""
 
     def __init__(self, manifests: Mapping[str, Manifest], rows: int, memory: Memory) -> None:
-        self._manifests = manifests
         self._lock = threading.Lock()
         self._requests: dict[int, Staged] = {}
         shapes = dict.fromkeys(shape_of(m) for m in manifests.values())
         self.pools = {shape: Pool(n, shape, rows, memory) for n, shape in enumerate(shapes)}
+        self._recipes: dict[tuple[str, bool], _Recipe] = {}  # by model, and whether of images
+        recipes: dict[Preparation, _Recipe] = {}
+        for name, manifest in manifests.items():
+            for images in (False, True):
+                key = preparation(manifest, images=images)
+                recipe = recipes.setdefault(key, _Recipe(key, self.pools[_shape(key)]))
+                self._recipes[name, images] = recipe
 
     @property
     def nbytes(self) -> int:
@@ -132,17 +146,16 @@ class Staging:
     def admit(self, message: link.Prepare) -> Staged:
         """Take the rows that a request needs. Raises NotFound, or EdgedError if there are none."""
         images = message.inputs[0].kind != "tensor"
-        models: dict[Preparation, list[str]] = {}
+        models: dict[_Recipe, list[str]] = {}
         for ask in message.asks:
-            if ask.model not in self._manifests:
+            recipe = self._recipes.get((ask.model, images))
+            if recipe is None:
                 raise NotFound(f"model {ask.model!r} is not loaded")
-            key = preparation(self._manifests[ask.model], images=images)
-            models.setdefault(key, []).append(ask.model)
+            models.setdefault(recipe, []).append(ask.model)
         with self._lock:
             feeds: list[Feed] = []
-            for key, names in models.items():
-                pool = self.pools[_shape(key)]
-                rows = pool.take(message.rows)
+            for recipe, names in models.items():
+                rows = recipe.pool.take(message.rows)
                 if rows is None:
                     for feed in feeds:
                         feed.pool.give_back(feed.rows)
@@ -150,7 +163,8 @@ class Staging:
                         f"no staging memory for {message.rows} more rows: more requests are on "
                         "their way than it holds; this is a bug of the scheduler"
                     )
-                feeds.append(Feed(key, pool, rows, tuple(names)))
+                names.sort()
+                feeds.append(Feed(recipe.preparation, recipe.pool, rows, tuple(names)))
             asks = {ask.model: ask for ask in message.asks}
             staged = Staged(message.rid, message.rows, asks, tuple(feeds), set(asks))
             self._requests[message.rid] = staged

@@ -53,7 +53,11 @@ class Reports:
 
     def send(self, message: link.FromWorker, payload: Sequence[memoryview] = ()) -> None:
         """Payload is copied: its memory may be used again when this returns."""
-        self._socket.send_multipart([link.encode(message), *payload])
+        frame = link.encode(message)
+        if payload:
+            self._socket.send_multipart([frame, *payload])
+        else:
+            self._socket.send(frame)
 
     def close(self) -> None:
         self._socket.close()

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from edged import preprocess
 from edged.device import link
 from edged.errors import Code
-from edged.manifest import Preprocess
+from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
 from edged.store import Store
-from tests.backends.blocks import dense, fails_on_large_values, mean_of_image, one_row_only
+from tests.backends.blocks import (
+    dense,
+    fails_on_large_values,
+    mean_of_image,
+    one_row_only,
+    sum_and_difference,
+)
 from tests.device.rig import Done, Model, Rig, make_store, worker
 from tests.test_preprocess import encoded, picture, png_header
 
@@ -157,6 +164,30 @@ def test_a_tensor_that_the_model_does_not_take(rig: Rig, given: object, says: st
     failed = rig.refused(given, "cat")
     assert failed.code is Code.INVALID_ARG
     assert says in failed.message
+
+
+def test_models_that_name_their_inputs_differently(tmp_path: Path) -> None:
+    """One input is for both; of two, each model has its own, and that is two requests."""
+    head = dense(6, 3, seed=4)
+    other = Model("b", head)
+    renamed = msgspec.structs.replace(
+        other.manifest,
+        inputs=("y",),
+        values=(Value("y", "FP32", (6,)), other.manifest.value("v0")),
+        steps=(Step(head.id, ("y",), ("v0",)),),
+    )
+    other.manifest = renamed
+    with worker(make_store(tmp_path / "store", [Model("a", head), other])) as rig:
+        rid = rig.prepared(rows(1), "a", "b")
+        assert rig.ran((rid, ["a", "b"])).block_rows == [1]
+        failed = rig.refused({"x": rows(1, seed=1), "y": rows(1, seed=2)}, "a", "b")
+        assert "models 'a' and 'b' take different inputs" in failed.message
+        x, y = rows(1, seed=1), rows(1, seed=2)
+        one = rig.prepared({"x": x, "y": y}, "b")
+        same(
+            rig.ran((one, ["b"])).tensors[one, "b"],
+            rig.ran((rig.prepared(y, "b"), ["b"])).tensors[one + 1, "b"],
+        )
 
 
 def test_a_payload_of_another_size_than_it_says(rig: Rig) -> None:
@@ -350,9 +381,6 @@ def test_large_tensors_go_through_the_threads(tmp_path: Path) -> None:
 
 
 def test_a_model_of_two_inputs(tmp_path: Path) -> None:
-    from edged.manifest import SCHEMA, Manifest, Step, Value
-    from tests.backends.blocks import sum_and_difference
-
     block = sum_and_difference(5)
     store = Store(tmp_path / "store").create()
     with store.update() as change:
