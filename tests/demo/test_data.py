@@ -63,7 +63,7 @@ def test_never_written_by_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(data.SOURCES, "broken", data._digits)
     data.write(tmp_path, "broken", seed=0)
     assert data.written(tmp_path, "broken")
-    assert len(data.held_out(tmp_path, "broken")) == 480
+    assert len(data.held_out(tmp_path, "broken")) == 360
 
 
 def test_photographs_are_labelled_with_classes_of_imagenet(images: Path) -> None:

@@ -71,7 +71,7 @@ def _mnist(rng: Generator) -> Iterator[Sample]:
 
     pixels, labels = mnist_data()  # (5000, 784) grey levels, (5000,)
     images = pixels.reshape(-1, 28, 28).astype(np.uint8)
-    return _split(labels.astype(str), _with_margin(images), train=150, test=60, rng=rng)
+    return _split(labels.astype(str), _with_margin(images), train=150, test=40, rng=rng)
 
 
 def _digits(rng: Generator) -> Iterator[Sample]:
@@ -79,7 +79,7 @@ def _digits(rng: Generator) -> Iterator[Sample]:
 
     bunch = load_digits()  # images: (1797, 8, 8), levels 0 to 16
     images = (bunch.images * (255 / 16)).astype(np.uint8)
-    return _split(bunch.target.astype(str), _with_margin(images), train=125, test=48, rng=rng)
+    return _split(bunch.target.astype(str), _with_margin(images), train=125, test=36, rng=rng)
 
 
 def _faces(rng: Generator) -> Iterator[Sample]:
@@ -95,7 +95,7 @@ def _textures(rng: Generator) -> Iterator[Sample]:
     size, half = 96, 256
     for label in ("brick", "grass", "gravel"):
         picture = cv2.imread(str(_packaged("skimage", f"data/{label}.png")), cv2.IMREAD_GRAYSCALE)
-        for held_out, count in ((False, 60), (True, 40)):
+        for held_out, count in ((False, 60), (True, 30)):
             for _ in range(count):
                 top, left = rng.integers(0, [512 - size, half - size], endpoint=True)
                 left += half * held_out
