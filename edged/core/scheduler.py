@@ -153,8 +153,8 @@ class Scheduler:
             text = "the daemon is shutting down"
             commands.append(Refuse(request.rid, Code.UNAVAILABLE, text, RESTART_S))
             return
-        if (text := self._too_large(request)) is not None:
-            commands.append(Refuse(request.rid, Code.RESOURCE_EXHAUSTED, text))
+        if (reason := self._too_large(request)) is not None:
+            commands.append(Refuse(request.rid, Code.RESOURCE_EXHAUSTED, reason))
             return
         late_s = self._late_by(request, now)
         if late_s > 0.0:
