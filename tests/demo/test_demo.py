@@ -73,6 +73,7 @@ def test_the_measured_accuracy_is_the_one_that_the_manifest_states(first: Run) -
 
 def test_one_backbone_is_stored_once_and_batched_for_all(first: Run) -> None:
     assert first.summary.mixed_batches > 0
+    assert all(max(task.batch_rows) > 1 for task in first.summary.tasks)
     assert first.summary.block_bytes < first.summary.whole_bytes / 3
     (shared,) = {task.shared_bytes for task in first.summary.tasks}
     heads = {task.name: task.own_bytes for task in first.summary.tasks}
