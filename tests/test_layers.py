@@ -15,7 +15,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # What has no clock, no I/O, no threads and no randomness of its own.
-PURE = ("edged/core", "edged/planner", "edged/wire", "edged/trie.py", "edged/manifest.py")
+PURE = (
+    "edged/core", "edged/planner", "edged/wire", "edged/paths", "edged/manifest.py",
+    "edged/device/inputs.py", "edged/device/link.py", "edged/daemon/inquiries.py",
+    "edged/daemon/restarts.py",
+)  # fmt: skip
 # The planners' command lines, and the reader of a table that ships in the package.
 PURE_BUT = ("cli.py", "cli_files.py", "standley.py")
 IMPURE_MODULES = {

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edged.backends.memory import DeviceArray, Memory
-from edged.layout import Tensor
+from edged.paths.layout import Tensor
 
 
 @dataclass(frozen=True, slots=True)

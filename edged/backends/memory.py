@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.errors import ResourceExhausted
-from edged.layout import Tensor
 from edged.manifest import DataType
+from edged.paths.layout import Tensor
 
 Array: TypeAlias = npt.NDArray[Any]
 DeviceArray: TypeAlias = Any  # of the backend's own kind

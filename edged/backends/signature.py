@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from edged.backends.base import Use
 from edged.errors import StoreError, Unsupported
-from edged.layout import Tensor
 from edged.manifest import DataType
+from edged.paths.layout import Tensor
 
 
 @dataclass(frozen=True, slots=True)

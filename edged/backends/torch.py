@@ -23,8 +23,8 @@ from edged.backends.base import Loaded, Use
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.signature import check
 from edged.errors import EdgedError, ResourceExhausted, StoreError, Unsupported
-from edged.layout import Tensor as Row
 from edged.manifest import DataType
+from edged.paths.layout import Tensor as Row
 
 log = logging.getLogger("edged.device")
 

@@ -45,7 +45,6 @@ from edged.core.ready import ReadyPart, ReadyQueues
 from edged.core.waiting import Streams, WaitingQueue, WhenFull
 from edged.errors import Code
 
-
 RESTART_S = 1.0  # after which a daemon that shuts down to start again may be there
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from edged.backends.memory import NUMPY, Array
 from edged.device import link
-from edged.layout import Place, View
 from edged.manifest import Manifest
+from edged.paths.layout import Place, View
 
 _DATATYPES = {np.dtype(kind): name for name, kind in NUMPY.items()}
 

@@ -17,9 +17,9 @@ from edged.device import link
 from edged.device.answers import Answers
 from edged.device.program import Program
 from edged.device.staging import Pool, Staged
-from edged.layout import Layout, View
 from edged.manifest import Manifest
-from edged.trie import Plan, Trie
+from edged.paths.layout import Layout, View
+from edged.paths.trie import Plan, Trie
 
 _PROGRAMS = 256  # mixes of rows that stay ready to run
 

@@ -17,8 +17,8 @@ from edged.device import link
 from edged.device.executor import Executor, Segment
 from edged.device.staging import Pool, Shape, shape_of
 from edged.errors import StoreError
-from edged.layout import Tensor
 from edged.manifest import Manifest
+from edged.paths.layout import Tensor
 from edged.store import Store
 
 log = logging.getLogger("edged.device")

@@ -15,8 +15,8 @@ from edged.backends.memory import NUMPY, Array
 from edged.device import link
 from edged.device.staging import Feed, Staged
 from edged.errors import InvalidArgument
-from edged.layout import Tensor
 from edged.manifest import Manifest, Value
+from edged.paths.layout import Tensor
 
 
 def prepare(

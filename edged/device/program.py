@@ -14,7 +14,7 @@ from edged.backends.base import Backend
 from edged.backends.memory import DeviceArray, Memory
 from edged.device import link
 from edged.device.memory import Lifetime, offsets
-from edged.layout import Buffer, Gather, Layout, Run, View
+from edged.paths.layout import Buffer, Gather, Layout, Run, View
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from edged.backends.memory import Array, DeviceArray, Memory, host_view
 from edged.device import link
 from edged.device.inputs import Preparation, preparation
 from edged.errors import EdgedError, NotFound
-from edged.layout import Tensor
 from edged.manifest import Manifest
+from edged.paths.layout import Tensor
 
 Shape: TypeAlias = tuple[Tensor, ...]  # of all inputs of a model, in order
 _SAMPLES = 64  # elements of a row that its fingerprint looks at

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edged.backends.base import Use
 from edged.backends.memory import Array
-from edged.layout import Tensor
+from edged.paths.layout import Tensor
 
 OPSET = 17
 

@@ -14,8 +14,8 @@ from edged import backends
 from edged.backends.base import Backend, Use
 from edged.backends.memory import ALIGNMENT, NUMPY, Array, DeviceArray, host_view
 from edged.errors import ConfigError, EdgedError, StoreError
-from edged.layout import Tensor
 from edged.manifest import DataType
+from edged.paths.layout import Tensor
 from tests.backends.blocks import (
     Block,
     dense,

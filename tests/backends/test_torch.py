@@ -10,7 +10,7 @@ import torch
 from edged import backends
 from edged.backends.base import Use
 from edged.errors import StoreError, Unsupported
-from edged.layout import Tensor
+from edged.paths.layout import Tensor
 from tests.backends.blocks import dense
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edged.backends.memory import ALIGNMENT, HostMemory
 from edged.device.memory import Lifetime, offsets
-from edged.layout import Tensor
+from edged.paths.layout import Tensor
 
 lifetimes = st.lists(
     st.builds(

@@ -8,8 +8,8 @@ from edged.device import link
 from edged.device.inputs import preparations
 from edged.device.staging import Pool, Staging
 from edged.errors import EdgedError, NotFound
-from edged.layout import Tensor
 from edged.manifest import Preprocess
+from edged.paths.layout import Tensor
 from tests.backends.blocks import dense, mean_of_image
 from tests.device.rig import Model
 

@@ -1,7 +1,7 @@
 """Where the rows of a mixed batch lie: finds an order of rows, buffers, and what to copy. Pure.
 
-`edged.trie` says which blocks run together, in which order, on what. Here rows get an order in
-which those of each block lie together, and blocks that feed the same reader write side by side
+`edged.paths.trie` says which blocks run together, in which order, on what. Here rows get an order
+in which those of each block lie together, and blocks that feed the same reader write side by side
 into one buffer. Only where neither can be are rows copied.
 
 A Draft is in units of asks: rows that are asked for the same models share their fate. Its
@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from edged.consecutive import consecutive_order
-from edged.layout import Ask, Buffer, Gather, Layout, Place, Reorder, Run, Tensor, View
+from edged.paths.consecutive import consecutive_order
+from edged.paths.layout import Ask, Buffer, Gather, Layout, Place, Reorder, Run, Tensor, View
 
 Row: TypeAlias = tuple[int, int]  # the rows of one ask, and which of their values
 

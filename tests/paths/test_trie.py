@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.consecutive import consecutive_order
 from edged.errors import StoreError
-from edged.layout import Gather, Layout, Run
 from edged.manifest import SCHEMA, Manifest, Step, Value
-from edged.trie import Plan, Trie
+from edged.paths.consecutive import consecutive_order
+from edged.paths.layout import Gather, Layout, Run
+from edged.paths.trie import Plan, Trie
 
 # How many values each block reads and writes.
 BLOCKS = {"a": (1, 1), "b": (1, 1), "c": (1, 2), "d": (2, 1), "e": (1, 1), "f": (2, 2)}

@@ -1,6 +1,6 @@
 """A mixed batch, block by block: buffers, views into them, operations in order. Frozen values.
 
-Made by `edged.trie` and `edged.drafting`, carried out by `edged.device.executor`.
+Made by `edged.paths.trie` and `edged.paths.drafting`, carried out by `edged.device.executor`.
 """
 
 from __future__ import annotations

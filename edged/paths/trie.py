@@ -4,7 +4,7 @@ Two steps of two models are one node of the trie when they run the same block on
 a row that is asked for both models passes it once. Nodes of one block whose values come from
 different blocks (a middle or a top that models share) run together, on the joined rows.
 
-Knows nothing of memory, devices or time. `edged.drafting` says where the rows lie. A layout
+Knows nothing of memory, devices or time. `edged.paths.drafting` says where the rows lie. A layout
 depends on how many rows ask for which models, not on which rows those are, so layouts are kept.
 """
 
@@ -15,10 +15,10 @@ import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edged.drafting import Draft, Execution, Pass, Root, draft
 from edged.errors import StoreError
-from edged.layout import Ask, Layout, Place, Tensor
 from edged.manifest import Manifest, Step
+from edged.paths.drafting import Draft, Execution, Pass, Root, draft
+from edged.paths.layout import Ask, Layout, Place, Tensor
 
 _DRAFTS = 256  # sets of asks whose drafts are kept
 _LAYOUTS = 1024  # the same with their numbers of rows

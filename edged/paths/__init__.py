@@ -1,0 +1,1 @@
+"""Paths through blocks: models merged into a trie, and plans of mixed batches. Pure."""
