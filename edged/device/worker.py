@@ -7,6 +7,7 @@ Knows no scheduler: the front says what runs when.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import gc
 import logging
@@ -102,6 +103,7 @@ class Worker:
             cache_dir=Path(settings.cache_dir),
         )
         blocks, loaded = load_blocks(store, self._manifests, self._backend)
+        _give_back_freed_memory()
         limits = {block: one.max_rows for block, one in loaded.items()}
         self._executors = [
             Executor(self._manifests, self._backend, limits) for _ in range(self._backend.lanes)
@@ -249,6 +251,11 @@ def _typed(error: Exception, what: str) -> EdgedError:
         return error
     log.error("%s; this is a bug", what, exc_info=error)
     return EdgedError(f"{what}: {type(error).__name__}: {error}; this is a bug")
+
+
+def _give_back_freed_memory() -> None:
+    """To prepare a block takes much that is freed at once; glibc would keep it for this process."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _pss_bytes() -> int:
