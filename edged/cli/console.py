@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +43,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [list(headers), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     numeric = [
-        bool(rows) and all(row[i][:1] in "0123456789.+-" for row in rows if row[i])
+        bool(rows) and all(re.match(r"[+-]?\.?\d", row[i]) for row in rows if row[i])
         for i in range(len(headers))
     ]
 
