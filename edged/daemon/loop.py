@@ -26,6 +26,7 @@ from edged.daemon.catalog import Catalog
 from edged.daemon.front import Front
 from edged.daemon.recording import Recorder
 from edged.daemon.restarts import Restarts
+from edged.daemon.vigil import Vigil
 from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings as WorkerSettings
@@ -62,7 +63,7 @@ class Loop:
         self._clients = self._context.socket(zmq.ROUTER)
         self._worker: WorkerProcess | None = None
         self._start_worker_at: float | None = None
-        self._worker_heard_at = 0.0
+        self._vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
         self._failure: link.Failed | None = None  # the last words of the current worker
         self._was_ready = False
         self._drain_by: float | None = None
@@ -155,7 +156,7 @@ class Loop:
             frames = worker.receive()
             if frames is None:
                 return
-            self._worker_heard_at = now
+            self._vigil.heard(now)
             message = link.decode_from_worker(frames[0])
             if isinstance(message, link.Ready):
                 self._on_worker_ready(message, now)
@@ -173,16 +174,15 @@ class Loop:
             self._sweep_at = now + SWEEP_S
             self._front.on_sweep(now)
             self._check_worker(now)
-        # While a worker starts, `_check_worker` minds the time that it takes.
-        waits = self._front.device_is_up and self._front.open_requests > 0
-        if self._watchdog.due(now, busy=waits, progress_at=self._worker_heard_at):
+        busy = self._front.device_is_busy
+        if self._watchdog.due(now, busy=busy, progress_at=self._vigil.heard_at):
             self._notifier.alive()
 
     # --- the worker ---------------------------------------------------------------------------
 
     def _start_worker(self, now: float) -> None:
         self._start_worker_at = None
-        self._worker_heard_at = now
+        self._vigil.heard(now)
         self._failure = None
         self._worker = WorkerProcess(self._worker_settings, context=self._context)
         self._poller.register(self._worker.reports, zmq.POLLIN)
@@ -200,16 +200,10 @@ class Loop:
         """Give up a worker that starts or works without a sign of life."""
         if self._worker is None:
             return
-        if self._front.device_is_up and not self._front.open_requests:
-            self._worker_heard_at = now  # nobody waits for a word of it
-        device = self._config.device
-        silence_s = now - self._worker_heard_at
-        if not self._front.device_is_up and silence_s > device.start_timeout_s:
-            self._give_up(
-                f"the device worker was not ready within {device.start_timeout_s:g} s", now
-            )
-        elif self._front.device_is_busy and silence_s > device.hang_timeout_s:
-            self._give_up(f"the device worker hung for {device.hang_timeout_s:g} s", now)
+        front = self._front
+        reason = self._vigil.verdict(now, up=front.device_is_up, busy=front.device_is_busy)
+        if reason is not None:
+            self._give_up(reason, now)
 
     def _give_up(self, reason: str, now: float) -> None:
         assert self._worker is not None
@@ -254,7 +248,9 @@ class Loop:
 
     def _on_signal(self, now: float) -> None:
         if self._drain_by is None:
-            log.info("draining: %d requests to answer", self._front.open_requests)
+            draining = f"draining: {self._front.open_requests} requests to answer"
+            log.info(draining)
+            self._notifier.status(draining)
             drain_timeout_s = self._config.server.drain_timeout_s
             self._drain_by = now + drain_timeout_s
             self._notifier.stopping(within_s=drain_timeout_s + LINGER_S + STOP_S + SWEEP_S)

@@ -133,6 +133,7 @@ def test_stopping_answers_what_was_accepted(serving):
         wait_for("it drains", lambda: client.ready().state == "DRAINING", 10.0)
         with pytest.raises(Unavailable, match="shutting down"):
             client.infer(picture(200, 10, 10), "color")
+        assert serving.show("StatusText") == {"StatusText": "draining: 60 requests to answer"}
         worker.resume()
         labels = {pending.result()["color"].classes[0][0].label for pending in accepted}
         assert labels == {"red"}

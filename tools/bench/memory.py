@@ -31,14 +31,16 @@ from tools.bench.serving import serving
 if TYPE_CHECKING:
     import torch
 
+BACKBONES = ("swinv2-base", "efficientnet-lite0")
 CLASSES = 10
 ROUNDS = 4  # ONNX Runtime plans its memory in the first runs of a shape
 PATIENCE_S = 600.0
+_NOTHING = "nothing"
 
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("memory", help="tasks on one backbone against whole models")
-    parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=BACKBONES, default=BACKBONES)
     parser.add_argument("--tasks", type=int, default=5)
     parser.add_argument("--rows", type=int, default=4, help="in each batch")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -50,7 +52,7 @@ def register(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="edged-bench-") as temporary:
         folder = args.dir or Path(temporary)
-        nothing = _measure("nothing", 1, folder, args)
+        nothing = _measure(_NOTHING, 1, folder, args)
         for name in args.models:
             figures = _measure(name, args.tasks, folder, args)
             emit(
@@ -70,28 +72,33 @@ def _run(args: argparse.Namespace) -> int:
 
 def _ratios(figures: dict[str, int], fixed: dict[str, int]) -> dict[str, float]:
     """The daemon by whole models, as they are and above the fixed cost of either side."""
+    ratios: dict[str, float] = {}
+    for when in ("", "_at_first_start"):
+        daemon, cost = (sum(f[f"{p}{when}"] for p in ("front", "worker")) for f in (figures, fixed))
+        above = figures["sessions"] - fixed["sessions"]
+        ratios[f"ratio{when}"] = round(daemon / figures["sessions"], 3)
+        ratios[f"ratio_above_fixed{when}"] = round((daemon - cost) / above, 3)
     daemon = figures["front"] + figures["worker"]
-    above = daemon - fixed["front"] - fixed["worker"]
-    return {
-        "ratio": round(daemon / figures["sessions"], 3),
-        "ratio_above_fixed": round(above / (figures["sessions"] - fixed["sessions"]), 3),
-        "ratio_to_one_arena": round(daemon / figures["sessions_one_arena"], 3),
-    }
+    ratios["ratio_to_one_arena"] = round(daemon / figures["sessions_one_arena"], 3)
+    return ratios
 
 
 def _measure(name: str, tasks: int, folder: Path, args: argparse.Namespace) -> dict[str, int]:
-    """Bytes by process: `front` and `worker`, and what serves the same as whole models."""
+    """Bytes by process: of the daemon `front` and `worker`; `sessions` serve the same uncut.
+
+    `sessions_one_arena` is a process that knows how to share what whole models can share.
+    """
     models = _models(name, tasks, folder / name, args.seed)
     store = _store(models, folder / name / "store")
-    figures = {
-        "sessions": _sessions(models, args),
-        "sessions_one_arena": _sessions(models, args, "--one-arena"),
-    }
     with tempfile.TemporaryDirectory(prefix="edged-cache-", dir=folder) as cache:
         first = _daemon(store, Path(cache), args)  # prepares the blocks
         later = _daemon(store, Path(cache), args)
-    figures |= {f"{process}_at_first_start": count for process, count in first.items()}
-    return figures | later
+    return {
+        "sessions": _sessions(models, args),
+        "sessions_one_arena": _sessions(models, args, "--one-arena"),
+        **later,
+        **{f"{process}_at_first_start": count for process, count in first.items()},
+    }
 
 
 # --- the two sides ----------------------------------------------------------------------------
@@ -232,5 +239,5 @@ def _nothing(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
 MODELS: dict[str, Callable[[int], tuple[torch.nn.Module, torch.Tensor]]] = {
     "swinv2-base": _swinv2_base,
     "efficientnet-lite0": _efficientnet_lite0,
-    "nothing": _nothing,
+    _NOTHING: _nothing,
 }
