@@ -15,10 +15,10 @@ from edged.cli.console import run_command
 
 BENCHES = {
     "chain": "tools.bench.chain",
-    "chain": "tools.bench.chain",
     "memory": "tools.bench.memory",
     "overhead": "tools.bench.overhead",
     "papers": "tools.bench.papers",
+    "planners-fleet": "tools.bench.fleet",
     "planners-loading": "tools.bench.planners_loading",
     "policies": "tools.bench.policies",
     "qos": "tools.bench.qos",

@@ -17,6 +17,7 @@ from edged.errors import EdgedError, Unsupported
 from edged.planner.fleet.problem import Array, Ints
 
 THREADS = 1  # all solver objects of one process must agree, or run() returns "not set" (HiGHS)
+_PRIMAL_SIMPLEX = 4  # HiGHS's number of it
 INFINITY = float("inf")
 
 
@@ -151,21 +152,33 @@ class Solver:
             self._highs.changeCoeff(row, column, value)
 
     def solve(self) -> Solution:
-        """Run, once more from scratch if a hot start ends neither optimal nor infeasible.
+        """Run; if that ends neither optimal nor infeasible, from scratch, then by another method.
 
-        Raises EdgedError when HiGHS gives no usable status at all.
+        HiGHS's default (dual) simplex gives up on rare instances whose loads span many orders of
+        magnitude, hot or cold; its primal simplex solves those. Raises EdgedError when none does.
         """
-        for fresh in (False, True):
-            if fresh:
-                self._highs.clearSolver()
-            self._highs.run()
-            status = self._status()
-            if status is not None:
-                return self._solution(status)
+        if (solution := self._run()) is not None:
+            return solution
+        self._highs.clearSolver()
+        if (solution := self._run()) is not None:
+            return solution
+        _, usual = self._highs.getOptionValue("simplex_strategy")
+        self._highs.clearSolver()
+        self._highs.setOptionValue("simplex_strategy", _PRIMAL_SIMPLEX)
+        try:
+            if (solution := self._run()) is not None:
+                return solution
+        finally:
+            self._highs.setOptionValue("simplex_strategy", usual)
         found = self._highs.modelStatusToString(self._highs.getModelStatus())
         raise EdgedError(
             f"HiGHS stopped with status {found!r}; this is a bug or a numerical failure"
         )
+
+    def _run(self) -> Solution | None:
+        self._highs.run()
+        status = self._status()
+        return None if status is None else self._solution(status)
 
     def _status(self) -> Status | None:
         status = self._highspy.HighsModelStatus

@@ -15,6 +15,8 @@ from edged.planner.fleet.assignment import Prices
 from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints, Mode
 from edged.planner.fleet.rows import Rows, Tables
 
+BLOCK = 8_000_000  # numbers in the largest array at a time: 64 MB
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Worth:
@@ -75,6 +77,15 @@ def knapsacks(p: FleetProblem, rows: Rows, offload: Array) -> Array:
     The local gains A - v above 0 fill the client's compute by gain per GFLOP. In the dual,
     min over α of α β + Σ max(0, gain - α λ w), the minimum lies at 0 or at a gain per GFLOP.
     """
+    tasks, _, count = offload.shape
+    width = max(1, BLOCK // (tasks * rows.z.shape[0] * rows.z.shape[1]))
+    blocks = [
+        _block(p, rows, offload[:, :, start : start + width]) for start in range(0, count, width)
+    ]
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=2)
+
+
+def _block(p: FleetProblem, rows: Rows, offload: Array) -> Array:
     size = p.load.T[:, :, None] * rows.work  # (T, C, R) GFLOP/s
     served = rows.served[:, :, :, None]
     gain = np.empty((*size.shape, offload.shape[2]))  # (T, C, R, J)
@@ -89,13 +100,8 @@ def knapsacks(p: FleetProblem, rows: Rows, offload: Array) -> Array:
     filled = gain.sum(axis=0)
     # Only a client whose row could ask for more compute than there is has a knapsack to fill.
     client, row = np.nonzero(size.sum(axis=0) > p.client_gflops[:, None])
-    asks = gain[:, client, row]  # (T, N, J)
-    tight, edge_row = np.nonzero(
-        np.einsum("tn,tnj->nj", size[:, client, row], asks > 0) > p.client_gflops[client, None]
-    )
-    client, row = client[tight], row[tight]
-    filled[client, row, edge_row] = fill(
-        asks[:, tight, edge_row], size[:, client, row], p.client_gflops[client]
+    filled[client, row] = fill(
+        gain[:, client, row], size[:, client, row, None], p.client_gflops[client, None]
     )
     most: Array = filled + rest
     return most
@@ -110,9 +116,13 @@ def _without(mode: Mode, served: Bools, elsewhere: Array) -> Array:
 
 
 def fill(gain: Array, size: Array, limit: Array) -> Array:
-    """(N,) the most that fractional knapsacks hold: gains and sizes (T, N), limits (N,)."""
+    """The most that fractional knapsacks hold: gains (T, ..) and, broadcast against them, sizes
+    (T, ..) and limits (..)."""
     density = gain / np.where(size > 0, size, 1.0)
     best: Array = gain.sum(axis=0)
+    left = np.empty_like(gain)  # one buffer: fresh arrays cost more than the arithmetic
     for price in density:
-        np.minimum(best, price * limit + np.maximum(gain - price * size, 0.0).sum(axis=0), out=best)
+        np.multiply(price, size, out=left)
+        np.maximum(np.subtract(gain, left, out=left), 0.0, out=left)
+        np.minimum(best, price * limit + left.sum(axis=0), out=best)
     return best

@@ -21,7 +21,7 @@ from edged.planner.fleet.neighbours import Choice, Cuts, best_neighbour
 from edged.planner.fleet.offloading import OffloadingLp, Surrogate, serve
 from edged.planner.fleet.oracle import Worth, worth
 from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
-from edged.planner.fleet.rows import MAX_ROWS, Tables, envelope, tables
+from edged.planner.fleet.rows import MAX_ROWS, Rows, Tables, envelope, tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,15 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(rounds=3, tries=4, round_rows=12, edge_rows=6, client_rows=10),
+    "quick": Effort(rounds=3, tries=2, round_rows=12, edge_rows=6, client_rows=10),
     "full": Effort(rounds=8, tries=40, round_rows=MAX_ROWS, edge_rows=16, client_rows=20),
 }
 CLOSE_ENOUGH = 1e-4  # relative gap between value and bound at which the search stops
+# Clients times client rows times edge rows, above which the rounds see only the first so many.
+TOO_MANY = 4_000_000
+FAR_TOO_MANY = 20_000_000  # above this they are never priced all, and the bound is a looser one
+FIRST_CLIENT_ROWS = 24
+FIRST_EDGE_ROWS = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,10 +92,12 @@ def search(
     start = start or Start()
     job = _Search(scenarios, start, cloud_price)
     prices = job.first_prices() if start.prices is None else [start.prices] * len(scenarios)
+    job.preselect(prices)
     for _ in range(effort.rounds):
         duals = job.attempt(_response(job.price(prices), job.problem.edge_of))
         if not duals or job.closed:
             break
+        job.drop_hopeless()
         job.shorten(MAX_ROWS, effort.round_rows)
         prices = [_middle(a, b) for a, b in zip(prices, duals[-1], strict=True)]
     if not job.closed:
@@ -111,9 +118,14 @@ class _Search:
         self._lps = [OffloadingLp(s, cloud_price) for s in self._scenarios]
         self._cloud_price = cloud_price
         self._all = self._tables = tables(self.problem, start.client_cost, start.edge_cost)
-        self._envelope = None if self._all.complete else envelope(self.problem)
+        size = self.problem.n_clients * self._all.clients.z.shape[1] * self._all.edges.z.shape[1]
+        self._too_many, self._far_too_many = size > TOO_MANY, size > FAR_TOO_MANY
+        exact = self._all.complete and not self._far_too_many
+        self._envelope = None if exact else envelope(self.problem)
         self._prices: list[list[Prices]] = []
-        self._pricings: list[Worth] = []  # of all rows
+        self._reach: tuple[Array, Array] | None = (
+            None  # (C, R), (E, J): the most a plan with a row makes
+        )
         self._tried: set[bytes] = set()
         self._best: _Best | None = None
         self._bound = np.inf
@@ -123,9 +135,9 @@ class _Search:
     def closed(self) -> bool:
         """Whether the best plan is as good as proven optimal."""
         best = self._best
-        return best is not None and best.rank[0] == 0 and (
-            self._bound - best.rank[1] <= CLOSE_ENOUGH * abs(self._bound)
-        )  # fmt: skip
+        if best is None or best.rank[0] < 0 or not np.isfinite(self._bound):
+            return False
+        return self._bound - best.rank[1] <= CLOSE_ENOUGH * abs(self._bound)
 
     def first_prices(self) -> list[Prices]:
         """Duals of the LP in which every node has its best model for each task."""
@@ -143,14 +155,31 @@ class _Search:
             for s, lp in zip(self._scenarios, lps, strict=True)
         ]
 
+    def preselect(self, prices: list[Prices]) -> None:
+        """Where the tables are too large to price each time, start with promising rows: those of
+        clients against edges better than any, those of edges against these."""
+        of, rows = self.problem.edge_of, self._all
+        if not self._too_many:
+            return
+        ideal = Tables(rows.clients, envelope(self.problem).edges, complete=False)
+        clients = _top(rows.clients, self._worth(ideal, prices).reach(of)[0], FIRST_CLIENT_ROWS)
+        few = Tables(clients, rows.edges, complete=False)
+        edges = _top(rows.edges, self._worth(few, prices).reach(of)[1], FIRST_EDGE_ROWS)
+        self._tables = Tables(clients, edges, complete=False)
+
     def price(self, prices: list[Prices]) -> Worth:
-        """What the rows in use are worth at these prices. Lowers the bound if all are in use."""
+        """What the rows in use are worth at these prices; lowers the bound where it can."""
         self._prices.append(prices)
+        of = self.problem.edge_of
         pricing = self._worth(self._tables, prices)
         if self._tables is self._all:
-            self._pricings.append(pricing)
-            over = self._worth(self._envelope, prices) if self._envelope else pricing
-            self._bound = min(self._bound, over.bound(self.problem.edge_of))
+            reach = pricing.reach(of)
+            before = self._reach or reach
+            self._reach = (np.minimum(before[0], reach[0]), np.minimum(before[1], reach[1]))
+        if self._envelope is not None:
+            self._bound = min(self._bound, self._worth(self._envelope, prices).bound(of))
+        elif self._tables is self._all:
+            self._bound = min(self._bound, pricing.bound(of))
         return pricing
 
     def attempt(self, choice: Choice) -> list[list[Prices]]:
@@ -175,62 +204,72 @@ class _Search:
         rank = (-short, float(np.mean(net)) - loading)
         if self._best is None or rank > self._best.rank:
             held = self._tables.clients.find(z.client, choice.client)
-            self._best = _Best(Choice(held, choice.edge), z, tuple(flows), rank)
+            self._best = _Best(self._assignment(Choice(held, choice.edge)), z, tuple(flows), rank)
         return [*cuts, [flow.prices for flow in flows]]
 
     def polish(self, effort: Effort) -> None:
         """Bound once more over all rows, then try what looks best under all cuts, one at a time."""
         if self._best is None:
             return
-        self._restore()
+        if not self._far_too_many:
+            self._tables = self._all
         self.price([flow.prices for flow in self._best.flows])
+        self.drop_hopeless()
         self.shorten(effort.client_rows, effort.edge_rows)
         cuts = [self._worth(self._tables, prices) for prices in self._prices]
         for _ in range(effort.tries):
-            best = self._best
             choice = best_neighbour(
-                Cuts.of(cuts), self.problem.edge_of, best.choice, best.rank[1], self._seen
+                Cuts.of(cuts), self.problem.edge_of, self._rows(), self._best.rank[1], self._seen
             )
             duals = [] if choice is None else self.attempt(choice)
             if not duals or self.closed:
                 return
             cuts += [self._worth(self._tables, prices) for prices in duals]
 
+    def drop_hopeless(self) -> None:
+        """Leave out, for good, the edge rows that no plan better than the best one can use."""
+        if self._best is None or self._best.rank[0] < 0 or self._reach is None:
+            return
+        if self._tables is not self._all:
+            return
+        of_client, of_edge = self._reach
+        needed = int((of_edge >= self._best.rank[1]).sum(axis=1).max())
+        if needed >= of_edge.shape[1]:
+            return
+        kept = _highest(of_edge, self._rows().edge, max(needed, 1))
+        self._reach = (of_client, np.take_along_axis(of_edge, kept, axis=1))
+        self._all = self._tables = replace(self._all, edges=self._all.edges.keep(kept))
+
     def shorten(self, client_rows: int, edge_rows: int) -> None:
-        """Leave so many rows of each node in use: those that could still reach highest under
-        every pricing of all rows so far, and the best choice's."""
+        """Leave so many rows of each node in use: those that could still reach highest, and the
+        best plan's."""
         clients, edges = self._all.clients, self._all.edges
-        if self._best is None or self._tables is not self._all:
+        if self._reach is None or self._tables is not self._all:
             return
         if clients.z.shape[1] <= client_rows and edges.z.shape[1] <= edge_rows:
             return
-        reaches = [pricing.reach(self.problem.edge_of) for pricing in self._pricings]
-        best = self._best.choice
-        client = _highest(np.min([r for r, _ in reaches], axis=0), best.client, client_rows)
-        edge = _highest(np.min([r for _, r in reaches], axis=0), best.edge, edge_rows)
-        self._tables = Tables(clients.keep(client), edges.keep(edge), complete=False)
-        first = Choice(np.zeros_like(best.client), np.zeros_like(best.edge))
-        self._best = replace(self._best, choice=first)
-
-    def _restore(self) -> None:
-        """Take all rows into use again."""
-        if self._best is None or self._tables is self._all:
-            return
-        best = self._best.choice
-        z = self._assignment(best)
-        self._tables = self._all
-        choice = Choice(
-            self._all.clients.find(z.client, best.client),
-            self._all.edges.find(z.edge, best.edge),
+        best, (of_client, of_edge) = self._rows(), self._reach
+        self._tables = Tables(
+            clients.keep(_highest(of_client, best.client, client_rows)),
+            edges.keep(_highest(of_edge, best.edge, edge_rows)),
+            complete=False,
         )
-        self._best = replace(self._best, choice=choice)
+
+    def _rows(self) -> Choice:
+        """The best plan as rows of the tables in use."""
+        assert self._best is not None
+        near = self._best.near
+        return Choice(
+            self._tables.clients.find(near.client, np.zeros(len(near.client), dtype=np.int64)),
+            self._tables.edges.find(near.edge, np.zeros(len(near.edge), dtype=np.int64)),
+        )
 
     def found(self) -> Found:
         assert self._best is not None, "no round was run; this is a bug"
-        legal = self._best.rank[0] == 0
-        return Found(
-            self._best.z, self._best.flows, self._best.rank[1], self._bound, self._solves, legal
-        )
+        best, legal = self._best, self._best.rank[0] == 0
+        # Rows without hope were left out, so the bound may have come down past the best plan.
+        bound = max(self._bound, best.rank[1]) if legal else self._bound
+        return Found(best.z, best.flows, best.rank[1], bound, self._solves, legal)
 
     def _worth(self, rows: Tables, prices: list[Prices]) -> Worth:
         """The mean over the scenarios."""
@@ -265,7 +304,9 @@ class _Search:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Best:
-    choice: Choice
+    """`near` is what the tables hold of `z`: they differ where mode null gave up a task."""
+
+    near: Assignment
     z: Assignment
     flows: tuple[Flows, ...]
     rank: tuple[float, float]  # less unserved first, then more objective
@@ -276,6 +317,11 @@ def _response(pricing: Worth, edge_of: Ints) -> Choice:
     edge = pricing.scores(edge_of).argmax(axis=1)
     client = pricing.client[np.arange(len(edge_of)), :, edge[edge_of]].argmax(axis=1)
     return Choice(client, edge)
+
+
+def _top(rows: Rows, merit: Array, count: int) -> Rows:
+    """The rows of highest merit (N, R)."""
+    return rows.keep(np.argsort(-merit, axis=1, kind="stable")[:, :count])
 
 
 def _highest(merit: Array, first: Ints, count: int) -> Ints:

@@ -8,7 +8,7 @@ partitions, and thinned to the assignments that no other one beats. Knows no loa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from edged.planner.fleet.assignment import NONE
 from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints, Mode
 
 MAX_TASKS = 8  # partitions grow as the Bell numbers: 4,140 for 8 tasks
-MAX_ROWS = 60_000  # beyond, a table is a beam and not complete
+MAX_ROWS = 400_000  # beyond, a table is a beam and not complete
 BEAM = 400
 _SLACK_MB = 1e-9  # sums of sizes that fit exactly must fit
 
@@ -32,6 +32,12 @@ class Library:
     setup: Array  # (M,) share of the batching window that a served task costs
     cost: Array  # (M,) objective lost by loading the model (switching)
     may_idle: bool  # whether leaving a supported task unserved can be right
+
+    def of(self, models: Ints) -> Library:
+        return Library(
+            self.accuracy[models], self.work[models], self.mb[models], self.setup[models],
+            self.cost[models], self.may_idle,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,14 +110,6 @@ def tables(
     setup = np.zeros(p.n_models) if p.setup_s is None else p.setup_s / p.window_s
     no_setup = np.zeros(p.n_models)
     no_cost = np.zeros(p.n_models)
-    cache: dict[tuple[object, ...], tuple[Ints, bool]] = {}
-
-    def table(kind: str, library: Library, mb: float) -> tuple[Ints, bool]:
-        key = (kind, library.accuracy.tobytes(), library.cost.tobytes(), mb)
-        if key not in cache:
-            cache[key] = _table(library, mb, partitions)
-        return cache[key]
-
     clients = [
         Library(
             p.client_accuracy[edge], p.work, p.client_model_mb, no_setup,
@@ -126,14 +124,10 @@ def tables(
         )
         for edge in range(p.n_edges)
     ]  # fmt: skip
-    client_tables = [
-        table("c", lib, mb) for lib, mb in zip(clients, p.client_mb.tolist(), strict=True)
-    ]
-    edge_tables = [table("e", lib, mb) for lib, mb in zip(edges, p.edge_mb.tolist(), strict=True)]
+    of_client, clients_complete = _tables(clients, p.client_mb.tolist(), partitions)
+    of_edge, edges_complete = _tables(edges, p.edge_mb.tolist(), partitions)
     return Tables(
-        _stack([z for z, _ in client_tables], clients),
-        _stack([z for z, _ in edge_tables], edges),
-        all(complete for _, complete in client_tables + edge_tables),
+        _stack(of_client, clients), _stack(of_edge, edges), clients_complete and edges_complete
     )
 
 
@@ -172,55 +166,74 @@ def _stack(tables: list[Ints], libraries: Sequence[Library]) -> Rows:
         np.ascontiguousarray(np.moveaxis(value, 2, 0)),
         np.ascontiguousarray(np.moveaxis(work, 2, 0)),
         np.where(served, libraries[0].setup[z], 0.0).sum(axis=2),
-        _loading_cost(z, np.stack([library.cost for library in libraries])),
+        _over_models(z, np.stack([library.cost for library in libraries])),
     )
 
 
-def _loading_cost(z: Ints, cost: Array) -> Array:
-    """(N, R) the sum of `cost` (N, M) over the distinct models of each row."""
+def _over_models(z: Ints, values: Array) -> Array:
+    """(N, R) the sum of `values` (N, M) over the distinct models of each row (N, R, T)."""
     total = np.zeros(z.shape[:2])
-    if cost.any():
-        for node, model in zip(*np.nonzero(cost), strict=True):
-            total[node] += cost[node, model] * (z[node] == model).any(axis=1)
+    for model in np.flatnonzero(values.any(axis=0)):
+        total += values[:, model, None] * (z == model).any(axis=2)
     return total
 
 
-def _table(
-    library: Library, mb: float, partitions: Sequence[_Partitions] | None
-) -> tuple[Ints, bool]:
-    """The rows (R, T) of one node, and whether they are all that matter."""
-    ids = np.flatnonzero(library.mb <= mb + _SLACK_MB)
-    tasks = library.accuracy.shape[1]
-    lone = _one_answer(library, mb, ids)
-    if lone is not None:
-        return lone[None], True
+def _tables(
+    libraries: Sequence[Library], memory_mb: Sequence[float], partitions: list[_Partitions] | None
+) -> tuple[list[Ints], bool]:
+    """The rows of each node, and whether they are all that matter. Nodes with the same library
+    share the work."""
+    alike: dict[tuple[bytes, bytes], list[int]] = {}
+    for node, library in enumerate(libraries):
+        alike.setdefault((library.accuracy.tobytes(), library.cost.tobytes()), []).append(node)
+    found: dict[int, Ints] = {}
+    complete = True
+    for nodes in alike.values():
+        sizes = {memory_mb[node] for node in nodes}
+        by_memory, whole = _by_memory(libraries[nodes[0]], sizes, partitions)
+        complete &= whole
+        found.update({node: by_memory[memory_mb[node]] for node in nodes})
+    return [found[node] for node in range(len(libraries))], complete
+
+
+def _by_memory(
+    library: Library, sizes: Collection[float], partitions: list[_Partitions] | None
+) -> tuple[dict[float, Ints], bool]:
+    """The rows (R, T) for each size of memory."""
+    rows = {mb: lone for mb in sizes if (lone := _one_answer(library, mb)) is not None}
+    rest = [mb for mb in sizes if mb not in rows]
+    if not rest:
+        return rows, True
+    ids = np.flatnonzero(library.mb <= max(rest) + _SLACK_MB)
+    if not len(ids):
+        return rows | dict.fromkeys(rest, np.full((1, library.accuracy.shape[1]), NONE)), True
+    library = library.of(ids)
     if library.may_idle:
         library = _with_idle(library)
-        ids = np.append(ids, len(library.mb) - 1)
-    if not len(ids):
-        return np.full((1, tasks), NONE), True
-    small = Library(
-        library.accuracy[ids], library.work[ids], library.mb[ids], library.setup[ids],
-        library.cost[ids], library.may_idle,
-    )  # fmt: skip
-    z = None if partitions is None else _from_partitions(small, mb, partitions)
+        ids = np.append(ids, NONE)
+    z = _from_partitions(library, max(rest), partitions) if partitions else None
     complete = z is not None
     if z is None:
-        z = _beam(small, mb)
-    z = np.where(small.accuracy[z, np.arange(tasks)] > 0, z, NONE)
-    z = z[_skyline(_merits(z, small))]
-    return np.where(z != NONE, ids[z], NONE), complete
+        z = _beam(library, max(rest))
+    z = np.where(library.accuracy[z, np.arange(z.shape[1])] > 0, z, NONE)
+    z = np.concatenate([z, np.full((1, z.shape[1]), NONE)])  # nothing at all always fits
+    used_mb = _over_models(z[None], library.mb[None])[0]
+    merits = _merits(z, library)
+    for mb in rest:
+        fit = np.flatnonzero(used_mb <= mb + _SLACK_MB)
+        kept = z[fit[_skyline(merits[fit])]]
+        rows[mb] = np.where(kept != NONE, ids[kept], NONE)
+    return rows, complete
 
 
-def _one_answer(library: Library, mb: float, ids: Ints) -> Ints | None:
-    """The best model of each task, where they fit together and nothing but accuracy counts."""
+def _one_answer(library: Library, mb: float) -> Ints | None:
+    """The best model of each task as the only row (1, T), where they fit together and nothing but
+    accuracy counts."""
     if library.may_idle or np.ptp(library.work) or library.setup.any() or library.cost.any():
         return None
-    if not len(ids):
-        return None
-    accuracy = library.accuracy[ids]
-    z = np.where(accuracy.max(axis=0) > 0, ids[accuracy.argmax(axis=0)], NONE)
-    return z if library.mb[np.unique(z[z != NONE])].sum() <= mb + _SLACK_MB else None
+    accuracy = library.accuracy * (library.mb <= mb + _SLACK_MB)[:, None]
+    z = np.where(accuracy.max(axis=0) > 0, accuracy.argmax(axis=0), NONE)
+    return z[None] if library.mb[np.unique(z[z != NONE])].sum() <= mb + _SLACK_MB else None
 
 
 def _with_idle(library: Library) -> Library:
@@ -279,7 +292,9 @@ def _from_partitions(library: Library, mb: float, partitions: Sequence[_Partitio
         for group in range(choices.shape[1]):  # `rest` in mixed radix
             rest, digit = np.divmod(rest, choices[which, group])
             picked[:, group] = models[start[part.tasks_of[which, group]] + digit]
-        fit = library.mb[picked].sum(axis=1) <= mb + _SLACK_MB
+        fit = (
+            library.mb[picked].sum(axis=1) <= mb + _SLACK_MB
+        )  # a model in two groups is in one too
         group = part.group_of[which[fit]]
         z = np.take_along_axis(picked[fit], group, axis=1)
         # A task that its group's model does not support could be in any group: one is enough.
@@ -347,7 +362,7 @@ def _merits(z: Ints, library: Library) -> Array:
     if library.setup.any():
         columns.append(-np.where(served, library.setup[z], 0.0).sum(axis=1, keepdims=True))
     if library.cost.any():
-        columns.append(-_loading_cost(z[None], library.cost[None]).T)
+        columns.append(-_over_models(z[None], library.cost[None]).T)
     return np.concatenate(columns, axis=1)
 
 
