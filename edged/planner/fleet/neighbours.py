@@ -48,12 +48,12 @@ def best_neighbour(
     cuts: Cuts, edge_of: Ints, start: Choice, objective: float, tried: Callable[[Choice], bool]
 ) -> Choice | None:
     """The untried choice, at most MOVES away, whose bound under all cuts is highest above
-    `objective`; None when no step leads to one."""
+    `objective`; None when no path that climbs leads to one."""
     choice, found, height = start, None, objective + _TINY
     for _ in range(MOVES):
         now = _bounds(cuts, edge_of, choice)
         choice, bound = _best_step(cuts, edge_of, choice, now)
-        if bound <= max(objective, now.min() if found else -np.inf) + _TINY:
+        if bound <= now.min() + _TINY and (found or bound <= height):
             break
         if bound > height and not tried(choice):
             found, height = choice, bound

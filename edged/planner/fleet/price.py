@@ -43,6 +43,7 @@ EFFORTS = {
     "quick": Effort(rounds=3, tries=2, round_rows=12, edge_rows=6, client_rows=10),
     "full": Effort(rounds=8, tries=40, round_rows=MAX_ROWS, edge_rows=16, client_rows=20),
 }
+STARTS = 6  # choices near which the polish looks, the best first
 CLOSE_ENOUGH = 1e-4  # relative gap between value and bound at which the search stops
 # Clients times client rows times edge rows, above which the rounds see only the first so many.
 TOO_MANY = 4_000_000
@@ -127,7 +128,7 @@ class _Search:
             None  # (C, R), (E, J): the most a plan with a row makes
         )
         self._tried: set[bytes] = set()
-        self._best: _Best | None = None
+        self._attempts: list[_Attempt] = []
         self._bound = np.inf
         self._solves = 0
 
@@ -202,9 +203,9 @@ class _Search:
         loading = self._tables.clients.cost_of(choice.client)
         loading += self._tables.edges.cost_of(choice.edge)
         rank = (-short, float(np.mean(net)) - loading)
-        if self._best is None or rank > self._best.rank:
-            held = self._tables.clients.find(z.client, choice.client)
-            self._best = _Best(self._assignment(Choice(held, choice.edge)), z, tuple(flows), rank)
+        held = self._tables.clients.find(z.client, choice.client)
+        near = self._assignment(Choice(held, choice.edge))
+        self._attempts.append(_Attempt(near, z, tuple(flows), rank))
         return [*cuts, [flow.prices for flow in flows]]
 
     def polish(self, effort: Effort) -> None:
@@ -218,13 +219,21 @@ class _Search:
         self.shorten(effort.client_rows, effort.edge_rows)
         cuts = [self._worth(self._tables, prices) for prices in self._prices]
         for _ in range(effort.tries):
-            choice = best_neighbour(
-                Cuts.of(cuts), self.problem.edge_of, self._rows(), self._best.rank[1], self._seen
-            )
+            choice = self._propose(Cuts.of(cuts))
             duals = [] if choice is None else self.attempt(choice)
             if not duals or self.closed:
                 return
             cuts += [self._worth(self._tables, prices) for prices in duals]
+
+    def _propose(self, cuts: Cuts) -> Choice | None:
+        """The most promising choice near the best one or, failing that, near the next best ones."""
+        assert self._best is not None
+        of, objective = self.problem.edge_of, self._best.rank[1]
+        for start in sorted(self._attempts, key=lambda tried: tried.rank, reverse=True)[:STARTS]:
+            choice = best_neighbour(cuts, of, self._rows(start.near), objective, self._seen)
+            if choice is not None:
+                return choice
+        return None
 
     def drop_hopeless(self) -> None:
         """Leave out, for good, the edge rows that no plan better than the best one can use."""
@@ -236,7 +245,7 @@ class _Search:
         needed = int((of_edge >= self._best.rank[1]).sum(axis=1).max())
         if needed >= of_edge.shape[1]:
             return
-        kept = _highest(of_edge, self._rows().edge, max(needed, 1))
+        kept = _highest(of_edge, self._rows(self._best.near).edge, max(needed, 1))
         self._reach = (of_client, np.take_along_axis(of_edge, kept, axis=1))
         self._all = self._tables = replace(self._all, edges=self._all.edges.keep(kept))
 
@@ -244,21 +253,23 @@ class _Search:
         """Leave so many rows of each node in use: those that could still reach highest, and the
         best plan's."""
         clients, edges = self._all.clients, self._all.edges
-        if self._reach is None or self._tables is not self._all:
+        if self._best is None or self._reach is None or self._tables is not self._all:
             return
         if clients.z.shape[1] <= client_rows and edges.z.shape[1] <= edge_rows:
             return
-        best, (of_client, of_edge) = self._rows(), self._reach
+        best, (of_client, of_edge) = self._rows(self._best.near), self._reach
         self._tables = Tables(
             clients.keep(_highest(of_client, best.client, client_rows)),
             edges.keep(_highest(of_edge, best.edge, edge_rows)),
             complete=False,
         )
 
-    def _rows(self) -> Choice:
-        """The best plan as rows of the tables in use."""
-        assert self._best is not None
-        near = self._best.near
+    @property
+    def _best(self) -> _Attempt | None:
+        return max(self._attempts, key=lambda attempt: attempt.rank, default=None)
+
+    def _rows(self, near: Assignment) -> Choice:
+        """An assignment as rows of the tables in use; the first row where they lack it."""
         return Choice(
             self._tables.clients.find(near.client, np.zeros(len(near.client), dtype=np.int64)),
             self._tables.edges.find(near.edge, np.zeros(len(near.edge), dtype=np.int64)),
@@ -303,8 +314,9 @@ class _Search:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Best:
-    """`near` is what the tables hold of `z`: they differ where mode null gave up a task."""
+class _Attempt:
+    """A choice whose LPs were solved. `near` is what the tables hold of `z`: the two differ where
+    mode null gave up a task."""
 
     near: Assignment
     z: Assignment
