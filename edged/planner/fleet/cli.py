@@ -22,6 +22,9 @@ from edged.planner.fleet.price import EFFORTS
 from edged.planner.fleet.problem import FleetProblem, Mode, read, to_instance
 from edged.planner.fleet.standley import losses
 from edged.planner.fleet.workers import PLACES, workers
+from edged.planner.instance import convert
+
+SAMPLES = 16  # loads that --spread plans for
 
 # Option of `generate` -> the field of Scenario, its type, what it says.
 _SCENARIO: dict[str, tuple[str, Callable[[str], Any], str]] = {
@@ -57,10 +60,10 @@ def register_solve(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     loads = parser.add_argument_group("loads that are not known, or change (method price)")
     loads.add_argument("--spread", type=float, metavar="S", help="loads lie within (1 ± S)")
-    loads.add_argument("--samples", type=int, default=16, metavar="N", help="loads planned for")
+    loads.add_argument("--samples", type=int, metavar="N", help=f"loads planned for ({SAMPLES})")
     loads.add_argument("--previous", metavar="FILE", help="the plan that is running now")
     loads.add_argument(
-        "--switch-cost", type=float, default=0.0, metavar="A", help="accuracy a loaded GB must gain"
+        "--switch-cost", type=float, metavar="A", help="accuracy that a loaded GB must gain (0)"
     )
     parser.set_defaults(run=_solve)
 
@@ -106,15 +109,19 @@ def _plan(
     """The plan, and what the robust variants say besides."""
     if args.spread is not None and args.previous is not None:
         raise PlanError("--spread and --previous: take one of the two")
+    if args.samples is not None and args.spread is None:
+        raise PlanError("--samples: needs --spread")
+    if args.switch_cost is not None and args.previous is None:
+        raise PlanError("--switch-cost: needs --previous")
     if (args.spread is not None or args.previous is not None) and args.method != "price":
         raise PlanError(f"--method: {args.method} plans neither with --spread nor with --previous")
     effort = EFFORTS[args.effort]
     if args.spread is not None:
-        hedged = robust.hedge(problem, args.spread, args.samples, rng, effort)
+        hedged = robust.hedge(problem, args.spread, args.samples or SAMPLES, rng, effort)
         return hedged.plan, {"expected": hedged.expected, "expected_bound": hedged.expected_bound}
     if args.previous is not None:
         previous = _read_plan(args.previous)
-        again = robust.replan(problem, previous, args.switch_cost, effort)
+        again = robust.replan(problem, previous, args.switch_cost or 0.0, effort)
         return again.plan, {
             "loaded_mb": again.loaded_mb, "net": again.net, "net_bound": again.net_bound
         }  # fmt: skip
@@ -181,7 +188,7 @@ def _edges(problem: FleetProblem, plan: FleetPlan) -> str:
 def _generate(args: argparse.Namespace) -> int:
     fields = {field: getattr(args, field) for field, _, _ in _SCENARIO.values()}
     given = {field: value for field, value in fields.items() if value is not None}
-    scenario = Scenario(batching=args.batching, mode=Mode(args.mode), **given)
+    scenario = convert({"batching": args.batching, "mode": args.mode, **given}, Scenario)
     problem = generate(args.family, _rng(args.seed), losses(), scenario)
     write_output(args.out, msgspec.json.encode(to_instance(problem)).decode())
     return 0

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
 from edged.errors import PlanError
 from edged.planner.fleet.problem import Array, FleetProblem, Mode
+from edged.planner.instance import Count, NonNegative, Positive
 
 CITY_PENALTY = 0.01  # accuracy lost for each task that shares a Cityscape3D model [guess]
 CITY_INT8_LOSS = 0.03  # accuracy lost by the INT8 copy on a client [guess]
-CITY_LOSS = (
-    0.26,
-    0.19,
-    0.21,
-)  # detection, segmentation, depth [guess; only the joint model is known]
+# Detection, segmentation, depth [guess]: only the joint model's scores are published.
+CITY_LOSS = (0.26, 0.19, 0.21)
 DOMAINNET_MODELS = 31  # Table IV's caption; which 31 of the 63 subsets is not said
 DOMAINNET_ACCURACY = (0.62, 0.78)  # range of the single-task accuracies [guess]
 SHARING_LOSS = 0.03  # DomainNet: mean accuracy lost for each further task of a model [guess]
@@ -31,22 +31,23 @@ HARD_SETUP_PER_TASK_S = 0.03  # the hard batching family: 0.06 s for one task, 0
 HARD_SETUP_BASE_S = 0.03
 WINDOW_S = 0.5  # T_b, section VI-D
 
+FewTasks = Annotated[int, msgspec.Meta(ge=1, le=12)]  # a hard family has a model for each pair
 
-@dataclass(frozen=True, slots=True)
-class Scenario:
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """How an instance is drawn; a field left None takes the family's value."""
 
-    clients: int | None = None
-    edges: int | None = None
-    load: float | None = None  # λ_tot, queries/s
-    chi_edge: float | None = None  # uplink as a share of the edge's traffic
-    chi_cloud: float | None = None  # cloud link as a share of all traffic
-    client_compute: float = 1.0  # χ_β, scales the clients' GFLOP/s
-    client_alpha: float = 0.5  # p_client, Dirichlet over clients
-    task_alpha: float = 0.5  # p_task, Dirichlet over the tasks of one client
-    tasks: int | None = None  # hard families only
+    clients: Count | None = None
+    edges: Count | None = None
+    load: NonNegative | None = None  # λ_tot, queries/s
+    chi_edge: NonNegative | None = None  # uplink as a share of the edge's traffic
+    chi_cloud: NonNegative | None = None  # cloud link as a share of all traffic
+    client_compute: NonNegative = 1.0  # χ_β, scales the clients' GFLOP/s
+    client_alpha: Positive = 0.5  # p_client, Dirichlet over clients
+    task_alpha: Positive = 0.5  # p_task, Dirichlet over the tasks of one client
+    tasks: FewTasks | None = None  # where the family leaves the choice
     batching: bool = False
-    window_s: float = WINDOW_S
+    window_s: Positive = WINDOW_S
     mode: Mode = Mode.DROP
 
 
@@ -180,7 +181,7 @@ def _domainnet(rng: np.random.Generator, tasks: int, edges: int, losses: Losses)
     del losses
     single = rng.uniform(*DOMAINNET_ACCURACY, size=tasks)
     rest = [g for size in range(2, tasks + 1) for g in combinations(range(tasks), size)]
-    picked = rng.choice(len(rest), size=min(len(rest), DOMAINNET_MODELS - tasks), replace=False)
+    picked = rng.permutation(len(rest))[: DOMAINNET_MODELS - tasks]
     groups = [(t,) for t in range(tasks)] + [rest[index] for index in sorted(picked)]
     accuracy = np.zeros((len(groups), tasks))
     for row, group in zip(accuracy, groups, strict=True):

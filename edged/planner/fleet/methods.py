@@ -53,6 +53,9 @@ def solve(
     options = options or Options()
     if options.effort not in EFFORTS:
         raise PlanError(f"effort: must be one of {', '.join(EFFORTS)}, got {options.effort!r}")
+    limit_s = options.time_limit_s
+    if limit_s is not None and not limit_s >= 0:
+        raise PlanError(f"time limit: must be >= 0 s, got {limit_s}")
     chosen = METHODS[method]
     if chosen.batching_only and not problem.batching:
         raise PlanError(f"nu: null; method {method} plans batches and needs nu and Tb")

@@ -118,15 +118,17 @@ class _Search:
         self._scenarios = list(scenarios) if cloud_price is None else unlimited
         self._lps = [OffloadingLp(s, cloud_price) for s in self._scenarios]
         self._cloud_price = cloud_price
+        # Mode drop allows all that mode null does: for first prices and for looser bounds.
+        null = self.problem.mode is Mode.NULL
+        self._relaxed = [replace(s, mode=Mode.DROP) if null else s for s in self._scenarios]
         self._all = self._tables = tables(self.problem, start.client_cost, start.edge_cost)
         size = self.problem.n_clients * self._all.clients.z.shape[1] * self._all.edges.z.shape[1]
         self._too_many, self._far_too_many = size > TOO_MANY, size > FAR_TOO_MANY
         exact = self._all.complete and not self._far_too_many
         self._envelope = None if exact else envelope(self.problem)
         self._prices: list[list[Prices]] = []
-        self._reach: tuple[Array, Array] | None = (
-            None  # (C, R), (E, J): the most a plan with a row makes
-        )
+        # (C, R), (E, J): the most that a plan with a given row could be worth
+        self._reach: tuple[Array, Array] | None = None
         self._tried: set[bytes] = set()
         self._attempts: list[_Attempt] = []
         self._bound = np.inf
@@ -148,9 +150,8 @@ class _Search:
             _best_models(p.edge_accuracy, p.edge_model_mb, p.edge_mb),
         )
         lps = self._lps
-        if p.mode is Mode.NULL:  # no task has been given up yet
-            dropping = [replace(s, mode=Mode.DROP) for s in self._scenarios]
-            lps = [OffloadingLp(s, self._cloud_price) for s in dropping]
+        if p.mode is Mode.NULL:
+            lps = [OffloadingLp(s, self._cloud_price) for s in self._relaxed]
         return [
             lp.solve(z, _proportional(s) if p.batching else None).prices
             for s, lp in zip(self._scenarios, lps, strict=True)
@@ -163,7 +164,8 @@ class _Search:
         if not self._too_many:
             return
         ideal = Tables(rows.clients, envelope(self.problem).edges, complete=False)
-        clients = _top(rows.clients, self._worth(ideal, prices).reach(of)[0], FIRST_CLIENT_ROWS)
+        worth_of = self._worth(ideal, prices, self._relaxed)
+        clients = _top(rows.clients, worth_of.reach(of)[0], FIRST_CLIENT_ROWS)
         few = Tables(clients, rows.edges, complete=False)
         edges = _top(rows.edges, self._worth(few, prices).reach(of)[1], FIRST_EDGE_ROWS)
         self._tables = Tables(clients, edges, complete=False)
@@ -178,7 +180,9 @@ class _Search:
             before = self._reach or reach
             self._reach = (np.minimum(before[0], reach[0]), np.minimum(before[1], reach[1]))
         if self._envelope is not None:
-            self._bound = min(self._bound, self._worth(self._envelope, prices).bound(of))
+            self._bound = min(
+                self._bound, self._worth(self._envelope, prices, self._relaxed).bound(of)
+            )
         elif self._tables is self._all:
             self._bound = min(self._bound, pricing.bound(of))
         return pricing
@@ -282,9 +286,12 @@ class _Search:
         bound = max(self._bound, best.rank[1]) if legal else self._bound
         return Found(best.z, best.flows, best.rank[1], bound, self._solves, legal)
 
-    def _worth(self, rows: Tables, prices: list[Prices]) -> Worth:
+    def _worth(
+        self, rows: Tables, prices: list[Prices], scenarios: list[FleetProblem] | None = None
+    ) -> Worth:
         """The mean over the scenarios."""
-        each = [worth(s, rows, q) for s, q in zip(self._scenarios, prices, strict=True)]
+        scenarios = scenarios or self._scenarios
+        each = [worth(s, rows, q) for s, q in zip(scenarios, prices, strict=True)]
         if len(each) == 1:
             return each[0]
         return Worth(

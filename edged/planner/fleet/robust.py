@@ -71,14 +71,13 @@ def replan(
     Models that a node holds in `previous` cost nothing. Raises PlanError if `previous` has other
     nodes or models than the problem.
     """
-    held_client = _held(previous.x_c, (problem.n_clients, problem.n_models), "x_c")
-    held_edge = _held(previous.x_e, (problem.n_edges, problem.n_models), "x_e")
+    _check_nodes(problem, previous)
     if not (np.isfinite(cost_per_gb) and cost_per_gb >= 0):
         raise PlanError(f"switching cost: must be a finite number >= 0, got {cost_per_gb}")
     per_mb = cost_per_gb / MB_PER_GB
     start = Start(
-        client_cost=np.where(held_client, 0.0, per_mb * problem.client_model_mb),
-        edge_cost=np.where(held_edge, 0.0, per_mb * problem.edge_model_mb),
+        client_cost=_to_load(previous.x_c, per_mb * problem.client_model_mb),
+        edge_cost=_to_load(previous.x_e, per_mb * problem.edge_model_mb),
     )
     found = _legal(search([problem], effort, start))
     plan = plan_of(problem, "price", found.z, found.flows[0], iterations=found.solves)
@@ -101,7 +100,11 @@ def loaded_mb(problem: FleetProblem, previous: FleetPlan, plan: FleetPlan) -> fl
 
 
 def follow(problem: FleetProblem, plan: FleetPlan) -> FleetPlan:
-    """The models of a plan with the best flows for the load of `problem`: no model is loaded."""
+    """The models of a plan with the best flows for the load of `problem`: no model is loaded.
+
+    Raises PlanError if the plan has other nodes or models than the problem.
+    """
+    _check_nodes(problem, plan)
     z, (flows,) = serve([OffloadingLp(problem)], plan.assignment())
     return plan_of(problem, plan.method, z, flows)
 
@@ -131,15 +134,19 @@ def _check_spread(spread: float) -> None:
         raise PlanError(f"spread: must be from 0 to 1, got {spread}")
 
 
-def _held(models: Sequence[Sequence[int]], shape: tuple[int, int], name: str) -> Array:
-    """(nodes, models) bool."""
-    nodes, count = shape
-    if len(models) != nodes or any(not 0 <= m < count for row in models for m in row):
-        raise PlanError(f"{name}: the previous plan is of a fleet with other nodes or models")
-    held = np.zeros(shape, dtype=bool)
-    for node, row in enumerate(models):
-        held[node, list(row)] = True
-    return held
+def _check_nodes(problem: FleetProblem, plan: FleetPlan) -> None:
+    for name, nodes in (("x_c", problem.n_clients), ("x_e", problem.n_edges)):
+        held = getattr(plan, name)
+        if len(held) != nodes or any(not 0 <= m < problem.n_models for row in held for m in row):
+            raise PlanError(f"{name}: the previous plan is of a fleet with other nodes or models")
+
+
+def _to_load(held: Sequence[Sequence[int]], cost: Array) -> Array:
+    """(nodes, models) the cost (models,) of each model, 0 where the node holds it."""
+    to_load = np.tile(cost, (len(held), 1))
+    for node, models in enumerate(held):
+        to_load[node, list(models)] = 0.0
+    return to_load
 
 
 def _legal(found: Found) -> Found:

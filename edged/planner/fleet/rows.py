@@ -23,7 +23,7 @@ _SLACK_MB = 1e-9  # sums of sizes that fit exactly must fit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Library:
+class Models:
     """The models as one kind of node sees them."""
 
     accuracy: Array  # (M, T)
@@ -33,8 +33,8 @@ class Library:
     cost: Array  # (M,) objective lost by loading the model (switching)
     may_idle: bool  # whether leaving a supported task unserved can be right
 
-    def of(self, models: Ints) -> Library:
-        return Library(
+    def of(self, models: Ints) -> Models:
+        return Models(
             self.accuracy[models], self.work[models], self.mb[models], self.setup[models],
             self.cost[models], self.may_idle,
         )  # fmt: skip
@@ -111,14 +111,14 @@ def tables(
     no_setup = np.zeros(p.n_models)
     no_cost = np.zeros(p.n_models)
     clients = [
-        Library(
+        Models(
             p.client_accuracy[edge], p.work, p.client_model_mb, no_setup,
             no_cost if client_cost is None else client_cost[client], p.mode is Mode.NULL,
         )
         for client, edge in enumerate(p.edge_of)
     ]  # fmt: skip
     edges = [
-        Library(
+        Models(
             p.edge_accuracy[edge], p.work, p.edge_model_mb, setup,
             no_cost if edge_cost is None else edge_cost[edge], p.batching,
         )
@@ -150,7 +150,7 @@ def _envelope(accuracy: Array, work: Array, size: Array, memory: Array) -> Rows:
     return Rows(z, best.T[:, :, None], np.where(served, least, 0.0).T[:, :, None], nothing, nothing)
 
 
-def _stack(tables: list[Ints], libraries: Sequence[Library]) -> Rows:
+def _stack(tables: list[Ints], libraries: Sequence[Models]) -> Rows:
     """Tables of different lengths as one array, with what each row gives and takes."""
     nodes, tasks = len(tables), tables[0].shape[1]
     z = np.full((nodes, max(len(table) for table in tables), tasks), NONE)
@@ -179,7 +179,7 @@ def _over_models(z: Ints, values: Array) -> Array:
 
 
 def _tables(
-    libraries: Sequence[Library], memory_mb: Sequence[float], partitions: list[_Partitions] | None
+    libraries: Sequence[Models], memory_mb: Sequence[float], partitions: list[_Partitions] | None
 ) -> tuple[list[Ints], bool]:
     """The rows of each node, and whether they are all that matter. Nodes with the same library
     share the work."""
@@ -197,7 +197,7 @@ def _tables(
 
 
 def _by_memory(
-    library: Library, sizes: Collection[float], partitions: list[_Partitions] | None
+    library: Models, sizes: Collection[float], partitions: list[_Partitions] | None
 ) -> tuple[dict[float, Ints], bool]:
     """The rows (R, T) for each size of memory."""
     rows = {mb: lone for mb in sizes if (lone := _one_answer(library, mb)) is not None}
@@ -226,7 +226,7 @@ def _by_memory(
     return rows, complete
 
 
-def _one_answer(library: Library, mb: float) -> Ints | None:
+def _one_answer(library: Models, mb: float) -> Ints | None:
     """The best model of each task as the only row (1, T), where they fit together and nothing but
     accuracy counts."""
     if library.may_idle or np.ptp(library.work) or library.setup.any() or library.cost.any():
@@ -236,9 +236,9 @@ def _one_answer(library: Library, mb: float) -> Ints | None:
     return z[None] if library.mb[np.unique(z[z != NONE])].sum() <= mb + _SLACK_MB else None
 
 
-def _with_idle(library: Library) -> Library:
+def _with_idle(library: Models) -> Models:
     """The library with a model that serves nothing and costs nothing, as its last."""
-    return Library(
+    return Models(
         np.vstack([library.accuracy, np.zeros(library.accuracy.shape[1])]),
         np.append(library.work, 0.0),
         np.append(library.mb, 0.0),
@@ -272,7 +272,7 @@ def _restricted_growth(tasks: int) -> Iterator[tuple[int, ...]]:
             yield (*head, label)
 
 
-def _from_partitions(library: Library, mb: float, partitions: Sequence[_Partitions]) -> Ints | None:
+def _from_partitions(library: Models, mb: float, partitions: Sequence[_Partitions]) -> Ints | None:
     """All assignments of unbeaten models to groups that fit the memory, or None if too many."""
     unbeaten = _unbeaten(library)
     count = unbeaten.sum(axis=1)
@@ -305,7 +305,7 @@ def _from_partitions(library: Library, mb: float, partitions: Sequence[_Partitio
     return np.concatenate(found)
 
 
-def _unbeaten(library: Library) -> Bools:
+def _unbeaten(library: Models) -> Bools:
     """(2^T, M) bool: no other model is as accurate on all tasks of the group and as cheap."""
     accuracy = library.accuracy
     models, tasks = accuracy.shape
@@ -323,7 +323,7 @@ def _unbeaten(library: Library) -> Bools:
     return unbeaten
 
 
-def _beam(library: Library, mb: float) -> Ints:
+def _beam(library: Models, mb: float) -> Ints:
     """Sets grown model by model, the BEAM best by mean accuracy kept at each size. Not complete."""
     tasks = library.accuracy.shape[1]
     sets = [(m,) for m in range(len(library.mb))]
@@ -350,7 +350,7 @@ def _beam(library: Library, mb: float) -> Ints:
     return np.concatenate(found)
 
 
-def _merits(z: Ints, library: Library) -> Array:
+def _merits(z: Ints, library: Models) -> Array:
     """(R, criteria) what speaks for a row, larger is better; what never differs is left out."""
     tasks = np.arange(z.shape[1])
     served = z != NONE

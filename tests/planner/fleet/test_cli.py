@@ -94,6 +94,9 @@ def test_plans_for_unknown_and_changing_loads(
         (["--spread", "2"], "spread: must be from 0 to 1, got 2.0"),
         (["--spread", "0.1", "--previous", HARD], "--spread and --previous: take one"),
         (["--previous", HARD], "not a fleet plan"),
+        (["--samples", "3"], "--samples: needs --spread"),
+        (["--switch-cost", "1"], "--switch-cost: needs --previous"),
+        (["--method", "milp", "--time-limit-s", "nan"], "time limit: must be >= 0 s, got nan"),
         (["--seed", "-1"], "--seed: must be >= 0, got -1"),
         (["--method", "baj3o"], "nu: null; method baj3o"),
     ],
@@ -102,6 +105,25 @@ def test_what_cannot_be_is_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", "fleet", HARD, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--clients", "0"], "clients: must be >= 1, got 0"),
+        (["--load", "nan"], "load: must be >= 0, got NaN"),
+        (["--client-alpha", "0"], "client_alpha: must be > 0, got 0.0"),
+        (["--tasks", "40"], "tasks: must be <= 12, got 40"),
+        (["--seed", "-3"], "--seed: must be >= 0, got -3"),
+    ],
+)
+def test_a_scenario_that_cannot_be_is_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "generate", "fleet", "--family", "hard", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

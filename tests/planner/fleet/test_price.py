@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edged.errors import Unsupported
+from edged.planner.fleet import price
 from edged.planner.fleet.methods import METHODS, Options, solve
 from edged.planner.fleet.plan import Status
 from edged.planner.fleet.price import EFFORTS, search
@@ -87,14 +88,32 @@ def test_every_method_is_feasible_and_deterministic(method: str) -> None:
     assert first.iterations >= 1
 
 
-def test_tables_that_are_not_complete_still_bound() -> None:
+@pytest.mark.parametrize("mode", [Mode.DROP, Mode.NULL])
+def test_tables_that_are_not_complete_still_bound(mode: Mode) -> None:
     """Nine tasks are more than partitions are made for: sets grow in a beam, and the bound comes
     from nodes better than any."""
-    problem = family("hard", 0, clients=6, tasks=9, edges=2)
-    plan, exact = solve(problem, "price"), solve(problem, "milp", Options(time_limit_s=60.0))
+    problem = family("hard", 0, clients=4, tasks=9, edges=2, mode=mode)
+    plan, exact = solve(problem, "price"), solve(problem, "milp")
     plan.verify(problem)
+    assert plan.bound is not None
+    assert plan.obj is not None
+    assert exact.obj is not None
     assert plan.bound >= exact.obj
-    assert plan.obj >= 0.97 * exact.obj
+    assert plan.obj >= 0.95 * exact.obj
+
+
+def test_tables_too_large_to_price_all_still_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rounds see the promising rows; the polish prices all, or none beyond a second limit."""
+    problem = family("hard", 0, clients=9, tasks=4)
+    optimum = solve(problem, "milp").obj
+    assert optimum is not None
+    for too_many, far_too_many in ((1, 10**9), (1, 1)):
+        monkeypatch.setattr(price, "TOO_MANY", too_many)
+        monkeypatch.setattr(price, "FAR_TOO_MANY", far_too_many)
+        monkeypatch.setattr(price, "FIRST_EDGE_ROWS", 4)
+        found = price.search([problem], EFFORTS["full"])
+        assert found.bound >= optimum * (1 - 2e-6)
+        assert found.objective >= 0.98 * optimum
 
 
 def test_the_gap_is_small_with_many_clients() -> None:
