@@ -33,6 +33,8 @@ class Options(TypedDict, total=False):
     timeout_s   seconds for everything: waiting, sending again, the daemon's work
     priority    1 is the highest; 0 the daemon's default
     stream      newer requests of a stream replace older ones that still wait (latest frame)
+    ordered     the daemon answers requests of a stream, or those without one, in the order in which
+                it got them; one that had to be sent again goes to the end
     """
 
     top_k: int | None
@@ -40,6 +42,7 @@ class Options(TypedDict, total=False):
     timeout_s: float | None
     priority: int
     stream: str | None
+    ordered: bool
 
 
 def submit_infer(
@@ -54,6 +57,7 @@ def submit_infer(
     softmax: bool = False,
     priority: int = 0,
     stream: str | None = None,
+    ordered: bool = False,
 ) -> Call:
     """Queue an inference. Raises InvalidArgument, ResourceExhausted, or NotFound for a file.
 
@@ -65,7 +69,7 @@ def submit_infer(
     if not outputs:
         raise InvalidArgument("no task is asked for: name at least one")
     tensors, payload = _tensors(inputs)
-    parameters = wire.InferParameters(priority=priority, stream=stream)
+    parameters = wire.InferParameters(priority=priority, stream=stream, ordered=ordered)
     header = wire.Infer(session.next_id(), tensors, outputs, parameters)
     timeout_s = default_timeout_s if timeout_s is None else positive_s(timeout_s, "timeout_s")
     return session.submit(header, payload, timeout_s=timeout_s, now=now)

@@ -129,6 +129,7 @@ class Session:
         self._calls: dict[str, Call] = {}  # without outcome
         self._ended: list[Call] = []
         self._infers_out = 0
+        self._credits: int | None = None  # of the daemon's last answer on this connection
         # By submission, so that a request that is sent again keeps its place.
         self._infers: LazyHeap[Call] = LazyHeap(_is_queued)
         self._controls: LazyHeap[Call] = LazyHeap(_is_queued)  # all but INFER; these overtake
@@ -138,6 +139,12 @@ class Session:
     def limits(self) -> wire.Limits:
         """The daemon's limits; the protocol's defaults until it has been heard."""
         return self.server.limits if self.server else wire.Limits()
+
+    @property
+    def window(self) -> int:
+        """Inferences that may be out: what the daemon allows, less while others wait as well."""
+        most = self.limits.max_in_flight
+        return most if self._credits is None else max(1, min(most, self._credits))
 
     def next_id(self) -> str:
         """A request id that this session has not used."""
@@ -194,6 +201,7 @@ class Session:
     def on_connected(self, now: float) -> None:
         """The connection stands (again). Its far end may be a new daemon: ask for its limits."""
         self.connected = True
+        self._credits = None
         if not any(isinstance(call.header, wire.ServerMetadata) for call in self._calls.values()):
             self.hello(timeout_s=self._retry.resend_after_s, now=now)
 
@@ -225,6 +233,8 @@ class Session:
         else:
             if isinstance(header, wire.ServerMetadataReply):
                 self.server = header
+            elif isinstance(header, wire.InferReply):
+                self._credits = header.parameters.credits
             self._end(call, reply, now)
 
     def on_time(self, now: float) -> None:
@@ -313,7 +323,7 @@ class Session:
             return None
         if self._controls.first() is not None:
             return self._controls
-        has_credit = self._infers_out < self.limits.max_in_flight
+        has_credit = self._infers_out < self.window
         return self._infers if has_credit and self._infers.first() is not None else None
 
     def _enter(self, call: Call, stage: Stage, now: float) -> None:
@@ -359,6 +369,6 @@ class Session:
         if not call.sends:
             return DeadlineExceeded(
                 f"request {call.id} was not sent {within}: {self._infers_out} others are out, "
-                f"the daemon allows {self.limits.max_in_flight}"
+                f"the daemon allows {self.window}"
             )
         return DeadlineExceeded(f"no answer to request {call.id} {within}: see edged status")

@@ -33,6 +33,7 @@ class Request(msgspec.Struct, frozen=True):
     level: int = 0  # priority; 0 goes first
     deadline_s: float | None = None  # absolute
     stream: str | None = None  # requests of one stream of one client supersede each other
+    ordered: bool = False  # answered after those of its client and stream that came before it
 
 
 class Member(msgspec.Struct, frozen=True):

@@ -41,6 +41,7 @@ from edged.core.events import (
     Woke,
 )
 from edged.core.job import Job, Stage
+from edged.core.order import AnswerOrder
 from edged.core.ready import ReadyPart, ReadyQueues
 from edged.core.waiting import Streams, WaitingQueue, WhenFull
 from edged.errors import Code
@@ -84,6 +85,7 @@ class Scheduler:
             streams=settings.streams,
         )
         self._ready = ReadyQueues(settings.levels)
+        self._order = AnswerOrder()
         self._running: dict[int, _Batch] = {}
         self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
         self._costs = CostModel()
@@ -107,6 +109,7 @@ class Scheduler:
         if self._device_up:
             self._fill_staging(commands)
             self._start_batches(now, commands)
+        commands = self._order.pass_on(commands, now)
         if self._draining and not self._open and not self._drained:
             self._drained = True
             commands.append(Drained())
@@ -136,7 +139,7 @@ class Scheduler:
 
     @property
     def open_requests(self) -> int:
-        return self._open
+        return self._open + self._order.held
 
     @property
     def running_batches(self) -> int:
@@ -148,6 +151,8 @@ class Scheduler:
         request = event.request
         if request.rid in self._jobs:
             raise ValueError(f"request {request.rid} arrived twice: this is a bug of the driver")
+        if request.ordered:
+            self._order.enter(request)
         if self._draining:
             text = "the daemon is shutting down"
             commands.append(Refuse(request.rid, Code.UNAVAILABLE, text, RESTART_S))
@@ -185,8 +190,12 @@ class Scheduler:
 
     def _on_cancel_asked(self, event: CancelAsked, now: float, commands: list[Command]) -> None:
         job = self._jobs.get(event.rid)
+        text = "cancelled by the client"
+        self._order.excuse(event.rid)
         if job is not None and not job.answered:
-            self._refuse(job, Code.CANCELLED, "cancelled by the client", commands)
+            self._refuse(job, Code.CANCELLED, text, commands)
+        elif self._order.holds(event.rid):
+            commands.append(Refuse(event.rid, Code.CANCELLED, text))
 
     def _on_client_gone(self, event: ClientGone, now: float, commands: list[Command]) -> None:
         for job in [j for j in self._jobs.values() if j.request.client == event.client]:

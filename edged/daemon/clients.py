@@ -26,6 +26,7 @@ class Clients:
         self._timeout_s = timeout_s
         self._by_routing_id: dict[bytes, Client] = {}
         self._last_number = 0
+        self.waiting = 0  # clients that are owed an answer
 
     def __len__(self) -> int:
         return len(self._by_routing_id)
@@ -39,6 +40,16 @@ class Clients:
             self._by_routing_id[routing_id] = client
         client.seen_at = now
         return client
+
+    def begin(self, client: Client, id: str, rid: int) -> None:
+        """The client is owed an answer to its request `id`, which is our `rid`."""
+        self.waiting += not client.in_flight
+        client.in_flight[id] = rid
+
+    def end(self, client: Client, id: str) -> None:
+        """Its answer is on its way."""
+        del client.in_flight[id]
+        self.waiting -= not client.in_flight
 
     def forget(self, client: Client) -> None:
         self._by_routing_id.pop(client.routing_id, None)

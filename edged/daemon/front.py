@@ -198,7 +198,7 @@ class Front:
         prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks)
         pending = Pending(client, infer.id, resolved, [link.encode(prepare), *request.payload])
         self._pending[rid] = pending
-        client.in_flight[infer.id] = rid
+        self._clients.begin(client, infer.id, rid)
         self._statistics.arrived(pending.tasks)
         self._tell(Arrived(self._to_schedule(rid, client, infer.parameters, resolved, now)), now)
 
@@ -221,6 +221,7 @@ class Front:
             level=parameters.priority - 1 if parameters.priority else server.default_level,
             deadline_s=now + (timeout_us / 1e6 if timeout_us else server.default_timeout_s),
             stream=parameters.stream,
+            ordered=parameters.ordered,
         )
 
     def _cancel(self, client: Client, request: wire.Request, now: float) -> None:
@@ -336,6 +337,7 @@ class Front:
         self._outlet.to_worker([link.encode(link.Discard(command.rid))])
 
     def _do_answer(self, command: Answer, now: float) -> None:
+        credits = self._credits(self._pending[command.rid])
         pending = self._settle(command.rid)
         self._statistics.answered(pending.tasks, pending.resolved.rows, command)
         models = [model for _, model in pending.resolved.outputs]
@@ -349,6 +351,7 @@ class Front:
                 compute_output_us=round(command.output_s * 1e6),
                 batch_size=command.batch_rows,
                 emulated=self._device is not None and self._device.emulated,
+                credits=credits,
             ),
         )
         raw = [tensor for model in models for tensor in pending.tensors[model]]
@@ -365,8 +368,13 @@ class Front:
 
     def _settle(self, rid: int) -> Pending:
         pending = self._pending.pop(rid)
-        del pending.client.in_flight[pending.id]
+        self._clients.end(pending.client, pending.id)
         return pending
+
+    def _credits(self, answered: Pending) -> int:
+        """How many such requests its client may have unanswered: its share of the queue now."""
+        rows = self._config.scheduler.queue_rows // self._clients.waiting
+        return max(1, min(self._limits.max_in_flight, rows // answered.resolved.rows))
 
     def _tasks_of(self, members: Iterable[Member]) -> set[str]:
         return {self._catalog.models[model].task for m in members for model in m.models}

@@ -118,6 +118,7 @@ class InferParameters(_Request, frozen=True):
     timeout: Annotated[int, Meta(ge=1)] | None = None  # µs from receipt; None: the daemon's default
     priority: Annotated[int, Meta(ge=0)] = 0  # 1 is the highest; 0: the daemon's default level
     stream: Id | None = None  # newer requests of a client's stream replace those that still wait
+    ordered: bool = False  # answered after those of its client and stream that came before it
 
 
 class Infer(_Request, frozen=True):
@@ -220,7 +221,7 @@ class OutputTensor(_Reply, frozen=True):
 
 
 class InferTimes(_Reply, frozen=True):
-    """Where the time of a request went, and in what company."""
+    """Where the time of a request went, in what company, and what the client may send now."""
 
     queue_us: int = 0  # waiting, prepared or not
     compute_input_us: int = 0  # decode, resize, normalise
@@ -229,6 +230,7 @@ class InferTimes(_Reply, frozen=True):
     batch_size: int = 0  # rows of the largest batch that it was part of
     tier: str = "edge"
     emulated: bool = False  # the time is another device's, the values mean nothing
+    credits: int | None = None  # such requests that the client may have unanswered from now on
 
 
 class InferReply(_Reply, frozen=True):

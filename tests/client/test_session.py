@@ -47,9 +47,10 @@ def sent(session: Session, now: float) -> list[wire.RequestHeader]:
     return headers
 
 
-def answer(call: Call) -> wire.Frames:
+def answer(call: Call, credits: int | None = None) -> wire.Frames:
     output = wire.OutputTensor("flowers", "net", "logits", "UINT8", (1, 2))
-    return wire.encode_reply(wire.InferReply(call.id, (output,)), [b"\1\2"])
+    reply = wire.InferReply(call.id, (output,), wire.InferTimes(credits=credits))
+    return wire.encode_reply(reply, [b"\1\2"])
 
 
 def connected(limits: wire.Limits | None = None, **options: float) -> Session:
@@ -216,6 +217,26 @@ def test_the_daemon_limit_holds_back_inferences_but_nothing_else() -> None:
     assert [header.id for header in sent(session, 1.0)] == [calls[2].id]
     session.on_time(30.0)
     assert "the daemon allows 2" in str(calls[3].outcome)
+
+
+def test_credits_narrow_the_window_until_the_next_answer_or_connection() -> None:
+    session = connected(wire.Limits(max_in_flight=4))
+    calls = [submit(session) for _ in range(12)]
+    sent(session, 0.0)
+    session.on_message(answer(calls[0], credits=2), 1.0)
+    assert sent(session, 1.0) == []  # three are out
+    session.on_message(answer(calls[1], credits=2), 1.0)
+    session.on_message(answer(calls[2], credits=2), 1.0)
+    assert [header.id for header in sent(session, 1.0)] == [calls[4].id]
+    session.on_message(answer(calls[3], credits=100), 2.0)
+    assert len(sent(session, 2.0)) == 3  # never more than the limit
+    session.on_message(answer(calls[4], credits=0), 3.0)
+    for call in calls[5:8]:
+        session.on_message(answer(call, credits=0), 3.0)
+    assert len(sent(session, 3.0)) == 1  # or nothing would ever raise it again
+    session.on_disconnected(4.0)
+    session.on_connected(4.0)
+    assert len([h for h in sent(session, 4.0) if isinstance(h, wire.Infer)]) == 4
 
 
 def test_a_request_past_its_deadline_is_taken_back_from_the_daemon() -> None:
@@ -416,10 +437,10 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         else:
             self.session.on_disconnected(self.now)
 
-    @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), credits=st.sampled_from([None, 0, 1, 9]))
+    def answer(self, data: st.DataObject, credits: int | None) -> None:
         if (call := self.pick(data)) is not None:
-            self.session.on_message(answer(call), self.now)
+            self.session.on_message(answer(call, credits), self.now)
 
     @rule(data=st.data(), after_s=st.sampled_from([None, 0.0, 2.0]))
     def refuse(self, data: st.DataObject, after_s: float | None) -> None:

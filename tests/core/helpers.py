@@ -17,10 +17,11 @@ def request(
     level: int = 0,
     deadline_s: float | None = None,
     stream: str | None = None,
+    ordered: bool = False,
     group: str = BACKBONE,
 ) -> Request:
     part = Part(group, models or ("a",))
-    return Request(rid, client, (part,), rows, rows, level, deadline_s, stream)
+    return Request(rid, client, (part,), rows, rows, level, deadline_s, stream, ordered)
 
 
 def arrived(rid: int, *models: str, **fields: object) -> Arrived:
@@ -48,7 +49,12 @@ def check(scheduler: Scheduler) -> None:
     assert scheduler.waiting_rows == sum(job.request.rows for job in waiting)
     assert scheduler.staged_rows == sum(job.request.staging_rows for job in staged)
     assert scheduler.staged_rows <= scheduler.settings.staging_rows
-    assert scheduler.open_requests == sum(not job.answered for job in jobs)
+    held = [p.request.rid for p in scheduler._order._places.values() if p.ending is not None]
+    assert scheduler.open_requests == sum(not job.answered for job in jobs) + len(held)
+    for sequence in scheduler._order._sequences.values():
+        first = next(iter(sequence.values()))
+        assert first.ending is None
+        assert not scheduler._jobs[first.request.rid].answered
     assert scheduler.running_batches <= scheduler._lanes
     running = [ready.job for batch in scheduler._running.values() for ready in batch.parts]
     for job in jobs:

@@ -1,4 +1,5 @@
-"""Whatever the order of arrivals, cancels, failures and deaths: one answer for each request."""
+"""Whatever the order of arrivals, cancels, failures and deaths: one answer for each request, in
+the order of arrival where that was asked for."""
 
 from __future__ import annotations
 
@@ -81,15 +82,22 @@ class Traffic(RuleBasedStateMachine):
         self.now = 0.0
         self.models: dict[int, set[str]] = {}
         self.answers: Counter[int] = Counter()
+        self.sequences: dict[tuple[int, str | None], list[int]] = {}  # without an answer
+        self.sequence_of: dict[int, list[int]] = {}
+        self.taken_back: set[int] = set()
         self.draining = self.drained = False
 
     def tell(self, event: Event) -> None:
         for command in self.scheduler.handle(event, self.now):
             if isinstance(command, Answer | Refuse):
                 self.answers[command.rid] += 1
+                sequence = self.sequence_of.get(command.rid, [command.rid])
+                assert sequence[0] == command.rid or command.rid in self.taken_back
+                sequence.remove(command.rid)
             elif isinstance(command, Drained):
                 assert self.draining
                 assert not self.drained
+                assert self.answers == Counter(self.models.keys())
                 self.drained = True
             else:
                 assert self.device is not None, f"{command} to a device that is down"
@@ -105,6 +113,7 @@ class Traffic(RuleBasedStateMachine):
         rows=st.integers(1, 5),
         level=st.integers(0, 2),
         stream=st.sampled_from([None, None, "s"]),
+        ordered=st.booleans(),
         timeout_s=st.none() | st.floats(0, 3),
     )
     def arrive(self, timeout_s: float | None, parts: Any, rows: int, **fields: Any) -> None:
@@ -119,6 +128,10 @@ class Traffic(RuleBasedStateMachine):
             **fields,
         )
         self.models[rid] = {model for part in request.parts for model in part.models}
+        if request.ordered:
+            sequence = self.sequences.setdefault((request.client, request.stream), [])
+            sequence.append(rid)
+            self.sequence_of[rid] = sequence
         self.tell(Arrived(request))
 
     @rule(seconds=st.floats(0.1, 2))
@@ -128,7 +141,10 @@ class Traffic(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        self.tell(CancelAsked(data.draw(st.integers(1, len(self.models) + 1))))
+        rid = data.draw(st.integers(1, len(self.models) + 1))
+        self.taken_back.add(rid)
+        self.tell(CancelAsked(rid))
+        assert rid > len(self.models) or self.answers[rid] == 1
 
     @rule(client=st.integers(1, 3))
     def lose_client(self, client: int) -> None:

@@ -122,6 +122,25 @@ def test_a_client_may_have_only_so_many_requests_open():
     assert (header.id, header.code) == ("r3", "RESOURCE_EXHAUSTED")
 
 
+def test_an_answer_says_how_much_of_the_queue_is_its_clients():
+    bench = Bench(Config(scheduler=Settings(queue_rows=12, max_batch_rows=4, staging_rows=8)))
+    bench.worker_is_ready()
+
+    def credits() -> list[int]:
+        bench.finish()
+        sent, bench.sent = bench.sent, []
+        return [reply.header.parameters.credits for _, reply in sent]
+
+    bench.ask(infer("r1"))
+    assert credits() == [12]
+    for client in (b"one", b"two", b"three"):
+        bench.ask(infer("r1"), client=client)
+        bench.ask(infer("r2"), client=client)
+    assert credits() == [4, 4, 6, 6, 12, 12]  # as the others are served
+    bench.ask(infer("r1", shape=(3,)), [b"jpeg"] * 3)
+    assert credits() == [4]  # requests of three rows
+
+
 def test_a_bad_image_is_refused_alone(bench):
     bench.ask(infer("r1"))
     bench.ask(infer("r2"))

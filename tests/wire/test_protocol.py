@@ -35,7 +35,7 @@ REPLY = wire.InferReply(
         ),
         wire.OutputTensor("food", "food-net", "logits", "FP32", (1, 2)),
     ),
-    wire.InferTimes(120, 900, 2300, 40, 4),
+    wire.InferTimes(120, 900, 2300, 40, 4, credits=64),
 )
 SCORES = bytes.fromhex("0000803e0000c0bf")
 

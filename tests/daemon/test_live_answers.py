@@ -1,0 +1,134 @@
+"""Whose answer is whose, and in which order: the real daemon around a backend whose outputs tell
+every row and every block from every other."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+
+from edged import wire
+from edged.backends.fake import Fake, Options
+from edged.client import Client, Pending
+from edged.errors import EdgedError
+from edged.store import Store
+from tests.colors import SIDE, picture, png
+from tests.daemon.live import until
+
+TASKS = (["color"], ["weakest"], ["color", "weakest"])
+POISON = 0.125  # a row that begins with it makes its batch fail
+
+
+@pytest.fixture(scope="module")
+def expected(store: Path) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """What each task must answer to rows, by a fake device of our own."""
+    fake = Fake(Options())
+    opened = Store(store)
+    for manifest in opened.models().values():
+        for step in manifest.steps:
+            fake.load(step.block, opened.block_path(step.block), ())
+    return {
+        name: lambda rows, steps=manifest.steps: _chain(fake, [s.block for s in steps], rows)
+        for name, manifest in opened.models().items()
+    }
+
+
+def _chain(fake: Fake, blocks: list[str], rows: np.ndarray) -> np.ndarray:
+    for block in blocks:
+        out = np.empty((len(rows), 3), np.float32)
+        fake.run(block, [rows], [out])
+        rows = out
+    return rows
+
+
+def traffic(clients: list[Client], count: int) -> Iterator[tuple[np.ndarray, list[str], Pending]]:
+    """Requests of one to four rows for one or two tasks; a few are poisoned or taken back."""
+    random = np.random.default_rng(7)
+    for number in range(count):
+        rows = random.random((random.integers(1, 5), 3, SIDE, SIDE), dtype=np.float32)
+        if number % 40 == 20:
+            rows[-1, 0, 0, 0] = POISON
+        asked = TASKS[random.integers(len(TASKS))]
+        pending = clients[number % len(clients)].submit({"image": rows}, asked)
+        if number % 25 == 3:
+            pending.cancel()
+        yield rows, asked, pending
+
+
+def test_no_row_of_one_request_is_ever_in_the_answer_to_another(start, expected):
+    """Through mixed batches, failures, cancels and a worker that is killed on the way."""
+    options = f"{{run_us = 500, fail_on = {POISON}}}"
+    daemon = start(
+        settings=f"backend = 'fake'\noptions = {options}\n[scheduler]\nuseful_batches = false\n"
+    )
+    outcomes: Counter[str] = Counter()
+    with Client(daemon.endpoint) as watch:
+        until(lambda: watch.ready().ready)
+        clients = [Client(daemon.endpoint).connect() for _ in range(4)]
+        asked = []
+        for number, one in enumerate(traffic(clients, 400)):
+            asked.append(one)
+            if number == 200:
+                daemon.worker().kill()
+        for rows, tasks, pending in asked:
+            try:
+                result = pending.result()
+            except EdgedError as error:
+                outcomes[error.code.value] += 1
+                if error.code.value == "INTERNAL":
+                    assert (rows == POISON).any()
+                continue
+            outcomes["answered"] += 1
+            assert not (rows == POISON).any()
+            for task in tasks:
+                np.testing.assert_array_equal(result[task].tensor, expected[task](rows))
+        statistics = watch.statistics()
+        for client in clients:
+            client.close()
+    assert outcomes["INTERNAL"] == 10
+    assert outcomes.total() == 400
+    assert set(outcomes) <= {"answered", "INTERNAL", "CANCELLED"}
+    assert sum(batch.mixed for batch in statistics.batches) > 0
+    assert statistics.server.worker_restarts == 1
+
+
+def _receive(dealer: zmq.Socket) -> wire.ReplyHeader:
+    assert dealer.poll(30_000), "waited in vain"
+    return wire.decode_reply(dealer.recv_multipart()).header
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_stream_is_answered_in_turn_where_it_asks_for_it(start, ordered):
+    """Every second request is urgent and every tenth is no image: left alone, they overtake."""
+    daemon = start(settings="[scheduler]\nstreams = 'fifo'\nstaging_rows = 8\n")
+    ids = [str(number) for number in range(60)]
+    with Client(daemon.endpoint) as client, zmq.Context() as context:
+        until(lambda: client.ready().ready)
+        daemon.worker().suspend()
+        dealer = context.socket(zmq.DEALER)
+        dealer.linger = 0
+        dealer.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(8))
+        dealer.connect(daemon.endpoint)
+        for number, id in enumerate(ids):
+            header = wire.Infer(
+                id,
+                (wire.InputTensor("image", "BYTES", (1,)),),
+                (wire.RequestedOutput("color"),),
+                wire.InferParameters(priority=1 + number % 2, stream="door", ordered=ordered),
+            )
+            image = b"no image" if number % 10 == 5 else png(picture(number, 1, 2))
+            dealer.send_multipart(wire.encode_request(header, [image]))
+        dealer.send_multipart(wire.encode_request(wire.Ping("ping")))
+        assert isinstance(_receive(dealer), wire.PingReply)  # so all have arrived
+        daemon.worker().resume()
+        replies = [_receive(dealer) for _ in ids]
+        dealer.close()
+    assert sorted(reply.id for reply in replies) == sorted(ids)
+    failed = {reply.id for reply in replies if isinstance(reply, wire.ErrorReply)}
+    assert failed == {id for id in ids if int(id) % 10 == 5}
+    assert ([reply.id for reply in replies] == ids) is ordered
