@@ -13,7 +13,7 @@ import msgspec
 
 from edged import wire
 from edged.core.batching import policy
-from edged.core.scheduler import Settings as SchedulerSettings
+from edged.core.settings import Settings as SchedulerSettings
 from edged.errors import ConfigError, InvalidArgument
 from edged.wire import DEFAULT_ENDPOINT
 

@@ -3,6 +3,10 @@
 Times are seconds on a monotonic clock. A request is known by `rid`, a number that the driver
 gives; payloads stay with the driver. The scheduler owes each arrived request exactly one
 Answer or Refuse, and ends what it began on the device with the last BatchDone or a Discard.
+It owes each `...Asked` with an `ask`, a number that the driver gives, exactly one Settled.
+
+A driver that tells no Library has all models on the device for good. One that does tells it before
+DeviceUp, and again whenever it changes; no model is then on the device but by DeviceUp and Load.
 """
 
 from __future__ import annotations
@@ -49,6 +53,36 @@ class GroupCost(msgspec.Struct, frozen=True):
     group: str
     rows: tuple[int, ...]
     time_s: tuple[float, ...]
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model that can be asked for, and what must be on the device to run it."""
+
+    name: str
+    blocks: tuple[str, ...]  # each once, in the order of the path
+
+
+class BlockCost(msgspec.Struct, frozen=True):
+    """What a block will take, from the store or a profile; measured values correct both."""
+
+    block: str
+    bytes: int
+    load_s: float
+
+
+class HeldBlock(msgspec.Struct, frozen=True):
+    """A block on the device, and the bytes that it was measured to hold there."""
+
+    block: str
+    bytes: int
+
+
+class Overhead(msgspec.Struct, frozen=True):
+    """Bytes that the daemon's processes hold besides blocks."""
+
+    fixed_bytes: int = 0  # measured, without any block
+    staging_bytes: int = 0  # of all staging rows
+    row_bytes: int = 0  # of activations and buffers, for each row of the largest batch
 
 
 # --- events ---------------------------------------------------------------------------------
@@ -102,16 +136,79 @@ class ClientGone(msgspec.Struct, frozen=True, tag=True):
 
 
 class DeviceUp(msgspec.Struct, frozen=True, tag=True):
-    """The worker is warm and empty. `costs` are of one lane."""
+    """The worker is warm and has no requests. `costs` are of one lane."""
 
     costs: tuple[GroupCost, ...] = ()
     lanes: int = 1  # batches that it runs side by side
+    resident: tuple[HeldBlock, ...] = ()
+    overhead: Overhead = Overhead()
 
 
 class DeviceDown(msgspec.Struct, frozen=True, tag=True):
     """The worker is gone, and with it everything that was on the device."""
 
     reason: str
+
+
+class Library(msgspec.Struct, frozen=True, tag=True):
+    """All models that may be asked for, and all their blocks, in place of what was told before.
+
+    Requests that were accepted for a model that has vanished are still served.
+    """
+
+    models: tuple[Model, ...]
+    blocks: tuple[BlockCost, ...]
+
+
+class BlockLoaded(msgspec.Struct, frozen=True, tag=True):
+    """The block can be run."""
+
+    block: str
+    bytes: int  # that it holds, as measured
+    load_s: float  # from the beginning of its reading; without its wait for others
+
+
+class BlockLoadFailed(msgspec.Struct, frozen=True, tag=True):
+    """The block is not on the device, and nothing of it is."""
+
+    block: str
+    code: Code
+    message: str
+
+
+class BlockUnloaded(msgspec.Struct, frozen=True, tag=True):
+    """The block's memory is the system's again."""
+
+    block: str
+
+
+class MemoryMeasured(msgspec.Struct, frozen=True, tag=True):
+    """The daemon's budget as of now, and what its processes hold together (PSS)."""
+
+    budget_bytes: int
+    used_bytes: int = 0  # 0: not measured
+
+
+class LoadAsked(msgspec.Struct, frozen=True, tag=True):
+    """Put a model on the device, and serve it from now on. It may be evicted later."""
+
+    ask: int
+    model: str
+
+
+class UnloadAsked(msgspec.Struct, frozen=True, tag=True):
+    """Accept no more requests for a model, serve the accepted ones, and take it off the device."""
+
+    ask: int
+    model: str
+
+
+class PinAsked(msgspec.Struct, frozen=True, tag=True):
+    """Put a model on the device and never evict it; or let it be evicted again."""
+
+    ask: int
+    model: str
+    pinned: bool
 
 
 class DrainAsked(msgspec.Struct, frozen=True, tag=True):
@@ -132,6 +229,14 @@ Event: TypeAlias = (
     | ClientGone
     | DeviceUp
     | DeviceDown
+    | Library
+    | BlockLoaded
+    | BlockLoadFailed
+    | BlockUnloaded
+    | MemoryMeasured
+    | LoadAsked
+    | UnloadAsked
+    | PinAsked
     | DrainAsked
     | Woke
 )
@@ -162,6 +267,26 @@ class Discard(msgspec.Struct, frozen=True, tag=True):
     rid: int
 
 
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Put a block on the device; answered by BlockLoaded or BlockLoadFailed. Loads go in order."""
+
+    block: str
+
+
+class Unload(msgspec.Struct, frozen=True, tag=True):
+    """Take a block off the device that no request there needs; answered by BlockUnloaded."""
+
+    block: str
+
+
+class Settled(msgspec.Struct, frozen=True, tag=True):
+    """What was asked has been done, or cannot be."""
+
+    ask: int
+    code: Code | None = None  # None: done
+    message: str = ""
+
+
 class Answer(msgspec.Struct, frozen=True, tag=True):
     """Send the results. The times add up to the request's time in the daemon."""
 
@@ -186,4 +311,4 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
     """Every accepted request is answered."""
 
 
-Command: TypeAlias = Prepare | Run | Discard | Answer | Refuse | Drained
+Command: TypeAlias = Prepare | Run | Discard | Load | Unload | Answer | Refuse | Settled | Drained

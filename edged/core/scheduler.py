@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
+from edged.core import memory
 from edged.core.arrivals import ArrivalRate
-from edged.core.batching import Smooth, View, policy
+from edged.core.batching import View, policy
 from edged.core.cost import CostModel
 from edged.core.events import (
     Answer,
@@ -41,28 +40,14 @@ from edged.core.events import (
     Woke,
 )
 from edged.core.job import Job, Stage
+from edged.core.memory import DeviceMemory
 from edged.core.order import AnswerOrder
 from edged.core.ready import ReadyPart, ReadyQueues
-from edged.core.waiting import Streams, WaitingQueue, WhenFull
+from edged.core.settings import Memory, Settings
+from edged.core.waiting import WaitingQueue
 from edged.errors import Code
 
 RESTART_S = 1.0  # after which a daemon that shuts down to start again may be there
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Limits of the scheduler; the daemon's configuration fills them."""
-
-    queue_rows: int = 256  # waiting for the device
-    staging_rows: int = 32  # being prepared, ready or running
-    max_batch_rows: int = 8
-    levels: int = 3  # of priority
-    lanes: int = 0  # batches that run side by side; 0: as many as the device can
-    max_attempts: int = 2  # runs of a request whose runs kill the device
-    policy: str = "work-conserving"
-    useful_batches: bool = True  # no larger than the measured times say is of use
-    smooth: Smooth = Smooth()  # for that policy only
-    when_full: WhenFull = "reject"
-    streams: Streams = "latest-frame"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +59,7 @@ class _Batch:
 class Scheduler:
     """Owns every accepted request until its answer. Not thread-safe; one driver calls it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, memory_settings: Memory | None = None) -> None:
         self.settings = settings
         self._policy = policy(settings.policy, settings.smooth)
         self._jobs: dict[int, Job] = {}
@@ -89,6 +74,7 @@ class Scheduler:
         self._running: dict[int, _Batch] = {}
         self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
         self._costs = CostModel()
+        self._memory = DeviceMemory(memory_settings or Memory())
         self._rates: dict[str, ArrivalRate] = {}
         self._next_beat_s: float | None = None  # while a policy that follows the rate waits
         self._staged_rows = 0
@@ -159,6 +145,9 @@ class Scheduler:
             return
         if (reason := self._too_large(request)) is not None:
             commands.append(Refuse(request.rid, Code.RESOURCE_EXHAUSTED, reason))
+            return
+        if (refusal := self._memory.refusal(request)) is not None:
+            commands.append(refusal)
             return
         late_s = self._late_by(request, now)
         if late_s > 0.0:
@@ -292,6 +281,9 @@ class Scheduler:
             if job.attempts >= self.settings.max_attempts:
                 text = f"the device worker ended {job.attempts} times with it: {event.reason}"
                 self._refuse(job, Code.INTERNAL, text, commands)
+
+    def _on_memory(self, event: Any, now: float, commands: list[Command]) -> None:
+        self._memory.handle(event, now, commands)
 
     def _on_drain_asked(self, event: DrainAsked, now: float, commands: list[Command]) -> None:
         self._draining = True
@@ -456,4 +448,5 @@ _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = 
     DeviceDown: Scheduler._on_device_down,
     DrainAsked: Scheduler._on_drain_asked,
     Woke: Scheduler._on_woke,
+    **dict.fromkeys(memory.HANDLERS, Scheduler._on_memory),
 }

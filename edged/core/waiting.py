@@ -12,13 +12,11 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from edged.core.events import Request
 from edged.core.job import Job
-
-WhenFull = Literal["reject", "drop-oldest"]
-Streams = Literal["latest-frame", "fifo"]
+from edged.core.settings import Streams, WhenFull
 
 
 class Admission(NamedTuple):

@@ -13,7 +13,8 @@ from typing import TextIO
 import msgspec
 
 from edged.core.events import Command, Event
-from edged.core.scheduler import Scheduler, Settings
+from edged.core.scheduler import Scheduler
+from edged.core.settings import Memory, Settings
 from edged.errors import EdgedError, InvalidArgument
 
 VERSION = 1
@@ -22,6 +23,7 @@ VERSION = 1
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recording: int
     settings: Settings
+    memory: Memory = Memory()
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,10 +41,10 @@ class Mismatch(EdgedError):
 class Recorder:
     """Writes a recording; `file` is the caller's to close."""
 
-    def __init__(self, file: TextIO, settings: Settings) -> None:
+    def __init__(self, file: TextIO, settings: Settings, memory: Memory | None = None) -> None:
         self._file = file
         self._encoder = msgspec.json.Encoder()
-        self._write(Header(VERSION, settings))
+        self._write(Header(VERSION, settings, memory or Memory()))
 
     def turn(self, at: float, event: Event, commands: list[Command]) -> None:
         self._write(Turn(at, event, commands))
@@ -65,7 +67,7 @@ def replay(path: Path) -> int:
     Raises Mismatch at the first turn that differs, InvalidArgument for a file that is no recording.
     """
     header, recorded = _read(path)
-    scheduler = Scheduler(header.settings)
+    scheduler = Scheduler(header.settings, header.memory)
     count = 0
     for count, turn in enumerate(recorded, start=1):
         commands = scheduler.handle(turn.event, turn.at)

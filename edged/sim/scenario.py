@@ -13,7 +13,7 @@ import msgspec
 
 from edged.core.batching import Smooth, policy
 from edged.core.events import Arrived
-from edged.core.scheduler import Settings
+from edged.core.settings import Settings
 from edged.daemon.recording import turns
 from edged.errors import PlanError
 from edged.planner.instance import Count, NonNegative, Positive, decode

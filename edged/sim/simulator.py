@@ -23,7 +23,8 @@ from edged.core.events import (
     Run,
     Woke,
 )
-from edged.core.scheduler import Scheduler, Settings
+from edged.core.scheduler import Scheduler
+from edged.core.settings import Settings
 from edged.sim.arrivals import Arrivals
 from edged.sim.device import DeviceModel, SimulatedDevice
 

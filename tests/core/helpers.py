@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from edged.core.events import Arrived, Command, Event, Part, Request
 from edged.core.job import Stage
-from edged.core.scheduler import Scheduler, Settings
+from edged.core.scheduler import Scheduler
+from edged.core.settings import Settings
 
 BACKBONE = "backbone"
 

@@ -33,7 +33,8 @@ from edged.core.events import (
     Run,
     Woke,
 )
-from edged.core.scheduler import Scheduler, Settings
+from edged.core.scheduler import Scheduler
+from edged.core.settings import Settings
 from edged.errors import Code
 from tests.core.helpers import check
 

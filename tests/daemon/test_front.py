@@ -9,7 +9,7 @@ import pytest
 
 from edged import wire
 from edged.config import Config
-from edged.core.scheduler import Settings
+from edged.core.settings import Settings
 from edged.daemon.recording import Mismatch, Recorder, replay
 from edged.device import link
 from edged.errors import Code, InvalidArgument

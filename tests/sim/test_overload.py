@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from edged.core.scheduler import Settings
+from edged.core.settings import Settings
 from edged.sim.arrivals import Arrivals, generate
 from edged.sim.scenario import Scenario
 from edged.sim.simulator import simulate

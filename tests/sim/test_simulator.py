@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.core.scheduler import Settings
+from edged.core.settings import Settings
 from edged.daemon.recording import Recorder, replay
 from edged.errors import InvalidArgument, PlanError
 from edged.sim import scenario as scenarios

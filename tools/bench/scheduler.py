@@ -9,7 +9,8 @@ import time
 from typing import Any
 
 from edged.core.events import Arrived, BatchDone, DeviceUp, Part, Prepare, Prepared, Request, Run
-from edged.core.scheduler import Scheduler, Settings
+from edged.core.scheduler import Scheduler
+from edged.core.settings import Settings
 from edged.sim.scenario import Generated, Scenario, run
 from tools.bench.report import emit
 

@@ -1,0 +1,37 @@
+"""Limits of the scheduler, and how it is to decide. Values only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from edged.core.batching import Smooth
+
+WhenFull = Literal["reject", "drop-oldest"]
+Streams = Literal["latest-frame", "fifo"]
+Loading = Literal["partial", "greedy", "independent", "lru"]
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits of the scheduler; the daemon's configuration fills them."""
+
+    queue_rows: int = 256  # waiting for the device
+    staging_rows: int = 32  # being prepared, ready or running
+    max_batch_rows: int = 8
+    levels: int = 3  # of priority
+    lanes: int = 0  # batches that run side by side; 0: as many as the device can
+    max_attempts: int = 2  # runs of a request whose runs kill the device
+    policy: str = "work-conserving"
+    useful_batches: bool = True  # no larger than the measured times say is of use
+    smooth: Smooth = Smooth()  # for that policy only
+    when_full: WhenFull = "reject"
+    streams: Streams = "latest-frame"
+
+
+class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which models are on the device when they do not all fit its budget (docs/memory.md)."""
+
+    policy: Loading = "partial"
+    pinned: tuple[str, ...] = ()  # models that are never evicted
+    max_wait_s: float = 10.0  # after which the oldest request's model is loaded before all others
