@@ -62,6 +62,7 @@ class Loop:
         self._poller = zmq.Poller()
         self._clients = self._context.socket(zmq.ROUTER)
         self._worker: WorkerProcess | None = None
+        self._watched = 0  # what the poller looks for on its channel
         self._start_worker_at: float | None = None
         self._vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
         self._failure: link.Failed | None = None  # the last words of the current worker
@@ -108,6 +109,7 @@ class Loop:
         # It may just have ended: its death is reported next, and everything runs again.
         with contextlib.suppress(Unavailable):
             self._worker.send(frames)
+        self._watch(self._worker)
 
     # --- one turn -----------------------------------------------------------------------------
 
@@ -119,7 +121,10 @@ class Loop:
             self._signals += wakeup.recv(64)
             self._on_signal(now)
         worker = self._worker
-        if worker is not None and worker.reports in ready:
+        if worker is not None and (events := ready.get(worker.fileno())):
+            if events & zmq.POLLOUT:
+                with contextlib.suppress(Unavailable):
+                    worker.flush()
             self._read_worker(worker, now)
         if self._clients in ready:
             self._read_clients(now)
@@ -155,7 +160,7 @@ class Loop:
         for _ in range(BURST):
             frames = worker.receive()
             if frames is None:
-                return
+                break
             self._vigil.heard(now)
             message = link.decode_from_worker(frames[0])
             if isinstance(message, link.Ready):
@@ -163,6 +168,7 @@ class Loop:
             elif isinstance(message, link.Failed):
                 self._failure = message
             self._front.on_worker(message, frames[1:], now)
+        self._watch(worker)
 
     def _on_time(self, now: float) -> None:
         wakeup_at = self._front.wakeup_at()
@@ -184,8 +190,8 @@ class Loop:
         self._start_worker_at = None
         self._vigil.heard(now)
         self._failure = None
-        self._worker = WorkerProcess(self._worker_settings, context=self._context)
-        self._poller.register(self._worker.reports, zmq.POLLIN)
+        self._worker = WorkerProcess(self._worker_settings)
+        self._watch(self._worker)
         self._poller.register(self._worker.death_fd, zmq.POLLIN)
         self._notifier.starting(within_s=self._config.device.start_timeout_s)
 
@@ -223,10 +229,18 @@ class Loop:
         self._front.on_worker_lost(reason, now)
         self._start_worker_at = self._restarts.on_ended(now)
 
+    def _watch(self, worker: WorkerProcess) -> None:
+        """Poll the channel for what can happen on it; one that is closed is readable for ever."""
+        events = (0 if worker.silent else zmq.POLLIN) | (zmq.POLLOUT if worker.unsent else 0)
+        if events != self._watched:
+            self._watched = events
+            self._poller.register(worker.fileno(), events)
+
     def _drop_worker(self) -> None:
         if self._worker is not None:
-            self._poller.unregister(self._worker.reports)
+            self._poller.register(self._worker.fileno(), 0)
             self._poller.unregister(self._worker.death_fd)
+            self._watched = 0
             self._worker.close()
             self._worker = None
 

@@ -6,12 +6,11 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 
 import msgspec
-import zmq
 
-from edged.device import link
 from edged.device.settings import Start
 from edged.device.worker import Worker
 from edged.errors import Code, EdgedError
@@ -30,20 +29,17 @@ def main() -> int:
     logging.basicConfig(
         level=start.settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
     )
-    with zmq.Context() as context:
-        worker = Worker(start, context)
+    with socket.socket(fileno=start.channel) as channel:
+        worker = Worker(start.settings, channel)
         try:
             worker.start()
             worker.serve()
             return 0
         except EdgedError as error:
-            worker.reports.send(link.Failed(error.code, str(error)))
+            worker.fail(error.code, str(error))
         except Exception as error:
             log.exception("the device worker cannot go on; this is a bug")
-            message = f"{type(error).__name__}: {error}; this is a bug"
-            worker.reports.send(link.Failed(Code.INTERNAL, message))
-        finally:
-            worker.close()
+            worker.fail(Code.INTERNAL, f"{type(error).__name__}: {error}; this is a bug")
     return 1
 
 

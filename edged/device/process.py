@@ -1,10 +1,7 @@
-"""The front's end of a device worker: starts the process, holds its sockets, knows how it ended.
+"""The front's end of a device worker: starts the process, holds its channel, knows how it ended.
 
 Takes no decisions: it never restarts a worker. One object is one worker's life; the next worker
-is another object with other sockets, so nothing late from the old one is taken for its own.
-
-There is one ipc socket for each direction, because each thread of the worker sends its reports
-itself: a finished batch does not wait for the worker's main thread.
+is another object with another channel, so nothing late from the old one is taken for its own.
 """
 
 from __future__ import annotations
@@ -13,17 +10,12 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import msgspec
-import zmq
 
+from edged.device.channel import Buffer, Receiver, Sender, channel_pair
 from edged.device.settings import Settings, Start
-from edged.errors import Unavailable
-
-Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 
 class WorkerProcess:
@@ -33,18 +25,21 @@ class WorkerProcess:
     ends, however it ends. Frames are those of `edged.device.link`.
     """
 
-    def __init__(self, settings: Settings, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Start the process; it sends Ready, or Failed, when it has loaded and warmed up."""
-        self._folder = tempfile.TemporaryDirectory(prefix="edged-")  # mode 0700
-        self._commands, commands = self._bind(context, zmq.PUSH, "commands")
-        self.reports, reports = self._bind(context, zmq.PULL, "reports")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edged.device"],
-            stdin=subprocess.PIPE,
-            env={**os.environ, **_environment(settings)},
-        )
+        self._channel, theirs = channel_pair()
+        self._channel.setblocking(False)
+        self._sender = Sender(self._channel)
+        self._receiver = Receiver(self._channel)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edged.device"],
+                stdin=subprocess.PIPE,
+                env={**os.environ, **_environment(settings)},
+                pass_fds=[theirs.fileno()],
+            )
+            start = Start(os.getpid(), theirs.fileno(), settings)
         self.death_fd = os.pidfd_open(self._process.pid)  # readable when the process has ended
-        start = Start(os.getpid(), commands, reports, settings)
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(msgspec.json.encode(start))
@@ -56,20 +51,37 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def fileno(self) -> int:
+        """Of the channel, to be polled: readable when there is something to `receive`."""
+        return self._channel.fileno()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something waits to be sent: `flush` when the channel is writable."""
+        return self._sender.waits
+
+    @property
+    def silent(self) -> bool:
+        """Whether the worker has closed its end: nothing more comes, the process ends."""
+        return self._receiver.ended
+
     def send(self, frames: Sequence[Buffer]) -> None:
-        """Hand a message to the worker. Raises Unavailable when it is not there to take it."""
-        try:
-            self._commands.send_multipart(frames, zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            raise Unavailable("the device worker is gone or still starting: try again") from None
+        """Hand a message to the worker; never blocks. Raises Unavailable when it is gone.
+
+        There is no bound on what may wait: the scheduler bounds what is on its way.
+        """
+        self._sender.send(frames)
+
+    def flush(self) -> None:
+        """Send what waits, as far as the worker takes it. Raises Unavailable when it is gone."""
+        self._sender.flush()
 
     def receive(self) -> list[memoryview] | None:
-        """The next message of the worker, None when there is none (yet)."""
-        try:
-            frames = self.reports.recv_multipart(zmq.NOBLOCK, copy=False)
-        except zmq.Again:
-            return None
-        return [frame.buffer for frame in frames]
+        """The next message of the worker, None when there is none (yet).
+
+        Its first frame is valid until the next call.
+        """
+        return self._receiver.receive()
 
     def alive(self) -> bool:
         return self._process.poll() is None
@@ -97,24 +109,11 @@ class WorkerProcess:
         return f"the device worker ended with status {status}"
 
     def close(self) -> None:
-        """End the process if it lives, and free its sockets."""
+        """End the process if it lives, and free its channel."""
         self._process.kill()
         self._process.wait()
         os.close(self.death_fd)
-        self._commands.close(linger=0)
-        self.reports.close(linger=0)
-        self._folder.cleanup()
-
-    def _bind(
-        self, context: zmq.Context[zmq.Socket[bytes]], kind: int, name: str
-    ) -> tuple[zmq.Socket[bytes], str]:
-        # No high-water mark: the scheduler bounds what is on its way, and a full queue would
-        # look like a dead worker.
-        socket = context.socket(kind)
-        socket.sndhwm = socket.rcvhwm = 0
-        endpoint = f"ipc://{self._folder.name}/{name}"
-        socket.bind(endpoint)
-        return socket, endpoint
+        self._channel.close()
 
 
 def _environment(settings: Settings) -> dict[str, str]:

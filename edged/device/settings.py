@@ -24,9 +24,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole document: the settings, whose child the worker is, and where to connect."""
+    """The whole document: the settings, whose child the worker is, and its end of the channel."""
 
     parent_pid: int
-    commands: str  # endpoint that the worker reads
-    reports: str  # endpoint that the worker's threads write to
+    channel: int  # file descriptor that it inherits
     settings: Settings

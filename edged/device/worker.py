@@ -13,6 +13,7 @@ import gc
 import logging
 import platform
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,59 +23,33 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 import psutil
-import zmq
 
 from edged import __version__, backends
 from edged.device import link, preparing
+from edged.device.channel import Receiver, SharedSender
 from edged.device.executor import Executor
 from edged.device.loading import check_manifests, load_blocks, warm_up
-from edged.device.settings import Start
+from edged.device.settings import Settings
 from edged.device.staging import Staged, Staging
 from edged.errors import Code, EdgedError
 from edged.store import Store
 
 log = logging.getLogger("edged.device")
 
-Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
-Job: TypeAlias = "Callable[[Reports], None]"
+Job: TypeAlias = "Callable[[], None]"
 Jobs: TypeAlias = "queue.SimpleQueue[Job | None]"  # None ends the thread that takes it
 
 _INLINE_BYTES = 1 << 20  # of tensors: to copy less is quicker than to wake a thread for it
-_LINGER_MS = 1000  # for reports that the front has not taken when the worker ends
-
-
-class Reports:
-    """One thread's way to the front."""
-
-    def __init__(self, context: Context, endpoint: str) -> None:
-        self._socket = context.socket(zmq.PUSH)
-        self._socket.sndhwm = 0  # the front bounds what is on its way
-        self._socket.linger = _LINGER_MS
-        self._socket.connect(endpoint)
-
-    def send(self, message: link.FromWorker, payload: Sequence[memoryview] = ()) -> None:
-        """Payload is copied: its memory may be used again when this returns."""
-        frame = link.encode(message)
-        if payload:
-            self._socket.send_multipart([frame, *payload])
-        else:
-            self._socket.send(frame)
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 class Worker:
-    """One device and its threads. `start`, then `serve` until Stop, then `close`."""
+    """One device and its threads. `start`, then `serve` until Stop."""
 
-    def __init__(self, start: Start, context: Context) -> None:
-        self._settings = start.settings
-        self._context = context
-        self._endpoint = start.reports
-        self.reports = Reports(context, start.reports)  # the main thread's
-        self._commands = context.socket(zmq.PULL)
-        self._commands.rcvhwm = 0
-        self._commands.connect(start.commands)
+    def __init__(self, settings: Settings, channel: socket.socket) -> None:
+        """`channel`: this end of it, which blocks."""
+        self._settings = settings
+        self._commands = Receiver(channel)
+        self._reports = SharedSender(channel)
         self._jobs: Jobs = queue.SimpleQueue()
         self._batches: Jobs = queue.SimpleQueue()
         # One for each lane; the last one that was used goes first, its memory is in the cache.
@@ -84,7 +59,7 @@ class Worker:
             link.Prepare: self._on_prepare,
             link.Run: lambda run, _: self._batches.put(functools.partial(self._run, run)),
             link.Discard: lambda discard, _: self._staging.discard(discard.rid),
-            link.Ping: lambda ping, _: self.reports.send(link.Pong(ping.n)),
+            link.Ping: lambda ping, _: self._report(link.Pong(ping.n)),
             link.Measure: lambda ask, _: self._jobs.put(functools.partial(self._measure, ask.n)),
         }
 
@@ -120,7 +95,7 @@ class Worker:
             self._start_thread(f"lane-{number}", self._batches)
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
-        self.reports.send(
+        self._report(
             link.Ready(
                 backend=self._backend.name,
                 device=self._backend.device,
@@ -143,22 +118,20 @@ class Worker:
 
     def serve(self) -> None:
         """Do what the front says, until it says Stop and all that was begun has ended."""
-        while True:
-            frames = self._commands.recv_multipart(copy=False)
-            message = link.decode_to_worker(frames[0].buffer)
+        while (frames := self._commands.receive()) is not None:
+            message = link.decode_to_worker(frames[0])
             if isinstance(message, link.Stop):
                 break
-            self._handlers[type(message)](message, [frame.buffer for frame in frames[1:]])
+            self._handlers[type(message)](message, frames[1:])
         for _, jobs in self._threads:
             jobs.put(None)
         for thread, _ in self._threads:
             thread.join()
         self._backend.close()
 
-    def close(self) -> None:
-        """Close the main thread's sockets; reports on their way still leave."""
-        self._commands.close(linger=0)
-        self.reports.close()
+    def fail(self, code: Code, message: str) -> None:
+        """Say why it cannot start, or cannot go on."""
+        self._report(link.Failed(code, message))
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -166,21 +139,17 @@ class Worker:
         try:
             staged = self._staging.admit(message)
         except EdgedError as error:
-            self.reports.send(link.PrepareFailed(message.rid, error.code, str(error)))
+            self._report(link.PrepareFailed(message.rid, error.code, str(error)))
             return
         job = functools.partial(self._prepare, message, payload, staged)
         is_tensor = message.inputs[0].kind == "tensor"
         if is_tensor and sum(part.nbytes for part in payload) <= _INLINE_BYTES:
-            job(self.reports)
+            job()
         else:
             self._jobs.put(job)
 
     def _prepare(
-        self,
-        message: link.Prepare,
-        payload: Sequence[memoryview],
-        staged: Staged,
-        reports: Reports,
+        self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
     ) -> None:
         started_ns = time.perf_counter_ns()
         error: EdgedError | None = None
@@ -193,19 +162,19 @@ class Worker:
                 error = _typed(caught, "a request could not be prepared")
         prepare_us = (time.perf_counter_ns() - started_ns) // 1000
         if self._staging.settle(staged, prepared=error is None):
-            reports.send(link.Prepared(message.rid, prepare_us))
+            self._report(link.Prepared(message.rid, prepare_us))
         elif error is None:
-            reports.send(link.PrepareFailed(message.rid, Code.CANCELLED, "cancelled"))
+            self._report(link.PrepareFailed(message.rid, Code.CANCELLED, "cancelled"))
         else:
-            reports.send(link.PrepareFailed(message.rid, error.code, str(error)))
+            self._report(link.PrepareFailed(message.rid, error.code, str(error)))
 
     # --- batches ------------------------------------------------------------------------------
 
-    def _run(self, message: link.Run, reports: Reports) -> None:
+    def _run(self, message: link.Run) -> None:
         try:
             requests = self._staging.begin(message.members)
         except EdgedError as error:
-            reports.send(link.BatchFailed(message.batch, error.code, str(error)))
+            self._report(link.BatchFailed(message.batch, error.code, str(error)))
             return
         executor = self._idle.get()
         try:
@@ -213,17 +182,17 @@ class Worker:
         except Exception as caught:
             self._staging.end(message.members, requests, done=False)
             typed = _typed(caught, "a batch could not be run")
-            reports.send(link.BatchFailed(message.batch, typed.code, str(typed)))
+            self._report(link.BatchFailed(message.batch, typed.code, str(typed)))
         else:
             self._staging.end(message.members, requests, done=True)
-            reports.send(done, payload)  # before the executor's memory is used again
+            self._report(done, payload)  # before the executor's memory is used again
         finally:
             self._idle.put(executor)
 
     # --- the rest -----------------------------------------------------------------------------
 
-    def _measure(self, n: int, reports: Reports) -> None:
-        reports.send(
+    def _measure(self, n: int) -> None:
+        self._report(
             link.Memory(
                 n=n,
                 pss_bytes=_pss_bytes(),
@@ -239,10 +208,12 @@ class Worker:
 
     def _work(self, jobs: Jobs) -> None:
         """The life of a thread that is not the main one."""
-        reports = Reports(self._context, self._endpoint)
         while (job := jobs.get()) is not None:
-            job(reports)
-        reports.close()
+            job()
+
+    def _report(self, message: link.FromWorker, payload: Sequence[memoryview] = ()) -> None:
+        """Tell the front, from any thread. The payload's memory may be used again at once."""
+        self._reports.send([link.encode(message), *payload])
 
 
 def _typed(error: Exception, what: str) -> EdgedError:

@@ -73,7 +73,6 @@ class Rig:
         self._rids = itertools.count(1)
         self._batches = itertools.count(1)
         self._poller = zmq.Poller()
-        self._poller.register(worker.reports, zmq.POLLIN)
         self._poller.register(worker.death_fd, zmq.POLLIN)
 
     def send(self, message: link.ToWorker, *payload: bytes) -> None:
@@ -81,10 +80,14 @@ class Rig:
 
     def next(self) -> tuple[link.FromWorker, list[memoryview]]:
         """The next message of the worker. Fails when it ends, or takes too long."""
+        channel = self.worker.fileno()
         while (frames := self.worker.receive()) is None:
+            self.worker.flush()
+            events = zmq.POLLIN | (zmq.POLLOUT if self.worker.unsent else 0)
+            self._poller.register(channel, 0 if self.worker.silent else events)
             ready = dict(self._poller.poll(TIMEOUT_S * 1000))
             assert ready, "the worker said nothing in time"
-            assert self.worker.reports in ready, self.worker.exit_reason()
+            assert channel in ready, self.worker.exit_reason()
         return link.decode_from_worker(frames[0]), frames[1:]
 
     def expect(self, kind: type) -> Any:
@@ -178,8 +181,7 @@ def worker(store: Store | Path, *, ready: bool = True, **settings: Any) -> Itera
     path = store.path if isinstance(store, Store) else store
     settings = {"backend": "fake", "max_batch_rows": 8, **settings}
     made = Settings(store=str(path), cache_dir=str(path.parent / "cache"), **settings)
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    process = WorkerProcess(made, context)
+    process = WorkerProcess(made)
     try:
         rig = Rig(process)
         if ready:
@@ -187,7 +189,6 @@ def worker(store: Store | Path, *, ready: bool = True, **settings: Any) -> Itera
         yield rig
     finally:
         process.close()
-        context.term()
 
 
 _DATATYPES = {"<f4": "FP32", "|u1": "UINT8", "<i8": "INT64", "<f8": "FP64", "<f2": "FP16"}

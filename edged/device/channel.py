@@ -1,0 +1,178 @@
+"""Messages of several frames over a stream socket, by whoever calls: no threads, no queues between.
+
+Knows nothing of what frames mean. On the stream a message is the number of its payload frames, the
+bytes of its first frame and of each payload frame, then the frames. Both ends run on one host.
+
+ZeroMQ would hand each message to a thread of its own on either side, which costs more time than
+all else that a small message needs.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import TypeAlias
+
+from edged.errors import Unavailable
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+_AHEAD_BYTES = 4096  # read at once: a few short messages, or the beginning of a long one
+_GATHER = 64  # buffers that one call sends
+_SOCKET_BYTES = 1 << 20  # that the kernel holds for the other end, if it allows so many
+_COUNT = struct.Struct("=II")  # payload frames; bytes of the first frame
+
+
+def channel_pair() -> tuple[socket.socket, socket.socket]:
+    """The two ends of a channel between two processes."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+    return ends
+
+
+class Receiver:
+    """Reads messages, one thread at a time."""
+
+    def __init__(self, source: socket.socket) -> None:
+        self._source = source
+        self._ahead = bytearray(_AHEAD_BYTES)
+        self._begin = self._end = 0  # of what was read ahead
+        self._frames: list[memoryview] | None = None  # of a message that has begun
+        self._missing: deque[memoryview] = deque()  # parts of them
+        self.ended = False  # the other end has closed: nothing more comes
+
+    def receive(self) -> list[memoryview] | None:
+        """The next message; None at the end, or when it would have to wait and must not.
+
+        The first frame is valid until the next call, payload frames for as long as they are used.
+        """
+        if self._frames is None:
+            while (wanted := self._parse()) > 0:
+                if not self._read_ahead(wanted):
+                    return None
+        while self._missing:
+            part = self._missing[0]
+            count = self._read_into(part)
+            if not count:
+                return None
+            if count == part.nbytes:
+                self._missing.popleft()
+            else:
+                self._missing[0] = part[count:]
+        frames, self._frames = self._frames, None
+        return frames
+
+    def _parse(self) -> int:
+        """Begin a message if its first frame has come; else the bytes that are missing for that."""
+        have = self._end - self._begin
+        if have < _COUNT.size:
+            return _COUNT.size - have
+        count, first_bytes = _COUNT.unpack_from(self._ahead, self._begin)
+        sizes = struct.Struct(f"={count}Q")
+        head = _COUNT.size + sizes.size
+        if have < head + first_bytes:
+            return int(head + first_bytes - have)
+        view = memoryview(self._ahead)
+        at = self._begin + head + first_bytes
+        frames = [view[at - first_bytes : at]]
+        for size in sizes.unpack_from(self._ahead, self._begin + _COUNT.size):
+            frame = memoryview(bytearray(size))
+            here = min(size, self._end - at)
+            frame[:here] = view[at : at + here]
+            at += here
+            frames.append(frame)
+            if here < size:
+                self._missing.append(frame[here:])
+        self._begin = at
+        self._frames = frames
+        return 0
+
+    def _read_ahead(self, wanted: int) -> bool:
+        """Read `wanted` bytes or more, as far as they are there."""
+        have = self._end - self._begin
+        if self._begin:
+            self._ahead[:have] = self._ahead[self._begin : self._end]
+            self._begin, self._end = 0, have
+        if have + wanted > len(self._ahead):  # a long first frame; views of the old buffer stay
+            self._ahead = self._ahead + bytearray(have + wanted - len(self._ahead))
+        count = self._read_into(memoryview(self._ahead)[have:])
+        self._end += count
+        return count > 0
+
+    def _read_into(self, target: memoryview) -> int:
+        try:
+            count = self._source.recv_into(target)
+        except BlockingIOError:
+            return 0
+        except ConnectionResetError:  # the other end closed without reading all that we sent
+            count = 0
+        self.ended = not count
+        return count
+
+
+class Sender:
+    """Writes messages. What the socket does not take at once waits here, in order."""
+
+    def __init__(self, target: socket.socket) -> None:
+        self._target = target
+        self._waiting: deque[Buffer] = deque()
+
+    @property
+    def waits(self) -> bool:
+        """Whether to `flush` when the socket can be written."""
+        return bool(self._waiting)
+
+    def send(self, frames: Sequence[Buffer]) -> None:
+        """Send a message. Its frames must stay as they are until nothing waits.
+
+        Raises Unavailable when the other end has closed.
+        """
+        waits = self.waits
+        self._waiting.append(_head(frames))
+        self._waiting.extend(frames)
+        if not waits:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        waiting = self._waiting
+        while waiting:
+            try:
+                sent = self._target.sendmsg(list(islice(waiting, _GATHER)))
+            except BlockingIOError:
+                return
+            except ConnectionError:
+                waiting.clear()
+                raise Unavailable("the other end is gone: try again") from None
+            while waiting and sent >= (size := _size(waiting[0])):
+                waiting.popleft()
+                sent -= size
+            if sent:
+                waiting[0] = memoryview(waiting[0]).cast("B")[sent:]
+
+
+class SharedSender:
+    """Writes messages of several threads to a socket that makes them wait until they are taken."""
+
+    def __init__(self, target: socket.socket) -> None:
+        self._sender = Sender(target)
+        self._lock = threading.Lock()
+
+    def send(self, frames: Sequence[Buffer]) -> None:
+        """The memory of the frames may be used again when this returns."""
+        with self._lock:
+            self._sender.send(frames)
+
+
+def _head(frames: Sequence[Buffer]) -> bytes:
+    sizes = [_size(frame) for frame in frames]
+    return _COUNT.pack(len(sizes) - 1, sizes[0]) + struct.pack(f"={len(sizes) - 1}Q", *sizes[1:])
+
+
+def _size(frame: Buffer) -> int:
+    return memoryview(frame).nbytes
