@@ -1,0 +1,105 @@
+"""Messages over a real socket pair."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.device.channel import Receiver, Sender, SharedSender, channel_pair
+from edged.errors import Unavailable
+
+SIZES = st.sampled_from([0, 1, 5, 4090, 4096, 5000, 300_000])
+MESSAGES = st.lists(st.lists(SIZES, min_size=1, max_size=5), max_size=8)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = channel_pair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def message(number: int, sizes: list[int]) -> list[bytes]:
+    return [bytes([number, at]) * (size // 2) + b"!" * (size % 2) for at, size in enumerate(sizes)]
+
+
+def copied(frames: list[memoryview] | None) -> list[bytes] | None:
+    return None if frames is None else [bytes(frame) for frame in frames]
+
+
+@given(MESSAGES)
+def test_without_waiting_every_message_arrives_whole_and_in_order(all_sizes):
+    sent = [message(number, sizes) for number, sizes in enumerate(all_sizes)]
+    ours, theirs = channel_pair()
+    with ours, theirs:
+        for end in (ours, theirs):
+            end.setblocking(False)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
+        sender, receiver = Sender(ours), Receiver(theirs)
+        for frames in sent:
+            sender.send(frames)
+        received = []
+        while len(received) < len(sent):
+            sender.flush()
+            frames = copied(receiver.receive())
+            if frames is not None:
+                received.append(frames)
+        assert received == sent
+        assert not sender.waits
+        assert receiver.receive() is None
+        assert not receiver.ended
+
+
+def test_payload_stays_when_more_is_received(ends):
+    ours, theirs = ends
+    sender, receiver = Sender(ours), Receiver(theirs)
+    sender.send([b"first", b"a" * 3000])
+    sender.send([b"second", b"b" * 3000])
+    kept = receiver.receive()[1]
+    receiver.receive()
+    assert bytes(kept) == b"a" * 3000
+
+
+def test_threads_do_not_mix_their_messages(ends):
+    ours, theirs = ends
+    sender = SharedSender(ours)
+
+    def speak(number: int) -> None:
+        for _ in range(20):
+            sender.send(message(number, [10, 100_000, 7]))
+
+    threads = [threading.Thread(target=speak, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    receiver = Receiver(theirs)
+    received = [copied(receiver.receive()) for _ in range(60)]
+    for thread in threads:
+        thread.join()
+    for number in range(3):
+        assert received.count(message(number, [10, 100_000, 7])) == 20
+
+
+def test_last_words_are_heard_before_the_end(ends):
+    ours, theirs = ends
+    Sender(theirs).send([b"never read"])
+    Sender(ours).send([b"last", b"words"])
+    ours.close()
+    receiver = Receiver(theirs)
+    assert copied(receiver.receive()) == [b"last", b"words"]
+    assert not receiver.ended
+    assert receiver.receive() is None
+    assert receiver.ended
+
+
+def test_nobody_is_there_to_read(ends):
+    ours, theirs = ends
+    theirs.close()
+    sender = Sender(ours)
+    with pytest.raises(Unavailable, match="gone"):
+        sender.send([b"hello", b"there"])
+    assert not sender.waits
