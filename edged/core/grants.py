@@ -1,0 +1,321 @@
+"""Grants of the uplink: which announced uploads run now, how fast, and until when.
+
+Knows no payloads and no messages: keys, sizes, times. Units: bytes, bytes per second, seconds.
+
+Uploads that were announced wait until the uplink is free. Then those of one group, which can share
+a batch, run side by side in a *round*, and all end at the same time: equation (12) of Qu et al.,
+PartialLoading. With d the bytes of an upload and c what its device's link carries alone, its part
+of the uplink is (d / c) / sum(d / c), its rate that part of c. The parts of a round sum to one, and
+a round begins when the leases of the one before it are over, so grants never sum to more than the
+uplink.
+
+A grant is a lease. It is over when the bytes are there, when the client gives it back, when nothing
+has come for a while, or when its time is up; who has bytes left then announces them again. So a
+device whose link is slower than it said, or that has vanished, keeps the others waiting for no
+longer than a lease.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from edged.errors import InvalidArgument, ResourceExhausted, Unavailable
+
+Key: TypeAlias = tuple[int, str]
+"""An upload: the number of its client, and the client's name for it."""
+
+LATE = 0.1  # of its time, which a lease is longer: a connection takes a while to get up to its rate
+LATE_S = 0.05  # likewise, whatever its time
+TRANSIT_S = 0.1  # after a lease, in which what is on its way is still taken
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The configuration of the uplink. With `rate_bytes_s` 0 nothing is shared out."""
+
+    rate_bytes_s: int = 0  # what all uploads together may take
+    shares: Literal["finish-together", "equal"] = "finish-together"
+    gather_s: float = 0.01  # from an announcement until it is granted: for others to join
+    max_lease_s: float = 5.0  # longer uploads take turns
+    stall_s: float = 2.0  # without a byte, after which an upload is given up
+    max_bytes: int = 268_435_456  # announced by all clients, and not yet part of a request
+    max_client_bytes: int = 67_108_864  # by one
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a client has to upload. `link_bytes_s`: what its link carries when it has the uplink to
+    itself; None: as much as the uplink does.
+    """
+
+    key: Key
+    group: str  # uploads of one group can share a batch
+    rows: int
+    size_bytes: int  # that are left to upload
+    sent_bytes: int = 0  # before these, under grants that have ended
+    link_bytes_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave to upload at `rate_bytes_s` from `start_s` until `end_s`."""
+
+    key: Key
+    start_s: float
+    rate_bytes_s: float
+    end_s: float
+
+
+class _Stage(Enum):
+    WAITING = auto()
+    GRANTED = auto()
+    COMPLETE = auto()  # all that was announced is there; the request that it belongs to follows
+
+
+@dataclass(slots=True)
+class _Upload:
+    group: str
+    rows: int
+    left_bytes: int
+    received_bytes: int
+    link_bytes_s: float
+    announced_s: float
+    stage: _Stage = _Stage.WAITING
+    heard_s: float = 0.0
+    grant: Grant | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return self.left_bytes + self.received_bytes
+
+    @property
+    def need_s(self) -> float:
+        """How long it would take alone; p_k of the paper."""
+        return self.left_bytes / self.link_bytes_s
+
+
+class Grants:
+    """Owns the table of announced uploads. `turn` is to be called after every other call, and at
+    `wakeup_at()`.
+    """
+
+    def __init__(self, settings: Settings, *, max_rows: int, max_client_uploads: int) -> None:
+        """`max_rows`: of the largest batch, so of a round."""
+        self._settings = settings
+        self._max_rows = max_rows
+        self._max_client_uploads = max_client_uploads
+        self._uploads: dict[Key, _Upload] = {}
+        # The three stages, each in the order in which it was reached.
+        self._waiting: dict[Key, _Upload] = {}
+        self._granted: dict[Key, _Upload] = {}
+        self._complete: dict[Key, _Upload] = {}
+        self._bytes = 0
+        self._client_bytes: Counter[int] = Counter()
+        self._client_uploads: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._uploads)
+
+    @property
+    def active(self) -> tuple[Grant, ...]:
+        """The grants that have not ended."""
+        return tuple(upload.grant for upload in self._granted.values() if upload.grant is not None)
+
+    def announce(self, announcement: Announcement, now: float) -> None:
+        """Put an upload at the end of the queue. One that is known gives back what it was granted,
+        and goes on there (`sent_bytes`) or begins anew.
+
+        Raises ResourceExhausted if it can never be granted, Unavailable if not now.
+        """
+        key = announcement.key
+        known = self._uploads.get(key)
+        if announcement.sent_bytes and announcement.sent_bytes != (known and known.received_bytes):
+            self.end(key)
+            raise Unavailable(
+                f"the {announcement.sent_bytes} bytes that were sent before are not here (any "
+                "more): announce the upload again from its beginning",
+                retry_after_s=0.0,
+            )
+        size_bytes = announcement.sent_bytes + announcement.size_bytes
+        self._check_room(key, size_bytes, 0 if known is None else known.size_bytes)
+        uplink = float(self._settings.rate_bytes_s)
+        upload = _Upload(
+            group=announcement.group,
+            rows=announcement.rows,
+            left_bytes=announcement.size_bytes,
+            received_bytes=announcement.sent_bytes,
+            link_bytes_s=min(announcement.link_bytes_s or uplink, uplink),
+            announced_s=now,
+        )
+        self.end(key)
+        self._uploads[key] = self._waiting[key] = upload
+        self._charge(key[0], size_bytes, 1)
+
+    def received(self, key: Key, offset: int, size_bytes: int, now: float) -> bool:
+        """Bytes have come; False when there is no such upload (any more), so they are dropped.
+
+        Raises Unavailable when bytes before them are missing, InvalidArgument when they are more
+        than was announced; the upload has then ended.
+        """
+        upload = self._granted.get(key)
+        if upload is None:
+            return False
+        if offset != upload.received_bytes:
+            self.end(key)
+            raise Unavailable(
+                f"bytes of the upload from {upload.received_bytes} on are missing, those from "
+                f"{offset} on came: announce it again and send all of it",
+                retry_after_s=0.0,
+            )
+        if size_bytes > upload.left_bytes:
+            self.end(key)
+            raise InvalidArgument(
+                f"the upload brings {size_bytes - upload.left_bytes} bytes more than were "
+                "announced: announce all of them"
+            )
+        upload.received_bytes += size_bytes
+        upload.left_bytes -= size_bytes
+        upload.heard_s = now
+        if not upload.left_bytes:
+            upload.stage = _Stage.COMPLETE
+            self._complete[key] = self._granted.pop(key)
+        return True
+
+    def end(self, key: Key) -> bool:
+        """Forget an upload, and give back what it was granted; False when there is none."""
+        upload = self._uploads.pop(key, None)
+        if upload is None:
+            return False
+        for stage in (self._waiting, self._granted, self._complete):
+            stage.pop(key, None)
+        self._charge(key[0], -upload.size_bytes, -1)
+        return True
+
+    def keys_of(self, client: int) -> tuple[Key, ...]:
+        """The uploads of a client."""
+        if client not in self._client_uploads:
+            return ()
+        return tuple(key for key in self._uploads if key[0] == client)
+
+    def turn(self, now: float) -> tuple[tuple[Key, ...], tuple[Grant, ...]]:
+        """What has come to its end without being complete or used, and what is granted now."""
+        expired = tuple(
+            key
+            for stage in (self._granted, self._complete)
+            for key, upload in stage.items()
+            if self._expires_at(upload) <= now
+        )
+        for key in expired:
+            self.end(key)
+        begins_s = self._next_round_at()
+        if begins_s is None or begins_s > now:
+            return expired, ()
+        return expired, self._begin_round(now)
+
+    def wakeup_at(self) -> float | None:
+        """When `turn` has something to do, if nothing else happens."""
+        times = [
+            self._expires_at(upload)
+            for stage in (self._granted, self._complete)
+            for upload in stage.values()
+        ]
+        if (begins_s := self._next_round_at()) is not None:
+            times.append(begins_s)
+        return min(times, default=None)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _next_round_at(self) -> float | None:
+        """When to choose the next round: others have had time to join, and the uplink is free, or
+        is at a known time so soon that the grant may be on its way meanwhile.
+        """
+        if not self._waiting:
+            return None
+        gather_s = self._settings.gather_s
+        oldest = next(iter(self._waiting.values()))
+        return max(oldest.announced_s + gather_s, self._busy_until() - gather_s)
+
+    def _busy_until(self) -> float:
+        return max((grant.end_s for grant in self.active), default=-math.inf)
+
+    def _begin_round(self, now: float) -> tuple[Grant, ...]:
+        members = self._choose()
+        start_s = max(now, self._busy_until())
+        parts = _PARTS[self._settings.shares]([upload.need_s for upload in members.values()])
+        grants = []
+        for (key, upload), part in zip(members.items(), parts, strict=True):
+            rate_bytes_s = part * upload.link_bytes_s
+            lease_s = min(upload.left_bytes / rate_bytes_s, self._settings.max_lease_s)
+            end_s = start_s + lease_s * (1 + LATE) + LATE_S
+            upload.grant = Grant(key, start_s, rate_bytes_s, end_s)
+            upload.stage = _Stage.GRANTED
+            upload.heard_s = start_s
+            self._granted[key] = self._waiting.pop(key)
+            grants.append(upload.grant)
+        return tuple(grants)
+
+    def _choose(self) -> dict[Key, _Upload]:
+        """Of the group that has waited longest, in order, what is one batch and one lease."""
+        group = next(iter(self._waiting.values())).group
+        chosen: dict[Key, _Upload] = {}
+        rows, need_s = 0, 0.0
+        for key, upload in self._waiting.items():
+            if upload.group != group:
+                continue
+            rows += upload.rows
+            need_s += upload.need_s
+            if chosen and (rows > self._max_rows or need_s > self._settings.max_lease_s):
+                break
+            chosen[key] = upload
+        return chosen
+
+    def _expires_at(self, upload: _Upload) -> float:
+        stalled_s = upload.heard_s + self._settings.stall_s
+        if upload.stage is _Stage.COMPLETE or upload.grant is None:
+            return stalled_s
+        return min(stalled_s, upload.grant.end_s + TRANSIT_S)
+
+    def _check_room(self, key: Key, size_bytes: int, known_bytes: int) -> None:
+        settings = self._settings
+        client_bytes = self._client_bytes[key[0]] + size_bytes - known_bytes
+        if client_bytes > settings.max_client_bytes:
+            raise ResourceExhausted(
+                f"{client_bytes} bytes announced by this client are above the limit of "
+                f"{settings.max_client_bytes}: upload what was announced before announcing more"
+            )
+        if key not in self._uploads and self._client_uploads[key[0]] >= self._max_client_uploads:
+            raise ResourceExhausted(
+                f"{self._max_client_uploads} uploads of this client are announced, which is the "
+                "limit: finish one before announcing another"
+            )
+        if self._bytes + size_bytes - known_bytes > settings.max_bytes:
+            raise Unavailable(
+                f"uploads of {self._bytes} bytes are announced already; try again later",
+                retry_after_s=sum(upload.need_s for upload in self._uploads.values()),
+            )
+
+    def _charge(self, client: int, size_bytes: int, uploads: int) -> None:
+        """Count bytes and uploads of a client in, or out; who has none leaves the table."""
+        self._bytes += size_bytes
+        self._client_bytes[client] += size_bytes
+        self._client_uploads[client] += uploads
+        if not self._client_uploads[client]:
+            del self._client_bytes[client], self._client_uploads[client]
+
+
+def _finish_together(needs_s: list[float]) -> list[float]:
+    """Equation (12): in proportion to what each upload takes alone."""
+    total_s = math.fsum(needs_s)
+    return [need_s / total_s for need_s in needs_s]
+
+
+def _equal(needs_s: list[float]) -> list[float]:
+    return [1.0 / len(needs_s)] * len(needs_s)
+
+
+_PARTS = {"finish-together": _finish_together, "equal": _equal}
