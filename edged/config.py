@@ -13,6 +13,7 @@ import msgspec
 
 from edged import wire
 from edged.core.batching import policy
+from edged.core.grants import Settings as Uplink
 from edged.core.settings import Settings as SchedulerSettings
 from edged.errors import ConfigError, InvalidArgument
 from edged.wire import DEFAULT_ENDPOINT
@@ -64,6 +65,7 @@ class Config(_Section, frozen=True):
     server: Server = Server()
     limits: Limits = Limits()
     scheduler: SchedulerSettings = SchedulerSettings()
+    uplink: Uplink = Uplink()
     device: Device = Device()
     log: Log = Log()
 
@@ -115,6 +117,8 @@ def _check(config: Config) -> None:
             f"scheduler.{name}": getattr(scheduler, name)
             for name in ("queue_rows", "staging_rows", "max_batch_rows", "levels", "max_attempts")
         },
+        "uplink.max_lease_s": config.uplink.max_lease_s,
+        "uplink.stall_s": config.uplink.stall_s,
         **{
             f"limits.{name}": value for name, value in msgspec.structs.asdict(config.limits).items()
         },
@@ -125,6 +129,7 @@ def _check(config: Config) -> None:
     for name, count in (("threads", device.threads), ("prepare_threads", device.prepare_threads)):
         if count < 0:
             raise ConfigError(f"device.{name} is {count}: it must be 0 (automatic) or more")
+    _check_uplink(config)
     try:
         policy(scheduler.policy)
     except InvalidArgument as error:
@@ -140,6 +145,29 @@ def _check(config: Config) -> None:
             f"of scheduler.max_batch_rows = {scheduler.max_batch_rows}"
         )
     _check_endpoints(server)
+
+
+def _check_uplink(config: Config) -> None:
+    uplink = config.uplink
+    if uplink.rate_bytes_s < 0:
+        raise ConfigError(
+            f"uplink.rate_bytes_s is {uplink.rate_bytes_s}: it must be 0 (not shared out) or more"
+        )
+    if not 0 <= uplink.gather_s < uplink.max_lease_s:
+        raise ConfigError(
+            f"uplink.gather_s is {uplink.gather_s}: it must be 0 or more, and below "
+            f"uplink.max_lease_s = {uplink.max_lease_s}"
+        )
+    shares_out = uplink.rate_bytes_s > 0
+    if (
+        shares_out
+        and not config.limits.max_message_bytes <= uplink.max_client_bytes <= uplink.max_bytes
+    ):
+        raise ConfigError(
+            f"uplink.max_client_bytes is {uplink.max_client_bytes}: it must be at least "
+            f"limits.max_message_bytes = {config.limits.max_message_bytes}, and at most "
+            f"uplink.max_bytes = {uplink.max_bytes}"
+        )
 
 
 def _check_endpoints(server: Server) -> None:

@@ -40,15 +40,16 @@ from edged.core.events import (
     Run,
     Woke,
 )
-from edged.core.scheduler import Scheduler
+from edged.core.scheduler import RESTART_S, Scheduler
 from edged.daemon import inquiries
 from edged.daemon.catalog import Catalog, Resolved
 from edged.daemon.clients import Client, Clients
 from edged.daemon.inquiries import Situation
 from edged.daemon.recording import Recorder
 from edged.daemon.statistics import Statistics
+from edged.daemon.uploads import Uploads
 from edged.device import link
-from edged.errors import EdgedError, ResourceExhausted, from_code
+from edged.errors import EdgedError, ResourceExhausted, Unavailable, from_code
 
 log = logging.getLogger("edged")
 
@@ -101,6 +102,7 @@ class Front:
         self._scheduler = Scheduler(config.scheduler)
         self._statistics = Statistics(catalog.tasks)
         self._clients = Clients(config.server.client_timeout_s)
+        self._uploads = Uploads(config.uplink, self._limits)
         self._pending: dict[int, Pending] = {}
         self._last_rid = 0
         self._device: link.Ready | None = None
@@ -135,21 +137,27 @@ class Front:
         return self._device is not None and self._scheduler.staged_rows > 0
 
     def wakeup_at(self) -> float | None:
-        return self._scheduler.wakeup_at()
+        times = (self._scheduler.wakeup_at(), self._uploads.wakeup_at())
+        return min((at for at in times if at is not None), default=None)
 
     # --- from the loop ------------------------------------------------------------------------
 
     def on_woke(self, now: float) -> None:
         self._tell(Woke(), now)
+        for notice in self._uploads.notices(now):
+            if isinstance(notice.what, EdgedError):
+                self._send_error(notice.client, notice.what, notice.id, now)
+            else:
+                self._send(notice.client, notice.what, (), now)
 
     def on_sweep(self, now: float) -> None:
         """Now and then: drop the work of clients that have fallen silent."""
         for client in self._clients.sweep(now):
-            log.info("client %d is gone: %d requests dropped", client.number, len(client.in_flight))
-            self._tell(ClientGone(client.number), now)
+            self._lose(client, now)
 
     def on_drain(self, now: float) -> None:
         self._draining = True
+        self._uploads.drain()
         self._tell(DrainAsked(), now)
 
     def on_worker_lost(self, reason: str, now: float) -> None:
@@ -193,10 +201,13 @@ class Front:
                 f"{self._limits.max_in_flight}: wait for answers before sending more"
             )
         resolved = self._catalog.resolve(infer)
+        payload = request.payload
+        if infer.parameters.upload is not None:
+            payload = self._uploads.take(client, infer)
         self._last_rid += 1
         rid = self._last_rid
         prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks)
-        pending = Pending(client, infer.id, resolved, [link.encode(prepare), *request.payload])
+        pending = Pending(client, infer.id, resolved, [link.encode(prepare), *payload])
         self._pending[rid] = pending
         self._clients.begin(client, infer.id, rid)
         self._statistics.arrived(pending.tasks)
@@ -230,7 +241,20 @@ class Front:
         rid = client.in_flight.get(header.request)
         if rid is not None:
             self._tell(CancelAsked(rid), now)
-        self._send(client, wire.CancelReply(header.id, rid is not None), (), now)
+        cancelled = rid is not None or self._uploads.cancel(client, header.request)
+        self._send(client, wire.CancelReply(header.id, cancelled), (), now)
+
+    def _announce(self, client: Client, request: wire.Request, now: float) -> None:
+        header = request.header
+        assert isinstance(header, wire.Announce)
+        if self._draining:
+            raise Unavailable(self._why_not_ready(), retry_after_s=RESTART_S)
+        group = self._catalog.group(self._catalog.find(header.task).name)
+        self._uploads.announce(client, header, group, now)
+
+    def _chunk(self, client: Client, request: wire.Request, now: float) -> None:
+        assert isinstance(request.header, wire.Chunk)
+        self._uploads.chunk(client, request.header, request.payload[0], now)
 
     def _ping(self, client: Client, request: wire.Request, now: float) -> None:
         assert isinstance(request.header, wire.Ping)
@@ -391,10 +415,16 @@ class Front:
 
     def _deliver(self, client: Client, frames: wire.Frames, now: float) -> None:
         """Send, and if nobody is there to read, drop what else the client has asked for."""
-        if not self._outlet.to_client(client.routing_id, frames) and client.in_flight:
-            self._clients.forget(client)
-            log.info("client %d is gone: %d requests dropped", client.number, len(client.in_flight))
-            self._tell(ClientGone(client.number), now)
+        if not self._outlet.to_client(client.routing_id, frames):
+            self._uploads.forget(client)
+            if client.in_flight:
+                self._clients.forget(client)
+                self._lose(client, now)
+
+    def _lose(self, client: Client, now: float) -> None:
+        log.info("client %d is gone: %d requests dropped", client.number, len(client.in_flight))
+        self._uploads.forget(client)
+        self._tell(ClientGone(client.number), now)
 
     def _report_statistics(self, now: float, worker: link.Memory | None = None) -> None:
         asked, self._asked_statistics = self._asked_statistics, []
@@ -443,6 +473,8 @@ def _output(task: str, model: str, output: link.Output) -> wire.OutputTensor:
 _ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = {
     wire.Infer: Front._infer,
     wire.Cancel: Front._cancel,
+    wire.Announce: Front._announce,
+    wire.Chunk: Front._chunk,
     wire.Statistics: Front._ask_statistics,
     **dict.fromkeys(inquiries.INQUIRIES, Front._inquire),
     wire.Ping: Front._ping,

@@ -9,7 +9,9 @@ from typing import Any
 from edged import __version__, wire
 from edged.daemon.catalog import Catalog
 
-EXTENSIONS = ("zmq_binary_frames", "classification", "schedule_policy", "statistics", "cancel")
+EXTENSIONS = (
+    "zmq_binary_frames", "classification", "schedule_policy", "statistics", "cancel", "grants",
+)  # fmt: skip
 
 _MODEL_STATES = {"READY": "READY", "DRAINING": "UNAVAILABLE"}  # of the daemon, to that of models
 

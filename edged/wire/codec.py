@@ -8,7 +8,7 @@ before anything is allocated in proportion to what a frame claims.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
@@ -21,6 +21,8 @@ from edged.errors import Code, EdgedError, InvalidArgument, ResourceExhausted, U
 from edged.wire.messages import (
     REPLIES,
     REQUESTS,
+    Announce,
+    Chunk,
     ErrorReply,
     Id,
     Infer,
@@ -45,11 +47,14 @@ MAX_REPLY_HEADER_BYTES = 16 * 2**20  # statistics, labels and top-k of many rows
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Frames: TypeAlias = list[Buffer]
 H = TypeVar("H")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """`payload` is empty but for Infer; `by_input` tells which frame belongs to which input."""
+    """`payload` is empty but for Infer, where `by_input` tells which frame belongs to which input,
+    and for Chunk.
+    """
 
     header: RequestHeader
     payload: tuple[Buffer, ...] = ()
@@ -103,34 +108,56 @@ def check_request(header: RequestHeader, payload: Sequence[Buffer], limits: Limi
     _check_payload(header, payload, limits)
 
 
-def by_input(
-    inputs: Sequence[InputTensor], payload: Sequence[Buffer]
-) -> tuple[tuple[Buffer, ...], ...]:
-    """The payload frames of each input: one a row for BYTES, else one."""
-    frames = iter(payload)
-    return tuple(tuple(islice(frames, _frames_of(tensor))) for tensor in inputs)
+def by_input(inputs: Sequence[InputTensor], frames: Iterable[T]) -> tuple[tuple[T, ...], ...]:
+    """What belongs to each input, of what there is one of for each payload frame: the frames
+    themselves, their sizes. One a row for BYTES, else one.
+    """
+    each = iter(frames)
+    return tuple(tuple(islice(each, _frames_of(tensor))) for tensor in inputs)
 
 
 def _check_payload(header: RequestHeader, payload: Sequence[Buffer], limits: Limits) -> None:
-    if not isinstance(header, Infer):
-        if payload:
-            raise InvalidArgument(
-                f"{len(payload)} payload frames follow a header that takes none: send two frames"
-            )
-        return
+    sizes = [memoryview(frame).nbytes for frame in payload]
+    if isinstance(header, Infer):
+        _check_infer(header, _sizes_sent(header, sizes, limits), limits)
+    elif isinstance(header, Chunk):
+        if len(sizes) != 1 or not sizes[0]:
+            raise InvalidArgument("a chunk has one payload frame, which is not empty")
+    elif payload:
+        raise InvalidArgument(
+            f"{len(payload)} payload frames follow a header that takes none: send two frames"
+        )
+    elif isinstance(header, Announce):
+        _check_within("rows", header.rows, limits.max_rows)
+        _check_within("bytes", header.sent + header.bytes, limits.max_message_bytes)
+
+
+def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence[int]:
+    """Bytes of each payload frame, in this message or in chunks before it."""
+    upload = header.parameters.upload
+    if upload is None:
+        return sizes
+    if sizes:
+        raise InvalidArgument("the payload was uploaded before: send it once, in chunks or here")
+    _check_within("parameters.upload", sum(upload), limits.max_message_bytes)
+    return upload
+
+
+def _check_infer(header: Infer, sizes: Sequence[int], limits: Limits) -> None:
+    """`sizes`: bytes of each payload frame."""
     _check_counts(header, limits)
     _check_unique("input", [tensor.name for tensor in header.inputs])
     _check_unique("output", [(o.name, o.parameters.model or "") for o in header.outputs])
     for tensor in header.inputs:
         _check_shape(tensor, header.inputs[0].shape[0], limits)
     expected = sum(map(_frames_of, header.inputs))
-    if len(payload) != expected:
+    if len(sizes) != expected:
         raise InvalidArgument(
-            f"{len(payload)} payload frames for inputs that take {expected}: "
+            f"{len(sizes)} payload frames for inputs that take {expected}: "
             "send one a row for BYTES, one for any other input"
         )
-    for tensor, frames in zip(header.inputs, by_input(header.inputs, payload), strict=True):
-        _check_bytes(tensor, frames)
+    for tensor, of_tensor in zip(header.inputs, by_input(header.inputs, sizes), strict=True):
+        _check_bytes(tensor, of_tensor)
 
 
 def _check_counts(header: Infer, limits: Limits) -> None:
@@ -140,14 +167,18 @@ def _check_counts(header: Infer, limits: Limits) -> None:
         ("parameters.priority", header.parameters.priority, limits.max_priority),
         ("parameters.timeout", header.parameters.timeout or 0, limits.max_timeout_us),
     ):
-        if value > limit:
-            raise ResourceExhausted(f"{what}: {value} is above the daemon's limit of {limit}")
+        _check_within(what, value, limit)
     for output in header.outputs:
         if (output.parameters.classification or 0) > limits.max_classification:
             raise ResourceExhausted(
                 f"output {output.name!r} asks for the {output.parameters.classification} best "
                 f"classes, above the daemon's limit of {limits.max_classification}"
             )
+
+
+def _check_within(what: str, value: int, limit: int) -> None:
+    if value > limit:
+        raise ResourceExhausted(f"{what}: {value} is above the daemon's limit of {limit}")
 
 
 def _check_unique(what: str, names: Sequence[object]) -> None:
@@ -179,10 +210,10 @@ def _check_shape(tensor: InputTensor, rows: int, limits: Limits) -> None:
         )
 
 
-def _check_bytes(tensor: InputTensor, frames: Sequence[Buffer]) -> None:
+def _check_bytes(tensor: InputTensor, sizes: Sequence[int]) -> None:
     if tensor.datatype == "BYTES":
-        for row, frame in enumerate(frames):
-            if not memoryview(frame).nbytes:
+        for row, size in enumerate(sizes):
+            if not size:
                 raise InvalidArgument(
                     f"input {tensor.name!r}, row {row}: the image is empty; send a JPEG or PNG file"
                 )
@@ -190,11 +221,10 @@ def _check_bytes(tensor: InputTensor, frames: Sequence[Buffer]) -> None:
     need = (
         prod(tensor.shape) * ITEM_BYTES[tensor.datatype]
     )  # exact: Python integers do not overflow
-    have = memoryview(frames[0]).nbytes
-    if have != need:
+    if sizes[0] != need:
         raise InvalidArgument(
             f"input {tensor.name!r}: {tensor.datatype} of shape {list(tensor.shape)} takes "
-            f"{need} bytes, its frame has {have}"
+            f"{need} bytes, its frame has {sizes[0]}"
         )
 
 
@@ -256,7 +286,7 @@ def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None
 # --- both ways ----------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
-_REPLY_TYPES = {request: REPLIES[op] for op, request in REQUESTS.items()}
+_REPLY_TYPES = {request: REPLIES[op] for op, request in REQUESTS.items() if op in REPLIES}
 _FIRST_FRAMES: dict[type, bytes] = {
     cls: MAGIC + bytes([op]) for table in (REQUESTS, REPLIES) for op, cls in table.items()
 }

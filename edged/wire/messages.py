@@ -29,6 +29,8 @@ class Op(IntEnum):
     INFER = 0x01
     CANCEL = 0x02
     PING = 0x03
+    ANNOUNCE = 0x04
+    CHUNK = 0x05  # a part of an INFER; has no reply of its own
     SERVER_LIVE = 0x10
     SERVER_READY = 0x11
     SERVER_METADATA = 0x12
@@ -119,6 +121,8 @@ class InferParameters(_Request, frozen=True):
     priority: Annotated[int, Meta(ge=0)] = 0  # 1 is the highest; 0: the daemon's default level
     stream: Id | None = None  # newer requests of a client's stream replace those that still wait
     ordered: bool = False  # answered after those of its client and stream that came before it
+    # Sizes in bytes of the payload frames, where they have come as chunks before.
+    upload: tuple[Annotated[int, Meta(ge=1)], ...] | None = None
 
 
 class Infer(_Request, frozen=True):
@@ -143,6 +147,28 @@ class Ping(_Request, frozen=True):
 
     id: Id
     interval: Annotated[int, Meta(ge=10_000, le=60_000_000)] | None = None  # µs; None: no promise
+
+
+class Announce(_Request, frozen=True):
+    """Asks for a grant to upload the payload of the coming INFER `request`, in chunks.
+
+    Again with what is left, when a grant has ended before all was sent.
+    """
+
+    id: Id
+    request: Id
+    task: Name  # one that the request will ask for
+    bytes: Annotated[int, Meta(ge=1)]  # of payload that are left to send
+    sent: Annotated[int, Meta(ge=0)] = 0  # before these, under earlier grants
+    rows: Annotated[int, Meta(ge=1)] = 1
+    link_bytes_s: Annotated[int, Meta(ge=1)] | None = None  # what the device's link carries alone
+
+
+class Chunk(_Request, frozen=True):
+    """Bytes of the payload of the INFER `id`, all of its frames strung together. Not answered."""
+
+    id: Id
+    offset: Annotated[int, Meta(ge=0)]  # of the first of these bytes
 
 
 class ServerLive(_Request, frozen=True):
@@ -184,6 +210,8 @@ RequestHeader: TypeAlias = (
     Infer
     | Cancel
     | Ping
+    | Announce
+    | Chunk
     | ServerLive
     | ServerReady
     | ServerMetadata
@@ -248,6 +276,18 @@ class CancelReply(_Reply, frozen=True):
 
 class PingReply(_Reply, frozen=True):
     id: str
+
+
+class GrantReply(_Reply, frozen=True):
+    """Leave to upload at `rate_bytes_s` for `lease_us`, beginning `start_us` after this came.
+
+    Without a rate the uplink is not shared out: send the INFER in one piece, at once.
+    """
+
+    id: str
+    start_us: int = 0
+    rate_bytes_s: int | None = None
+    lease_us: int | None = None
 
 
 class LiveReply(_Reply, frozen=True):
@@ -380,6 +420,7 @@ ReplyHeader: TypeAlias = (
     InferReply
     | CancelReply
     | PingReply
+    | GrantReply
     | LiveReply
     | ReadyReply
     | ServerMetadataReply
@@ -394,6 +435,8 @@ REQUESTS: dict[int, type[RequestHeader]] = {
     Op.INFER: Infer,
     Op.CANCEL: Cancel,
     Op.PING: Ping,
+    Op.ANNOUNCE: Announce,
+    Op.CHUNK: Chunk,
     Op.SERVER_LIVE: ServerLive,
     Op.SERVER_READY: ServerReady,
     Op.SERVER_METADATA: ServerMetadata,
@@ -407,6 +450,7 @@ REPLIES: dict[int, type[ReplyHeader]] = {
     Op.INFER: InferReply,
     Op.CANCEL: CancelReply,
     Op.PING: PingReply,
+    Op.ANNOUNCE: GrantReply,
     Op.SERVER_LIVE: LiveReply,
     Op.SERVER_READY: ReadyReply,
     Op.SERVER_METADATA: ServerMetadataReply,
