@@ -166,6 +166,68 @@ REFUSED: dict[str, tuple[Any, list[bytes], Code, str]] = {
 }
 
 
+UPLOADED = infer(parameters={"upload": [4]})
+ANNOUNCE = {"id": "a1", "request": "r1", "task": "flowers", "bytes": 100}
+
+# name: (operation, header, payload, code, what the message says)
+REFUSED_UPLOADS: dict[str, tuple[int, Any, list[bytes], Code, str]] = {
+    "payload twice": (1, UPLOADED, [b"jpeg"], Code.INVALID_ARG, "send it once"),
+    "sizes too many": (
+        1,
+        infer(parameters={"upload": [4, 4]}),
+        [],
+        Code.INVALID_ARG,
+        "2 payload frames",
+    ),
+    "an empty frame": (1, infer(parameters={"upload": [0]}), [], Code.INVALID_ARG, "upload[0]"),
+    "sizes too large": (
+        1,
+        infer(parameters={"upload": [5001]}),
+        [],
+        Code.RESOURCE_EXHAUSTED,
+        "limit of 5000",
+    ),
+    "a size that does not fit the shape": (
+        1,
+        infer(inputs=tensor("FP32", [1, 2]), parameters={"upload": [7]}),
+        [],
+        Code.INVALID_ARG,
+        "takes 8 bytes, its frame has 7",
+    ),
+    "nothing announced": (4, ANNOUNCE | {"bytes": 0}, [], Code.INVALID_ARG, "$.bytes"),
+    "no link": (4, ANNOUNCE | {"link_bytes_s": 0}, [], Code.INVALID_ARG, "$.link_bytes_s"),
+    "too much announced": (
+        4,
+        ANNOUNCE | {"bytes": 3000, "sent": 2001},
+        [],
+        Code.RESOURCE_EXHAUSTED,
+        "limit of 5000",
+    ),
+    "rows announced": (4, ANNOUNCE | {"rows": 5}, [], Code.RESOURCE_EXHAUSTED, "limit of 4"),
+    "announced with payload": (4, ANNOUNCE, [b"j"], Code.INVALID_ARG, "send two frames"),
+    "a chunk of nothing": (5, {"id": "r1", "offset": 0}, [b""], Code.INVALID_ARG, "not empty"),
+    "a chunk without frame": (5, {"id": "r1", "offset": 0}, [], Code.INVALID_ARG, "one payload"),
+    "before the beginning": (5, {"id": "r1", "offset": -1}, [b"j"], Code.INVALID_ARG, "$.offset"),
+}
+
+
+@pytest.mark.parametrize(
+    ("op", "header", "payload", "code", "says"), REFUSED_UPLOADS.values(), ids=REFUSED_UPLOADS
+)
+def test_bad_uploads_get_a_code_and_say_what_is_wrong(
+    op: int, header: Any, payload: list[bytes], code: Code, says: str
+) -> None:
+    with pytest.raises(wire.BadRequest) as caught:
+        decode(header, *payload, first=b"EDG1" + bytes([op]))
+    assert caught.value.code is code
+    assert says in str(caught.value)
+    assert caught.value.id == header["id"]
+
+
+def test_an_uploaded_request_has_no_payload_frames() -> None:
+    assert decode(UPLOADED).payload == ()
+
+
 @pytest.mark.parametrize(("header", "payload", "code", "says"), REFUSED.values(), ids=REFUSED)
 def test_bad_requests_get_a_code_and_say_what_is_wrong(
     header: Any, payload: list[bytes], code: Code, says: str

@@ -55,11 +55,23 @@ def test_the_example_decodes_to_what_it_says() -> None:
     assert reply == wire.Reply(REPLY, (SCORES,))
 
 
+def test_the_bytes_of_an_announced_upload() -> None:
+    announce = wire.Announce("8", "9", "flowers", 2000, link_bytes_s=250_000)
+    assert wire.encode_request(announce) == [HEX["announce-request-0"], HEX["announce-request-1"]]
+    assert wire.decode_request(wire.encode_request(announce), wire.Limits()).header == announce
+    grant = wire.encode_reply(wire.GrantReply("8", 0, 125_000, 67_600))
+    assert grant == [HEX["announce-request-0"], HEX["announce-reply-1"]]
+    chunk = wire.encode_request(wire.Chunk("9", 0), [SCORES])
+    assert chunk == [HEX["chunk-0"], HEX["chunk-1"], SCORES]
+    assert wire.decode_request(chunk, wire.Limits()) == wire.Request(wire.Chunk("9", 0), (SCORES,))
+
+
 def test_every_operation_is_on_the_page() -> None:
     assert dict(re.findall(r"\| `(0x\w\w)` \| (\w+) \|", PAGE)) == {
         f"0x{op.value:02x}": op.name for op in wire.Op
     }
-    assert set(wire.REQUESTS) | {wire.Op.ERROR} == set(wire.REPLIES) == set(wire.Op)
+    assert set(wire.REQUESTS) | {wire.Op.ERROR} == set(wire.Op)
+    assert set(wire.REPLIES) == set(wire.Op) - {wire.Op.CHUNK}
 
 
 def test_every_field_is_on_the_page() -> None:
@@ -96,6 +108,7 @@ REPLIES: list[wire.ReplyHeader] = [
     REPLY,
     wire.CancelReply("a", True),
     wire.PingReply("a"),
+    wire.GrantReply("a", 10, 125_000, 2_000_000),
     wire.LiveReply("a", True),
     wire.ReadyReply("a", False, "STARTING", "loading"),
     wire.ServerMetadataReply("a", "edged", "0.1", ("x",), wire.Limits(max_rows=3)),
