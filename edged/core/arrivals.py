@@ -9,11 +9,14 @@ class ArrivalRate:
     """Rows a second over the last `window_s`, as of the latest beat of `beat_s`.
 
     Held between beats, as SMOOTH's scheduler looks at the load periodically. O(1) amortised.
+    Until the window is full, the rate is over what there is of it: a load that has just begun is
+    not a low one.
     """
 
-    def __init__(self, *, window_s: float, beat_s: float) -> None:
+    def __init__(self, *, window_s: float, beat_s: float, since: float) -> None:
         self._window_s = window_s
         self._beat_s = beat_s
+        self._since = since
         self._beat = 0
         self._counted: deque[tuple[float, int]] = deque()  # in the window that ends at the beat
         self._fresh: deque[tuple[float, int]] = deque()  # since the beat
@@ -25,7 +28,8 @@ class ArrivalRate:
 
     def rows_per_s(self, now: float) -> float:
         self._advance(now)
-        return self._rows / self._window_s
+        counted_s = max(self._beat * self._beat_s - self._since, self._beat_s)
+        return self._rows / min(counted_s, self._window_s)
 
     def next_beat_s(self, now: float) -> float:
         """When the rate can change next."""

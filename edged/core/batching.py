@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
@@ -23,13 +24,18 @@ class View:
     limit_rows: int  # the largest batch that is useful and that memory allows
     rate_rows_s: float = 0.0  # of arrivals, as of the latest beat
     cost: GroupCost | None = None  # measured times, where known
+    waited_s: float = 0.0  # by the row that has been ready for longest
+
+
+Rule: TypeAlias = Callable[[View], int]
+"""How many rows to run now; 0 waits for the next event."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`rows(view)` to run now; 0 waits for the next event."""
+    """`rule()` makes the rule of one group: most have no memory, and it is always the same."""
 
-    rows: Callable[[View], int]
+    rule: Callable[[], Rule]
     follows_rate: bool = False  # asked again at every beat of the arrival rate
     exclusive: bool = False  # one request on the device at a time, preparation included
 
@@ -68,7 +74,7 @@ def one(view: View) -> int:
     return 1
 
 
-def static(rows: int) -> Callable[[View], int]:
+def static(rows: int) -> Rule:
     """Wait for `rows` rows: the fixed batch of most servers, without their time-out."""
 
     def wanted(view: View) -> int:
@@ -78,17 +84,56 @@ def static(rows: int) -> Callable[[View], int]:
     return wanted
 
 
-def smooth(assumed: Smooth) -> Callable[[View], int]:
+def smooth(assumed: Smooth) -> Rule:
     """SMOOTH, Algorithm 1: wait for the batch that `smallest_feasible` names at the present rate.
 
     The paper leaves the batch size undefined where no size is feasible; the largest one is taken.
     """
+    return _waiting_for(lambda cost, rate: smallest_feasible(cost, rate, assumed) or cost.rows[-1])
+
+
+def smooth_keep(assumed: Smooth) -> Rule:
+    """SMOOTH, Algorithm 1 as printed: where no size is feasible nothing is assigned, and the batch
+    size stays what it was; before any was feasible, the smallest."""
+    return _waiting_for(_Kept(assumed))
+
+
+class _Kept:
+    """The latest size that was feasible."""
+
+    def __init__(self, assumed: Smooth) -> None:
+        self._assumed = assumed
+        self._rows: int | None = None
+
+    def __call__(self, cost: GroupCost, rate_rows_s: float) -> int:
+        found = smallest_feasible(cost, rate_rows_s, self._assumed)
+        self._rows = found or self._rows or cost.rows[0]
+        return self._rows
+
+
+def smooth_timeout(assumed: Smooth) -> Rule:
+    """As `smooth`, but what has waited for 2 B / load, twice as long as a batch should take to
+    fill, runs: the batching delay of most servers. Up to a beat late, for want of an own timer."""
+    full = smooth(assumed)
+
+    def rows(view: View) -> int:
+        wanted = full(view)
+        if wanted or view.cost is None:
+            return wanted
+        size = smallest_feasible(view.cost, view.rate_rows_s, assumed) or view.cost.rows[-1]
+        late = view.waited_s * view.rate_rows_s >= 2 * size
+        return work_conserving(view) if late else 0
+
+    return rows
+
+
+def _waiting_for(chosen: Callable[[GroupCost, float], int]) -> Rule:
+    """Wait for the batch size that is chosen by measured times and rate (rows/s)."""
 
     def rows(view: View) -> int:
         if view.cost is None:
             return work_conserving(view)  # nothing is measured yet, so nothing can be chosen
-        chosen = smallest_feasible(view.cost, view.rate_rows_s, assumed)
-        wanted = min(chosen if chosen is not None else view.cost.rows[-1], view.limit_rows)
+        wanted = min(chosen(view.cost, view.rate_rows_s), view.limit_rows)
         return wanted if view.ready_rows >= wanted else 0
 
     return rows
@@ -112,21 +157,32 @@ def policy(name: str, assumed: Smooth | None = None) -> Policy:
     """The policy called `name`; `static:B` waits for B rows. Raises InvalidArgument."""
     kind, _, parameter = name.partition(":")
     if kind == "static" and parameter.isdecimal() and int(parameter) > 0:
-        return Policy(static(int(parameter)))
-    if name == "smooth":
-        return Policy(smooth(assumed or Smooth()), follows_rate=True)
+        return _simple(static(int(parameter)))
+    if name in _SMOOTH:
+        make = _SMOOTH[name]
+        return Policy(lambda: make(assumed or Smooth()), follows_rate=True)
     if name in _SIMPLE:
         return _SIMPLE[name]
     raise InvalidArgument(
-        f"no batching policy is called {name!r}: there are {', '.join(sorted(_SIMPLE))}, smooth "
-        "and static:B, as static:4"
+        f"no batching policy is called {name!r}: there are "
+        f"{', '.join(sorted([*_SIMPLE, *_SMOOTH]))} and static:B, as static:4"
     )
 
 
+def _simple(rule: Rule, *, exclusive: bool = False) -> Policy:
+    return Policy(lambda: rule, exclusive=exclusive)
+
+
 _SIMPLE = {
-    "work-conserving": Policy(work_conserving),
-    "work-conserving-profiled": Policy(profiled),
-    "greedy": Policy(greedy),
-    "unbatched": Policy(one),
-    "monolithic": Policy(one, exclusive=True),
+    "work-conserving": _simple(work_conserving),
+    "work-conserving-profiled": _simple(profiled),
+    "greedy": _simple(greedy),
+    "unbatched": _simple(one),
+    "monolithic": _simple(one, exclusive=True),
+}
+
+_SMOOTH: dict[str, Callable[[Smooth], Rule]] = {
+    "smooth": smooth,
+    "smooth-keep": smooth_keep,
+    "smooth-timeout": smooth_timeout,
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 from edged.core import memory
 from edged.core.arrivals import ArrivalRate
-from edged.core.batching import View, policy
+from edged.core.batching import Rule, View, policy
 from edged.core.cost import CostModel
 from edged.core.events import (
     Answer,
@@ -42,7 +42,7 @@ from edged.core.events import (
 from edged.core.job import Job, Stage
 from edged.core.memory import DeviceMemory
 from edged.core.order import AnswerOrder
-from edged.core.ready import ReadyPart, ReadyQueues
+from edged.core.ready import ReadyGroup, ReadyPart, ReadyQueues
 from edged.core.settings import Memory, Settings
 from edged.core.waiting import WaitingQueue
 from edged.errors import Code
@@ -75,6 +75,7 @@ class Scheduler:
         self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
         self._costs = CostModel()
         self._memory = DeviceMemory(memory_settings or Memory())
+        self._rules: dict[str, Rule] = {}
         self._rates: dict[str, ArrivalRate] = {}
         self._next_beat_s: float | None = None  # while a policy that follows the rate waits
         self._staged_rows = 0
@@ -173,7 +174,7 @@ class Scheduler:
         self._open += 1
         if self._policy.follows_rate:
             for part in request.parts:
-                self._rate(part.group).add(request.rows, now)
+                self._rate(part.group, now).add(request.rows, now)
         if request.deadline_s is not None:
             heapq.heappush(self._deadlines, (request.deadline_s, request.rid))
 
@@ -315,29 +316,33 @@ class Scheduler:
         self._next_beat_s = None
         while len(self._running) < self._lanes:
             for name, group in self._ready.by_urgency():
-                rows = self._rows_now(name, group.rows, now)
+                rows = self._rows_now(name, group, now)
                 if rows:
                     self._run(name, group.take(rows), now, commands)
                     break
                 if self._policy.follows_rate:
-                    self._next_beat_s = self._rate(name).next_beat_s(now)
+                    self._next_beat_s = self._rate(name, now).next_beat_s(now)
             else:
                 return
 
-    def _rows_now(self, group: str, ready_rows: int, now: float) -> int:
+    def _rows_now(self, name: str, group: ReadyGroup, now: float) -> int:
         limit = self.settings.max_batch_rows
         if self.settings.useful_batches:
-            limit = self._costs.useful_rows(group, limit)
+            limit = self._costs.useful_rows(name, limit)
         if self._draining or self._staged_rows >= self.settings.staging_rows:
-            return min(ready_rows, limit)  # nothing more can come that would be worth a wait
-        rate = self._rate(group).rows_per_s(now) if self._policy.follows_rate else 0.0
-        return self._policy.rows(View(ready_rows, limit, rate, self._costs.curve(group)))
+            return min(group.rows, limit)  # nothing more can come that would be worth a wait
+        rate = self._rate(name, now).rows_per_s(now) if self._policy.follows_rate else 0.0
+        rule = self._rules.get(name)
+        if rule is None:
+            rule = self._rules[name] = self._policy.rule()
+        waited_s = now - group.oldest_s()
+        return rule(View(group.rows, limit, rate, self._costs.curve(name), waited_s))
 
-    def _rate(self, group: str) -> ArrivalRate:
+    def _rate(self, group: str, now: float) -> ArrivalRate:
         rate = self._rates.get(group)
         if rate is None:
             assumed = self.settings.smooth
-            rate = ArrivalRate(window_s=assumed.window_s, beat_s=assumed.beat_s)
+            rate = ArrivalRate(window_s=assumed.window_s, beat_s=assumed.beat_s, since=now)
             self._rates[group] = rate
         return rate
 

@@ -24,7 +24,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_attempts: int = 2  # runs of a request whose runs kill the device
     policy: str = "work-conserving"
     useful_batches: bool = True  # no larger than the measured times say is of use
-    smooth: Smooth = Smooth()  # for that policy only
+    smooth: Smooth = Smooth()  # for the policies of that name only
     when_full: WhenFull = "reject"
     streams: Streams = "latest-frame"
 

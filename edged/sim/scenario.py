@@ -30,7 +30,9 @@ UNBOUNDED = 10**9  # rows; the paper's queues have no limit
 # The names that the interchange format uses besides ours.
 ALIASES = {
     "mono": "monolithic",
+    "alg1": "smooth-keep",
     "alg1_max": "smooth",
+    "alg1_timeout": "smooth-timeout",
     "wc": "work-conserving",
     "wc_set": "work-conserving-profiled",
 }

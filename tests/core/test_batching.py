@@ -53,7 +53,23 @@ def test_algorithm_1_on_table_ii(rate, rows):
     ],
 )
 def test_what_a_policy_makes_of_the_same_queue(name, ready, rate, rows):
-    assert policy(name).rows(View(ready, 16, rate, TABLE_II)) == rows
+    assert policy(name).rule()(View(ready, 16, rate, TABLE_II)) == rows
+
+
+def test_where_no_size_is_feasible_the_printed_algorithm_keeps_its_last():
+    rule, other_group = (policy("smooth-keep").rule() for _ in range(2))
+    assert rule(View(4, 16, 500, TABLE_II)) == 1  # nothing was feasible yet
+    assert rule(View(4, 16, 110, TABLE_II)) == 4
+    assert rule(View(15, 16, 500, TABLE_II)) == 4
+    assert other_group(View(4, 16, 500, TABLE_II)) == 1
+
+
+def test_a_time_out_ends_the_wait_for_a_full_batch():
+    rule = policy("smooth-timeout").rule()
+    wait_s = 2 * 4 / 110
+    assert rule(View(3, 16, 110, TABLE_II, waited_s=wait_s * 0.99)) == 0
+    assert rule(View(3, 16, 110, TABLE_II, waited_s=wait_s * 1.01)) == 3
+    assert rule(View(9, 16, 110, TABLE_II, waited_s=wait_s * 1.01)) == 4
 
 
 @pytest.mark.parametrize("name", ["", "clever", "static", "static:", "static:0", "static:-1"])
@@ -63,7 +79,7 @@ def test_an_unknown_policy_is_refused_with_the_names_there_are(name):
 
 
 def test_the_rate_is_counted_over_a_window_and_held_between_beats():
-    rate = ArrivalRate(window_s=1.0, beat_s=0.1)
+    rate = ArrivalRate(window_s=1.0, beat_s=0.1, since=-5.0)
     for at in (0.01, 0.02):
         rate.add(2, at)
     assert rate.rows_per_s(0.09) == 0
@@ -74,6 +90,14 @@ def test_the_rate_is_counted_over_a_window_and_held_between_beats():
     assert rate.rows_per_s(1.09) == 6
     assert rate.rows_per_s(1.1) == 2
     assert rate.rows_per_s(1.3) == 0
+
+
+def test_a_load_that_has_just_begun_is_not_a_low_one():
+    rate = ArrivalRate(window_s=1.0, beat_s=0.1, since=3.0)
+    for tick in range(200):
+        rate.add(1, 3.0 + tick / 100)
+        if tick >= 20:
+            assert rate.rows_per_s(3.0 + tick / 100) == pytest.approx(100, rel=0.06)
 
 
 def test_no_batch_is_larger_than_what_pays():

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edged.sim.scenario import Profile, Scenario, run
-from tools.bench.report import emit
+from tools.bench.report import emit, save_figure
 
 RATES = (30, 60, 90, 120, 150, 180)  # requests/s of one task
 BOUND_MS = 500.0
@@ -95,4 +95,4 @@ def _plot(held: set[tuple[int, int]], path: Path) -> None:
         title="p99 within 500 ms, simulated",
     )
     axes.legend()
-    figure.savefig(path)
+    save_figure(figure, path)

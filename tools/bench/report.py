@@ -8,7 +8,10 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def machine() -> str:
@@ -36,3 +39,11 @@ def emit(bench: str, label: str, *, seed: int, **figures: Any) -> dict[str, Any]
     }
     print(json.dumps(line), flush=True)
     return line
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write SVG or PNG; the same figure is always the same bytes."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

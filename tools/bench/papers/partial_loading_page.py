@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from tools.bench.report import save_figure
+
 TEMPLATE = Path(__file__).with_name("partial_loading.md")
 
 # What the text of the paper says, in points of served ratio: averages along B, K, T, θ.
@@ -198,14 +200,6 @@ def _figure(rows: int, columns: int) -> Any:
     return Figure(figsize=(4.5 * columns, 3.3 * rows), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> None:
-    import matplotlib
-
-    # The same figure is the same file; text stays text.
-    with matplotlib.rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):
-        figure.savefig(path, metadata={"Date": None})
-
-
 def _plot_curves(path: Path, groups: dict[str, dict[str, Any]], columns: int) -> None:
     """One panel for each sweep of each group: the served ratio of each method."""
     panels = [(name, sweep, c) for name, by in groups.items() for sweep, c in by.items()]
@@ -218,7 +212,7 @@ def _plot_curves(path: Path, groups: dict[str, dict[str, Any]], columns: int) ->
         axes.set(xlabel=label, ylabel="served ratio", ylim=(0, 1.03), title=name or None)
         axes.grid(alpha=0.3)
     grid.flat[0].legend()
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_small(path: Path, groups: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -231,4 +225,4 @@ def _plot_small(path: Path, groups: dict[str, dict[str, dict[str, float]]]) -> N
         axes.bar_label(bars, [f"{one['ms']:.2g} ms" for one in methods.values()])
         axes.set(ylabel="served ratio", ylim=(0, 1.1), title=name)
         axes.tick_params(axis="x", rotation=20)
-    _save(figure, path)
+    save_figure(figure, path)
