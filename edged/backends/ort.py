@@ -1,13 +1,14 @@
 """ONNX Runtime: the default backend. On the CPU everywhere; CUDA and TensorRT by option.
 
-One session a block, all of a process on one pool of threads and one arena. With a pool each, a
-chain of six blocks takes three to eight times as long as the uncut model; with an arena each, its
-activations take twice the memory.
+On the CPU there are as many `lanes` as threads: batches run side by side, each on the thread that
+calls, which carries a third more of them than all threads on one after the other. A batch that is
+alone runs wide, on all threads. ONNX Runtime has no threads of a session's own beside a common
+pool, so a block has two sessions, one with a pool of its own and one without; both map the same
+weights. Pools sleep between runs: where each spins on, a chain of six blocks takes three to eight
+times as long as the uncut model. With one lane there is one session a block, all on one pool,
+which saves the waking of threads at each border of blocks.
 
-With several `lanes` batches run side by side, each on one thread, which carries more of them than
-all threads on one after the other. ONNX Runtime allows no other threads beside a common pool, so a
-block then has two sessions, one with a pool of its own for a batch that is alone, and one without.
-Both map the same weights.
+All sessions share one arena; with an arena each, activations take twice the memory.
 
 On the CPU a block is prepared once for each host: optimised, its weights packed and in a file of
 their own, which is mapped and not read. CUDA and TensorRT are not verified on hardware.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,8 @@ from edged.manifest import DataType
 
 _MODEL = "model.onnx"
 _WEIGHTS = "weights.bin"
+_QUICK_S = 0.1e-3  # to wake threads and to wait for the last of them takes about as long
+_TRIES = 5  # the first run is slow, and others may have the processor
 _MAX_BINDINGS = 512  # buffers are reused, so the same addresses come again and again
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -53,15 +57,15 @@ _BindingKey: TypeAlias = "tuple[str, bool, int, tuple[int, ...]]"  # block, wide
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
-    lanes: int = 1  # batches side by side, on the CPU; best 1 or the number of threads
+    lanes: int = 0  # batches side by side; 0: one for each thread on the CPU, one on a GPU
     device_id: int = 0  # of the GPU
     provider_options: dict[str, Any] = {}  # handed to ONNX Runtime as they are
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    wide: Any  # ort.InferenceSession, on the pool of threads
-    narrow: Any  # the same on the thread that calls; one session where there is one thread
+    wide: Any  # ort.InferenceSession, on all threads
+    narrow: Any  # the same on the thread that calls; one session for both where that is as good
     inputs: tuple[tuple[str, type[np.generic]], ...]
     outputs: tuple[tuple[str, type[np.generic]], ...]
 
@@ -79,18 +83,18 @@ class OnnxRuntime:
                 "set provider = cpu"
             )
         on_cpu = options.provider == "cpu"
-        if options.lanes < 1 or (options.lanes > 1 and not on_cpu):
+        if options.lanes < 0 or (options.lanes > 1 and not on_cpu):
             raise ConfigError(
-                f"lanes = {options.lanes} with provider {options.provider}: it must be at least 1, "
-                "and 1 on a GPU"
+                f"lanes = {options.lanes} with provider {options.provider}: it must be 0 "
+                "(automatic) or more, and at most 1 on a GPU"
             )
-        self._shares_threads = options.lanes == 1 and threads > 1
+        self.lanes = options.lanes or (threads if on_cpu else 1)
+        self._shares_threads = self.lanes == 1 and threads > 1
         if self._shares_threads:
             _share_threads(threads)
         _share_arena()
         self._threads = threads
         self.device = f"cpu, {threads} threads" if on_cpu else f"cuda:{options.device_id}"
-        self.lanes = options.lanes
         self.memory = HostMemory()
         self.versions = {"onnxruntime": ort.__version__}
         self._options = options
@@ -108,8 +112,11 @@ class OnnxRuntime:
     def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
         bytes_used = path.stat().st_size
         try:
-            wide = self._session(block, path, wide=True)
-            narrow = self._session(block, path, wide=False) if self.lanes > 1 else wide
+            wide = narrow = self._session(block, path, wide=self.lanes == 1)
+            inputs, outputs = _args(narrow.get_inputs()), _args(narrow.get_outputs())
+            max_rows = check(block, inputs, outputs, uses)
+            if self.lanes > 1 and not all(_is_quick(narrow, use) for use in uses):
+                wide = self._session(block, path, wide=True)
         except (EdgedError, OSError):
             raise
         except Exception as error:  # onnxruntime's own have no common base
@@ -117,8 +124,6 @@ class OnnxRuntime:
                 f"block {block[:12]} does not load in onnxruntime ({_line(error)}): export its "
                 "models again"
             ) from error
-        inputs, outputs = _args(wide.get_inputs()), _args(wide.get_outputs())
-        max_rows = check(block, inputs, outputs, uses)
         self._blocks[block] = _Block(
             wide,
             narrow,
@@ -248,6 +253,23 @@ def _share_arena() -> None:
     )
     ort.create_and_register_allocator(cpu, None)
     ort.set_default_logger_severity(3)  # errors
+
+
+def _is_quick(session: Any, use: Use) -> bool:
+    """Whether one thread runs a row of zeros sooner than it would pay to wake others."""
+    feeds = {
+        f"x{index}": np.zeros((1, *tensor.shape), NUMPY[tensor.datatype])
+        for index, tensor in enumerate(use.reads)
+    }
+    for _ in range(_TRIES):
+        began_s = time.perf_counter()
+        session.run(None, feeds)
+        took_s = time.perf_counter() - began_s
+        if took_s < _QUICK_S:
+            return True
+        if took_s > 100 * _QUICK_S:
+            break
+    return False
 
 
 def _args(args: Sequence[Any]) -> list[Arg]:

@@ -23,6 +23,7 @@ BENCHES = {
     "policies": "tools.bench.policies",
     "qos": "tools.bench.qos",
     "scheduler": "tools.bench.scheduler",
+    "throughput": "tools.bench.throughput",
 }
 
 

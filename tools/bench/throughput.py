@@ -1,0 +1,195 @@
+"""The daemon on a real backbone against a loop written by hand, at both ends of the load.
+
+The loop is one process that decodes frames and runs the uncut models (tools.bench.whole_loop), in
+the arrangement that is best at saturation: lanes of one thread, or one of all threads, and the
+size of its batches. For a lone frame it uses all threads. The daemon is the real one as it comes,
+without a setting; its client, its front and its worker share the cores that the loop has for
+itself. Both take turns, so that a change of the machine's speed meets both alike. All frames
+differ. With several tasks every request asks for all of them, and the loop decodes a frame once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import simplejpeg
+
+from edged import preprocess
+from edged.client import Client
+from edged.manifest import Preprocess
+from tools.bench.backbones import store_of, whole_models
+from tools.bench.report import emit
+from tools.bench.serving import CpuMeter, closed_loop, quantiles_ms, serving
+from tools.demo.daemon import Daemon
+
+BACKBONE = "efficientnet-lite0"
+SIZES = (1, 2, 4, 8, 16)  # of the loop's batches
+FRAMES = 64  # distinct ones
+HEIGHT, WIDTH, QUALITY = 480, 640, 90  # of the JPEG files, from a camera
+SCAN_S = 0.5
+IN_FLIGHT = 32
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser("throughput", help="a real backbone against a loop by hand")
+    parser.add_argument("--side", type=int, default=224, help="of the model's input, in pixels")
+    parser.add_argument("--tasks", type=int, default=1, help="asked for on each frame")
+    parser.add_argument("--input", choices=("jpeg", "tensor"), default="jpeg")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of either side")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--dir", type=Path, help="keep models and store here and use them again")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    side = args.side
+    spec = Preprocess(height=side, width=side, resize="stretch", mean=(0.5,) * 3, std=(0.25,) * 3)
+    with tempfile.TemporaryDirectory(prefix="edged-bench-") as temporary:
+        folder = (args.dir or Path(temporary)) / f"{BACKBONE}-{side}-{args.tasks}"
+        models = whole_models(BACKBONE, args.tasks, folder, args.seed, side)
+        store = store_of(models, folder / "store", spec)
+        files = _jpegs(args.seed)
+        inputs: list[Any] = files if args.input == "jpeg" else _tensors(files, spec)
+        frames = Path(temporary) / "frames"
+        _write(inputs, frames)
+        as_json = msgspec.json.encode(spec).decode() if args.input == "jpeg" else None
+        cache = f'[device]\ncache_dir = "{folder.absolute()}/cache"\n'
+        with (
+            _Loop(models, frames, as_json) as loop,
+            serving(store, cache) as daemon,
+            Client(daemon.endpoint) as client,
+        ):
+            figures = _compare(loop, client, daemon, inputs, args)
+            batches = client.statistics().batches
+    emit(
+        "throughput",
+        "measured",
+        seed=args.seed,
+        model=BACKBONE,
+        side=side,
+        tasks=args.tasks,
+        input=args.input,
+        **figures,
+        batches={batch.rows: batch.count for batch in batches},
+    )
+    return 0
+
+
+def _compare(
+    loop: _Loop, client: Client, daemon: Daemon, inputs: Sequence[Any], args: argparse.Namespace
+) -> dict[str, Any]:
+    tasks = [f"task{number}" for number in range(args.tasks)]
+    scan = {
+        (how, rows): loop(do=how, rows=rows, seconds=SCAN_S)["rate"]
+        for how in ("lanes", "wide")
+        for rows in SIZES
+    }
+    best, rows = max(scan, key=lambda key: scan[key])
+    loop_rates, rates, loop_alone_s, alone_s = [], [], [], []
+    for _ in range(args.rounds):
+        loop_rates.append(loop(do=best, rows=rows, seconds=args.seconds)["rate"])
+        _, rate = closed_loop(client, inputs, tasks, in_flight=IN_FLIGHT, seconds=args.seconds)
+        rates.append(rate)
+        loop_alone_s += loop(do="alone", seconds=args.seconds / 2)["times_s"]
+        alone_s += closed_loop(client, inputs, tasks, in_flight=1, seconds=args.seconds / 2)[0]
+    meter = CpuMeter(daemon)
+    trips, _ = closed_loop(
+        client, inputs, tasks, in_flight=IN_FLIGHT, seconds=args.seconds, warm_up_s=0.0
+    )
+    return {
+        "saturated": {
+            "loop": {"best": f"{best}, batches of {rows}", **_rates(loop_rates, args.tasks)},
+            "daemon": _rates(rates, args.tasks),
+            "ratio": round(median(rates) / median(loop_rates), 3),
+            "cpu_us": meter.us_each(len(trips)),
+        },
+        "alone": {
+            "loop": quantiles_ms(loop_alone_s),
+            "daemon": quantiles_ms(alone_s),
+            "ratio": round(median(alone_s) / median(loop_alone_s), 3),
+        },
+        "scan": {f"{how} of {rows}": round(rate, 1) for (how, rows), rate in scan.items()},
+    }
+
+
+def _rates(frames_s: Sequence[float], tasks: int) -> dict[str, Any]:
+    return {
+        "results_per_s": round(median(frames_s) * tasks, 1),
+        "of_each_turn": [round(rate * tasks, 1) for rate in frames_s],
+    }
+
+
+class _Loop:
+    """The other process; takes no processor time between calls."""
+
+    def __init__(self, models: Sequence[Path], frames: Path, spec: str | None) -> None:
+        threads = len(os.sched_getaffinity(0))
+        self._command = [sys.executable, "-m", "tools.bench.whole_loop", *map(str, models)]
+        self._command += ["--threads", str(threads), "--frames", str(frames)]
+        self._command += ["--preprocess", spec] if spec is not None else []
+
+    def __enter__(self) -> _Loop:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(self._command, stdin=pipe, stdout=pipe, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def __call__(self, **order: Any) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return found
+
+
+def _jpegs(seed: int) -> list[bytes]:
+    """Crops of four photographs, as a camera would send them; no two are alike."""
+    from skimage import data
+
+    random = np.random.default_rng(seed)
+    photos = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket()]
+    files = []
+    for number in range(FRAMES):
+        photo = photos[number % len(photos)]
+        height, width = (int(extent * random.uniform(0.7, 0.95)) for extent in photo.shape[:2])
+        top, left = (
+            random.integers(whole - part)
+            for whole, part in zip(photo.shape[:2], (height, width), strict=True)
+        )
+        crop = cv2.resize(photo[top : top + height, left : left + width], (WIDTH, HEIGHT))
+        files.append(simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=QUALITY))
+    return files
+
+
+def _tensors(files: Sequence[bytes], spec: Preprocess) -> list[dict[str, Any]]:
+    """The same frames as the models' own input, (rows 1, 3, side, side)."""
+    tensors = np.empty((len(files), 1, 3, spec.height, spec.width), np.float32)
+    for data, tensor in zip(files, tensors, strict=True):
+        preprocess.prepare(data, spec, tensor[0])
+    return [{"x": tensor} for tensor in tensors]
+
+
+def _write(inputs: Sequence[Any], folder: Path) -> None:
+    folder.mkdir()
+    for number, one in enumerate(inputs):
+        path = folder / f"{number:02}"
+        if isinstance(one, bytes):
+            path.write_bytes(one)
+        else:
+            np.save(path, one["x"])
