@@ -112,7 +112,7 @@ from pathlib import Path
 from edged import backends
 from edged.errors import ConfigError
 for threads in (2, 2, 3):
-    backends.create("onnxruntime", {}, threads=threads, cache_dir=Path(sys.argv[1]))
+    backends.create("onnxruntime", {"lanes": 1}, threads=threads, cache_dir=Path(sys.argv[1]))
 """
 
 

@@ -345,7 +345,7 @@ def test_ping_and_memory(rig: Rig) -> None:
 
 def test_batches_side_by_side(store: Store) -> None:
     models = ["cat", "dog", "early"]
-    settings = {"backend": "onnxruntime", "threads": 2, "options": {"lanes": 2}, "models": models}
+    settings = {"backend": "onnxruntime", "threads": 2, "models": models}
     with worker(store, **settings) as rig:
         assert rig.ready.lanes == 2
         assert {warm.wide for warm in rig.ready.warm_ups} == {True, False}
