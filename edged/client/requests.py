@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edged import wire
-from edged.client.session import Call, Session, positive_s
+from edged.client.call import Call, positive_count, positive_s
+from edged.client.session import Session
 from edged.client.tensors import to_wire
+from edged.client.upload import Upload
 from edged.errors import InvalidArgument, NotFound
 
 Image: TypeAlias = "bytes | os.PathLike[str] | NDArray[np.uint8]"
@@ -33,6 +35,10 @@ class Options(TypedDict, total=False):
     timeout_s   seconds for everything: waiting, sending again, the daemon's work
     priority    1 is the highest; 0 the daemon's default
     stream      newer requests of a stream replace older ones that still wait (latest frame)
+    announce    on a shared or slow uplink: ask the daemon before the upload, send at the rate
+                that it grants. It goes on only while the client is used: with `Client`, in
+                `result()`
+    link_bytes_s  with `announce`: what the link to the daemon carries when nobody else uses it
     ordered     the daemon answers requests of a stream, or those without one, in the order in which
                 it got them; one that had to be sent again goes to the end
     """
@@ -43,6 +49,8 @@ class Options(TypedDict, total=False):
     priority: int
     stream: str | None
     ordered: bool
+    announce: bool
+    link_bytes_s: int | None
 
 
 def submit_infer(
@@ -58,6 +66,8 @@ def submit_infer(
     priority: int = 0,
     stream: str | None = None,
     ordered: bool = False,
+    announce: bool = False,
+    link_bytes_s: int | None = None,
 ) -> Call:
     """Queue an inference. Raises InvalidArgument, ResourceExhausted, or NotFound for a file.
 
@@ -72,7 +82,10 @@ def submit_infer(
     parameters = wire.InferParameters(priority=priority, stream=stream, ordered=ordered)
     header = wire.Infer(session.next_id(), tensors, outputs, parameters)
     timeout_s = default_timeout_s if timeout_s is None else positive_s(timeout_s, "timeout_s")
-    return session.submit(header, payload, timeout_s=timeout_s, now=now)
+    if link_bytes_s is not None:
+        positive_count(link_bytes_s, "link_bytes_s")
+    upload = Upload(payload, link_bytes_s) if announce else None
+    return session.submit(header, payload, timeout_s=timeout_s, now=now, upload=upload)
 
 
 def _tensors(inputs: Inputs) -> tuple[tuple[wire.InputTensor, ...], tuple[bytes, ...]]:

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from edged import wire
-from edged.client.session import Call
+from edged.client.call import Call
 from edged.client.tensors import from_wire
 from edged.errors import EdgedError, NotFound
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
 from itertools import count
 
 from msgspec.structs import replace
 
 from edged import wire
+from edged.client.call import ON_THE_WAY, Call, Retry, Stage
 from edged.client.heap import LazyHeap
+from edged.client.upload import Upload
 from edged.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -33,65 +33,12 @@ from edged.errors import (
 )
 
 
-def positive_s(value: float, what: str) -> float:
-    """`value` if it is a time to wait, in seconds; else InvalidArgument (bool, NaN, 0, -1, ...)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
-        raise InvalidArgument(f"{what} is {value!r}: give seconds above 0, at most 1e6")
-    return float(value)
-
-
-def positive_count(value: int, what: str) -> int:
-    """`value` if it is a whole number from 1 up, else InvalidArgument."""
-    if type(value) is not int or value < 1:
-        raise InvalidArgument(f"{what} is {value!r}: give a whole number from 1 up")
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """How often and when a request is sent again. Both waits double from send to send."""
-
-    attempts: int = 3  # sends of one request, the first included
-    resend_after_s: float = 5.0  # without any answer
-    backoff_s: float = 0.1  # at least, when the daemon says "not now"
-
-    def __post_init__(self) -> None:
-        positive_count(self.attempts, "attempts")
-        positive_s(self.resend_after_s, "resend_after_s")
-        positive_s(self.backoff_s, "backoff_s")
-
-
-class Stage(Enum):
-    """Where a call is."""
-
-    QUEUED = auto()  # to be sent as soon as the connection and the daemon's limit allow
-    OUT = auto()  # sent on this connection; the daemon may be working on it
-    WAITING = auto()  # the daemon said "not now"
-    ENDED = auto()  # has its outcome
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One request until its outcome. The session alone changes it."""
-
-    header: wire.RequestHeader
-    payload: tuple[wire.Buffer, ...]
-    order: int  # of submission
-    began_s: float
-    deadline_s: float
-    stage: Stage = Stage.QUEUED
-    sends: int = 0
-    wake_s: float = math.inf  # when something is due: sending it again, or its end
-    outcome: wire.Reply | EdgedError | None = None
-    ended_s: float = math.inf
-
-    @property
-    def id(self) -> str:
-        return self.header.id
-
-
 def _is_queued(order: float, call: Call) -> bool:
     return call.stage is Stage.QUEUED
+
+
+def _has_due_piece(order: float, call: Call) -> bool:
+    return call.stage is Stage.UPLOADING and call.upload is not None and call.upload.is_due
 
 
 def _is_due_then(at_s: float, call: Call) -> bool:
@@ -133,6 +80,8 @@ class Session:
         # By submission, so that a request that is sent again keeps its place.
         self._infers: LazyHeap[Call] = LazyHeap(_is_queued)
         self._controls: LazyHeap[Call] = LazyHeap(_is_queued)  # all but INFER; these overtake
+        self._uploads: LazyHeap[Call] = LazyHeap(_has_due_piece)
+        self._announced: dict[str, Call] = {}  # inferences, by the id of an open ANNOUNCE
         self._timers: LazyHeap[Call] = LazyHeap(_is_due_then)
 
     @property
@@ -159,15 +108,18 @@ class Session:
         *,
         timeout_s: float,
         now: float,
+        upload: Upload | None = None,
     ) -> Call:
-        """Queue a request. Raises InvalidArgument or ResourceExhausted if it cannot be served."""
+        """Queue a request; an inference with `upload` is announced first, where the daemon can.
+
+        Raises InvalidArgument or ResourceExhausted if it cannot be served.
+        """
         wire.check_request(header, payload, self.limits)
         if header.id in self._calls:
             raise InvalidArgument(f"request id {header.id!r} is in use: give each request its own")
-        call = Call(header, tuple(payload), next(self._order), now, now + timeout_s)
-        self._calls[call.id] = call
-        self._queue(call, now)
-        return call
+        order = next(self._order)
+        call = Call(header, tuple(payload), order, now, now + timeout_s, upload=upload)
+        return self._add(call, now)
 
     def hello(self, *, timeout_s: float, now: float) -> Call:
         """Ask for the server metadata, which `server` and `limits` come from."""
@@ -179,7 +131,7 @@ class Session:
         The reply to the returned call says whether it did; `call` itself then ends as Cancelled
         by the daemon's word. A call that is not out, or has ended, is settled here.
         """
-        if call.stage is Stage.OUT:
+        if call.stage in ON_THE_WAY:
             header = wire.Cancel(self.next_id(), call.id)
             return self.submit(header, timeout_s=timeout_s, now=now)
         self.abandon(call, now)
@@ -208,7 +160,9 @@ class Session:
     def on_disconnected(self, now: float) -> None:
         """What was out is lost; it is sent again on the next connection, or ends."""
         self.connected = False
-        for call in [call for call in self._calls.values() if call.stage is Stage.OUT]:
+        for call in [call for call in self._calls.values() if call.stage in ON_THE_WAY]:
+            if call.stage is Stage.ENDED:
+                continue  # the announcement of one that was here before it
             lost = Unavailable(
                 f"the connection to {self._endpoint} broke; request {call.id} went out "
                 f"{call.sends} times without an answer: see the daemon's log"
@@ -227,6 +181,8 @@ class Session:
             self._on_error(header, now)
         elif (call := self._calls.get(header.id)) is None:
             self.stray_replies += 1
+        elif isinstance(header, wire.ChunkReply):
+            self._on_received(call, header.received, now)
         elif not isinstance(header, wire.reply_type(call.header)):
             what = f"{type(header).__name__} answers {type(call.header).__name__} {call.id}"
             self._end(call, EdgedError(f"the daemon breaks the protocol: {what}"), now)
@@ -236,6 +192,8 @@ class Session:
             elif isinstance(header, wire.InferReply):
                 self._credits = header.parameters.credits
             self._end(call, reply, now)
+            if isinstance(header, wire.GrantReply):
+                self._on_granted(header, now)
 
     def on_time(self, now: float) -> None:
         """End what is past its deadline; queue what is due to be sent again."""
@@ -243,6 +201,8 @@ class Session:
             call = self._timers.pop()
             if call.deadline_s <= now:
                 self._take_back(call, self._too_late(call), now)
+            elif call.stage is Stage.UPLOADING and call.upload is not None:
+                self._pace(call, call.upload, now)
             else:
                 self._queue(call, now)
         if self._heartbeat_s is not None and self._heartbeat_at <= now:
@@ -262,12 +222,19 @@ class Session:
         if queue is None:
             return None
         call = queue.pop()
+        upload = call.upload
+        if call.stage is Stage.QUEUED:
+            call.sends += 1
+            if upload is not None:
+                upload.begin(in_one_piece=not self._daemon_grants)
+        if upload is not None and not upload.is_ready:
+            return self._next_piece(call, upload, now)
         self._enter(call, Stage.OUT, now)
-        resend_s = now + self._retry.resend_after_s * 2**call.sends
-        call.sends += 1
+        resend_s = now + self._retry.resend_after_s * 2 ** (call.sends - 1)
         may_resend = call.sends < self._retry.attempts
         self._wake(call, min(call.deadline_s, resend_s) if may_resend else call.deadline_s)
-        return wire.encode_request(self._stamped(call, now), call.payload)
+        is_sent = upload is not None and not upload.in_one_piece
+        return wire.encode_request(self._stamped(call, now), () if is_sent else call.payload)
 
     def wakeup_at(self) -> float:
         """When `on_time` has something to do; infinity: not before something else happens."""
@@ -284,7 +251,9 @@ class Session:
     def _on_error(self, header: wire.ErrorReply, now: float) -> None:
         after_s = None if header.retry_after_us is None else header.retry_after_us / 1e6
         error = from_code(header.code, wire.one_line(header.error), retry_after_s=after_s)
-        call = self._calls.get(header.id) if header.id is not None else None
+        call = None
+        if header.id is not None:
+            call = self._announced.get(header.id) or self._calls.get(header.id)
         if call is not None and after_s is not None:
             wait_s = max(after_s, self._retry.backoff_s * 2 ** max(0, call.sends - 1))
             self._retry_or_end(call, wait_s * (1 + self._jitter() / 4), error, now)
@@ -301,6 +270,74 @@ class Session:
         out = [call for call in self._calls.values() if call.stage is Stage.OUT]
         if len(out) == 1:
             self._end(out[0], error, now)
+
+    # --- announced uploads --------------------------------------------------------------------
+
+    @property
+    def _daemon_grants(self) -> bool:
+        return self.server is not None and "grants" in self.server.extensions
+
+    def _next_piece(self, call: Call, upload: Upload, now: float) -> wire.Frames | None:
+        """The announcement of what is left, or a chunk of it."""
+        upload.is_due = False
+        if call.stage is Stage.QUEUED or upload.is_over(now):
+            self._announce(call, upload, now)
+            return self.next_to_send(now)  # announcements overtake
+        offset, data = upload.next_chunk(now)
+        self._pace(call, upload, now)
+        return wire.encode_request(wire.Chunk(call.id, offset), [data])
+
+    def _announce(self, call: Call, upload: Upload, now: float) -> None:
+        infer = call.header
+        assert isinstance(infer, wire.Infer), "this is a bug: no inference"
+        upload.end_grant(now)
+        self._enter(call, Stage.UPLOADING, now)
+        self._wake(call, call.deadline_s)
+        header = wire.Announce(
+            id=self.next_id(),
+            request=call.id,
+            task=infer.outputs[0].name,
+            bytes=upload.left_bytes,
+            sent=upload.sent_bytes,
+            rows=infer.inputs[0].shape[0],
+            link_bytes_s=upload.link_bytes_s,
+        )
+        self._announced[header.id] = call
+        self._add(Call(header, (), next(self._order), now, call.deadline_s), now)
+
+    def _on_granted(self, grant: wire.GrantReply, now: float) -> None:
+        call = self._announced.pop(grant.id, None)
+        if call is not None and call.upload is not None:
+            call.upload.granted(grant, now)
+            self._pace(call, call.upload, now)
+
+    def _on_received(self, call: Call, received_bytes: int, now: float) -> None:
+        if call.stage is Stage.UPLOADING and call.upload is not None:
+            call.upload.acknowledged(received_bytes)
+            self._pace(call, call.upload, now)
+
+    def _pace(self, call: Call, upload: Upload, now: float) -> None:
+        """See to it that what comes next of an upload goes out in time."""
+        due_s = upload.due_at(now)
+        if due_s > now:
+            self._wake(call, min(call.deadline_s, due_s))
+        elif not upload.is_due:
+            upload.is_due = True
+            self._wake(call, call.deadline_s)
+            self._uploads.push(call.order, call)
+
+    def _close_announcement(self, id: str, now: float) -> None:
+        """Its inference has ended, or begins anew."""
+        del self._announced[id]
+        if (asked := self._calls.get(id)) is not None:
+            self._end(asked, Cancelled(f"announcement {id} is not needed any more"), now)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _add(self, call: Call, now: float) -> Call:
+        self._calls[call.id] = call
+        self._queue(call, now)
+        return call
 
     def _retry_or_end(self, call: Call, wait_s: float, error: EdgedError, now: float) -> None:
         if call.sends >= self._retry.attempts or now + wait_s >= call.deadline_s:
@@ -321,18 +358,22 @@ class Session:
         """The queue whose first call is to be sent next."""
         if not self.connected:
             return None
-        if self._controls.first() is not None:
-            return self._controls
+        for queue in (self._controls, self._uploads):
+            if queue.first() is not None:
+                return queue
         has_credit = self._infers_out < self.window
         return self._infers if has_credit and self._infers.first() is not None else None
 
     def _enter(self, call: Call, stage: Stage, now: float) -> None:
         if isinstance(call.header, wire.Infer):
             was_out = self._infers_out
-            self._infers_out += (stage is Stage.OUT) - (call.stage is Stage.OUT)
+            self._infers_out += (stage in ON_THE_WAY) - (call.stage in ON_THE_WAY)
             if self._heartbeat_s is not None and bool(was_out) != bool(self._infers_out):
                 self._heartbeat_at = now + self._heartbeat_s if self._infers_out else math.inf
-        call.stage = stage
+        was, call.stage = call.stage, stage
+        if was is Stage.UPLOADING:
+            for id in [id for id, announced in self._announced.items() if announced is call]:
+                self._close_announcement(id, now)
 
     def _wake(self, call: Call, at_s: float) -> None:
         call.wake_s = at_s
@@ -357,7 +398,9 @@ class Session:
             return call.header
         left_us = max(1, int((call.deadline_s - now) * 1e6))
         timeout = min(left_us, self.limits.max_timeout_us)
-        return replace(call.header, parameters=replace(call.header.parameters, timeout=timeout))
+        sizes = None if call.upload is None or call.upload.in_one_piece else call.upload.sizes
+        parameters = replace(call.header.parameters, timeout=timeout, upload=sizes)
+        return replace(call.header, parameters=parameters)
 
     def _too_late(self, call: Call) -> EdgedError:
         within = f"within {call.deadline_s - call.began_s:.3g} s"

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import zmq
 
 from edged import wire
+from edged.client.call import Call, Retry, positive_count, positive_s
 from edged.client.link import Connection, Link, checked_endpoint, connect, link_event
 from edged.client.requests import Inputs, Options, Tasks, submit_infer
 from edged.client.results import Result, reply_of, result_of
-from edged.client.session import Call, Retry, Session, positive_count, positive_s
+from edged.client.session import Session
 from edged.errors import Cancelled, EdgedError, InvalidArgument
 
 if TYPE_CHECKING:

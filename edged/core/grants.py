@@ -32,7 +32,7 @@ Key: TypeAlias = tuple[int, str]
 
 LATE = 0.1  # of its time, which a lease is longer: a connection takes a while to get up to its rate
 LATE_S = 0.05  # likewise, whatever its time
-TRANSIT_S = 0.1  # after a lease, in which what is on its way is still taken
+TRANSIT_S = 0.5  # after a lease, in which what is on its way is still taken
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

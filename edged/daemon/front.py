@@ -254,7 +254,9 @@ class Front:
 
     def _chunk(self, client: Client, request: wire.Request, now: float) -> None:
         assert isinstance(request.header, wire.Chunk)
-        self._uploads.chunk(client, request.header, request.payload[0], now)
+        reply = self._uploads.chunk(client, request.header, request.payload[0], now)
+        if reply is not None:
+            self._send(client, reply, (), now)
 
     def _ping(self, client: Client, request: wire.Request, now: float) -> None:
         assert isinstance(request.header, wire.Ping)

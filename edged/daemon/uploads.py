@@ -68,19 +68,23 @@ class Uploads:
         else:
             known.announcement = header.id
 
-    def chunk(self, client: Client, header: wire.Chunk, data: wire.Buffer, now: float) -> None:
-        """Bytes of an upload. Those of an upload that has ended are dropped: its end was answered.
+    def chunk(
+        self, client: Client, header: wire.Chunk, data: wire.Buffer, now: float
+    ) -> wire.ChunkReply | None:
+        """Bytes of an upload. None: it has ended, which was answered, and they are dropped.
 
         Raises as Grants.received.
         """
         key = (client.number, header.id)
-        size = memoryview(data).nbytes
         try:
-            if self._grants.received(key, header.offset, size, now):
-                self._uploads[key].data += data
+            if not self._grants.received(key, header.offset, memoryview(data).nbytes, now):
+                return None
         except EdgedError:
             self._drop(key)
             raise
+        upload = self._uploads[key]
+        upload.data += data
+        return wire.ChunkReply(header.id, len(upload.data))
 
     def take(self, client: Client, header: wire.Infer) -> tuple[wire.Buffer, ...]:
         """The payload frames of an INFER that says it was uploaded; the upload ends.

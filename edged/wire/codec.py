@@ -286,7 +286,7 @@ def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None
 # --- both ways ----------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
-_REPLY_TYPES = {request: REPLIES[op] for op, request in REQUESTS.items() if op in REPLIES}
+_REPLY_TYPES = {request: REPLIES[op] for op, request in REQUESTS.items()}
 _FIRST_FRAMES: dict[type, bytes] = {
     cls: MAGIC + bytes([op]) for table in (REQUESTS, REPLIES) for op, cls in table.items()
 }

@@ -30,7 +30,7 @@ class Op(IntEnum):
     CANCEL = 0x02
     PING = 0x03
     ANNOUNCE = 0x04
-    CHUNK = 0x05  # a part of an INFER; has no reply of its own
+    CHUNK = 0x05  # a part of an INFER
     SERVER_LIVE = 0x10
     SERVER_READY = 0x11
     SERVER_METADATA = 0x12
@@ -165,7 +165,7 @@ class Announce(_Request, frozen=True):
 
 
 class Chunk(_Request, frozen=True):
-    """Bytes of the payload of the INFER `id`, all of its frames strung together. Not answered."""
+    """Bytes of the payload of the INFER `id`, all of its frames strung together."""
 
     id: Id
     offset: Annotated[int, Meta(ge=0)]  # of the first of these bytes
@@ -288,6 +288,13 @@ class GrantReply(_Reply, frozen=True):
     start_us: int = 0
     rate_bytes_s: int | None = None
     lease_us: int | None = None
+
+
+class ChunkReply(_Reply, frozen=True):
+    """`received`: bytes of the upload that are there."""
+
+    id: str
+    received: int
 
 
 class LiveReply(_Reply, frozen=True):
@@ -421,6 +428,7 @@ ReplyHeader: TypeAlias = (
     | CancelReply
     | PingReply
     | GrantReply
+    | ChunkReply
     | LiveReply
     | ReadyReply
     | ServerMetadataReply
@@ -451,6 +459,7 @@ REPLIES: dict[int, type[ReplyHeader]] = {
     Op.CANCEL: CancelReply,
     Op.PING: PingReply,
     Op.ANNOUNCE: GrantReply,
+    Op.CHUNK: ChunkReply,
     Op.SERVER_LIVE: LiveReply,
     Op.SERVER_READY: ReadyReply,
     Op.SERVER_METADATA: ServerMetadataReply,

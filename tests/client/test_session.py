@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from edged import wire
-from edged.client.session import Call, Retry, Session, Stage, positive_s
+from edged.client.call import Call, Retry, Stage, positive_s
+from edged.client.session import Session
 from edged.errors import (
     Cancelled,
     DeadlineExceeded,

@@ -41,6 +41,12 @@ def chunk(bench: Bench, data: bytes, offset: int = 0, client: bytes = b"one") ->
     bench.front.on_request(client, wire.encode_request(wire.Chunk("r1", offset), [data]), bench.now)
 
 
+def sent(bench: Bench, size: int, offset: int = 0, client: bytes = b"one") -> None:
+    """A chunk that is taken."""
+    chunk(bench, bytes(size), offset, client)
+    assert bench.reply().header == wire.ChunkReply("r1", offset + size)
+
+
 def uploaded(*sizes: int, rows: int = 1) -> wire.Infer:
     return infer("r1", shape=(rows,), parameters=wire.InferParameters(upload=sizes))
 
@@ -67,6 +73,8 @@ def test_chunks_become_the_payload_of_the_request(bench):
     assert grant == wire.GrantReply("a1", 0, UPLINK, grant.lease_us)
     chunk(bench, b"JPEG1")
     chunk(bench, b"JPEG-2", offset=5)
+    assert [reply.header.received for _, reply in bench.sent] == [5, 11]
+    bench.sent.clear()
     bench.ask(uploaded(5, 6, rows=2), (), client=b"one")
     assert [bytes(frame) for frame in bench.payloads[0]] == [b"JPEG1", b"JPEG-2"]
     bench.finish()
@@ -84,8 +92,8 @@ def test_requests_of_one_batch_are_granted_together_and_others_after_them(bench)
         b"one": UPLINK // 4,
         b"two": UPLINK * 3 // 4,
     }
-    chunk(bench, bytes(1000), client=b"one")
-    chunk(bench, bytes(3000), client=b"two")
+    sent(bench, 1000, client=b"one")
+    sent(bench, 3000, client=b"two")
     assert set(grants(bench)) == {b"three"}
 
 
@@ -118,7 +126,7 @@ def test_a_repeated_announcement_is_answered_once_and_a_new_one_replaces_it(benc
 def test_an_upload_that_stops_is_given_up_and_said_once(bench):
     announce(bench, size=100)
     grants(bench)
-    chunk(bench, bytes(10))
+    sent(bench, 10)
     pass_time(bench, 3.0)
     error = bench.reply().header
     assert (error.id, error.code, error.retry_after_us) == ("r1", "UNAVAILABLE", 0)
@@ -133,11 +141,11 @@ def test_an_upload_goes_on_under_a_second_grant():
     bench = bench_with(max_lease_s=1.0)
     announce(bench, size=2_000_000)
     grants(bench)
-    chunk(bench, bytes(1_500_000))
+    sent(bench, 1_500_000)
     announce(bench, size=500_000, sent=1_500_000, id="a2")
     (grant,) = grants(bench).values()
     assert grant.id == "a2"
-    chunk(bench, bytes(500_000), offset=1_500_000)
+    sent(bench, 500_000, offset=1_500_000)
     bench.ask(uploaded(2_000_000), (), client=b"one")
     bench.finish()
     assert isinstance(bench.reply().header, wire.InferReply)
@@ -162,7 +170,7 @@ def test_chunks_that_do_not_fit_end_the_upload_with_one_error(bench, data, offse
 def test_a_request_whose_sizes_are_not_those_that_came_is_refused(bench, sizes, code, says):
     announce(bench, size=8)
     grants(bench)
-    chunk(bench, bytes(8))
+    sent(bench, 8)
     bench.ask(uploaded(*sizes), (), client=b"one")
     error = bench.reply().header
     assert (error.id, error.code) == ("r1", code)

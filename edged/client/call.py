@@ -1,0 +1,73 @@
+"""One request of a client until its outcome, how often it is sent, and where it is. No I/O."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from edged import wire
+from edged.client.upload import Upload
+from edged.errors import EdgedError, InvalidArgument
+
+
+def positive_s(value: float, what: str) -> float:
+    """`value` if it is a time to wait, in seconds; else InvalidArgument (bool, NaN, 0, -1, ...)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
+        raise InvalidArgument(f"{what} is {value!r}: give seconds above 0, at most 1e6")
+    return float(value)
+
+
+def positive_count(value: int, what: str) -> int:
+    """`value` if it is a whole number from 1 up, else InvalidArgument."""
+    if type(value) is not int or value < 1:
+        raise InvalidArgument(f"{what} is {value!r}: give a whole number from 1 up")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and when a request is sent again. Both waits double from send to send."""
+
+    attempts: int = 3  # sends of one request, the first included
+    resend_after_s: float = 5.0  # without any answer
+    backoff_s: float = 0.1  # at least, when the daemon says "not now"
+
+    def __post_init__(self) -> None:
+        positive_count(self.attempts, "attempts")
+        positive_s(self.resend_after_s, "resend_after_s")
+        positive_s(self.backoff_s, "backoff_s")
+
+
+class Stage(Enum):
+    """Where a call is."""
+
+    QUEUED = auto()  # to be sent as soon as the connection and the daemon's limit allow
+    UPLOADING = auto()  # announced on this connection, and sent piece by piece when granted
+    OUT = auto()  # sent on this connection; the daemon may be working on it
+    WAITING = auto()  # the daemon said "not now"
+    ENDED = auto()  # has its outcome
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One request until its outcome. The session alone changes it."""
+
+    header: wire.RequestHeader
+    payload: tuple[wire.Buffer, ...]
+    order: int  # of submission
+    began_s: float
+    deadline_s: float
+    stage: Stage = Stage.QUEUED
+    sends: int = 0
+    wake_s: float = math.inf  # when something is due: sending it (again), or its end
+    upload: Upload | None = None  # of an inference that is to be announced
+    outcome: wire.Reply | EdgedError | None = None
+    ended_s: float = math.inf
+
+    @property
+    def id(self) -> str:
+        return self.header.id
+
+
+ON_THE_WAY = (Stage.UPLOADING, Stage.OUT)
