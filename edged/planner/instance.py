@@ -20,6 +20,9 @@ _LARGEST = sys.float_info.max  # keeps infinities out; NaN fails every compariso
 Finite = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0.0, le=_LARGEST)]
 Positive = Annotated[float, msgspec.Meta(gt=0.0, le=_LARGEST)]
+# What is multiplied with its like: far above anything there is, and far from overflow.
+Amount = Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
+PositiveAmount = Annotated[float, msgspec.Meta(gt=0.0, le=1e12)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Index = Annotated[int, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

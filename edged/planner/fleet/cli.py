@@ -5,24 +5,21 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from edged.cli.console import table
 from edged.errors import PlanError
 from edged.planner.cli_files import read_instance, write_output
-from edged.planner.fleet import robust
-from edged.planner.fleet.decompose import MANY_EDGES
-from edged.planner.fleet.generate import FAMILIES, Scenario, generate
-from edged.planner.fleet.methods import METHODS, Options, solve
-from edged.planner.fleet.plan import FleetPlan
-from edged.planner.fleet.price import EFFORTS
-from edged.planner.fleet.problem import FleetProblem, Mode, read, to_instance
-from edged.planner.fleet.standley import losses
-from edged.planner.fleet.workers import PLACES, workers
+from edged.planner.fleet.names import EFFORTS, FAMILIES, METHODS, MODES, PLACES
 from edged.planner.instance import convert
+
+if TYPE_CHECKING:  # arrays and planners are imported when a command runs
+    import numpy as np
+
+    from edged.planner.fleet.plan import FleetPlan
+    from edged.planner.fleet.problem import FleetProblem
 
 SAMPLES = 16  # loads that --spread plans for
 
@@ -46,7 +43,7 @@ def register_solve(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser(
         "fleet",
         help="which models live on which node, and where queries go (J3O, BAJ3O)",
-        epilog="methods: " + "; ".join(f"{name}: {m.about}" for name, m in METHODS.items()),
+        epilog="methods: " + "; ".join(f"{name}: {about}" for name, about in METHODS.items()),
     )
     parser.add_argument("instance", metavar="INSTANCE", help="JSON file, or - for standard input")
     parser.add_argument("--method", choices=METHODS, default="price", metavar="METHOD")
@@ -54,7 +51,7 @@ def register_solve(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of rand-ao and of --spread")
     parser.add_argument("--time-limit-s", type=float, metavar="S", help="of method milp")
     parser.add_argument(
-        "--workers", choices=PLACES, default="auto", help=f"above {MANY_EDGES} edges, method price"
+        "--workers", choices=PLACES, default="auto", help="for many edges, method price"
     )
     parser.add_argument("--out", metavar="FILE", help="write the plan as JSON to this file")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
@@ -77,7 +74,7 @@ def register_generate(commands: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--family", choices=FAMILIES, default="taskonomy")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--mode", choices=[mode.value for mode in Mode], default="drop")
+    parser.add_argument("--mode", choices=MODES, default="drop")
     parser.add_argument("--batching", action="store_true", help="with setup times: row (28)")
     parser.add_argument("--out", metavar="FILE", default="-", help="default: standard output")
     for option, (field, kind, about) in _SCENARIO.items():
@@ -86,6 +83,9 @@ def register_generate(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def _solve(args: argparse.Namespace) -> int:
+    import edged.planner.fleet.methods  # noqa: F401  its import is no part of the time told
+    from edged.planner.fleet.problem import read
+
     problem = read(read_instance(args.instance))
     rng = _rng(args.seed)
     started = time.perf_counter()
@@ -113,27 +113,41 @@ def _plan(
         raise PlanError("--samples: needs --spread")
     if args.switch_cost is not None and args.previous is None:
         raise PlanError("--switch-cost: needs --previous")
-    if (args.spread is not None or args.previous is not None) and args.method != "price":
+    if args.spread is None and args.previous is None:
+        return _plan_once(problem, args, rng), {}
+    if args.method != "price":
         raise PlanError(f"--method: {args.method} plans neither with --spread nor with --previous")
+    from edged.planner.fleet import robust
+    from edged.planner.fleet.price import EFFORTS
+
     effort = EFFORTS[args.effort]
     if args.spread is not None:
-        hedged = robust.hedge(problem, args.spread, args.samples or SAMPLES, rng, effort)
+        samples = SAMPLES if args.samples is None else args.samples
+        hedged = robust.hedge(problem, args.spread, samples, rng, effort)
         return hedged.plan, {"expected": hedged.expected, "expected_bound": hedged.expected_bound}
-    if args.previous is not None:
-        previous = _read_plan(args.previous)
-        again = robust.replan(problem, previous, args.switch_cost or 0.0, effort)
-        return again.plan, {
-            "loaded_mb": again.loaded_mb, "net": again.net, "net_bound": again.net_bound
-        }  # fmt: skip
+    again = robust.replan(problem, _read_plan(args.previous), args.switch_cost or 0.0, effort)
+    return again.plan, {
+        "loaded_mb": again.loaded_mb, "net": again.net, "net_bound": again.net_bound
+    }  # fmt: skip
+
+
+def _plan_once(
+    problem: FleetProblem, args: argparse.Namespace, rng: np.random.Generator
+) -> FleetPlan:
+    from edged.planner.fleet.decompose import MANY_EDGES
+    from edged.planner.fleet.methods import Options, solve
+    from edged.planner.fleet.workers import workers
+
     options = Options(effort=args.effort, rng=rng, time_limit_s=args.time_limit_s)
     if args.method != "price" or problem.n_edges <= MANY_EDGES:
-        return solve(problem, args.method, options), {}
+        return solve(problem, args.method, options)
     with workers(args.workers) as run:
-        options = Options(effort=args.effort, run=run)
-        return solve(problem, args.method, options), {}
+        return solve(problem, args.method, Options(effort=args.effort, run=run))
 
 
 def _read_plan(path: str) -> FleetPlan:
+    from edged.planner.fleet.plan import FleetPlan
+
     try:
         return msgspec.json.decode(read_instance(path), type=FleetPlan)
     except msgspec.DecodeError as error:
@@ -141,6 +155,8 @@ def _read_plan(path: str) -> FleetPlan:
 
 
 def _rng(seed: int) -> np.random.Generator:
+    import numpy as np
+
     if seed < 0:
         raise PlanError(f"--seed: must be >= 0, got {seed}")
     return np.random.default_rng(seed)
@@ -148,7 +164,7 @@ def _rng(seed: int) -> np.random.Generator:
 
 def _show(problem: FleetProblem, plan: FleetPlan, extra: dict[str, float], time_s: float) -> str:
     """Where the queries of each edge's clients go, then the figures that one asks for first."""
-    lines = []
+    lines = [] if problem.n_clients else ["clients: there are none, so the plan is empty"]
     if plan.obj is None:
         lines.append(
             f"infeasible: no plan serves every query because of {', '.join(plan.culprits)}"
@@ -168,7 +184,11 @@ def _show(problem: FleetProblem, plan: FleetPlan, extra: dict[str, float], time_
 
 
 def _edges(problem: FleetProblem, plan: FleetPlan) -> str:
-    o, oce, r = (np.array(shares) for shares in (plan.o, plan.oce, plan.r))
+    import numpy as np
+
+    o, oce, r = (
+        np.array(shares).reshape(problem.load.shape) for shares in (plan.o, plan.oce, plan.r)
+    )
     rows = []
     for edge in range(problem.n_edges):
         of = problem.clients_of(edge)
@@ -186,6 +206,10 @@ def _edges(problem: FleetProblem, plan: FleetPlan) -> str:
 
 
 def _generate(args: argparse.Namespace) -> int:
+    from edged.planner.fleet.generate import Scenario, generate
+    from edged.planner.fleet.problem import to_instance
+    from edged.planner.fleet.standley import losses
+
     fields = {field: getattr(args, field) for field, _, _ in _SCENARIO.values()}
     given = {field: value for field, value in fields.items() if value is not None}
     scenario = convert({"batching": args.batching, "mode": args.mode, **given}, Scenario)

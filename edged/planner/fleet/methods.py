@@ -36,7 +36,6 @@ class Options:
 
 
 class Method(NamedTuple):
-    about: str
     plan: Callable[[FleetProblem, Options], FleetPlan]
     batching_only: bool = False
 
@@ -141,24 +140,13 @@ def _empty(problem: FleetProblem, method: str) -> FleetPlan:
 
 
 METHODS = {
-    "milp": Method("exact: one MILP, solved by HiGHS", _milp),
-    "price": Method("prices of the shared limits, with an upper bound (default)", _price),
-    "j3o": Method("Algorithms 1 and 2 as printed", _alternating("j3o", alternate.literal_step)),
-    "j3o-fixed": Method(
-        "J3O, each node judged on its own", _alternating("j3o-fixed", alternate.fixed_step)
-    ),
-    "opt-ao": Method(
-        "alternating, the best models by enumeration",
-        _alternating("opt-ao", alternate.best_step, needs_rows=True),
-    ),
-    "greedy-ao": Method(
-        "alternating, models by gain per MB", _alternating("greedy-ao", alternate.greedy_step)
-    ),
-    "rand-ao": Method("alternating, models at random", _rand_ao),
-    "full-local": Method("nothing leaves a client", _full_local),
-    "baj3o": Method(
-        "J3O with the batching surrogate (29), then exact active sets",
-        _alternating("baj3o", alternate.literal_step),
-        batching_only=True,
-    ),
+    "milp": Method(_milp),
+    "price": Method(_price),
+    "j3o": Method(_alternating("j3o", alternate.literal_step)),
+    "j3o-fixed": Method(_alternating("j3o-fixed", alternate.fixed_step)),
+    "opt-ao": Method(_alternating("opt-ao", alternate.best_step, needs_rows=True)),
+    "greedy-ao": Method(_alternating("greedy-ao", alternate.greedy_step)),
+    "rand-ao": Method(_rand_ao),
+    "full-local": Method(_full_local),
+    "baj3o": Method(_alternating("baj3o", alternate.literal_step), batching_only=True),
 }

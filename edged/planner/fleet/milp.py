@@ -1,8 +1,9 @@
 """The exact method: P1 (13) in flow form as one MILP, and why an instance is infeasible.
 
-Flow form: local flows l_cmt <= z_cmt <= x_cm and served rates G_emt <= Λ_et z_emt take the place
-of the products z·o, so all is linear. Where a model's cost says nothing (equal work) one model
-per task is without loss of generality, and z is left out. Knows no other method.
+Flow form: local flows l_cmt <= z_cmt <= x_cm and served parts g_emt <= z_emt of each edge's load
+take the place of the products z·o, so all is linear. Where a model's cost says nothing (equal
+work) one model per task is without loss of generality, and z is left out. Every row is divided by
+its limit. Knows no other method.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from edged.errors import DeadlineExceeded
 from edged.planner.fleet.assignment import NONE, Assignment, edge_sums
 from edged.planner.fleet.highs import Model, Solution, Solver, Status
-from edged.planner.fleet.offloading import OffloadingLp
+from edged.planner.fleet.offloading import MOST, OffloadingLp
 from edged.planner.fleet.plan import FleetPlan, infeasible, plan_of
 from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
 
@@ -27,7 +28,7 @@ RELATIVE_GAP = 1e-6  # of the optimum, so objectives compare at 2e-6
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
     """Where the variables are. Local flows run over the (client, model, task) triples that are
-    supported, loaded and small enough; served rates over such (edge, model, task) triples."""
+    supported, loaded and small enough; served parts over such (edge, model, task) triples."""
 
     x_client: Ints  # (C, M)
     x_edge: Ints  # (E, M)
@@ -105,7 +106,7 @@ def _run(
 ) -> tuple[Columns, Solution]:
     """Build and solve; `without` leaves families out, `aim` False asks for any feasible point."""
     model = Model()
-    columns = _columns(problem, model, aim, with_memory="(8a)" not in without)
+    columns = _columns(problem, model, aim, without)
     for name, family in FAMILIES.items():
         if name not in without and _applies(problem, name):
             family(problem, columns, model)
@@ -119,17 +120,20 @@ def _applies(problem: FleetProblem, name: str) -> bool:
     return name != ("(10)" if problem.batching else "(28)")
 
 
-def _columns(p: FleetProblem, model: Model, aim: bool, with_memory: bool) -> Columns:
+def _columns(p: FleetProblem, model: Model, aim: bool, without: Collection[str]) -> Columns:
     scale = p.n_clients * float(aim)  # keeps costs near 1; 0: any feasible point
     weight = p.weight * scale
     loaded = p.load > 0
     rate = edge_sums(p, p.load)
     supported = (p.client_accuracy > 0)[p.edge_of] & loaded[:, None, :]
-    if with_memory:
+    at_edge = (p.edge_accuracy > 0) & (rate > 0)[:, None, :]
+    if "(8a)" not in without:
         supported &= (p.client_model_mb <= p.client_mb[:, None])[:, :, None]
+    if "(8b)" not in without:
+        at_edge &= (p.edge_model_mb <= p.edge_mb[:, None])[:, :, None]
     c, m, t = np.nonzero(supported)
-    e, n, s = np.nonzero((p.edge_accuracy > 0) & (rate > 0)[:, None, :])
-    value = p.edge_accuracy[e, n, s] * (scale / p.total_load)
+    e, n, s = np.nonzero(at_edge)
+    value = p.edge_accuracy[e, n, s] * rate[e, s] * (scale / p.total_load)
     chosen = bool(np.ptp(p.work))
 
     def shares(cost: Array | float) -> Ints:
@@ -143,7 +147,7 @@ def _columns(p: FleetProblem, model: Model, aim: bool, with_memory: bool) -> Col
         local=model.columns(len(c), cost=weight[c, t] * p.client_accuracy[p.edge_of[c], m, t]),
         z_client=model.columns(len(c), integer=True) if chosen or p.mode is Mode.NULL else None,
         served_of=(e, n, s),
-        served=model.columns(len(e), upper=rate[e, s], cost=value),
+        served=model.columns(len(e), cost=value),
         z_edge=model.columns(len(e), integer=True) if chosen or p.batching else None,
         edge=shares(0.0),
         cloud=shares((weight * p.cloud_accuracy).ravel()),
@@ -180,24 +184,29 @@ def eq_1a(p: FleetProblem, v: Columns, model: Model) -> None:
 
 
 def eq_1b(p: FleetProblem, v: Columns, model: Model) -> None:
-    """G_emt <= Λ_emt z_emt, z_emt <= x_em, Σ_m z_emt <= 1, Σ_m G_emt = Σ_c λ_ct h_ct.
+    """g_emt <= z_emt, z_emt <= x_em, Σ_m z_emt <= 1, Λ_et Σ_m g_emt = Σ_c λ_ct h_ct.
 
-    Λ is the rate that could arrive at most: what the clients have, what the uplink carries.
+    g is at most what the uplink carries of the load Λ that the clients have.
     """
     e, m, t = v.served_of
     each = np.arange(len(e))
-    carried = np.divide(
-        p.uplink_mb_s[e], p.input_mb[t], out=np.full(len(e), np.inf), where=p.input_mb[t] > 0
-    )
-    most = np.minimum(edge_sums(p, p.load)[e, t], carried)
+    rate = edge_sums(p, p.load)
+    traffic = rate * p.input_mb
+    most = np.minimum(_part(p.uplink_mb_s[:, None], traffic), 1.0)[e, t]
     shown = v.x_edge[e, m] if v.z_edge is None else v.z_edge
     model.rows("(1b)", len(e), (each, v.served, 1.0), (each, shown, -most), upper=0.0)
     pair = _numbers((p.n_edges, p.n_tasks))
     if v.z_edge is not None:
         model.rows("(1b)", len(e), (each, v.z_edge, 1.0), (each, v.x_edge[e, m], -1.0), upper=0.0)
         model.rows("(1b)", pair.size, (pair[e, t], v.z_edge, 1.0), upper=1.0)
-    arriving = (pair[p.edge_of], v.edge, -p.load)
+    arriving = (pair[p.edge_of], v.edge, -_part(p.load, rate[p.edge_of]))
     model.rows("flow", pair.size, (pair[e, t], v.served, 1.0), arriving, lower=0.0, upper=0.0)
+
+
+def _part(amount: Array, of: Array) -> Array:
+    """`amount` / `of`, 1 where there is nothing to be a part of."""
+    amount, of = np.broadcast_arrays(amount, of)
+    return np.divide(amount, of, out=np.ones(of.shape), where=of > 0)
 
 
 def eq_8a(p: FleetProblem, v: Columns, model: Model) -> None:
@@ -215,36 +224,46 @@ def eq_8b(p: FleetProblem, v: Columns, model: Model) -> None:
 def eq_9(p: FleetProblem, v: Columns, model: Model) -> None:
     """Σ_mt λ_ct w_m l_cmt <= β_c."""
     c, m, t = v.local_of
-    use = p.load[c, t] * p.work[m]
-    model.rows("(9)", p.n_clients, (c, v.local, use), upper=p.client_gflops)
+    _limited(model, "(9)", p.client_gflops, (c, v.local, p.load[c, t] * p.work[m]))
 
 
 def eq_10(p: FleetProblem, v: Columns, model: Model) -> None:
-    """Σ_mt w_m G_emt <= β_e."""
-    e, m, _ = v.served_of
-    model.rows("(10)", p.n_edges, (e, v.served, p.work[m]), upper=p.edge_gflops)
+    """Σ_mt w_m Λ_et g_emt <= β_e."""
+    _limited(model, "(10)", p.edge_gflops, _edge_compute(p, v))
 
 
 def eq_28(p: FleetProblem, v: Columns, model: Model) -> None:
-    """Σ_mt (ν_m z_emt + w_m / β_e T_b G_emt) <= T_b: z is 1 only where queries come."""
+    """Σ_mt (ν_m z_emt + w_m / β_e T_b Λ_et g_emt) <= T_b: z is 1 only where queries come."""
     assert p.setup_s is not None  # _applies saw to it
     e, m, _ = v.served_of
-    per_query = p.work[m] / p.edge_gflops[e]
-    setup = (e, v.z_edge, p.setup_s[m] / p.window_s)
-    model.rows("(28)", p.n_edges, setup, (e, v.served, per_query), upper=1.0)
+    setup = (e, v.z_edge, p.setup_s[m] / p.window_s * p.edge_gflops[e])
+    _limited(model, "(28)", p.edge_gflops, setup, _edge_compute(p, v))
+
+
+def _edge_compute(p: FleetProblem, v: Columns) -> tuple[Ints, Ints, Array]:
+    e, m, t = v.served_of
+    return e, v.served, p.work[m] * edge_sums(p, p.load)[e, t]
 
 
 def eq_11(p: FleetProblem, v: Columns, model: Model) -> None:
     """Σ_ct λ_ct d_t (h_ct + q_ct) <= κ_e."""
     edge, traffic = p.edge_of[:, None], p.load * p.input_mb
-    model.rows(
-        "(11)", p.n_edges, (edge, v.edge, traffic), (edge, v.cloud, traffic), upper=p.uplink_mb_s
-    )
+    _limited(model, "(11)", p.uplink_mb_s, (edge, v.edge, traffic), (edge, v.cloud, traffic))
 
 
 def eq_12(p: FleetProblem, v: Columns, model: Model) -> None:
     """Σ_ect λ_ct d_t q_ct <= κ_s."""
-    model.rows("(12)", 1, (0, v.cloud, p.load * p.input_mb), upper=p.cloud_mb_s)
+    traffic = p.load * p.input_mb
+    _limited(model, "(12)", np.array([p.cloud_mb_s]), (np.zeros_like(v.cloud), v.cloud, traffic))
+
+
+def _limited(
+    model: Model, name: str, limit: Array, *terms: tuple[Ints, Ints | None, Array]
+) -> None:
+    """Σ terms <= limit, divided by it. What would be MOST limits alone can be no part of a plan."""
+    unit = np.where(limit > 0, limit, 1.0)
+    scaled = [(row, column, np.minimum(use / unit[row], MOST)) for row, column, use in terms]
+    model.rows(name, len(limit), *scaled, upper=np.sign(limit))
 
 
 FAMILIES: dict[str, Callable[[FleetProblem, Columns, Model], None]] = {

@@ -84,8 +84,9 @@ def greedy(tier: Tier, alpha: Array) -> Bools:
     free = tier.memory_mb + _SLACK_MB
     live = np.arange(len(free))
     best = np.zeros((len(free), 1, value.shape[2]))
+    size = np.maximum(tier.model_mb, _SLACK_MB)  # a model may take no memory at all
     while live.size:
-        gain = np.maximum(value - best, 0.0).sum(axis=2) / tier.model_mb
+        gain = np.maximum(value - best, 0.0).sum(axis=2) / size
         gain[held[live]] = -1.0
         model = gain.argmax(axis=1)
         row = np.arange(live.size)

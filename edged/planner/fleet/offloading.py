@@ -15,6 +15,7 @@ from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices, valu
 from edged.planner.fleet.highs import INFINITY, Model, Solver
 from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
 
+MOST = 1e7  # a load this many times a limit is not served from it: its share would be noise
 PENALTY = 100.0  # accuracy lost by a query that must be served and is not; far above any price
 
 
@@ -43,17 +44,23 @@ class OffloadingLp:
         cloud_cost = self._cost * p.cloud_accuracy
         if cloud_price is not None:
             cloud_cost = cloud_cost - cloud_price * self._scale * p.load * p.input_mb
-        self._local = model.columns(p.load.size, upper=0.0).reshape(shape)
-        self._edge = model.columns(p.load.size, upper=0.0).reshape(shape)
-        self._cloud = model.columns(p.load.size, cost=cloud_cost.ravel()).reshape(shape)
-        self._unserved = None
-        if p.mode is not Mode.DROP:
-            fine = -PENALTY * self._cost if p.mode is Mode.STRICT else 0.0
-            self._unserved = model.columns(p.load.size, cost=np.ravel(fine)).reshape(shape)
         self._client_limit = _or_one(p.client_gflops)
         self._edge_limit = _or_one(p.edge_gflops)
         self._uplink_limit = _or_one(p.uplink_mb_s)
         self._cloud_limit = p.cloud_mb_s or 1.0
+        traffic = p.load * p.input_mb
+        self._up = traffic / self._uplink_limit[p.edge_of, None]
+        self._out = traffic / self._cloud_limit
+        may_leave = (self._up <= MOST) & ((self._out <= MOST) | (cloud_price is not None))
+        self._local = model.columns(p.load.size, upper=0.0).reshape(shape)
+        self._edge = model.columns(p.load.size, upper=0.0).reshape(shape)
+        self._cloud = model.columns(
+            p.load.size, upper=may_leave.ravel(), cost=cloud_cost.ravel()
+        ).reshape(shape)
+        self._unserved = None
+        if p.mode is not Mode.DROP:
+            fine = -PENALTY * self._cost if p.mode is Mode.STRICT else 0.0
+            self._unserved = model.columns(p.load.size, cost=np.ravel(fine)).reshape(shape)
         self._add_rows(model)
         # The columns are all boxed: dual simplex starts at once, presolve costs more than it saves.
         self._solver = Solver(model, presolve="off")
@@ -76,14 +83,13 @@ class OffloadingLp:
         self._edge_row = model.rows(
             "(10)", p.n_edges, (edge, self._edge, 1.0), upper=np.sign(p.edge_gflops)
         )
-        traffic = p.load * p.input_mb
-        up = traffic / self._uplink_limit[edge]
+        up = np.minimum(self._up, MOST)
         terms = [(edge, flow, up) for flow in (self._edge, self._cloud)]
         self._uplink_row = model.rows("(11)", p.n_edges, *terms, upper=np.sign(p.uplink_mb_s))
         self._cloud_row = model.rows(
             "(12)",
             1,
-            (0, self._cloud, traffic / self._cloud_limit),
+            (0, self._cloud, np.minimum(self._out, MOST)),
             upper=np.sign(p.cloud_mb_s) if self._cloud_price is None else INFINITY,
         )
 
@@ -120,17 +126,17 @@ class OffloadingLp:
         if not len(client):
             return
         model = z[client, task]
-        served = model != NONE
+        use = p.load[client, task] * p.work[model] / self._client_limit[client]
+        served = (model != NONE) & (use <= MOST)
         columns = self._local[client, task]
         accuracy = np.where(served, p.client_accuracy[p.edge_of[client], model, task], 0.0)
         self._solver.set_costs(columns, self._cost[client, task] * accuracy)
         self._solver.set_column_bounds(columns, np.zeros(len(columns)), served.astype(float))
-        use = p.load[client, task] * p.work[model] / self._client_limit[client]
         self._solver.set_coefficients(
             self._client_row[client[served]], columns[served], use[served]
         )
         if self._unserved is not None and p.mode is Mode.NULL:
-            fine = np.where(served, -PENALTY * self._cost[client, task], 0.0)
+            fine = np.where(model != NONE, -PENALTY * self._cost[client, task], 0.0)
             self._solver.set_costs(self._unserved[client, task], fine)
 
     def _set_edges(self, z: Ints, surrogate: Surrogate | None) -> None:
@@ -141,12 +147,12 @@ class OffloadingLp:
         client, task = np.nonzero(changed[p.edge_of])
         edge = p.edge_of[client]
         model = z[edge, task]
-        served = model != NONE
+        use = p.load[client, task] * p.work[model] / self._edge_limit[edge]
+        served = (model != NONE) & (use <= MOST) & (self._up[client, task] <= MOST)
         columns = self._edge[client, task]
         accuracy = np.where(served, p.edge_accuracy[edge, model, task], 0.0)
         self._solver.set_costs(columns, self._cost[client, task] * accuracy)
         self._solver.set_column_bounds(columns, np.zeros(len(columns)), served.astype(float))
-        use = p.load[client, task] * p.work[model] / self._edge_limit[edge]
         if p.setup_s is not None:
             setup = np.where(z != NONE, p.setup_s[z], 0.0) / p.window_s
             if surrogate is not None:

@@ -26,25 +26,31 @@ from edged.planner.fleet.rows import MAX_ROWS, Rows, Tables, envelope, tables
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long `price` works: rounds of pricing, then at most `tries` choices in the polish.
+    """How long `price` works: rounds of pricing, then at most `tries` choices in the polish, or
+    `wide_tries` where the bound is still WIDE away.
 
     Of each node so many rows stay in use, those that reach highest: `round_rows` of an edge after
-    the first round, `edge_rows` of an edge and `client_rows` of a client in the polish.
+    a round that leaves the bound nearer, `edge_rows` of an edge and `client_rows` of a client in
+    the polish.
     """
 
     rounds: int
     tries: int
+    wide_tries: int
     round_rows: int
     edge_rows: int
     client_rows: int
 
 
 EFFORTS = {
-    "quick": Effort(rounds=3, tries=2, round_rows=12, edge_rows=6, client_rows=10),
-    "full": Effort(rounds=8, tries=40, round_rows=MAX_ROWS, edge_rows=16, client_rows=20),
+    "quick": Effort(rounds=3, tries=2, wide_tries=10, round_rows=12, edge_rows=6, client_rows=10),
+    "full": Effort(
+        rounds=8, tries=40, wide_tries=40, round_rows=MAX_ROWS, edge_rows=16, client_rows=20
+    ),
 }
 STARTS = 6  # choices near which the polish looks, the best first
 CLOSE_ENOUGH = 1e-4  # relative gap between value and bound at which the search stops
+WIDE = 0.02  # and beyond which it may not trust which rows reach highest
 # Clients times client rows times edge rows, above which the rounds see only the first so many.
 TOO_MANY = 4_000_000
 FAR_TOO_MANY = 20_000_000  # above this they are never priced all, and the bound is a looser one
@@ -99,7 +105,8 @@ def search(
         if not duals or job.closed:
             break
         job.drop_hopeless()
-        job.shorten(MAX_ROWS, effort.round_rows)
+        if job.gap <= WIDE:
+            job.shorten(MAX_ROWS, effort.round_rows)
         prices = [_middle(a, b) for a, b in zip(prices, duals[-1], strict=True)]
     if not job.closed:
         job.polish(effort)
@@ -135,12 +142,17 @@ class _Search:
         self._solves = 0
 
     @property
-    def closed(self) -> bool:
-        """Whether the best plan is as good as proven optimal."""
+    def gap(self) -> float:
+        """Between the best plan and the bound, relative; infinite as long as one is missing."""
         best = self._best
         if best is None or best.rank[0] < 0 or not np.isfinite(self._bound):
-            return False
-        return self._bound - best.rank[1] <= CLOSE_ENOUGH * abs(self._bound)
+            return np.inf
+        return (self._bound - best.rank[1]) / max(abs(self._bound), 1e-300)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the best plan is as good as proven optimal."""
+        return self.gap <= CLOSE_ENOUGH
 
     def first_prices(self) -> list[Prices]:
         """Duals of the LP in which every node has its best model for each task."""
@@ -222,7 +234,7 @@ class _Search:
         self.drop_hopeless()
         self.shorten(effort.client_rows, effort.edge_rows)
         cuts = [self._worth(self._tables, prices) for prices in self._prices]
-        for _ in range(effort.tries):
+        for _ in range(effort.tries if self.gap <= WIDE else effort.wide_tries):
             choice = self._propose(Cuts.of(cuts))
             duals = [] if choice is None else self.attempt(choice)
             if not duals or self.closed:

@@ -16,9 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.errors import PlanError
-from edged.planner.instance import Fraction, Index, NonNegative, Positive, decode
+from edged.planner.instance import (
+    Amount,
+    Fraction,
+    Index,
+    NonNegative,
+    PositiveAmount,
+    decode,
+)
 
 KIND = "j3o"
+LEAST = 1e-9  # MB, MB/s or GFLOP/s: a thousandth of a byte, an operation a second; less is none
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -42,7 +50,7 @@ class ClientData(msgspec.Struct, frozen=True):
     edge: Index
     mem: NonNegative
     flops: NonNegative
-    lam: list[NonNegative]
+    lam: list[Amount]
 
 
 class EdgeData(msgspec.Struct, frozen=True):
@@ -56,19 +64,19 @@ class Instance(msgspec.Struct, frozen=True, tag_field="type", tag=KIND):
 
     tasks: list[str]
     models: list[str]
-    w: list[Positive]
-    mem_c: list[NonNegative]
-    mem_e: list[NonNegative]
+    w: list[PositiveAmount]
+    mem_c: list[Amount]
+    mem_e: list[Amount]
     acc_c: list[list[list[Fraction]]]
     acc_e: list[list[list[Fraction]]]
     acc_s: list[Fraction]
     clients: list[ClientData]
     edges: list[EdgeData]
     kappa_s: NonNegative
-    d: list[NonNegative]
+    d: list[Amount]
     mode: Mode
-    nu: list[NonNegative] | None
-    Tb: Positive | None
+    nu: list[Amount] | None
+    Tb: PositiveAmount | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,11 +154,14 @@ def read(data: bytes | str) -> FleetProblem:
 
 
 def from_instance(raw: Instance) -> FleetProblem:
-    """Check what types cannot say (lengths, indices, pairs of fields) and build the arrays."""
+    """Check what types cannot say (lengths, indices, pairs of fields) and build the arrays.
+
+    A fleet without clients may also lack tasks, models and edges: its plan is empty.
+    """
     tasks, models, edges = len(raw.tasks), len(raw.models), len(raw.edges)
-    for name in ("tasks", "models", "clients", "edges"):
-        if not getattr(raw, name):
-            raise PlanError(f"{name}: empty; there must be at least one")
+    for name in ("tasks", "models", "edges"):
+        if raw.clients and not getattr(raw, name):
+            raise PlanError(f"{name}: empty, but there are clients; there must be at least one")
     for name in ("w", "mem_c", "mem_e"):
         _shaped(name, getattr(raw, name), (models,))
     for name in ("acc_c", "acc_e"):
@@ -170,17 +181,17 @@ def from_instance(raw: Instance) -> FleetProblem:
         work=_floats(raw.w),
         client_model_mb=_floats(raw.mem_c),
         edge_model_mb=_floats(raw.mem_e),
-        client_accuracy=_floats(raw.acc_c),
-        edge_accuracy=_floats(raw.acc_e),
+        client_accuracy=_floats(raw.acc_c).reshape(edges, models, tasks),
+        edge_accuracy=_floats(raw.acc_e).reshape(edges, models, tasks),
         cloud_accuracy=_floats(raw.acc_s),
         edge_of=np.array([c.edge for c in raw.clients], dtype=np.int64),
         client_mb=_floats([c.mem for c in raw.clients]),
-        client_gflops=_floats([c.flops for c in raw.clients]),
-        load=_floats([c.lam for c in raw.clients]),
+        client_gflops=_limits([c.flops for c in raw.clients]),
+        load=_floats([c.lam for c in raw.clients]).reshape(len(raw.clients), tasks),
         edge_mb=_floats([e.mem for e in raw.edges]),
-        edge_gflops=_floats([e.flops for e in raw.edges]),
-        uplink_mb_s=_floats([e.kappa for e in raw.edges]),
-        cloud_mb_s=raw.kappa_s,
+        edge_gflops=_limits([e.flops for e in raw.edges]),
+        uplink_mb_s=_limits([e.kappa for e in raw.edges]),
+        cloud_mb_s=float(_limits(raw.kappa_s)),
         input_mb=_floats(raw.d),
         mode=raw.mode,
         setup_s=None if raw.nu is None else _floats(raw.nu),
@@ -227,7 +238,7 @@ def _check_batching(raw: Instance) -> None:
         return
     _shaped("nu", raw.nu, (len(raw.models),))
     for number, edge in enumerate(raw.edges):
-        if edge.flops == 0:
+        if edge.flops < LEAST:
             raise PlanError(f"edges[{number}].flops: must be > 0 with batching, (28) divides by it")
 
 
@@ -237,6 +248,10 @@ def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> None:
         raise PlanError(f"{name}: must have {shape[0]} entries, got {len(value)}")
     for number, item in enumerate(value if len(shape) > 1 else ()):
         _shaped(f"{name}[{number}]", item, shape[1:])
+
+
+def _limits(value: Any) -> Array:
+    return _floats(np.where(np.array(value) < LEAST, 0.0, value))
 
 
 def _floats(value: Any) -> Array:

@@ -15,8 +15,6 @@ from typing import Any
 from edged.errors import Unsupported
 from edged.planner.fleet.decompose import Run
 
-PLACES = ("auto", "ray", "one")
-
 
 @contextmanager
 def workers(place: str = "auto") -> Iterator[Run]:

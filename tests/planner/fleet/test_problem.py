@@ -50,8 +50,9 @@ def test_a_missing_key_is_named(key: str) -> None:
         (("clients", 2, "lam"), [1.0], r"^clients\[2\].lam: must have 3 entries, got 1$"),
         (("clients", 2, "lam", 0), "many", r"^clients\[2\].lam\[0\]: must be a number"),
         (("clients", 0, "mem"), None, r"^clients\[0\].mem: must be a number, got null$"),
-        (("clients",), [], r"^clients: empty; there must be at least one$"),
-        (("models",), [], r"^models: empty; there must be at least one$"),
+        (("tasks",), [], r"^tasks: empty, but there are clients"),
+        (("models",), [], r"^models: empty, but there are clients"),
+        (("edges",), [], r"^edges: empty, but there are clients"),
         (("mode",), "lossy", r"^mode: .*lossy"),
         (("nu",), None, r"^nu: null; the batching row \(28\) needs both nu and Tb$"),
         (("Tb",), None, r"^Tb: null; the batching row \(28\) needs both nu and Tb$"),
@@ -89,6 +90,19 @@ def test_no_load_at_all_gives_an_empty_plan(method: str, mode: Mode) -> None:
     assert (plan.obj, plan.bound, plan.gap) == (0.0, 0.0, 0.0)
     assert set(plan.x_c) | set(plan.x_e) == {()}
     assert np.array(plan.o).sum() == 0
+    plan.verify(problem)
+
+
+NOTHING_BUT_LIMITS = [key for key in KEYS if key not in ("kappa_s", "mode", "Tb")]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("missing", [["clients"], NOTHING_BUT_LIMITS])
+def test_without_clients_the_plan_is_empty(method: str, missing: list[str]) -> None:
+    problem = read(json.dumps(_instance() | {key: [] for key in missing}))
+    plan = solve(problem, method, Options(rng=np.random.default_rng(0)))
+    assert plan.status is Status.OPTIMAL
+    assert (plan.obj, plan.bound, plan.x_c, plan.o) == (0.0, 0.0, (), ())
     plan.verify(problem)
 
 

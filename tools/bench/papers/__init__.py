@@ -1,8 +1,9 @@
 """`python -m tools.bench papers`: the figures and tables of the papers, ours beside the printed.
 
-A paper is a module with `run(out, quick)`. It writes its figures and one Markdown page into the
-folder `out`, with few seeds when `quick`, and gives one dict for each figure or table, with the
-arguments of `tools.bench.report.emit`: `figure`, `label`, `seed` and what came out.
+A paper is a module with `run(out, quick, kept)`. It writes its figures and one Markdown page into
+the folder `out`, with few seeds when `quick`, and gives one dict for each figure or table, with the
+arguments of `tools.bench.report.emit`: `figure`, `label`, `seed` and what came out. What takes long
+it makes through `kept` (pieces.py).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import InvalidArgument
+from tools.bench.papers.pieces import keeper
 from tools.bench.report import emit
 
 PAPERS = {
@@ -30,6 +32,9 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("docs/results"), metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="few seeds, to see that it works")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep pieces here; a run that was stopped goes on"
+    )
     parser.set_defaults(run=_run)
 
 
@@ -37,8 +42,11 @@ def _run(args: argparse.Namespace) -> int:
     chosen = args.only.split(",")
     if unknown := set(chosen) - PAPERS.keys():
         raise InvalidArgument(f"--only: must be of {', '.join(PAPERS)}, got {sorted(unknown)[0]!r}")
-    args.out.mkdir(parents=True, exist_ok=True)
+    for folder in (args.out, args.keep):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
     for paper in chosen:
-        for line in importlib.import_module(PAPERS[paper]).run(args.out, args.quick):
+        kept = keeper(args.keep, f"{paper}-quick" if args.quick else paper)
+        for line in importlib.import_module(PAPERS[paper]).run(args.out, args.quick, kept):
             emit(f"papers/{paper}", **line)
     return 0

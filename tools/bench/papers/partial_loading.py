@@ -26,6 +26,7 @@ from edged.planner.loading.slotted import slotted_visits
 from edged.planner.loading.structure import sharing
 from edged.planner.loading.tables import Floats, Tables, tables, without_sharing
 from tools.bench.papers import partial_loading_page as page
+from tools.bench.papers.pieces import Kept
 
 SWEEPS: dict[str, tuple[str, list[float]]] = {
     "B": ("bandwidth_hz", [10e6, 50e6, 100e6, 200e6, 300e6, 400e6]),
@@ -41,22 +42,19 @@ Served = Callable[[LoadingProblem], int]
 Curves = dict[str, dict[str, list[float]]]  # sweep -> method -> served ratio at each value
 
 
-def run(out: Path, quick: bool) -> Iterator[dict[str, Any]]:
+def run(out: Path, quick: bool, kept: Kept) -> Iterator[dict[str, Any]]:
     """Fig. 6 to 9, with the page `partial-loading.md`."""
     seeds = 1 if quick else 20
     small_seeds = 2 if quick else 40
     results = {
-        "6": _sweeps("bls", BLS, seeds),
-        "7": _sweeps("general", GENERAL, seeds),
-        "8": {
-            "bls": _equal_bands("bls", seeds),
-            "general": _equal_bands("general", seeds),
-            "bls, float": _equal_bands("bls", seeds, upload_bits=FLOAT_BITS),
-            "general, float": _equal_bands("general", seeds, upload_bits=FLOAT_BITS),
-        },
-        "9": {family: _small(family, small_seeds) for family in ("bls", "general")},
-        "rates": {f"{rate / 1e6:g} GB/s": _at_rate(rate, seeds) for rate in RATES},
-        "late": _late(seeds),
+        "6": kept("6", lambda: _sweeps("bls", BLS, seeds)),
+        "7": kept("7", lambda: _sweeps("general", GENERAL, seeds)),
+        "8": kept("8", lambda: _figure_8(seeds)),
+        "9": kept("9", lambda: {name: _small(name, small_seeds) for name in ("bls", "general")}),
+        "rates": kept(
+            "rates", lambda: {f"{rate / 1e6:g} GB/s": _at_rate(rate, seeds) for rate in RATES}
+        ),
+        "late": kept("late", lambda: _late(seeds)),
     }
     page.write(out, results, seeds, small_seeds)
     for figure in ("6", "7", "8", "9"):
@@ -130,6 +128,15 @@ def _at_rate(bytes_per_ms: float, seeds: int) -> dict[str, Curves]:
             seeds,
             bytes_per_ms=bytes_per_ms,
         ),
+    }
+
+
+def _figure_8(seeds: int) -> dict[str, Curves]:
+    return {
+        "bls": _equal_bands("bls", seeds),
+        "general": _equal_bands("general", seeds),
+        "bls, float": _equal_bands("bls", seeds, upload_bits=FLOAT_BITS),
+        "general, float": _equal_bands("general", seeds, upload_bits=FLOAT_BITS),
     }
 
 
