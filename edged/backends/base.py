@@ -2,7 +2,7 @@
 
 A backend knows blocks and arrays. It knows no models, no requests, no batches and no store; the
 executor decides what runs. Arrays are views of the backend's own memory, dense, with rows on
-axis 0. One thread loads and unloads; runs of blocks may come from several, each with its own
+axis 0. One thread at a time loads and unloads, while others run other blocks, each with its own
 outputs.
 """
 
@@ -31,6 +31,7 @@ class Loaded:
 
     bytes_used: int
     max_rows: int | None = None  # rows of one run; None: any number
+    extra_bytes: int = 0  # that loading took on top, for a moment
 
 
 class Backend(Protocol):
@@ -46,14 +47,20 @@ class Backend(Protocol):
     def is_prepared(self, block: str) -> bool:
         """Whether `load` will use a copy that was made from a verified file, not the file."""
 
+    def prepare(self, block: str, path: Path) -> None:
+        """Make that copy of a verified file, if this backend has any and it is not there."""
+
+    def files(self, block: str, path: Path) -> Sequence[Path]:
+        """What `load` will read, for whoever wants to read it ahead."""
+
     def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
         """Make a block ready to run. Raises StoreError if the file does not fit its `uses`.
 
-        After a failure nothing of the block is left.
+        After a failure nothing of the block is left. DamagedCopy: load it from a verified file.
         """
 
     def unload(self, block: str) -> None:
-        """Give back what `load` took."""
+        """Give back what `load` took, to the system too. Nothing runs the block any more."""
 
     def run(
         self,

@@ -54,6 +54,12 @@ class Emulated:
     def is_prepared(self, block: str) -> bool:
         return False
 
+    def prepare(self, block: str, path: Path) -> None:
+        pass
+
+    def files(self, block: str, path: Path) -> Sequence[Path]:
+        return ()
+
     def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
         size = path.stat().st_size
         named = [key for key in self._options.blocks if key != "*" and block.startswith(key)]

@@ -30,6 +30,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hang_on: float | None = None
     die_on: float | None = None
     fail_on_load: int | None = None  # the n-th block that is loaded
+    fail_every_load: int | None = None  # and each n-th one
+    load_bytes_per_ms: float | None = None  # None: loading takes no time
     max_rows: int | None = None  # of each block
 
 
@@ -49,11 +51,21 @@ class Fake:
     def is_prepared(self, block: str) -> bool:
         return False
 
+    def prepare(self, block: str, path: Path) -> None:
+        pass
+
+    def files(self, block: str, path: Path) -> Sequence[Path]:
+        return ()
+
     def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
         self._loads += 1
-        if self._loads == self._options.fail_on_load:
-            raise StoreError(f"block {block[:12]} was made to fail")
+        options = self._options
         size = path.stat().st_size
+        if options.load_bytes_per_ms is not None:
+            time.sleep(size / options.load_bytes_per_ms / 1e3)
+        every = options.fail_every_load
+        if self._loads == options.fail_on_load or (every and self._loads % every == 0):
+            raise StoreError(f"block {block[:12]} was made to fail")
         self._factors[block] = 0.5 + int(block[:8], 16) / 2**32
         return Loaded(size, self._options.max_rows)
 

@@ -28,6 +28,7 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
+from edged.backends import mapped
 from edged.backends.base import Loaded, Use
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.prepared import PreparedBlocks
@@ -109,9 +110,21 @@ class OnnxRuntime:
     def is_prepared(self, block: str) -> bool:
         return self._prepared is not None and self._prepared.find(block) is not None
 
+    def prepare(self, block: str, path: Path) -> None:
+        if self._prepared is not None and self._prepared.find(block) is None:
+            self._prepared.make(block, functools.partial(self._optimise, path))
+
+    def files(self, block: str, path: Path) -> Sequence[Path]:
+        if self._prepared is None or self._prepared.find(block) is None:
+            return (path,)
+        return self._prepared.files(block)
+
     def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
-        bytes_used = path.stat().st_size
         try:
+            if self._prepared is not None:
+                self.prepare(block, path)
+                self._prepared.verify(block)
+                self._prepared.touch(block)
             wide = narrow = self._session(block, path, wide=self.lanes == 1)
             inputs, outputs = _args(narrow.get_inputs()), _args(narrow.get_outputs())
             max_rows = check(block, inputs, outputs, uses)
@@ -130,11 +143,16 @@ class OnnxRuntime:
             inputs=tuple((arg.name, NUMPY[arg.datatype]) for arg in inputs if arg.datatype),
             outputs=tuple((arg.name, NUMPY[arg.datatype]) for arg in outputs if arg.datatype),
         )
-        return Loaded(bytes_used, max_rows)
+        return self._weigh(block, path, max_rows)
 
     def unload(self, block: str) -> None:
+        with self._bindings_lock:
+            for key in [key for key in self._bindings if key[0] == block]:
+                del self._bindings[key]
         del self._blocks[block]
-        self._bindings = {key: b for key, b in self._bindings.items() if key[0] != block}
+        if self._prepared is not None:
+            for file in self._prepared.files(block):
+                mapped.give_cache_back(file)
 
     def run(
         self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
@@ -156,22 +174,35 @@ class OnnxRuntime:
         self._blocks.clear()
 
     def _session(self, block: str, path: Path, *, wide: bool) -> Any:
-        if self._prepared is None:
+        entry = self._prepared.find(block) if self._prepared is not None else None
+        if self._prepared is None or entry is None:
             return self._open(path, self._session_options())
-        entry = self._prepared.find(block)
-        if entry is None:
-            entry = self._prepared.make(block, functools.partial(self._optimise, path))
-        self._prepared.touch(block)
         options = self._session_options(wide=wide)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # is done
         try:
             return self._open(entry / _MODEL, options)
         except Exception as error:
-            self._prepared.remove(block)
-            raise StoreError(
-                f"the prepared copy of block {block[:12]} was damaged ({_line(error)}) and has "
-                "been removed: start again to prepare it anew"
-            ) from error
+            raise self._prepared.damaged(block, _line(error)) from error
+
+    def _weigh(self, block: str, path: Path, max_rows: int | None) -> Loaded:
+        """What a loaded block takes: of a prepared one, the part of its weights that stays mapped.
+
+        Weights that an operator packs are in the file twice, as they were and packed. ONNX Runtime
+        reads them as they were, packs them, and goes on with those in the file.
+        """
+        if self._prepared is None:
+            return Loaded(path.stat().st_size, max_rows)
+        used = extra = 0
+        for file in self._prepared.files(block):
+            found = mapped.mappings(file)
+            mapped.bring_in(found)
+            size = file.stat().st_size
+            stays = mapped.mapped_bytes(found) if file.name == _WEIGHTS else size
+            used += stays
+            extra += 2 * max(0, size - stays)  # in the file, and on the heap until it is packed
+            if extra:
+                mapped.give_cache_back(file)
+        return Loaded(used, max_rows, extra)
 
     def _optimise(self, path: Path, folder: Path) -> None:
         options = self._session_options()

@@ -2,6 +2,9 @@
 
 Knows nothing of what is in them. An entry belongs to one block, one set of facts (library version,
 processor, options) and is never changed; whatever makes one must have verified the block first.
+
+Each entry carries the checksums of its files. They find what a failing disk did; they are no
+protection against whoever may write to the folder.
 """
 
 from __future__ import annotations
@@ -13,22 +16,36 @@ import re
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from edged.errors import ConfigError
+from edged.errors import ConfigError, StoreError
 
+_LAYOUT = 2  # of an entry; raised when an older one would be misread
+_SUMS = "checksums.json"  # CRC-32 and size of each other file
+_CHUNK_BYTES = 1 << 20
 _KEEP_S = 30 * 86_400.0  # an entry that no start has used for so long is removed
 _TEMPORARY = ".tmp-"
+
+
+class DamagedCopy(StoreError):
+    """A prepared copy is not what was written, and has been removed. The block may be as it was."""
+
+
+class _Sum(msgspec.Struct, frozen=True, array_like=True):
+    crc32: int
+    size: int
 
 
 class PreparedBlocks:
     """Entries under `folder` for these facts. Several processes may share the folder."""
 
     def __init__(self, folder: Path, facts: Mapping[str, object]) -> None:
-        body = msgspec.json.encode({**facts, "cpu": processor()}, order="deterministic")
+        known = {**facts, "cpu": processor(), "layout": _LAYOUT}
+        body = msgspec.json.encode(known, order="deterministic")
         self._folder = folder
         self._suffix = hashlib.sha256(body).hexdigest()[:16]
 
@@ -52,6 +69,8 @@ class PreparedBlocks:
             ) from error
         try:
             write(temporary)
+            sums = {path.name: _sum(path) for path in temporary.iterdir()}
+            (temporary / _SUMS).write_bytes(msgspec.json.encode(sums))
             for path in [*temporary.iterdir(), temporary]:
                 _sync(path)
             try:
@@ -63,6 +82,32 @@ class PreparedBlocks:
             shutil.rmtree(temporary, ignore_errors=True)
         _sync(self._folder)
         return self._entry(block)
+
+    def files(self, block: str) -> tuple[Path, ...]:
+        """What is there of an entry."""
+        return tuple(self._entry(block).glob("*"))
+
+    def verify(self, block: str) -> None:
+        """Read all of an entry, through a buffer of 1 MiB: it lies in the page cache then.
+
+        Raises DamagedCopy for what is not as it was written, and removes it.
+        """
+        for name, written in self._sums(block).items():
+            path = self._entry(block) / name
+            try:
+                found = _sum(path)
+            except OSError as error:
+                raise self.damaged(block, f"{name}: {error.strerror}") from error
+            if found != written:
+                raise self.damaged(block, f"{name} is not what was written")
+
+    def damaged(self, block: str, reason: str) -> DamagedCopy:
+        """Remove an entry, and the error to raise."""
+        self.remove(block)
+        return DamagedCopy(
+            f"the prepared copy of block {block[:12]} was damaged ({reason}) and has been removed: "
+            "it is prepared anew when it is loaded again"
+        )
 
     def touch(self, block: str) -> None:
         """Say that the entry is in use, so that `sweep` keeps it."""
@@ -78,6 +123,14 @@ class PreparedBlocks:
             if entry.stat().st_mtime < oldest_s:
                 shutil.rmtree(entry, ignore_errors=True)
 
+    def _sums(self, block: str) -> dict[str, _Sum]:
+        try:
+            return msgspec.json.decode(
+                (self._entry(block) / _SUMS).read_bytes(), type=dict[str, _Sum]
+            )
+        except (OSError, msgspec.DecodeError) as error:
+            raise self.damaged(block, f"{_SUMS}: {error}") from error
+
     def _entry(self, block: str) -> Path:
         return self._folder / f"{block}-{self._suffix}"
 
@@ -90,6 +143,17 @@ def processor() -> str:
         text = ""
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
     return " ".join([platform.machine(), *sorted(flags[1].split() if flags else [])])
+
+
+def _sum(path: Path) -> _Sum:
+    crc32 = size = 0
+    buffer = bytearray(_CHUNK_BYTES)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            crc32 = zlib.crc32(view[:count], crc32)
+            size += count
+    return _Sum(crc32, size)
 
 
 def _sync(path: Path) -> None:

@@ -129,6 +129,12 @@ class Torch:
     def is_prepared(self, block: str) -> bool:
         return False
 
+    def prepare(self, block: str, path: Path) -> None:
+        pass
+
+    def files(self, block: str, path: Path) -> Sequence[Path]:
+        return (path,)
+
     def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
         try:
             graph = torch_graph.load(path, self._device)
@@ -138,7 +144,8 @@ class Torch:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # weights come on another stream than runs
         self._blocks[block] = graph
-        return Loaded(sum(buffer.nbytes for buffer in graph.buffers()), max_rows)
+        used = sum(buffer.nbytes for buffer in graph.buffers())
+        return Loaded(used, max_rows, extra_bytes=path.stat().st_size)  # the file, as it is parsed
 
     def unload(self, block: str) -> None:
         for key in [key for key in self._runs if key[0] == block]:

@@ -56,15 +56,23 @@ class Executor:
         backend: Backend,
         max_rows: Mapping[str, int | None],
     ) -> None:
-        """`max_rows`: of one run of each block; None is any number."""
-        self._manifests = manifests
+        """`max_rows`: of one run of each block that was ever loaded; None is any number."""
         self._backend = backend
         self._max_rows = max_rows
-        self._trie = Trie(manifests)
         self.memory = backend.memory
         self._allocated = self.memory.allocate(0)
         self.nbytes = 0
         self._program = functools.lru_cache(_PROGRAMS)(self._make_program)
+        self.define(manifests)
+
+    def define(self, manifests: Mapping[str, Manifest]) -> None:
+        """Run these models from now on, in place of those before.
+
+        Raises StoreError where two of them disagree on what a block writes; nothing changes then.
+        """
+        self._trie = Trie(manifests)
+        self._manifests = manifests
+        self._program.cache_clear()
 
     def run(
         self, message: link.Run, requests: Sequence[Staged]

@@ -13,6 +13,9 @@ Rules that both ends hold to:
 * Discard may come at any time, and is not answered. Before the Prepare was answered, it turns the
   answer into PrepareFailed(CANCELLED), unless they crossed; while a batch runs with the request,
   its rows stay until that batch answers. Otherwise they are free for the next Prepare at once.
+* Load, Unload, Define and Forget are done in the order in which they come, beside the batches.
+  Each Load gets one Loaded or LoadFailed, each Unload one Unloaded, each Define one Defined or
+  DefineFailed. The front unloads nothing that a staged request needs.
 * A worker that cannot start sends Failed and exits with status 1.
 """
 
@@ -23,7 +26,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from edged.errors import Code
-from edged.manifest import DataType
+from edged.manifest import DataType, Manifest
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -90,6 +93,30 @@ class Discard(_Message, frozen=True):
     rid: int
 
 
+class Load(_Message, frozen=True):
+    """Bring a block of a defined model to the device."""
+
+    block: str
+
+
+class Unload(_Message, frozen=True):
+    """Give a loaded block's memory back."""
+
+    block: str
+
+
+class Define(_Message, frozen=True):
+    """Models to be served from now on, by key: prepare their blocks for this host, load none."""
+
+    models: tuple[tuple[str, Manifest], ...]
+
+
+class Forget(_Message, frozen=True):
+    """Models that no request asks for any more; what only they needed is unloaded already."""
+
+    models: tuple[str, ...]
+
+
 class Ping(_Message, frozen=True):
     """Answered by Pong from the main thread, whatever the executor does."""
 
@@ -106,18 +133,21 @@ class Stop(_Message, frozen=True):
     """Finish what runs, then exit with status 0."""
 
 
-ToWorker: TypeAlias = Prepare | Run | Discard | Ping | Measure | Stop
+ToWorker: TypeAlias = (
+    Prepare | Run | Discard | Load | Unload | Define | Forget | Ping | Measure | Stop
+)
 
 
 # --- worker to front -----------------------------------------------------------------------
 
 
 class BlockInfo(_Part, frozen=True):
-    """One loaded block."""
+    """One block, as it was loaded last."""
 
     id: str
-    bytes_used: int  # host or device memory that the backend says the block takes
+    bytes_used: int  # host or device memory that the block takes while it is loaded
     load_us: int
+    resident: bool = True  # False: it was loaded to be measured, and had to make room
 
 
 class WarmUp(_Part, frozen=True):
@@ -131,7 +161,7 @@ class WarmUp(_Part, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """All models are loaded and warm."""
+    """All models were loaded once and are warm; what fits has stayed."""
 
     backend: str
     device: str  # for people, as "cpu (2 threads)"
@@ -143,6 +173,9 @@ class Ready(_Message, frozen=True):
     versions: dict[str, str]
     staging_bytes: int
     pss_bytes: int  # proportional set size of the worker
+    fixed_bytes: int = 0  # of it, before anything was loaded
+    workspace_bytes: int = 0  # activations of the largest batch, and what loading takes on top
+    max_batch_rows: int | None = None  # None: as asked for; else what there is memory for
 
 
 class Failed(_Message, frozen=True):
@@ -216,6 +249,38 @@ class BatchFailed(_Message, frozen=True):
     message: str
 
 
+class Loaded(_Message, frozen=True):
+    block: str
+    bytes_used: int
+    load_us: int
+
+
+class LoadFailed(_Message, frozen=True):
+    """Nothing of the block is left."""
+
+    block: str
+    code: Code
+    message: str
+
+
+class Unloaded(_Message, frozen=True):
+    block: str
+
+
+class Defined(_Message, frozen=True):
+    """The models can be asked for, as soon as their blocks are loaded."""
+
+    models: tuple[str, ...]
+
+
+class DefineFailed(_Message, frozen=True):
+    """None of them can."""
+
+    models: tuple[str, ...]
+    code: Code
+    message: str
+
+
 class Pong(_Message, frozen=True):
     n: int
 
@@ -225,10 +290,23 @@ class Memory(_Message, frozen=True):
     pss_bytes: int
     staging_bytes: int
     buffer_bytes: int  # activations at block borders
+    private_bytes: int = 0  # of the PSS, what no file backs: it is not available to anyone else
 
 
 FromWorker: TypeAlias = (
-    Ready | Failed | Prepared | PrepareFailed | BatchDone | BatchFailed | Pong | Memory
+    Ready
+    | Failed
+    | Prepared
+    | PrepareFailed
+    | BatchDone
+    | BatchFailed
+    | Loaded
+    | LoadFailed
+    | Unloaded
+    | Defined
+    | DefineFailed
+    | Pong
+    | Memory
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -12,7 +12,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     store: str  # directory
     cache_dir: str  # of blocks prepared for this host
-    models: tuple[str, ...] | None = None  # None: every model of the store
+    models: tuple[str, ...] | None = None  # None: every model of the store; best to keep first
+    pinned: tuple[str, ...] = ()  # of these; they have to fit
+    budget_bytes: int | None = None  # of this process, all of it; None: no limit
     backend: str = "onnxruntime"
     options: dict[str, Any] = {}  # of the backend
     threads: int = 1  # of one batch, within the backend

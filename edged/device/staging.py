@@ -6,6 +6,7 @@ has more than there are on their way (`edged.device.link`), so running out is a 
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -129,15 +130,29 @@ class Staging:
     def __init__(self, manifests: Mapping[str, Manifest], rows: int, memory: Memory) -> None:
         self._lock = threading.Lock()
         self._requests: dict[int, Staged] = {}
-        shapes = dict.fromkeys(shape_of(m) for m in manifests.values())
-        self.pools = {shape: Pool(n, shape, rows, memory) for n, shape in enumerate(shapes)}
-        self._recipes: dict[tuple[str, bool], _Recipe] = {}  # by model, and whether of images
+        self._rows = rows
+        self._memory = memory
+        self._numbers = itertools.count()
+        self.pools: dict[Shape, Pool] = {}
+        self.define(manifests)
+
+    def define(self, manifests: Mapping[str, Manifest]) -> None:
+        """Stage for these models from now on. Of those before no request is open.
+
+        Pools of shapes that stay are kept, with what is in them.
+        """
+        kept = self.pools
+        pools = {
+            shape: kept.get(shape) or Pool(next(self._numbers), shape, self._rows, self._memory)
+            for shape in dict.fromkeys(shape_of(m) for m in manifests.values())
+        }
+        made: dict[tuple[str, bool], _Recipe] = {}  # by model, and whether of images
         recipes: dict[Preparation, _Recipe] = {}
         for name, manifest in manifests.items():
             for images in (False, True):
                 key = preparation(manifest, images=images)
-                recipe = recipes.setdefault(key, _Recipe(key, self.pools[_shape(key)]))
-                self._recipes[name, images] = recipe
+                made[name, images] = recipes.setdefault(key, _Recipe(key, pools[_shape(key)]))
+        self.pools, self._recipes = pools, made
 
     @property
     def nbytes(self) -> int:

@@ -7,7 +7,6 @@ Knows no scheduler: the front says what runs when.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import gc
 import logging
@@ -16,22 +15,26 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-import psutil
 
 from edged import __version__, backends
 from edged.device import link, preparing
 from edged.device.channel import Receiver, SharedSender
 from edged.device.executor import Executor
-from edged.device.loading import check_manifests, load_blocks, warm_up
+from edged.device.filling import Filling
+from edged.device.footprint import footprint
+from edged.device.loader import Loader
+from edged.device.orders import Orders, typed
 from edged.device.settings import Settings
 from edged.device.staging import Staged, Staging
+from edged.device.warming import Warming
 from edged.errors import Code, EdgedError
+from edged.manifest import Manifest
 from edged.store import Store
 
 log = logging.getLogger("edged.device")
@@ -59,36 +62,48 @@ class Worker:
             link.Prepare: self._on_prepare,
             link.Run: lambda run, _: self._batches.put(functools.partial(self._run, run)),
             link.Discard: lambda discard, _: self._staging.discard(discard.rid),
+            **dict.fromkeys(
+                (link.Load, link.Unload, link.Define, link.Forget),
+                lambda order, _: self._orders.put(order),
+            ),
             link.Ping: lambda ping, _: self._report(link.Pong(ping.n)),
             link.Measure: lambda ask, _: self._jobs.put(functools.partial(self._measure, ask.n)),
         }
 
     def start(self) -> None:
-        """Load and warm up every model, start the threads, say Ready. Raises EdgedError."""
+        """Load each model once, keep what fits, start the threads, say Ready. Raises EdgedError."""
         settings = self._settings
         cv2.setNumThreads(1)  # our threads take a picture each
         store = Store(settings.store)
-        self._manifests = store.models(settings.models)
-        check_manifests(self._manifests)
-        self._hold = store.hold(s.block for m in self._manifests.values() for s in m.steps)
+        found = store.models(settings.models)
+        self._manifests = {name: found[name] for name in settings.models or found}
         self._backend = backends.create(
             settings.backend,
             settings.options,
             threads=settings.threads,
             cache_dir=Path(settings.cache_dir),
         )
-        blocks, loaded = load_blocks(store, self._manifests, self._backend)
-        _give_back_freed_memory()
-        limits = {block: one.max_rows for block, one in loaded.items()}
+        loader = Loader(store, self._backend)
+        loader.define(self._manifests)
+        fixed_bytes = footprint().pss_bytes
         self._executors = [
-            Executor(self._manifests, self._backend, limits) for _ in range(self._backend.lanes)
+            Executor(self._manifests, self._backend, loader.max_rows)
+            for _ in range(self._backend.lanes)
         ]
         for executor in reversed(self._executors):
             self._idle.put(executor)
         self._staging = Staging(self._manifests, settings.staging_rows, self._backend.memory)
-        warm_ups = warm_up(
-            self._executors, self._manifests, self._staging.pools, settings.max_batch_rows
+        warming = Warming(self._executors, self._staging.pools, settings.max_batch_rows)
+        filling = Filling(
+            loader,
+            warming,
+            fixed_bytes=fixed_bytes,
+            budget_bytes=settings.budget_bytes,
+            max_batch_rows=settings.max_batch_rows,
         )
+        filling.run(self._manifests, settings.pinned)
+        self._orders = Orders(loader, self._redefine, self._report)
+        self._orders.start()
         for number in range(settings.prepare_threads):
             self._start_thread(f"prepare-{number}", self._jobs)
         for number in range(self._backend.lanes):
@@ -102,8 +117,8 @@ class Worker:
                 lanes=self._backend.lanes,
                 emulated=self._backend.emulated,
                 models=tuple(self._manifests),
-                blocks=tuple(blocks),
-                warm_ups=tuple(warm_ups),
+                blocks=filling.blocks(),
+                warm_ups=tuple(warming.times),
                 versions={
                     "edged": __version__,
                     "python": platform.python_version(),
@@ -112,7 +127,10 @@ class Worker:
                     **self._backend.versions,
                 },
                 staging_bytes=self._staging.nbytes,
-                pss_bytes=_pss_bytes(),
+                pss_bytes=footprint().pss_bytes,
+                fixed_bytes=fixed_bytes,
+                workspace_bytes=filling.workspace_bytes,
+                max_batch_rows=filling.max_batch_rows,
             )
         )
 
@@ -123,6 +141,7 @@ class Worker:
             if isinstance(message, link.Stop):
                 break
             self._handlers[type(message)](message, frames[1:])
+        self._orders.stop()
         for _, jobs in self._threads:
             jobs.put(None)
         for thread, _ in self._threads:
@@ -159,7 +178,7 @@ class Worker:
                     message, payload, staged, self._manifests, max_pixels=self._settings.max_pixels
                 )
             except Exception as caught:
-                error = _typed(caught, "a request could not be prepared")
+                error = typed(caught, "a request could not be prepared")
         prepare_us = (time.perf_counter_ns() - started_ns) // 1000
         if self._staging.settle(staged, prepared=error is None):
             self._report(link.Prepared(message.rid, prepare_us))
@@ -181,8 +200,8 @@ class Worker:
             done, payload = executor.run(message, requests)
         except Exception as caught:
             self._staging.end(message.members, requests, done=False)
-            typed = _typed(caught, "a batch could not be run")
-            self._report(link.BatchFailed(message.batch, typed.code, str(typed)))
+            failure = typed(caught, "a batch could not be run")
+            self._report(link.BatchFailed(message.batch, failure.code, str(failure)))
         else:
             self._staging.end(message.members, requests, done=True)
             self._report(done, payload)  # before the executor's memory is used again
@@ -191,11 +210,25 @@ class Worker:
 
     # --- the rest -----------------------------------------------------------------------------
 
+    def _redefine(self, manifests: Mapping[str, Manifest]) -> None:
+        """Serve these models from now on; each lane learns of it between two batches."""
+        executors = [self._idle.get() for _ in self._executors]
+        try:
+            for executor in executors:
+                executor.define(manifests)
+            self._staging.define(manifests)
+            self._manifests = dict(manifests)
+        finally:
+            for executor in executors:
+                self._idle.put(executor)
+
     def _measure(self, n: int) -> None:
+        taken = footprint()
         self._report(
             link.Memory(
                 n=n,
-                pss_bytes=_pss_bytes(),
+                pss_bytes=taken.pss_bytes,
+                private_bytes=taken.private_bytes,
                 staging_bytes=self._staging.nbytes,
                 buffer_bytes=sum(executor.nbytes for executor in self._executors),
             )
@@ -214,20 +247,3 @@ class Worker:
     def _report(self, message: link.FromWorker, payload: Sequence[memoryview] = ()) -> None:
         """Tell the front, from any thread. The payload's memory may be used again at once."""
         self._reports.send([link.encode(message), *payload])
-
-
-def _typed(error: Exception, what: str) -> EdgedError:
-    """An error that can go to the front; one that is not ours is a bug and leaves a traceback."""
-    if isinstance(error, EdgedError):
-        return error
-    log.error("%s; this is a bug", what, exc_info=error)
-    return EdgedError(f"{what}: {type(error).__name__}: {error}; this is a bug")
-
-
-def _give_back_freed_memory() -> None:
-    """To prepare a block takes much that is freed at once; glibc would keep it for this process."""
-    ctypes.CDLL(None).malloc_trim(0)
-
-
-def _pss_bytes() -> int:
-    return int(psutil.Process().memory_full_info().pss)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 from edged import backends
 from edged.backends.base import Backend
+from edged.backends.prepared import DamagedCopy
 from edged.errors import ConfigError, StoreError, Unsupported
 from tests.backends.blocks import Block, dense
 
@@ -64,16 +65,27 @@ def test_preparing_leaves_no_litter(backend: Backend, cache: Path, tmp_path: Pat
     assert [entry.name[:64] for entry in cache.iterdir()] == [block.id]
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "weights.bin"])
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("name", ["model.onnx", "weights.bin", "checksums.json"])
 def test_a_damaged_prepared_copy_is_removed_and_said(
-    backend: Backend, cache: Path, tmp_path: Path, name: str
+    backend: Backend, cache: Path, tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     block = dense(64, 100)
     load(backend, block, tmp_path)
     backend.unload(block.id)
     (file,) = cache.glob(f"*/{name}")
-    os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(StoreError, match=r"was damaged .* start again"):
+    damage(file)
+    with pytest.raises(DamagedCopy, match=r"was damaged .* prepared anew"):
         load(backend, block, tmp_path)
     load(backend, block, tmp_path)
     given = np.ones((1, 64), np.float32)

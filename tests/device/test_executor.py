@@ -16,7 +16,7 @@ from edged import backends
 from edged.backends.memory import Array
 from edged.device import link
 from edged.device.executor import Executor
-from edged.device.loading import load_blocks
+from edged.device.loader import Loader
 from edged.device.preparing import prepare
 from edged.device.staging import Staged, Staging
 from edged.manifest import Step, Value
@@ -80,9 +80,11 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
         store = make_store(Path(folder) / "store", MODELS.values())
         manifests = store.models()
         backend = backends.create(request.param, {}, threads=1, cache_dir=Path(folder) / "cache")
-        _, loaded = load_blocks(store, manifests, backend)
-        limits = {block: one.max_rows for block, one in loaded.items()}
-        yield Executor(manifests, backend, limits)
+        loader = Loader(store, backend)
+        loader.define(manifests)
+        for block in loader.blocks:
+            loader.load(block)
+        yield Executor(manifests, backend, loader.max_rows)
         backend.close()
 
 

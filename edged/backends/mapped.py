@@ -1,0 +1,83 @@
+"""Files that this process has mapped: where they lie, bringing them in, giving their cache back.
+
+Linux only. Knows nothing of what is in the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_MADV_POPULATE_READ = 22  # madvise(2), Linux 5.14
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Bytes of a file at an address of this process."""
+
+    address: int
+    size: int
+    offset: int
+
+
+def mappings(path: Path) -> list[Mapping]:
+    """Where `path` is mapped."""
+    wanted = str(path.resolve())
+    found = []
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            fields = line.rstrip("\n").split(maxsplit=5)
+            if len(fields) == 6 and fields[5] == wanted:
+                begin, _, end = fields[0].partition("-")
+                address = int(begin, 16)
+                found.append(Mapping(address, int(end, 16) - address, int(fields[2], 16)))
+    return found
+
+
+def mapped_bytes(found: Iterable[Mapping]) -> int:
+    """Bytes of the file that are mapped; what is mapped twice counts once."""
+    total = reached = 0
+    for one in sorted(found, key=lambda mapping: mapping.offset):
+        end = one.offset + one.size
+        total += max(0, end - max(one.offset, reached))
+        reached = max(reached, end)
+    return total
+
+
+def bring_in(found: Iterable[Mapping]) -> None:
+    """Have the kernel enter every page now, not one by one in the first run.
+
+    An older kernel cannot; then the first run does.
+    """
+    for one in found:
+        _libc.madvise(ctypes.c_void_p(one.address), ctypes.c_size_t(one.size), _MADV_POPULATE_READ)
+
+
+def read_ahead(path: Path) -> None:
+    """Begin to read a file into the page cache. One that is not there is found out by its use."""
+    _advise(path, os.POSIX_FADV_WILLNEED)
+
+
+def give_cache_back(path: Path) -> None:
+    """Let the page cache forget what is not mapped of a file."""
+    _advise(path, os.POSIX_FADV_DONTNEED)
+
+
+def give_heap_back() -> None:
+    """Let the allocator return what has been freed to the system; glibc would keep much of it."""
+    _libc.malloc_trim(0)
+
+
+def _advise(path: Path, advice: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, advice)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,128 @@
+"""At the start: load each model once, warm it up, keep what the budget allows.
+
+Models go from the least to the most wanted, and what was used longest ago makes room, so that at
+the end the most wanted ones are there. Everything is measured on the way: what a block holds, what
+a batch of each size takes, what the process takes in all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from edged.device import link
+from edged.device.footprint import footprint
+from edged.device.loader import Loader
+from edged.device.warming import Warming
+from edged.errors import ResourceExhausted
+from edged.manifest import Manifest
+
+log = logging.getLogger("edged.device")
+
+
+class Filling:
+    """One start. `blocks()`, `max_batch_rows` and `workspace_bytes` are what it has found out."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        warming: Warming,
+        *,
+        fixed_bytes: int,
+        budget_bytes: int | None,
+        max_batch_rows: int,
+    ) -> None:
+        """`fixed_bytes`: of this process before any block. `budget_bytes`: for all of it."""
+        self._loader = loader
+        self._warming = warming
+        self._fixed_bytes = fixed_bytes
+        self._budget_bytes = budget_bytes
+        self._last_use: dict[str, int] = {}  # of loaded blocks: number of the model
+        self._infos: dict[str, link.BlockInfo] = {}
+        self.max_batch_rows = max_batch_rows
+        self.workspace_bytes = 0
+
+    def run(self, manifests: Mapping[str, Manifest], pinned: Sequence[str]) -> None:
+        """All models, the most wanted first. Raises ResourceExhausted if the pinned do not fit."""
+        wanted = [*pinned, *(key for key in manifests if key not in pinned)]
+        for number, key in enumerate(reversed(wanted)):
+            self._take(manifests[key], number)
+        missing = [key for key in pinned if not self.is_resident(manifests[key])]
+        if missing:
+            raise ResourceExhausted(
+                f"memory.pinned: {', '.join(missing)} cannot stay in memory beside the others, "
+                f"which may take {self._budget_bytes} bytes in this process: pin fewer models, or "
+                "raise memory.budget_bytes"
+            )
+        self._warming.finish(self.is_resident)
+
+    def blocks(self) -> tuple[link.BlockInfo, ...]:
+        """What each block that could be loaded takes, and whether it has stayed."""
+        return tuple(
+            msgspec.structs.replace(info, resident=block in self._loader.resident)
+            for block, info in self._infos.items()
+        )
+
+    def is_resident(self, manifest: Manifest) -> bool:
+        return all(step.block in self._loader.resident for step in manifest.steps)
+
+    def _take(self, manifest: Manifest, number: int) -> None:
+        """Load and warm up one model, if there is any way to make room for it."""
+        blocks = list(dict.fromkeys(step.block for step in manifest.steps))
+        missing = [block for block in blocks if block not in self._loader.resident]
+        for block in missing:
+            wanted_bytes = self._loader.block_bytes(block) + self._loader.extra_bytes
+            if not self._make_room(wanted_bytes, blocks):
+                log.warning(
+                    "model %s does not fit into the budget, whatever else is unloaded",
+                    manifest.name,
+                )
+                return
+            self._infos[block] = self._loader.load(block)
+            self._last_use[block] = number
+        self._last_use.update(dict.fromkeys(blocks, number))
+        rows = min(self.max_batch_rows, manifest.max_rows or self.max_batch_rows)
+        fits = self._largest_batch(manifest, rows, blocks)
+        if fits < rows:
+            log.warning("batches have at most %d rows: more do not fit into the budget", fits)
+            self.max_batch_rows = fits
+        self._warming.time(manifest, fits)
+        self._measure()
+
+    def _largest_batch(self, manifest: Manifest, most: int, needed: Sequence[str]) -> int:
+        """Rows of the largest batch that there is memory for; sizes are tried one by one."""
+        if self._budget_bytes is None:
+            return most
+        rows, used_bytes = 1, self._measure()
+        self._warming.run(manifest, rows)
+        while rows < most:
+            before_bytes, used_bytes = used_bytes, self._measure()
+            # What a batch of twice the size takes is at most twice what it took up to here.
+            if not self._make_room(2 * max(0, used_bytes - before_bytes), needed):
+                break
+            rows = min(most, 2 * rows)
+            self._warming.run(manifest, rows)
+        return rows
+
+    def _make_room(self, wanted_bytes: int, needed: Sequence[str]) -> bool:
+        """Unload what was used longest ago until so much is free; False if that is not enough."""
+        if self._budget_bytes is None:
+            return True
+        while self._measure() + wanted_bytes > self._budget_bytes:
+            victims = [block for block in self._loader.resident if block not in needed]
+            if not victims:
+                return False
+            self._loader.unload(min(victims, key=lambda block: self._last_use[block]))
+        return True
+
+    def _measure(self) -> int:
+        """Bytes that this process takes, or would if its backend were not an emulated one."""
+        loader = self._loader
+        held_bytes = self._fixed_bytes + loader.resident_bytes
+        used_bytes = max(footprint().pss_bytes, held_bytes)
+        self.workspace_bytes = max(
+            self.workspace_bytes, used_bytes - held_bytes + loader.extra_bytes
+        )
+        return used_bytes

@@ -1,0 +1,168 @@
+"""Brings blocks of the store to the device and gives them back. Takes no decisions.
+
+One thread at a time uses it, beside those that run batches. Knows no batches and no budget.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+
+from edged.backends import mapped
+from edged.backends.base import Backend, Loaded, Use
+from edged.backends.prepared import DamagedCopy
+from edged.device import link
+from edged.errors import EdgedError, StoreError
+from edged.manifest import Manifest
+from edged.paths.layout import Tensor
+from edged.store import Hold, Store
+
+log = logging.getLogger("edged.device")
+
+
+class Loader:
+    """The blocks of the models that are defined, and which of them are loaded."""
+
+    def __init__(self, store: Store, backend: Backend) -> None:
+        self._store = store
+        self._backend = backend
+        self.manifests: dict[str, Manifest] = {}
+        self._holds: dict[str, Hold] = {}  # by block
+        self._uses: dict[str, list[Use]] = {}
+        self._extra_bytes = 0
+        self.resident: dict[str, Loaded] = {}  # in the order in which they were loaded
+        self.max_rows: dict[str, int | None] = {}  # of one run, of each block ever loaded
+
+    @property
+    def extra_bytes(self) -> int:
+        """The most that a load has taken on top of what the block takes."""
+        return self._extra_bytes
+
+    @property
+    def resident_bytes(self) -> int:
+        return sum(loaded.bytes_used for loaded in self.resident.values())
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """All that the models need, in the order in which they need them."""
+        return tuple(self._uses)
+
+    def define(self, manifests: Mapping[str, Manifest]) -> None:
+        """More models: check them, and prepare their blocks for this host, one by one.
+
+        Raises StoreError for a missing or damaged block.
+        """
+        check_manifests(manifests)
+        new = [block for block in _uses(manifests.values()) if block not in self._holds]
+        holds = {block: self._store.hold([block]) for block in new}
+        for block in new:
+            if not self._backend.is_prepared(block):
+                self._prepare(block)
+        self._holds.update(holds)
+        self._know({**self.manifests, **manifests})
+
+    def forget(self, models: Iterable[str]) -> None:
+        """Models that are needed no longer, and the blocks that only they use."""
+        gone = set(models)
+        self._know({key: of for key, of in self.manifests.items() if key not in gone})
+        for block in self._holds.keys() - self._uses.keys():
+            if block in self.resident:
+                self.unload(block)
+            self._holds.pop(block).close()
+
+    def block_bytes(self, block: str) -> int:
+        """What a block will take; of one that was never loaded the size of its file."""
+        if block in self.resident:
+            return self.resident[block].bytes_used
+        return self._store.block_size(block)
+
+    def read_ahead(self, block: str) -> None:
+        """Begin to read a block that is to be loaded next."""
+        for path in self._backend.files(block, self._store.block_path(block)):
+            mapped.read_ahead(path)
+
+    def load(self, block: str) -> link.BlockInfo:
+        """Raises StoreError for a missing or damaged block; nothing of it is left then."""
+        if block not in self._uses:
+            raise EdgedError(f"block {block[:12]} is of no model here; this is a bug of the front")
+        started_ns = time.perf_counter_ns()
+        try:
+            loaded = self._load(block)
+        except Exception:
+            mapped.give_heap_back()
+            raise
+        self.resident[block] = loaded
+        self.max_rows[block] = loaded.max_rows
+        self._extra_bytes = max(self._extra_bytes, loaded.extra_bytes)
+        if loaded.extra_bytes:
+            mapped.give_heap_back()
+        load_us = (time.perf_counter_ns() - started_ns) // 1000
+        log.debug("block %s loaded in %d ms", block[:12], load_us // 1000)
+        return link.BlockInfo(block, loaded.bytes_used, load_us)
+
+    def unload(self, block: str) -> None:
+        """Give a block's memory back to the system."""
+        del self.resident[block]
+        self._backend.unload(block)
+        mapped.give_heap_back()
+
+    def _know(self, manifests: dict[str, Manifest]) -> None:
+        self.manifests = manifests
+        self._uses = _uses(manifests.values())
+
+    def _load(self, block: str) -> Loaded:
+        path, uses = self._store.block_path(block), self._uses[block]
+        if self._backend.is_prepared(block):
+            try:
+                return self._backend.load(block, path, uses)
+            except DamagedCopy as error:
+                log.warning("%s", error)
+        self._store.verify_block(block)
+        try:
+            return self._backend.load(block, path, uses)
+        finally:
+            mapped.give_cache_back(path)
+
+    def _prepare(self, block: str) -> None:
+        """To prepare takes several times the block's bytes, so it is done before it is urgent."""
+        path = self._store.block_path(block)
+        self._store.verify_block(block)
+        try:
+            self._backend.prepare(block, path)
+        finally:
+            mapped.give_cache_back(path)
+            mapped.give_heap_back()
+
+
+def check_manifests(manifests: Mapping[str, Manifest]) -> None:
+    """Raise StoreError where a model says of itself what cannot be."""
+    for name, manifest in manifests.items():
+        spec = manifest.preprocess
+        if spec is not None:
+            plane = (spec.height, spec.width)
+            shape = (3, *plane) if spec.layout == "NCHW" else (*plane, 3)
+            inputs = [manifest.value(value) for value in manifest.inputs]
+            if [(v.datatype, v.shape) for v in inputs] != [("FP32", shape)]:
+                raise StoreError(
+                    f"model {name!r} has a preprocessing that makes FP32 {list(shape)}, which is "
+                    "not its input; export it again"
+                )
+        first = manifest.value(manifest.outputs[0])
+        if manifest.labels and (not first.shape or first.shape[-1] != len(manifest.labels)):
+            raise StoreError(
+                f"model {name!r} has {len(manifest.labels)} labels for an output of shape "
+                f"{list(first.shape)}; export it again"
+            )
+
+
+def _uses(manifests: Iterable[Manifest]) -> dict[str, list[Use]]:
+    """The blocks in the order in which models need them, each with the shapes it is used on."""
+    uses: dict[str, dict[Use, None]] = {}
+    for manifest in manifests:
+        tensors = {v.name: Tensor(v.datatype, v.shape) for v in manifest.values}
+        for step in manifest.steps:
+            reads = tuple(tensors[name] for name in step.reads)
+            writes = tuple(tensors[name] for name in step.writes)
+            uses.setdefault(step.block, {})[Use(reads, writes)] = None
+    return {block: list(of) for block, of in uses.items()}

@@ -1,0 +1,112 @@
+"""The loader's thread: does what the front orders of blocks and models, in order, beside batches.
+
+While one block is loaded the next one is read ahead. Knows no sockets and no budget: whoever
+orders a load has made room for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from edged.device import link
+from edged.device.loader import Loader
+from edged.errors import EdgedError
+from edged.manifest import Manifest
+
+log = logging.getLogger("edged.device")
+
+Order: TypeAlias = link.Load | link.Unload | link.Define | link.Forget
+Redefine: TypeAlias = "Callable[[Mapping[str, Manifest]], None]"
+
+_NICE = 5  # of 19: a load may take longer, batches should not
+
+
+class Orders:
+    """Owns the loader while its thread runs. `put` may be called by any thread."""
+
+    def __init__(
+        self, loader: Loader, redefine: Redefine, report: Callable[[link.FromWorker], None]
+    ) -> None:
+        """`redefine`: make all these models, and no others, known to staging and lanes."""
+        self._loader = loader
+        self._redefine = redefine
+        self._report = report
+        self._queue: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._waiting: deque[Order | None] = deque()
+        self._thread = threading.Thread(target=self._work, name="loader", daemon=True)
+        self._handlers: dict[type, Callable[[Any], link.FromWorker | None]] = {
+            link.Load: self._load,
+            link.Unload: self._unload,
+            link.Define: self._define,
+            link.Forget: self._forget,
+        }
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, order: Order) -> None:
+        self._queue.put(order)
+
+    def stop(self) -> None:
+        """Return when all that was ordered is done."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # of this thread alone
+        while (order := self._next()) is not None:
+            if self._waiting and isinstance(self._waiting[0], link.Load):
+                self._loader.read_ahead(self._waiting[0].block)
+            answer = self._handlers[type(order)](order)
+            if answer is not None:
+                self._report(answer)
+
+    def _next(self) -> Order | None:
+        """The next order; all that have come by now are in `_waiting` behind it."""
+        while not self._waiting or not self._queue.empty():
+            self._waiting.append(self._queue.get())
+        return self._waiting.popleft()
+
+    def _load(self, order: link.Load) -> link.FromWorker:
+        try:
+            info = self._loader.load(order.block)
+        except Exception as caught:
+            error = typed(caught, f"block {order.block[:12]} could not be loaded")
+            return link.LoadFailed(order.block, error.code, str(error))
+        return link.Loaded(order.block, info.bytes_used, info.load_us)
+
+    def _unload(self, order: link.Unload) -> link.FromWorker:
+        self._loader.unload(order.block)
+        return link.Unloaded(order.block)
+
+    def _define(self, order: link.Define) -> link.FromWorker:
+        new = dict(order.models)
+        try:
+            self._loader.define(new)
+            try:
+                self._redefine(self._loader.manifests)
+            except Exception:
+                self._loader.forget(new)
+                raise
+        except Exception as caught:
+            error = typed(caught, "models could not be defined")
+            return link.DefineFailed(tuple(new), error.code, str(error))
+        return link.Defined(tuple(new))
+
+    def _forget(self, order: link.Forget) -> None:
+        self._loader.forget(order.models)
+        self._redefine(self._loader.manifests)
+
+
+def typed(error: Exception, what: str) -> EdgedError:
+    """An error that can go to the front; one that is not ours is a bug and leaves a traceback."""
+    if isinstance(error, EdgedError):
+        return error
+    log.error("%s; this is a bug", what, exc_info=error)
+    return EdgedError(f"{what}: {type(error).__name__}: {error}; this is a bug")

@@ -1,0 +1,290 @@
+"""Blocks that come and go in a running worker, over its channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edged.device import link
+from edged.errors import Code
+from edged.store import Store
+from tests.backends.blocks import Block, dense
+from tests.device.rig import Model, Rig, make_store, worker
+
+BODY = dense(6, 48, seed=1)
+HEADS = {name: dense(48, 3, seed=seed) for seed, name in enumerate(["cat", "dog", "eel"], 2)}
+MODELS = {name: Model(name, BODY, head) for name, head in HEADS.items()}
+BLOCKS = [BODY, *HEADS.values()]
+X = np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("rig") / "store", MODELS.values())
+
+
+@pytest.fixture(params=["fake", "onnxruntime", "torch"])
+def rig(store: Store, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    with worker(store, backend=request.param) as made:
+        yield made
+
+
+def load(rig: Rig, block: Block) -> link.Loaded:
+    rig.send(link.Load(block.id))
+    loaded = rig.expect(link.Loaded)
+    assert loaded.block == block.id
+    return loaded
+
+
+def unload(rig: Rig, block: Block) -> None:
+    rig.send(link.Unload(block.id))
+    assert rig.expect(link.Unloaded).block == block.id
+
+
+def answer(rig: Rig, model: str) -> np.ndarray:
+    rid = rig.prepared(X, model)
+    return rig.ran((rid, [model])).tensors[rid, model]
+
+
+def test_a_block_that_comes_back_computes_as_before(rig: Rig) -> None:
+    before = {name: answer(rig, name) for name in MODELS}
+    unload(rig, HEADS["cat"])
+    np.testing.assert_array_equal(answer(rig, "dog"), before["dog"])
+    load(rig, HEADS["cat"])
+    unload(rig, BODY)
+    load(rig, BODY)
+    for name in MODELS:
+        np.testing.assert_array_equal(answer(rig, name), before[name])
+
+
+def test_a_block_says_the_same_bytes_each_time(rig: Rig) -> None:
+    known = {info.id: info.bytes_used for info in rig.ready.blocks}
+    unload(rig, BODY)
+    assert load(rig, BODY).bytes_used == known[BODY.id] > 0
+
+
+def test_orders_are_done_in_turn_and_beside_batches(store: Store) -> None:
+    slow = {"run_us": 50_000}
+    with worker(store, options=slow) as rig:
+        rid = rig.prepared(X, "dog")
+        rig.run((rid, ["dog"]))
+        for _ in range(5):
+            rig.send(link.Unload(HEADS["cat"].id))
+            rig.send(link.Load(HEADS["cat"].id))
+        kinds = [type(rig.next()[0]) for _ in range(11)]
+        assert kinds == [*[link.Unloaded, link.Loaded] * 5, link.BatchDone]
+
+
+def test_a_block_of_no_model(rig: Rig) -> None:
+    rig.send(link.Load("0" * 64))
+    failed = rig.expect(link.LoadFailed)
+    assert (failed.block, failed.code) == ("0" * 64, Code.INTERNAL)
+
+
+@pytest.mark.parametrize("backend", ["fake", "onnxruntime", "torch"])
+def test_a_load_that_fails_leaves_the_rest_as_it_was(tmp_path: Path, backend: str) -> None:
+    store = make_store(tmp_path / "store", MODELS.values())
+    path = store.block_path(HEADS["cat"].id)
+    whole = path.read_bytes()
+    with worker(store, backend=backend) as rig:
+        expected = answer(rig, "cat")
+        for damage in (b"", whole[: len(whole) // 2], bytes([whole[0] ^ 1]) + whole[1:], None):
+            unload(rig, HEADS["cat"])
+            for entry in (tmp_path / "cache").glob(f"{HEADS['cat'].id}*/*"):
+                entry.unlink()  # else a prepared copy would do
+            path.unlink()
+            if damage is not None:
+                path.write_bytes(damage)
+            rig.send(link.Load(HEADS["cat"].id))
+            failed = rig.expect(link.LoadFailed)
+            assert failed.code is Code.INTERNAL
+            assert ("missing" if damage is None else "damaged") in failed.message
+            answer(rig, "dog")
+            path.write_bytes(whole)
+            load(rig, HEADS["cat"])
+            np.testing.assert_array_equal(answer(rig, "cat"), expected)
+
+
+def test_a_damaged_prepared_copy_is_made_anew(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", MODELS.values())
+    with worker(store, backend="onnxruntime") as rig:
+        expected = answer(rig, "cat")
+        unload(rig, HEADS["cat"])
+        (entry,) = (tmp_path / "cache").glob(f"{HEADS['cat'].id}*/model.onnx")
+        data = bytearray(entry.read_bytes())
+        data[-1] ^= 1
+        entry.write_bytes(data)
+        load(rig, HEADS["cat"])
+        np.testing.assert_array_equal(answer(rig, "cat"), expected)
+
+
+# --- models at run time ---------------------------------------------------------------------------
+
+
+def test_models_are_defined_and_forgotten(store: Store) -> None:
+    manifests = store.models()
+    with worker(store, backend="onnxruntime", models=["cat"]) as rig:
+        before = answer(rig, "cat")
+        assert rig.refused(X, "dog@2").code is Code.NOT_FOUND
+        rig.send(link.Define((("dog@2", manifests["dog"]),)))
+        assert rig.expect(link.Defined).models == ("dog@2",)
+        load(rig, HEADS["dog"])
+        np.testing.assert_allclose(answer(rig, "dog@2"), MODELS["dog"].twin(X), rtol=1e-4)
+        rig.send(link.Forget(("cat",)))
+        rig.send(link.Define((("cat", manifests["cat"]),)))
+        rig.expect(link.Defined)
+        load(rig, HEADS["cat"])  # its block went with it
+        np.testing.assert_array_equal(answer(rig, "cat"), before)
+
+
+def test_models_that_cannot_be_defined_change_nothing(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", MODELS.values())
+    manifest = store.model("dog")
+    with worker(store, models=["cat"]) as rig:
+        store.block_path(HEADS["dog"].id).unlink()
+        rig.send(link.Define((("dog", manifest),)))
+        failed = rig.expect(link.DefineFailed)
+        assert failed.models == ("dog",)
+        assert "is missing" in failed.message
+        assert rig.refused(X, "dog").code is Code.NOT_FOUND
+        answer(rig, "cat")
+
+
+# --- the budget at the start ----------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+def large(seed: int) -> Block:
+    """A block of 16 MiB."""
+    return dense(2048, 2048, seed=seed, relu=False)
+
+
+@pytest.fixture(scope="module")
+def large_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    base, *heads = [large(seed) for seed in range(5)]
+    models = [Model(f"m{number}", base, head) for number, head in enumerate(heads)]
+    return make_store(tmp_path_factory.mktemp("large") / "store", models)
+
+
+def resident(rig: Rig) -> int:
+    return sum(info.resident for info in rig.ready.blocks)
+
+
+@pytest.mark.parametrize("backend", ["fake", "onnxruntime", "torch"])
+def test_the_budget_at_the_start_keeps_the_first_models(large_store: Store, backend: str) -> None:
+    with worker(large_store, backend=backend) as rig:
+        ready = rig.ready
+        assert resident(rig) == 5
+        spare = ready.workspace_bytes + 8 * MIB
+    # Room for the common block and two others, besides what loading takes for a moment.
+    with worker(
+        large_store, backend=backend, budget_bytes=ready.fixed_bytes + spare + 48 * MIB
+    ) as rig:
+        assert len(rig.ready.blocks) == 5
+        assert {warm.model for warm in rig.ready.warm_ups} == {"m0", "m1", "m2", "m3"}
+        kept = {info.id for info in rig.ready.blocks if info.resident}
+        assert 2 <= len(kept) <= 4
+        assert {step.block for step in large_store.model("m0").steps} <= kept
+        x = np.ones((1, 2048), np.float32)
+        rid = rig.prepared(x, "m0")
+        rig.ran((rid, ["m0"]))
+
+
+def test_pinned_models_stay_or_the_worker_says_why(large_store: Store) -> None:
+    with worker(large_store) as rig:
+        fixed_bytes = rig.ready.fixed_bytes + rig.ready.workspace_bytes
+    with worker(large_store, pinned=["m3"], budget_bytes=fixed_bytes + 40 * MIB) as rig:
+        kept = {info.id for info in rig.ready.blocks if info.resident}
+        assert kept == {step.block for step in large_store.model("m3").steps}
+    pinned = ["m3", "m1", "m2"]
+    with worker(
+        large_store, ready=False, pinned=pinned, budget_bytes=fixed_bytes + 40 * MIB
+    ) as rig:
+        failed = rig.expect(link.Failed)
+        assert failed.code is Code.RESOURCE_EXHAUSTED
+        assert "memory.pinned" in failed.message
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def pss(rig: Rig) -> int:
+    rig.send(link.Measure(1))
+    return rig.expect(link.Memory).pss_bytes
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_unloading_gives_memory_back_to_the_system(large_store: Store, backend: str) -> None:
+    with worker(large_store, backend=backend) as rig:
+        blocks = rig.ready.blocks
+        full = pss(rig)
+        for info in blocks:
+            rig.send(link.Unload(info.id))
+            rig.expect(link.Unloaded)
+        given_back = full - pss(rig)
+        assert given_back >= 0.97 * sum(info.bytes_used for info in blocks) >= 75 * MIB
+        for info in blocks:
+            rig.send(link.Load(info.id))
+            rig.expect(link.Loaded)
+        assert abs(pss(rig) - full) <= 0.03 * full
+
+
+@pytest.mark.parametrize("backend", ["fake", "onnxruntime", "torch"])
+def test_memory_does_not_grow_with_loads_and_failures(tmp_path: Path, backend: str) -> None:
+    """A thousand of each is a benchmark (tools.bench loading)."""
+    store = make_store(tmp_path / "store", MODELS.values())
+    with worker(store, backend=backend) as rig:
+
+        def cycle(count: int) -> None:
+            for _ in range(count):
+                unload(rig, HEADS["cat"])
+                rig.send(link.Load("0" * 64))
+                rig.expect(link.LoadFailed)
+                load(rig, HEADS["cat"])
+                answer(rig, "cat")
+
+        cycle(20)
+        before = pss(rig)
+        cycle(80)
+        assert pss(rig) <= 1.03 * before
+
+
+# --- anything in any order ------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=25))
+def test_a_failing_disk_in_a_live_worker(failing: Rig, steps: list[tuple[int, bool]]) -> None:
+    """Whatever is ordered: each order is answered, in turn, and what is loaded computes."""
+    present = failing.present
+    for index, wanted in steps:
+        block = BLOCKS[index].id
+        if wanted == (block in present):
+            continue
+        failing.send(link.Load(block) if wanted else link.Unload(block))
+        message, _ = failing.next()
+        assert message.block == block
+        if isinstance(message, link.Loaded):
+            present.add(block)
+        elif isinstance(message, link.Unloaded):
+            present.remove(block)
+        else:
+            assert isinstance(message, link.LoadFailed)
+            assert "was made to fail" in message.message
+    for name, model in MODELS.items():
+        if {block.id for block in model.blocks} <= present:
+            assert not np.isnan(answer(failing, name)).any()
+
+
+@pytest.fixture(scope="module")
+def failing(store: Store) -> Iterator[Rig]:
+    """A worker whose every fifth load fails; its start takes four."""
+    with worker(store, options={"fail_every_load": 5}) as rig:
+        rig.present = {block.id for block in BLOCKS}
+        yield rig
