@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -40,8 +42,11 @@ class Warming:
         self.times: list[link.WarmUp] = []
 
     def run(self, manifest: Manifest, rows: int) -> None:
-        """Once, without a look at the clock. Its blocks are loaded."""
-        self._first.compute([self._segment(manifest, rows)], wide=not self._others)
+        """Once in all lanes at once, which takes the most memory. Its blocks are loaded."""
+        segment = self._segment(manifest, rows)
+        run = functools.partial(Executor.compute, segments=[segment], wide=not self._others)
+        with ThreadPoolExecutor(1 + len(self._others)) as threads:
+            list(threads.map(run, [self._first, *self._others]))
 
     def time(self, manifest: Manifest, max_rows: int) -> None:
         """With one row and with as many as it will get. Its blocks are loaded."""
