@@ -15,6 +15,7 @@ from edged.cli.console import run_command
 
 BENCHES = {
     "chain": "tools.bench.chain",
+    "grants": "tools.bench.grants",
     "memory": "tools.bench.memory",
     "overhead": "tools.bench.overhead",
     "papers": "tools.bench.papers",
