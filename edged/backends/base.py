@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Protocol
 
 from edged.backends.memory import DeviceArray, Memory
+from edged.errors import EdgedError
 from edged.paths.layout import Tensor
+
+
+class DeviceLost(EdgedError):
+    """Nothing on the device works any more for this process; only another one may use it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,8 @@ class Backend(Protocol):
 
         It may go on after the call; `memory.wait` waits for it.
         `wide`: with the whole device, for one batch alone; else with the share of one lane.
-        Raises EdgedError when the device or the block fails; `outputs` are undefined then.
+        Raises EdgedError when the block fails, DeviceLost when the device does; `outputs` are
+        undefined then.
         """
 
     def close(self) -> None:

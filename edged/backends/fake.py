@@ -16,19 +16,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edged.backends.base import Loaded, Use
+from edged.backends.base import DeviceLost, Loaded, Use
 from edged.backends.memory import Array, HostMemory
 from edged.errors import EdgedError, StoreError
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Durations, and faults. A run fails, hangs or dies when a row of it begins with that value."""
+    """Durations, and faults, which a run has when a row of it begins with that value."""
 
     run_us: float = 0.0  # time that each run of a block takes
     row_us: float = 0.0  # and each row in it
     fail_on: float | None = None
     hang_on: float | None = None
-    die_on: float | None = None
+    die_on: float | None = None  # the process ends
+    lose_on: float | None = None  # the device is lost, and says so
     fail_on_load: int | None = None  # the n-th block that is loaded
     fail_every_load: int | None = None  # and each n-th one
     load_bytes_per_ms: float | None = None  # None: loading takes no time
@@ -91,6 +92,8 @@ class Fake:
             raise EdgedError("a block was made to fail")
         if options.hang_on is not None and _begins_with(inputs, options.hang_on):
             threading.Event().wait()
+        if options.lose_on is not None and _begins_with(inputs, options.lose_on):
+            raise DeviceLost("the device was made to fail")
         if options.die_on is not None and _begins_with(inputs, options.die_on):
             os.kill(os.getpid(), signal.SIGKILL)
 

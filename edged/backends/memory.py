@@ -56,7 +56,8 @@ class Memory(Protocol):
         """Rows in host memory, valid until the view is written again."""
 
     def wait(self) -> None:
-        """Return when everything that was begun is done. Raises EdgedError if something failed."""
+        """Return when everything that was begun is done. Raises EdgedError if something failed,
+        DeviceLost if nothing will work any more."""
 
 
 class HostMemory:

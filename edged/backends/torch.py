@@ -1,40 +1,35 @@
 """PyTorch: blocks as torch modules, on the CPU or with CUDA. Never needed for serving on a CPU.
 
 All work of a CUDA device goes to one stream of our own: inputs come from pinned staging memory,
-rows stay on the device between blocks, and runs that come again are replayed as graphs, which
-spares the launch of each kernel. Whatever needs CUDA is not verified on hardware.
+rows stay on the device between blocks, and runs that come again are replayed as CUDA graphs.
+Whatever needs CUDA is not verified on hardware; `python -m tools.gpucheck` does that.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections import OrderedDict
-from collections.abc import Sequence
+import functools
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import msgspec
 import torch
 from torch import Tensor
 
 from edged.backends import torch_graph
-from edged.backends.base import Loaded, Use
+from edged.backends.base import DeviceLost, Loaded, Use
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.signature import check
+from edged.backends.torch_replay import Record, Recorder, Replays, Work
 from edged.errors import EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
 from edged.paths.layout import Tensor as Row
 
-log = logging.getLogger("edged.device")
-
-_MAX_RUNS = 256  # that are kept, as graphs or to be counted
-_CAPTURE_AT = 3  # the time that a run comes at which it is worth a graph
 _TYPES: dict[DataType, torch.dtype] = {
     name: getattr(torch, kind.__name__.rstrip("_")) for name, kind in NUMPY.items()
 }
-
-_RunKey: TypeAlias = "tuple[str, int, tuple[int, ...]]"  # block, rows, addresses
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,20 +47,32 @@ class TorchMemory:
     def __init__(self, device: torch.device, stream: torch.cuda.Stream | None) -> None:
         self._device = device
         self._stream = stream
+        self._lock = threading.RLock()
 
-    def on_stream(self) -> contextlib.AbstractContextManager[object]:
-        """Where everything that touches this memory has to happen."""
-        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+    @contextlib.contextmanager
+    def on_stream(self) -> Iterator[None]:
+        """Where everything that touches this memory has to happen, one thread at a time.
+
+        While a graph is recorded nobody else may allocate, wait or use the stream: the recording
+        would fail, or take in what is not part of it.
+        """
+        stream = (
+            contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+        )
+        with self._lock, stream:
+            yield
 
     def staging(self, size: int) -> Array:
         if self._stream is None:
             return HostMemory().staging(size)
-        pinned: Array = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+        with self.on_stream():
+            pinned: Array = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
         return pinned
 
     def allocate(self, size: int) -> Tensor:
         try:
-            return torch.empty(size, dtype=torch.uint8, device=self._device)
+            with self.on_stream():
+                return torch.empty(size, dtype=torch.uint8, device=self._device)
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(self._device) from error
 
@@ -74,7 +81,8 @@ class TorchMemory:
         return flat.view(rows, *tensor.shape)
 
     def indices(self, rows: Sequence[int]) -> Tensor:
-        return torch.tensor(rows, device=self._device)
+        with self.on_stream():
+            return torch.tensor(rows, device=self._device)
 
     def put(self, source: Array, target: Tensor) -> None:
         with self.on_stream():
@@ -92,9 +100,22 @@ class TorchMemory:
     def wait(self) -> None:
         if self._stream is not None:
             try:
-                self._stream.synchronize()
+                with self.on_stream():
+                    self._stream.synchronize()
             except RuntimeError as error:
-                raise EdgedError(f"{self._device} failed: {_line(error)}") from error
+                raise self.failure(str(self._device), error) from error
+
+    def failure(self, what: str, error: Exception) -> EdgedError:
+        """What has failed. After some errors CUDA refuses all that follows, to the end of the
+        process (CUDA programming guide, "error checking"): then the device is lost."""
+        text = f"{what} failed: {_line(error)}"
+        if self._stream is not None:
+            try:
+                with self.on_stream():
+                    torch.cuda.synchronize(self._device)
+            except RuntimeError:
+                return DeviceLost(text)
+        return EdgedError(text)
 
 
 class Torch:
@@ -102,7 +123,8 @@ class Torch:
     emulated = False
     lanes = 1
 
-    def __init__(self, options: Options, *, threads: int) -> None:
+    def __init__(self, options: Options, *, threads: int, recorder: Recorder | None = None) -> None:
+        """`recorder`: of runs that come again; by default of CUDA graphs where there is CUDA."""
         stream: torch.cuda.Stream | None = None
         self._device = torch.device(options.device)
         self.device = f"cpu, {threads} threads"
@@ -120,11 +142,10 @@ class Torch:
         torch.set_num_threads(threads)
         self.versions = {"torch": str(torch.__version__)}
         self.memory = TorchMemory(self._device, stream)
-        self._stream = stream if options.graphs else None
         self._blocks: dict[str, torch_graph.Graph] = {}
-        self._runs: OrderedDict[_RunKey, int | torch.cuda.CUDAGraph] = OrderedDict()
-        self._pool = torch.cuda.graph_pool_handle() if self._stream is not None else None
-        self._never_captured: set[str] = set()  # blocks that need the host in between
+        if recorder is None and stream is not None and options.graphs:
+            recorder = functools.partial(_cuda_graphs, stream)
+        self._replays = None if recorder is None else Replays(self._device, recorder)
 
     def is_prepared(self, block: str) -> bool:
         return False
@@ -136,21 +157,22 @@ class Torch:
         return (path,)
 
     def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+        graph = torch_graph.load(path, self._device)
+        max_rows = check(block, *graph.args, uses)
         try:
-            graph = torch_graph.load(path, self._device)
+            with self.memory.on_stream():
+                graph.upload()
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(self._device) from error
-        max_rows = check(block, *graph.args, uses)
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # weights come on another stream than runs
         self._blocks[block] = graph
         used = sum(buffer.nbytes for buffer in graph.buffers())
         return Loaded(used, max_rows, extra_bytes=path.stat().st_size)  # the file, as it is parsed
 
     def unload(self, block: str) -> None:
-        for key in [key for key in self._runs if key[0] == block]:
-            del self._runs[key]
-        del self._blocks[block]
+        with self.memory.on_stream():
+            if self._replays is not None:
+                self._replays.forget(block)
+            del self._blocks[block]
 
     def run(
         self,
@@ -162,17 +184,19 @@ class Torch:
     ) -> None:
         try:
             with self.memory.on_stream(), torch.inference_mode():
-                if self._stream is None:
-                    self._compute(block, inputs, outputs)
+                compute = functools.partial(self._compute, block)
+                if self._replays is None:
+                    compute(inputs, outputs)
                 else:
-                    self._replay(block, inputs, outputs)
+                    self._replays.run(block, compute, inputs, outputs)
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(self._device) from error
         except (RuntimeError, IndexError) as error:
-            raise EdgedError(f"block {block[:12]} failed: {_line(error)}") from error
+            raise self.memory.failure(f"block {block[:12]}", error) from error
 
     def close(self) -> None:
-        self._runs.clear()
+        if self._replays is not None:
+            self._replays.clear()
         self._blocks.clear()
 
     def _compute(self, block: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
@@ -184,36 +208,19 @@ class Torch:
                 )
             target.copy_(found)
 
-    def _replay(self, block: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """As `_compute`; what comes again and again on the same memory becomes a graph."""
-        addresses = tuple(array.data_ptr() for array in (*inputs, *outputs))
-        key = (block, len(outputs[0]), addresses)
-        known = self._runs.pop(key, 0)
-        if known == _CAPTURE_AT and block not in self._never_captured:
-            known = self._capture(block, inputs, outputs)
-        if isinstance(known, int):
-            self._compute(block, inputs, outputs)
-            self._runs[key] = known + 1
-        else:
-            known.replay()
-            self._runs[key] = known
-        if len(self._runs) > _MAX_RUNS:
-            self._runs.popitem(last=False)
 
-    def _capture(
-        self, block: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
-    ) -> int | torch.cuda.CUDAGraph:
-        """The graph of a run, or a count where the block cannot be captured."""
+def _cuda_graphs(stream: torch.cuda.Stream) -> Record:
+    """Records work on `stream`. One pool serves all graphs: nothing in it outlives a replay, and
+    they run in turn."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(work: Work) -> Work:
         graph = torch.cuda.CUDAGraph()
-        try:
-            # One pool serves all graphs: nothing in it outlives a replay, and they run in turn.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                self._compute(block, inputs, outputs)
-        except RuntimeError as error:
-            log.warning("block %s runs without a CUDA graph: %s", block[:12], _line(error))
-            self._never_captured.add(block)
-            return _CAPTURE_AT
-        return graph
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
+            work()
+        return graph.replay
+
+    return record
 
 
 def create(options: Options, *, threads: int, cache_dir: Path) -> Torch:

@@ -68,6 +68,8 @@ class Graph(torch.nn.Module):
             model = onnx.inliner.inline_local_functions(model)
         _check_opsets(model)
         self._device = device
+        self._copies: dict[tuple[torch.dtype, torch.Size, bytes], Tensor] = {}  # of host values
+        self._to_upload: list[str] = []  # buffers
         self._keys: dict[tuple[str, bool], str] = {}  # of buffers, by name and where they lie
         self.args = (
             [_arg(value) for value in model.graph.input],
@@ -76,6 +78,13 @@ class Graph(torch.nn.Module):
         constants = {proto.name: constant(proto) for proto in model.graph.initializer}
         nodes = _fold([_node(proto) for proto in model.graph.node], constants)
         self._steps = self._place(nodes, constants)
+
+    def upload(self) -> None:
+        """Bring the constants to the device, once, before the first call."""
+        for key in self._to_upload:
+            value = self._buffers[key]
+            assert value is not None
+            self._buffers[key] = value.to(self._device)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         names = (arg.name for arg in self.args[0])
@@ -86,12 +95,24 @@ class Graph(torch.nn.Module):
             for position in step.moved:
                 host = found[position]
                 assert host is not None
-                found[position] = host.to(self._device)
+                found[position] = self._on_device(host)
             values.update(zip(step.node.outputs, step.node.run(found), strict=False))
             for name in step.last_used:
                 del values[name]
         outputs = [values[name] if name in values else constants[name] for name in self._results]
         return tuple(output for output in outputs if output is not None)
+
+    def _on_device(self, host: Tensor) -> Tensor:
+        """A copy of a value that was computed on the host, made once.
+
+        Such values follow from shapes, so those of a run that comes again are there already: a
+        copy from the host could not be part of a CUDA graph.
+        """
+        key = host.dtype, host.shape, host.reshape(-1).view(torch.uint8).numpy().tobytes()
+        copy = self._copies.get(key)
+        if copy is None:
+            copy = self._copies[key] = host.to(self._device)
+        return copy
 
     def _place(self, nodes: Sequence[_Node], constants: Mapping[str, Tensor]) -> list[_Step]:
         """Decide what lies where, and register each constant where it is needed."""
@@ -123,12 +144,17 @@ class Graph(torch.nn.Module):
     def _constant(self, name: str, value: Tensor, *, on_host: bool) -> str:
         key = self._keys.setdefault((name, on_host), f"constant_{len(self._keys)}")
         if key not in self._buffers:
-            self.register_buffer(key, value if on_host else value.to(self._device))
+            self.register_buffer(key, value)
+            if not on_host:
+                self._to_upload.append(key)
         return key
 
 
 def load(path: Path, device: torch.device) -> Graph:
-    """The module of a block's file. Raises StoreError for a file that is no ONNX, Unsupported."""
+    """The module of a block's file, still in host memory.
+
+    Raises StoreError for a file that is no ONNX, Unsupported.
+    """
     try:
         model = onnx.load(str(path))
     except OSError:

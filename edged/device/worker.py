@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import logging
+import os
 import platform
 import queue
 import socket
@@ -23,6 +24,7 @@ import cv2
 import numpy as np
 
 from edged import __version__, backends
+from edged.backends.base import DeviceLost
 from edged.device import link, preparing
 from edged.device.channel import Receiver, SharedSender
 from edged.device.executor import Executor
@@ -198,6 +200,9 @@ class Worker:
         executor = self._idle.get()
         try:
             done, payload = executor.run(message, requests)
+        except DeviceLost as error:
+            self.fail(error.code, str(error))
+            os._exit(1)  # from a thread; there is nothing that could be put in order
         except Exception as caught:
             self._staging.end(message.members, requests, done=False)
             failure = typed(caught, "a batch could not be run")

@@ -149,6 +149,13 @@ def test_a_backend_that_dies_in_a_batch(store: Store) -> None:
         assert "SIGKILL" in rig.ended()
 
 
+def test_a_device_that_is_lost_takes_the_worker_with_it(store: Store) -> None:
+    with worker(store, options={"lose_on": 666.0}) as rig:
+        rig.run((rig.prepared(ONE * 666, "cat"), ["cat"]))
+        assert rig.expect(link.Failed).message == "the device was made to fail"
+        assert "status 1" in rig.ended()
+
+
 def test_a_backend_that_hangs_leaves_the_other_threads_free(store: Store) -> None:
     with worker(store, options={"hang_on": 666.0}) as rig:
         rig.run((rig.prepared(ONE * 666, "cat"), ["cat"]))

@@ -18,6 +18,7 @@ BENCHES = {
     "grants": "tools.bench.grants",
     "memory": "tools.bench.memory",
     "overhead": "tools.bench.overhead",
+    "overload": "tools.bench.overload",
     "papers": "tools.bench.papers",
     "planners-fleet": "tools.bench.fleet",
     "planners-loading": "tools.bench.planners_loading",

@@ -1,0 +1,219 @@
+"""More load than the device carries, on the live daemon: goodput, deadlines, memory, fair shares.
+
+The device is that of SMOOTH's Table II, emulated, so its capacity is known and the same on any
+machine; daemon, sockets and clients are real. Capacity is measured in the same run by clients that
+always have something out. Then comes three times as much at random times, and then one client that
+floods beside others that ask for no more than their share. Every client is a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+
+from edged.manifest import SCHEMA, Manifest, Step, Value
+from edged.sim.scenario import TABLE_II_MS, TABLE_II_ROWS
+from edged.store import Store
+from tools.bench.report import emit
+from tools.bench.serving import serving
+
+TASKS = ("a", "b", "c")
+CLIENTS = 4
+START_S = 1.5  # for the processes to come up
+WARM_UP_S = 2.0  # of the closed loop, that does not count
+IN_FLIGHT = 24  # of each client, in the closed loop
+PATIENT_S = 10.0  # time-out of requests that are all to be answered
+DEVICE = "SMOOTH's Table II"
+HEAD_MS = 0.3  # of each task in a batch
+
+
+class Fate(msgspec.Struct, frozen=True):
+    """What became of one client's requests."""
+
+    sent: int
+    held_back: int  # the socket took no more
+    unanswered: int
+    uncoded: int  # errors without a known code or a text, answers to nobody
+    refused: dict[str, int]
+    good_per_s: float  # answered in time
+    accepted_s: tuple[float, ...]  # from sending to the answer
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser("overload", help="three times what the device carries; a flood")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the overload")
+    parser.add_argument("--times", type=float, default=3.0, help="the capacity")
+    parser.add_argument("--deadline-ms", type=float, default=500.0)
+    parser.add_argument("--bytes", type=int, default=150_528, help="of a request's payload")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    values = args.bytes // 4
+    deadline_s = args.deadline_ms / 1e3
+    with tempfile.TemporaryDirectory() as name:
+        store, sections = _store(Path(name), values)
+        with serving(store, sections) as daemon:
+            load = _Load(daemon.endpoint, values, args.seed)
+            watch = _Memory(daemon.pid)
+            closed = [["--in-flight", str(IN_FLIGHT)]] * CLIENTS
+            capacity = _good(load(closed, WARM_UP_S + 8.0, PATIENT_S, skip_s=WARM_UP_S))
+            rate = ["--rate", str(args.times * capacity / CLIENTS)]
+            crowd = load([rate] * CLIENTS, args.seconds, deadline_s, watch=watch)
+            share = capacity / CLIENTS
+            others = [["--rate", str(share)]] * (CLIENTS - 1)
+            flood = ["--rate", str(args.times * capacity)]
+            flooded = load([flood, *others], args.seconds / 3, deadline_s)
+    emit(
+        "overload",
+        "emulated",
+        seed=args.seed,
+        device=DEVICE,
+        capacity_per_s=round(capacity, 1),
+        deadline_ms=args.deadline_ms,
+        seconds=args.seconds,
+        offered_ratio=round(sum(fate.sent for fate in crowd) / args.seconds / capacity, 2),
+        goodput_ratio=round(_good(crowd) / capacity, 3),
+        p99_of_deadline=round(_p99_s(crowd) / deadline_s, 3),
+        **_replies(crowd),
+        pss=watch.report(),
+        flood={
+            "shares_of_others": [round(fate.good_per_s / share, 3) for fate in flooded[1:]],
+            **_replies(flooded),
+        },
+    )
+    return 0
+
+
+def _good(fates: Sequence[Fate]) -> float:
+    return sum(fate.good_per_s for fate in fates)
+
+
+def _p99_s(fates: Sequence[Fate]) -> float:
+    return float(np.percentile(np.concatenate([fate.accepted_s for fate in fates]), 99))
+
+
+def _replies(fates: Sequence[Fate]) -> dict[str, Any]:
+    """How all requests ended; the last three are to be 0."""
+    refused: Counter[str] = Counter()
+    for fate in fates:
+        refused.update(fate.refused)
+    return {
+        "accepted": sum(len(fate.accepted_s) for fate in fates),
+        "refused": dict(refused),
+        "uncoded": sum(fate.uncoded for fate in fates),
+        "unanswered": sum(fate.unanswered for fate in fates),
+        "held_back": sum(fate.held_back for fate in fates),
+    }
+
+
+class _Load:
+    """Runs clients side by side."""
+
+    def __init__(self, endpoint: str, values: int, seed: int) -> None:
+        self._command = [sys.executable, "-m", "tools.bench.open_loop", endpoint]
+        self._command += ["--values", str(values), "--tasks", *TASKS]
+        self._seed = seed
+
+    def __call__(
+        self,
+        clients: Sequence[Sequence[str]],
+        seconds: float,
+        timeout_s: float,
+        *,
+        skip_s: float = 0.0,
+        watch: _Memory | None = None,
+    ) -> list[Fate]:
+        """One process for each of `clients`, which says how it asks."""
+        begin_s = time.monotonic() + START_S
+        processes = []
+        for how in clients:
+            self._seed += 1
+            command = [*self._command, "--timeout-s", str(timeout_s), "--begin-s", str(begin_s)]
+            command += ["--seconds", str(seconds), "--skip-s", str(skip_s)]
+            command += ["--seed", str(self._seed), *how]
+            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+        if watch is not None:
+            watch.until(begin_s + seconds)
+        printed = [process.communicate()[0] for process in processes]
+        for process in processes:
+            if process.returncode:
+                raise subprocess.CalledProcessError(process.returncode, process.args)
+        return [msgspec.convert(json.loads(text), Fate) for text in printed]
+
+
+class _Memory:
+    """Proportional set size of front and worker, once a second."""
+
+    def __init__(self, pid: int) -> None:
+        front = psutil.Process(pid)
+        (worker,) = front.children()
+        self._processes = {"front": front, "worker": worker}
+        self._bytes: dict[str, list[int]] = {name: [] for name in self._processes}
+
+    def until(self, end_s: float) -> None:
+        while (left_s := end_s - time.monotonic()) > 0:
+            time.sleep(min(1.0, left_s))
+            for name, process in self._processes.items():
+                self._bytes[name].append(process.memory_full_info().pss)
+
+    def report(self) -> dict[str, Any]:
+        """Means of the four quarters of the time in MB, and the last by the first."""
+        found = {}
+        for name, taken in self._bytes.items():
+            quarters = [float(np.mean(part)) for part in np.array_split(taken, 4)]
+            found[name] = {
+                "mb": [round(mean / 1e6, 1) for mean in quarters],
+                "ratio": round(quarters[-1] / quarters[0], 3),
+            }
+        return found
+
+
+def _store(folder: Path, values: int) -> tuple[Path, str]:
+    """Three tasks on one backbone, which nobody looks into, and the device that emulates it."""
+    store = Store(folder / "store").create()
+    with store.update() as change:
+        backbone = change.add_block(b"a backbone")
+        for task in TASKS:
+            head = change.add_block(f"head {task}".encode())
+            change.put_model(_manifest(task, values, backbone, head))
+    rows, times_ms = list(TABLE_II_ROWS), list(TABLE_II_MS)
+    sections = (
+        f"[scheduler]\nmax_batch_rows = {rows[-1]}\nstaging_rows = {3 * rows[-1]}\n"
+        '[device]\nbackend = "emulated"\ncache_dir = "cache"\n'
+        f'[device.options]\ndevice = "{DEVICE}"\n[device.options.blocks]\n'
+        f"{backbone} = {{rows = {rows}, time_ms = {times_ms}}}\n"
+        f'"*" = {{rows = {[1, rows[-1]]}, time_ms = {[HEAD_MS, HEAD_MS]}}}\n'
+    )
+    return store.path, sections
+
+
+def _manifest(task: str, values: int, backbone: str, head: str) -> Manifest:
+    return Manifest(
+        schema=SCHEMA,
+        name=task,
+        task=task,
+        precision="fp32",
+        inputs=("x",),
+        outputs=("y",),
+        values=(
+            Value("x", "FP32", (values,)),
+            Value("features", "FP32", (16,)),
+            Value("y", "FP32", (10,)),
+        ),
+        steps=(Step(backbone, ("x",), ("features",)), Step(head, ("features",), ("y",))),
+        whole_bytes=7,
+    )
