@@ -67,7 +67,7 @@ class Tape:
         outputs[0].copy_(2 * inputs[0])
 
     def run(self, rows: int, block: str = "block") -> None:
-        x, y = torch.rand(rows, 3), torch.zeros(rows, 3)
+        x, y = torch.rand(rows, 100), torch.zeros(rows, 100)
         self.replays.run(block, self.compute, [x], [y])
         assert torch.equal(y, 2 * x)
 
