@@ -37,6 +37,7 @@ class Request(msgspec.Struct, frozen=True):
     level: int = 0  # priority; 0 goes first
     deadline_s: float | None = None  # absolute
     stream: str | None = None  # requests of one stream of one client supersede each other
+    light: bool = False  # staged as soon as the device hears of it; only a failure is reported
     ordered: bool = False  # answered after those of its client and stream that came before it
 
 
@@ -102,7 +103,11 @@ class Prepared(msgspec.Struct, frozen=True, tag=True):
 
 
 class PrepareFailed(msgspec.Struct, frozen=True, tag=True):
-    """The request's payload is unusable; its staging rows are free again."""
+    """The request's payload is unusable; its staging rows are free again.
+
+    A light request may have been cancelled, or put into a batch, before this is heard. The batch
+    leaves it out; the device forgets it with that batch or a Discard.
+    """
 
     rid: int
     code: Code
@@ -246,7 +251,10 @@ Event: TypeAlias = (
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Decode the payload into staging rows; answered by Prepared or PrepareFailed."""
+    """Decode the payload into staging rows; answered by Prepared or PrepareFailed.
+
+    A light request is staged with that, and may be run at once.
+    """
 
     rid: int
 

@@ -94,7 +94,7 @@ class Scheduler:
         _HANDLERS[type(event)](self, event, now, commands)
         self._expire(now, commands)
         if self._device_up:
-            self._fill_staging(commands)
+            self._fill_staging(now, commands)
             self._start_batches(now, commands)
         commands = self._order.pass_on(commands, now)
         if self._draining and not self._open and not self._drained:
@@ -194,16 +194,24 @@ class Scheduler:
 
     def _on_prepared(self, event: Prepared, now: float, commands: list[Command]) -> None:
         job = self._jobs[event.rid]
-        job.stage = Stage.STAGED
         job.prepare_s = event.prepare_s
+        self._stage(job, now)
         if job.answered:
             self._release(job, commands, discard=True)
-            return
-        for part in job.request.parts:
-            self._ready.put(job, part, now)
+
+    def _stage(self, job: Job, now: float) -> None:
+        """The job's rows are in staging memory, or will be before the device does anything else."""
+        job.stage = Stage.STAGED
+        if not job.answered:
+            for part in job.request.parts:
+                self._ready.put(job, part, now)
 
     def _on_prepare_failed(self, event: PrepareFailed, now: float, commands: list[Command]) -> None:
-        job = self._jobs[event.rid]
+        job = self._jobs.get(event.rid)
+        if job is None or job.stage is Stage.STAGED:  # a light one, which counted as staged
+            if job is not None and not job.answered:
+                self._refuse(job, event.code, event.message, commands)
+            return
         self._release(job, commands, discard=False)
         if not job.answered:
             self._open -= 1
@@ -214,7 +222,8 @@ class Scheduler:
     def _on_batch_done(self, event: BatchDone, now: float, commands: list[Command]) -> None:
         batch = self._running.pop(event.batch)
         share = 1.0 if batch.run.wide else 1.0 / self._lanes
-        self._costs.observe(batch.run.group, batch.run.rows, event.infer_s, share=share)
+        if event.infer_s:  # else all members were left out
+            self._costs.observe(batch.run.group, batch.run.rows, event.infer_s, share=share)
         for ready in batch.parts:
             job = ready.job
             job.running_parts -= 1
@@ -301,7 +310,7 @@ class Scheduler:
                 text = "the request's time-out has passed"
                 self._refuse(self._jobs[rid], Code.DEADLINE_EXCEEDED, text, commands)
 
-    def _fill_staging(self, commands: list[Command]) -> None:
+    def _fill_staging(self, now: float, commands: list[Command]) -> None:
         while (job := self._waiting.peek()) is not None:
             if self._staged_rows + job.request.staging_rows > self.settings.staging_rows:
                 return
@@ -311,6 +320,8 @@ class Scheduler:
             self._staged_rows += job.request.staging_rows
             job.stage = Stage.PREPARING
             commands.append(Prepare(job.request.rid))
+            if job.request.light:
+                self._stage(job, now)
 
     def _start_batches(self, now: float, commands: list[Command]) -> None:
         self._next_beat_s = None

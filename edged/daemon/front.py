@@ -206,16 +206,18 @@ class Front:
             payload = self._uploads.take(client, infer)
         self._last_rid += 1
         rid = self._last_rid
-        prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks)
+        light = link.is_light(resolved.inputs, sum(memoryview(part).nbytes for part in payload))
+        prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks, light)
         pending = Pending(client, infer.id, resolved, [link.encode(prepare), *payload])
         self._pending[rid] = pending
         self._clients.begin(client, infer.id, rid)
         self._statistics.arrived(pending.tasks)
-        self._tell(Arrived(self._to_schedule(rid, client, infer.parameters, resolved, now)), now)
+        arrived = self._to_schedule(prepare, client, infer.parameters, resolved, now)
+        self._tell(Arrived(arrived), now)
 
     def _to_schedule(
         self,
-        rid: int,
+        prepare: link.Prepare,
         client: Client,
         parameters: wire.InferParameters,
         resolved: Resolved,
@@ -224,7 +226,7 @@ class Front:
         server = self._config.server
         timeout_us = parameters.timeout
         return Request(
-            rid=rid,
+            rid=prepare.rid,
             client=client.number,
             parts=resolved.parts,
             rows=resolved.rows,
@@ -233,6 +235,7 @@ class Front:
             deadline_s=now + (timeout_us / 1e6 if timeout_us else server.default_timeout_s),
             stream=parameters.stream,
             ordered=parameters.ordered,
+            light=prepare.light,
         )
 
     def _cancel(self, client: Client, request: wire.Request, now: float) -> None:

@@ -106,10 +106,7 @@ class Loop:
 
     def to_worker(self, frames: Sequence[wire.Buffer]) -> None:
         assert self._worker is not None
-        # It may just have ended: its death is reported next, and everything runs again.
-        with contextlib.suppress(Unavailable):
-            self._worker.send(frames)
-        self._watch(self._worker)
+        self._worker.put(frames)
 
     # --- one turn -----------------------------------------------------------------------------
 
@@ -122,10 +119,8 @@ class Loop:
             self._on_signal(now)
         worker = self._worker
         if worker is not None and (events := ready.get(worker.fileno())):
-            if events & zmq.POLLOUT:
-                with contextlib.suppress(Unavailable):
-                    worker.flush()
             self._read_worker(worker, now)
+            self._flush(writable=bool(events & zmq.POLLOUT))
         if self._clients in ready:
             self._read_clients(now)
         if worker is not None and worker.death_fd in ready:
@@ -155,12 +150,13 @@ class Loop:
             payload = cast("list[wire.Buffer]", frames[2:])
             small = [frame.bytes for frame in frames[:2]]
             self._front.on_request(routing_id.bytes, [*small, *payload], now)
+            self._flush()
 
     def _read_worker(self, worker: WorkerProcess, now: float) -> None:
         for _ in range(BURST):
             frames = worker.receive()
             if frames is None:
-                break
+                return
             self._vigil.heard(now)
             message = link.decode_from_worker(frames[0])
             if isinstance(message, link.Ready):
@@ -168,7 +164,7 @@ class Loop:
             elif isinstance(message, link.Failed):
                 self._failure = message
             self._front.on_worker(message, frames[1:], now)
-        self._watch(worker)
+            self._flush()
 
     def _on_time(self, now: float) -> None:
         wakeup_at = self._front.wakeup_at()
@@ -183,6 +179,7 @@ class Loop:
         busy = self._front.device_is_busy
         if self._watchdog.due(now, busy=busy, progress_at=self._vigil.heard_at):
             self._notifier.alive()
+        self._flush()
 
     # --- the worker ---------------------------------------------------------------------------
 
@@ -191,7 +188,7 @@ class Loop:
         self._vigil.heard(now)
         self._failure = None
         self._worker = WorkerProcess(self._worker_settings)
-        self._watch(self._worker)
+        self._flush()
         self._poller.register(self._worker.death_fd, zmq.POLLIN)
         self._notifier.starting(within_s=self._config.device.start_timeout_s)
 
@@ -229,8 +226,16 @@ class Loop:
         self._front.on_worker_lost(reason, now)
         self._start_worker_at = self._restarts.on_ended(now)
 
-    def _watch(self, worker: WorkerProcess) -> None:
-        """Poll the channel for what can happen on it; one that is closed is readable for ever."""
+    def _flush(self, *, writable: bool = False) -> None:
+        """Send what the front has left for the worker; watch for when the rest can follow."""
+        worker = self._worker
+        if worker is None:
+            return
+        if worker.unsent and (writable or not self._watched & zmq.POLLOUT):
+            # It may just have ended: its death is reported next, and everything runs again.
+            with contextlib.suppress(Unavailable):
+                worker.flush()
+        # What is closed would be readable for ever.
         events = (0 if worker.silent else zmq.POLLIN) | (zmq.POLLOUT if worker.unsent else 0)
         if events != self._watched:
             self._watched = events
@@ -317,6 +322,7 @@ class Loop:
         if self._worker is not None:
             if not at_once:
                 self.to_worker([link.encode(link.Stop())])
+                self._flush()
                 self._worker.wait(STOP_S)
             self._drop_worker()
         self._context.term()

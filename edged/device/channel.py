@@ -116,7 +116,7 @@ class Receiver:
 
 
 class Sender:
-    """Writes messages. What the socket does not take at once waits here, in order."""
+    """Writes messages: several with one call, and what the socket does not take waits here."""
 
     def __init__(self, target: socket.socket) -> None:
         self._target = target
@@ -124,22 +124,16 @@ class Sender:
 
     @property
     def waits(self) -> bool:
-        """Whether to `flush` when the socket can be written."""
+        """Whether there is something to `flush`."""
         return bool(self._waiting)
 
-    def send(self, frames: Sequence[Buffer]) -> None:
-        """Send a message. Its frames must stay as they are until nothing waits.
-
-        Raises Unavailable when the other end has closed.
-        """
-        waits = self.waits
+    def put(self, frames: Sequence[Buffer]) -> None:
+        """Leave a message for the next `flush`; its frames must stay as they are until then."""
         self._waiting.append(_head(frames))
         self._waiting.extend(frames)
-        if not waits:
-            self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as the socket takes it."""
+        """Send what waits, as far as the socket takes it. Raises Unavailable if nobody is there."""
         waiting = self._waiting
         while waiting:
             try:
@@ -166,7 +160,8 @@ class SharedSender:
     def send(self, frames: Sequence[Buffer]) -> None:
         """The memory of the frames may be used again when this returns."""
         with self._lock:
-            self._sender.send(frames)
+            self._sender.put(frames)
+            self._sender.flush()
 
 
 def _head(frames: Sequence[Buffer]) -> bytes:

@@ -6,6 +6,9 @@ input bytes of a Prepare, the raw output tensors of a BatchDone.
 Rules that both ends hold to:
 
 * Each Prepare gets exactly one Prepared or PrepareFailed, each Run one BatchDone or BatchFailed.
+* A light Prepare gets an answer only when it fails, and a Run may follow it at once: the worker
+  prepares it as it reads it. A Run leaves out requests whose light Prepare has failed; they stay
+  known until their Discard.
 * A request takes `rows` staging rows for each distinct preparation that its models need
   (`edged.device.inputs.preparations`). The front never lets the sum exceed `staging_rows`.
 * The worker has freed these rows when the front reads PrepareFailed, or the BatchDone that ran the
@@ -21,12 +24,15 @@ Rules that both ends hold to:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from edged.errors import Code
 from edged.manifest import DataType, Manifest
+
+LIGHT_BYTES = 1 << 20  # to copy that much takes less time than to tell the front that it is done
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -77,6 +83,7 @@ class Prepare(_Message, frozen=True):
     rows: int
     inputs: tuple[Input, ...]
     asks: tuple[Ask, ...]
+    light: bool = False  # `is_light`
 
 
 class Run(_Message, frozen=True):
@@ -308,6 +315,12 @@ FromWorker: TypeAlias = (
     | Pong
     | Memory
 )
+
+
+def is_light(inputs: Sequence[Input], payload_bytes: int) -> bool:
+    """Whether a request needs no more preparation than to copy a few bytes."""
+    return inputs[0].kind == "tensor" and payload_bytes <= LIGHT_BYTES
+
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker = msgspec.msgpack.Decoder(ToWorker)

@@ -57,7 +57,7 @@ class WorkerProcess:
 
     @property
     def unsent(self) -> bool:
-        """Whether something waits to be sent: `flush` when the channel is writable."""
+        """Whether there is something to `flush`."""
         return self._sender.waits
 
     @property
@@ -65,12 +65,9 @@ class WorkerProcess:
         """Whether the worker has closed its end: nothing more comes, the process ends."""
         return self._receiver.ended
 
-    def send(self, frames: Sequence[Buffer]) -> None:
-        """Hand a message to the worker; never blocks. Raises Unavailable when it is gone.
-
-        There is no bound on what may wait: the scheduler bounds what is on its way.
-        """
-        self._sender.send(frames)
+    def put(self, frames: Sequence[Buffer]) -> None:
+        """Leave a message for the next `flush`. The scheduler bounds what is on its way."""
+        self._sender.put(frames)
 
     def flush(self) -> None:
         """Send what waits, as far as the worker takes it. Raises Unavailable when it is gone."""

@@ -117,7 +117,7 @@ class Staged:
     rid: int
     rows: int
     asks: dict[str, link.Ask]
-    feeds: tuple[Feed, ...]
+    feeds: tuple[Feed, ...]  # none: it could not be prepared, and batches leave it out
     left: set[str]  # models that have not run
     ready: bool = False
     running: int = 0  # batches
@@ -192,6 +192,19 @@ class Staging:
             if not staged.ready:
                 self._free(staged)
             return staged.ready
+
+    def leave_out(self, message: link.Prepare) -> None:
+        """A light request cannot be prepared: free its rows, but know it until it is discarded."""
+        with self._lock:
+            staged = self._requests.get(message.rid)
+            if staged is None:
+                asks = {ask.model: ask for ask in message.asks}
+                staged = Staged(message.rid, message.rows, asks, (), set(asks))
+                self._requests[message.rid] = staged
+            for feed in staged.feeds:
+                feed.pool.give_back(feed.rows)
+            staged.feeds = ()
+            staged.ready = True
 
     def discard(self, rid: int) -> None:
         """Forget a request as soon as nothing works on it; it may be gone already."""

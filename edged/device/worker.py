@@ -44,8 +44,6 @@ log = logging.getLogger("edged.device")
 Job: TypeAlias = "Callable[[], None]"
 Jobs: TypeAlias = "queue.SimpleQueue[Job | None]"  # None ends the thread that takes it
 
-_INLINE_BYTES = 1 << 20  # of tensors: to copy less is quicker than to wake a thread for it
-
 
 class Worker:
     """One device and its threads. `start`, then `serve` until Stop."""
@@ -157,17 +155,27 @@ class Worker:
     # --- requests -----------------------------------------------------------------------------
 
     def _on_prepare(self, message: link.Prepare, payload: list[memoryview]) -> None:
+        if message.light:
+            self._prepare_light(message, payload)
+            return
         try:
             staged = self._staging.admit(message)
         except EdgedError as error:
             self._report(link.PrepareFailed(message.rid, error.code, str(error)))
             return
-        job = functools.partial(self._prepare, message, payload, staged)
-        is_tensor = message.inputs[0].kind == "tensor"
-        if is_tensor and sum(part.nbytes for part in payload) <= _INLINE_BYTES:
-            job()
+        self._jobs.put(functools.partial(self._prepare, message, payload, staged))
+
+    def _prepare_light(self, message: link.Prepare, payload: Sequence[memoryview]) -> None:
+        """Ready for the Run that may be the next message; only a failure is reported."""
+        try:
+            staged = self._staging.admit(message)
+            self._fill(message, payload, staged)
+        except Exception as caught:
+            error = _typed(caught, "a request could not be prepared")
+            self._staging.leave_out(message)
+            self._report(link.PrepareFailed(message.rid, error.code, str(error)))
         else:
-            self._jobs.put(job)
+            self._staging.settle(staged, prepared=True)
 
     def _prepare(
         self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
@@ -176,9 +184,7 @@ class Worker:
         error: EdgedError | None = None
         if not staged.discarded:
             try:
-                preparing.prepare(
-                    message, payload, staged, self._manifests, max_pixels=self._settings.max_pixels
-                )
+                self._fill(message, payload, staged)
             except Exception as caught:
                 error = typed(caught, "a request could not be prepared")
         prepare_us = (time.perf_counter_ns() - started_ns) // 1000
@@ -189,6 +195,11 @@ class Worker:
         else:
             self._report(link.PrepareFailed(message.rid, error.code, str(error)))
 
+    def _fill(self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged) -> None:
+        preparing.prepare(
+            message, payload, staged, self._manifests, max_pixels=self._settings.max_pixels
+        )
+
     # --- batches ------------------------------------------------------------------------------
 
     def _run(self, message: link.Run) -> None:
@@ -196,6 +207,10 @@ class Worker:
             requests = self._staging.begin(message.members)
         except EdgedError as error:
             self._report(link.BatchFailed(message.batch, error.code, str(error)))
+            return
+        if not any(request.feeds for request in requests):  # all were left out
+            self._staging.end(message.members, requests, done=True)
+            self._report(link.BatchDone(message.batch, 0, 0, (), ()))
             return
         executor = self._idle.get()
         try:

@@ -19,10 +19,11 @@ def request(
     deadline_s: float | None = None,
     stream: str | None = None,
     ordered: bool = False,
+    light: bool = False,
     group: str = BACKBONE,
 ) -> Request:
     part = Part(group, models or ("a",))
-    return Request(rid, client, (part,), rows, rows, level, deadline_s, stream, ordered)
+    return Request(rid, client, (part,), rows, rows, level, deadline_s, stream, ordered, light)
 
 
 def arrived(rid: int, *models: str, **fields: object) -> Arrived:

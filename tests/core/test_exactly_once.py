@@ -44,14 +44,19 @@ class Device:
 
     def __init__(self) -> None:
         self.preparing: set[int] = set()
+        self.light: set[int] = set()  # which may still turn out to be unusable
         self.staged: dict[int, set[str]] = {}  # models that have not run
         self.running: dict[int, Run] = {}
 
-    def obey(self, command: Command, models: dict[int, set[str]]) -> None:
+    def obey(self, command: Command, models: dict[int, set[str]], light: set[int]) -> None:
         if isinstance(command, Prepare):
             assert command.rid not in self.preparing
             assert command.rid not in self.staged
-            self.preparing.add(command.rid)
+            if command.rid in light:
+                self.light.add(command.rid)
+                self.staged[command.rid] = set(models[command.rid])
+            else:
+                self.preparing.add(command.rid)
         elif isinstance(command, Run):
             assert command.members
             for member in command.members:
@@ -68,10 +73,16 @@ class Device:
             del self.staged[command.rid]
 
     def finish(self, batch: int) -> None:
-        for member in self.running.pop(batch).members:
+        for member in self.end(batch).members:
             self.staged[member.rid] -= set(member.models)
             if not self.staged[member.rid]:
                 del self.staged[member.rid]
+
+    def end(self, batch: int) -> Run:
+        """A batch ends, so all its members have been prepared or left out."""
+        run = self.running.pop(batch)
+        self.light.difference_update(member.rid for member in run.members)
+        return run
 
 
 class Traffic(RuleBasedStateMachine):
@@ -82,6 +93,7 @@ class Traffic(RuleBasedStateMachine):
         self.device: Device | None = None
         self.now = 0.0
         self.models: dict[int, set[str]] = {}
+        self.light: set[int] = set()
         self.answers: Counter[int] = Counter()
         self.sequences: dict[tuple[int, str | None], list[int]] = {}  # without an answer
         self.sequence_of: dict[int, list[int]] = {}
@@ -102,7 +114,7 @@ class Traffic(RuleBasedStateMachine):
                 self.drained = True
             else:
                 assert self.device is not None, f"{command} to a device that is down"
-                self.device.obey(command, self.models)
+                self.device.obey(command, self.models, self.light)
         check(self.scheduler)
         if self.device is not None:
             held = len(self.device.preparing) + len(self.device.staged)
@@ -115,6 +127,7 @@ class Traffic(RuleBasedStateMachine):
         level=st.integers(0, 2),
         stream=st.sampled_from([None, None, "s"]),
         ordered=st.booleans(),
+        light=st.booleans(),
         timeout_s=st.none() | st.floats(0, 3),
     )
     def arrive(self, timeout_s: float | None, parts: Any, rows: int, **fields: Any) -> None:
@@ -129,6 +142,8 @@ class Traffic(RuleBasedStateMachine):
             **fields,
         )
         self.models[rid] = {model for part in request.parts for model in part.models}
+        if request.light:
+            self.light.add(rid)
         if request.ordered:
             sequence = self.sequences.setdefault((request.client, request.stream), [])
             sequence.append(rid)
@@ -174,6 +189,14 @@ class Traffic(RuleBasedStateMachine):
         else:
             self.tell(PrepareFailed(rid, Code.INVALID_ARG, "not an image"))
 
+    @precondition(lambda self: self.device and self.device.light)
+    @rule(data=st.data(), good=st.booleans())
+    def light_one_prepared(self, data: st.DataObject, good: bool) -> None:
+        rid = data.draw(st.sampled_from(sorted(self.device.light)))
+        self.device.light.remove(rid)
+        if not good:
+            self.tell(PrepareFailed(rid, Code.INVALID_ARG, "not a tensor of this model"))
+
     @precondition(lambda self: self.device and self.device.running)
     @rule(data=st.data(), good=st.booleans())
     def batch_ends(self, data: st.DataObject, good: bool) -> None:
@@ -182,7 +205,7 @@ class Traffic(RuleBasedStateMachine):
             self.device.finish(batch)
             self.tell(BatchDone(batch, 0.01, 0.0))
         else:
-            del self.device.running[batch]
+            self.device.end(batch)
             self.tell(BatchFailed(batch, Code.INTERNAL, "boom"))
 
     @rule()

@@ -56,6 +56,41 @@ def test_a_lone_request_waits_for_nobody():
     ]
 
 
+def test_a_light_request_is_prepared_and_run_in_one_go():
+    scheduler = up()
+    assert scheduler(arrived(1, light=True), 0.0) == [Prepare(1), run(1, (1, "a"))]
+    assert scheduler(arrived(2, light=True), 0.001) == [Prepare(2)]
+    assert scheduler(arrived(3, light=True), 0.002) == [Prepare(3)]
+    assert scheduler(BatchDone(1, 0.010, 0.0005), 0.012) == [
+        Answer(1, pytest.approx(0.0015), 0.0, 0.010, 0.0005, 1),
+        run(2, (2, "a"), (3, "a")),
+    ]
+
+
+def test_a_light_request_that_fails_is_refused_at_once_and_forgotten_with_its_batch():
+    scheduler = up()
+    for rid in (1, 2, 3, 4):
+        scheduler(arrived(rid, light=True))
+    failed = Refuse(2, Code.INVALID_ARG, "no such input")
+    assert scheduler(PrepareFailed(2, Code.INVALID_ARG, "no such input")) == [failed, Discard(2)]
+    assert scheduler(BatchDone(1, 0.01, 0.0))[1:] == [run(2, (3, "a"), (4, "a"))]
+    failed = Refuse(3, Code.INVALID_ARG, "no such input")
+    assert scheduler(PrepareFailed(3, Code.INVALID_ARG, "no such input")) == [failed]
+    assert [answer.rid for answer in scheduler(BatchDone(2, 0.01, 0.0))] == [4]
+    assert scheduler.scheduler.staged_rows == 0
+
+
+def test_a_light_request_may_fail_after_it_was_cancelled():
+    scheduler = up()
+    for rid in (1, 2):
+        scheduler(arrived(rid, light=True))
+    assert scheduler(CancelAsked(2)) == [
+        Refuse(2, Code.CANCELLED, "cancelled by the client"),
+        Discard(2),
+    ]
+    assert scheduler(PrepareFailed(2, Code.INVALID_ARG, "no such input")) == []
+
+
 def test_rows_of_different_tasks_run_in_one_batch_when_the_device_becomes_idle():
     scheduler = up()
     stage(scheduler, 1)

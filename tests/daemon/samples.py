@@ -128,7 +128,7 @@ class Bench:
         while self.worker:
             orders, self.worker = self.worker, []
             for order in orders:
-                if isinstance(order, link.Prepare):
+                if isinstance(order, link.Prepare) and not order.light:
                     self.front.on_worker(link.Prepared(order.rid, 1000), (), self.now)
                 elif isinstance(order, link.Run):
                     self.front.on_worker(*batch_done(order), self.now)

@@ -275,7 +275,18 @@ def test_an_image_for_a_task_that_takes_tensors_is_refused_with_the_signature():
 def test_pixels_and_tensors_are_told_apart(bench):
     bench.ask(infer("r1", datatype="UINT8", shape=(1, 4, 4, 3)), (bytes(48),))
     bench.ask(infer("r2", datatype="FP32", shape=(1, 3, 8, 8)), (bytes(768),))
-    assert [order.inputs[0].kind for order in bench.worker] == ["pixels", "tensor"]
+    pixels, tensor, run = bench.worker
+    assert (pixels.inputs[0].kind, pixels.light) == ("pixels", False)
+    assert (tensor.inputs[0].kind, tensor.light) == ("tensor", True)
+    assert [member.rid for member in run.members] == [tensor.rid]  # which needs no preparation
+
+
+def test_a_large_tensor_is_prepared_like_an_image():
+    bench = Bench(Config(), models=catalog(manifest("a")))
+    bench.worker_is_ready()
+    bench.ask(infer("r1", "a", datatype="FP32", shape=(1, 3, 512, 512)), (bytes(3 * 2**20),))
+    (prepare,) = bench.worker
+    assert not prepare.light
 
 
 def test_metadata_tells_all_that_a_client_needs(bench):

@@ -64,7 +64,8 @@ def test_no_row_of_one_request_is_ever_in_the_answer_to_another(start, expected)
     """Through mixed batches, failures, cancels and a worker that is killed on the way."""
     options = f"{{run_us = 500, fail_on = {POISON}}}"
     daemon = start(
-        settings=f"backend = 'fake'\noptions = {options}\n[scheduler]\nuseful_batches = false\n"
+        settings=f"backend = 'fake'\noptions = {options}\n"
+        "[scheduler]\nuseful_batches = false\nqueue_rows = 1000\n"  # for all, while it restarts
     )
     outcomes: Counter[str] = Counter()
     with Client(daemon.endpoint) as watch:

@@ -76,7 +76,8 @@ class Rig:
         self._poller.register(worker.death_fd, zmq.POLLIN)
 
     def send(self, message: link.ToWorker, *payload: bytes) -> None:
-        self.worker.send([link.encode(message), *payload])
+        self.worker.put([link.encode(message), *payload])
+        self.worker.flush()
 
     def next(self) -> tuple[link.FromWorker, list[memoryview]]:
         """The next message of the worker. Fails when it ends, or takes too long."""
@@ -105,6 +106,7 @@ class Rig:
         given: Array | Sequence[bytes] | Mapping[str, Array],
         *asks: str | link.Ask,
         kind: str = "tensor",
+        light: bool = False,
     ) -> int:
         """Send a Prepare and return its rid; `given`: an array, files, or arrays by name."""
         if isinstance(given, np.ndarray):
@@ -121,7 +123,7 @@ class Rig:
             payload, rows = list(given), len(given)
         rid = next(self._rids)
         wanted = tuple(link.Ask(ask) if isinstance(ask, str) else ask for ask in asks)
-        self.send(link.Prepare(rid, rows, inputs, wanted), *payload)
+        self.send(link.Prepare(rid, rows, inputs, wanted, light), *payload)
         return rid
 
     def prepared(self, *args: Any, **kwargs: Any) -> int:

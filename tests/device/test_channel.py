@@ -42,7 +42,7 @@ def test_without_waiting_every_message_arrives_whole_and_in_order(all_sizes):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
         sender, receiver = Sender(ours), Receiver(theirs)
         for frames in sent:
-            sender.send(frames)
+            sender.put(frames)
         received = []
         while len(received) < len(sent):
             sender.flush()
@@ -58,8 +58,9 @@ def test_without_waiting_every_message_arrives_whole_and_in_order(all_sizes):
 def test_payload_stays_when_more_is_received(ends):
     ours, theirs = ends
     sender, receiver = Sender(ours), Receiver(theirs)
-    sender.send([b"first", b"a" * 3000])
-    sender.send([b"second", b"b" * 3000])
+    sender.put([b"first", b"a" * 3000])
+    sender.put([b"second", b"b" * 3000])
+    sender.flush()
     kept = receiver.receive()[1]
     receiver.receive()
     assert bytes(kept) == b"a" * 3000
@@ -86,8 +87,8 @@ def test_threads_do_not_mix_their_messages(ends):
 
 def test_last_words_are_heard_before_the_end(ends):
     ours, theirs = ends
-    Sender(theirs).send([b"never read"])
-    Sender(ours).send([b"last", b"words"])
+    SharedSender(theirs).send([b"never read"])
+    SharedSender(ours).send([b"last", b"words"])
     ours.close()
     receiver = Receiver(theirs)
     assert copied(receiver.receive()) == [b"last", b"words"]
@@ -100,6 +101,7 @@ def test_nobody_is_there_to_read(ends):
     ours, theirs = ends
     theirs.close()
     sender = Sender(ours)
+    sender.put([b"hello", b"there"])
     with pytest.raises(Unavailable, match="gone"):
-        sender.send([b"hello", b"there"])
+        sender.flush()
     assert not sender.waits

@@ -318,6 +318,39 @@ def test_discarded_rows_are_free_for_the_next_request(rig: Rig) -> None:
     rig.send(link.Discard(10**6))
 
 
+def test_light_requests_run_without_a_word_in_between(rig: Rig) -> None:
+    x, y = rows(1, seed=1), rows(2, seed=2)
+    cat, dog = rig.prepare(x, "cat", light=True), rig.prepare(y, "dog", light=True)
+    done = rig.ran((cat, ["cat"]), (dog, ["dog"]))
+    same(done.tensors[cat, "cat"], MODELS["cat"].twin(x))
+    same(done.tensors[dog, "dog"], MODELS["dog"].twin(y))
+
+
+def test_a_batch_leaves_out_a_light_request_that_failed(rig: Rig) -> None:
+    x = rows(1)
+    good, bad = rig.prepare(x, "cat", light=True), rig.prepare(rows(9, 5), "dog", light=True)
+    batch = rig.run((bad, ["dog"]), (good, ["cat"]))
+    failed = rig.expect(link.PrepareFailed)
+    assert (failed.rid, failed.code) == (bad, Code.INVALID_ARG)
+    assert "FP32 [9, 5]" in failed.message
+    message, payload = rig.next()
+    assert message.batch == batch
+    assert [answer.rid for answer in message.answers] == [good]
+    same(Done(message, payload).tensors[good, "cat"], MODELS["cat"].twin(x))
+
+
+@pytest.mark.parametrize("model", ["cat", "nobody"])
+def test_light_requests_that_failed_are_known_until_discarded(rig: Rig, model: str) -> None:
+    for _ in range(3):  # more rows than there are, if they were kept
+        bad = rig.prepare(rows(9, 5), model, light=True)
+        rig.run((bad, [model]))
+        assert rig.expect(link.PrepareFailed).rid == bad
+        assert rig.expect(link.BatchDone).answers == ()
+        dropped = rig.prepare(rows(9, 5), model, light=True)
+        rig.send(link.Discard(dropped))
+        assert rig.expect(link.PrepareFailed).rid == dropped
+
+
 def test_a_picture_discarded_before_its_turn(rig: Rig) -> None:
     """Each Prepare is answered once, however Discard and the threads cross."""
     file = [encoded(picture(480, 640))]
