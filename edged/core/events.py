@@ -37,8 +37,8 @@ class Request(msgspec.Struct, frozen=True):
     level: int = 0  # priority; 0 goes first
     deadline_s: float | None = None  # absolute
     stream: str | None = None  # requests of one stream of one client supersede each other
-    light: bool = False  # staged as soon as the device hears of it; only a failure is reported
     ordered: bool = False  # answered after those of its client and stream that came before it
+    light: bool = False  # staged as soon as the device hears of it; only a failure is reported
 
 
 class Member(msgspec.Struct, frozen=True):

@@ -171,7 +171,7 @@ class Worker:
             staged = self._staging.admit(message)
             self._fill(message, payload, staged)
         except Exception as caught:
-            error = _typed(caught, "a request could not be prepared")
+            error = typed(caught, "a request could not be prepared")
             self._staging.leave_out(message)
             self._report(link.PrepareFailed(message.rid, error.code, str(error)))
         else:
