@@ -49,6 +49,7 @@ class Device(_Section, frozen=True):
     threads: int = 0  # of one batch; 0: as many as the daemon may use
     prepare_threads: int = 0  # that decode images; 0: likewise
     cache_dir: str = "/var/cache/edged"  # blocks prepared for this host
+    profile: str | None = None  # of `edged profile`; None: measure at the start
     start_timeout_s: float = 300.0  # loading and warming up
     hang_timeout_s: float = 30.0  # without any sign of the worker while it has work
 

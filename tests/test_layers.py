@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PURE = (
     "edged/core", "edged/planner", "edged/wire", "edged/paths", "edged/manifest.py",
     "edged/device/inputs.py", "edged/device/link.py", "edged/daemon/inquiries.py",
-    "edged/daemon/restarts.py",
+    "edged/daemon/restarts.py", "edged/profiles/form.py",
 )  # fmt: skip
 # The planners' command lines, and the reader of a table that ships in the package.
 PURE_BUT = ("cli.py", "cli_files.py", "standley.py")

@@ -46,6 +46,7 @@ class Backend(Protocol):
     device: str  # for people, as "cpu, 2 threads"
     emulated: bool  # takes time and computes nothing
     lanes: int  # batches that it runs side by side, each with its share of the device
+    prepare_row_s: float  # that the device that is emulated takes to prepare a row; else 0.0
     versions: Mapping[str, str]  # of the libraries that compute
     memory: Memory
 

@@ -1,7 +1,7 @@
 """A backend that takes the time of another device and computes nothing: outputs are zeros.
 
-Whatever it serves is marked as emulated. Times are of a block and a number of rows; between
-measured numbers of rows they are interpolated.
+Whatever it serves is marked as emulated. Times are those of a profile, or are given in the
+options; between measured numbers of rows they are interpolated.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from pathlib import Path
 
 import msgspec
 
+from edged import profiles
 from edged.backends.base import Loaded, Use
 from edged.backends.memory import Array, HostMemory
 from edged.core.cost import interpolate
 from edged.errors import ConfigError, StoreError
-
-
-class Curve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Measured time of one run: `time_ms[i]` for `rows[i]`, ascending."""
-
-    rows: tuple[int, ...]
-    time_ms: tuple[float, ...]
+from edged.profiles.form import BlockProfile, check_block
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`blocks`: curves by block id, by the beginning of one, or for all others by `*`."""
+    """Which block takes what.
 
-    blocks: dict[str, Curve]
-    device: str = "unnamed"
-    load_bytes_per_ms: float | None = None  # None: loading takes no time
+    `blocks`: by block id, by the beginning of one, or for all others by `*`, either the figures
+    or the name that they have in `profile`. Blocks that are in the profile need no entry.
+    """
+
+    profile: str | None = None  # a file.json, or the name of one that ships with edged
+    blocks: dict[str, BlockProfile | str] = {}
+    device: str | None = None  # None: that of the profile
+    load_bytes_per_ms: float | None = None  # where a block has no load time; None: it takes none
     speed: float = 1.0  # 2.0: everything takes half the time
 
 
@@ -40,16 +40,24 @@ class Emulated:
     lanes = 1
 
     def __init__(self, options: Options) -> None:
-        for key, curve in options.blocks.items():
-            if not curve.rows or len(curve.rows) != len(curve.time_ms):
-                raise ConfigError(f"curve {key!r} needs one time for each number of rows")
-            if list(curve.rows) != sorted(set(curve.rows)) or min(curve.rows) < 1:
-                raise ConfigError(f"curve {key!r}: rows must be ascending, from 1")
-        self.device = f"{options.device}, emulated"
+        profile = profiles.read(options.profile) if options.profile is not None else None
+        self._figures = dict(profile.blocks) if profile is not None else {}
+        for key, value in options.blocks.items():
+            if isinstance(value, str):
+                if profile is None or value not in profile.blocks:
+                    raise ConfigError(f"blocks.{key}: the profile has no block called {value!r}")
+                value = profile.blocks[value]
+            check_block(value, f"blocks.{key}")
+            self._figures[key] = value
+        name = options.device or (profile.device if profile is not None else "unnamed")
+        self.device = f"{name}, emulated"
+        prepare_s = profile.prepare_s if profile is not None else None
+        self.prepare_row_s = (prepare_s or 0.0) / options.speed
         self.memory = HostMemory()
         self.versions: dict[str, str] = {}
         self._options = options
-        self._curves: dict[str, Curve] = {}
+        self._loaded: dict[str, BlockProfile] = {}
+        self._was_loaded: set[str] = set()  # so its files are in the page cache
 
     def is_prepared(self, block: str) -> bool:
         return False
@@ -61,38 +69,47 @@ class Emulated:
         return ()
 
     def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
-        size = path.stat().st_size
-        named = [key for key in self._options.blocks if key != "*" and block.startswith(key)]
-        key = max(named, key=len, default="*")
-        if key not in self._options.blocks:
-            raise StoreError(
-                f"the profile of {self._options.device} has no times for block {block[:12]}: "
-                "profile that block, or give times for * (all others)"
-            )
-        if self._options.load_bytes_per_ms is not None:
-            self._take_ms(size / self._options.load_bytes_per_ms, since=time.monotonic())
-        self._curves[block] = self._options.blocks[key]
+        started_s = time.monotonic()
+        figures = self._find(block)
+        size = figures.weight_bytes if figures.weight_bytes is not None else path.stat().st_size
+        warm = block in self._was_loaded
+        load_s = figures.load_warm_s if warm else figures.load_cold_s
+        if load_s is None and self._options.load_bytes_per_ms is not None:
+            load_s = size / self._options.load_bytes_per_ms / 1e3
+        self._take(load_s or 0.0, since=started_s)
+        self._was_loaded.add(block)
+        self._loaded[block] = figures
         return Loaded(size)
 
     def unload(self, block: str) -> None:
-        del self._curves[block]
+        del self._loaded[block]
 
     def run(
         self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
     ) -> None:
-        started = time.monotonic()
+        started_s = time.monotonic()
         for array in outputs:
             array.fill(0)
-        curve = self._curves[block]
-        self._take_ms(interpolate(curve.rows, curve.time_ms, len(outputs[0])), since=started)
+        figures = self._loaded[block]
+        self._take(interpolate(figures.rows, figures.time_s, len(outputs[0])), since=started_s)
 
     def close(self) -> None:
-        self._curves.clear()
+        self._loaded.clear()
 
-    def _take_ms(self, duration_ms: float, *, since: float) -> None:
-        left = since + duration_ms / 1e3 / self._options.speed - time.monotonic()
-        if left > 0:
-            time.sleep(left)
+    def _find(self, block: str) -> BlockProfile:
+        named = [key for key in self._figures if key != "*" and block.startswith(key)]
+        key = max(named, key=len, default="*")
+        if key not in self._figures:
+            raise StoreError(
+                f"{self.device}: no times for block {block[:12]}: profile that block, or give "
+                "times for * (all others)"
+            )
+        return self._figures[key]
+
+    def _take(self, duration_s: float, *, since: float) -> None:
+        left_s = since + duration_s / self._options.speed - time.monotonic()
+        if left_s > 0:
+            time.sleep(left_s)
 
 
 def create(options: Options, *, threads: int, cache_dir: Path) -> Emulated:

@@ -41,6 +41,7 @@ class Fake:
     device = "none"
     emulated = True
     lanes = 1
+    prepare_row_s = 0.0
 
     def __init__(self, options: Options) -> None:
         self.memory = HostMemory()

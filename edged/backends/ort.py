@@ -74,6 +74,7 @@ class _Block:
 class OnnxRuntime:
     name = "onnxruntime"
     emulated = False
+    prepare_row_s = 0.0
 
     def __init__(self, options: Options, *, threads: int, cache_dir: Path) -> None:
         self._provider = _PROVIDERS[options.provider]

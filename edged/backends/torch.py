@@ -122,6 +122,7 @@ class Torch:
     name = "torch"
     emulated = False
     lanes = 1
+    prepare_row_s = 0.0
 
     def __init__(self, options: Options, *, threads: int, recorder: Recorder | None = None) -> None:
         """`recorder`: of runs that come again; by default of CUDA graphs where there is CUDA."""

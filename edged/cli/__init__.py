@@ -17,6 +17,7 @@ _COMMANDS = {
     "infer": "edged.cli.infer",
     "status": "edged.cli.status",
     "models": "edged.cli.models",
+    "profile": "edged.cli.profile",
     "simulate": "edged.cli.simulate",
     "plan": "edged.planner.cli",
 }

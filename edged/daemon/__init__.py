@@ -7,6 +7,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from edged import profiles
 from edged.config import Config, cores
 from edged.daemon.catalog import Catalog
 from edged.daemon.loop import Loop
@@ -22,6 +23,7 @@ def serve(config: Config, *, record: Path | None = None) -> int:
     _start_logging(config.log.level)
     store = Store(config.store)
     manifests = store.models(config.models)
+    profile = None if config.device.profile is None else profiles.read(config.device.profile)
     blocks = {step.block for manifest in manifests.values() for step in manifest.steps}
     with ExitStack() as stack:
         stack.enter_context(store.hold(blocks))
@@ -39,6 +41,7 @@ def serve(config: Config, *, record: Path | None = None) -> int:
             worker_settings(config, tuple(manifests)),
             notifier=Notifier(),
             recorder=recorder,
+            profile=profile,
         )
         return loop.run()
 
@@ -66,4 +69,5 @@ def worker_settings(config: Config, models: tuple[str, ...]) -> WorkerSettings:
         max_batch_rows=config.scheduler.max_batch_rows,
         staging_rows=config.scheduler.staging_rows,
         max_pixels=config.limits.max_pixels,
+        time_models=device.profile is None,
     )

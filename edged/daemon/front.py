@@ -30,7 +30,6 @@ from edged.core.events import (
     DrainAsked,
     Drained,
     Event,
-    GroupCost,
     Member,
     Prepare,
     Prepared,
@@ -44,12 +43,14 @@ from edged.core.scheduler import RESTART_S, Scheduler
 from edged.daemon import inquiries
 from edged.daemon.catalog import Catalog, Resolved
 from edged.daemon.clients import Client, Clients
+from edged.daemon.costs import costs_of_a_lane
 from edged.daemon.inquiries import Situation
 from edged.daemon.recording import Recorder
 from edged.daemon.statistics import Statistics
 from edged.daemon.uploads import Uploads
 from edged.device import link
 from edged.errors import EdgedError, ResourceExhausted, Unavailable, from_code
+from edged.profiles.form import Profile
 
 log = logging.getLogger("edged")
 
@@ -93,12 +94,14 @@ class Front:
         *,
         started_at: float,
         recorder: Recorder | None = None,
+        profile: Profile | None = None,
     ) -> None:
         self._config = config
         self._limits = config.published_limits()
         self._catalog = catalog
         self._outlet = outlet
         self._recorder = recorder
+        self._profile = profile
         self._scheduler = Scheduler(config.scheduler)
         self._statistics = Statistics(catalog.tasks)
         self._clients = Clients(config.server.client_timeout_s)
@@ -288,9 +291,10 @@ class Front:
     # --- the worker ---------------------------------------------------------------------------
 
     def _ready(self, message: link.Ready, frames: Sequence[wire.Buffer], now: float) -> None:
+        """Raises ConfigError if the profile is of another device, or of other blocks."""
         self._device = message
-        of_a_lane = [w for w in message.warm_ups if w.wide == (message.lanes == 1)]
-        self._tell(DeviceUp(self._group_costs(of_a_lane), message.lanes), now)
+        costs = costs_of_a_lane(message, self._catalog, self._profile)
+        self._tell(DeviceUp(costs, message.lanes), now)
 
     def _failed(self, message: link.Failed, frames: Sequence[wire.Buffer], now: float) -> None:
         """Its process ends next; the reason is kept for `on_worker_lost`'s log and clients."""
@@ -330,17 +334,6 @@ class Front:
 
     def _memory(self, message: link.Memory, frames: Sequence[wire.Buffer], now: float) -> None:
         self._report_statistics(now, message)
-
-    def _group_costs(self, warm_ups: Iterable[link.WarmUp]) -> tuple[GroupCost, ...]:
-        """The slowest model of each group at each measured size, to be on the safe side."""
-        slowest: dict[str, dict[int, float]] = {}
-        for warm_up in warm_ups:
-            times = slowest.setdefault(self._catalog.group(warm_up.model), {})
-            times[warm_up.rows] = max(times.get(warm_up.rows, 0.0), warm_up.infer_us / 1e6)
-        return tuple(
-            GroupCost(group, tuple(sorted(times)), tuple(times[rows] for rows in sorted(times)))
-            for group, times in slowest.items()
-        )
 
     # --- the scheduler ------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings as WorkerSettings
 from edged.errors import Code, Unavailable, from_code
+from edged.profiles.form import Profile
 from edged.systemd import Notifier, Watchdog
 
 log = logging.getLogger("edged")
@@ -52,6 +53,7 @@ class Loop:
         *,
         notifier: Notifier,
         recorder: Recorder | None = None,
+        profile: Profile | None = None,
     ) -> None:
         self._config = config
         self._worker_settings = worker_settings
@@ -72,7 +74,9 @@ class Loop:
         self._locks: list[int] = []  # of ipc sockets; held until the end
         now = time.monotonic()
         self._sweep_at = now + SWEEP_S
-        self._front = Front(config, catalog, self, started_at=now, recorder=recorder)
+        self._front = Front(
+            config, catalog, self, started_at=now, recorder=recorder, profile=profile
+        )
 
     def run(self) -> int:
         """Serve until drained (status 0), told twice to end (128 + signal), or unable to start."""
@@ -159,11 +163,11 @@ class Loop:
                 return
             self._vigil.heard(now)
             message = link.decode_from_worker(frames[0])
+            self._front.on_worker(message, frames[1:], now)
             if isinstance(message, link.Ready):
                 self._on_worker_ready(message, now)
             elif isinstance(message, link.Failed):
                 self._failure = message
-            self._front.on_worker(message, frames[1:], now)
             self._flush()
 
     def _on_time(self, now: float) -> None:

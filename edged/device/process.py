@@ -35,7 +35,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "edged.device"],
                 stdin=subprocess.PIPE,
-                env={**os.environ, **_environment(settings)},
+                env={**os.environ, **environment(settings)},
                 pass_fds=[theirs.fileno()],
             )
             start = Start(os.getpid(), theirs.fileno(), settings)
@@ -113,7 +113,7 @@ class WorkerProcess:
         self._channel.close()
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     """What must be set before the worker's libraries are imported."""
     return {
         # Threads of numpy's BLAS would fight those of the backend for the cores.

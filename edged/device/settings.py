@@ -22,6 +22,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_batch_rows: int = 8
     staging_rows: int = 64  # in each shape of input
     max_pixels: int = 50_000_000  # of an image, before it is decoded
+    time_models: bool = True  # at the start; False: only run them once
     log_level: str = "info"
 
 

@@ -93,7 +93,12 @@ class Worker:
         for executor in reversed(self._executors):
             self._idle.put(executor)
         self._staging = Staging(self._manifests, settings.staging_rows, self._backend.memory)
-        warming = Warming(self._executors, self._staging.pools, settings.max_batch_rows)
+        warming = Warming(
+            self._executors,
+            self._staging.pools,
+            settings.max_batch_rows,
+            timed=settings.time_models,
+        )
         filling = Filling(
             loader,
             warming,
@@ -187,6 +192,7 @@ class Worker:
                 self._fill(message, payload, staged)
             except Exception as caught:
                 error = typed(caught, "a request could not be prepared")
+        self._emulate_preparing(message.rows, started_ns)
         prepare_us = (time.perf_counter_ns() - started_ns) // 1000
         if self._staging.settle(staged, prepared=error is None):
             self._report(link.Prepared(message.rid, prepare_us))
@@ -199,6 +205,13 @@ class Worker:
         preparing.prepare(
             message, payload, staged, self._manifests, max_pixels=self._settings.max_pixels
         )
+
+    def _emulate_preparing(self, rows: int, started_ns: int) -> None:
+        """Wait until as long has passed as the device that is emulated would take."""
+        took_s = (time.perf_counter_ns() - started_ns) / 1e9
+        left_s = rows * self._backend.prepare_row_s - took_s
+        if left_s > 0.0:
+            time.sleep(left_s)
 
     # --- batches ------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from edged import profiles
 from edged.core.batching import Smooth, policy
 from edged.core.events import Arrived
 from edged.core.settings import Settings
@@ -20,10 +21,6 @@ from edged.planner.instance import Count, NonNegative, Positive, decode
 from edged.sim.arrivals import Arrivals, generate
 from edged.sim.device import DeviceModel
 from edged.sim.simulator import Outcome, Trace, simulate
-
-# SMOOTH, Table II: milliseconds of swinv2-base at each batch size, on the paper's edge GPU.
-TABLE_II_ROWS = (1, 2, 4, 6, 8, 12, 16)
-TABLE_II_MS = (15.93, 19.19, 29.55, 42.49, 53.19, 76.95, 99.99)
 
 UNBOUNDED = 10**9  # rows; the paper's queues have no limit
 
@@ -41,8 +38,14 @@ ALIASES = {
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Batch sizes, ascending, and the milliseconds that each takes."""
 
-    B: tuple[Count, ...] = TABLE_II_ROWS
-    t_ms: tuple[Positive, ...] = TABLE_II_MS
+    B: tuple[Count, ...]
+    t_ms: tuple[Positive, ...]
+
+
+def table_ii() -> Profile:
+    """SMOOTH's Table II, of the file that the emulated backend reads too."""
+    backbone = profiles.read(profiles.SMOOTH_TABLE_2).blocks["backbone"]
+    return Profile(backbone.rows, tuple(round(time_s * 1e3, 6) for time_s in backbone.time_s))
 
 
 class Generated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,7 +67,7 @@ class Scenario(msgspec.Struct, frozen=True):
     arrivals_ms: tuple[NonNegative, ...] | None = None
     tasks: tuple[int, ...] | None = None
     arrivals: Generated | None = None
-    profile: Profile = Profile()
+    profile: Profile = msgspec.field(default_factory=table_ii)
     t_pre_ms: Positive = 3.0
     workers: Count = 8
     ipc_ms: NonNegative = 3.0

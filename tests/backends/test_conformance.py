@@ -28,7 +28,7 @@ from tests.backends.blocks import (
     sum_and_difference,
 )
 
-CURVE = {"rows": [1, 8], "time_ms": [0.1, 0.2]}
+CURVE = {"rows": [1, 8], "time_s": [0.1e-3, 0.2e-3]}
 OPTIONS: dict[str, dict[str, Any]] = {
     "onnxruntime": {},
     "torch": {},

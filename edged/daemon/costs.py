@@ -1,0 +1,53 @@
+"""What batches cost on the device that has just come up: by a profile, or by its warm-up.
+
+Either is a beginning; the scheduler's cost model corrects it by what runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from edged.core.events import GroupCost
+from edged.daemon.catalog import Catalog
+from edged.device import link
+from edged.profiles import machine
+from edged.profiles.form import Profile, check_fits, group_costs
+
+log = logging.getLogger("edged")
+
+
+def costs_of_a_lane(
+    ready: link.Ready, catalog: Catalog, profile: Profile | None
+) -> tuple[GroupCost, ...]:
+    """Raises ConfigError when there is a profile, and it is not of this device and these blocks."""
+    if profile is None:
+        of_a_lane = (w for w in ready.warm_ups if w.wide == (ready.lanes == 1))
+        return _measured(of_a_lane, catalog)
+    models = [catalog.models[name] for name in ready.models]
+    blocks = {step.block for model in models for step in model.steps}
+    check_fits(
+        profile,
+        blocks,
+        backend=ready.backend,
+        device=ready.device,
+        machine=machine(),
+        lanes=ready.lanes,
+    )
+    for name, version in profile.versions.items():
+        if ready.versions.get(name) != version:
+            now = ready.versions.get(name, "not here")
+            log.warning("the profile was measured with %s %s, this is %s", name, version, now)
+    return group_costs(profile, models)
+
+
+def _measured(warm_ups: Iterable[link.WarmUp], catalog: Catalog) -> tuple[GroupCost, ...]:
+    """The slowest model of each group at each measured size, to be on the safe side."""
+    slowest: dict[str, dict[int, float]] = {}
+    for warm_up in warm_ups:
+        times = slowest.setdefault(catalog.group(warm_up.model), {})
+        times[warm_up.rows] = max(times.get(warm_up.rows, 0.0), warm_up.infer_us / 1e6)
+    return tuple(
+        GroupCost(group, tuple(sorted(times)), tuple(times[rows] for rows in sorted(times)))
+        for group, times in slowest.items()
+    )

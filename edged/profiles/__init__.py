@@ -1,0 +1,61 @@
+"""Profiles as files: those that `edged profile` writes, and those that ship with edged."""
+
+from __future__ import annotations
+
+import platform
+from importlib import resources
+from pathlib import Path
+
+from edged.errors import ConfigError
+from edged.profiles.form import Profile, decode, encode
+
+SMOOTH_TABLE_2 = "smooth-table2"
+
+
+def read(name: str) -> Profile:
+    """The profile in the file `name`, or, without `.json`, the one of that name in the package.
+
+    Raises ConfigError that names the file.
+    """
+    here = resources.files("edged.profiles") / f"{name}.json"
+    source = Path(name) if name.endswith(".json") else here
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"profile {name}: {error.strerror}; name a file.json that `edged profile` wrote, or "
+            f"{', '.join(shipped())}"
+        ) from error
+    try:
+        return decode(data)
+    except ConfigError as error:
+        raise ConfigError(f"profile {name}: {error}") from error
+
+
+def write(path: Path, profile: Profile) -> None:
+    """Raises ConfigError if the file cannot be written."""
+    try:
+        path.write_bytes(encode(profile))
+    except OSError as error:
+        raise ConfigError(f"profile {path} cannot be written: {error.strerror}") from error
+
+
+def shipped() -> list[str]:
+    """Names of the profiles in the package."""
+    files = resources.files("edged.profiles").iterdir()
+    return sorted(file.name[: -len(".json")] for file in files if file.name.endswith(".json"))
+
+
+def machine() -> str:
+    """The processor, as `AMD EPYC 9B14, x86_64`; of a board its model."""
+    return f"{_model()}, {platform.machine()}"
+
+
+def _model() -> str:
+    board = Path("/proc/device-tree/model")
+    if board.exists():
+        return board.read_text(errors="replace").rstrip("\0\n")
+    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown processor"

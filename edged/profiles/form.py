@@ -1,0 +1,152 @@
+"""A profile: what blocks take on one device, in seconds and bytes, and where the figures are from.
+
+Pure. `edged profile` measures one. The daemon's cost model reads the times, its loader the bytes
+and the times to load, and the emulated backend all of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from edged.core.cost import interpolate
+from edged.core.events import GroupCost
+from edged.errors import ConfigError
+from edged.manifest import Manifest
+
+SCHEMA = 1  # raised when an older edged could misread a newer profile
+
+
+class BlockProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One block. Tuples have an entry for each of `rows`, which ascend."""
+
+    rows: tuple[int, ...]  # of one run
+    time_s: tuple[float, ...]  # median
+    spread_s: tuple[float, ...] | None = None  # median absolute deviation
+    workspace_bytes: tuple[int, ...] | None = None  # besides the weights, while so many rows run
+    weight_bytes: int | None = None  # while it is loaded
+    load_cold_s: float | None = None  # from the disk until it runs at full speed
+    load_warm_s: float | None = None  # likewise, with its files in the page cache
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Blocks by id. In a profile that is only to be emulated they may have any names."""
+
+    schema: int
+    source: str  # who measured what, for people
+    device: str  # as the backend calls it
+    blocks: dict[str, BlockProfile]
+    backend: str | None = None  # None: of a device that is only emulated
+    machine: str | None = None  # processor
+    lanes: int = 1  # of the backend; times are of one of them
+    versions: dict[str, str] = {}
+    date: str | None = None
+    prepare_s: float | None = None  # of one row of input in one thread
+
+
+def decode(data: bytes) -> Profile:
+    """A checked profile. Raises ConfigError that names the field."""
+    try:
+        probe = msgspec.json.decode(data, type=_Schema)
+        if probe.schema > SCHEMA:
+            raise ConfigError(
+                f"schema {probe.schema}, this edged reads up to {SCHEMA}: upgrade edged, or "
+                "measure again with `edged profile`"
+            )
+        profile = msgspec.json.decode(data, type=Profile)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{error}; measure again with `edged profile`") from error
+    for name, block in profile.blocks.items():
+        check_block(block, f"blocks.{name}")
+    return profile
+
+
+def encode(profile: Profile) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n"
+
+
+def check_block(block: BlockProfile, where: str) -> None:
+    """Raise ConfigError unless the figures can be what they are said to be."""
+    ascending = all(a < b for a, b in itertools.pairwise(block.rows))
+    if not block.rows or block.rows[0] < 1 or not ascending:
+        raise ConfigError(f"{where}.rows must ascend, from 1 at least")
+    for name in ("time_s", "spread_s", "workspace_bytes"):
+        values = getattr(block, name)
+        if values is not None and len(values) != len(block.rows):
+            raise ConfigError(f"{where}.{name} has {len(values)} entries for {len(block.rows)}")
+    if not all(0.0 < time_s < float("inf") for time_s in block.time_s):
+        raise ConfigError(f"{where}.time_s must be above 0")
+    known: tuple[float, ...] = tuple(
+        value
+        for value in (block.weight_bytes, block.load_cold_s, block.load_warm_s)
+        if value is not None
+    )
+    if min((*known, *(block.spread_s or ()), *(block.workspace_bytes or ())), default=0) < 0:
+        raise ConfigError(f"{where} has a figure below 0")
+
+
+def check_fits(
+    profile: Profile,
+    blocks: Collection[str],
+    *,
+    backend: str,
+    device: str,
+    machine: str,
+    lanes: int,
+) -> None:
+    """Raise ConfigError unless the profile is of these blocks on this device.
+
+    Versions may differ: the cost model corrects what an upgrade changes.
+    """
+    ours = {"backend": backend, "device": device, "machine": machine, "lanes": lanes}
+    for name, value in ours.items():
+        theirs = getattr(profile, name)
+        if theirs != value:
+            raise ConfigError(
+                f"it was measured with {name} {theirs or 'unknown'}, this is {value}: measure "
+                "again with `edged profile`, or leave device.profile out"
+            )
+    if missing := sorted(set(blocks) - profile.blocks.keys()):
+        raise ConfigError(
+            f"it has no figures for {len(missing)} of {len(blocks)} blocks, as {missing[0][:12]}: "
+            "measure again with `edged profile`, or leave device.profile out"
+        )
+
+
+def group_costs(profile: Profile, manifests: Iterable[Manifest]) -> tuple[GroupCost, ...]:
+    """Seconds of a batch through the slowest path of each group, to be on the safe side.
+
+    All blocks of the manifests must be in the profile.
+    """
+    paths: dict[str, list[list[BlockProfile]]] = {}
+    for manifest in manifests:
+        path = [profile.blocks[step.block] for step in manifest.steps]
+        paths.setdefault(manifest.steps[0].block, []).append(path)
+    return tuple(_group_cost(group, of) for group, of in paths.items())
+
+
+def _group_cost(group: str, paths: list[list[BlockProfile]]) -> GroupCost:
+    rows = tuple(sorted({n for path in paths for block in path for n in block.rows}))
+    times = (
+        max(sum(interpolate(block.rows, block.time_s, n) for block in path) for path in paths)
+        for n in rows
+    )
+    return GroupCost(group, rows, tuple(times))
+
+
+def affine(block: BlockProfile) -> tuple[float, float]:
+    """Seconds of a run as `fixed + each * rows`, by Theil and Sen: (fixed, each).
+
+    The median slope of all pairs of points, which one bad point does not move.
+    """
+    points = list(zip(block.rows, block.time_s, strict=True))
+    slopes = [(t2 - t1) / (n2 - n1) for (n1, t1), (n2, t2) in itertools.combinations(points, 2)]
+    each_s = max(0.0, statistics.median(slopes)) if slopes else 0.0
+    return max(0.0, statistics.median(t - each_s * n for n, t in points)), each_s
+
+
+class _Schema(msgspec.Struct):
+    schema: int
