@@ -78,6 +78,24 @@ def _exported(module: torch.nn.Module, example: torch.Tensor, path: Path) -> Any
 
 def _swinv2_base(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
     """Swin Transformer V2, base, window 8, 256 px (arXiv:2111.09883), 87 million random weights."""
+    return _swinv2(
+        seed,
+        image_size=256,
+        window_size=8,
+        embed_dim=128,
+        depths=[2, 2, 18, 2],
+        num_heads=[4, 8, 16, 32],
+    )
+
+
+def _swinv2_micro(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The same with 32 thousand weights, to try things out."""
+    return _swinv2(
+        seed, image_size=64, window_size=4, embed_dim=16, depths=[1, 2], num_heads=[1, 2]
+    )
+
+
+def _swinv2(seed: int, *, image_size: int, **sizes: Any) -> tuple[torch.nn.Module, torch.Tensor]:
     import torch
     from transformers import Swinv2Config, Swinv2ForImageClassification
 
@@ -90,15 +108,9 @@ def _swinv2_base(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
             return self.model(pixels).logits
 
     torch.manual_seed(seed)
-    config = Swinv2Config(
-        image_size=256,
-        window_size=8,
-        embed_dim=128,
-        depths=[2, 2, 18, 2],
-        num_heads=[4, 8, 16, 32],
-        num_labels=CLASSES,
-    )
-    return Logits(Swinv2ForImageClassification(config)), torch.zeros(2, 3, 256, 256)
+    config = Swinv2Config(image_size=image_size, num_labels=CLASSES, **sizes)
+    example = torch.zeros(2, 3, image_size, image_size)
+    return Logits(Swinv2ForImageClassification(config)), example
 
 
 def _efficientnet_lite0(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -123,6 +135,7 @@ def _nothing(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
 
 MODELS: dict[str, Callable[[int], tuple[torch.nn.Module, torch.Tensor]]] = {
     "swinv2-base": _swinv2_base,
+    "swinv2-micro": _swinv2_micro,
     "efficientnet-lite0": _efficientnet_lite0,
     NOTHING: _nothing,
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import secrets
 import time
 from collections import Counter
@@ -26,7 +27,9 @@ _CODES = {code.value for code in Code}
 class OpenLoop:
     """A DEALER, and the requests that it waits for."""
 
-    def __init__(self, endpoint: str, values: int, tasks: list[str], timeout_s: float, seed: int):
+    def __init__(
+        self, endpoint: str, shape: list[int], tasks: list[str], timeout_s: float, seed: int
+    ) -> None:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(15))
@@ -35,8 +38,8 @@ class OpenLoop:
         self._random = np.random.default_rng(seed)
         self._tasks = tasks
         self._timeout_s = timeout_s
-        self._inputs = (wire.InputTensor("x", "FP32", (1, values)),)
-        self._row = self._random.random(values, np.float32)
+        self._inputs = (wire.InputTensor("x", "FP32", (1, *shape)),)
+        self._row = self._random.random(math.prod(shape), np.float32)
         self._row[0] = seed
         self._sent_s: dict[str, float] = {}  # of requests without an answer
         self.sent = 0
@@ -123,7 +126,7 @@ class OpenLoop:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("endpoint")
-    parser.add_argument("--values", type=int, required=True)
+    parser.add_argument("--shape", type=int, nargs="+", required=True, help="of a row")
     parser.add_argument("--tasks", nargs="+", required=True)
     parser.add_argument("--timeout-s", type=float, required=True)
     parser.add_argument("--begin-s", type=float, required=True, help="on the monotonic clock")
@@ -134,7 +137,7 @@ def main() -> None:
     how.add_argument("--rate", type=float, help="requests a second, at random times")
     how.add_argument("--in-flight", type=int, help="requests out at a time")
     args = parser.parse_args()
-    client = OpenLoop(args.endpoint, args.values, args.tasks, args.timeout_s, args.seed)
+    client = OpenLoop(args.endpoint, args.shape, args.tasks, args.timeout_s, args.seed)
     client.hello()
     time.sleep(max(0.0, args.begin_s - time.monotonic()))
     end_s = args.begin_s + args.seconds

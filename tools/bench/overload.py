@@ -9,9 +9,6 @@ floods beside others that ask for no more than their share. Every client is a pr
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,36 +16,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import psutil
 
 from edged.manifest import SCHEMA, Manifest, Step, Value
 from edged.sim.scenario import TABLE_II_MS, TABLE_II_ROWS
 from edged.store import Store
+from tools.bench.clients import Clients, Fate, good_per_s, quantile_s
 from tools.bench.report import emit
 from tools.bench.serving import serving
 
 TASKS = ("a", "b", "c")
 CLIENTS = 4
-START_S = 1.5  # for the processes to come up
 WARM_UP_S = 2.0  # of the closed loop, that does not count
 IN_FLIGHT = 24  # of each client, in the closed loop
 PATIENT_S = 10.0  # time-out of requests that are all to be answered
 DEVICE = "SMOOTH's Table II"
 HEAD_MS = 0.3  # of each task in a batch
-
-
-class Fate(msgspec.Struct, frozen=True):
-    """What became of one client's requests."""
-
-    sent: int
-    held_back: int  # the socket took no more
-    unanswered: int
-    uncoded: int  # errors without a known code or a text, answers to nobody
-    refused: dict[str, int]
-    good_per_s: float  # answered in time
-    accepted_s: tuple[float, ...]  # from sending to the answer
 
 
 def register(commands: Any) -> None:
@@ -67,12 +51,12 @@ def _run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as name:
         store, sections = _store(Path(name), values)
         with serving(store, sections) as daemon:
-            load = _Load(daemon.endpoint, values, args.seed)
+            load = Clients(daemon.endpoint, [values], TASKS, args.seed)
             watch = _Memory(daemon.pid)
             closed = [["--in-flight", str(IN_FLIGHT)]] * CLIENTS
-            capacity = _good(load(closed, WARM_UP_S + 8.0, PATIENT_S, skip_s=WARM_UP_S))
+            capacity = good_per_s(load(closed, WARM_UP_S + 8.0, PATIENT_S, skip_s=WARM_UP_S))
             rate = ["--rate", str(args.times * capacity / CLIENTS)]
-            crowd = load([rate] * CLIENTS, args.seconds, deadline_s, watch=watch)
+            crowd = load([rate] * CLIENTS, args.seconds, deadline_s, meanwhile=watch.until)
             share = capacity / CLIENTS
             others = [["--rate", str(share)]] * (CLIENTS - 1)
             flood = ["--rate", str(args.times * capacity)]
@@ -86,8 +70,8 @@ def _run(args: argparse.Namespace) -> int:
         deadline_ms=args.deadline_ms,
         seconds=args.seconds,
         offered_ratio=round(sum(fate.sent for fate in crowd) / args.seconds / capacity, 2),
-        goodput_ratio=round(_good(crowd) / capacity, 3),
-        p99_of_deadline=round(_p99_s(crowd) / deadline_s, 3),
+        goodput_ratio=round(good_per_s(crowd) / capacity, 3),
+        p99_of_deadline=round(quantile_s(crowd, 99) / deadline_s, 3),
         **_replies(crowd),
         pss=watch.report(),
         flood={
@@ -96,14 +80,6 @@ def _run(args: argparse.Namespace) -> int:
         },
     )
     return 0
-
-
-def _good(fates: Sequence[Fate]) -> float:
-    return sum(fate.good_per_s for fate in fates)
-
-
-def _p99_s(fates: Sequence[Fate]) -> float:
-    return float(np.percentile(np.concatenate([fate.accepted_s for fate in fates]), 99))
 
 
 def _replies(fates: Sequence[Fate]) -> dict[str, Any]:
@@ -118,41 +94,6 @@ def _replies(fates: Sequence[Fate]) -> dict[str, Any]:
         "unanswered": sum(fate.unanswered for fate in fates),
         "held_back": sum(fate.held_back for fate in fates),
     }
-
-
-class _Load:
-    """Runs clients side by side."""
-
-    def __init__(self, endpoint: str, values: int, seed: int) -> None:
-        self._command = [sys.executable, "-m", "tools.bench.open_loop", endpoint]
-        self._command += ["--values", str(values), "--tasks", *TASKS]
-        self._seed = seed
-
-    def __call__(
-        self,
-        clients: Sequence[Sequence[str]],
-        seconds: float,
-        timeout_s: float,
-        *,
-        skip_s: float = 0.0,
-        watch: _Memory | None = None,
-    ) -> list[Fate]:
-        """One process for each of `clients`, which says how it asks."""
-        begin_s = time.monotonic() + START_S
-        processes = []
-        for how in clients:
-            self._seed += 1
-            command = [*self._command, "--timeout-s", str(timeout_s), "--begin-s", str(begin_s)]
-            command += ["--seconds", str(seconds), "--skip-s", str(skip_s)]
-            command += ["--seed", str(self._seed), *how]
-            processes.append(subprocess.Popen(command, stdout=subprocess.PIPE))
-        if watch is not None:
-            watch.until(begin_s + seconds)
-        printed = [process.communicate()[0] for process in processes]
-        for process in processes:
-            if process.returncode:
-                raise subprocess.CalledProcessError(process.returncode, process.args)
-        return [msgspec.convert(json.loads(text), Fate) for text in printed]
 
 
 class _Memory:

@@ -1,0 +1,1 @@
+"""What edged does on an NVIDIA GPU, checked and written down on one page."""
