@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from edged.core.demand import Need
 from edged.core.events import Request
 
 
@@ -20,6 +21,8 @@ class Job:
 
     request: Request
     arrived_s: float
+    need: Need | None = None  # None: all that it needs is on the device for good
+    place: int = 0  # in its client's line
     stage: Stage = Stage.WAITING
     answered: bool = False  # refused while the device still holds its rows
     open_parts: int = 0  # parts that have not run yet, running ones included

@@ -1,89 +1,420 @@
-"""What is on the device: which models can be asked for, loaded, pinned and taken off again.
+"""The device's memory: which blocks come, which go, and which requests cannot be served for want.
 
-Where no Library was told, everything is on the device for good, and nothing here costs a thing.
+Owns the ledger and the residency, and drives them by a loading policy. Knows requests only as
+needs that wait; who starts when is the scheduler's. Where no Library was told, everything is on
+the device for good, and nothing here costs a thing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
+from edged.core.choice import Outlook
+from edged.core.cost import CostModel
+from edged.core.demand import Need
 from edged.core.events import (
     BlockLoaded,
     BlockLoadFailed,
     BlockUnloaded,
     Command,
+    DeviceUp,
     Library,
-    LoadAsked,
+    Load,
     MemoryMeasured,
-    PinAsked,
-    Refuse,
     Request,
-    Settled,
-    UnloadAsked,
+    Unload,
 )
+from edged.core.ledger import Ledger
+from edged.core.loading import POLICIES, unshared
+from edged.core.residency import Block, Residency, Where
 from edged.core.settings import Memory
 from edged.errors import Code
+
+AHEAD = 4  # loads that are ordered at once, so that the device can read ahead
+PAUSE_S = 0.01  # before another look where nothing was worth loading
+BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0  # after a load that failed; doubled each time
+
+
+class Verdict(NamedTuple):
+    """Why requests of a need cannot be served."""
+
+    code: Code
+    message: str
+    retry_after_s: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Plan:
+    """The need that is being loaded: what is still to be ordered, and what is on its way."""
+
+    need: Need
+    queue: deque[Block]
+    ordered: dict[Block, None]
 
 
 class DeviceMemory:
     """Owns the account of the device's memory."""
 
-    def __init__(self, settings: Memory) -> None:
-        self._settings = settings
-        self._models: dict[str, tuple[str, ...]] | None = None  # None: no library was told
-        self._unloaded: set[str] = set()  # by an administrator
+    def __init__(self, settings: Memory, max_batch_rows: int) -> None:
+        self.ledger = Ledger(max_batch_rows)
+        self.residency = Residency()
+        self.pinned = set(settings.pinned)
+        self.served: set[str] = set()  # models that requests may ask for
+        self.retired: set[str] = set()  # models that an administrator has unloaded
+        self.wished: dict[str, None] = {}  # models to be loaded though nobody waits; ordered
+        self.tight = False  # whether something is missing, or has to go
+        self.wakeup_s: float | None = None  # when to look again though nothing happens
+        self._max_wait_s = settings.max_wait_s
+        self._policy = POLICIES[settings.policy]
+        self._max_batch_rows = max_batch_rows
+        self._known = False  # whether a library was told
+        self._strays = False  # whether there are blocks of no model
+        self._plan: _Plan | None = None
+        self._look_at_s = -math.inf  # not before this time, since nothing was worth loading
 
-    def handle(self, event: Any, now: float, commands: list[Command]) -> None:
-        """Take in an event of HANDLERS."""
-        HANDLERS[type(event)](self, event, now, commands)
+    # --- requests -------------------------------------------------------------------------------
 
-    def refusal(self, request: Request) -> Refuse | None:
-        """Why the request's models cannot be served at present, if they cannot."""
-        if not self._unloaded:
+    def enter(self, request: Request, now: float) -> Need | Verdict | None:
+        """The need of an arrival, or why it cannot be served; None where all there is, is there."""
+        if not self._known:
             return None
-        for part in request.parts:
-            for model in part.models:
-                if model in self._unloaded:
-                    text = f"model {model!r} is not loaded: edged load {model}"
-                    return Refuse(request.rid, Code.UNAVAILABLE, text)
+        names = models_of(request)
+        models = self.residency.models
+        for name in names:
+            if name in self.retired:
+                text = f"model {name!r} is not loaded; an administrator can: edged load {name}"
+                return Verdict(Code.UNAVAILABLE, text)
+            if name not in self.served:
+                return Verdict(Code.NOT_FOUND, f"model {name!r} is not served here any more")
+            models[name].use.seen(now, request.deadline_s)
+        if not self.tight:
+            return None
+        need = self.need(request)
+        verdict = self.verdict(need, now) if need.missing else None
+        if verdict is not None and not need.open:
+            self.residency.close(need)
+        need.open += verdict is None
+        return verdict or need
+
+    def need(self, request: Request) -> Need:
+        """The need of a request, all of whose models are known."""
+        return self.residency.need(models_of(request), tuple(part.group for part in request.parts))
+
+    def verdict(self, need: Need, now: float) -> Verdict | None:
+        """Why the need cannot be loaded, if it cannot."""
+        reason = self.never_fits(need)
+        if reason is not None:
+            return Verdict(Code.RESOURCE_EXHAUSTED, reason)
+        failed = self.residency.failed(need, now)
+        if failed is not None and failed.error is not None:
+            return Verdict(*failed.error, failed.retry_s - now)
         return None
 
-    def _on_library(self, event: Library, now: float, commands: list[Command]) -> None:
-        self._models = {model.name: model.blocks for model in event.models}
-        self._unloaded &= self._models.keys()
+    def never_fits(self, need: Need) -> str | None:
+        """Why the need cannot be on the device whatever else leaves, if it cannot."""
+        blocks = self.residency.path(need)
+        others = self._pinned_blocks().keys() - set(blocks)
+        need_bytes = self.residency.bytes(need)
+        other_bytes = sum(block.bytes for block in others)
+        capacity_bytes = self.ledger.capacity_bytes
+        if need_bytes + other_bytes <= capacity_bytes:
+            return None
+        besides = f" beside {other_bytes} bytes of pinned models" if other_bytes else ""
+        return (
+            f"{' and '.join(need.models)}: {need_bytes} bytes of blocks{besides} do not fit the "
+            f"{max(0, int(capacity_bytes))} bytes that the budget leaves for blocks"
+        )
 
-    def _on_load_asked(self, event: LoadAsked, now: float, commands: list[Command]) -> None:
-        if self._knows(event.ask, event.model, commands):
-            self._unloaded.discard(event.model)
-            commands.append(Settled(event.ask))
+    def load_s(self, need: Need) -> float:
+        """Expected seconds until the need is on the device, if it is loaded next."""
+        return sum(map(self.residency.load_s, self.residency.missing(need)))
 
-    def _on_unload_asked(self, event: UnloadAsked, now: float, commands: list[Command]) -> None:
-        if self._knows(event.ask, event.model, commands):
-            self._unloaded.add(event.model)
-            commands.append(Settled(event.ask))
+    def start(self, need: Need, now: float) -> None:
+        """One of its requests goes to the device: until it leaves, its blocks stay."""
+        need.in_use += 1
+        need.used_s, need.fresh = now, False
 
-    def _on_pin_asked(self, event: PinAsked, now: float, commands: list[Command]) -> None:
-        if self._knows(event.ask, event.model, commands):
-            commands.append(Settled(event.ask))
+    def leave(self, need: Need | None) -> None:
+        """One of its requests has ended."""
+        if need is None:
+            return
+        need.open -= 1
+        if not need.open:
+            self.residency.close(need)
 
-    def _on_change(self, event: Any, now: float, commands: list[Command]) -> None:
-        pass
+    # --- events ---------------------------------------------------------------------------------
 
-    def _knows(self, ask: int, model: str, commands: list[Command]) -> bool:
-        known = self._models is not None and model in self._models
-        if not known:
-            commands.append(Settled(ask, Code.NOT_FOUND, f"there is no model {model!r}"))
-        return known
+    def on_library(self, event: Library, now: float) -> None:
+        """Models appear and vanish."""
+        self._known = True
+        self.residency.set_library(event if self._policy.shares else unshared(event))
+        names = {model.name for model in event.models}
+        self.wished = {name: None for name in self.wished if name in names}
+        self.serve(retired=self.retired & names)
+        self._strays = any(not block.needs for block in self.residency.blocks)
+        self._fit_batch()
+
+    def serve(self, *, retired: set[str]) -> None:
+        """Serve all models of the library but these."""
+        self.retired = retired
+        self.served = self.residency.models.keys() - self.residency.vanished - retired
+
+    def on_device_up(self, event: DeviceUp) -> None:
+        """A device with these blocks on it."""
+        self.ledger.overhead = event.overhead
+        self.residency.reset(event.resident)
+        for held in event.resident:
+            self.ledger.hold(held.block, held.bytes)
+        self._strays = any(not block.needs for block in self.residency.blocks)
+        self._fit_batch()
+
+    def on_device_down(self) -> None:
+        """Whatever was there is gone, and whatever was ordered."""
+        self._plan = None
+        self.residency.reset(())
+        self.ledger.release_all()
+        for need in self.residency.needs:
+            need.in_use, need.fresh = 0, False
+
+    def on_measured(self, event: MemoryMeasured, now: float) -> None:
+        """The budget, or what the processes hold, has changed."""
+        self.ledger.budget_bytes = event.budget_bytes
+        if event.used_bytes:
+            self.ledger.measured(event.used_bytes)
+        self._fit_batch()
+
+    def on_loaded(self, event: BlockLoaded, now: float) -> None:
+        """A block is there; with the last one the need that was being loaded is."""
+        block = self._ordered(event.block)
+        self.ledger.hold(block.id, event.bytes)
+        self.residency.loaded(block, event.bytes, event.load_s)
+        if self._plan is not None and not self._plan.need.missing:
+            self._arrive(self._plan.need, now)
+
+    def on_failed(self, event: BlockLoadFailed, now: float) -> None:
+        """A block gives back all that was reserved for it, and is not tried again for a while."""
+        block = self._ordered(event.block)
+        self.ledger.release(block.id)
+        wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0**block.failures)
+        block.failures += 1
+        block.retry_s, block.error = now + wait_s, (event.code, event.message)
+        if self._plan is not None and self._plan.need in block.needs:
+            self._plan = None
+        self.residency.move(block, Where.ABSENT)
+
+    def on_unloaded(self, event: BlockUnloaded, now: float) -> None:
+        """A block has given its bytes back."""
+        block = self.residency.block(event.block)
+        self.ledger.release(block.id)
+        self.residency.move(block, Where.ABSENT)
+
+    def doomed(self, now: float) -> list[tuple[Need, Verdict]]:
+        """Needs that requests wait for and that cannot be loaded as things are."""
+        waiting = [need for need in self.residency.needs if need.missing and need.waiting]
+        verdicts = [(need, self.verdict(need, now)) for need in waiting]
+        return [(need, verdict) for need, verdict in verdicts if verdict is not None]
+
+    def wish(self, need: Need) -> None:
+        """Load a model though nobody waits for it, also one whose load has failed lately."""
+        (name,) = need.models
+        for block in self.residency.path(need):
+            block.error = None
+        if need.missing:
+            self.wished[name] = None
+
+    def refresh(self) -> None:
+        """See whether there is anything to decide, after an event that may have changed it."""
+        self.tight = self._known and (
+            bool(self.residency.going or self.residency.vanished)
+            or self.ledger.room_bytes < 0
+            or any(n.missing and (n.open or self._is_for_service(n)) for n in self.residency.needs)
+            or bool(self._leftovers())
+        )
+        self.wakeup_s = None
+
+    def _ordered(self, id: str) -> Block:
+        block = self.residency.block(id)
+        if block.where is not Where.LOADING:
+            raise ValueError(f"block {id} was not being loaded: this is a bug of the driver")
+        if self._plan is not None:
+            self._plan.ordered.pop(block, None)
+        return block
+
+    def _fit_batch(self) -> None:
+        """The largest batch shrinks before a model is refused: to what each model that fits
+        beside a batch of one row leaves room for."""
+        pinned = self._pinned_blocks()
+        sizes = [
+            sum(block.bytes for block in pinned | dict.fromkeys(self.residency.path(need)))
+            for need in self.residency.models.values()
+        ]
+        self.ledger.fit_batch(
+            self._max_batch_rows,
+            lambda capacity_bytes: max((s for s in sizes if s <= capacity_bytes), default=0),
+        )
+
+    # --- after every event while memory is tight --------------------------------------------------
+
+    def decide(self, costs: CostModel, backlog_s: float, now: float) -> list[Command]:
+        """What to load and unload now."""
+        commands: list[Command] = []
+        self.wakeup_s = None
+        self._clear_away()
+        if self.ledger.room_bytes + self.residency.going_bytes < 0:
+            self._shrink(costs, now)
+        if self._plan is not None and not self._is_wanted(self._plan.need):
+            self._plan = None  # what was ordered still comes, and may leave again
+        if self._plan is None:
+            self._choose(costs, backlog_s, now)
+        if self.residency.going:
+            self._let_go(commands)
+        if self._plan is not None:
+            self._load_next(self._plan, now, commands)
+        return commands
+
+    def _let_go(self, commands: list[Command]) -> None:
+        """Unload what leaves as soon as no request on the device needs it."""
+        pinned = self._pinned_blocks()
+        for block in list(self.residency.going):
+            if block in pinned and block.where is Where.LEAVING:
+                self.residency.move(block, Where.RESIDENT)  # it was pinned meanwhile
+            elif block.where is Where.LEAVING and not block.in_use:
+                self.residency.move(block, Where.UNLOADING)
+                commands.append(Unload(block.id))
+
+    def _choose(self, costs: CostModel, backlog_s: float, now: float) -> None:
+        wanted = [n for n in self.residency.needs if n.missing and self._is_wanted(n)]
+        if wanted and now >= self._look_at_s:
+            able = [need for need in wanted if self.verdict(need, now) is None]
+            if not able:
+                failed = [self.residency.failed(need, now) for need in wanted]
+                self.wakeup_s = min((b.retry_s for b in failed if b is not None), default=None)
+                return
+            wished = [need for need in able if self._is_wished(need)]
+            waiting = [need for need in able if need.waiting]
+            chosen = self._outlook(costs, backlog_s, now).next(wished, waiting)
+            if chosen is not None:
+                self._begin(*chosen, now)
+                return
+            self._look_at_s = now + PAUSE_S
+        if wanted:
+            self.wakeup_s = self._look_at_s
+
+    def _begin(self, need: Need, victims: Iterable[Block], now: float) -> None:
+        for block in victims:
+            self.residency.move(block, Where.LEAVING)
+        path = self.residency.path(need)
+        for block in path:
+            if block.where is Where.LEAVING:
+                self.residency.move(block, Where.RESIDENT)  # it had not left yet
+        queue = deque(b for b in path if b.where in (Where.ABSENT, Where.UNLOADING))
+        ordered = {b: None for b in path if b.where is Where.LOADING}
+        self._plan = _Plan(need, queue, ordered)
+        if not need.missing:
+            self._arrive(need, now)
+
+    def _load_next(self, plan: _Plan, now: float, commands: list[Command]) -> None:
+        while plan.queue and len(plan.ordered) < AHEAD:
+            block = plan.queue[0]
+            if block.where is Where.UNLOADING or block.bytes > self.ledger.room_bytes:
+                break
+            plan.queue.popleft()
+            if block.where is Where.ABSENT:
+                plan.ordered[block] = None
+                self.ledger.reserve(block.id, block.bytes)
+                self.residency.move(block, Where.LOADING)
+                commands.append(Load(block.id))
+        if not plan.ordered and not self.residency.going:
+            self._plan = None  # there is less room than when it was chosen: choose anew
+            self.wakeup_s = self._look_at_s = now + PAUSE_S
+
+    def _arrive(self, need: Need, now: float) -> None:
+        self._plan = None
+        need.used_s, need.fresh = now, need.waiting > 0
+        for model in need.models:
+            self.wished.pop(model, None)
+
+    def _shrink(self, costs: CostModel, now: float) -> None:
+        """More is held than the budget has: the blocks of least worth leave."""
+        self._plan = None
+        excess_bytes = -self.ledger.room_bytes - self.residency.going_bytes
+        for block in self._outlook(costs, 0.0, now).victims(excess_bytes, frozenset()):
+            self.residency.move(block, Where.LEAVING)
+
+    def _outlook(self, costs: CostModel, backlog_s: float, now: float) -> Outlook:
+        return Outlook.of(
+            self.residency,
+            self.ledger,
+            self._policy,
+            costs,
+            backlog_s=backlog_s,
+            max_wait_s=self._max_wait_s,
+            pinned=self._pinned_blocks(),
+            now=now,
+        )
+
+    # --- which models ---------------------------------------------------------------------------
+
+    def _is_wanted(self, need: Need) -> bool:
+        return need.waiting > 0 or self._is_wished(need)
+
+    def _is_for_service(self, need: Need) -> bool:
+        return need.is_model and need.models[0] in self.served
+
+    def _is_wished(self, need: Need) -> bool:
+        if not self._is_for_service(need):
+            return False
+        return need.models[0] in self.wished or need.models[0] in self.pinned
+
+    def _pinned_blocks(self) -> dict[Block, None]:
+        """Blocks that never leave, in the order of the library."""
+        return {
+            block: None
+            for name, need in self.residency.models.items()
+            if name in self.pinned and name in self.served
+            for block in self.residency.path(need)
+        }
+
+    def is_gone(self, model: str) -> bool:
+        """Whether a model that is not served has no request left, nor any block of its own."""
+        need = self.residency.models.get(model)
+        if need is None:
+            return True
+        if any(other.open for other in self.residency.needs if model in other.models):
+            return False
+        return all(
+            block.where is Where.ABSENT or self._is_served(block)
+            for block in self.residency.path(need)
+        )
+
+    def _is_served(self, block: Block) -> bool:
+        return any(map(self._is_for_service, block.needs))
+
+    def _leftovers(self) -> list[Block]:
+        """Blocks on the device that only models need which are not served any more, or none."""
+        if self.served == self.residency.models.keys() and not self._strays:
+            return []
+        return [
+            block
+            for block in self.residency.blocks
+            if block.where is not Where.ABSENT and not self._is_served(block)
+        ]
+
+    def _clear_away(self) -> None:
+        """Blocks leave that no request and no served model needs; vanished models are forgotten."""
+        for block in self._leftovers():
+            if block.where is Where.RESIDENT and not any(need.open for need in block.needs):
+                self.residency.move(block, Where.LEAVING)
+        for name in [name for name in self.residency.vanished if self.is_gone(name)]:
+            self.residency.drop(self.residency.models[name])
 
 
-HANDLERS: dict[type, Callable[[DeviceMemory, Any, float, list[Command]], None]] = {
-    Library: DeviceMemory._on_library,
-    BlockLoaded: DeviceMemory._on_change,
-    BlockLoadFailed: DeviceMemory._on_change,
-    BlockUnloaded: DeviceMemory._on_change,
-    MemoryMeasured: DeviceMemory._on_change,
-    LoadAsked: DeviceMemory._on_load_asked,
-    UnloadAsked: DeviceMemory._on_unload_asked,
-    PinAsked: DeviceMemory._on_pin_asked,
-}
+def models_of(request: Request) -> tuple[str, ...]:
+    """All models of a request, in the order of its parts."""
+    if len(request.parts) == 1:
+        return request.parts[0].models
+    return tuple(model for part in request.parts for model in part.models)

@@ -12,15 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from edged.core import memory
 from edged.core.arrivals import ArrivalRate
+from edged.core.asks import Asks
 from edged.core.batching import Rule, View, policy
 from edged.core.cost import CostModel
+from edged.core.demand import Need
 from edged.core.events import (
     Answer,
     Arrived,
     BatchDone,
     BatchFailed,
+    BlockLoaded,
+    BlockLoadFailed,
+    BlockUnloaded,
     CancelAsked,
     ClientGone,
     Command,
@@ -30,17 +34,23 @@ from edged.core.events import (
     DrainAsked,
     Drained,
     Event,
+    Library,
+    LoadAsked,
     Member,
+    MemoryMeasured,
+    PinAsked,
     Prepare,
     Prepared,
     PrepareFailed,
     Refuse,
     Request,
     Run,
+    Settled,
+    UnloadAsked,
     Woke,
 )
 from edged.core.job import Job, Stage
-from edged.core.memory import DeviceMemory
+from edged.core.memory import DeviceMemory, Verdict
 from edged.core.order import AnswerOrder
 from edged.core.ready import ReadyGroup, ReadyPart, ReadyQueues
 from edged.core.settings import Memory, Settings
@@ -74,7 +84,8 @@ class Scheduler:
         self._running: dict[int, _Batch] = {}
         self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
         self._costs = CostModel()
-        self._memory = DeviceMemory(memory_settings or Memory())
+        self._memory = DeviceMemory(memory_settings or Memory(), settings.max_batch_rows)
+        self._asks = Asks(self._memory)
         self._rules: dict[str, Rule] = {}
         self._rates: dict[str, ArrivalRate] = {}
         self._next_beat_s: float | None = None  # while a policy that follows the rate waits
@@ -96,6 +107,8 @@ class Scheduler:
         if self._device_up:
             self._fill_staging(now, commands)
             self._start_batches(now, commands)
+            if self._memory.tight:
+                self._decide(now, commands)
         commands = self._order.pass_on(commands, now)
         if self._draining and not self._open and not self._drained:
             self._drained = True
@@ -107,7 +120,8 @@ class Scheduler:
         while self._deadlines and self._is_settled(self._deadlines[0][1]):
             heapq.heappop(self._deadlines)
         deadline_s = self._deadlines[0][0] if self._deadlines else None
-        times = [at for at in (deadline_s, self._next_beat_s) if at is not None]
+        others = (self._next_beat_s, self._memory.wakeup_s)
+        times = [at for at in (deadline_s, *others) if at is not None]
         return min(times, default=None)
 
     # --- what the driver may look at ------------------------------------------------------------
@@ -147,15 +161,17 @@ class Scheduler:
         if (reason := self._too_large(request)) is not None:
             commands.append(Refuse(request.rid, Code.RESOURCE_EXHAUSTED, reason))
             return
-        if (refusal := self._memory.refusal(request)) is not None:
-            commands.append(refusal)
+        need = self._memory.enter(request, now)
+        if isinstance(need, Verdict):
+            commands.append(Refuse(request.rid, *need))
             return
-        late_s = self._late_by(request, now)
+        late_s = self._late_by(request, need, now)
         if late_s > 0.0:
+            self._memory.leave(need)
             text = "the time-out cannot be met with what is waiting ahead"
             commands.append(Refuse(request.rid, Code.DEADLINE_EXCEEDED, text, late_s))
             return
-        job = Job(request, now, open_parts=len(request.parts))
+        job = Job(request, now, need, open_parts=len(request.parts))
         admission = self._waiting.push(job)
         for older in admission.superseded:
             self._forget(
@@ -165,6 +181,7 @@ class Scheduler:
             text = "the queue is full and this client holds most of it; slow down"
             self._forget(victim, Code.UNAVAILABLE, text, commands, self._backlog_s())
         if not admission.admitted:
+            self._memory.leave(need)
             text = f"the queue is full ({self._waiting.rows} rows waiting); try again later"
             commands.append(
                 Refuse(request.rid, Code.UNAVAILABLE, text, retry_after_s=self._backlog_s())
@@ -270,18 +287,21 @@ class Scheduler:
 
     def _on_device_up(self, event: DeviceUp, now: float, commands: list[Command]) -> None:
         self._device_up = True
+        self._memory.on_device_up(event)
         self._lanes = min(event.lanes, self.settings.lanes or event.lanes)
         self._costs = CostModel(event.costs, lanes=event.lanes)
+        self._follow(now, commands)
 
     def _on_device_down(self, event: DeviceDown, now: float, commands: list[Command]) -> None:
         """What the device held waits again; a request that it died with twice is refused."""
         self._device_up = False
+        self._memory.on_device_down()
         self._running.clear()
         self._ready.clear()
         self._staged_rows = 0
         for job in reversed([j for j in self._jobs.values() if j.stage is not Stage.WAITING]):
             if job.answered:
-                del self._jobs[job.request.rid]
+                self._drop(job)
                 continue
             if job.stage is Stage.PREPARING or job.running_parts:
                 job.attempts += 1
@@ -291,15 +311,68 @@ class Scheduler:
             if job.attempts >= self.settings.max_attempts:
                 text = f"the device worker ended {job.attempts} times with it: {event.reason}"
                 self._refuse(job, Code.INTERNAL, text, commands)
+        self._follow(now, commands)
 
     def _on_memory(self, event: Any, now: float, commands: list[Command]) -> None:
-        self._memory.handle(event, now, commands)
+        _TO_MEMORY[type(event)](self._memory, event, now)
+        self._follow(now, commands)
+
+    def _on_ask(self, event: Any, now: float, commands: list[Command]) -> None:
+        commands += _TO_ASKS[type(event)](self._asks, event)
+        if self._draining:
+            commands += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
+        self._follow(now, commands)
 
     def _on_drain_asked(self, event: DrainAsked, now: float, commands: list[Command]) -> None:
         self._draining = True
+        commands += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
 
     def _on_woke(self, event: Woke, now: float, commands: list[Command]) -> None:
         pass  # every event is followed by a look at the deadlines
+
+    # --- what is on the device --------------------------------------------------------------------
+
+    def _follow(self, now: float, commands: list[Command]) -> None:
+        """Requests wait for, or run with, what is on the device now, or can never be."""
+        was_tight = self._memory.tight
+        self._memory.refresh()
+        if self._memory.tight and not was_tight:
+            self._give_needs()
+        self._move_shelves()
+        for need, verdict in self._memory.doomed(now):
+            for rid in list(need.arrived_s):
+                self._refuse(self._jobs[rid], verdict.code, verdict.message, commands)
+        most_rows = self._memory.ledger.batch_rows
+        if most_rows < self.settings.max_batch_rows:
+            for job in [j for j in self._waiting if j.request.rows > most_rows]:
+                text = f"memory has become short: at most {most_rows} rows fit in one request"
+                self._refuse(job, Code.RESOURCE_EXHAUSTED, text, commands)
+        commands += self._asks.settle(now)
+
+    def _give_needs(self) -> None:
+        """From here on it counts what each request needs; before, everything was there for good."""
+        for job in self._jobs.values():
+            if job.need is None:
+                need = self._memory.need(job.request)
+                need.open += 1
+                if job.stage is Stage.WAITING:
+                    self._waiting.shelve(job, need)
+                else:
+                    job.need = need
+                    need.in_use += 1
+
+    def _move_shelves(self) -> None:
+        moved, self._memory.residency.moved = self._memory.residency.moved, []
+        for need in moved:
+            if need.missing:
+                self._waiting.park(need)
+            else:
+                self._waiting.unpark(need)
+
+    def _decide(self, now: float, commands: list[Command]) -> None:
+        commands += self._memory.decide(self._costs, self._backlog_s() or 0.0, now)
+        self._move_shelves()
+        commands += self._asks.settle(now)
 
     # --- after every event ------------------------------------------------------------------------
 
@@ -319,6 +392,8 @@ class Scheduler:
             self._waiting.pop()
             self._staged_rows += job.request.staging_rows
             job.stage = Stage.PREPARING
+            if job.need is not None:
+                self._memory.start(job.need, now)
             commands.append(Prepare(job.request.rid))
             if job.request.light:
                 self._stage(job, now)
@@ -337,10 +412,11 @@ class Scheduler:
                 return
 
     def _rows_now(self, name: str, group: ReadyGroup, now: float) -> int:
-        limit = self.settings.max_batch_rows
+        limit = self._memory.ledger.batch_rows
         if self.settings.useful_batches:
             limit = self._costs.useful_rows(name, limit)
-        if self._draining or self._staged_rows >= self.settings.staging_rows:
+        hurries = self._draining or self._memory.residency.going
+        if hurries or self._staged_rows >= self.settings.staging_rows:
             return min(group.rows, limit)  # nothing more can come that would be worth a wait
         rate = self._rate(name, now).rows_per_s(now) if self._policy.follows_rate else 0.0
         rule = self._rules.get(name)
@@ -383,7 +459,8 @@ class Scheduler:
         """Whether these are all the work there is: then they may have the whole device."""
         jobs = {id(ready.job): ready.job for ready in parts}.values()
         staged_rows = sum(job.request.staging_rows for job in jobs)
-        return not self._running and not self._waiting.rows and self._staged_rows == staged_rows
+        runnable_rows = self._waiting.rows - self._waiting.parked_rows
+        return not self._running and not runnable_rows and self._staged_rows == staged_rows
 
     # --- endings ------------------------------------------------------------------------------
 
@@ -410,20 +487,26 @@ class Scheduler:
         retry_after_s: float | None = None,
     ) -> None:
         """Refuse a request that waited and has left the queue."""
-        del self._jobs[job.request.rid]
+        self._drop(job)
         self._open -= 1
         commands.append(Refuse(job.request.rid, code, message, retry_after_s))
 
     def _release(self, job: Job, commands: list[Command], *, discard: bool) -> None:
         """The device's part of a request is over; `discard` tells the device so."""
-        del self._jobs[job.request.rid]
+        self._drop(job)
+        if job.need is not None:
+            job.need.in_use -= 1
         self._staged_rows -= job.request.staging_rows
         if discard:
             commands.append(Discard(job.request.rid))
 
+    def _drop(self, job: Job) -> None:
+        del self._jobs[job.request.rid]
+        self._memory.leave(job.need)
+
     def _too_large(self, request: Request) -> str | None:
         limits = self.settings
-        most = min(limits.max_batch_rows, limits.queue_rows)
+        most = min(self._memory.ledger.batch_rows, limits.queue_rows)
         if request.rows > most:
             return f"{request.rows} rows in one request, at most {most} are allowed"
         if request.staging_rows > limits.staging_rows:
@@ -437,21 +520,36 @@ class Scheduler:
         job = self._jobs.get(rid)
         return job is None or job.answered
 
-    def _late_by(self, request: Request, now: float) -> float:
+    def _late_by(self, request: Request, need: Need | None, now: float) -> float:
         """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
         if request.deadline_s is None:
             return 0.0
         ahead = self._waiting.rows_ahead_of(request) + self._staged_rows
         ready_s = (self._costs.pace_s() or 0.0) * ahead
+        if need is not None and need.missing:
+            ready_s = max(ready_s, self._memory.load_s(need))
         run_s = sum(self._costs.batch_s(p.group, request.rows) or 0.0 for p in request.parts)
         return max(0.0, now + ready_s + run_s - request.deadline_s)
 
     def _backlog_s(self) -> float | None:
         """About when the rows that wait now will have run."""
         pace_s = self._costs.pace_s()
-        return None if pace_s is None else pace_s * (self._waiting.rows + self._staged_rows)
+        rows = self._waiting.rows - self._waiting.parked_rows + self._staged_rows
+        return None if pace_s is None else pace_s * rows
 
 
+_TO_MEMORY: dict[type, Callable[[DeviceMemory, Any, float], None]] = {
+    Library: DeviceMemory.on_library,
+    BlockLoaded: DeviceMemory.on_loaded,
+    BlockLoadFailed: DeviceMemory.on_failed,
+    BlockUnloaded: DeviceMemory.on_unloaded,
+    MemoryMeasured: DeviceMemory.on_measured,
+}
+_TO_ASKS: dict[type, Callable[[Asks, Any], list[Settled]]] = {
+    LoadAsked: Asks.load,
+    UnloadAsked: Asks.unload,
+    PinAsked: Asks.pin,
+}
 _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = {
     Arrived: Scheduler._on_arrived,
     Prepared: Scheduler._on_prepared,
@@ -464,5 +562,6 @@ _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = 
     DeviceDown: Scheduler._on_device_down,
     DrainAsked: Scheduler._on_drain_asked,
     Woke: Scheduler._on_woke,
-    **dict.fromkeys(memory.HANDLERS, Scheduler._on_memory),
+    **dict.fromkeys(_TO_MEMORY, Scheduler._on_memory),
+    **dict.fromkeys(_TO_ASKS, Scheduler._on_ask),
 }

@@ -3,8 +3,11 @@
 Counted in rows. Priority levels are strict; inside a level the clients take turns, by rows, so a
 flood of one client delays only itself. When the queue is full, room is made at the expense of the
 lowest level and of the client that holds most of it (longest queue drop), and never at the
-expense of a client that holds less than the newcomer's. Every operation is O(clients) at most,
-whatever the number of requests.
+expense of a client that holds less than the newcomer's.
+
+A line holds its requests on shelves, one for each need. A shelf is parked while its need is not on
+the device: its requests keep their places and count as waiting, but take no turns. Every operation
+is O(clients + shelves of one client) at most, whatever the number of requests.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from edged.core.demand import Need
 from edged.core.events import Request
 from edged.core.job import Job
 from edged.core.settings import Streams, WhenFull
@@ -28,12 +32,47 @@ class Admission(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class _Line:
-    """The waiting jobs of one client at one level, oldest first."""
+class _Shelf:
+    """The waiting jobs of one client, level and need, oldest first."""
 
     jobs: OrderedDict[int, Job] = field(default_factory=OrderedDict)
     rows: int = 0
+
+    def oldest(self) -> Job:
+        return next(iter(self.jobs.values()))
+
+    def newest(self) -> Job:
+        return next(reversed(self.jobs.values()))
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """The waiting jobs of one client at one level."""
+
+    shelves: dict[Need | None, _Shelf] = field(default_factory=dict)
+    runnable: dict[Need | None, _Shelf] = field(default_factory=dict)  # those that take turns
+    rows: int = 0
     debt: int = 0  # rows served beyond one a turn; turns are skipped until it is paid
+
+    def oldest(self) -> Job:
+        return _first(self.shelves)
+
+    def next(self) -> Job:
+        return _first(self.runnable)
+
+    def newest(self) -> Job:
+        return max((shelf.newest() for shelf in self.shelves.values()), key=_place)
+
+
+def _first(shelves: dict[Need | None, _Shelf]) -> Job:
+    if len(shelves) == 1:
+        (shelf,) = shelves.values()
+        return shelf.oldest()
+    return min((shelf.oldest() for shelf in shelves.values()), key=_place)
+
+
+def _place(job: Job) -> int:
+    return job.place
 
 
 class WaitingQueue:
@@ -51,10 +90,13 @@ class WaitingQueue:
         self._when_full = when_full
         self._streams = streams
         self._levels: list[dict[int, _Line]] = [{} for _ in range(levels)]
-        self._turns: list[deque[int]] = [deque() for _ in range(levels)]  # clients with a line
-        self._level_rows = [0] * levels
+        self._turns: list[deque[int]] = [deque() for _ in range(levels)]  # clients that can run
+        self._level_rows = [0] * levels  # that can run
+        self._last_place = 0
+        self._first_place = 0
         self._latest: dict[tuple[int, str], Job] = {}
         self.rows = 0
+        self.parked_rows = 0
 
     def __bool__(self) -> bool:
         return self.rows > 0
@@ -62,7 +104,8 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Job]:
         for lines in self._levels:
             for line in lines.values():
-                yield from line.jobs.values()
+                for shelf in line.shelves.values():
+                    yield from shelf.jobs.values()
 
     def push(self, job: Job) -> Admission:
         """Admit `job` if there is, or can fairly be made, room for it."""
@@ -80,7 +123,8 @@ class WaitingQueue:
                 return Admission(False, superseded, pushed_out)
             self.remove(victim)
             pushed_out.append(victim)
-        self._append(job)
+        self._last_place += 1
+        self._append(job, self._last_place)
         return Admission(True, superseded, pushed_out)
 
     def rows_ahead_of(self, request: Request) -> int:
@@ -93,24 +137,57 @@ class WaitingQueue:
 
     def put_back(self, job: Job) -> None:
         """Return a job that was admitted before, ahead of its client's others."""
-        self._append(job)
-        self._levels[job.request.level][job.request.client].jobs.move_to_end(
-            job.request.rid, last=False
-        )
+        self._first_place -= 1
+        self._append(job, self._first_place)
+        line = self._levels[job.request.level][job.request.client]
+        line.shelves[job.need].jobs.move_to_end(job.request.rid, last=False)
 
     def remove(self, job: Job) -> None:
         request = job.request
-        lines = self._levels[request.level]
-        line = lines[request.client]
-        del line.jobs[request.rid]
+        line = self._levels[request.level][request.client]
+        shelf = line.shelves[job.need]
+        del shelf.jobs[request.rid]
+        shelf.rows -= request.rows
         line.rows -= request.rows
-        self._level_rows[request.level] -= request.rows
         self.rows -= request.rows
+        if job.need in line.runnable:
+            self._level_rows[request.level] -= request.rows
+        else:
+            self.parked_rows -= request.rows
+        if job.need is not None:
+            job.need.remove(request)
         if request.stream is not None and self._latest.get((request.client, request.stream)) is job:
             del self._latest[request.client, request.stream]
-        if not line.jobs:
-            del lines[request.client]
-            self._turns[request.level].remove(request.client)
+        if not shelf.jobs:
+            self._take_down(line, job.need, request)
+
+    def park(self, need: Need) -> None:
+        """The need is not on the device any more: its requests take no turns until `unpark`."""
+        for level, client, line in self._lines_with(need):
+            shelf = line.runnable.pop(need, None)
+            if shelf is not None:
+                self._level_rows[level] -= shelf.rows
+                self.parked_rows += shelf.rows
+                if not line.runnable:
+                    self._turns[level].remove(client)
+
+    def unpark(self, need: Need) -> None:
+        """The need is on the device."""
+        for level, client, line in self._lines_with(need):
+            if need not in line.runnable:
+                shelf = line.shelves[need]
+                self._level_rows[level] += shelf.rows
+                self.parked_rows -= shelf.rows
+                if not line.runnable:
+                    self._turns[level].append(client)
+                line.runnable[need] = shelf
+
+    def shelve(self, job: Job, need: Need) -> None:
+        """Give a job that waits a need; its place in the line stays."""
+        place = job.place
+        self.remove(job)
+        job.need = need
+        self._append(job, place)
 
     def peek(self) -> Job | None:
         """The job whose turn it is."""
@@ -120,7 +197,7 @@ class WaitingQueue:
             while (line := lines[turns[0]]).debt > 0 and len(turns) > 1:
                 line.debt -= 1
                 turns.rotate(-1)
-            return next(iter(line.jobs.values()))
+            return line.next()
         return None
 
     def pop(self) -> Job:
@@ -134,19 +211,47 @@ class WaitingQueue:
         self.remove(job)
         return job
 
-    def _append(self, job: Job) -> None:
-        request = job.request
-        lines = self._levels[request.level]
-        line = lines.get(request.client)
+    def _append(self, job: Job, place: int) -> None:
+        request, need = job.request, job.need
+        job.place = place
+        line = self._levels[request.level].get(request.client)
         if line is None:
-            line = lines[request.client] = _Line()
-            self._turns[request.level].append(request.client)
-        line.jobs[request.rid] = job
+            line = self._levels[request.level][request.client] = _Line()
+        shelf = line.shelves.get(need)
+        if shelf is None:
+            shelf = line.shelves[need] = _Shelf()
+            if need is None or not need.missing:
+                if not line.runnable:
+                    self._turns[request.level].append(request.client)
+                line.runnable[need] = shelf
+        shelf.jobs[request.rid] = job
+        shelf.rows += request.rows
         line.rows += request.rows
-        self._level_rows[request.level] += request.rows
         self.rows += request.rows
+        if need in line.runnable:
+            self._level_rows[request.level] += request.rows
+        else:
+            self.parked_rows += request.rows
+        if need is not None:
+            need.add(request, job.arrived_s)
         if request.stream is not None:
             self._latest[request.client, request.stream] = job
+
+    def _take_down(self, line: _Line, need: Need | None, request: Request) -> None:
+        """Remove an empty shelf, and the client's turns and line with the last one."""
+        del line.shelves[need]
+        if line.runnable.pop(need, None) is not None and not line.runnable:
+            self._turns[request.level].remove(request.client)
+        if not line.shelves:
+            del self._levels[request.level][request.client]
+
+    def _lines_with(self, need: Need) -> list[tuple[int, int, _Line]]:
+        return [
+            (level, client, line)
+            for level, lines in enumerate(self._levels)
+            for client, line in lines.items()
+            if need in line.shelves
+        ]
 
     def _victim(self, job: Job) -> Job | None:
         """Who leaves for `job`: the newest of the longest line of the lowest level, if that is
@@ -158,9 +263,9 @@ class WaitingQueue:
                 continue
             client = max(lines, key=lambda c: lines[c].rows)
             if level > request.level or lines[client].rows > self._rows_of(request) + request.rows:
-                return next(reversed(lines[client].jobs.values()))
+                return lines[client].newest()
         if self._when_full == "drop-oldest" and self._rows_of(request) >= request.rows:
-            return next(iter(self._levels[request.level][request.client].jobs.values()))
+            return self._levels[request.level][request.client].oldest()
         return None
 
     def _rows_of(self, request: Request) -> int:

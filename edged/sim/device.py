@@ -7,7 +7,7 @@ import heapq
 import msgspec
 
 from edged.core.cost import interpolate
-from edged.core.events import GroupCost, Prepare, Run
+from edged.core.events import BatchDone, Command, Event, GroupCost, Prepare, Prepared, Run
 
 
 class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,17 +33,25 @@ class SimulatedDevice:
         self._workers = [0.0] * model.prepare_workers  # heap: when each is free again
         self.busy_s = 0.0
 
-    def prepare(self, command: Prepare, now: float) -> float:
-        """When the request's rows will be in staging memory; workers serve in order."""
+    def obey(self, command: Command, now: float) -> tuple[float, Event] | None:
+        """When it will report what; None for what needs no report."""
+        if isinstance(command, Prepare):
+            at = self._prepared_s(now)
+            return at, Prepared(command.rid, at - now)
+        if isinstance(command, Run):
+            took_s = self._run_s(command)
+            self.busy_s += took_s
+            return now + took_s, BatchDone(command.batch, took_s, 0.0)
+        return None
+
+    def _prepared_s(self, now: float) -> float:
+        """When the rows of a request will be in staging memory; workers serve in order."""
         start = max(now, heapq.heappop(self._workers))
         done = start + self._model.prepare_s
         heapq.heappush(self._workers, done)
         return done + self._model.handover_s
 
-    def run(self, command: Run, now: float) -> float:
-        """When the batch will be done."""
+    def _run_s(self, command: Run) -> float:
         tasks = {model for member in command.members for model in member.models}
         shared_s = interpolate(self._model.rows, self._model.time_s, command.rows)
-        took_s = shared_s + self._model.head_s * len(tasks)
-        self.busy_s += took_s
-        return now + took_s
+        return shared_s + self._model.head_s * len(tasks)

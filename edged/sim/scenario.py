@@ -20,7 +20,8 @@ from edged.errors import PlanError
 from edged.planner.instance import Count, NonNegative, Positive, decode
 from edged.sim.arrivals import Arrivals, generate
 from edged.sim.device import DeviceModel
-from edged.sim.simulator import Outcome, Trace, simulate
+from edged.sim.engine import Trace
+from edged.sim.simulator import Outcome, simulate
 
 UNBOUNDED = 10**9  # rows; the paper's queues have no limit
 

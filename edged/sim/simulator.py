@@ -1,9 +1,7 @@
-"""The event loop of the simulator: the daemon's scheduler, a simulated device, a virtual clock."""
+"""Batching in virtual time: arrivals, the daemon's scheduler, and what became of each request."""
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,27 +9,20 @@ import numpy as np
 from edged.core.events import (
     Answer,
     Arrived,
-    BatchDone,
     Command,
     DeviceUp,
-    DrainAsked,
     Event,
     Part,
-    Prepare,
-    Prepared,
     Request,
     Run,
-    Woke,
 )
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Settings
 from edged.sim.arrivals import Arrivals
 from edged.sim.device import DeviceModel, SimulatedDevice
+from edged.sim.engine import Engine, Trace
 
 GROUP = "backbone"
-
-Trace = Callable[[float, Event, list[Command]], None]
-"""Called after each turn, as a recorder is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,79 +77,41 @@ class _Simulation:
     ) -> None:
         self._arrivals = arrivals
         self._deadline_s = deadline_s
-        self._trace = trace
+        self._also_trace = trace
         self._network_s = model.network_s
-        self._scheduler = Scheduler(settings)
         self._device = SimulatedDevice(model)
+        self._engine = Engine(Scheduler(settings), self._device, self._trace)
         self._cost = model.cost(GROUP)
-        self._due: list[tuple[float, int, Event]] = []  # heap of the device's reports
-        self._order = 0  # of reports with the same time
-        self._events = 0
         self._latency_s: list[float | None] = [None] * len(arrivals.times_s)
         self._answered_s: list[float] = []
         self._batches: list[int] = []
-        self._end_s = 0.0
 
     def run(self) -> Outcome:
-        self._tell(DeviceUp((self._cost,)), 0.0)
+        engine = self._engine
+        engine.tell(DeviceUp((self._cost,)), 0.0)
         parts = {task: (Part(GROUP, (f"task-{task}",)),) for task in set(self._arrivals.tasks)}
         clients = self._arrivals.clients or (0,) * len(self._arrivals.times_s)
         each = zip(self._arrivals.times_s, self._arrivals.tasks, clients, strict=True)
         for rid, (at, task, client) in enumerate(each):
-            self._advance(at)
+            engine.advance(at)
             deadline_s = None if self._deadline_s is None else at + self._deadline_s
-            self._tell(Arrived(Request(rid, client, parts[task], deadline_s=deadline_s)), at)
-        self._finish()
+            engine.tell(Arrived(Request(rid, client, parts[task], deadline_s=deadline_s)), at)
+        engine.finish()
         return Outcome(
             tuple(self._latency_s),
             tuple(self._answered_s),
             tuple(self._batches),
             self._device.busy_s,
-            self._events,
+            engine.events,
         )
 
-    def _advance(self, until: float) -> None:
-        """Everything that happens up to `until`; what the device reports goes before timers."""
-        while (at := self._next_at()) is not None and at <= until:
-            if self._due and self._due[0][0] == at:
-                self._tell(heapq.heappop(self._due)[2], at)
-            else:
-                self._tell(Woke(), at)
-
-    def _next_at(self) -> float | None:
-        due_at = self._due[0][0] if self._due else None
-        times = [at for at in (due_at, self._scheduler.wakeup_at()) if at is not None]
-        return min(times, default=None)
-
-    def _finish(self) -> None:
-        """After the last arrival; a policy that still waits for company is told that none comes."""
-        self._run_out()
-        self._tell(DrainAsked(), self._end_s)
-        self._run_out()
-
-    def _run_out(self) -> None:
-        while (at := self._next_at()) is not None:
-            self._advance(at)
-
-    def _tell(self, event: Event, now: float) -> None:
-        commands = self._scheduler.handle(event, now)
-        self._events += 1
-        self._end_s = now
-        if self._trace is not None:
-            self._trace(now, event, commands)
+    def _trace(self, now: float, event: Event, commands: list[Command]) -> None:
+        if self._also_trace is not None:
+            self._also_trace(now, event, commands)
         for command in commands:
-            if isinstance(command, Prepare):
-                at = self._device.prepare(command, now)
-                self._report(at, Prepared(command.rid, at - now))
-            elif isinstance(command, Run):
-                at = self._device.run(command, now)
+            if isinstance(command, Run):
                 self._batches.append(command.rows)
-                self._report(at, BatchDone(command.batch, at - now, 0.0))
             elif isinstance(command, Answer):
                 arrived_s = self._arrivals.times_s[command.rid]
                 self._latency_s[command.rid] = now - arrived_s + self._network_s
                 self._answered_s.append(now)
-
-    def _report(self, at: float, event: Event) -> None:
-        self._order += 1
-        heapq.heappush(self._due, (at, self._order, event))

@@ -1,0 +1,126 @@
+"""The ledger: who holds how many bytes of the budget.
+
+Bytes are counted before they are taken: a block is reserved before it is read, and workspace is
+that of the largest batch that is allowed, whether or not one runs. What is measured above all
+that is counted as unexplained. Knows no models and evicts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from edged.core.events import Overhead
+
+
+class Account(msgspec.Struct, frozen=True):
+    """The ledger as a value, in bytes. The entries add up to `total`."""
+
+    budget: float  # infinite before one was told
+    total: int
+    fixed: int
+    staging: int
+    workspace: int
+    blocks: int
+    unexplained: int
+
+
+class Ledger:
+    """Owns the account. Its sum is above the budget only after the budget, or what is measured of
+    the rest, has changed, and until enough blocks are released."""
+
+    def __init__(self, batch_rows: int) -> None:
+        self.budget_bytes = math.inf
+        self.batch_rows = batch_rows  # of the largest batch that workspace is counted for
+        self.overhead = Overhead()
+        self.blocks_bytes = 0
+        self._excess_bytes = 0  # measured above fixed, staging and blocks; workspace is part of it
+        self._blocks: dict[str, int] = {}
+
+    @property
+    def blocks(self) -> dict[str, int]:
+        """Bytes of each block that is held or reserved."""
+        return dict(self._blocks)
+
+    @property
+    def workspace_bytes(self) -> int:
+        return self.overhead.row_bytes * self.batch_rows
+
+    @property
+    def unexplained_bytes(self) -> int:
+        """What was measured above all that is counted."""
+        return max(0, self._excess_bytes - self.workspace_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        return self._besides_blocks_bytes() + self.blocks_bytes
+
+    @property
+    def capacity_bytes(self) -> float:
+        """What blocks may hold together."""
+        return self.budget_bytes - self._besides_blocks_bytes()
+
+    @property
+    def room_bytes(self) -> float:
+        """What may still be reserved; negative while the sum is above the budget."""
+        return self.budget_bytes - self.total_bytes
+
+    def account(self) -> Account:
+        return Account(
+            budget=self.budget_bytes,
+            total=self.total_bytes,
+            fixed=self.overhead.fixed_bytes,
+            staging=self.overhead.staging_bytes,
+            workspace=self.workspace_bytes,
+            blocks=self.blocks_bytes,
+            unexplained=self.unexplained_bytes,
+        )
+
+    def reserve(self, block: str, size_bytes: int) -> None:
+        """Set bytes aside for a block that will be read next."""
+        if block in self._blocks:
+            raise ValueError(f"block {block} has its bytes already: this is a bug")
+        if size_bytes > self.room_bytes:
+            raise ValueError(f"block {block} is over the budget: this is a bug")
+        self._set(block, size_bytes)
+
+    def hold(self, block: str, size_bytes: int) -> None:
+        """Count a block with the bytes that it was measured to hold, reserved before or not."""
+        self._set(block, size_bytes)
+
+    def release(self, block: str) -> None:
+        """The block holds nothing any more."""
+        self.blocks_bytes -= self._blocks.pop(block)
+
+    def release_all(self) -> None:
+        self._blocks.clear()
+        self.blocks_bytes = 0
+
+    def measured(self, used_bytes: int) -> None:
+        """What all processes hold together: the sum is not below it until blocks are released."""
+        overhead = self.overhead
+        counted_bytes = overhead.fixed_bytes + overhead.staging_bytes + self.blocks_bytes
+        self._excess_bytes = used_bytes - counted_bytes
+
+    def fit_batch(self, most_rows: int, blocks_bytes: Callable[[float], int]) -> None:
+        """Allow batches of as many rows, `most_rows` at most, as leave room for so many bytes of
+        blocks: `blocks_bytes(capacity)` of the capacity that a batch of one row leaves."""
+        self.batch_rows = most_rows
+        row_bytes = self.overhead.row_bytes
+        if not row_bytes or math.isinf(self.budget_bytes):
+            return
+        self.batch_rows = 1
+        spare_bytes = self.capacity_bytes - blocks_bytes(self.capacity_bytes)
+        rows = (max(row_bytes, self._excess_bytes) + spare_bytes) // row_bytes
+        self.batch_rows = int(max(1, min(most_rows, rows)))
+
+    def _set(self, block: str, size_bytes: int) -> None:
+        self.blocks_bytes += size_bytes - self._blocks.get(block, 0)
+        self._blocks[block] = size_bytes
+
+    def _besides_blocks_bytes(self) -> int:
+        overhead = self.overhead
+        known = overhead.fixed_bytes + overhead.staging_bytes + self.workspace_bytes
+        return known + self.unexplained_bytes

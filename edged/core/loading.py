@@ -1,0 +1,152 @@
+"""Which model to load next and what may leave for it: the loading policies, side by side.
+
+A policy is two small functions of values: what a block that could leave is worth, and how good it
+is to load a need now. It knows nothing of queues, budgets and devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from msgspec.structs import replace
+
+from edged.core.events import Library, Model, Overhead
+from edged.core.settings import Loading
+
+
+@dataclass(frozen=True, slots=True)
+class Leaver:
+    """A block that could leave the device."""
+
+    uses: float  # expected before the whole memory could be loaded anew, by all its models
+    load_s: float  # to bring it back
+    bytes: int
+    used_s: float  # when a request last started with it
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A need that could be loaded now, and what that would bring and cost."""
+
+    requests: int  # that wait and could still be answered in time
+    due_s: float  # until the first of these has to be answered; infinite without deadlines
+    waited_s: float  # the oldest
+    load_s: float  # of its missing blocks
+    run_s: float  # of its requests
+    lost: float = 0.0  # answers that leaving models would then miss
+
+    @property
+    def work_s(self) -> float:
+        return self.load_s + self.run_s
+
+    @property
+    def rate(self) -> float:
+        """Answers in time for each second of work."""
+        return (self.requests - self.lost) / max(self.work_s, 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """`order(candidates)`: positions of those worth loading, the best first.
+
+    It is asked twice: for all needs before it is known what leaves for them, and for the best of
+    these when that is known.
+    """
+
+    order: Callable[[Sequence[Candidate]], list[int]]
+    worth: Callable[[Leaver], float]  # a byte; the least leaves first
+    shares: bool = True  # blocks between models
+
+
+def reload_worth(leaver: Leaver) -> float:
+    """Seconds of loading that keeping it saves, a byte."""
+    return leaver.load_s * leaver.uses / leaver.bytes if leaver.bytes else leaver.load_s
+
+
+def recency(leaver: Leaver) -> float:
+    return leaver.used_s
+
+
+def fewest_late(candidates: Sequence[Candidate]) -> list[int]:
+    """PartialLoading's question, online: which loads, in which order, miss the fewest requests?
+
+    By Moore and Hodgson's rule for one machine ("Sequencing n jobs", 1968), with weights: in the
+    order of deadlines, and whenever one would be late, the load that brings the fewest answers a
+    second is put off. While all can be in time this is earliest deadline first; when all have the
+    same deadline it is PartialLoading's Algorithm 3.
+    """
+    useful = [i for i, candidate in enumerate(candidates) if candidate.requests > candidate.lost]
+    useful.sort(key=lambda i: (candidates[i].due_s, -candidates[i].rate))
+    kept: list[tuple[float, int, int]] = []  # heap: the lowest rate first
+    dropped: set[int] = set()
+    work_s = 0.0
+    for place, i in enumerate(useful):
+        candidate = candidates[i]
+        heappush(kept, (candidate.rate, -place, i))
+        work_s += candidate.work_s
+        while i not in dropped and work_s > candidate.due_s:
+            _, _, worst = heappop(kept)
+            dropped.add(worst)
+            work_s -= candidates[worst].work_s
+    put_off = sorted(dropped, key=lambda i: -candidates[i].rate)
+    return [i for i in useful if i not in dropped] + put_off
+
+
+def greedy(candidates: Sequence[Candidate]) -> list[int]:
+    """PartialLoading, Algorithm 3: most users served for each second, whatever leaves for them."""
+    useful = [i for i, candidate in enumerate(candidates) if candidate.requests]
+    return sorted(
+        useful,
+        key=lambda i: (
+            -candidates[i].requests / max(candidates[i].load_s + candidates[i].run_s, 1e-9)
+        ),
+    )
+
+
+def first_come(candidates: Sequence[Candidate]) -> list[int]:
+    return sorted(range(len(candidates)), key=lambda i: -candidates[i].waited_s)
+
+
+POLICIES: dict[Loading, Policy] = {
+    "partial": Policy(fewest_late, reload_worth),
+    "greedy": Policy(greedy, reload_worth),
+    "independent": Policy(fewest_late, reload_worth, shares=False),
+    "lru": Policy(first_come, recency),
+}
+
+
+def unshared(library: Library) -> Library:
+    """The same models with every block their own, called `block@model`: without any sharing."""
+    costs = {cost.block: cost for cost in library.blocks}
+    own = {m.name: tuple(f"{block}@{m.name}" for block in m.blocks) for m in library.models}
+    return Library(
+        tuple(Model(m.name, own[m.name]) for m in library.models),
+        tuple(
+            replace(costs[block], block=alias)
+            for m in library.models
+            for block, alias in zip(m.blocks, own[m.name], strict=True)
+        ),
+    )
+
+
+def first_models(
+    library: Library, budget_bytes: float, overhead: Overhead, pinned: tuple[str, ...] = ()
+) -> tuple[str, ...]:
+    """The models to start the device with: the pinned, then as many of the others as fit.
+
+    In the order of the library, since nothing is known of their use yet. A batch of one row is
+    all that is left room for besides.
+    """
+    sizes = {cost.block: cost.bytes for cost in library.blocks}
+    room_bytes = budget_bytes - overhead.fixed_bytes - overhead.staging_bytes - overhead.row_bytes
+    chosen: list[str] = []
+    there: set[str] = set()
+    for model in sorted(library.models, key=lambda m: m.name not in pinned):
+        missing_bytes = sum(sizes[block] for block in set(model.blocks) - there)
+        if missing_bytes <= room_bytes:
+            room_bytes -= missing_bytes
+            there.update(model.blocks)
+            chosen.append(model.name)
+    return tuple(chosen)

@@ -1,0 +1,229 @@
+"""Residency: where each block is, which models and waiting requests need it, and what may leave.
+
+Knows no policy, no budget and no time: others say what a block is worth and how much must go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from edged.core.demand import Need
+from edged.core.events import BlockCost, HeldBlock, Library
+from edged.errors import Code
+
+_WEIGHT = 0.3  # of the newest load in a block's expected time
+
+
+class Where(Enum):
+    """A block's way to the device and back."""
+
+    ABSENT = auto()
+    LOADING = auto()  # ordered; its bytes are reserved
+    RESIDENT = auto()
+    LEAVING = auto()  # no request starts with it any more; it goes when the last one is done
+    UNLOADING = auto()  # ordered; its bytes are held until it is done
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """One block. `bytes` and `load_s` are the store's until they are measured."""
+
+    id: str
+    bytes: int
+    load_s: float
+    measured: bool = False
+    where: Where = Where.ABSENT
+    needs: dict[Need, None] = field(default_factory=dict)  # with it on their path; ordered
+    failures: int = 0  # in a row
+    retry_s: float = 0.0  # not loaded again before this time
+    error: tuple[Code, str] | None = None  # of the last load, if it failed
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a request on the device may run it yet."""
+        return any(need.in_use for need in self.needs)
+
+
+class Residency:
+    """Owns the blocks and the needs."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[str, Block] = {}
+        self._needs: dict[tuple[str, ...], Need] = {}
+        self._path: dict[Need, tuple[Block, ...]] = {}
+        self._models: dict[str, Need] = {}  # of the library, also those that are on their way out
+        self.vanished: set[str] = set()  # models that are not in the library any more
+        self.going: dict[Block, None] = {}  # blocks that leave or are being unloaded; ordered
+        self._load_ratio = 1.0  # of measured load times over the store's
+        self.moved: list[Need] = []  # that became resident, or are so no more; the scheduler's
+
+    # --- the library ----------------------------------------------------------------------------
+
+    def set_library(self, library: Library) -> None:
+        """The models that may be asked for from now on; a vanished one stays until `drop`."""
+        for cost in library.blocks:
+            self._learn(cost)
+        names = {model.name for model in library.models}
+        self.vanished = self._models.keys() - names
+        for model in library.models:
+            path = tuple(self._blocks[block] for block in model.blocks)
+            need = self._models.get(model.name)
+            if need is None:
+                self._models[model.name] = self._add_need((model.name,), path)
+            elif self._path[need] != path:
+                raise ValueError(f"model {model.name!r} has other blocks now: this is a bug")
+
+    def drop(self, need: Need) -> None:
+        """Forget a vanished model that nothing needs any more, and its absent blocks."""
+        (name,) = need.models
+        del self._models[name]
+        self.vanished.discard(name)
+        self._remove_need(need)
+
+    def _learn(self, cost: BlockCost) -> None:
+        block = self._blocks.get(cost.block)
+        if block is None:
+            self._blocks[cost.block] = Block(cost.block, cost.bytes, cost.load_s)
+        elif not block.measured:
+            block.bytes, block.load_s = cost.bytes, cost.load_s
+
+    @property
+    def models(self) -> dict[str, Need]:
+        """The need of each single model, vanished ones included."""
+        return self._models
+
+    # --- needs ------------------------------------------------------------------------------------
+
+    def need(self, models: tuple[str, ...], groups: tuple[str, ...]) -> Need:
+        """The need of these models, all of which are known."""
+        need = self._needs.get(models)
+        if need is None:
+            path = dict.fromkeys(b for m in models for b in self._path[self._models[m]])
+            need = self._add_need(models, tuple(path))
+        need.groups = groups
+        return need
+
+    def failed(self, need: Need, now: float) -> Block | None:
+        """A block of the need that is not to be loaded at `now`, since it has failed lately."""
+        return next((b for b in self._path[need] if b.error and b.retry_s > now), None)
+
+    def close(self, need: Need) -> None:
+        """No request has this need any more; that of a single model stays for its history."""
+        if len(need.models) > 1:
+            self._remove_need(need)
+
+    @property
+    def needs(self) -> Iterable[Need]:
+        return self._needs.values()
+
+    def path(self, need: Need) -> tuple[Block, ...]:
+        """The blocks of a need, in the order in which they run."""
+        return self._path[need]
+
+    def bytes(self, need: Need) -> int:
+        """Of all its blocks."""
+        return sum(block.bytes for block in self._path[need])
+
+    @property
+    def going_bytes(self) -> int:
+        """What the blocks that leave will give back."""
+        return sum(block.bytes for block in self.going)
+
+    def missing(self, need: Need) -> Iterator[Block]:
+        """Its blocks that have to be brought to the device, or are on their way there."""
+        return (
+            block
+            for block in self._path[need]
+            if block.where not in (Where.RESIDENT, Where.LEAVING)
+        )
+
+    def _add_need(self, models: tuple[str, ...], path: tuple[Block, ...]) -> Need:
+        need = self._needs[models] = Need(models, groups=())
+        self._path[need] = path
+        for block in path:
+            block.needs[need] = None
+            need.missing += block.where is not Where.RESIDENT
+        return need
+
+    def _remove_need(self, need: Need) -> None:
+        del self._needs[need.models]
+        for block in self._path.pop(need):
+            del block.needs[need]
+            self._forget_if_unused(block)
+
+    # --- blocks -----------------------------------------------------------------------------------
+
+    def block(self, id: str) -> Block:
+        return self._blocks[id]
+
+    @property
+    def blocks(self) -> Iterable[Block]:
+        return self._blocks.values()
+
+    def move(self, block: Block, where: Where) -> None:
+        """The block has gone a step on its way."""
+        change = (block.where is Where.RESIDENT) - (where is Where.RESIDENT)
+        block.where = where
+        if where in (Where.LEAVING, Where.UNLOADING):
+            self.going[block] = None
+        else:
+            self.going.pop(block, None)
+        if change:
+            for need in block.needs:
+                need.missing += change
+                if need.missing == 0 or (need.missing == 1 and change == 1):
+                    self.moved.append(need)
+        if where is Where.ABSENT:
+            self._forget_if_unused(block)
+
+    def loaded(self, block: Block, size_bytes: int, load_s: float) -> None:
+        """The block is on the device; learn what it took."""
+        if block.load_s > 0.0:
+            ratio = load_s / block.load_s
+            self._load_ratio += _WEIGHT * (ratio - self._load_ratio) if not block.measured else 0.0
+        weight = _WEIGHT if block.measured else 1.0
+        block.load_s += weight * (load_s - block.load_s)
+        block.bytes, block.measured = size_bytes, True
+        block.failures, block.error = 0, None
+        self.move(block, Where.RESIDENT)
+
+    def load_s(self, block: Block) -> float:
+        """Expected seconds of a load."""
+        return block.load_s if block.measured else block.load_s * self._load_ratio
+
+    def reset(self, resident: Iterable[HeldBlock]) -> None:
+        """A device with just these blocks on it, or none."""
+        held = {one.block: one.bytes for one in resident}
+        for id, size_bytes in held.items():
+            block = self._blocks.setdefault(id, Block(id, size_bytes, 0.0))
+            block.bytes = size_bytes
+        for block in list(self._blocks.values()):
+            self.move(block, Where.RESIDENT if block.id in held else Where.ABSENT)
+
+    def victims(
+        self,
+        room_bytes: float,
+        worth: Callable[[Block], float],
+        spared: Callable[[Block], bool],
+    ) -> list[Block]:
+        """Blocks of least worth that give `room_bytes` by leaving, or all that may leave."""
+        free = [b for b in self._blocks.values() if b.where is Where.RESIDENT and not spared(b)]
+        taken: list[Block] = []
+        found = 0
+        for block in sorted(free, key=lambda block: (worth(block), block.in_use)):
+            if found >= room_bytes:
+                break
+            taken.append(block)
+            found += block.bytes
+        # A large last one may have made others superfluous: those of most worth stay.
+        for block in reversed(taken[:-1]):
+            if found - block.bytes >= room_bytes:
+                found -= block.bytes
+                taken.remove(block)
+        return taken
+
+    def _forget_if_unused(self, block: Block) -> None:
+        if not block.needs and block.where is Where.ABSENT:
+            self._blocks.pop(block.id, None)

@@ -1,0 +1,71 @@
+"""The event loop of the simulator: the daemon's scheduler, a device and a virtual clock.
+
+Knows no arrivals: whoever drives it tells them.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Protocol
+
+from edged.core.events import Command, DrainAsked, Event, Woke
+from edged.core.scheduler import Scheduler
+
+Trace = Callable[[float, Event, list[Command]], None]
+"""Called after each turn, as a recorder is."""
+
+
+class Device(Protocol):
+    """What carries out the scheduler's orders, in virtual time."""
+
+    def obey(self, command: Command, now: float) -> tuple[float, Event] | None:
+        """When it will report what; None for what needs no report."""
+
+
+class Engine:
+    """Owns the clock and the device's reports to come."""
+
+    def __init__(self, scheduler: Scheduler, device: Device, trace: Trace) -> None:
+        self._scheduler = scheduler
+        self._device = device
+        self._trace = trace
+        self._due: list[tuple[float, int, Event]] = []  # heap
+        self._order = 0  # of reports with the same time
+        self._now = 0.0
+        self.events = 0
+
+    def tell(self, event: Event, now: float) -> None:
+        commands = self._scheduler.handle(event, now)
+        self.events += 1
+        self._now = now
+        self._trace(now, event, commands)
+        for command in commands:
+            report = self._device.obey(command, now)
+            if report is not None:
+                self._order += 1
+                heapq.heappush(self._due, (report[0], self._order, report[1]))
+
+    def advance(self, until: float) -> None:
+        """Everything that happens up to `until`; what the device reports goes before timers."""
+        while (at := self._next_at()) is not None and at <= until:
+            if self._due and self._due[0][0] == at:
+                self.tell(heapq.heappop(self._due)[2], at)
+            else:
+                self.tell(Woke(), at)
+
+    def finish(self) -> None:
+        """After the last arrival; a policy that still waits for company is told that none comes."""
+        self._run_out()
+        self.tell(DrainAsked(), self._now)
+        self._run_out()
+
+    def _run_out(self) -> None:
+        while (at := self._next_at()) is not None:
+            self.advance(at)
+
+    def _next_at(self) -> float | None:
+        due_at = self._due[0][0] if self._due else None
+        times = [at for at in (due_at, self._scheduler.wakeup_at()) if at is not None]
+        # Timers of the past are due now.
+        return None if not times else max(self._now, min(times))

@@ -1,0 +1,368 @@
+"""Whatever is asked, loaded, lost and taken away: the account is right after every event, nothing
+in use or pinned is evicted, each request and each ask has one answer, and nothing starves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from edged.core.events import (
+    Answer,
+    Arrived,
+    BatchDone,
+    BatchFailed,
+    BlockCost,
+    BlockLoaded,
+    BlockLoadFailed,
+    BlockUnloaded,
+    CancelAsked,
+    Command,
+    DeviceDown,
+    DeviceUp,
+    Discard,
+    DrainAsked,
+    Drained,
+    Event,
+    HeldBlock,
+    Library,
+    Load,
+    LoadAsked,
+    MemoryMeasured,
+    Model,
+    Overhead,
+    Part,
+    PinAsked,
+    Prepare,
+    Prepared,
+    Refuse,
+    Request,
+    Run,
+    Settled,
+    Unload,
+    UnloadAsked,
+    Woke,
+)
+from edged.core.residency import Where
+from edged.core.scheduler import Scheduler
+from edged.core.settings import Memory, Settings
+from edged.errors import Code
+from tests.core.helpers import check
+
+SIZES = {"trunk": 40, "other": 30, "a1": 10, "a2": 15, "b1": 20, "c1": 25, "d1": 60, "e1": 5}
+PATHS = {
+    "a": ("trunk", "a1", "a2"),
+    "b": ("trunk", "b1"),
+    "c": ("other", "c1"),
+    "d": ("d1",),
+    "e": ("trunk", "other", "e1"),
+    "f": ("trunk", "other", "a1", "d1"),  # never fits the smaller budgets
+}
+OVERHEAD = Overhead(fixed_bytes=20, staging_bytes=6, row_bytes=2)
+BUDGETS = (120, 130, 150, 180, 400)
+NAMES = st.sampled_from(sorted(PATHS))
+
+
+def library(names: set[str]) -> Library:
+    blocks = sorted({block for name in names for block in PATHS[name]})
+    return Library(
+        tuple(Model(name, PATHS[name]) for name in sorted(names)),
+        tuple(BlockCost(block, SIZES[block], SIZES[block] / 100) for block in blocks),
+    )
+
+
+class Worker:
+    """A device by its rules: it refuses commands that no device could carry out."""
+
+    def __init__(self, resident: dict[str, int]) -> None:
+        self.resident = resident
+        self.loading: list[str] = []
+        self.unloading: list[str] = []
+        self.preparing: list[int] = []
+        self.staged: dict[int, set[str]] = {}  # models that have not run
+        self.running: dict[int, Run] = {}
+
+    def obey(self, command: Command, models: dict[int, set[str]]) -> None:
+        if isinstance(command, Load):
+            assert command.block not in self.resident
+            assert command.block not in self.loading
+            self.loading.append(command.block)
+        elif isinstance(command, Unload):
+            assert command.block in self.resident
+            held = self.preparing + list(self.staged)
+            used = {block for rid in held for model in models[rid] for block in PATHS[model]}
+            assert command.block not in used, "evicted while in use"
+            del self.resident[command.block]
+            self.unloading.append(command.block)
+        elif isinstance(command, Prepare):
+            self.preparing.append(command.rid)
+        elif isinstance(command, Run):
+            for member in command.members:
+                assert set(member.models) <= self.staged[member.rid]
+                for model in member.models:
+                    assert set(PATHS[model]) <= self.resident.keys(), "run without its blocks"
+            self.running[command.batch] = command
+        elif isinstance(command, Discard):
+            del self.staged[command.rid]
+
+    def finish(self, batch: int) -> None:
+        for member in self.running.pop(batch).members:
+            self.staged[member.rid] -= set(member.models)
+            if not self.staged[member.rid]:
+                del self.staged[member.rid]
+
+
+class Loading(RuleBasedStateMachine):
+    policy = "partial"
+
+    def __init__(self) -> None:
+        super().__init__()
+        limits = Settings(queue_rows=12, staging_rows=6, max_batch_rows=4)
+        self.scheduler = Scheduler(limits, Memory(policy=self.policy, max_wait_s=2.0))
+        self.memory = self.scheduler._memory
+        self.worker: Worker | None = None
+        self.now = 0.0
+        self.models: dict[int, set[str]] = {}
+        self.answers: Counter[int] = Counter()
+        self.settled: Counter[int] = Counter()
+        self.asks = 0
+        self.library: set[str] = set()
+        self.drained = False
+
+    def tell(self, event: Event) -> None:
+        for command in self.scheduler.handle(event, self.now):
+            if isinstance(command, Answer | Refuse):
+                self.answers[command.rid] += 1
+            elif isinstance(command, Settled):
+                self.settled[command.ask] += 1
+            elif isinstance(command, Drained):
+                self.drained = True
+            else:
+                assert self.worker is not None, f"{command} to a device that is down"
+                if isinstance(command, Unload):
+                    pinned = {b for m in self.memory.pinned & self.memory.served for b in PATHS[m]}
+                    assert command.block not in pinned, "evicted while pinned"
+                self.worker.obey(command, self.models)
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    @initialize(names=st.sets(NAMES, min_size=1), budget=st.sampled_from(BUDGETS))
+    def begin(self, names: set[str], budget: int) -> None:
+        self.library = names
+        self.tell(library(names))
+        self.tell(MemoryMeasured(budget))
+
+    @rule(
+        models=st.lists(NAMES, min_size=1, max_size=2, unique=True),
+        client=st.integers(1, 3),
+        level=st.integers(0, 2),
+        rows=st.integers(1, 4),
+        timeout_s=st.none() | st.floats(0, 5),
+    )
+    def arrive(self, models: list[str], rows: int, timeout_s: float | None, **fields: Any) -> None:
+        rid = len(self.models) + 1
+        groups: dict[str, list[str]] = {}
+        for model in models:
+            groups.setdefault(PATHS[model][0], []).append(model)
+        parts = tuple(Part(group, tuple(names)) for group, names in groups.items())
+        deadline_s = None if timeout_s is None else self.now + timeout_s
+        self.models[rid] = set(models)
+        request = Request(
+            rid, parts=parts, rows=rows, staging_rows=rows, deadline_s=deadline_s, **fields
+        )
+        self.tell(Arrived(request))
+
+    @rule(seconds=st.floats(0.1, 3))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.tell(Woke())
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        self.tell(CancelAsked(data.draw(st.integers(1, len(self.models) + 1))))
+
+    @rule(budget=st.sampled_from(BUDGETS), used=st.sampled_from((0, 60, 100, 140)))
+    def memory_changes(self, budget: int, used: int) -> None:
+        self.tell(MemoryMeasured(budget, used))
+        assert self.memory.ledger.total_bytes >= used
+
+    @rule(names=st.sets(NAMES, min_size=1))
+    def library_changes(self, names: set[str]) -> None:
+        self.library = names
+        self.tell(library(names))
+
+    @rule(model=NAMES, kind=st.sampled_from((LoadAsked, UnloadAsked, PinAsked)), pin=st.booleans())
+    def ask(self, model: str, kind: Any, pin: bool) -> None:
+        self.asks += 1
+        more = (pin,) if kind is PinAsked else ()
+        self.tell(kind(self.asks, model, *more))
+
+    @precondition(lambda self: self.worker is None)
+    @rule(names=st.sets(NAMES))
+    def device_comes_up(self, names: set[str]) -> None:
+        resident = {block: SIZES[block] for name in sorted(names) for block in PATHS[name]}
+        self.worker = Worker(resident)
+        held = tuple(HeldBlock(block, size) for block, size in resident.items())
+        self.tell(DeviceUp(lanes=2, resident=held, overhead=OVERHEAD))
+
+    @precondition(lambda self: self.worker is not None)
+    @rule()
+    def device_dies(self) -> None:
+        self.worker = None
+        self.tell(DeviceDown("killed"))
+        assert self.memory.ledger.blocks_bytes == 0
+
+    @precondition(lambda self: self.worker and self.worker.loading)
+    @rule(more=st.integers(-3, 3), fails=st.booleans())
+    def loader_reports(self, more: int, fails: bool) -> None:
+        assert self.worker is not None
+        block = self.worker.loading.pop(0)
+        if fails:
+            held_bytes = self.memory.ledger.blocks_bytes
+            reserved_bytes = self.memory.ledger.blocks[block]
+            self.tell(BlockLoadFailed(block, Code.INTERNAL, f"{block}: a flipped bit"))
+            assert self.memory.ledger.blocks_bytes <= held_bytes - reserved_bytes + sum(
+                SIZES[b] + 3 for b in self.worker.loading
+            )
+        else:
+            self.worker.resident[block] = SIZES[block] + more
+            self.tell(BlockLoaded(block, SIZES[block] + more, 0.1))
+
+    @precondition(lambda self: self.worker and self.worker.unloading)
+    @rule()
+    def block_is_unloaded(self) -> None:
+        assert self.worker is not None
+        self.tell(BlockUnloaded(self.worker.unloading.pop(0)))
+
+    @precondition(lambda self: self.worker and self.worker.preparing)
+    @rule()
+    def prepared(self) -> None:
+        assert self.worker is not None
+        rid = self.worker.preparing.pop(0)
+        self.worker.staged[rid] = set(self.models[rid])
+        self.tell(Prepared(rid, 0.0))
+
+    @precondition(lambda self: self.worker and self.worker.running)
+    @rule(good=st.booleans())
+    def batch_ends(self, good: bool) -> None:
+        assert self.worker is not None
+        batch = min(self.worker.running)
+        if good:
+            self.worker.finish(batch)
+            self.tell(BatchDone(batch, 0.01, 0.0))
+        else:
+            del self.worker.running[batch]
+            self.tell(BatchFailed(batch, Code.INTERNAL, "boom"))
+
+    # --- what always holds ----------------------------------------------------------------------
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        check(self.scheduler)
+        check_memory(self.scheduler)
+
+    @invariant()
+    def the_account_is_that_of_the_device(self) -> None:
+        ledger = self.memory.ledger
+        account = ledger.account()
+        parts = (account.fixed, account.staging, account.workspace, account.unexplained)
+        assert account.total == sum(parts) + sum(ledger.blocks.values())
+        if self.worker is not None:
+            on_it = self.worker.resident.keys() | set(self.worker.loading + self.worker.unloading)
+            assert ledger.blocks.keys() == on_it
+
+    @invariant()
+    def the_budget_holds_or_is_being_restored(self) -> None:
+        """Above the budget everything goes that may: what is not leaving is in use by nobody's
+        choice but a pin, or on its way in since before."""
+        ledger, residency = self.memory.ledger, self.memory.residency
+        if self.worker is None or ledger.room_bytes + residency.going_bytes >= 0:
+            return
+        pinned = {b for m in self.memory.pinned & self.memory.served for b in PATHS[m]}
+        stays = {b.id for b in residency.blocks if b.where is Where.RESIDENT}
+        assert stays <= pinned
+
+    @invariant()
+    def nobody_is_answered_twice(self) -> None:
+        assert all(count == 1 for count in self.answers.values())
+        assert all(count == 1 for count in self.settled.values())
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        """Let everything finish: whatever can be served is, the rest is refused, nothing hangs."""
+        if self.worker is None:
+            self.device_comes_up(set())
+        assert self.worker is not None
+        for _ in range(500):
+            if not self.scheduler.open_requests and self.settled.total() == self.asks:
+                break
+            worker = self.worker
+            if worker.unloading:
+                self.block_is_unloaded()
+            elif worker.loading:
+                self.loader_reports(0, False)
+            elif worker.preparing:
+                self.prepared()
+            elif worker.running:
+                self.batch_ends(True)
+            else:
+                at = self.scheduler.wakeup_at()
+                assert at is not None, "requests wait and nothing will ever happen"
+                self.now = max(self.now, at)
+                self.tell(Woke())
+            check_memory(self.scheduler)
+        assert self.answers == Counter(self.models.keys())
+        assert self.settled == Counter(range(1, self.asks + 1))
+        assert not self.worker.staged
+        self.tell(DrainAsked())
+        assert self.drained
+
+
+class LeastRecentlyUsed(Loading):
+    policy = "lru"
+
+
+class Greedy(Loading):
+    policy = "greedy"
+
+
+def check_memory(scheduler: Scheduler) -> None:
+    """Every count of the memory's equals what it counts."""
+    memory, jobs = scheduler._memory, scheduler._jobs.values()
+    residency, waiting = memory.residency, scheduler._waiting
+    parked = 0
+    for need in residency.needs:
+        path = residency.path(need)
+        mine = [job for job in jobs if job.need is need]
+        queued = {job.request.rid for job in mine if job.stage.name == "WAITING"}
+        assert need.missing == sum(block.where is not Where.RESIDENT for block in path)
+        assert need.open == len(mine)
+        assert need.in_use == len(mine) - len(queued)
+        assert need.arrived_s.keys() == queued
+        assert len(need.deadlines_s) == len(queued) == sum(need.levels.values())
+        assert need.deadlines_s == sorted(need.deadlines_s)
+        if need.missing:
+            parked += need.rows
+        for block in path:
+            assert need in block.needs
+    assert waiting.parked_rows == parked
+    for block in residency.blocks:
+        assert (block in residency.going) == (block.where in (Where.LEAVING, Where.UNLOADING))
+        held = memory.ledger.blocks.get(block.id)
+        assert (held is not None) == (block.where is not Where.ABSENT)
+        assert held is None or held == block.bytes
+    if not memory.tight:
+        assert not any(residency.models[name].missing for name in memory.served)
+
+
+limits = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestPartial = Loading.TestCase
+TestPartial.settings = limits
+TestLeastRecentlyUsed = LeastRecentlyUsed.TestCase
+TestLeastRecentlyUsed.settings = limits
+TestGreedy = Greedy.TestCase
+TestGreedy.settings = limits
