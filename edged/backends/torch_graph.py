@@ -100,7 +100,11 @@ class Graph(torch.nn.Module):
             for name in step.last_used:
                 del values[name]
         outputs = [values[name] if name in values else constants[name] for name in self._results]
-        return tuple(output for output in outputs if output is not None)
+        return tuple(
+            self._on_device(output) if name in self._from_host else output
+            for name, output in zip(self._results, outputs, strict=True)
+            if output is not None
+        )
 
     def _on_device(self, host: Tensor) -> Tensor:
         """A copy of a value that was computed on the host, made once.
@@ -135,6 +139,7 @@ class Graph(torch.nn.Module):
                     moved.add(position)
                 inputs.append(name)
             steps.append(_Step(node, tuple(inputs), frozenset(moved), uses[at]))
+        self._from_host = on_host.intersection(outputs)
         self._results = [
             self._constant(name, constants[name], on_host=False) if name in constants else name
             for name in outputs

@@ -398,10 +398,10 @@ def _slice(
     strides = _numbers(steps) or [1] * len(dims)
     for dim, start, end, step in zip(dims, _numbers(starts), _numbers(ends), strides, strict=True):
         at = range(x.shape[dim])[start:end:step]
-        if step > 0:
-            x = x[(slice(None),) * (dim % x.dim()) + (slice(at.start, at.stop, step),)]
-        else:
-            x = x.index_select(dim, torch.tensor(list(at), device=x.device))
+        up = at if step > 0 else at[::-1]
+        x = x[(slice(None),) * (dim % x.dim()) + (slice(up.start, up.stop, up.step),)]
+        if step < 0:
+            x = x.flip(dim)
     return x
 
 

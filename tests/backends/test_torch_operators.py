@@ -242,6 +242,16 @@ def test_an_operator_does_what_onnxruntime_does(case: Case) -> None:
     compare(model_of(case), *case.values)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_operator_reads_no_values_of_the_device(case: Case) -> None:
+    """They are not there on the `meta` device, as they are not while a CUDA graph is recorded."""
+    meta = torch.device("meta")
+    graph = Graph(model_of(case), meta)
+    graph.upload()
+    for output in graph(*(torch.from_numpy(value).to(meta) for value in case.values)):
+        assert output.device == meta
+
+
 def test_every_operator_is_tested() -> None:
     assert {case.operator for case in CASES} | ONLY_IN_GRAPHS == set(OPERATORS)
 
