@@ -116,7 +116,10 @@ def _check(config: Config) -> None:
         "device.hang_timeout_s": device.hang_timeout_s,
         **{
             f"scheduler.{name}": getattr(scheduler, name)
-            for name in ("queue_rows", "staging_rows", "max_batch_rows", "levels", "max_attempts")
+            for name in (
+                *("queue_rows", "queue_bytes", "staging_rows", "max_batch_rows", "levels"),
+                "max_attempts",
+            )
         },
         "uplink.max_lease_s": config.uplink.max_lease_s,
         "uplink.stall_s": config.uplink.stall_s,
@@ -144,6 +147,11 @@ def _check(config: Config) -> None:
         raise ConfigError(
             f"scheduler.staging_rows is {scheduler.staging_rows}: it must hold at least one batch "
             f"of scheduler.max_batch_rows = {scheduler.max_batch_rows}"
+        )
+    if scheduler.queue_bytes < config.limits.max_message_bytes:
+        raise ConfigError(
+            f"scheduler.queue_bytes is {scheduler.queue_bytes}: it must hold at least one message "
+            f"of limits.max_message_bytes = {config.limits.max_message_bytes}"
         )
     _check_endpoints(server)
 

@@ -20,6 +20,7 @@ def test_an_empty_file_is_all_defaults():
         ("[scheduler]\nmax_batch_rows = 0", "scheduler.max_batch_rows is 0"),
         ("[scheduler]\npolicy = 'clever'", "work-conserving"),
         ("[scheduler]\nstaging_rows = 2", "staging_rows is 2"),
+        ("[scheduler]\nqueue_bytes = 1000", "at least one message"),
         ("[server]\ndefault_timeout_s = nan", "default_timeout_s is nan"),
         ("[server]\ndefault_level = 3", "default_level is 3"),
         ("[server]\nendpoints = []", "endpoints is empty"),

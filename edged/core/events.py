@@ -39,6 +39,7 @@ class Request(msgspec.Struct, frozen=True):
     stream: str | None = None  # requests of one stream of one client supersede each other
     ordered: bool = False  # answered after those of its client and stream that came before it
     light: bool = False  # staged as soon as the device hears of it; only a failure is reported
+    payload_bytes: int = 0  # that the driver keeps for it
 
 
 class Member(msgspec.Struct, frozen=True):

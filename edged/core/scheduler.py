@@ -75,6 +75,7 @@ class Scheduler:
         self._jobs: dict[int, Job] = {}
         self._waiting = WaitingQueue(
             settings.queue_rows,
+            settings.queue_bytes,
             settings.levels,
             when_full=settings.when_full,
             streams=settings.streams,
@@ -182,7 +183,8 @@ class Scheduler:
             self._forget(victim, Code.UNAVAILABLE, text, commands, self._backlog_s())
         if not admission.admitted:
             self._memory.leave(need)
-            text = f"the queue is full ({self._waiting.rows} rows waiting); try again later"
+            waiting = f"{self._waiting.rows} rows and {self._waiting.bytes} bytes wait"
+            text = f"the queue is full ({waiting}); try again later"
             commands.append(
                 Refuse(request.rid, Code.UNAVAILABLE, text, retry_after_s=self._backlog_s())
             )

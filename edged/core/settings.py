@@ -17,6 +17,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits of the scheduler; the daemon's configuration fills them."""
 
     queue_rows: int = 256  # waiting for the device
+    queue_bytes: int = 2**28  # of their payloads
     staging_rows: int = 32  # being prepared, ready or running
     max_batch_rows: int = 8
     levels: int = 3  # of priority

@@ -1,9 +1,11 @@
 """Admission: the bounded queue of requests that the device has not heard of yet.
 
-Counted in rows. Priority levels are strict; inside a level the clients take turns, by rows, so a
-flood of one client delays only itself. When the queue is full, room is made at the expense of the
-lowest level and of the client that holds most of it (longest queue drop), and never at the
-expense of a client that holds less than the newcomer's.
+Counted in rows, and in bytes of what the front keeps for them. Priority levels are strict; inside
+a level the clients take turns, by rows, so a flood of one client delays only itself. When the queue
+is full, room is made at the expense of the lowest level and of the client that holds most of it
+(longest queue drop), and never at the expense of a client that holds less than the newcomer's.
+What a client holds is its share of the rows or of the bytes, whichever is larger (dominant
+resource fairness: Ghodsi et al., NSDI 2011).
 
 A line holds its requests on shelves, one for each need. A shelf is parked while its need is not on
 the device: its requests keep their places and count as waiting, but take no turns. Every operation
@@ -52,6 +54,7 @@ class _Line:
     shelves: dict[Need | None, _Shelf] = field(default_factory=dict)
     runnable: dict[Need | None, _Shelf] = field(default_factory=dict)  # those that take turns
     rows: int = 0
+    bytes: int = 0
     debt: int = 0  # rows served beyond one a turn; turns are skipped until it is paid
 
     def oldest(self) -> Job:
@@ -81,12 +84,14 @@ class WaitingQueue:
     def __init__(
         self,
         capacity_rows: int,
+        capacity_bytes: int,
         levels: int,
         *,
         when_full: WhenFull = "reject",
         streams: Streams = "latest-frame",
     ) -> None:
         self._capacity_rows = capacity_rows
+        self._capacity_bytes = capacity_bytes
         self._when_full = when_full
         self._streams = streams
         self._levels: list[dict[int, _Line]] = [{} for _ in range(levels)]
@@ -96,6 +101,7 @@ class WaitingQueue:
         self._first_place = 0
         self._latest: dict[tuple[int, str], Job] = {}
         self.rows = 0
+        self.bytes = 0
         self.parked_rows = 0
 
     def __bool__(self) -> bool:
@@ -117,7 +123,7 @@ class WaitingQueue:
                 self.remove(older)
                 superseded.append(older)
         pushed_out: list[Job] = []
-        while self.rows + request.rows > self._capacity_rows:
+        while self._share(self.rows + request.rows, self.bytes + request.payload_bytes) > 1.0:
             victim = self._victim(job)
             if victim is None:
                 return Admission(False, superseded, pushed_out)
@@ -149,7 +155,9 @@ class WaitingQueue:
         del shelf.jobs[request.rid]
         shelf.rows -= request.rows
         line.rows -= request.rows
+        line.bytes -= request.payload_bytes
         self.rows -= request.rows
+        self.bytes -= request.payload_bytes
         if job.need in line.runnable:
             self._level_rows[request.level] -= request.rows
         else:
@@ -227,7 +235,9 @@ class WaitingQueue:
         shelf.jobs[request.rid] = job
         shelf.rows += request.rows
         line.rows += request.rows
+        line.bytes += request.payload_bytes
         self.rows += request.rows
+        self.bytes += request.payload_bytes
         if need in line.runnable:
             self._level_rows[request.level] += request.rows
         else:
@@ -257,16 +267,22 @@ class WaitingQueue:
         """Who leaves for `job`: the newest of the longest line of the lowest level, if that is
         fair; else, under `drop-oldest`, the oldest of the same client; else nobody."""
         request = job.request
+        own = self._levels[request.level].get(request.client, _Line())
+        asked = self._share(request.rows, request.payload_bytes)
+        held = self._share(own.rows, own.bytes)
+        together = self._share(own.rows + request.rows, own.bytes + request.payload_bytes)
         for level in range(len(self._levels) - 1, request.level - 1, -1):
-            lines = self._levels[level]
-            if not lines:
+            lines = self._levels[level].values()
+            longest = max(lines, key=lambda line: self._share(line.rows, line.bytes), default=None)
+            if longest is None:
                 continue
-            client = max(lines, key=lambda c: lines[c].rows)
-            if level > request.level or lines[client].rows > self._rows_of(request) + request.rows:
-                return lines[client].newest()
-        if self._when_full == "drop-oldest" and self._rows_of(request) >= request.rows:
-            return self._levels[request.level][request.client].oldest()
-        return None
+            if level > request.level or self._share(longest.rows, longest.bytes) > together:
+                return longest.newest()
+        return own.oldest() if self._when_full == "drop-oldest" and held >= asked else None
+
+    def _share(self, rows: int, size: int) -> float:
+        """Of the queue: the larger of both shares."""
+        return max(rows / self._capacity_rows, size / self._capacity_bytes)
 
     def _rows_of(self, request: Request) -> int:
         line = self._levels[request.level].get(request.client)

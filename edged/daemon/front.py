@@ -75,6 +75,7 @@ class Pending:
     id: str
     resolved: Resolved
     to_prepare: list[wire.Buffer]
+    payload_bytes: int
     results: dict[str, tuple[wire.OutputTensor, ...]] = field(default_factory=dict)
     tensors: dict[str, list[wire.Buffer]] = field(default_factory=dict)
 
@@ -209,28 +210,28 @@ class Front:
             payload = self._uploads.take(client, infer)
         self._last_rid += 1
         rid = self._last_rid
-        light = link.is_light(resolved.inputs, sum(memoryview(part).nbytes for part in payload))
+        size = sum(memoryview(part).nbytes for part in payload)
+        light = link.is_light(resolved.inputs, size)
         prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks, light)
-        pending = Pending(client, infer.id, resolved, [link.encode(prepare), *payload])
+        pending = Pending(client, infer.id, resolved, [link.encode(prepare), *payload], size)
         self._pending[rid] = pending
         self._clients.begin(client, infer.id, rid)
         self._statistics.arrived(pending.tasks)
-        arrived = self._to_schedule(prepare, client, infer.parameters, resolved, now)
+        arrived = self._to_schedule(prepare, pending, infer.parameters, now)
         self._tell(Arrived(arrived), now)
 
     def _to_schedule(
         self,
         prepare: link.Prepare,
-        client: Client,
+        pending: Pending,
         parameters: wire.InferParameters,
-        resolved: Resolved,
         now: float,
     ) -> Request:
-        server = self._config.server
+        server, resolved = self._config.server, pending.resolved
         timeout_us = parameters.timeout
         return Request(
             rid=prepare.rid,
-            client=client.number,
+            client=pending.client.number,
             parts=resolved.parts,
             rows=resolved.rows,
             staging_rows=resolved.staging_rows,
@@ -238,6 +239,7 @@ class Front:
             deadline_s=now + (timeout_us / 1e6 if timeout_us else server.default_timeout_s),
             stream=parameters.stream,
             ordered=parameters.ordered,
+            payload_bytes=pending.payload_bytes,
             light=prepare.light,
         )
 
@@ -395,8 +397,10 @@ class Front:
 
     def _credits(self, answered: Pending) -> int:
         """How many such requests its client may have unanswered: its share of the queue now."""
-        rows = self._config.scheduler.queue_rows // self._clients.waiting
-        return max(1, min(self._limits.max_in_flight, rows // answered.resolved.rows))
+        limits, waiting = self._config.scheduler, self._clients.waiting
+        by_rows = limits.queue_rows // (waiting * answered.resolved.rows)
+        by_bytes = limits.queue_bytes // (waiting * max(1, answered.payload_bytes))
+        return max(1, min(self._limits.max_in_flight, by_rows, by_bytes))
 
     def _tasks_of(self, members: Iterable[Member]) -> set[str]:
         return {self._catalog.models[model].task for m in members for model in m.models}

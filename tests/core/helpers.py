@@ -20,10 +20,13 @@ def request(
     stream: str | None = None,
     ordered: bool = False,
     light: bool = False,
+    payload_bytes: int = 0,
     group: str = BACKBONE,
 ) -> Request:
     part = Part(group, models or ("a",))
-    return Request(rid, client, (part,), rows, rows, level, deadline_s, stream, ordered, light)
+    return Request(
+        rid, client, (part,), rows, rows, level, deadline_s, stream, ordered, light, payload_bytes
+    )
 
 
 def arrived(rid: int, *models: str, **fields: object) -> Arrived:
@@ -49,6 +52,9 @@ def check(scheduler: Scheduler) -> None:
     staged = [job for job in jobs if job.stage is not Stage.WAITING]
     assert {j.request.rid for j in scheduler._waiting} == {j.request.rid for j in waiting}
     assert scheduler.waiting_rows == sum(job.request.rows for job in waiting)
+    assert scheduler._waiting.bytes == sum(job.request.payload_bytes for job in waiting)
+    lines = [line for level in scheduler._waiting._levels for line in level.values()]
+    assert sum(line.bytes for line in lines) == scheduler._waiting.bytes
     assert scheduler.staged_rows == sum(job.request.staging_rows for job in staged)
     assert scheduler.staged_rows <= scheduler.settings.staging_rows
     held = [p.request.rid for p in scheduler._order._places.values() if p.ending is not None]

@@ -88,7 +88,7 @@ class Device:
 class Traffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        limits = Settings(queue_rows=8, staging_rows=6, max_batch_rows=4)
+        limits = Settings(queue_rows=8, queue_bytes=20, staging_rows=6, max_batch_rows=4)
         self.scheduler = Scheduler(limits)
         self.device: Device | None = None
         self.now = 0.0
@@ -128,6 +128,7 @@ class Traffic(RuleBasedStateMachine):
         stream=st.sampled_from([None, None, "s"]),
         ordered=st.booleans(),
         light=st.booleans(),
+        payload_bytes=st.integers(0, 12),
         timeout_s=st.none() | st.floats(0, 3),
     )
     def arrive(self, timeout_s: float | None, parts: Any, rows: int, **fields: Any) -> None:

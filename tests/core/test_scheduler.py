@@ -159,6 +159,26 @@ def test_a_client_that_floods_makes_room_for_one_that_does_not():
     assert [c.rid for c in scheduler(DeviceUp())] == [1, 5, 2, 3]
 
 
+def test_the_queue_is_bounded_in_bytes_too():
+    scheduler = Checked(queue_bytes=10)
+    assert scheduler(arrived(1, payload_bytes=10)) == []
+    (refusal,) = scheduler(arrived(2, payload_bytes=1))
+    assert (refusal.rid, refusal.code) == (2, Code.UNAVAILABLE)
+    assert scheduler(arrived(3)) == []
+    assert len(scheduler(CancelAsked(1))) == 1
+    assert scheduler(arrived(4, payload_bytes=10)) == []
+
+
+def test_who_fills_the_queue_with_few_large_payloads_makes_room_for_others():
+    scheduler = Checked(queue_rows=10, queue_bytes=10)
+    for rid in (1, 2):
+        scheduler(arrived(rid, client=1, payload_bytes=4))
+    for rid in (3, 4, 5):
+        scheduler(arrived(rid, client=2))  # more rows, but less of the queue
+    (pushed_out,) = scheduler(arrived(6, client=2, payload_bytes=3))
+    assert (pushed_out.rid, pushed_out.code) == (2, Code.UNAVAILABLE)
+
+
 def test_clients_take_turns_by_rows():
     scheduler = Checked(staging_rows=9, max_batch_rows=3)
     for rid in (1, 2, 3):

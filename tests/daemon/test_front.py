@@ -139,6 +139,8 @@ def test_an_answer_says_how_much_of_the_queue_is_its_clients():
     assert credits() == [4, 4, 6, 6, 12, 12]  # as the others are served
     bench.ask(infer("r1", shape=(3,)), [b"jpeg"] * 3)
     assert credits() == [4]  # requests of three rows
+    bench.ask(infer("r1"), [b"j" * 2**25])
+    assert credits() == [8]  # and of an eighth of the bytes
 
 
 def test_a_bad_image_is_refused_alone(bench):
