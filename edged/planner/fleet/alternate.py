@@ -146,16 +146,18 @@ def literal_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
 
 def fixed_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
     """Per node the best of Algorithm 2's whole path, the plain greedy set and the last one."""
-    candidates = np.stack([*nodes.greedy_lr(tier)[1], greedy_step(tier, rows, last), last])
+    free = np.zeros(len(last))
+    plain = nodes.choose(tier, nodes.greedy(tier, free), free)
+    candidates = np.stack([*nodes.greedy_lr(tier)[1], plain, last])
     earned = np.stack([nodes.earned(tier, z) for z in candidates])
     picked: Ints = candidates[earned.argmax(axis=0), np.arange(len(last))]
     return picked
 
 
 def greedy_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
-    """Gain per MB, compute ignored (Greedy-AO)."""
+    """Gain per MB within memory and compute, (8) and (9) of problem (14) (Greedy-AO)."""
     free = np.zeros(len(last))
-    return nodes.choose(tier, nodes.greedy(tier, free), free)
+    return nodes.choose(tier, nodes.greedy(tier, free, within_compute=True), free)
 
 
 def best_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:

@@ -83,7 +83,7 @@ def register_generate(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def _solve(args: argparse.Namespace) -> int:
-    import edged.planner.fleet.methods  # noqa: F401  its import is no part of the time told
+    from edged.planner.fleet.methods import certified
     from edged.planner.fleet.problem import read
 
     problem = read(read_instance(args.instance))
@@ -91,6 +91,7 @@ def _solve(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     plan, extra = _plan(problem, args, rng)
     time_s = time.perf_counter() - started
+    plan = certified(problem, plan)
     plan.verify(problem)
     result = {**msgspec.to_builtins(plan), **extra, "time_s": time_s}
     text = msgspec.json.encode(result).decode()
@@ -138,11 +139,11 @@ def _plan_once(
     from edged.planner.fleet.methods import Options, solve
     from edged.planner.fleet.workers import workers
 
-    options = Options(effort=args.effort, rng=rng, time_limit_s=args.time_limit_s)
-    if args.method != "price" or problem.n_edges <= MANY_EDGES:
+    # Ray takes seconds to start: only for what it is of use for.
+    parts = args.method == "price" and problem.n_edges > MANY_EDGES
+    with workers(args.workers if parts else "one") as run:
+        options = Options(args.effort, rng, args.time_limit_s, run)
         return solve(problem, args.method, options)
-    with workers(args.workers) as run:
-        return solve(problem, args.method, Options(effort=args.effort, run=run))
 
 
 def _read_plan(path: str) -> FleetPlan:

@@ -16,7 +16,7 @@ from edged.planner.fleet.milp import culprits, feasible_assignment, solve_milp
 from edged.planner.fleet.offloading import OffloadingLp, serve
 from edged.planner.fleet.oracle import knapsacks
 from edged.planner.fleet.plan import FleetPlan, infeasible, plan_of
-from edged.planner.fleet.price import EFFORTS, search
+from edged.planner.fleet.price import EFFORTS, Effort, Found, search
 from edged.planner.fleet.problem import FleetProblem
 from edged.planner.fleet.rows import tables
 
@@ -63,16 +63,25 @@ def solve(
     return chosen.plan(problem, options)
 
 
+def certified(problem: FleetProblem, plan: FleetPlan, run: Run = map) -> FleetPlan:
+    """The plan with an upper bound: where its method gives none, that of a quick search."""
+    if plan.bound is not None or plan.obj is None:
+        return plan
+    return plan.with_bound(_search(problem, EFFORTS["quick"], run).bound)
+
+
+def _search(problem: FleetProblem, effort: Effort, run: Run) -> Found:
+    if problem.n_edges > MANY_EDGES:
+        return search_by_edges(problem, effort, run)
+    return search([problem], effort)
+
+
 def _milp(problem: FleetProblem, options: Options) -> FleetPlan:
     return solve_milp(problem, options.time_limit_s)
 
 
 def _price(problem: FleetProblem, options: Options) -> FleetPlan:
-    effort = EFFORTS[options.effort]
-    if problem.n_edges > MANY_EDGES:
-        found = search_by_edges(problem, effort, options.run)
-    else:
-        found = search([problem], effort)
+    found = _search(problem, EFFORTS[options.effort], options.run)
     if found.legal:
         return plan_of(
             problem, "price", found.z, found.flows[0], bound=found.bound, iterations=found.solves

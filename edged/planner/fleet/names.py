@@ -13,7 +13,7 @@ METHODS: Mapping[str, str] = {
     "j3o": "Algorithms 1 and 2 as printed",
     "j3o-fixed": "J3O, each node judged on its own",
     "opt-ao": "alternating, the best models by enumeration",
-    "greedy-ao": "alternating, models by gain per MB",
+    "greedy-ao": "alternating, models by gain per MB as long as compute lasts",
     "rand-ao": "alternating, models at random",
     "full-local": "nothing leaves a client",
     "baj3o": "J3O with the batching surrogate (29), then exact active sets",

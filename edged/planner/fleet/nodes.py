@@ -74,8 +74,9 @@ def _tier(
     return Tier(weight[:, None, :] * accuracy, gflop / limit, supported, model_mb, memory_mb)
 
 
-def greedy(tier: Tier, alpha: Array) -> Bools:
-    """(N, M) the models held: models by Lagrangian gain per MB until the best one does not fit.
+def greedy(tier: Tier, alpha: Array, *, within_compute: bool = False) -> Bools:
+    """(N, M) the models held: models by Lagrangian gain per MB until the best one does not fit the
+    memory or, if asked for, the compute when it serves all that it serves best.
 
     As printed: gains that tie at 0 still load models, the first ones, until memory is full.
     """
@@ -84,16 +85,20 @@ def greedy(tier: Tier, alpha: Array) -> Bools:
     free = tier.memory_mb + _SLACK_MB
     live = np.arange(len(free))
     best = np.zeros((len(free), 1, value.shape[2]))
+    asked = np.zeros((len(free), value.shape[2]))
     size = np.maximum(tier.model_mb, _SLACK_MB)  # a model may take no memory at all
     while live.size:
         gain = np.maximum(value - best, 0.0).sum(axis=2) / size
         gain[held[live]] = -1.0
         model = gain.argmax(axis=1)
         row = np.arange(live.size)
+        asked = np.where(value[row, model] > best[:, 0], tier.use[live, model], asked)
         fits = (tier.model_mb[model] <= free) & (gain[row, model] >= 0)
+        if within_compute:
+            fits &= asked.sum(axis=1) <= 1.0 + VIOLATION
         live, model, row = live[fits], model[fits], row[fits]
         held[live, model] = True
-        value, free = value[row], free[row] - tier.model_mb[model]
+        value, free, asked = value[row], free[row] - tier.model_mb[model], asked[row]
         best = np.maximum(best[row], value[np.arange(live.size), model][:, None, :])
     return held
 

@@ -57,6 +57,14 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
         """Raise PlanError naming every violated constraint."""
         verify.check(problem, self)
 
+    def with_bound(self, bound: float) -> FleetPlan:
+        """The plan with an upper bound, no less than its value: they may cross by rounding."""
+        assert self.obj is not None, "an infeasible plan has no bound; this is a bug"
+        bound = max(bound, self.obj)
+        gap = (bound - self.obj) / bound if bound > 0 else 0.0
+        status = Status.OPTIMAL if gap <= OPTIMAL_GAP else Status.FEASIBLE
+        return msgspec.structs.replace(self, bound=bound, gap=gap, status=status)
+
     def assignment(self) -> Assignment:
         """The plan's z as arrays, to plan again from."""
         return Assignment(np.array(self.z_c, dtype=np.int64), np.array(self.z_e, dtype=np.int64))
@@ -78,17 +86,10 @@ def plan_of(
     z = Assignment(np.where(loaded, z.client, NONE), np.where(edge_loaded, z.edge, NONE))
     local, edge, cloud, dropped = _shares(flows, loaded)
     value = value_of(problem, z, local, edge, cloud)
-    gap = None
-    if bound is not None:
-        bound = max(bound, value)  # they may cross by rounding
-        gap = (bound - value) / bound if bound > 0 else 0.0
-    optimal = gap is not None and gap <= OPTIMAL_GAP
-    return FleetPlan(
+    plan = FleetPlan(
         method=method,
-        status=Status.OPTIMAL if optimal else Status.FEASIBLE,
+        status=Status.FEASIBLE,
         obj=value,
-        bound=bound,
-        gap=gap,
         iterations=iterations,
         x_c=_held(z.client),
         x_e=_held(z.edge),
@@ -98,6 +99,7 @@ def plan_of(
         oce=_tuples(cloud),
         r=_tuples(dropped),
     )
+    return plan if bound is None else plan.with_bound(bound)
 
 
 def infeasible(method: str, culprits: tuple[str, ...]) -> FleetPlan:

@@ -59,6 +59,12 @@ def test_the_greedy_set_stops_at_the_first_that_does_not_fit() -> None:
     assert not nodes.greedy(tier, np.zeros(1)).any()
 
 
+def test_greedy_ao_holds_nothing_that_asks_for_too_much_compute() -> None:
+    for load, expected in ((4.0, [[NONE, 1]]), (40.0, [[NONE, NONE]])):
+        last = np.full((1, 2), NONE)
+        assert alternate.greedy_step(_tier(load), None, last).tolist() == expected
+
+
 def test_mending_the_trap_helps() -> None:
     problems = [family("hard", seed, clients=15) for seed in range(4)]
     literal, fixed, best = (

@@ -39,7 +39,9 @@ def test_every_method_writes_the_result_format(
     assert (plan["method"], len(plan["x_c"]), len(plan["z_e"])) == (method, 9, 3)
     assert plan["status"] in ("optimal", "feasible")
     assert 0 < plan["obj"] <= 0.595889
-    assert (plan["bound"] is not None) == (method in ("milp", "price"))
+    assert plan["obj"] <= plan["bound"]
+    assert plan["bound"] >= 0.595888  # the optimum, whatever the method
+    assert plan["gap"] == pytest.approx(1 - plan["obj"] / plan["bound"])
     assert plan["time_s"] > 0
     for o, oce, r in zip(plan["o"], plan["oce"], plan["r"], strict=True):
         assert all(0 <= c <= a and 0 <= b <= 1 for a, c, b in zip(o, oce, r, strict=True))
