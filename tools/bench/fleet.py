@@ -137,12 +137,13 @@ def _modes(seeds: int) -> None:
 
 
 def _scale(seeds: int) -> None:
-    """150 clients and six edges, the load scaled with the clients."""
+    """150 clients and six edges, the load scaled with the clients; a quarter of the seeds."""
+    few = max(1, seeds // 4)
     for family in FAMILIES:
         sweep = Sweep({**PRICE, "j3o": ("j3o", {})})
-        for seed in range(max(1, seeds // 4)):
+        for seed in range(few):
             sweep.add(_scaled(family, seed, 150, 6))
-        emit("planners-fleet/scale", "measured", seed=seeds // 4, family=family, **sweep.figures())
+        emit("planners-fleet/scale", "measured", seed=few, family=family, **sweep.figures())
 
 
 def _large(seeds: int) -> None:
