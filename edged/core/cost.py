@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Sequence
+from statistics import median
 
 from edged.core.events import GroupCost
 
-_WEIGHT = 0.1  # of the newest batch in the running correction
+_WEIGHT = 0.1  # of the newest batch in the seconds a row takes
+_LATEST = 9  # batches of any size whose median is the load
+_RECENT = 15  # batches of a size whose median is its time
+_PRIOR = 2  # of them that a figure of the warm-up is worth
+_CHOOSE, _LEAVE, _ENTER = 0.02, 0.03, 0.01  # below the best rate: see Curve.useful_rows
+_PROBE_EVERY = 32  # full batches; then one of another size
+_ALONE = 2.0  # speed-up where none is measured: all lanes go to a batch that is alone
 
 
 class CostModel:
     """Owns one curve for each group. Groups without one are learnt from what runs."""
 
-    def __init__(self, costs: Iterable[GroupCost] = (), *, lanes: int = 1) -> None:
-        self._lane_share = 1.0 / lanes
-        self._curves = {cost.group: cost for cost in costs}
-        self._correction: dict[str, float] = {}  # measured over predicted, smoothed
+    def __init__(self, costs: Sequence[GroupCost] = (), *, lanes: int = 1) -> None:
+        self._lanes = lanes
+        self._measured = {cost.group: cost for cost in costs}
+        self._curves = {cost.group: Curve(cost.rows, cost.time_s) for cost in costs}
         self._pace_s: dict[str, float] = {}  # seconds a row, smoothed
 
     def batch_s(self, group: str, rows: int) -> float | None:
@@ -25,54 +33,117 @@ class CostModel:
         if curve is None:
             pace_s = self._pace_s.get(group)
             return None if pace_s is None else pace_s * rows
-        return interpolate(curve.rows, curve.time_s, rows) * self._correction.get(group, 1.0)
+        return curve.batch_s(rows)
 
-    def observe(self, group: str, rows: int, time_s: float, *, share: float = 1.0) -> None:
-        """Learn from a batch that took `time_s` on this share of the device.
+    def observe(self, group: str, rows: int, time_s: float, *, wide: bool) -> None:
+        """Learn from a batch that took `time_s` from its order to its end.
 
-        The curves are of one lane, so a batch that had all lanes teaches nothing about them.
+        The curves are of one lane, so a batch that had all of several teaches nothing about them.
         """
-        pace_s = time_s * share / rows
-        _smooth(self._pace_s, group, pace_s, first=pace_s)
+        pace_s = time_s / rows if wide else time_s / rows / self._lanes
+        known_s = self._pace_s.get(group, pace_s)
+        self._pace_s[group] = known_s + _WEIGHT * (pace_s - known_s)
         curve = self._curves.get(group)
-        if curve is not None and share == self._lane_share:
-            predicted_s = interpolate(curve.rows, curve.time_s, rows)
-            _smooth(self._correction, group, time_s / predicted_s, first=1.0)
+        if curve is not None and (self._lanes == 1 or not wide):
+            curve.observe(rows, time_s)
 
     def pace_s(self) -> float | None:
         """Seconds a row over all groups, from what has run lately; None before anything has."""
         return sum(self._pace_s.values()) / len(self._pace_s) if self._pace_s else None
 
-    def curve(self, group: str) -> GroupCost | None:
-        """The measured times of a group, uncorrected."""
-        return self._curves.get(group)
+    def measured(self, group: str) -> GroupCost | None:
+        """The times of a group as they were measured, uncorrected."""
+        return self._measured.get(group)
 
-    def useful_rows(self, group: str, limit: int, *, slack: float = 0.02) -> int:
-        """The smallest measured batch whose rows per second are within `slack` of the best.
-
-        Larger ones only add waiting. `limit` where nothing is known.
-        """
+    def useful_rows(self, group: str, limit: int) -> int:
+        """As Curve.useful_rows; `limit` where nothing is known."""
         curve = self._curves.get(group)
-        if curve is None:
+        return limit if curve is None else curve.useful_rows(limit)
+
+    def speed_up(self, group: str) -> float:
+        """By how much all lanes together run a batch sooner than one of them."""
+        cost = self._measured.get(group)
+        return _ALONE if cost is None or cost.speed_up is None else cost.speed_up
+
+
+class Curve:
+    """The times of one group's batches on one lane, and the largest batch that is of use.
+
+    Two things change the time of a batch, and they are told apart. The load of the machine slows
+    all sizes alike; it changes at any time and is followed quickly. The shape, what a size takes
+    beside the others, is a matter of the device and the models: the median of what its latest
+    batches would have taken without load. So a size that runs while the machine is busy does not
+    look worse than one that was measured on an idle machine.
+    """
+
+    def __init__(self, rows: Sequence[int], time_s: Sequence[float]) -> None:
+        """Measured seconds `time_s[i]` of `rows[i]` rows, ascending."""
+        self._sizes = list(rows)
+        self._shape_s = dict(zip(rows, time_s, strict=True))
+        self._recent_s = {
+            size: deque([taken_s] * _PRIOR, _RECENT) for size, taken_s in self._shape_s.items()
+        }
+        self._latest = deque([1.0], _LATEST)
+        self._load = 1.0
+        self._useful: int | None = None
+        self._full = 0  # batches of the useful size since the last probe
+        self._probe_up = True
+
+    def batch_s(self, rows: int) -> float:
+        """Predicted seconds of a batch at the present load."""
+        return self._load * self._interpolated_s(rows)
+
+    def observe(self, rows: int, time_s: float) -> None:
+        """Learn from a batch."""
+        self._latest.append(time_s / self._interpolated_s(rows))
+        self._load = median(self._latest)
+        if rows != self._useful:
+            self._learn(rows, time_s / self._load)
+        if self._full >= _PROBE_EVERY:  # this was the probe, if there were rows enough
+            self._full = 0
+            self._probe_up = not self._probe_up
+        elif rows == self._useful:
+            self._full += 1
+
+    def _learn(self, rows: int, time_s: float) -> None:
+        """Correct the shape. The useful size stays: what it takes is the load."""
+        recent_s = self._recent_s.get(rows)
+        if recent_s is None:
+            recent_s = self._recent_s[rows] = deque([self._interpolated_s(rows)] * _PRIOR, _RECENT)
+            insort(self._sizes, rows)
+        recent_s.append(time_s)
+        self._shape_s[rows] = median(recent_s)
+
+    def useful_rows(self, limit: int) -> int:
+        """The batch to form when there are rows enough, at most `limit`.
+
+        At first the smallest known size whose rows per second are within 2 % of the best: larger
+        batches only add waiting. It is kept while it is within 3 % and no smaller one comes within
+        1 %. Now and then twice the size or half of it has its turn: the figure of a size that
+        never runs would never be corrected.
+        """
+        sizes = [rows for rows in self._sizes if rows <= limit]
+        if not sizes:
             return limit
-        rates = [
-            (rows, rows / time_s)
-            for rows, time_s in zip(curve.rows, curve.time_s, strict=True)
-            if rows <= limit
-        ]
-        if not rates:
-            return limit
-        best = max(rate for _, rate in rates)
-        return next(rows for rows, rate in rates if rate >= (1.0 - slack) * best)
+        rates = [rows / self._shape_s[rows] for rows in sizes]
+        best = max(rates)
+
+        def smallest(slack: float) -> int:
+            worst = best * (1 - slack)
+            return next(rows for rows, rate in zip(sizes, rates, strict=True) if rate >= worst)
+
+        if self._useful is None:
+            self._useful = smallest(_CHOOSE)
+        self._useful = min(max(self._useful, smallest(_LEAVE)), smallest(_ENTER))
+        if self._full < _PROBE_EVERY:
+            return self._useful
+        return min(self._useful * 2, limit) if self._probe_up else max(self._useful // 2, 1)
+
+    def _interpolated_s(self, rows: int) -> float:
+        return interpolate(self._sizes, [self._shape_s[size] for size in self._sizes], rows)
 
 
-def _smooth(averages: dict[str, float], key: str, value: float, *, first: float) -> None:
-    """Move the exponential average under `key` towards `value`."""
-    known = averages.get(key, first)
-    averages[key] = known + _WEIGHT * (value - known)
-
-
-def interpolate(xs: tuple[int, ...], ys: tuple[float, ...], x: int) -> float:
+def interpolate(xs: Sequence[int], ys: Sequence[float], x: int) -> float:
     """Piecewise linear through the points, straight on beyond the last; positive throughout."""
     at = bisect_left(xs, x)
     if at < len(xs) and xs[at] == x:

@@ -50,11 +50,15 @@ class Member(msgspec.Struct, frozen=True):
 
 
 class GroupCost(msgspec.Struct, frozen=True):
-    """Measured seconds of a batch of `rows[i]` rows through a group's path, ascending rows."""
+    """Measured seconds of a batch of `rows[i]` rows through a group's path, ascending rows.
+
+    They are of one lane; `speed_up` says by how much all lanes together are faster with one batch.
+    """
 
     group: str
     rows: tuple[int, ...]
     time_s: tuple[float, ...]
+    speed_up: float | None = None  # not measured
 
 
 class Model(msgspec.Struct, frozen=True):

@@ -8,8 +8,9 @@ rows and times, never payloads, and it is told the time.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from edged.core.arrivals import ArrivalRate
@@ -64,6 +65,7 @@ RESTART_S = 1.0  # after which a daemon that shuts down to start again may be th
 class _Batch:
     run: Run
     parts: tuple[ReadyPart, ...]
+    started_s: float
 
 
 class Scheduler:
@@ -240,9 +242,9 @@ class Scheduler:
 
     def _on_batch_done(self, event: BatchDone, now: float, commands: list[Command]) -> None:
         batch = self._running.pop(event.batch)
-        share = 1.0 if batch.run.wide else 1.0 / self._lanes
+        run = batch.run
         if event.infer_s:  # else all members were left out
-            self._costs.observe(batch.run.group, batch.run.rows, event.infer_s, share=share)
+            self._costs.observe(run.group, run.rows, now - batch.started_s, wide=run.wide)
         for ready in batch.parts:
             job = ready.job
             job.running_parts -= 1
@@ -291,7 +293,7 @@ class Scheduler:
         self._device_up = True
         self._memory.on_device_up(event)
         self._lanes = min(event.lanes, self.settings.lanes or event.lanes)
-        self._costs = CostModel(event.costs, lanes=event.lanes)
+        self._costs = CostModel(event.costs, lanes=self._lanes)
         self._follow(now, commands)
 
     def _on_device_down(self, event: DeviceDown, now: float, commands: list[Command]) -> None:
@@ -404,6 +406,8 @@ class Scheduler:
         self._next_beat_s = None
         while len(self._running) < self._lanes:
             for name, group in self._ready.by_urgency():
+                if self._is_taken(name):
+                    continue
                 rows = self._rows_now(name, group, now)
                 if rows:
                     self._run(name, group.take(rows), now, commands)
@@ -413,10 +417,12 @@ class Scheduler:
             else:
                 return
 
-    def _rows_now(self, name: str, group: ReadyGroup, now: float) -> int:
+    def _limit_rows(self, group: str) -> int:
         limit = self._memory.ledger.batch_rows
-        if self.settings.useful_batches:
-            limit = self._costs.useful_rows(name, limit)
+        return self._costs.useful_rows(group, limit) if self.settings.useful_batches else limit
+
+    def _rows_now(self, name: str, group: ReadyGroup, now: float) -> int:
+        limit = self._limit_rows(name)
         hurries = self._draining or self._memory.residency.going
         if hurries or self._staged_rows >= self.settings.staging_rows:
             return min(group.rows, limit)  # nothing more can come that would be worth a wait
@@ -425,7 +431,7 @@ class Scheduler:
         if rule is None:
             rule = self._rules[name] = self._policy.rule()
         waited_s = now - group.oldest_s()
-        return rule(View(group.rows, limit, rate, self._costs.curve(name), waited_s))
+        return rule(View(group.rows, limit, rate, self._costs.measured(name), waited_s))
 
     def _rate(self, group: str, now: float) -> ArrivalRate:
         rate = self._rates.get(group)
@@ -450,19 +456,28 @@ class Scheduler:
             return
         self._last_batch += 1
         members = tuple(Member(r.job.request.rid, r.part.models) for r in parts)
-        wide = self._lanes == 1 or self._are_all(parts)
+        wide = self._lanes == 1 or (not self._running and self._pays_wide(group, parts))
         run = Run(self._last_batch, group, members, sum(r.rows for r in parts), wide)
         for ready in parts:
             ready.job.running_parts += 1
-        self._running[run.batch] = _Batch(run, tuple(parts))
+        self._running[run.batch] = _Batch(run, tuple(parts), now)
         commands.append(run)
 
-    def _are_all(self, parts: list[ReadyPart]) -> bool:
-        """Whether these are all the work there is: then they may have the whole device."""
+    def _is_taken(self, group: str) -> bool:
+        """Whether a batch has the whole device, and the next would better have it as well."""
+        running = [batch for batch in self._running.values() if batch.run.wide]
+        return any(self._pays_wide(group, batch.parts) for batch in running)
+
+    def _pays_wide(self, group: str, parts: Sequence[ReadyPart]) -> bool:
+        """Whether batches run sooner one after the other on all lanes than side by side.
+
+        They do while there are fewer of them than all lanes are faster than one.
+        """
         jobs = {id(ready.job): ready.job for ready in parts}.values()
-        staged_rows = sum(job.request.staging_rows for job in jobs)
-        runnable_rows = self._waiting.rows - self._waiting.parked_rows
-        return not self._running and not runnable_rows and self._staged_rows == staged_rows
+        others = self._staged_rows + self._waiting.rows - self._waiting.parked_rows
+        others -= sum(job.request.staging_rows for job in jobs)
+        batches = 1 + ceil(others / self._limit_rows(group))
+        return batches < self._costs.speed_up(group)
 
     # --- endings ------------------------------------------------------------------------------
 

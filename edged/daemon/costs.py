@@ -6,7 +6,6 @@ Either is a beginning; the scheduler's cost model corrects it by what runs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 
 from edged.core.events import GroupCost
 from edged.daemon.catalog import Catalog
@@ -22,8 +21,7 @@ def costs_of_a_lane(
 ) -> tuple[GroupCost, ...]:
     """Raises ConfigError when there is a profile, and it is not of this device and these blocks."""
     if profile is None:
-        of_a_lane = (w for w in ready.warm_ups if w.wide == (ready.lanes == 1))
-        return _measured(of_a_lane, catalog)
+        return _measured(ready, catalog)
     models = [catalog.models[name] for name in ready.models]
     blocks = {step.block for model in models for step in model.steps}
     check_fits(
@@ -41,13 +39,17 @@ def costs_of_a_lane(
     return group_costs(profile, models)
 
 
-def _measured(warm_ups: Iterable[link.WarmUp], catalog: Catalog) -> tuple[GroupCost, ...]:
+def _measured(ready: link.Ready, catalog: Catalog) -> tuple[GroupCost, ...]:
     """The slowest model of each group at each measured size, to be on the safe side."""
-    slowest: dict[str, dict[int, float]] = {}
-    for warm_up in warm_ups:
-        times = slowest.setdefault(catalog.group(warm_up.model), {})
+    slowest: dict[tuple[str, bool], dict[int, float]] = {}
+    for warm_up in ready.warm_ups:
+        times = slowest.setdefault((catalog.group(warm_up.model), warm_up.wide), {})
         times[warm_up.rows] = max(times.get(warm_up.rows, 0.0), warm_up.infer_us / 1e6)
-    return tuple(
-        GroupCost(group, tuple(sorted(times)), tuple(times[rows] for rows in sorted(times)))
-        for group, times in slowest.items()
-    )
+    costs = []
+    for (group, wide), times in slowest.items():
+        if wide == (ready.lanes == 1):
+            rows = tuple(sorted(times))
+            on_all_s = slowest.get((group, True), {}).get(rows[0])
+            speed_up = None if on_all_s is None else times[rows[0]] / on_all_s
+            costs.append(GroupCost(group, rows, tuple(times[n] for n in rows), speed_up))
+    return tuple(costs)

@@ -123,7 +123,7 @@ class Worker:
                 emulated=self._backend.emulated,
                 models=tuple(self._manifests),
                 blocks=filling.blocks(),
-                warm_ups=tuple(warming.times),
+                warm_ups=warming.times,
                 versions={
                     "edged": __version__,
                     "python": platform.python_version(),

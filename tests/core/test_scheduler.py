@@ -16,6 +16,7 @@ from edged.core.events import (
     Discard,
     DrainAsked,
     Drained,
+    GroupCost,
     Member,
     Part,
     Prepare,
@@ -137,7 +138,7 @@ def test_staging_memory_bounds_what_is_prepared():
 def test_a_full_queue_refuses_and_says_when_to_come_back():
     scheduler = up(staging_rows=1, queue_rows=2)
     stage(scheduler, 1)
-    scheduler(BatchDone(1, 0.01, 0.0))
+    scheduler(BatchDone(1, 0.01, 0.0), 0.01)
     stage(scheduler, 2)
     assert scheduler(arrived(3)) == []
     assert scheduler(arrived(4)) == []
@@ -366,6 +367,28 @@ def test_lanes_run_side_by_side_and_a_lone_batch_has_the_whole_device():
     scheduler(BatchDone(3, 0.01, 0.0))
     (last,) = scheduler(Prepared(4, 0.0))
     assert last.wide
+
+
+def test_few_batches_take_turns_on_all_lanes_and_many_run_side_by_side():
+    scheduler = Checked(max_batch_rows=1)
+    scheduler(DeviceUp((GroupCost(BACKBONE, (1,), (0.01,), speed_up=3.5),), lanes=8))
+    scheduler(arrived(1))
+    (first,) = scheduler(Prepared(1, 0.0))
+    scheduler(arrived(2))
+    assert scheduler(Prepared(2, 0.0)) == []  # sooner done on all lanes, after the first
+    *_, second = scheduler(BatchDone(1, 0.01, 0.0))
+    assert (first.wide, second.wide) == (True, True)
+    for rid in (3, 4, 5):
+        scheduler(arrived(rid))
+    assert [run.wide for run in scheduler(Prepared(3, 0.0))] == [False]
+    assert [run.wide for run in scheduler(Prepared(4, 0.0))] == [False]
+
+
+def test_where_threads_do_not_help_a_lone_batch_leaves_the_other_lanes_free():
+    scheduler = Checked(max_batch_rows=1)
+    scheduler(DeviceUp((GroupCost(BACKBONE, (1,), (0.01,), speed_up=0.9),), lanes=2))
+    scheduler(arrived(1))
+    assert [run.wide for run in scheduler(Prepared(1, 0.0))] == [False]
 
 
 def test_the_configuration_can_hold_lanes_down():
