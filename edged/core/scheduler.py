@@ -244,7 +244,10 @@ class Scheduler:
         batch = self._running.pop(event.batch)
         run = batch.run
         if event.infer_s:  # else all members were left out
-            self._costs.observe(run.group, run.rows, now - batch.started_s, wide=run.wide)
+            # With what the daemon takes around it; a driver may hand over a batch's beginning and
+            # its end at one time.
+            took_s = max(event.infer_s + event.output_s, now - batch.started_s)
+            self._costs.observe(run.group, run.rows, took_s, wide=run.wide)
         for ready in batch.parts:
             job = ready.job
             job.running_parts -= 1

@@ -138,7 +138,7 @@ def test_staging_memory_bounds_what_is_prepared():
 def test_a_full_queue_refuses_and_says_when_to_come_back():
     scheduler = up(staging_rows=1, queue_rows=2)
     stage(scheduler, 1)
-    scheduler(BatchDone(1, 0.01, 0.0), 0.01)
+    scheduler(BatchDone(1, 0.01, 0.0))
     stage(scheduler, 2)
     assert scheduler(arrived(3)) == []
     assert scheduler(arrived(4)) == []
@@ -367,6 +367,17 @@ def test_lanes_run_side_by_side_and_a_lone_batch_has_the_whole_device():
     scheduler(BatchDone(3, 0.01, 0.0))
     (last,) = scheduler(Prepared(4, 0.0))
     assert last.wide
+
+
+def test_a_batch_costs_what_passes_around_it_as_well():
+    for done_at, expected in ((0.0, 0.01), (0.03, 0.03)):
+        scheduler = up(staging_rows=1, queue_rows=1)
+        stage(scheduler, 1)
+        scheduler(BatchDone(1, 0.009, 0.001), done_at)
+        stage(scheduler, 2)
+        scheduler(arrived(3))
+        (refusal,) = scheduler(arrived(4))
+        assert refusal.retry_after_s == pytest.approx(2 * expected)
 
 
 def test_few_batches_take_turns_on_all_lanes_and_many_run_side_by_side():
