@@ -108,8 +108,7 @@ class Scheduler:
         _HANDLERS[type(event)](self, event, now, commands)
         self._expire(now, commands)
         if self._device_up:
-            self._fill_staging(now, commands)
-            self._start_batches(now, commands)
+            self._keep_busy(now, commands)
             if self._memory.tight:
                 self._decide(now, commands)
         commands = self._order.pass_on(commands, now)
@@ -389,6 +388,14 @@ class Scheduler:
             if not self._is_settled(rid):
                 text = "the request's time-out has passed"
                 self._refuse(self._jobs[rid], Code.DEADLINE_EXCEEDED, text, commands)
+
+    def _keep_busy(self, now: float, commands: list[Command]) -> None:
+        while True:
+            self._fill_staging(now, commands)
+            staged_rows = self._staged_rows
+            self._start_batches(now, commands)
+            if self._staged_rows == staged_rows:
+                return  # else some were refused, too late to run, and others can be prepared
 
     def _fill_staging(self, now: float, commands: list[Command]) -> None:
         while (job := self._waiting.peek()) is not None:

@@ -369,6 +369,17 @@ def test_lanes_run_side_by_side_and_a_lone_batch_has_the_whole_device():
     assert last.wide
 
 
+def test_rows_of_a_request_that_is_too_late_to_run_go_to_the_next_one():
+    scheduler = up(staging_rows=1)
+    stage(scheduler, 1)
+    scheduler(BatchDone(1, 0.01, 0.0))
+    scheduler(arrived(2, deadline_s=0.02), 0.0)
+    scheduler(arrived(3), 0.0)
+    refusal, _, prepare = scheduler(Prepared(2, 0.0), 0.015)  # and a Discard
+    assert (refusal.rid, refusal.code) == (2, Code.DEADLINE_EXCEEDED)
+    assert prepare == Prepare(3)
+
+
 def test_a_batch_costs_what_passes_around_it_as_well():
     for done_at, expected in ((0.0, 0.01), (0.03, 0.03)):
         scheduler = up(staging_rows=1, queue_rows=1)
