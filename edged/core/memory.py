@@ -21,6 +21,7 @@ from edged.core.events import (
     BlockLoadFailed,
     BlockUnloaded,
     Command,
+    DeviceDown,
     DeviceUp,
     Library,
     Load,
@@ -75,6 +76,11 @@ class DeviceMemory:
         self._strays = False  # whether there are blocks of no model
         self._plan: _Plan | None = None
         self._look_at_s = -math.inf  # not before this time, since nothing was worth loading
+
+    @property
+    def has_whole_batches(self) -> bool:
+        """Whether there is room for batches as large as the settings allow."""
+        return self.ledger.batch_rows == self._max_batch_rows
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -163,7 +169,7 @@ class DeviceMemory:
         self.retired = retired
         self.served = self.residency.models.keys() - self.residency.vanished - retired
 
-    def on_device_up(self, event: DeviceUp) -> None:
+    def on_device_up(self, event: DeviceUp, now: float) -> None:
         """A device with these blocks on it."""
         self.ledger.overhead = event.overhead
         self.residency.reset(event.resident)
@@ -172,7 +178,7 @@ class DeviceMemory:
         self._strays = any(not block.needs for block in self.residency.blocks)
         self._fit_batch()
 
-    def on_device_down(self) -> None:
+    def on_device_down(self, event: DeviceDown, now: float) -> None:
         """Whatever was there is gone, and whatever was ordered."""
         self._plan = None
         self.residency.reset(())

@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from edged.core.arrivals import ArrivalRate
-from edged.core.asks import Asks
-from edged.core.batching import Rule, View, policy
 from edged.core.cost import CostModel
 from edged.core.demand import Need
 from edged.core.events import (
@@ -23,9 +20,6 @@ from edged.core.events import (
     Arrived,
     BatchDone,
     BatchFailed,
-    BlockLoaded,
-    BlockLoadFailed,
-    BlockUnloaded,
     CancelAsked,
     ClientGone,
     Command,
@@ -35,26 +29,23 @@ from edged.core.events import (
     DrainAsked,
     Drained,
     Event,
-    Library,
-    LoadAsked,
     Member,
-    MemoryMeasured,
-    PinAsked,
     Prepare,
     Prepared,
     PrepareFailed,
     Refuse,
     Request,
     Run,
-    Settled,
-    UnloadAsked,
     Woke,
 )
 from edged.core.job import Job, Stage
-from edged.core.memory import DeviceMemory, Verdict
+from edged.core.memory import Verdict
 from edged.core.order import AnswerOrder
-from edged.core.ready import ReadyGroup, ReadyPart, ReadyQueues
+from edged.core.ready import ReadyPart, ReadyQueues
+from edged.core.report import MemoryState, report
 from edged.core.settings import Memory, Settings
+from edged.core.sizing import BatchSizes
+from edged.core.supply import TO_ASKS, TO_MEMORY, Supply
 from edged.core.waiting import WaitingQueue
 from edged.errors import Code
 
@@ -73,7 +64,7 @@ class Scheduler:
 
     def __init__(self, settings: Settings, memory_settings: Memory | None = None) -> None:
         self.settings = settings
-        self._policy = policy(settings.policy, settings.smooth)
+        self._sizes = BatchSizes(settings)
         self._jobs: dict[int, Job] = {}
         self._waiting = WaitingQueue(
             settings.queue_rows,
@@ -87,11 +78,9 @@ class Scheduler:
         self._running: dict[int, _Batch] = {}
         self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
         self._costs = CostModel()
-        self._memory = DeviceMemory(memory_settings or Memory(), settings.max_batch_rows)
-        self._asks = Asks(self._memory)
-        self._rules: dict[str, Rule] = {}
-        self._rates: dict[str, ArrivalRate] = {}
-        self._next_beat_s: float | None = None  # while a policy that follows the rate waits
+        supply = Supply(memory_settings or Memory(), settings.max_batch_rows, self._waiting)
+        self._supply = supply
+        self._memory = supply.memory
         self._staged_rows = 0
         self._open = 0  # requests that are owed an answer
         self._last_batch = 0
@@ -110,7 +99,7 @@ class Scheduler:
         if self._device_up:
             self._keep_busy(now, commands)
             if self._memory.tight:
-                self._decide(now, commands)
+                commands += self._supply.decide(self._costs, self._backlog_s() or 0.0, now)
         commands = self._order.pass_on(commands, now)
         if self._draining and not self._open and not self._drained:
             self._drained = True
@@ -122,7 +111,7 @@ class Scheduler:
         while self._deadlines and self._is_settled(self._deadlines[0][1]):
             heapq.heappop(self._deadlines)
         deadline_s = self._deadlines[0][0] if self._deadlines else None
-        others = (self._next_beat_s, self._memory.wakeup_s)
+        others = (self._sizes.next_beat_s, self._memory.wakeup_s)
         times = [at for at in (deadline_s, *others) if at is not None]
         return min(times, default=None)
 
@@ -143,6 +132,10 @@ class Scheduler:
     @property
     def open_requests(self) -> int:
         return self._open + self._order.held
+
+    def memory(self) -> MemoryState:
+        """What is on the device, and who holds how much of its budget."""
+        return report(self._memory)
 
     @property
     def running_batches(self) -> int:
@@ -192,9 +185,7 @@ class Scheduler:
             return
         self._jobs[request.rid] = job
         self._open += 1
-        if self._policy.follows_rate:
-            for part in request.parts:
-                self._rate(part.group, now).add(request.rows, now)
+        self._sizes.arrived(request, now)
         if request.deadline_s is not None:
             heapq.heappush(self._deadlines, (request.deadline_s, request.rid))
 
@@ -293,15 +284,13 @@ class Scheduler:
 
     def _on_device_up(self, event: DeviceUp, now: float, commands: list[Command]) -> None:
         self._device_up = True
-        self._memory.on_device_up(event)
         self._lanes = min(event.lanes, self.settings.lanes or event.lanes)
         self._costs = CostModel(event.costs, lanes=self._lanes)
-        self._follow(now, commands)
+        self._on_supply(event, now, commands)
 
     def _on_device_down(self, event: DeviceDown, now: float, commands: list[Command]) -> None:
         """What the device held waits again; a request that it died with twice is refused."""
         self._device_up = False
-        self._memory.on_device_down()
         self._running.clear()
         self._ready.clear()
         self._staged_rows = 0
@@ -317,68 +306,19 @@ class Scheduler:
             if job.attempts >= self.settings.max_attempts:
                 text = f"the device worker ended {job.attempts} times with it: {event.reason}"
                 self._refuse(job, Code.INTERNAL, text, commands)
-        self._follow(now, commands)
+        self._on_supply(event, now, commands)
 
-    def _on_memory(self, event: Any, now: float, commands: list[Command]) -> None:
-        _TO_MEMORY[type(event)](self._memory, event, now)
-        self._follow(now, commands)
-
-    def _on_ask(self, event: Any, now: float, commands: list[Command]) -> None:
-        commands += _TO_ASKS[type(event)](self._asks, event)
-        if self._draining:
-            commands += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
-        self._follow(now, commands)
+    def _on_supply(self, event: Any, now: float, commands: list[Command]) -> None:
+        for refusal in self._supply.handle(event, now, self._jobs.values(), commands):
+            job = self._jobs[refusal.rid]
+            self._refuse(job, refusal.code, refusal.message, commands)
 
     def _on_drain_asked(self, event: DrainAsked, now: float, commands: list[Command]) -> None:
         self._draining = True
-        commands += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
+        commands += self._supply.drain()
 
     def _on_woke(self, event: Woke, now: float, commands: list[Command]) -> None:
         pass  # every event is followed by a look at the deadlines
-
-    # --- what is on the device --------------------------------------------------------------------
-
-    def _follow(self, now: float, commands: list[Command]) -> None:
-        """Requests wait for, or run with, what is on the device now, or can never be."""
-        was_tight = self._memory.tight
-        self._memory.refresh()
-        if self._memory.tight and not was_tight:
-            self._give_needs()
-        self._move_shelves()
-        for need, verdict in self._memory.doomed(now):
-            for rid in list(need.arrived_s):
-                self._refuse(self._jobs[rid], verdict.code, verdict.message, commands)
-        most_rows = self._memory.ledger.batch_rows
-        if most_rows < self.settings.max_batch_rows:
-            for job in [j for j in self._waiting if j.request.rows > most_rows]:
-                text = f"memory has become short: at most {most_rows} rows fit in one request"
-                self._refuse(job, Code.RESOURCE_EXHAUSTED, text, commands)
-        commands += self._asks.settle(now)
-
-    def _give_needs(self) -> None:
-        """From here on it counts what each request needs; before, everything was there for good."""
-        for job in self._jobs.values():
-            if job.need is None:
-                need = self._memory.need(job.request)
-                need.open += 1
-                if job.stage is Stage.WAITING:
-                    self._waiting.shelve(job, need)
-                else:
-                    job.need = need
-                    need.in_use += 1
-
-    def _move_shelves(self) -> None:
-        moved, self._memory.residency.moved = self._memory.residency.moved, []
-        for need in moved:
-            if need.missing:
-                self._waiting.park(need)
-            else:
-                self._waiting.unpark(need)
-
-    def _decide(self, now: float, commands: list[Command]) -> None:
-        commands += self._memory.decide(self._costs, self._backlog_s() or 0.0, now)
-        self._move_shelves()
-        commands += self._asks.settle(now)
 
     # --- after every event ------------------------------------------------------------------------
 
@@ -401,7 +341,7 @@ class Scheduler:
         while (job := self._waiting.peek()) is not None:
             if self._staged_rows + job.request.staging_rows > self.settings.staging_rows:
                 return
-            if self._policy.exclusive and self._staged_rows:
+            if self._sizes.exclusive and self._staged_rows:
                 return
             self._waiting.pop()
             self._staged_rows += job.request.staging_rows
@@ -413,43 +353,26 @@ class Scheduler:
                 self._stage(job, now)
 
     def _start_batches(self, now: float, commands: list[Command]) -> None:
-        self._next_beat_s = None
+        sizes = self._sizes
+        sizes.next_beat_s = None
+        hurry = (
+            self._draining
+            or self._staged_rows >= self.settings.staging_rows
+            or bool(self._memory.residency.going)
+        )
         while len(self._running) < self._lanes:
             for name, group in self._ready.by_urgency():
                 if self._is_taken(name):
                     continue
-                rows = self._rows_now(name, group, now)
+                rows = sizes.rows(name, group, self._costs, now, limit=self._limit(name), hurry=hurry)
                 if rows:
                     self._run(name, group.take(rows), now, commands)
                     break
-                if self._policy.follows_rate:
-                    self._next_beat_s = self._rate(name, now).next_beat_s(now)
             else:
                 return
 
-    def _limit_rows(self, group: str) -> int:
-        limit = self._memory.ledger.batch_rows
-        return self._costs.useful_rows(group, limit) if self.settings.useful_batches else limit
-
-    def _rows_now(self, name: str, group: ReadyGroup, now: float) -> int:
-        limit = self._limit_rows(name)
-        hurries = self._draining or self._memory.residency.going
-        if hurries or self._staged_rows >= self.settings.staging_rows:
-            return min(group.rows, limit)  # nothing more can come that would be worth a wait
-        rate = self._rate(name, now).rows_per_s(now) if self._policy.follows_rate else 0.0
-        rule = self._rules.get(name)
-        if rule is None:
-            rule = self._rules[name] = self._policy.rule()
-        waited_s = now - group.oldest_s()
-        return rule(View(group.rows, limit, rate, self._costs.measured(name), waited_s))
-
-    def _rate(self, group: str, now: float) -> ArrivalRate:
-        rate = self._rates.get(group)
-        if rate is None:
-            assumed = self.settings.smooth
-            rate = ArrivalRate(window_s=assumed.window_s, beat_s=assumed.beat_s, since=now)
-            self._rates[group] = rate
-        return rate
+    def _limit(self, group: str) -> int:
+        return self._sizes.limit_rows(group, self._costs, self._memory.ledger.batch_rows)
 
     def _run(self, group: str, taken: list[ReadyPart], now: float, commands: list[Command]) -> None:
         """Order a batch of what was taken, less what could not be answered in time any more."""
@@ -486,7 +409,7 @@ class Scheduler:
         jobs = {id(ready.job): ready.job for ready in parts}.values()
         others = self._staged_rows + self._waiting.rows - self._waiting.parked_rows
         others -= sum(job.request.staging_rows for job in jobs)
-        batches = 1 + ceil(others / self._limit_rows(group))
+        batches = 1 + ceil(others / self._limit(group))
         return batches < self._costs.speed_up(group)
 
     # --- endings ------------------------------------------------------------------------------
@@ -565,19 +488,8 @@ class Scheduler:
         return None if pace_s is None else pace_s * rows
 
 
-_TO_MEMORY: dict[type, Callable[[DeviceMemory, Any, float], None]] = {
-    Library: DeviceMemory.on_library,
-    BlockLoaded: DeviceMemory.on_loaded,
-    BlockLoadFailed: DeviceMemory.on_failed,
-    BlockUnloaded: DeviceMemory.on_unloaded,
-    MemoryMeasured: DeviceMemory.on_measured,
-}
-_TO_ASKS: dict[type, Callable[[Asks, Any], list[Settled]]] = {
-    LoadAsked: Asks.load,
-    UnloadAsked: Asks.unload,
-    PinAsked: Asks.pin,
-}
 _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = {
+    **dict.fromkeys((*TO_MEMORY, *TO_ASKS), Scheduler._on_supply),
     Arrived: Scheduler._on_arrived,
     Prepared: Scheduler._on_prepared,
     PrepareFailed: Scheduler._on_prepare_failed,
@@ -589,6 +501,4 @@ _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = 
     DeviceDown: Scheduler._on_device_down,
     DrainAsked: Scheduler._on_drain_asked,
     Woke: Scheduler._on_woke,
-    **dict.fromkeys(_TO_MEMORY, Scheduler._on_memory),
-    **dict.fromkeys(_TO_ASKS, Scheduler._on_ask),
 }

@@ -31,8 +31,6 @@ from edged.core.events import (
     Model,
     Overhead,
     Part,
-    Prepare,
-    Prepared,
     Request,
     Run,
     Unload,
@@ -153,9 +151,7 @@ class LoadingDevice:
         self.loading_s = 0.0
 
     def obey(self, command: Command, now: float) -> tuple[float, Event] | None:
-        """When it will report what; None for what needs no report."""
-        if isinstance(command, Prepare):
-            return now, Prepared(command.rid, 0.0)
+        """When it will report what; None for what needs no report, as do light requests."""
         if isinstance(command, Run):
             took_s = sum(self._run_s(command, model) for model in _models_in(command))
             return now + took_s, BatchDone(command.batch, took_s, 0.0)
@@ -224,7 +220,8 @@ class _Simulation:
             engine.advance(at)
             part = Part(groups[names[model]], (names[model],))
             deadline_s = at + scenario.deadline_ms / 1e3
-            engine.tell(Arrived(Request(rid, model, (part,), deadline_s=deadline_s)), at)
+            request = Request(rid, model, (part,), deadline_s=deadline_s, light=True)
+            engine.tell(Arrived(request), at)
         if not is_up:
             engine.tell(up, 0.0)
         engine.finish()

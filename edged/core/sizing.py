@@ -1,0 +1,69 @@
+"""How many rows of a group run now: the batching policy, with what it has to be told.
+
+Owns the rates of arrival and what the policy remembers of each group.
+"""
+
+from __future__ import annotations
+
+from edged.core.arrivals import ArrivalRate
+from edged.core.batching import Rule, View, policy
+from edged.core.cost import CostModel
+from edged.core.events import Request
+from edged.core.ready import ReadyGroup
+from edged.core.settings import Settings
+
+
+class BatchSizes:
+    """Asked whenever the device could begin a batch."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._policy = policy(settings.policy, settings.smooth)
+        self._rules: dict[str, Rule] = {}
+        self._rates: dict[str, ArrivalRate] = {}
+        self.next_beat_s: float | None = None  # while a policy that follows the rate waits
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether one request is on the device at a time, preparation included."""
+        return self._policy.exclusive
+
+    def arrived(self, request: Request, now: float) -> None:
+        if self._policy.follows_rate:
+            for part in request.parts:
+                self._rate(part.group, now).add(request.rows, now)
+
+    def limit_rows(self, group: str, costs: CostModel, most_rows: int) -> int:
+        """The largest batch of use, of at most `most_rows`."""
+        return costs.useful_rows(group, most_rows) if self._settings.useful_batches else most_rows
+
+    def rows(
+        self,
+        name: str,
+        group: ReadyGroup,
+        costs: CostModel,
+        now: float,
+        *,
+        limit: int,
+        hurry: bool,
+    ) -> int:
+        """Rows to run now; 0 waits. In a hurry nothing more can come that is worth a wait."""
+        if hurry:
+            return min(group.rows, limit)
+        rate = self._rate(name, now).rows_per_s(now) if self._policy.follows_rate else 0.0
+        rule = self._rules.get(name)
+        if rule is None:
+            rule = self._rules[name] = self._policy.rule()
+        waited_s = now - group.oldest_s()
+        rows = rule(View(group.rows, limit, rate, costs.measured(name), waited_s))
+        if not rows and self._policy.follows_rate:
+            self.next_beat_s = self._rate(name, now).next_beat_s(now)
+        return rows
+
+    def _rate(self, group: str, now: float) -> ArrivalRate:
+        rate = self._rates.get(group)
+        if rate is None:
+            assumed = self._settings.smooth
+            rate = ArrivalRate(window_s=assumed.window_s, beat_s=assumed.beat_s, since=now)
+            self._rates[group] = rate
+        return rate
