@@ -43,8 +43,12 @@ class Engine:
         for command in commands:
             report = self._device.obey(command, now)
             if report is not None:
-                self._order += 1
-                heapq.heappush(self._due, (report[0], self._order, report[1]))
+                self.expect(*report)
+
+    def expect(self, at: float, event: Event) -> None:
+        """Tell `event` when its time has come."""
+        self._order += 1
+        heapq.heappush(self._due, (at, self._order, event))
 
     def advance(self, until: float) -> None:
         """Everything that happens up to `until`; what the device reports goes before timers."""

@@ -31,6 +31,7 @@ from edged.core.events import (
     Model,
     Overhead,
     Part,
+    Refuse,
     Request,
     Run,
     Unload,
@@ -73,6 +74,7 @@ class Scenario(msgspec.Struct, frozen=True):
     deadline_ms: Positive  # after the arrival
     load: Speed = Speed()
     b_max: Count = 32
+    closed: bool = False  # each arrives when the one before has its answer, whatever its time
     warm: bool = True  # begins with as many models as fit; else with none, and after time 0's
     policy: str = "partial"
     max_wait_ms: Positive = 10e3
@@ -190,6 +192,7 @@ class _Simulation:
         self._device = LoadingDevice(scenario, held)
         self._also_trace = trace
         self._latency_s: list[float | None] = [None] * len(scenario.asked)
+        self._arrived_s = [0.0] * len(scenario.asked)
         self._end_s = 0.0
         rows = len(scenario.asked) + scenario.b_max
         settings = Settings(
@@ -208,20 +211,13 @@ class _Simulation:
         is_up = scenario.warm
         if is_up:
             engine.tell(up, 0.0)
-        groups = {m.name: m.blocks[0] for m in self._library.models}
-        names = [model.name for model in scenario.models]
-        for rid, (at_ms, model) in enumerate(
-            zip(scenario.arrivals_ms, scenario.asked, strict=True)
-        ):
+        for rid, at_ms in enumerate(scenario.arrivals_ms[: 1 if scenario.closed else None]):
             at = at_ms / 1e3
             if at > 0.0 and not is_up:
                 engine.tell(up, 0.0)
                 is_up = True
             engine.advance(at)
-            part = Part(groups[names[model]], (names[model],))
-            deadline_s = at + scenario.deadline_ms / 1e3
-            request = Request(rid, model, (part,), deadline_s=deadline_s, light=True)
-            engine.tell(Arrived(request), at)
+            engine.tell(self._arrival(rid, at), at)
         if not is_up:
             engine.tell(up, 0.0)
         engine.finish()
@@ -234,6 +230,14 @@ class _Simulation:
             self._end_s,
             engine.events,
         )
+
+    def _arrival(self, rid: int, at: float) -> Arrived:
+        self._arrived_s[rid] = at
+        asked = self._scenario.asked[rid]
+        model = self._library.models[asked]
+        part = Part(model.blocks[0], (model.name,))
+        deadline_s = at + self._scenario.deadline_ms / 1e3
+        return Arrived(Request(rid, asked, (part,), deadline_s=deadline_s, light=True))
 
     def _costs(self) -> tuple[GroupCost, ...]:
         """The slowest model of each group, as the daemon measures it."""
@@ -258,5 +262,8 @@ class _Simulation:
             self._also_trace(now, event, commands)
         for command in commands:
             if isinstance(command, Answer):
-                arrived_s = self._scenario.arrivals_ms[command.rid] / 1e3
-                self._latency_s[command.rid] = now - arrived_s
+                self._latency_s[command.rid] = now - self._arrived_s[command.rid]
+            if isinstance(command, Answer | Refuse) and self._scenario.closed:
+                following = command.rid + 1
+                if following < len(self._scenario.asked):
+                    self._engine.expect(now, self._arrival(following, now))

@@ -20,6 +20,7 @@ BENCHES = {
     "overhead": "tools.bench.overhead",
     "overload": "tools.bench.overload",
     "papers": "tools.bench.papers",
+    "partial": "tools.bench.partial",
     "planners-fleet": "tools.bench.fleet",
     "planners-loading": "tools.bench.planners_loading",
     "policies": "tools.bench.policies",
