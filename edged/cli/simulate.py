@@ -12,7 +12,9 @@ import msgspec
 from edged.cli.console import print_json, table
 from edged.errors import InvalidArgument
 
-COLUMNS = ("mean", "p50", "p95", "p99", "max", "thr_rps", "mean_batch", "refused")
+
+class _Kind(msgspec.Struct):
+    type: str = ""
 
 
 def register(commands: Any) -> None:
@@ -40,9 +42,11 @@ def register(commands: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from edged.daemon.recording import Recorder
-    from edged.sim import scenario as scenarios
+    from edged.sim import loading
+    from edged.sim import scenario as batching
 
     scenario = _read(args.scenario)
+    scenarios: Any = loading if isinstance(scenario, loading.Scenario) else batching
     policies = args.policy or [scenario.policy]
     if args.trace is not None and len(policies) > 1:
         raise InvalidArgument("--trace records one policy: name just one")
@@ -50,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
         trace = None
         if args.trace is not None:
             file = stack.enter_context(args.trace.open("w", encoding="utf-8"))
-            trace = Recorder(file, scenario.settings(scenarios.full_name(policies[0]))).turn
+            trace = Recorder(file, *scenario.decided_by(policies[0])).turn
         outcomes = {name: scenarios.run(scenario, name, trace=trace) for name in policies}
     summaries = {name: outcome.summary() for name, outcome in outcomes.items()}
     if args.plot is not None:
@@ -59,27 +63,32 @@ def _run(args: argparse.Namespace) -> int:
         for name, summary in summaries.items():
             print_json({"policy": name, "label": "simulated", **summary})
         return 0
+    columns = list(next(iter(summaries.values())))
     rows = [
-        [name, *(f"{summary[column]:.3g}" for column in COLUMNS)]
+        [name, *(f"{summary[column]:.3g}" for column in columns)]
         for name, summary in summaries.items()
     ]
-    print(f"simulated, {len(scenario.requests().times_s)} requests; latencies in ms")
-    print(table(["policy", *COLUMNS], rows))
+    requests = len(next(iter(outcomes.values())).latency_s)
+    print(f"simulated, {requests} requests; latencies in ms")
+    print(table(["policy", *columns], rows))
     return 0
 
 
 def _read(path: Path) -> Any:
-    from edged.sim import scenario as scenarios
+    from edged.sim import loading
+    from edged.sim import scenario as batching
 
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidArgument(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        msgspec.json.decode(data)
+        kind = msgspec.json.decode(data, type=_Kind).type
+    except msgspec.ValidationError:
+        kind = ""  # told by the reader, which names the field
     except msgspec.DecodeError:
-        return scenarios.of_recording(path)  # JSON lines
-    return scenarios.read(data)
+        return batching.of_recording(path)  # JSON lines
+    return loading.read(data) if kind == "loading" else batching.read(data)
 
 
 def _plot(path: Path, latencies: dict[str, tuple[float | None, ...]]) -> None:

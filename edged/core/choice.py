@@ -16,6 +16,7 @@ from edged.core.loading import Candidate, Leaver, Policy
 from edged.core.residency import Block, Residency, Where
 
 SHORTLIST = 4  # needs whose victims are looked for
+PRIOR_USES = 0.01  # of a model that was never asked for: of unused blocks the shared stay
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class Outlook:
         resident = [b for b in residency.blocks if b.where is Where.RESIDENT]
         turnover_s = sum(map(residency.load_s, resident))
         uses = {
-            need: need.in_time(now) + (turnover_s / need.use.next_s(now) if need.is_model else 0.0)
+            need: need.in_time(now)
+            + (turnover_s / need.use.next_s(now) + PRIOR_USES if need.is_model else 0.0)
             for need in residency.needs
         }
         return cls(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from edged.core.events import (
     Answer,
@@ -36,10 +37,10 @@ from edged.core.events import (
     Run,
     Unload,
 )
-from edged.core.loading import first_models, unshared
+from edged.core.loading import POLICIES, first_models, unshared
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Memory, Settings
-from edged.errors import PlanError
+from edged.errors import InvalidArgument, PlanError
 from edged.planner.instance import Count, Index, NonNegative, Positive, decode
 from edged.sim.engine import Engine, Trace
 
@@ -80,6 +81,21 @@ class Scenario(msgspec.Struct, frozen=True):
     max_wait_ms: Positive = 10e3
     type: Literal["loading"] = "loading"
 
+    def decided_by(self, policy: str) -> tuple[Settings, Memory]:
+        """All that the scheduler's decisions depend on. Raises InvalidArgument."""
+        settings = Settings(
+            queue_rows=len(self.asked) + self.b_max,
+            staging_rows=2 * self.b_max,
+            max_batch_rows=self.b_max,
+            useful_batches=False,
+        )
+        if policy not in POLICIES:
+            raise InvalidArgument(
+                f"no loading policy is called {policy!r}: there are {', '.join(POLICIES)}"
+            )
+        raw = {"policy": policy, "max_wait_s": self.max_wait_ms / 1e3}
+        return settings, msgspec.convert(raw, Memory)
+
     def library(self) -> Library:
         used = sorted({block for model in self.models for block in model.blocks})
         return Library(
@@ -108,8 +124,16 @@ class LoadingOutcome:
         return sum(latency is not None for latency in self.latency_s)
 
     def summary(self) -> dict[str, float]:
+        """Share served, latencies in ms, bytes loaded, and the loader's share of the time.
+
+        NaN where nothing was served.
+        """
+        served_ms = [s * 1e3 for s in self.latency_s if s is not None]
+        median, p99 = np.percentile(served_ms, (50, 99)) if served_ms else (np.nan, np.nan)
         return {
             "served": self.served / max(1, len(self.latency_s)),
+            "p50": float(median),
+            "p99": float(p99),
             "loads": self.loads,
             "loaded_gb": self.loaded_bytes / 1e9,
             "loader_busy": self.loading_s / self.end_s if self.end_s else 0.0,
@@ -183,9 +207,6 @@ def _models_in(command: Run) -> Iterable[str]:
 class _Simulation:
     def __init__(self, scenario: Scenario, policy: str, trace: Trace | None) -> None:
         self._scenario = scenario
-        self._memory = msgspec.convert(
-            {"policy": policy, "max_wait_s": scenario.max_wait_ms / 1e3}, Memory
-        )
         self._library = scenario.library()
         held = unshared(self._library) if policy == "independent" else self._library
         self._held = held
@@ -194,14 +215,8 @@ class _Simulation:
         self._latency_s: list[float | None] = [None] * len(scenario.asked)
         self._arrived_s = [0.0] * len(scenario.asked)
         self._end_s = 0.0
-        rows = len(scenario.asked) + scenario.b_max
-        settings = Settings(
-            queue_rows=rows,
-            staging_rows=2 * scenario.b_max,
-            max_batch_rows=scenario.b_max,
-            useful_batches=False,
-        )
-        self._engine = Engine(Scheduler(settings, self._memory), self._device, self._trace)
+        scheduler = Scheduler(*scenario.decided_by(policy))
+        self._engine = Engine(scheduler, self._device, self._trace)
 
     def run(self) -> LoadingOutcome:
         scenario, engine = self._scenario, self._engine

@@ -14,7 +14,7 @@ import msgspec
 from edged import profiles
 from edged.core.batching import Smooth, policy
 from edged.core.events import Arrived
-from edged.core.settings import Settings
+from edged.core.settings import Memory, Settings
 from edged.daemon.recording import turns
 from edged.errors import PlanError
 from edged.planner.instance import Count, NonNegative, Positive, decode
@@ -108,6 +108,10 @@ class Scenario(msgspec.Struct, frozen=True):
             head_s=self.t_head_ms / 1e3 * (2 if exclusive else 1),
             network_s=self.t_net_ms / 1e3,
         )
+
+    def decided_by(self, policy_name: str) -> tuple[Settings, Memory]:
+        """All that the scheduler's decisions depend on, for a recording."""
+        return self.settings(full_name(policy_name)), Memory()
 
     def settings(self, policy_name: str) -> Settings:
         """The scheduler's settings: the paper's, without any bound on the queue."""

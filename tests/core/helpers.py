@@ -5,7 +5,7 @@ from __future__ import annotations
 from edged.core.events import Arrived, Command, Event, Part, Request
 from edged.core.job import Stage
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Settings
+from edged.core.settings import Memory, Settings
 
 BACKBONE = "backbone"
 
@@ -36,8 +36,8 @@ def arrived(rid: int, *models: str, **fields: object) -> Arrived:
 class Checked:
     """A scheduler whose invariants are checked after every event."""
 
-    def __init__(self, **settings: object) -> None:
-        self.scheduler = Scheduler(Settings(**settings))  # type: ignore[arg-type]
+    def __init__(self, memory: Memory | None = None, **settings: object) -> None:
+        self.scheduler = Scheduler(Settings(**settings), memory)  # type: ignore[arg-type]
 
     def __call__(self, event: Event, now: float = 0.0) -> list[Command]:
         commands = self.scheduler.handle(event, now)
