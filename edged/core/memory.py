@@ -274,8 +274,8 @@ class DeviceMemory:
             self._shrink(costs, now)
         if self._plan is not None and not self._is_wanted(self._plan.need):
             self._plan = None  # what was ordered still comes, and may leave again
-        if self._plan is None:
-            self._choose(costs, backlog_s, now)
+        while self._plan is None and self._choose(costs, backlog_s, now):
+            pass  # until something has to be loaded, or nothing is worth it
         if self.residency.going:
             self._let_go(commands)
         if self._plan is not None:
@@ -292,23 +292,24 @@ class DeviceMemory:
                 self.residency.move(block, Where.UNLOADING)
                 commands.append(Unload(block.id))
 
-    def _choose(self, costs: CostModel, backlog_s: float, now: float) -> None:
+    def _choose(self, costs: CostModel, backlog_s: float, now: float) -> bool:
+        """Begin with the need that is best to load now, if there is one."""
         wanted = [n for n in self.residency.needs if n.missing and self._is_wanted(n)]
-        if wanted and now >= self._look_at_s:
-            able = [need for need in wanted if self.verdict(need, now) is None]
-            if not able:
-                failed = [self.residency.failed(need, now) for need in wanted]
-                self.wakeup_s = min((b.retry_s for b in failed if b is not None), default=None)
-                return
+        able = [need for need in wanted if self.verdict(need, now) is None]
+        if not able:
+            failed = [self.residency.failed(need, now) for need in wanted]
+            self.wakeup_s = min((b.retry_s for b in failed if b is not None), default=None)
+            return False
+        if now >= self._look_at_s:
             wished = [need for need in able if self._is_wished(need)]
             waiting = [need for need in able if need.waiting]
             chosen = self._outlook(costs, backlog_s, now).next(wished, waiting)
             if chosen is not None:
                 self._begin(*chosen, now)
-                return
+                return True
             self._look_at_s = now + PAUSE_S
-        if wanted:
-            self.wakeup_s = self._look_at_s
+        self.wakeup_s = self._look_at_s
+        return False
 
     def _begin(self, need: Need, victims: Iterable[Block], now: float) -> None:
         for block in victims:

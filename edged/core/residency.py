@@ -86,7 +86,7 @@ class Residency:
         block = self._blocks.get(cost.block)
         if block is None:
             self._blocks[cost.block] = Block(cost.block, cost.bytes, cost.load_s)
-        elif not block.measured:
+        elif not block.measured and block.where is Where.ABSENT:
             block.bytes, block.load_s = cost.bytes, cost.load_s
 
     @property

@@ -100,6 +100,7 @@ class Scheduler:
             self._keep_busy(now, commands)
             if self._memory.tight:
                 commands += self._supply.decide(self._costs, self._backlog_s() or 0.0, now)
+                self._keep_busy(now, commands)  # what was to leave may be needed again
         commands = self._order.pass_on(commands, now)
         if self._draining and not self._open and not self._drained:
             self._drained = True
@@ -364,7 +365,9 @@ class Scheduler:
             for name, group in self._ready.by_urgency():
                 if self._is_taken(name):
                     continue
-                rows = sizes.rows(name, group, self._costs, now, limit=self._limit(name), hurry=hurry)
+                rows = sizes.rows(
+                    name, group, self._costs, now, limit=self._limit(name), hurry=hurry
+                )
                 if rows:
                     self._run(name, group.take(rows), now, commands)
                     break
