@@ -14,6 +14,7 @@ import msgspec
 from edged import wire
 from edged.core.batching import policy
 from edged.core.grants import Settings as Uplink
+from edged.core.settings import Memory as MemorySettings
 from edged.core.settings import Settings as SchedulerSettings
 from edged.errors import ConfigError, InvalidArgument
 from edged.wire import DEFAULT_ENDPOINT
@@ -54,6 +55,18 @@ class Device(_Section, frozen=True):
     hang_timeout_s: float = 30.0  # without any sign of the worker while it has work
 
 
+class Memory(MemorySettings, frozen=True, forbid_unknown_fields=True):
+    """What front and worker may take together, and which models are there when not all fit."""
+
+    budget_bytes: int = 0  # 0: what the control group and the machine allow
+    reserve_bytes: int = 67_108_864  # of these two, left free
+
+    @property
+    def choice(self) -> MemorySettings:
+        """The scheduler's part."""
+        return MemorySettings(self.policy, self.pinned, self.max_wait_s)
+
+
 class Log(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -68,6 +81,7 @@ class Config(_Section, frozen=True):
     scheduler: SchedulerSettings = SchedulerSettings()
     uplink: Uplink = Uplink()
     device: Device = Device()
+    memory: Memory = Memory()
     log: Log = Log()
 
     def published_limits(self) -> Limits:
@@ -121,6 +135,7 @@ def _check(config: Config) -> None:
                 "max_attempts",
             )
         },
+        "memory.max_wait_s": config.memory.max_wait_s,
         "uplink.max_lease_s": config.uplink.max_lease_s,
         "uplink.stall_s": config.uplink.stall_s,
         **{
@@ -130,9 +145,15 @@ def _check(config: Config) -> None:
     for name, value in positive.items():
         if not 0 < value < float("inf"):
             raise ConfigError(f"{name} is {value}: it must be above 0 and finite")
-    for name, count in (("threads", device.threads), ("prepare_threads", device.prepare_threads)):
+    automatic = {
+        "device.threads": device.threads,
+        "device.prepare_threads": device.prepare_threads,
+        "memory.budget_bytes": config.memory.budget_bytes,
+        "memory.reserve_bytes": config.memory.reserve_bytes,
+    }
+    for name, count in automatic.items():
         if count < 0:
-            raise ConfigError(f"device.{name} is {count}: it must be 0 (automatic) or more")
+            raise ConfigError(f"{name} is {count}: it must be 0 or more")
     _check_uplink(config)
     try:
         policy(scheduler.policy)

@@ -13,7 +13,7 @@ from edged.daemon.catalog import Catalog
 from edged.daemon.loop import Loop
 from edged.daemon.recording import Recorder
 from edged.device.settings import Settings as WorkerSettings
-from edged.errors import InvalidArgument
+from edged.errors import ConfigError, InvalidArgument
 from edged.store import Store
 from edged.systemd import JournalFormatter, Notifier, is_journal
 
@@ -34,11 +34,11 @@ def serve(config: Config, *, record: Path | None = None) -> int:
                 file = stack.enter_context(record.open("w", encoding="utf-8"))
             except OSError as error:
                 raise InvalidArgument(f"cannot record to {record}: {error.strerror}") from error
-            recorder = Recorder(file, config.scheduler)
+            recorder = Recorder(file, config.scheduler, config.memory.choice)
         loop = Loop(
             config,
             catalog,
-            worker_settings(config, tuple(manifests)),
+            worker_settings(config, catalog.preferred()),
             notifier=Notifier(),
             recorder=recorder,
             profile=profile,
@@ -56,12 +56,18 @@ def _start_logging(level: str) -> None:
 
 
 def worker_settings(config: Config, models: tuple[str, ...]) -> WorkerSettings:
-    """What the worker is told, with automatic values filled in."""
+    """What the worker is told, with automatic values filled in; `models` best to keep first."""
     device = config.device
+    if unknown := sorted(set(config.memory.pinned) - set(models)):
+        raise ConfigError(
+            f"memory.pinned: {unknown[0]!r} is not served: name models of the store, and in "
+            "`models` if that is set"
+        )
     return WorkerSettings(
         store=str(Path(config.store).absolute()),
         cache_dir=str(Path(device.cache_dir).absolute()),
         models=models,
+        pinned=config.memory.pinned,
         backend=device.backend,
         options=device.options,
         threads=device.threads or cores(),

@@ -45,13 +45,19 @@ class Catalog:
         if not manifests:
             raise NotFound("the store holds no model; add one with edged-export")
         self.models = dict(manifests)
-        self._block_bytes = dict(block_bytes)
+        self.block_bytes = dict(block_bytes)  # of their files
         self.tasks: dict[str, list[str]] = {}  # models of each task, the default one first
         for manifest in sorted(manifests.values(), key=_preference):
             self.tasks.setdefault(manifest.task, []).append(manifest.name)
         self._users = Counter(
             block for m in manifests.values() for block in {step.block for step in m.steps}
         )
+
+    def preferred(self) -> tuple[str, ...]:
+        """All models; the default one of each task before the others."""
+        ranked = sorted(self.tasks.values())
+        first = [models[0] for models in ranked]
+        return (*first, *(model for models in ranked for model in models[1:]))
 
     def group(self, model: str) -> str:
         """The block that the model begins with: rows of one group can share a batch."""
@@ -136,8 +142,8 @@ class Catalog:
             reason=reason,
             default=default,
             precision=manifest.precision,
-            total_bytes=sum(self._block_bytes[b] for b in blocks),
-            shared_bytes=sum(self._block_bytes[b] for b in blocks if self._users[b] > 1),
+            total_bytes=sum(self.block_bytes[b] for b in blocks),
+            shared_bytes=sum(self.block_bytes[b] for b in blocks if self._users[b] > 1),
         )
 
     def _choose(self, output: RequestedOutput) -> str:

@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
-import psutil
 
 from edged import wire
+from edged.budget import footprint
 from edged.config import Config
 from edged.core.events import (
     Answer,
     Arrived,
     BatchDone,
     BatchFailed,
+    BlockLoaded,
+    BlockLoadFailed,
+    BlockUnloaded,
     CancelAsked,
     ClientGone,
     DeviceDown,
@@ -30,6 +33,7 @@ from edged.core.events import (
     DrainAsked,
     Drained,
     Event,
+    Load,
     Member,
     Prepare,
     Prepared,
@@ -37,6 +41,7 @@ from edged.core.events import (
     Refuse,
     Request,
     Run,
+    Unload,
     Woke,
 )
 from edged.core.scheduler import RESTART_S, Scheduler
@@ -44,6 +49,7 @@ from edged.daemon import inquiries
 from edged.daemon.catalog import Catalog, Resolved
 from edged.daemon.clients import Client, Clients
 from edged.daemon.costs import costs_of_a_lane
+from edged.daemon.gauge import Gauge, library, resident
 from edged.daemon.inquiries import Situation
 from edged.daemon.recording import Recorder
 from edged.daemon.statistics import Statistics
@@ -53,6 +59,8 @@ from edged.errors import EdgedError, ResourceExhausted, Unavailable, from_code
 from edged.profiles.form import Profile
 
 log = logging.getLogger("edged")
+
+MEASURE_S = 5.0  # between two looks at how much memory there is, and how much is taken
 
 
 class Outlet(Protocol):
@@ -103,7 +111,7 @@ class Front:
         self._outlet = outlet
         self._recorder = recorder
         self._profile = profile
-        self._scheduler = Scheduler(config.scheduler)
+        self._scheduler = Scheduler(config.scheduler, config.memory.choice)
         self._statistics = Statistics(catalog.tasks)
         self._clients = Clients(config.server.client_timeout_s)
         self._uploads = Uploads(config.uplink, self._limits)
@@ -116,7 +124,10 @@ class Front:
         self._draining = False
         self._asked_statistics: list[tuple[Client, str]] = []  # they wait for the worker's figures
         self._measures = 0
+        self._measure_at = started_at
+        self._gauge = Gauge(config.memory)
         self.drained = False
+        self._tell(library(catalog, {}), started_at)
 
     # --- what the loop looks at ---------------------------------------------------------------
 
@@ -140,6 +151,10 @@ class Front:
     def device_is_busy(self) -> bool:
         return self._device is not None and self._scheduler.staged_rows > 0
 
+    def worker_budget_bytes(self) -> int:
+        """What a worker that is started now may take."""
+        return self._gauge.worker_budget_bytes()
+
     def wakeup_at(self) -> float | None:
         times = (self._scheduler.wakeup_at(), self._uploads.wakeup_at())
         return min((at for at in times if at is not None), default=None)
@@ -158,6 +173,8 @@ class Front:
         """Now and then: drop the work of clients that have fallen silent."""
         for client in self._clients.sweep(now):
             self._lose(client, now)
+        if self._device is not None and now >= self._measure_at:
+            self._measure(now)
 
     def on_drain(self, now: float) -> None:
         self._draining = True
@@ -282,8 +299,13 @@ class Front:
         if self._device is None:
             self._report_statistics(now)
         elif len(self._asked_statistics) == 1:
-            self._measures += 1
-            self._outlet.to_worker([link.encode(link.Measure(self._measures))])
+            self._measure(now)
+
+    def _measure(self, now: float) -> None:
+        """Have the worker measure its memory, now and some time later again."""
+        self._measure_at = now + MEASURE_S
+        self._measures += 1
+        self._outlet.to_worker([link.encode(link.Measure(self._measures))])
 
     def _why_not_ready(self) -> str:
         if self._draining:
@@ -296,7 +318,12 @@ class Front:
         """Raises ConfigError if the profile is of another device, or of other blocks."""
         self._device = message
         costs = costs_of_a_lane(message, self._catalog, self._profile)
-        self._tell(DeviceUp(costs, message.lanes), now)
+        measured = self._gauge.measured(message)
+        self._tell(library(self._catalog, {info.id: info for info in message.blocks}), now)
+        self._tell(msgspec.structs.replace(measured, used_bytes=0), now)  # the budget to begin with
+        overhead = self._gauge.overhead(message)
+        self._tell(DeviceUp(costs, message.lanes, resident(message), overhead), now)
+        self._tell(measured, now)
 
     def _failed(self, message: link.Failed, frames: Sequence[wire.Buffer], now: float) -> None:
         """Its process ends next; the reason is kept for `on_worker_lost`'s log and clients."""
@@ -335,7 +362,20 @@ class Front:
         """That it came is all that it says."""
 
     def _memory(self, message: link.Memory, frames: Sequence[wire.Buffer], now: float) -> None:
+        self._tell(self._gauge.measured(message), now)
         self._report_statistics(now, message)
+
+    def _loaded(self, message: link.Loaded, frames: Sequence[wire.Buffer], now: float) -> None:
+        self._tell(BlockLoaded(message.block, message.bytes_used, message.load_us / 1e6), now)
+
+    def _load_failed(
+        self, message: link.LoadFailed, frames: Sequence[wire.Buffer], now: float
+    ) -> None:
+        log.error("%s", message.message)
+        self._tell(BlockLoadFailed(message.block, message.code, message.message), now)
+
+    def _unloaded(self, message: link.Unloaded, frames: Sequence[wire.Buffer], now: float) -> None:
+        self._tell(BlockUnloaded(message.block), now)
 
     # --- the scheduler ------------------------------------------------------------------------
 
@@ -356,6 +396,12 @@ class Front:
         members = tuple(link.Member(m.rid, m.models) for m in command.members)
         self._outlet.to_worker([link.encode(link.Run(command.batch, members, command.wide))])
         self._statistics.ran(self._tasks_of(command.members), command.rows)
+
+    def _do_load(self, command: Load, now: float) -> None:
+        self._outlet.to_worker([link.encode(link.Load(command.block))])
+
+    def _do_unload(self, command: Unload, now: float) -> None:
+        self._outlet.to_worker([link.encode(link.Unload(command.block))])
 
     def _do_discard(self, command: Discard, now: float) -> None:
         self._outlet.to_worker([link.encode(link.Discard(command.rid))])
@@ -453,7 +499,7 @@ class Front:
 
     def _memory_report(self, worker: link.Memory | None) -> dict[str, int]:
         """Bytes; the worker's are left out while there is none: absent, not wrong."""
-        report = {"front_pss_bytes": psutil.Process().memory_full_info().pss}
+        report = {"front_pss_bytes": footprint().pss_bytes}
         if self._device is not None:
             report["block_bytes"] = sum(block.bytes_used for block in self._device.blocks)
         if worker is not None:
@@ -491,11 +537,16 @@ _ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None
     link.BatchFailed: Front._batch_failed,
     link.Pong: Front._pong,
     link.Memory: Front._memory,
+    link.Loaded: Front._loaded,
+    link.LoadFailed: Front._load_failed,
+    link.Unloaded: Front._unloaded,
 }
 
 _ON_COMMAND: dict[type, Callable[[Front, Any, float], None]] = {
     Prepare: Front._do_prepare,
     Run: Front._do_run,
+    Load: Front._do_load,
+    Unload: Front._do_unload,
     Discard: Front._do_discard,
     Answer: Front._do_answer,
     Refuse: Front._do_refuse,

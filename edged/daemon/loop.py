@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import zmq
 
 from edged import wire
@@ -191,7 +192,9 @@ class Loop:
         self._start_worker_at = None
         self._vigil.heard(now)
         self._failure = None
-        self._worker = WorkerProcess(self._worker_settings)
+        budget_bytes = self._front.worker_budget_bytes()
+        settings = msgspec.structs.replace(self._worker_settings, budget_bytes=budget_bytes)
+        self._worker = WorkerProcess(settings)
         self._flush()
         self._poller.register(self._worker.death_fd, zmq.POLLIN)
         self._notifier.starting(within_s=self._config.device.start_timeout_s)

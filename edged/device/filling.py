@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from edged.budget import footprint
 from edged.device import link
-from edged.device.footprint import footprint
 from edged.device.loader import Loader
 from edged.device.warming import Warming
 from edged.errors import ResourceExhausted
 from edged.manifest import Manifest
 
 log = logging.getLogger("edged.device")
+
+_EASY = 4  # times what is known to be needed: with so much there is no need to look at each step
 
 
 class Filling:
@@ -46,6 +48,9 @@ class Filling:
 
     def run(self, manifests: Mapping[str, Manifest], pinned: Sequence[str]) -> None:
         """All models, the most wanted first. Raises ResourceExhausted if the pinned do not fit."""
+        needed_bytes = sum(map(self._loader.block_bytes, self._loader.blocks)) + self._fixed_bytes
+        if self._budget_bytes is not None and self._budget_bytes > _EASY * needed_bytes:
+            self._budget_bytes = None
         wanted = [*pinned, *(key for key in manifests if key not in pinned)]
         for number, key in enumerate(reversed(wanted)):
             self._take(manifests[key], number)
@@ -57,6 +62,7 @@ class Filling:
                 "raise memory.budget_bytes"
             )
         self._warming.finish(self.is_resident)
+        self._measure()
 
     def blocks(self) -> tuple[link.BlockInfo, ...]:
         """What each block that could be loaded takes, and whether it has stayed."""
@@ -89,7 +95,6 @@ class Filling:
             log.warning("batches have at most %d rows: more do not fit into the budget", fits)
             self.max_batch_rows = fits
         self._warming.time(manifest, fits)
-        self._measure()
 
     def _largest_batch(self, manifest: Manifest, most: int, needed: Sequence[str]) -> int:
         """Rows of the largest batch that there is memory for; sizes are tried one by one."""
@@ -122,7 +127,5 @@ class Filling:
         loader = self._loader
         held_bytes = self._fixed_bytes + loader.resident_bytes
         used_bytes = max(footprint().pss_bytes, held_bytes)
-        self.workspace_bytes = max(
-            self.workspace_bytes, used_bytes - held_bytes + loader.extra_bytes
-        )
+        self.workspace_bytes = max(self.workspace_bytes, used_bytes - held_bytes)
         return used_bytes

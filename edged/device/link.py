@@ -181,7 +181,9 @@ class Ready(_Message, frozen=True):
     staging_bytes: int
     pss_bytes: int  # proportional set size of the worker
     fixed_bytes: int = 0  # of it, before anything was loaded
-    workspace_bytes: int = 0  # activations of the largest batch, and what loading takes on top
+    private_bytes: int = 0  # of it, what no file backs
+    workspace_bytes: int = 0  # of it, activations of the largest batch in all lanes
+    loading_bytes: int = 0  # that loading a block takes on top, for a moment
     max_batch_rows: int | None = None  # None: as asked for; else what there is memory for
 
 

@@ -25,11 +25,11 @@ import numpy as np
 
 from edged import __version__, backends
 from edged.backends.base import DeviceLost
+from edged.budget import footprint
 from edged.device import link, preparing
 from edged.device.channel import Receiver, SharedSender
 from edged.device.executor import Executor
 from edged.device.filling import Filling
-from edged.device.footprint import footprint
 from edged.device.loader import Loader
 from edged.device.orders import Orders, typed
 from edged.device.settings import Settings
@@ -115,6 +115,7 @@ class Worker:
             self._start_thread(f"lane-{number}", self._batches)
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
+        taken = footprint()
         self._report(
             link.Ready(
                 backend=self._backend.name,
@@ -132,9 +133,11 @@ class Worker:
                     **self._backend.versions,
                 },
                 staging_bytes=self._staging.nbytes,
-                pss_bytes=footprint().pss_bytes,
+                pss_bytes=taken.pss_bytes,
+                private_bytes=taken.private_bytes,
                 fixed_bytes=fixed_bytes,
                 workspace_bytes=filling.workspace_bytes,
+                loading_bytes=loader.extra_bytes,
                 max_batch_rows=filling.max_batch_rows,
             )
         )

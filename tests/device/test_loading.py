@@ -181,7 +181,7 @@ def test_the_budget_at_the_start_keeps_the_first_models(large_store: Store, back
     with worker(large_store, backend=backend) as rig:
         ready = rig.ready
         assert resident(rig) == 5
-        spare = ready.workspace_bytes + 8 * MIB
+        spare = ready.workspace_bytes + ready.loading_bytes + 8 * MIB
     # Room for the common block and two others, besides what loading takes for a moment.
     with worker(
         large_store, backend=backend, budget_bytes=ready.fixed_bytes + spare + 48 * MIB

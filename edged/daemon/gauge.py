@@ -1,0 +1,65 @@
+"""How much memory the daemon may take and takes, in the terms of the scheduler."""
+
+from __future__ import annotations
+
+from edged.budget import Footprint, Machine, footprint
+from edged.config import Memory
+from edged.core.events import BlockCost, HeldBlock, Library, MemoryMeasured, Model, Overhead
+from edged.daemon.catalog import Catalog
+from edged.device import link
+
+_READ_BYTES_PER_S = 500e6  # assumed of a disk until a block was read from it
+
+
+class Gauge:
+    """Reads the machine. Owns nothing but what it was told last."""
+
+    def __init__(self, settings: Memory, machine: Machine | None = None) -> None:
+        self._settings = settings
+        self._machine = machine or Machine()
+
+    def worker_budget_bytes(self) -> int:
+        """What a worker that is started now may take."""
+        front = footprint()
+        return max(0, self._budget_bytes(front) - front.pss_bytes)
+
+    def measured(self, worker: link.Memory | link.Ready) -> MemoryMeasured:
+        """The budget as of now, and what front and worker take together."""
+        held = footprint() + Footprint(worker.pss_bytes, worker.private_bytes)
+        return MemoryMeasured(self._budget_bytes(held), held.pss_bytes)
+
+    def overhead(self, ready: link.Ready) -> Overhead:
+        """What a worker and the front take besides blocks."""
+        rows = ready.max_batch_rows or 1
+        return Overhead(
+            fixed_bytes=footprint().pss_bytes + ready.fixed_bytes + ready.loading_bytes,
+            staging_bytes=ready.staging_bytes,
+            row_bytes=-(-ready.workspace_bytes // rows),
+        )
+
+    def _budget_bytes(self, held: Footprint) -> int:
+        settings = self._settings
+        return self._machine.budget_bytes(settings.budget_bytes, settings.reserve_bytes, held)
+
+
+def library(catalog: Catalog, known: dict[str, link.BlockInfo]) -> Library:
+    """All models and blocks; of blocks that no worker has loaded yet what their files say."""
+    costs = []
+    for block, file_bytes in catalog.block_bytes.items():
+        info = known.get(block)
+        if info is None:
+            costs.append(BlockCost(block, file_bytes, file_bytes / _READ_BYTES_PER_S))
+        else:
+            costs.append(BlockCost(block, info.bytes_used, info.load_us / 1e6))
+    return Library(
+        tuple(
+            Model(name, tuple(dict.fromkeys(step.block for step in manifest.steps)))
+            for name, manifest in catalog.models.items()
+        ),
+        tuple(costs),
+    )
+
+
+def resident(ready: link.Ready) -> tuple[HeldBlock, ...]:
+    """The blocks that a worker holds at its start."""
+    return tuple(HeldBlock(info.id, info.bytes_used) for info in ready.blocks if info.resident)
