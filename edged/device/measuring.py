@@ -17,9 +17,9 @@ import numpy as np
 from edged import __version__, backends
 from edged.backends import mapped
 from edged.backends.base import Backend
+from edged.budget import footprint
 from edged.device import link
 from edged.device.executor import Executor, Segment
-from edged.device.footprint import footprint
 from edged.device.loader import Loader
 from edged.device.settings import Settings
 from edged.device.staging import Pool, shape_of
