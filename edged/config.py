@@ -36,6 +36,15 @@ class Server(_Section, frozen=True):
     default_level: int = 1  # priority of requests that bring none; 0 is the most urgent
     client_timeout_s: float = 10.0  # silence after which a client that pings counts as gone
     drain_timeout_s: float = 30.0  # for accepted requests, after SIGTERM
+    admin: str | None = None  # None: beside the first ipc endpoint, named .admin; "": none
+
+    @property
+    def admin_endpoint(self) -> str | None:
+        """Where administrators connect, if they can."""
+        if self.admin is not None:
+            return self.admin or None
+        ipc = [endpoint for endpoint in self.endpoints if endpoint.startswith("ipc://")]
+        return f"ipc://{Path(ipc[0][len('ipc://') :]).with_suffix('.admin')}" if ipc else None
 
 
 class Limits(wire.Limits, frozen=True, forbid_unknown_fields=True):
@@ -209,6 +218,13 @@ def _check_endpoints(server: Server) -> None:
         raise ConfigError(
             f"server.socket_mode is {server.socket_mode!r}: write it in octal, as 0660"
         ) from error
+    if server.admin and not server.admin.startswith("ipc://"):
+        raise ConfigError(
+            f"server.admin is {server.admin!r}: it must begin with ipc://, where the file system "
+            "says who may connect"
+        )
+    if server.admin_endpoint in server.endpoints:
+        raise ConfigError(f"server.admin is {server.admin!r}, as one of server.endpoints: name two")
     for endpoint in server.endpoints:
         if not endpoint.startswith(("ipc://", "tcp://")):
             raise ConfigError(f"server.endpoints: {endpoint!r} must begin with ipc:// or tcp://")

@@ -17,29 +17,38 @@ SIDE = 8  # pixels
 
 def write_store(path: Path) -> Path:
     """Task `color` names the strongest of red, green and blue; `weakest` the weakest."""
-    store = Store(path).create()
-    means = _block(
-        [
-            helper.make_node("GlobalAveragePool", ["x0"], ["pooled"]),
-            helper.make_node("Flatten", ["pooled"], ["y0"]),
-        ],
-        read=(3, SIDE, SIDE),
-        written=(3,),
-    )
-    heads = {
-        name: _block(
-            [helper.make_node("MatMul", ["x0", "w"], ["y0"])],
-            read=(3,),
-            written=(3,),
-            weights={"w": sign * np.eye(3, dtype=np.float32)},
-        )
-        for name, sign in (("color", 1), ("weakest", -1))
-    }
-    with store.update() as change:
-        backbone = change.add_block(means)
-        for name, head in heads.items():
-            change.put_model(_manifest(name, backbone, change.add_block(head)))
+    Store(path).create()
+    put_tasks(path, color=1.0, weakest=-1.0)
     return path
+
+
+def put_tasks(path: Path, **factors: float) -> dict[str, str]:
+    """Add or replace tasks that score each colour by its mean times a factor, all on the same
+    backbone. Returns the ids of their heads.
+    """
+    heads = {}
+    with Store(path).update() as change:
+        backbone = change.add_block(
+            _block(
+                [
+                    helper.make_node("GlobalAveragePool", ["x0"], ["pooled"]),
+                    helper.make_node("Flatten", ["pooled"], ["y0"]),
+                ],
+                read=(3, SIDE, SIDE),
+                written=(3,),
+            )
+        )
+        for name, factor in factors.items():
+            heads[name] = change.add_block(
+                _block(
+                    [helper.make_node("MatMul", ["x0", "w"], ["y0"])],
+                    read=(3,),
+                    written=(3,),
+                    weights={"w": np.float32(factor) * np.eye(3, dtype=np.float32)},
+                )
+            )
+            change.put_model(_manifest(name, backbone, heads[name]))
+    return heads
 
 
 def picture(red: int, green: int, blue: int) -> np.ndarray:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
 from edged import profiles
 from edged.config import Config, cores
-from edged.daemon.catalog import Catalog
 from edged.daemon.loop import Loop
 from edged.daemon.recording import Recorder
+from edged.daemon.shelf import Shelf
+from edged.daemon.versions import Versions
 from edged.device.settings import Settings as WorkerSettings
 from edged.errors import ConfigError, InvalidArgument
 from edged.store import Store
@@ -21,13 +23,11 @@ from edged.systemd import JournalFormatter, Notifier, is_journal
 def serve(config: Config, *, record: Path | None = None) -> int:
     """Run until told to end; the exit status. Raises EdgedError when it cannot start."""
     _start_logging(config.log.level)
-    store = Store(config.store)
-    manifests = store.models(config.models)
     profile = None if config.device.profile is None else profiles.read(config.device.profile)
-    blocks = {step.block for manifest in manifests.values() for step in manifest.steps}
     with ExitStack() as stack:
-        stack.enter_context(store.hold(blocks))
-        catalog = Catalog(manifests, {block: store.block_size(block) for block in blocks})
+        shelf = Shelf(Store(config.store), config.models)
+        stack.callback(shelf.close)
+        versions = Versions(shelf.read())
         recorder = None
         if record is not None:
             try:
@@ -37,8 +37,9 @@ def serve(config: Config, *, record: Path | None = None) -> int:
             recorder = Recorder(file, config.scheduler, config.memory.choice)
         loop = Loop(
             config,
-            catalog,
-            worker_settings(config, catalog.preferred()),
+            versions,
+            shelf,
+            worker_settings(config, versions.served),
             notifier=Notifier(),
             recorder=recorder,
             profile=profile,
@@ -55,8 +56,8 @@ def _start_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def worker_settings(config: Config, models: tuple[str, ...]) -> WorkerSettings:
-    """What the worker is told, with automatic values filled in; `models` best to keep first."""
+def worker_settings(config: Config, models: Iterable[str]) -> WorkerSettings:
+    """What every worker is told, with automatic values filled in. `models`: that are served."""
     device = config.device
     if unknown := sorted(set(config.memory.pinned) - set(models)):
         raise ConfigError(
@@ -66,8 +67,6 @@ def worker_settings(config: Config, models: tuple[str, ...]) -> WorkerSettings:
     return WorkerSettings(
         store=str(Path(config.store).absolute()),
         cache_dir=str(Path(device.cache_dir).absolute()),
-        models=models,
-        pinned=config.memory.pinned,
         backend=device.backend,
         options=device.options,
         threads=device.threads or cores(),

@@ -5,12 +5,14 @@ Pure: made once of the manifests of a store. Does not know which models are load
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+from edged import manifest as manifests
 from edged.core.events import Part
 from edged.device import link
 from edged.device.inputs import preparations
@@ -25,6 +27,17 @@ from edged.wire import (
     TensorMetadata,
 )
 
+NOT_LOADED = "not loaded; an administrator can: edged load"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A requested output: the task, and the model that is to do it."""
+
+    task: str
+    model: str
+    key: str  # of the model's version, by which scheduler and worker know it
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
@@ -35,17 +48,24 @@ class Resolved:
     parts: tuple[Part, ...]  # for the scheduler: models by their first block
     inputs: tuple[link.Input, ...]  # for the worker
     asks: tuple[link.Ask, ...]
-    outputs: tuple[tuple[str, str], ...]  # (task, model), in the order of the request
+    outputs: tuple[Wanted, ...]  # in the order of the request
 
 
 class Catalog:
     """Tasks and models by name."""
 
-    def __init__(self, manifests: Mapping[str, Manifest], block_bytes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        manifests: Mapping[str, Manifest],
+        block_bytes: Mapping[str, int],
+        keys: Mapping[str, str],
+    ) -> None:
+        """`keys` of the versions that `manifests` are, both by name of the model."""
         if not manifests:
             raise NotFound("the store holds no model; add one with edged-export")
         self.models = dict(manifests)
-        self.block_bytes = dict(block_bytes)  # of their files
+        self._block_bytes = dict(block_bytes)  # of their files
+        self._keys = dict(keys)
         self.tasks: dict[str, list[str]] = {}  # models of each task, the default one first
         for manifest in sorted(manifests.values(), key=_preference):
             self.tasks.setdefault(manifest.task, []).append(manifest.name)
@@ -74,9 +94,9 @@ class Catalog:
     def resolve(self, infer: Infer) -> Resolved:
         """What `infer` needs. Raises NotFound, InvalidArgument or Unsupported."""
         rows = infer.inputs[0].shape[0]
-        outputs = tuple((output.name, self._choose(output)) for output in infer.outputs)
-        manifests = [self.models[model] for _, model in outputs]
-        if len({model for _, model in outputs}) < len(outputs):
+        outputs = tuple(map(self._choose, infer.outputs))
+        manifests = [self.models[wanted.model] for wanted in outputs]
+        if len({wanted.model for wanted in outputs}) < len(outputs):
             raise InvalidArgument("two outputs ask for the same model: ask for it once")
         inputs = _inputs(infer.inputs, manifests)
         for manifest in manifests:
@@ -88,7 +108,7 @@ class Catalog:
         groups: dict[tuple[str, bool], list[str]] = {}
         for manifest in manifests:
             key = (self.group(manifest.name), manifest.max_rows is not None)
-            groups.setdefault(key, []).append(manifest.name)
+            groups.setdefault(key, []).append(self._keys[manifest.name])
         images = inputs[0].kind != "tensor"
         return Resolved(
             rows=rows,
@@ -98,8 +118,8 @@ class Catalog:
             ),
             inputs=inputs,
             asks=tuple(
-                link.Ask(model, output.parameters.classification, output.parameters.softmax)
-                for (_, model), output in zip(outputs, infer.outputs, strict=True)
+                link.Ask(wanted.key, output.parameters.classification, output.parameters.softmax)
+                for wanted, output in zip(outputs, infer.outputs, strict=True)
             ),
             outputs=outputs,
         )
@@ -125,10 +145,17 @@ class Catalog:
             accuracy=_plain(manifest.accuracy),
         )
 
-    def index(self, state: str, reason: str) -> tuple[ModelState, ...]:
-        """The rows of REPOSITORY_INDEX, by task and preference."""
+    def index(
+        self, state: str, reason: str, unloaded: Collection[str] = ()
+    ) -> tuple[ModelState, ...]:
+        """The rows of REPOSITORY_INDEX, by task and preference. `unloaded`: models that are not
+        served at present."""
         return tuple(
-            self._state(self.models[model], state, reason, default=model == models[0])
+            self._state(
+                self.models[model],
+                *(("UNAVAILABLE", NOT_LOADED) if model in unloaded else (state, reason)),
+                default=model == models[0],
+            )
             for _, models in sorted(self.tasks.items())
             for model in models
         )
@@ -142,22 +169,26 @@ class Catalog:
             reason=reason,
             default=default,
             precision=manifest.precision,
-            total_bytes=sum(self.block_bytes[b] for b in blocks),
-            shared_bytes=sum(self.block_bytes[b] for b in blocks if self._users[b] > 1),
+            version=version_of(manifest),
+            total_bytes=sum(self._block_bytes[b] for b in blocks),
+            shared_bytes=sum(self._block_bytes[b] for b in blocks if self._users[b] > 1),
         )
 
-    def _choose(self, output: RequestedOutput) -> str:
+    def _choose(self, output: RequestedOutput) -> Wanted:
         models = self.tasks.get(output.name)
         if models is None:
             raise NotFound(
                 f"no task {output.name!r} is served here; there are {_listed(self.tasks)}"
             )
-        model = output.parameters.model
-        if model is None:
-            return models[0]
+        model = output.parameters.model or models[0]
         if model not in models:
             raise NotFound(f"task {output.name!r} has no model {model!r}, only {_listed(models)}")
-        return model
+        return Wanted(output.name, model, self._keys[model])
+
+
+def version_of(manifest: Manifest) -> str:
+    """What people see of a version: the beginning of the manifest's digest in the store."""
+    return hashlib.sha256(manifests.encode(manifest)).hexdigest()[:12]
 
 
 def _preference(manifest: Manifest) -> tuple[float, str]:

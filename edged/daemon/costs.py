@@ -6,10 +6,11 @@ Either is a beginning; the scheduler's cost model corrects it by what runs.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from edged.core.events import GroupCost
-from edged.daemon.catalog import Catalog
 from edged.device import link
+from edged.manifest import Manifest
 from edged.profiles import machine
 from edged.profiles.form import Profile, check_fits, group_costs
 
@@ -17,12 +18,14 @@ log = logging.getLogger("edged")
 
 
 def costs_of_a_lane(
-    ready: link.Ready, catalog: Catalog, profile: Profile | None
+    ready: link.Ready, manifests: Mapping[str, Manifest], profile: Profile | None
 ) -> tuple[GroupCost, ...]:
-    """Raises ConfigError when there is a profile, and it is not of this device and these blocks."""
+    """`manifests` by the keys that the worker knows them by. Raises ConfigError when there is a
+    profile, and it is not of this device and these blocks.
+    """
     if profile is None:
-        return _measured(ready, catalog)
-    models = [catalog.models[name] for name in ready.models]
+        return _measured(ready)
+    models = [manifests[key] for key in ready.models]
     blocks = {step.block for model in models for step in model.steps}
     check_fits(
         profile,
@@ -39,11 +42,11 @@ def costs_of_a_lane(
     return group_costs(profile, models)
 
 
-def _measured(ready: link.Ready, catalog: Catalog) -> tuple[GroupCost, ...]:
+def _measured(ready: link.Ready) -> tuple[GroupCost, ...]:
     """The slowest model of each group at each measured size, to be on the safe side."""
     slowest: dict[tuple[str, bool], dict[int, float]] = {}
     for warm_up in ready.warm_ups:
-        times = slowest.setdefault((catalog.group(warm_up.model), warm_up.wide), {})
+        times = slowest.setdefault((warm_up.group, warm_up.wide), {})
         times[warm_up.rows] = max(times.get(warm_up.rows, 0.0), warm_up.infer_us / 1e6)
     costs = []
     for (group, wide), times in slowest.items():

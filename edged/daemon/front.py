@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -34,18 +35,24 @@ from edged.core.events import (
     Drained,
     Event,
     Load,
+    LoadAsked,
     Member,
+    PinAsked,
     Prepare,
     Prepared,
     PrepareFailed,
     Refuse,
     Request,
     Run,
+    Settled,
     Unload,
+    UnloadAsked,
     Woke,
 )
 from edged.core.scheduler import RESTART_S, Scheduler
 from edged.daemon import inquiries
+from edged.daemon.admin import AdminEndpoint, residency
+from edged.daemon.administration import Administration, Shelf
 from edged.daemon.catalog import Catalog, Resolved
 from edged.daemon.clients import Client, Clients
 from edged.daemon.costs import costs_of_a_lane
@@ -54,8 +61,10 @@ from edged.daemon.inquiries import Situation
 from edged.daemon.recording import Recorder
 from edged.daemon.statistics import Statistics
 from edged.daemon.uploads import Uploads
+from edged.daemon.versions import Versions
 from edged.device import link
 from edged.errors import EdgedError, ResourceExhausted, Unavailable, from_code
+from edged.manifest import Manifest
 from edged.profiles.form import Profile
 
 log = logging.getLogger("edged")
@@ -68,6 +77,9 @@ class Outlet(Protocol):
 
     def to_client(self, routing_id: bytes, frames: wire.Frames) -> bool:
         """False when the client is gone or does not read."""
+
+    def to_admin(self, routing_id: bytes, frames: wire.Frames) -> None:
+        """Nothing happens when it is gone."""
 
     def to_worker(self, frames: Sequence[wire.Buffer]) -> None: ...
 
@@ -89,7 +101,7 @@ class Pending:
 
     @property
     def tasks(self) -> Iterable[str]:
-        return (task for task, _ in self.resolved.outputs)
+        return (wanted.task for wanted in self.resolved.outputs)
 
 
 class Front:
@@ -98,7 +110,8 @@ class Front:
     def __init__(
         self,
         config: Config,
-        catalog: Catalog,
+        versions: Versions,
+        shelf: Shelf,
         outlet: Outlet,
         *,
         started_at: float,
@@ -107,12 +120,24 @@ class Front:
     ) -> None:
         self._config = config
         self._limits = config.published_limits()
-        self._catalog = catalog
+        self._versions = versions
+        self._catalog = versions.catalog()
         self._outlet = outlet
         self._recorder = recorder
         self._profile = profile
         self._scheduler = Scheduler(config.scheduler, config.memory.choice)
-        self._statistics = Statistics(catalog.tasks)
+        self._statistics = Statistics(self._catalog.tasks)
+        self._administration = Administration(versions, shelf, config.memory.pinned, self)
+        self._admin = AdminEndpoint(
+            self._administration,
+            self._limits,
+            send=outlet.to_admin,
+            inquire=lambda header: inquiries.reply(header, self._situation()),
+            residency=lambda id: residency(self._administration, self._resident, id),
+        )
+        self._known: dict[str, link.BlockInfo] = {}  # blocks, as they were loaded last
+        self._resident: dict[str, int] = {}  # bytes of the blocks on the device
+        self._settled: deque[Settled] = deque()
         self._clients = Clients(config.server.client_timeout_s)
         self._uploads = Uploads(config.uplink, self._limits)
         self._pending: dict[int, Pending] = {}
@@ -127,7 +152,7 @@ class Front:
         self._measure_at = started_at
         self._gauge = Gauge(config.memory)
         self.drained = False
-        self._tell(library(catalog, {}), started_at)
+        self.tell_versions(started_at)
 
     # --- what the loop looks at ---------------------------------------------------------------
 
@@ -150,6 +175,14 @@ class Front:
     @property
     def device_is_busy(self) -> bool:
         return self._device is not None and self._scheduler.staged_rows > 0
+
+    def worker_models(self) -> dict[str, Manifest]:
+        """Those that a worker that is started now is to know, by key, best to keep first."""
+        models, administration = self._versions.models, self._administration
+        names = [name for name in self._catalog.preferred() if name in administration.pinned]
+        names += [n for n in self._catalog.preferred() if n not in administration.unloaded]
+        keys = [self._versions.served[name] for name in names]
+        return {key: models[key] for key in dict.fromkeys([*keys, *models])}
 
     def worker_budget_bytes(self) -> int:
         """What a worker that is started now may take."""
@@ -179,6 +212,7 @@ class Front:
     def on_drain(self, now: float) -> None:
         self._draining = True
         self._uploads.drain()
+        self._administration.on_drain(now)
         self._tell(DrainAsked(), now)
 
     def on_worker_lost(self, reason: str, now: float) -> None:
@@ -187,7 +221,9 @@ class Front:
         self._reason = reason
         if self._device is not None:
             self._device = None
+            self._resident = {}
             self._tell(DeviceDown(reason), now)
+            self._administration.on_worker_lost(reason, now)
         self._report_statistics(now)
 
     def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
@@ -203,11 +239,36 @@ class Front:
         except EdgedError as error:
             self._send_error(client, error, id, now)
 
+    def on_admin(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
+        """An administrator's message."""
+        self._admin.on_request(routing_id, frames, now)
+
+    def on_reload(self, now: float) -> None:
+        """Told by a signal to serve what the store holds now; the log says what came of it."""
+        self._administration.reload(lambda outcome, now: None, now)
+
     def on_worker(
         self, message: link.FromWorker, payload: Sequence[wire.Buffer], now: float
     ) -> None:
         """A message of the worker."""
         _ON_WORKER[type(message)](self, message, payload, now)
+
+    # --- what the administration wants done ---------------------------------------------------
+
+    def ask(self, event: LoadAsked | UnloadAsked | PinAsked, now: float) -> None:
+        self._tell(event, now)
+
+    def order(self, message: link.Define | link.Forget) -> None:
+        if self._device is not None:  # else the worker that is started next knows of it
+            self._outlet.to_worker([link.encode(message)])
+
+    def tell_versions(self, now: float) -> None:
+        self._tell(library(self._versions, self._known), now)
+
+    def serve(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._statistics.know(catalog.tasks)
+        self._profile = None  # it was measured before there were these blocks
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -290,8 +351,11 @@ class Front:
         self._inquire(client, request, now)
 
     def _inquire(self, client: Client, request: wire.Request, now: float) -> None:
-        situation = Situation(self._catalog, self._limits, self.state, self._why_not_ready())
-        self._send(client, inquiries.reply(request.header, situation), (), now)
+        self._send(client, inquiries.reply(request.header, self._situation()), (), now)
+
+    def _situation(self) -> Situation:
+        reason, unloaded = self._why_not_ready(), self._administration.unloaded
+        return Situation(self._catalog, self._limits, self.state, reason, unloaded)
 
     def _ask_statistics(self, client: Client, request: wire.Request, now: float) -> None:
         """Answered when the worker has measured its memory, or is found gone."""
@@ -317,13 +381,16 @@ class Front:
     def _ready(self, message: link.Ready, frames: Sequence[wire.Buffer], now: float) -> None:
         """Raises ConfigError if the profile is of another device, or of other blocks."""
         self._device = message
-        costs = costs_of_a_lane(message, self._catalog, self._profile)
+        costs = costs_of_a_lane(message, self._versions.models, self._profile)
         measured = self._gauge.measured(message)
-        self._tell(library(self._catalog, {info.id: info for info in message.blocks}), now)
+        self._known |= {info.id: info for info in message.blocks}
+        self._resident = {info.id: info.bytes_used for info in message.blocks if info.resident}
+        self.tell_versions(now)
         self._tell(msgspec.structs.replace(measured, used_bytes=0), now)  # the budget to begin with
         overhead = self._gauge.overhead(message)
         self._tell(DeviceUp(costs, message.lanes, resident(message), overhead), now)
         self._tell(measured, now)
+        self._administration.try_reload(now)
 
     def _failed(self, message: link.Failed, frames: Sequence[wire.Buffer], now: float) -> None:
         """Its process ends next; the reason is kept for `on_worker_lost`'s log and clients."""
@@ -345,9 +412,9 @@ class Front:
             raw = [next(tensors) for output in answer.outputs if output.classes is None]
             pending = self._pending.get(answer.rid)
             if pending is not None:  # else it was refused while it ran
-                task = self._catalog.models[answer.model].task
+                model = self._versions.models[answer.model]
                 pending.results[answer.model] = tuple(
-                    _output(task, answer.model, output) for output in answer.outputs
+                    _output(model, output) for output in answer.outputs
                 )
                 pending.tensors[answer.model] = raw
         self._tell(BatchDone(message.batch, message.infer_us / 1e6, message.output_us / 1e6), now)
@@ -366,6 +433,7 @@ class Front:
         self._report_statistics(now, message)
 
     def _loaded(self, message: link.Loaded, frames: Sequence[wire.Buffer], now: float) -> None:
+        self._resident[message.block] = message.bytes_used
         self._tell(BlockLoaded(message.block, message.bytes_used, message.load_us / 1e6), now)
 
     def _load_failed(
@@ -375,7 +443,16 @@ class Front:
         self._tell(BlockLoadFailed(message.block, message.code, message.message), now)
 
     def _unloaded(self, message: link.Unloaded, frames: Sequence[wire.Buffer], now: float) -> None:
+        del self._resident[message.block]
         self._tell(BlockUnloaded(message.block), now)
+
+    def _defined(self, message: link.Defined, frames: Sequence[wire.Buffer], now: float) -> None:
+        self._administration.defined(now)
+
+    def _define_failed(
+        self, message: link.DefineFailed, frames: Sequence[wire.Buffer], now: float
+    ) -> None:
+        self._administration.define_failed(from_code(message.code, message.message), now)
 
     # --- the scheduler ------------------------------------------------------------------------
 
@@ -385,6 +462,8 @@ class Front:
             self._recorder.turn(now, event, commands)
         for command in commands:
             _ON_COMMAND[type(command)](self, command, now)
+        while self._settled:  # when all is carried out that was ordered before
+            self._administration.settled(self._settled.popleft(), now)
 
     def _do_prepare(self, command: Prepare, now: float) -> None:
         pending = self._pending[command.rid]
@@ -410,10 +489,10 @@ class Front:
         credits = self._credits(self._pending[command.rid])
         pending = self._settle(command.rid)
         self._statistics.answered(pending.tasks, pending.resolved.rows, command)
-        models = [model for _, model in pending.resolved.outputs]
+        keys = [wanted.key for wanted in pending.resolved.outputs]
         reply = wire.InferReply(
             id=pending.id,
-            outputs=tuple(output for model in models for output in pending.results[model]),
+            outputs=tuple(output for key in keys for output in pending.results[key]),
             parameters=wire.InferTimes(
                 queue_us=round(command.queue_s * 1e6),
                 compute_input_us=round(command.prepare_s * 1e6),
@@ -424,7 +503,7 @@ class Front:
                 credits=credits,
             ),
         )
-        raw = [tensor for model in models for tensor in pending.tensors[model]]
+        raw = [tensor for key in keys for tensor in pending.tensors[key]]
         self._send(pending.client, reply, raw, now)
 
     def _do_refuse(self, command: Refuse, now: float) -> None:
@@ -432,6 +511,9 @@ class Front:
         self._statistics.refused(pending.tasks, command.code)
         error = from_code(command.code, command.message, retry_after_s=command.retry_after_s)
         self._send_error(pending.client, error, pending.id, now)
+
+    def _do_settled(self, command: Settled, now: float) -> None:
+        self._settled.append(command)
 
     def _do_drained(self, command: Drained, now: float) -> None:
         self.drained = True
@@ -449,7 +531,7 @@ class Front:
         return max(1, min(self._limits.max_in_flight, by_rows, by_bytes))
 
     def _tasks_of(self, members: Iterable[Member]) -> set[str]:
-        return {self._catalog.models[model].task for m in members for model in m.models}
+        return {self._versions.models[key].task for m in members for key in m.models}
 
     # --- replies ------------------------------------------------------------------------------
 
@@ -501,7 +583,7 @@ class Front:
         """Bytes; the worker's are left out while there is none: absent, not wrong."""
         report = {"front_pss_bytes": footprint().pss_bytes}
         if self._device is not None:
-            report["block_bytes"] = sum(block.bytes_used for block in self._device.blocks)
+            report["block_bytes"] = sum(self._resident.values())
         if worker is not None:
             report["worker_pss_bytes"] = worker.pss_bytes
             report["staging_bytes"] = worker.staging_bytes
@@ -509,13 +591,15 @@ class Front:
         return report
 
 
-def _output(task: str, model: str, output: link.Output) -> wire.OutputTensor:
+def _output(model: Manifest, output: link.Output) -> wire.OutputTensor:
     classes = None
     if output.classes is not None:
         classes = tuple(
             tuple(wire.Class(c.index, c.score, c.label) for c in row) for row in output.classes
         )
-    return wire.OutputTensor(task, model, output.name, output.datatype, output.shape, classes)
+    return wire.OutputTensor(
+        model.task, model.name, output.name, output.datatype, output.shape, classes
+    )
 
 
 _ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = {
@@ -540,6 +624,8 @@ _ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None
     link.Loaded: Front._loaded,
     link.LoadFailed: Front._load_failed,
     link.Unloaded: Front._unloaded,
+    link.Defined: Front._defined,
+    link.DefineFailed: Front._define_failed,
 }
 
 _ON_COMMAND: dict[type, Callable[[Front, Any, float], None]] = {
@@ -550,5 +636,6 @@ _ON_COMMAND: dict[type, Callable[[Front, Any, float], None]] = {
     Discard: Front._do_discard,
     Answer: Front._do_answer,
     Refuse: Front._do_refuse,
+    Settled: Front._do_settled,
     Drained: Front._do_drained,
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from edged.budget import Footprint, Machine, footprint
 from edged.config import Memory
 from edged.core.events import BlockCost, HeldBlock, Library, MemoryMeasured, Model, Overhead
-from edged.daemon.catalog import Catalog
+from edged.daemon.versions import Versions
 from edged.device import link
 
 _READ_BYTES_PER_S = 500e6  # assumed of a disk until a block was read from it
@@ -42,10 +44,10 @@ class Gauge:
         return self._machine.budget_bytes(settings.budget_bytes, settings.reserve_bytes, held)
 
 
-def library(catalog: Catalog, known: dict[str, link.BlockInfo]) -> Library:
-    """All models and blocks; of blocks that no worker has loaded yet what their files say."""
+def library(versions: Versions, known: Mapping[str, link.BlockInfo]) -> Library:
+    """All versions of models, and their blocks; of those never loaded, what their files say."""
     costs = []
-    for block, file_bytes in catalog.block_bytes.items():
+    for block, file_bytes in versions.block_bytes.items():
         info = known.get(block)
         if info is None:
             costs.append(BlockCost(block, file_bytes, file_bytes / _READ_BYTES_PER_S))
@@ -53,8 +55,8 @@ def library(catalog: Catalog, known: dict[str, link.BlockInfo]) -> Library:
             costs.append(BlockCost(block, info.bytes_used, info.load_us / 1e6))
     return Library(
         tuple(
-            Model(name, tuple(dict.fromkeys(step.block for step in manifest.steps)))
-            for name, manifest in catalog.models.items()
+            Model(key, tuple(dict.fromkeys(step.block for step in manifest.steps)))
+            for key, manifest in versions.models.items()
         ),
         tuple(costs),
     )

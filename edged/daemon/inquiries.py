@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from edged import __version__, wire
-from edged.daemon.catalog import Catalog
+from edged.daemon.catalog import NOT_LOADED, Catalog
 
 EXTENSIONS = (
     "zmq_binary_frames", "classification", "schedule_policy", "statistics", "cancel", "grants",
@@ -24,6 +24,7 @@ class Situation:
     limits: wire.Limits
     state: str  # STARTING, READY, RECOVERING, DRAINING
     reason: str  # why it is not ready, for people; empty if it is
+    unloaded: Collection[str] = ()  # models that an administrator has unloaded
 
     @property
     def ready(self) -> bool:
@@ -53,6 +54,8 @@ def _server_metadata(header: wire.ServerMetadata, situation: Situation) -> wire.
 
 def _model_ready(header: wire.ModelReady, situation: Situation) -> wire.ModelReadyReply:
     name = situation.catalog.find(header.name).name
+    if name in situation.unloaded:
+        return wire.ModelReadyReply(header.id, name, False, NOT_LOADED)
     return wire.ModelReadyReply(header.id, name, situation.ready, situation.reason)
 
 
@@ -66,7 +69,9 @@ def _repository_index(
     if header.ready and not situation.ready:
         return wire.RepositoryIndexReply(header.id, ())
     state = _MODEL_STATES.get(situation.state, "LOADING")
-    return wire.RepositoryIndexReply(header.id, situation.catalog.index(state, situation.reason))
+    models = situation.catalog.index(state, situation.reason, situation.unloaded)
+    wanted = tuple(model for model in models if not header.ready or model.state == "READY")
+    return wire.RepositoryIndexReply(header.id, wanted)
 
 
 INQUIRIES: dict[type, Callable[[Any, Situation], wire.ReplyHeader]] = {

@@ -23,10 +23,11 @@ import zmq
 
 from edged import wire
 from edged.config import Config
-from edged.daemon.catalog import Catalog
+from edged.daemon.administration import Shelf
 from edged.daemon.front import Front
 from edged.daemon.recording import Recorder
 from edged.daemon.restarts import Restarts
+from edged.daemon.versions import Versions
 from edged.daemon.vigil import Vigil
 from edged.device import link
 from edged.device.process import WorkerProcess
@@ -49,7 +50,8 @@ class Loop:
     def __init__(
         self,
         config: Config,
-        catalog: Catalog,
+        versions: Versions,
+        shelf: Shelf,
         worker_settings: WorkerSettings,
         *,
         notifier: Notifier,
@@ -64,6 +66,7 @@ class Loop:
         self._context = zmq.Context()
         self._poller = zmq.Poller()
         self._clients = self._context.socket(zmq.ROUTER)
+        self._admins = self._context.socket(zmq.ROUTER)
         self._worker: WorkerProcess | None = None
         self._watched = 0  # what the poller looks for on its channel
         self._start_worker_at: float | None = None
@@ -76,7 +79,7 @@ class Loop:
         now = time.monotonic()
         self._sweep_at = now + SWEEP_S
         self._front = Front(
-            config, catalog, self, started_at=now, recorder=recorder, profile=profile
+            config, versions, shelf, self, started_at=now, recorder=recorder, profile=profile
         )
 
     def run(self) -> int:
@@ -109,6 +112,10 @@ class Loop:
             return False
         return True
 
+    def to_admin(self, routing_id: bytes, frames: wire.Frames) -> None:
+        with contextlib.suppress(zmq.Again):
+            self._admins.send_multipart([routing_id, *frames], zmq.NOBLOCK)
+
     def to_worker(self, frames: Sequence[wire.Buffer]) -> None:
         assert self._worker is not None
         self._worker.put(frames)
@@ -120,14 +127,16 @@ class Loop:
         ready = dict(self._poller.poll(self._timeout_ms(time.monotonic())))
         now = time.monotonic()
         if wakeup.fileno() in ready:
-            self._signals += wakeup.recv(64)
-            self._on_signal(now)
+            self._on_signals(wakeup.recv(64), now)
+            self._flush()
         worker = self._worker
         if worker is not None and (events := ready.get(worker.fileno())):
             self._read_worker(worker, now)
             self._flush(writable=bool(events & zmq.POLLOUT))
         if self._clients in ready:
             self._read_clients(now)
+        if self._admins in ready:
+            self._read_admins(now)
         if worker is not None and worker.death_fd in ready:
             self._read_worker(worker, now)  # its last words
             self._on_worker_ended(worker.exit_reason(), now)
@@ -155,6 +164,15 @@ class Loop:
             payload = cast("list[wire.Buffer]", frames[2:])
             small = [frame.bytes for frame in frames[:2]]
             self._front.on_request(routing_id.bytes, [*small, *payload], now)
+            self._flush()
+
+    def _read_admins(self, now: float) -> None:
+        for _ in range(BURST):
+            try:
+                routing_id, *frames = self._admins.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._front.on_admin(routing_id, frames, now)
             self._flush()
 
     def _read_worker(self, worker: WorkerProcess, now: float) -> None:
@@ -193,7 +211,14 @@ class Loop:
         self._vigil.heard(now)
         self._failure = None
         budget_bytes = self._front.worker_budget_bytes()
-        settings = msgspec.structs.replace(self._worker_settings, budget_bytes=budget_bytes)
+        models = self._front.worker_models()
+        settings = msgspec.structs.replace(
+            self._worker_settings,
+            budget_bytes=budget_bytes,
+            models=tuple(models),
+            manifests=models,
+            pinned=tuple(key for key, m in models.items() if m.name in self._config.memory.pinned),
+        )
         self._worker = WorkerProcess(settings)
         self._flush()
         self._poller.register(self._worker.death_fd, zmq.POLLIN)
@@ -259,7 +284,7 @@ class Loop:
     # --- beginning and end --------------------------------------------------------------------
 
     def _listen_to_signals(self) -> socket.socket:
-        """SIGTERM and SIGINT become bytes on a socket that the poller watches."""
+        """Signals become bytes on a socket that the poller watches."""
         ours, wakeup = socket.socketpair()
         for end in (ours, wakeup):
             end.setblocking(False)
@@ -267,13 +292,17 @@ class Loop:
         signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
         self._old_handlers = {
             number: signal.signal(number, lambda *_: None)
-            for number in (signal.SIGTERM, signal.SIGINT)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         }
         self._poller.register(wakeup.fileno(), zmq.POLLIN)
         return wakeup
 
-    def _on_signal(self, now: float) -> None:
-        if self._drain_by is None:
+    def _on_signals(self, numbers: bytes, now: float) -> None:
+        """SIGHUP: reload; any other: drain, and a second one: end."""
+        if signal.SIGHUP in numbers:
+            self._front.on_reload(now)
+        self._signals += [number for number in numbers if number != signal.SIGHUP]
+        if self._signals and self._drain_by is None:
             draining = f"draining: {self._front.open_requests} requests to answer"
             log.info(draining)
             self._notifier.status(draining)
@@ -305,6 +334,26 @@ class Loop:
                 os.chmod(Path(endpoint[len("ipc://") :]), int(self._config.server.socket_mode, 8))
             log.info("listening at %s", endpoint)
         self._poller.register(clients, zmq.POLLIN)
+        self._bind_admins(self._config.server.admin_endpoint)
+
+    def _bind_admins(self, endpoint: str | None) -> None:
+        """Nobody but the account of the daemon may connect, from the first moment on."""
+        if endpoint is None:
+            return
+        admins = self._admins
+        admins.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        admins.setsockopt(zmq.MAXMSGSIZE, self._config.limits.max_header_bytes)
+        admins.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
+        self._claim(endpoint)
+        before = os.umask(0o177)
+        try:
+            admins.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise Unavailable(f"cannot listen at {endpoint}: {error.strerror}") from error
+        finally:
+            os.umask(before)
+        log.info("administration at %s", endpoint)
+        self._poller.register(admins, zmq.POLLIN)
 
     def _claim(self, endpoint: str) -> None:
         """Lock the path of an ipc socket: ZeroMQ would take it away from a living daemon."""
@@ -325,7 +374,8 @@ class Loop:
 
     def _close(self) -> None:
         at_once = len(self._signals) > 1
-        self._clients.close(linger=0 if at_once else None)
+        for sockets in (self._clients, self._admins):
+            sockets.close(linger=0 if at_once else None)
         if self._worker is not None:
             if not at_once:
                 self.to_worker([link.encode(link.Stop())])

@@ -68,9 +68,15 @@ class Statistics:
     """Owns the counters; `tasks` are all that can be asked for, so that each one shows."""
 
     def __init__(self, tasks: Iterable[str]) -> None:
-        self._tasks = {task: _Task() for task in sorted(tasks)}
+        self._tasks: dict[str, _Task] = {}
+        self.know(tasks)
         self._batches: Counter[int] = Counter()
         self._mixed: Counter[int] = Counter()
+
+    def know(self, tasks: Iterable[str]) -> None:
+        """More that can be asked for; what was counted stays."""
+        new = {task: _Task() for task in tasks if task not in self._tasks}
+        self._tasks = dict(sorted({**self._tasks, **new}.items()))
 
     def arrived(self, tasks: Iterable[str]) -> None:
         for task in tasks:

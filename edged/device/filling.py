@@ -53,7 +53,7 @@ class Filling:
             self._budget_bytes = None
         wanted = [*pinned, *(key for key in manifests if key not in pinned)]
         for number, key in enumerate(reversed(wanted)):
-            self._take(manifests[key], number)
+            self._take(key, manifests[key], number)
         missing = [key for key in pinned if not self.is_resident(manifests[key])]
         if missing:
             raise ResourceExhausted(
@@ -74,41 +74,38 @@ class Filling:
     def is_resident(self, manifest: Manifest) -> bool:
         return all(step.block in self._loader.resident for step in manifest.steps)
 
-    def _take(self, manifest: Manifest, number: int) -> None:
+    def _take(self, key: str, manifest: Manifest, number: int) -> None:
         """Load and warm up one model, if there is any way to make room for it."""
         blocks = list(dict.fromkeys(step.block for step in manifest.steps))
         missing = [block for block in blocks if block not in self._loader.resident]
         for block in missing:
             wanted_bytes = self._loader.block_bytes(block) + self._loader.extra_bytes
             if not self._make_room(wanted_bytes, blocks):
-                log.warning(
-                    "model %s does not fit into the budget, whatever else is unloaded",
-                    manifest.name,
-                )
+                log.warning("model %s does not fit into the budget, whatever else is unloaded", key)
                 return
             self._infos[block] = self._loader.load(block)
             self._last_use[block] = number
         self._last_use.update(dict.fromkeys(blocks, number))
         rows = min(self.max_batch_rows, manifest.max_rows or self.max_batch_rows)
-        fits = self._largest_batch(manifest, rows, blocks)
+        fits = self._largest_batch(key, manifest, rows, blocks)
         if fits < rows:
             log.warning("batches have at most %d rows: more do not fit into the budget", fits)
             self.max_batch_rows = fits
-        self._warming.time(manifest, fits)
+        self._warming.time(key, manifest, fits)
 
-    def _largest_batch(self, manifest: Manifest, most: int, needed: Sequence[str]) -> int:
+    def _largest_batch(self, key: str, manifest: Manifest, most: int, needed: Sequence[str]) -> int:
         """Rows of the largest batch that there is memory for; sizes are tried one by one."""
         if self._budget_bytes is None:
             return most
         rows, used_bytes = 1, self._measure()
-        self._warming.run(manifest, rows)
+        self._warming.run(key, manifest, rows)
         while rows < most:
             before_bytes, used_bytes = used_bytes, self._measure()
             # What a batch of twice the size takes is at most twice what it took up to here.
             if not self._make_room(2 * max(0, used_bytes - before_bytes), needed):
                 break
             rows = min(most, 2 * rows)
-            self._warming.run(manifest, rows)
+            self._warming.run(key, manifest, rows)
         return rows
 
     def _make_room(self, wanted_bytes: int, needed: Sequence[str]) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from edged.manifest import Manifest
+
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that the worker needs to know; it reads no configuration and no environment."""
@@ -13,6 +15,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store: str  # directory
     cache_dir: str  # of blocks prepared for this host
     models: tuple[str, ...] | None = None  # None: every model of the store; best to keep first
+    manifests: dict[str, Manifest] = {}  # of these models, by key; empty: as the store says
     pinned: tuple[str, ...] = ()  # of these; they have to fit
     budget_bytes: int | None = None  # of this process, all of it; None: no limit
     backend: str = "onnxruntime"

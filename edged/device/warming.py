@@ -53,28 +53,28 @@ class Warming:
         """What has been measured, the latest of each case."""
         return tuple(self._times.values())
 
-    def run(self, manifest: Manifest, rows: int) -> None:
+    def run(self, key: str, manifest: Manifest, rows: int) -> None:
         """Once in all lanes at once, which takes the most memory. Its blocks are loaded."""
-        segment = self._segment(manifest, rows)
+        segment = self._segment(key, manifest, rows)
         run = functools.partial(Executor.compute, segments=[segment], wide=not self._others)
         with ThreadPoolExecutor(1 + len(self._others)) as threads:
             list(threads.map(run, [self._first, *self._others]))
 
-    def time(self, manifest: Manifest, max_rows: int) -> None:
+    def time(self, key: str, manifest: Manifest, max_rows: int) -> None:
         """With one row and with as many as it will get. Its blocks are loaded."""
         if not self._timed:
-            self._first.compute([self._segment(manifest, max_rows)], wide=True)
-            self.run(manifest, max_rows)
+            self._first.compute([self._segment(key, manifest, max_rows)], wide=True)
+            self.run(key, manifest, max_rows)
             return
         sizes = dict.fromkeys((1, max_rows))
         cases = [
             (rows, wide) for wide in ((True, False) if self._others else (True,)) for rows in sizes
         ]
-        last = self._time(self._first, manifest, cases)[-1]
+        last = self._time(self._first, key, manifest, cases)[-1]
         known = self._slowest.get(last.group)
         if known is None or last.infer_us > known[0].infer_us:
             self._slowest[last.group] = (last, manifest)
-        log.debug("model %s warm: %d us for %d rows", manifest.name, last.infer_us, last.rows)
+        log.debug("model %s warm: %d us for %d rows", key, last.infer_us, last.rows)
 
     def finish(self, resident: Callable[[Manifest], bool]) -> None:
         """Time the model of each group that takes longest with 2, 4, 8, .. rows as well.
@@ -85,23 +85,29 @@ class Warming:
         for last, manifest in slowest:
             # All sizes together: those of a curve have to be measured at one pace of the machine.
             sizes = dict.fromkeys((1, *_doubled(last.rows), last.rows))
-            self._time(self._first, manifest, [(rows, not self._others) for rows in sizes])
+            cases = [(rows, not self._others) for rows in sizes]
+            self._time(self._first, last.model, manifest, cases)
         for executor in self._others:
             for last, manifest in slowest:
-                executor.compute([self._segment(manifest, last.rows)], wide=False)
+                segment = self._segment(last.model, manifest, last.rows)
+                executor.compute([segment], wide=False)
 
-    def _segment(self, manifest: Manifest, rows: int) -> Segment:
-        return Segment(self._pools[shape_of(manifest)], list(range(rows)), (manifest.name,))
+    def _segment(self, key: str, manifest: Manifest, rows: int) -> Segment:
+        return Segment(self._pools[shape_of(manifest)], list(range(rows)), (key,))
 
     def _time(
-        self, executor: Executor, manifest: Manifest, cases: Sequence[tuple[int, bool]]
+        self,
+        executor: Executor,
+        key: str,
+        manifest: Manifest,
+        cases: Sequence[tuple[int, bool]],
     ) -> list[link.WarmUp]:
         """The time of each case, rows and whether wide: the least of a few runs.
 
         Whatever else the machine does makes a run slower, never faster. Cases take turns, so that
         what disturbs does not meet one of them alone.
         """
-        segments = {rows: self._segment(manifest, rows) for rows, _ in cases}
+        segments = {rows: self._segment(key, manifest, rows) for rows, _ in cases}
         least_s = dict.fromkeys(cases, math.inf)
         for turn in range(1 + _RUNS):
             for rows, wide in cases:
@@ -114,7 +120,7 @@ class Warming:
                 break
         group = manifest.steps[0].block
         found = [
-            link.WarmUp(group, manifest.name, rows, max(1, round(took_s * 1e6)), wide)
+            link.WarmUp(group, key, rows, max(1, round(took_s * 1e6)), wide)
             for (rows, wide), took_s in least_s.items()
         ]
         self._times.update({(one.model, one.rows, one.wide): one for one in found})

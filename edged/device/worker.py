@@ -75,7 +75,7 @@ class Worker:
         settings = self._settings
         cv2.setNumThreads(1)  # our threads take a picture each
         store = Store(settings.store)
-        found = store.models(settings.models)
+        found = settings.manifests or store.models(settings.models)
         self._manifests = {name: found[name] for name in settings.models or found}
         self._backend = backends.create(
             settings.backend,

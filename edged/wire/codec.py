@@ -8,7 +8,7 @@ before anything is allocated in proportion to what a frame claims.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import prod
@@ -18,9 +18,14 @@ import msgpack
 import msgspec
 
 from edged.errors import Code, EdgedError, InvalidArgument, ResourceExhausted, Unsupported
+from edged.wire.admin import (
+    ADMIN_REQUESTS,
+    ALL_REPLIES,
+    CLIENT_REQUESTS,
+    ReplyHeader,
+    RequestHeader,
+)
 from edged.wire.messages import (
-    REPLIES,
-    REQUESTS,
     Announce,
     Chunk,
     ErrorReply,
@@ -29,8 +34,6 @@ from edged.wire.messages import (
     InferReply,
     InputTensor,
     Limits,
-    ReplyHeader,
-    RequestHeader,
 )
 
 MAGIC = b"EDG1"  # the digit is the version of the protocol
@@ -80,14 +83,20 @@ class BadRequest(EdgedError):
 # --- requests -----------------------------------------------------------------------------------
 
 
-def decode_request(frames: Sequence[Buffer], limits: Limits) -> Request:
-    """The request in `frames`. Raises BadRequest and nothing else, whatever the frames hold."""
+def decode_request(
+    frames: Sequence[Buffer],
+    limits: Limits,
+    operations: Mapping[int, type[RequestHeader]] = CLIENT_REQUESTS,
+) -> Request:
+    """The request in `frames`, one of those that the endpoint answers. Raises BadRequest and
+    nothing else, whatever the frames hold.
+    """
     raw: Any = None
     try:
         _check_size(frames, limits)
         number = _op_number(frames[0])
         raw = _unpack(frames[1], MAX_REQUEST_ITEMS)
-        header = _convert(raw, _header_type(number, REQUESTS), "request header")
+        header = _convert(raw, _operation(number, operations), "request header")
         payload = tuple(frames[2:])
         _check_payload(header, payload, limits)
     except EdgedError as error:
@@ -262,7 +271,7 @@ def decode_reply(frames: Sequence[Buffer]) -> Reply:
     """The reply in `frames`, an ErrorReply included. Raises EdgedError when they are no reply."""
     if len(frames) < 2:
         raise EdgedError(f"the daemon's reply has {len(frames)} frames, it takes at least two")
-    header_type = _header_type(_op_number(frames[0]), REPLIES)
+    header_type = _operation(_op_number(frames[0]), ALL_REPLIES)
     if memoryview(frames[1]).nbytes > MAX_REPLY_HEADER_BYTES:
         raise EdgedError(f"the daemon's reply has a header above {MAX_REPLY_HEADER_BYTES} bytes")
     try:
@@ -286,9 +295,10 @@ def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None
 # --- both ways ----------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
-_REPLY_TYPES = {request: REPLIES[op] for op, request in REQUESTS.items()}
+_REQUESTS = CLIENT_REQUESTS | ADMIN_REQUESTS
+_REPLY_TYPES = {request: ALL_REPLIES[op] for op, request in _REQUESTS.items()}
 _FIRST_FRAMES: dict[type, bytes] = {
-    cls: MAGIC + bytes([op]) for table in (REQUESTS, REPLIES) for op, cls in table.items()
+    cls: MAGIC + bytes([op]) for table in (_REQUESTS, ALL_REPLIES) for op, cls in table.items()
 }
 
 
@@ -332,11 +342,17 @@ def _op_number(frame: Buffer) -> int:
     return head[4]
 
 
-def _header_type(number: int, table: dict[int, type[H]]) -> type[H]:
+def _operation(number: int, table: Mapping[int, type[H]]) -> type[H]:
     header_type = table.get(number)
-    if header_type is None:
-        raise Unsupported(f"operation 0x{number:02x} is not known: see docs/protocol.md")
-    return header_type
+    if header_type is not None:
+        return header_type
+    if number in ADMIN_REQUESTS:
+        raise Unsupported(f"operation 0x{number:02x} is for the admin endpoint (server.admin) only")
+    if number in CLIENT_REQUESTS:
+        raise Unsupported(
+            f"operation 0x{number:02x} is not for the admin endpoint: connect to server.endpoints"
+        )
+    raise Unsupported(f"operation 0x{number:02x} is not known: see docs/protocol.md")
 
 
 def _unpack(frame: Buffer, max_items: int) -> Any:

@@ -24,7 +24,7 @@ DEFAULT_ENDPOINT = "ipc:///run/edged/edged.sock"
 
 
 class Op(IntEnum):
-    """The byte after the magic. 0x40 to 0x5f are kept for the admin endpoint."""
+    """The byte after the magic. 0x40 to 0x5f are the admin endpoint's: edged.wire.admin."""
 
     INFER = 0x01
     CANCEL = 0x02
@@ -74,18 +74,18 @@ Extent: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Shape: TypeAlias = Annotated[tuple[Extent, ...], Meta(min_length=1, max_length=8)]
 
 
-class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class RequestBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     pass
 
 
-class _Reply(msgspec.Struct, frozen=True):
+class ReplyBase(msgspec.Struct, frozen=True):
     pass
 
 
 # --- requests -----------------------------------------------------------------------------------
 
 
-class InputTensor(_Request, frozen=True):
+class InputTensor(RequestBase, frozen=True):
     """One input; `shape[0]` is the number of rows, the same for all inputs of a request.
 
     BYTES            shape (rows,): one JPEG or PNG file a row, each in its own payload frame
@@ -101,7 +101,7 @@ class InputTensor(_Request, frozen=True):
     shape: Shape
 
 
-class OutputParameters(_Request, frozen=True):
+class OutputParameters(RequestBase, frozen=True):
     """How a task's result comes back. Both apply to the first output tensor of its model."""
 
     classification: Annotated[int, Meta(ge=1)] | None = None  # top k; None: the raw tensor
@@ -109,14 +109,14 @@ class OutputParameters(_Request, frozen=True):
     model: Name | None = None  # this variant of the task; None: the daemon's choice
 
 
-class RequestedOutput(_Request, frozen=True):
+class RequestedOutput(RequestBase, frozen=True):
     """A task that the request wants done on its rows."""
 
     name: Name
     parameters: OutputParameters = OutputParameters()
 
 
-class InferParameters(_Request, frozen=True):
+class InferParameters(RequestBase, frozen=True):
     timeout: Annotated[int, Meta(ge=1)] | None = None  # µs from receipt; None: the daemon's default
     priority: Annotated[int, Meta(ge=0)] = 0  # 1 is the highest; 0: the daemon's default level
     stream: Id | None = None  # newer requests of a client's stream replace those that still wait
@@ -125,21 +125,21 @@ class InferParameters(_Request, frozen=True):
     upload: tuple[Annotated[int, Meta(ge=1)], ...] | None = None
 
 
-class Infer(_Request, frozen=True):
+class Infer(RequestBase, frozen=True):
     id: Id
     inputs: Annotated[tuple[InputTensor, ...], Meta(min_length=1)]
     outputs: Annotated[tuple[RequestedOutput, ...], Meta(min_length=1)]
     parameters: InferParameters = InferParameters()
 
 
-class Cancel(_Request, frozen=True):
+class Cancel(RequestBase, frozen=True):
     """Takes back the INFER request `request` of the same client."""
 
     id: Id
     request: Id
 
 
-class Ping(_Request, frozen=True):
+class Ping(RequestBase, frozen=True):
     """With `interval`, a promise to be heard from at least so often while requests are out.
 
     The daemon drops the work of a client that is then silent for three intervals.
@@ -149,7 +149,7 @@ class Ping(_Request, frozen=True):
     interval: Annotated[int, Meta(ge=10_000, le=60_000_000)] | None = None  # µs; None: no promise
 
 
-class Announce(_Request, frozen=True):
+class Announce(RequestBase, frozen=True):
     """Asks for a grant to upload the payload of the coming INFER `request`, in chunks.
 
     Again with what is left, when a grant has ended before all was sent.
@@ -164,49 +164,49 @@ class Announce(_Request, frozen=True):
     link_bytes_s: Annotated[int, Meta(ge=1)] | None = None  # what the device's link carries alone
 
 
-class Chunk(_Request, frozen=True):
+class Chunk(RequestBase, frozen=True):
     """Bytes of the payload of the INFER `id`, all of its frames strung together."""
 
     id: Id
     offset: Annotated[int, Meta(ge=0)]  # of the first of these bytes
 
 
-class ServerLive(_Request, frozen=True):
+class ServerLive(RequestBase, frozen=True):
     id: Id
 
 
-class ServerReady(_Request, frozen=True):
+class ServerReady(RequestBase, frozen=True):
     id: Id
 
 
-class ServerMetadata(_Request, frozen=True):
+class ServerMetadata(RequestBase, frozen=True):
     id: Id
 
 
-class ModelReady(_Request, frozen=True):
+class ModelReady(RequestBase, frozen=True):
     """`name`: a task (then: its default model), or a model."""
 
     id: Id
     name: Name
 
 
-class ModelMetadata(_Request, frozen=True):
+class ModelMetadata(RequestBase, frozen=True):
     """`name`: a task (then: its default model), or a model."""
 
     id: Id
     name: Name
 
 
-class RepositoryIndex(_Request, frozen=True):
+class RepositoryIndex(RequestBase, frozen=True):
     id: Id
     ready: bool = False  # True: only models that can be used now
 
 
-class Statistics(_Request, frozen=True):
+class Statistics(RequestBase, frozen=True):
     id: Id
 
 
-RequestHeader: TypeAlias = (
+OrdinaryRequest: TypeAlias = (
     Infer
     | Cancel
     | Ping
@@ -225,7 +225,7 @@ RequestHeader: TypeAlias = (
 # --- replies ------------------------------------------------------------------------------------
 
 
-class Class(_Reply, frozen=True):
+class Class(ReplyBase, frozen=True):
     """One of the best classes of a row; `label` is empty where the model names none."""
 
     index: int
@@ -233,7 +233,7 @@ class Class(_Reply, frozen=True):
     label: str = ""
 
 
-class OutputTensor(_Reply, frozen=True):
+class OutputTensor(ReplyBase, frozen=True):
     """One output tensor of the model that served task `name`.
 
     `classification` holds the best classes of each row, best first, in place of the payload
@@ -248,7 +248,7 @@ class OutputTensor(_Reply, frozen=True):
     classification: tuple[tuple[Class, ...], ...] | None = None
 
 
-class InferTimes(_Reply, frozen=True):
+class InferTimes(ReplyBase, frozen=True):
     """Where the time of a request went, in what company, and what the client may send now."""
 
     queue_us: int = 0  # waiting, prepared or not
@@ -261,24 +261,24 @@ class InferTimes(_Reply, frozen=True):
     credits: int | None = None  # such requests that the client may have unanswered from now on
 
 
-class InferReply(_Reply, frozen=True):
+class InferReply(ReplyBase, frozen=True):
     id: str
     outputs: tuple[OutputTensor, ...]
     parameters: InferTimes = InferTimes()
 
 
-class CancelReply(_Reply, frozen=True):
+class CancelReply(ReplyBase, frozen=True):
     """True: the request is answered with CANCELLED. False: too late, or never heard of it."""
 
     id: str
     cancelled: bool
 
 
-class PingReply(_Reply, frozen=True):
+class PingReply(ReplyBase, frozen=True):
     id: str
 
 
-class GrantReply(_Reply, frozen=True):
+class GrantReply(ReplyBase, frozen=True):
     """Leave to upload at `rate_bytes_s` for `lease_us`, beginning `start_us` after this came.
 
     Without a rate the uplink is not shared out: send the INFER in one piece, at once.
@@ -290,26 +290,26 @@ class GrantReply(_Reply, frozen=True):
     lease_us: int | None = None
 
 
-class ChunkReply(_Reply, frozen=True):
+class ChunkReply(ReplyBase, frozen=True):
     """`received`: bytes of the upload that are there."""
 
     id: str
     received: int
 
 
-class LiveReply(_Reply, frozen=True):
+class LiveReply(ReplyBase, frozen=True):
     id: str
     live: bool
 
 
-class ReadyReply(_Reply, frozen=True):
+class ReadyReply(ReplyBase, frozen=True):
     id: str
     ready: bool
     state: str = ""  # STARTING, READY, DRAINING, RECOVERING
     reason: str = ""  # why it is not ready, for people
 
 
-class ServerMetadataReply(_Reply, frozen=True):
+class ServerMetadataReply(ReplyBase, frozen=True):
     id: str
     name: str
     version: str
@@ -317,14 +317,14 @@ class ServerMetadataReply(_Reply, frozen=True):
     limits: Limits = Limits()
 
 
-class ModelReadyReply(_Reply, frozen=True):
+class ModelReadyReply(ReplyBase, frozen=True):
     id: str
     name: str  # of the model
     ready: bool
     reason: str = ""
 
 
-class TensorMetadata(_Reply, frozen=True):
+class TensorMetadata(ReplyBase, frozen=True):
     """`shape` with the row axis; -1 is any extent."""
 
     name: str
@@ -332,7 +332,7 @@ class TensorMetadata(_Reply, frozen=True):
     shape: tuple[int, ...]
 
 
-class ModelMetadataReply(_Reply, frozen=True):
+class ModelMetadataReply(ReplyBase, frozen=True):
     id: str
     name: str
     task: str
@@ -345,7 +345,7 @@ class ModelMetadataReply(_Reply, frozen=True):
     accuracy: dict[str, Any] | None = None  # as in the manifest
 
 
-class ModelState(_Reply, frozen=True):
+class ModelState(ReplyBase, frozen=True):
     name: str
     task: str
     state: str  # READY, LOADING, UNAVAILABLE
@@ -354,24 +354,25 @@ class ModelState(_Reply, frozen=True):
     precision: str = ""
     total_bytes: int | None = None  # of all its blocks
     shared_bytes: int | None = None  # of those that other models use, too
+    version: str = ""  # of its manifest; another one after a reload with changes
 
 
-class RepositoryIndexReply(_Reply, frozen=True):
+class RepositoryIndexReply(ReplyBase, frozen=True):
     id: str
     models: tuple[ModelState, ...]
 
 
-class Duration(_Reply, frozen=True):
+class Duration(ReplyBase, frozen=True):
     count: int = 0
     ns: int = 0  # the sum
 
 
-class Failures(_Reply, frozen=True):
+class Failures(ReplyBase, frozen=True):
     count: int = 0
     by_code: dict[str, int] = {}
 
 
-class ServerStatistics(_Reply, frozen=True):
+class ServerStatistics(ReplyBase, frozen=True):
     state: str = ""
     reason: str = ""
     pid: int = 0
@@ -382,7 +383,7 @@ class ServerStatistics(_Reply, frozen=True):
     queued: int = 0  # those of them that are not on the device
 
 
-class TaskStatistics(_Reply, frozen=True):
+class TaskStatistics(ReplyBase, frozen=True):
     """One task since the daemon started. A request for three tasks counts in all three."""
 
     name: str
@@ -398,7 +399,7 @@ class TaskStatistics(_Reply, frozen=True):
     queued: int = 0
 
 
-class BatchStatistics(_Reply, frozen=True):
+class BatchStatistics(ReplyBase, frozen=True):
     """Batches of `rows` rows: how many, and how many of those held more than one task."""
 
     rows: int
@@ -406,7 +407,7 @@ class BatchStatistics(_Reply, frozen=True):
     mixed: int = 0
 
 
-class StatisticsReply(_Reply, frozen=True):
+class StatisticsReply(ReplyBase, frozen=True):
     id: str
     server: ServerStatistics = ServerStatistics()
     tasks: tuple[TaskStatistics, ...] = ()
@@ -414,7 +415,7 @@ class StatisticsReply(_Reply, frozen=True):
     memory: dict[str, int] = {}  # bytes by name
 
 
-class ErrorReply(_Reply, frozen=True):
+class ErrorReply(ReplyBase, frozen=True):
     """`id` is None when the request was so damaged that its id could not be read."""
 
     error: str
@@ -423,7 +424,7 @@ class ErrorReply(_Reply, frozen=True):
     retry_after_us: int | None = None
 
 
-ReplyHeader: TypeAlias = (
+OrdinaryReply: TypeAlias = (
     InferReply
     | CancelReply
     | PingReply
@@ -439,7 +440,7 @@ ReplyHeader: TypeAlias = (
     | ErrorReply
 )
 
-REQUESTS: dict[int, type[RequestHeader]] = {
+REQUESTS: dict[int, type[OrdinaryRequest]] = {
     Op.INFER: Infer,
     Op.CANCEL: Cancel,
     Op.PING: Ping,
@@ -454,7 +455,7 @@ REQUESTS: dict[int, type[RequestHeader]] = {
     Op.STATISTICS: Statistics,
 }
 
-REPLIES: dict[int, type[ReplyHeader]] = {
+REPLIES: dict[int, type[OrdinaryReply]] = {
     Op.INFER: InferReply,
     Op.CANCEL: CancelReply,
     Op.PING: PingReply,

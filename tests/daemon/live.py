@@ -22,6 +22,7 @@ class Daemon:
     def __init__(self, folder: Path, store: Path, *, settings: str = "", record: bool = False):
         self.folder = folder
         self.endpoint = f"ipc://{folder}/edged.sock"
+        self.admin = f"ipc://{folder}/edged.admin"
         self.recording = folder / "run.jsonl"
         config = folder / "edged.toml"
         config.write_text(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from edged import wire
 from edged.config import Config
-from edged.daemon.catalog import Catalog
 from edged.daemon.front import Front
 from edged.daemon.recording import Recorder
+from edged.daemon.shelf import Contents
+from edged.daemon.versions import Versions
 from edged.device import link
 from edged.manifest import Accuracy, Manifest, Preprocess, Step, Value
 
@@ -51,10 +52,11 @@ def manifest(
     )
 
 
-def catalog(*manifests: Manifest) -> Catalog:
+def catalog(*manifests: Manifest) -> Contents:
+    """What a store of these models says."""
     models = manifests or (manifest("flowers"), manifest("food"))
     blocks = {step.block: 10 for model in models for step in model.steps}
-    return Catalog({model.name: model for model in models}, blocks)
+    return Contents({model.name: model for model in models}, blocks)
 
 
 def infer(
@@ -82,7 +84,7 @@ class Bench:
     def __init__(
         self,
         config: Config | None = None,
-        models: Catalog | None = None,
+        models: Contents | None = None,
         recorder: Recorder | None = None,
     ) -> None:
         self.sent: list[tuple[bytes, wire.Reply]] = []
@@ -90,9 +92,23 @@ class Bench:
         self.payloads: list[Sequence[wire.Buffer]] = []
         self.gone: set[bytes] = set()
         self.now = 0.0
+        self.store = models or catalog()
+        self.admin: list[wire.Reply] = []
         self.front = Front(
-            config or Config(), models or catalog(), self, started_at=0.0, recorder=recorder
+            config or Config(), Versions(self.store), self, self, started_at=0.0, recorder=recorder
         )
+
+    def read(self) -> Contents:
+        return self.store
+
+    def keep(self, blocks: Collection[str]) -> None:
+        pass
+
+    def to_admin(self, routing_id: bytes, frames: wire.Frames) -> None:
+        self.admin.append(wire.decode_reply(frames))
+
+    def ask_admin(self, header: wire.RequestHeader) -> None:
+        self.front.on_admin(b"admin", wire.encode_request(header), self.now)
 
     def to_client(self, routing_id: bytes, frames: wire.Frames) -> bool:
         if routing_id in self.gone:
@@ -105,7 +121,12 @@ class Bench:
         self.payloads.append(frames[1:])
 
     def worker_is_ready(self) -> None:
-        ready = link.Ready("fake", "nothing", 1, False, (), (), (), {}, 0, 0)
+        blocks = tuple(
+            link.BlockInfo(id, size, 1000) for id, size in self.store.block_bytes.items()
+        )
+        ready = link.Ready(
+            "fake", "nothing", 1, False, tuple(self.store.models), blocks, (), {}, 0, 0
+        )
         self.front.on_worker(ready, (), self.now)
 
     def ask(

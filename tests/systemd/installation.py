@@ -22,6 +22,7 @@ TREE = Path(__file__).parents[2]
 PREFIX = "/opt/edged"
 SOURCE = "/usr/src/edged"
 SOCKET = "/run/edged/edged.sock"
+ADMIN_SOCKET = "/run/edged/edged.admin"
 CONFIG = "/etc/edged/edged.toml"
 UNIT = "/etc/systemd/system/edged.service"
 STORE = "/var/lib/edged/store"

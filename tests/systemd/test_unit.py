@@ -8,9 +8,10 @@ import pytest
 
 from edged.client import Retry
 from edged.errors import Unavailable
-from tests.colors import picture, png
+from edged.store import Store
+from tests.colors import picture, png, put_tasks
 from tests.systemd.box import wait_for
-from tests.systemd.installation import CONFIG, SOCKET, START_LIMIT, TREE, UNIT
+from tests.systemd.installation import ADMIN_SOCKET, CONFIG, SOCKET, START_LIMIT, STORE, TREE, UNIT
 
 pytestmark = pytest.mark.root
 
@@ -57,6 +58,7 @@ def test_a_start_leaves_nothing_in_the_journal_but_what_was_meant(serving):
     # Libraries that the sandbox keeps from something say so here and compute more slowly.
     assert serving.journal() == [
         f"listening at ipc://{SOCKET}",
+        f"administration at ipc://{ADMIN_SOCKET}",
         f"ready: 2 models on cpu, {len(os.sched_getaffinity(0))} threads",
     ]
 
@@ -146,6 +148,22 @@ def test_stopping_answers_what_was_accepted(serving):
     }
     assert not serving.workers()
     assert not serving.box.path(SOCKET).exists()
+
+
+def test_a_changed_store_is_taken_over_by_systemctl_reload(serving):
+    front, store = serving.fronts(), serving.box.path(STORE)
+    put_tasks(store, late=7.0)
+    serving.systemctl("reload", "edged")
+    with serving.client() as client:
+        assert client.infer(picture(200, 10, 10), "late")["late"].model == "late"
+    head = put_tasks(store, color=2.0)["color"]
+    Store(store).block_path(head).unlink()
+    done = serving.box.run("systemctl", "reload", "edged", check=False)
+    assert done.returncode != 0
+    assert f"block {head[:12]} is missing" in serving.journal()[-1]
+    with serving.client() as client:
+        assert answer(client) == "red"
+    assert serving.fronts() == front
 
 
 def test_a_misspelt_key_fails_once_and_says_where(stopped):

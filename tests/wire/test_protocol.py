@@ -68,13 +68,15 @@ def test_the_bytes_of_an_announced_upload() -> None:
 
 def test_every_operation_is_on_the_page() -> None:
     assert dict(re.findall(r"\| `(0x\w\w)` \| (\w+) \|", PAGE)) == {
-        f"0x{op.value:02x}": op.name for op in wire.Op
+        f"0x{op.value:02x}": op.name for op in (*wire.Op, *wire.AdminOp)
     }
     assert set(wire.REQUESTS) | {wire.Op.ERROR} == set(wire.REPLIES) == set(wire.Op)
+    assert set(wire.ADMIN_REQUESTS) >= set(wire.AdminOp)
 
 
 def test_every_field_is_on_the_page() -> None:
-    tops = (wire.Limits, *wire.REQUESTS.values(), *wire.REPLIES.values())
+    requests = wire.REQUESTS | wire.ADMIN_REQUESTS
+    tops = (wire.Limits, *requests.values(), *wire.ALL_REPLIES.values())
     structs = set().union(*(_structs(msgspec.inspect.type_info(top)) for top in tops))
     assert wire.BatchStatistics in structs
     missing = {
@@ -131,6 +133,12 @@ REPLIES: list[wire.ReplyHeader] = [
         (wire.BatchStatistics(4, 2, 1),),
         {"block_bytes": 2**40},
     ),
+    wire.ModelLoadReply("a", "m"),
+    wire.ModelUnloadReply("a", "m"),
+    wire.ModelPinReply("a", "m"),
+    wire.ModelUnpinReply("a", "m"),
+    wire.ReloadReply("a", ("m",), (), ("n", "o")),
+    wire.ResidencyReply("a", (wire.ModelResidency("m", "12", "GOING", 3, 1, 9, 4),), 4),
     wire.ErrorReply("no", "NOT_FOUND", None, 5),
 ]
 
@@ -154,7 +162,7 @@ def test_replies_name_every_field_and_may_have_more(reply: wire.ReplyHeader) -> 
 
 
 def test_all_replies_are_tried() -> None:
-    assert {type(reply) for reply in REPLIES} == set(wire.REPLIES.values())
+    assert {type(reply) for reply in REPLIES} == set(wire.ALL_REPLIES.values())
 
 
 def test_the_reply_of_a_request_has_its_operation() -> None:

@@ -1,0 +1,146 @@
+"""The admin endpoint: its messages, and the answers that it owes. Knows no sockets.
+
+It has an endpoint and a message set of its own, so that who may use the daemon cannot change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edged import wire
+from edged.daemon.administration import Administration, Done
+from edged.daemon.catalog import version_of
+from edged.daemon.versions import Change
+from edged.errors import EdgedError
+
+Send = Callable[[bytes, wire.Frames], object]
+Inquire = Callable[[wire.RequestHeader], wire.ReplyHeader]
+
+
+class AdminEndpoint:
+    """Answers each request once, when it is done; a repetition meanwhile is ignored."""
+
+    def __init__(
+        self,
+        administration: Administration,
+        limits: wire.Limits,
+        *,
+        send: Send,
+        inquire: Inquire,
+        residency: Callable[[str], wire.ResidencyReply],
+    ) -> None:
+        """`inquire` answers the questions that any client may ask, `residency`, by id, that one."""
+        self._administration = administration
+        self._limits = limits
+        self._send = send
+        self._inquire = inquire
+        self._residency = residency
+        self._open: set[tuple[bytes, str]] = set()  # routing id, id
+
+    def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
+        """An administrator's message."""
+        try:
+            request = wire.decode_request(frames, self._limits, wire.ADMIN_REQUESTS)
+        except wire.BadRequest as error:
+            self._send(routing_id, wire.encode_error(error, error.id))
+            return
+        header = request.header
+        if (routing_id, header.id) in self._open:
+            return
+        self._open.add((routing_id, header.id))
+        try:
+            if type(header) in _BEGIN:
+                _BEGIN[type(header)](self, routing_id, header, now)
+            elif isinstance(header, wire.Residency):
+                self._answer(routing_id, self._residency(header.id))
+            else:
+                self._answer(routing_id, self._inquire(header))
+        except EdgedError as error:
+            self._refuse(routing_id, header.id, error)
+
+    # --- what takes time --------------------------------------------------------------------------
+
+    def _load(self, routing_id: bytes, header: wire.ModelLoad, now: float) -> None:
+        reply = wire.ModelLoadReply(header.id, header.name)
+        self._administration.load(header.name, self._when_done(routing_id, reply), now)
+
+    def _unload(self, routing_id: bytes, header: wire.ModelUnload, now: float) -> None:
+        reply = wire.ModelUnloadReply(header.id, header.name)
+        self._administration.unload(header.name, self._when_done(routing_id, reply), now)
+
+    def _pin(self, routing_id: bytes, header: wire.ModelPin, now: float) -> None:
+        reply = wire.ModelPinReply(header.id, header.name)
+        self._administration.pin(header.name, self._when_done(routing_id, reply), now)
+
+    def _unpin(self, routing_id: bytes, header: wire.ModelUnpin, now: float) -> None:
+        reply = wire.ModelUnpinReply(header.id, header.name)
+        self._administration.unpin(header.name, self._when_done(routing_id, reply), now)
+
+    def _reload(self, routing_id: bytes, header: wire.Reload, now: float) -> None:
+        def done(outcome: Change | EdgedError, now: float) -> None:
+            if isinstance(outcome, EdgedError):
+                self._refuse(routing_id, header.id, outcome)
+            else:
+                names = (outcome.added, outcome.changed, outcome.removed)
+                self._answer(routing_id, wire.ReloadReply(header.id, *names))
+
+        self._administration.reload(done, now)
+
+    def _when_done(self, routing_id: bytes, reply: wire.ReplyHeader) -> Done:
+        assert reply.id is not None, "this is a bug: every reply but an error has an id"
+        id = reply.id
+
+        def done(error: EdgedError | None, now: float) -> None:
+            if error is None:
+                self._answer(routing_id, reply)
+            else:
+                self._refuse(routing_id, id, error)
+
+        return done
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    def _answer(self, routing_id: bytes, reply: wire.ReplyHeader) -> None:
+        assert reply.id is not None, "this is a bug: every reply but an error has an id"
+        self._open.discard((routing_id, reply.id))
+        self._send(routing_id, wire.encode_reply(reply))
+
+    def _refuse(self, routing_id: bytes, id: str, error: EdgedError) -> None:
+        self._open.discard((routing_id, id))
+        self._send(routing_id, wire.encode_error(error, id))
+
+
+def residency(
+    administration: Administration, bytes_used: dict[str, int], id: str
+) -> wire.ResidencyReply:
+    """What of each version is on the device, where `bytes_used` are the blocks that are there."""
+    versions = administration.versions
+    models = []
+    for key, manifest in sorted(versions.models.items()):
+        blocks = {step.block for step in manifest.steps}
+        there = blocks & bytes_used.keys()
+        state = versions.state(key)
+        served = state == "SERVING"
+        models.append(
+            wire.ModelResidency(
+                name=manifest.name,
+                version=version_of(manifest),
+                state="UNLOADED" if served and manifest.name in administration.unloaded else state,
+                blocks=len(blocks),
+                blocks_resident=len(there),
+                total_bytes=sum(versions.block_bytes[block] for block in blocks),
+                resident_bytes=sum(bytes_used[block] for block in there),
+                pinned=served and manifest.name in administration.pinned,
+            )
+        )
+    return wire.ResidencyReply(id, tuple(models), sum(bytes_used.values()))
+
+
+_BEGIN: dict[type, Callable[[AdminEndpoint, bytes, Any, float], None]] = {
+    wire.ModelLoad: AdminEndpoint._load,
+    wire.ModelUnload: AdminEndpoint._unload,
+    wire.ModelPin: AdminEndpoint._pin,
+    wire.ModelUnpin: AdminEndpoint._unpin,
+    wire.Reload: AdminEndpoint._reload,
+}

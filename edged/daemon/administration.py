@@ -1,0 +1,268 @@
+"""What administrators can have done: load, unload, pin and unpin models, and reload the store.
+
+A reload brings new versions in beside the old ones, has them loaded, and only then serves them;
+versions that are not served any more leave when their last request is answered. If any of it fails,
+everything is served as before. Knows no sockets and no files: a host carries out what is decided.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from edged.core.events import LoadAsked, PinAsked, Settled, UnloadAsked
+from edged.daemon.catalog import Catalog
+from edged.daemon.shelf import Contents
+from edged.daemon.versions import Change, Versions
+from edged.device import link
+from edged.errors import EdgedError, NotFound, Unavailable, from_code
+
+log = logging.getLogger("edged")
+
+Ask: TypeAlias = "Callable[[int], LoadAsked | UnloadAsked | PinAsked]"
+"""What to ask of the scheduler, given a number for it."""
+
+Done: TypeAlias = "Callable[[EdgedError | None, float], None]"
+"""Called once when it is done (None), or with why it is not; and when."""
+
+Reloaded: TypeAlias = "Callable[[Change | EdgedError, float], None]"
+
+
+class Shelf(Protocol):
+    """Where the models are; see edged.daemon.shelf."""
+
+    def read(self) -> Contents: ...
+
+    def keep(self, blocks: Collection[str]) -> None: ...
+
+
+class Host(Protocol):
+    """Carries out what is decided here."""
+
+    @property
+    def device_is_up(self) -> bool: ...
+
+    def ask(self, event: LoadAsked | UnloadAsked | PinAsked, now: float) -> None:
+        """Put it to the scheduler, which answers with Settled, perhaps at once."""
+
+    def order(self, message: link.Define | link.Forget) -> None:
+        """Send it to the worker."""
+
+    def tell_versions(self, now: float) -> None:
+        """Let the scheduler know of the versions that there are."""
+
+    def serve(self, catalog: Catalog) -> None:
+        """Take new requests for these models."""
+
+
+@dataclass(slots=True, eq=False)
+class _Reload:
+    change: Change
+    done: list[Reloaded]
+    defined: bool = False
+    open_asks: int = 0
+
+
+class Administration:
+    """Owns the versions, what administrators want of each model, and the reload under way."""
+
+    def __init__(self, versions: Versions, shelf: Shelf, pinned: Iterable[str], host: Host) -> None:
+        self.versions = versions
+        self.pinned = set(pinned)  # names of models
+        self.unloaded: set[str] = set()
+        self._shelf = shelf
+        self._host = host
+        self._last_ask = 0
+        self._asks: dict[int, Done] = {}
+        self._reload: _Reload | None = None
+        self._next_reload: list[Reloaded] = []
+
+    # --- one model ------------------------------------------------------------------------------
+
+    def load(self, name: str, done: Done, now: float) -> None:
+        """Raises NotFound, as the other three."""
+        key = self._key(name)
+        self.unloaded.discard(name)
+        self._ask(lambda ask: LoadAsked(ask, key), done, now)
+
+    def unload(self, name: str, done: Done, now: float) -> None:
+        key = self._key(name)
+        self.unloaded.add(name)
+        self.pinned.discard(name)
+        self._ask(lambda ask: UnloadAsked(ask, key), done, now)
+
+    def pin(self, name: str, done: Done, now: float) -> None:
+        key = self._key(name)
+
+        def pinned(error: EdgedError | None, now: float) -> None:
+            if error is None:
+                self.pinned.add(name)
+            elif name not in self.pinned:
+                self._ask(lambda ask: PinAsked(ask, key, False), _ignore, now)
+            done(error, now)
+
+        self.unloaded.discard(name)
+        self._ask(lambda ask: PinAsked(ask, key, True), pinned, now)
+
+    def unpin(self, name: str, done: Done, now: float) -> None:
+        key = self._key(name)
+        self.pinned.discard(name)
+        self._ask(lambda ask: PinAsked(ask, key, False), done, now)
+
+    def settled(self, event: Settled, now: float) -> None:
+        """The scheduler has answered."""
+        error = None if event.code is None else from_code(event.code, event.message)
+        self._asks.pop(event.ask)(error, now)
+
+    # --- reload ---------------------------------------------------------------------------------
+
+    def reload(self, done: Reloaded, now: float) -> None:
+        """Serve what the store holds now; after the reload that is under way, if one is."""
+        self._next_reload.append(done)
+        self.try_reload(now)
+
+    def try_reload(self, now: float) -> None:
+        """Begin what waits for the device to be up, or for another reload."""
+        if self._reload is not None or not self._next_reload or not self._host.device_is_up:
+            return
+        done, self._next_reload = self._next_reload, []
+        try:
+            contents = self._shelf.read()
+            if not contents.models:
+                raise NotFound("the store holds no model; add one with edged-export")
+        except EdgedError as error:
+            self._shelf.keep(self.versions.blocks)
+            log.error("reload failed, all is served as before: %s", error)
+            for tell in done:
+                tell(error, now)
+            return
+        reload = self._reload = _Reload(self.versions.compare(contents), done)
+        if reload.change.new:
+            self._host.order(link.Define(tuple(reload.change.new.items())))
+        else:
+            self._switch(reload, now)
+
+    def defined(self, now: float) -> None:
+        """The worker knows the new versions: have them loaded."""
+        reload = self._reload
+        if reload is None:
+            return  # it was given up meanwhile, which only the end of the daemon does
+        reload.defined = True
+        self.versions.bring_in(reload.change)
+        self._host.tell_versions(now)
+        reload.open_asks = len(reload.change.new)
+        for key, manifest in reload.change.new.items():
+            if reload is not self._reload:
+                return  # one of those before has failed at once
+            self._ask(
+                self._as_wanted(manifest.name, key),
+                lambda error, now: self._on_new(reload, error, now),
+                now,
+            )
+
+    def define_failed(self, error: EdgedError, now: float) -> None:
+        """The worker cannot: all stays as it is."""
+        if self._reload is not None:
+            self._give_up(self._reload, error, now)
+
+    def on_worker_lost(self, reason: str, now: float) -> None:
+        """A worker that is started next knows all versions but those that were being defined."""
+        if self._reload is not None and not self._reload.defined:
+            error = Unavailable(f"the device worker ended while it prepared new models: {reason}")
+            self._give_up(self._reload, error, now)
+
+    def on_drain(self, now: float) -> None:
+        """Nothing changes any more."""
+        error = Unavailable("the daemon is shutting down")
+        waiting, self._next_reload = self._next_reload, []
+        for tell in waiting:
+            tell(error, now)
+        if self._reload is not None:
+            self._give_up(self._reload, error, now)
+
+    def _as_wanted(self, name: str, key: str) -> Ask:
+        """What the new version of a model is to be, as the old one was."""
+        if name in self.unloaded:
+            return lambda ask: UnloadAsked(ask, key)
+        if name in self.pinned:
+            return lambda ask: PinAsked(ask, key, True)
+        return lambda ask: LoadAsked(ask, key)
+
+    def _on_new(self, reload: _Reload, error: EdgedError | None, now: float) -> None:
+        if reload is not self._reload:
+            return  # it has failed already
+        reload.open_asks -= 1
+        if error is not None:
+            self._give_up(reload, error, now)
+        elif not reload.open_asks:
+            self._switch(reload, now)
+
+    def _switch(self, reload: _Reload, now: float) -> None:
+        """From here on requests get the new versions."""
+        change = reload.change
+        gone = self.versions.switch(change)
+        self.pinned -= set(change.removed)
+        self.unloaded -= set(change.removed)
+        self._host.serve(self.versions.catalog())
+        log.info(
+            "reloaded: %d models added, %d changed, %d removed",
+            len(change.added), len(change.changed), len(change.removed),
+        )  # fmt: skip
+        self._end(reload, change, now)
+        self._retire(gone, now)
+
+    def _give_up(self, reload: _Reload, error: EdgedError, now: float) -> None:
+        self.versions.give_up(reload.change)
+        log.error("reload failed, all is served as before: %s", error)
+        self._end(reload, error, now)
+        if reload.defined:
+            self._retire(tuple(reload.change.new), now)
+        else:
+            self._shelf.keep(self.versions.blocks)
+
+    def _end(self, reload: _Reload, outcome: Change | EdgedError, now: float) -> None:
+        self._reload = None
+        for tell in reload.done:
+            tell(outcome, now)
+        self.try_reload(now)
+
+    def _retire(self, keys: Iterable[str], now: float) -> None:
+        """Versions leave when their last request is answered."""
+        for key in keys:
+            self._retire_one(key, now)
+
+    def _retire_one(self, key: str, now: float) -> None:
+        self._ask(
+            lambda ask: UnloadAsked(ask, key),
+            lambda error, now: self._forget(key, error, now),
+            now,
+        )
+
+    def _forget(self, key: str, error: EdgedError | None, now: float) -> None:
+        if error is not None:
+            log.warning("version %s stays on the device: %s", key, error)
+            return
+        self.versions.forget((key,))
+        self._host.tell_versions(now)
+        self._host.order(link.Forget((key,)))
+        self._shelf.keep(self.versions.blocks)
+
+    # --- inside -----------------------------------------------------------------------------------
+
+    def _key(self, name: str) -> str:
+        key = self.versions.served.get(name)
+        if key is None:
+            known = ", ".join(sorted(self.versions.served))
+            raise NotFound(f"there is no model {name!r}; there are {known}")
+        return key
+
+    def _ask(self, event: Ask, done: Done, now: float) -> None:
+        self._last_ask += 1
+        self._asks[self._last_ask] = done
+        self._host.ask(event(self._last_ask), now)
+
+
+def _ignore(error: EdgedError | None, now: float) -> None:
+    """For what nobody waits for."""
