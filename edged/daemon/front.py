@@ -169,6 +169,11 @@ class Front:
         return self._scheduler.open_requests
 
     @property
+    def served_models(self) -> int:
+        """How many can be asked for, unloaded ones included."""
+        return len(self._catalog.models)
+
+    @property
     def device_is_up(self) -> bool:
         return self._device is not None
 

@@ -73,6 +73,8 @@ class Loop:
         self._vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
         self._failure: link.Failed | None = None  # the last words of the current worker
         self._was_ready = False
+        self._device_name = ""
+        self._models_said = 0  # in the last word to the service manager
         self._drain_by: float | None = None
         self._signals: list[int] = []
         self._locks: list[int] = []  # of ipc sockets; held until the end
@@ -199,6 +201,9 @@ class Loop:
             self._sweep_at = now + SWEEP_S
             self._front.on_sweep(now)
             self._check_worker(now)
+            is_serving = self._front.device_is_up and self._drain_by is None
+            if is_serving and self._front.served_models != self._models_said:
+                self._say_what_is_served(self._device_name)
         busy = self._front.device_is_busy
         if self._watchdog.due(now, busy=busy, progress_at=self._vigil.heard_at):
             self._notifier.alive()
@@ -227,9 +232,14 @@ class Loop:
     def _on_worker_ready(self, message: link.Ready, now: float) -> None:
         self._was_ready = True
         self._restarts.on_ready(now)
-        log.info("ready: %d models on %s", len(message.models), message.device)
+        log.info("ready: %d models on %s", self._front.served_models, message.device)
         self._notifier.ready()
-        self._notifier.status(f"serving {len(message.models)} models on {message.device}")
+        self._say_what_is_served(message.device)
+
+    def _say_what_is_served(self, device: str) -> None:
+        self._device_name = device
+        self._models_said = self._front.served_models
+        self._notifier.status(f"serving {self._models_said} models on {device}")
 
     def _check_worker(self, now: float) -> None:
         """Give up a worker that starts or works without a sign of life."""

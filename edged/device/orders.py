@@ -6,6 +6,7 @@ orders a load has made room for it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -59,7 +60,8 @@ class Orders:
         self._thread.join()
 
     def _work(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # of this thread alone
+        with contextlib.suppress(PermissionError):  # a sandbox may not allow it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # this thread alone
         while (order := self._next()) is not None:
             if self._waiting and isinstance(self._waiting[0], link.Load):
                 self._loader.read_ahead(self._waiting[0].block)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from edged import wire
-from edged.config import Config
+from edged.config import Config, Memory
 from edged.core.settings import Settings
 from edged.daemon.recording import Mismatch, Recorder, replay
 from edged.device import link
@@ -347,3 +347,53 @@ def test_a_recorded_run_replays_to_the_same_decisions(tmp_path):
     path.write_text("{}\n")
     with pytest.raises(InvalidArgument, match="not a recording"):
         replay(path)
+
+
+def test_a_request_gets_the_version_that_it_was_accepted_for(bench):
+    bench.ask(infer("old"))
+    bench.store = catalog(manifest("flowers", backbone=OTHER_BACKBONE), manifest("food"))
+    bench.ask_admin(wire.Reload("a1"))
+    *_, define = bench.worker
+    ((key, new),) = define.models
+    assert new == bench.store.models["flowers"]
+    bench.front.on_worker(link.Defined((key,)), (), 0.0)
+    loads = [order.block for order in bench.worker if isinstance(order, link.Load)]
+    assert OTHER_BACKBONE in loads
+    bench.ask(infer("early"))  # accepted while the new version comes
+    for block in loads:
+        assert bench.admin == []
+        bench.front.on_worker(link.Loaded(block, 10, 1000), (), 0.0)
+    (reply,) = bench.admin
+    assert reply.header == wire.ReloadReply("a1", changed=("flowers",))
+    bench.ask(infer("new"))
+    asked = {
+        order.rid: [ask.model for ask in order.asks]
+        for order in bench.worker
+        if isinstance(order, link.Prepare)
+    }
+    assert asked == {1: ["flowers"], 2: ["flowers"], 3: [key]}
+    assert not any(isinstance(order, link.Forget) for order in bench.worker)
+    bench.finish()
+    models = {reply.header.id: reply.header.outputs[0].model for _, reply in bench.sent}
+    assert models == {"old": "flowers", "early": "flowers", "new": "flowers"}
+    answers = {reply.header.id: bytes(reply.payload[0]).strip() for _, reply in bench.sent}
+    assert answers == {"old": b"flowers", "early": b"flowers", "new": key.encode()[:8]}
+
+
+def test_a_model_that_can_never_fit_is_refused_with_the_bytes():
+    bench = Bench(Config(memory=Memory(budget_bytes=1)))
+    bench.worker_is_ready()
+    bench.ask_admin(wire.ModelLoad("a1", "flowers"))
+    (reply,) = bench.admin
+    assert (reply.header.id, reply.header.code) == ("a1", "RESOURCE_EXHAUSTED")
+    assert "20 bytes of blocks do not fit the 0 bytes" in reply.header.error
+
+
+@pytest.mark.parametrize(
+    "header", [wire.ModelLoad("a1", "flowers"), wire.Residency("a1"), wire.Reload("a1")]
+)
+def test_what_is_for_administrators_is_refused_to_others_by_name(bench, header):
+    bench.ask(header)
+    error = bench.reply().header
+    assert (error.id, error.code) == ("a1", "UNSUPPORTED")
+    assert "admin endpoint" in error.error

@@ -156,9 +156,17 @@ def test_a_changed_store_is_taken_over_by_systemctl_reload(serving):
     serving.systemctl("reload", "edged")
     with serving.client() as client:
         assert client.infer(picture(200, 10, 10), "late")["late"].model == "late"
+    wait_for(
+        "the status line says so",
+        lambda: "serving 3 models" in serving.show("StatusText")["StatusText"],
+        5.0,
+    )
     head = put_tasks(store, color=2.0)["color"]
     Store(store).block_path(head).unlink()
-    done = serving.box.run("systemctl", "reload", "edged", check=False)
+    try:
+        done = serving.box.run("systemctl", "reload", "edged", check=False)
+    finally:
+        put_tasks(store, color=1.0)  # as the other tests have it
     assert done.returncode != 0
     assert f"block {head[:12]} is missing" in serving.journal()[-1]
     with serving.client() as client:
