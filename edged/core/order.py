@@ -28,7 +28,7 @@ class _Place:
     excused: bool = False  # its client has given it up: its answer need not wait
 
     def told(self, now: float) -> Answer | Refuse:
-        """What to say now that its turn has come. The wait counts as queueing, and it counts."""
+        """What to say now that its turn has come. The wait is queueing, and may be too long."""
         assert self.ending is not None, "an open request has no turn: this is a bug"
         if not isinstance(self.ending, Answer) or now == self.ended_s:
             return self.ending

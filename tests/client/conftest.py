@@ -41,7 +41,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     if node is None or npm is None:
         pytest.skip("needs Node.js: node and npm are not both on the PATH")
     home = tmp_path_factory.mktemp("node")
-    for name in ("package.json", "package-lock.json", "edged.mjs", "infer.mjs"):
+    for name in ("package.json", "package-lock.json", "edged.mjs", "infer.mjs", "many.mjs"):
         shutil.copy(NODE / name, home)
     # The packages bring their binaries along: none of their scripts has to run.
     install = subprocess.run(

@@ -10,8 +10,10 @@ from typing import Any
 from edged import wire
 from edged.errors import NotFound
 from tests.client.fake_daemon import FakeDaemon, Received, error, infer_reply
-from tests.colors import picture, png
+from tests.colors import picture, png, write_store
 from tests.daemon.live import Daemon
+
+LIMITED = "[limits]\nmax_in_flight = 2\n"
 
 
 def run(program: list[str], *args: str) -> dict[str, Any]:
@@ -72,3 +74,17 @@ def test_the_real_daemon_answers_javascript(
     assert weakest["shape"] == [2, 3]
     assert [round(255 * -score) for score in weakest["data"]] == [250, 20, 10, 10, 20, 250]
     assert answers["refused"]["code"] == "NOT_FOUND"
+
+
+def test_its_window_keeps_to_the_limit_of_a_real_daemon(program: list[str], tmp_path: Path) -> None:
+    """Twenty at once, where a third that is unanswered would be refused."""
+    image = tmp_path / "red.png"
+    image.write_bytes(png(picture(250, 20, 10)))
+    daemon = Daemon(tmp_path, write_store(tmp_path / "store"), settings=LIMITED)
+    try:
+        daemon.wait_for("ready: ")
+        node, infer = program
+        many = [node, infer.replace("infer.mjs", "many.mjs")]
+        assert run(many, daemon.endpoint, "color", "20", str(image)) == {"answered": 20}
+    finally:
+        daemon.close()

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ class Fate(msgspec.Struct, frozen=True):
     refused: dict[str, int]
     good_per_s: float  # answered in time
     accepted_s: tuple[float, ...]  # from sending to the answer
+    refused_s: tuple[float, ...]  # likewise
 
 
 class Clients:
@@ -72,6 +73,7 @@ def good_per_s(fates: Sequence[Fate]) -> float:
     return sum(fate.good_per_s for fate in fates)
 
 
-def quantile_s(fates: Sequence[Fate], percent: float) -> float:
-    """Of the time from sending to the answer, over all clients."""
-    return float(np.percentile(np.concatenate([fate.accepted_s for fate in fates]), percent))
+def quantile_s(times_s: Iterable[Sequence[float]], percent: float) -> float:
+    """Over what all clients have; NaN where there is nothing."""
+    together = np.concatenate([np.asarray(times) for times in times_s])
+    return float(np.percentile(together, percent)) if together.size else float("nan")

@@ -46,6 +46,7 @@ class OpenLoop:
         self.held_back = 0  # that the socket did not take
         self.accepted: list[tuple[float, float]] = []  # when answered, after how long; in s
         self.refused: Counter[str] = Counter()
+        self.refused_s: list[float] = []
         self.uncoded = 0  # errors of no known code or without words, answers to nobody
 
     @property
@@ -96,6 +97,7 @@ class OpenLoop:
         elif sent_s is not None and isinstance(reply, wire.ErrorReply) and reply.error:
             self.uncoded += reply.code not in _CODES
             self.refused[reply.code] += 1
+            self.refused_s.append(now - sent_s)
         else:
             self.uncoded += 1
 
@@ -162,6 +164,7 @@ def main() -> None:
                 "refused": client.refused,
                 "good_per_s": good / (counted[1] - counted[0]),
                 "accepted_s": [round(took_s, 5) for _, took_s in client.accepted],
+                "refused_s": [round(took_s, 5) for took_s in client.refused_s],
             }
         )
     )

@@ -71,8 +71,9 @@ def _run(args: argparse.Namespace) -> int:
         seconds=args.seconds,
         offered_ratio=round(sum(fate.sent for fate in crowd) / args.seconds / capacity, 2),
         goodput_ratio=round(good_per_s(crowd) / capacity, 3),
-        p99_of_deadline=round(quantile_s(crowd, 99) / deadline_s, 3),
+        p99_of_deadline=round(quantile_s((fate.accepted_s for fate in crowd), 99) / deadline_s, 3),
         **_replies(crowd),
+        refusal_p50_ms=round(quantile_s((fate.refused_s for fate in crowd), 50) * 1e3, 2),
         pss=watch.report(),
         flood={
             "shares_of_others": [round(fate.good_per_s / share, 3) for fate in flooded[1:]],

@@ -139,7 +139,13 @@ def served(setting: Setting, used: UsedBytes) -> Serving:
     with _daemon(setting, store, "monolithic") as daemon:
         load = Clients(daemon.endpoint, value.shape, tasks, setting.seed)
         alone = _saturated(setting, daemon, load, in_flight=CLIENTS)
-    return Serving(value.shape[-1], cross_task, alone, quantile_s(lone, 50) * 1e3, taken)
+    return Serving(
+        value.shape[-1],
+        cross_task,
+        alone,
+        quantile_s((fate.accepted_s for fate in lone), 50) * 1e3,
+        taken,
+    )
 
 
 @contextlib.contextmanager

@@ -23,8 +23,10 @@ export class EdgedError extends Error {
 
 export class Client {
   #socket;
-  #waiting = new Map(); // id -> { op, resolve, reject, timer }
+  #waiting = new Map(); // id -> { op, frames, sent, resolve, reject, timer }
   #lastId = 0;
+  #window = 1; // INFER requests that may be unanswered; known once the daemon has been heard
+  #out = 0; // those that are
   #reading;
 
   constructor(endpoint) {
@@ -40,6 +42,7 @@ export class Client {
   async connect(timeoutMs = 5000) {
     const { header } = await this.#ask(OP.SERVER_METADATA, {}, [], timeoutMs);
     this.limits = header.limits;
+    this.#window = header.limits.max_in_flight;
     return header;
   }
 
@@ -78,16 +81,30 @@ export class Client {
   #ask(op, fields, payload, timeoutMs) {
     const id = String(++this.#lastId);
     const answer = new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        this.#waiting.delete(id);
-        reject(new EdgedError("DEADLINE_EXCEEDED", `no answer within ${timeoutMs} ms`));
-      }, timeoutMs);
-      this.#waiting.set(id, { op, resolve, reject, timer });
+      const timer = setTimeout(() => this.#giveUp(id, timeoutMs), timeoutMs);
+      const frames = [frame0(op), encode({ id, ...fields }), ...payload];
+      this.#waiting.set(id, { op, frames, sent: false, resolve, reject, timer });
     });
-    this.#socket
-      .send([Buffer.concat([MAGIC, Buffer.from([op])]), encode({ id, ...fields }), ...payload])
-      .catch((error) => this.#end(id, null, new EdgedError("UNAVAILABLE", error.message)));
+    this.#send();
     return answer;
+  }
+
+  /** Sends what has not been sent, INFER requests as far as the window allows. */
+  #send() {
+    for (const [id, call] of this.#waiting) {
+      if (call.sent || (call.op === OP.INFER && this.#out >= this.#window)) continue;
+      call.sent = true;
+      this.#out += call.op === OP.INFER;
+      this.#socket
+        .send(call.frames)
+        .catch((error) => this.#end(id, null, new EdgedError("UNAVAILABLE", error.message)));
+    }
+  }
+
+  #giveUp(id, timeoutMs) {
+    const { op, sent } = this.#waiting.get(id);
+    this.#end(id, null, new EdgedError("DEADLINE_EXCEEDED", `no answer within ${timeoutMs} ms`));
+    if (op === OP.INFER && sent) this.#ask(OP.CANCEL, { request: id }, [], 5000).catch(() => {});
   }
 
   async #read() {
@@ -98,6 +115,9 @@ export class Client {
         const { code, error, retry_after_us: after } = header;
         this.#end(header.id, null, new EdgedError(code, error, after));
       } else if (this.#waiting.get(header.id)?.op === first[4]) {
+        if (first[4] === OP.INFER) {
+          this.#window = Math.min(header.parameters.credits ?? Infinity, this.limits.max_in_flight);
+        }
         this.#end(header.id, { header, payload }, null);
       }
     }
@@ -108,9 +128,16 @@ export class Client {
     if (call === undefined) return; // a second answer, or one that came too late
     this.#waiting.delete(id);
     clearTimeout(call.timer);
+    if (call.sent && call.op === OP.INFER) this.#out -= 1;
     if (error) call.reject(error);
     else call.resolve(reply);
+    this.#send();
   }
+}
+
+/** The frame that says what a message is. */
+function frame0(op) {
+  return Buffer.concat([MAGIC, Buffer.from([op])]);
 }
 
 /** The header, or one that no request waits for. */
