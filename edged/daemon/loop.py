@@ -39,6 +39,7 @@ from edged.systemd import Notifier, Watchdog
 log = logging.getLogger("edged")
 
 BURST = 64  # messages taken from one socket before the others are looked at
+REFUSALS = 1000  # that a client may leave unread, beside the answers that it is owed
 SWEEP_S = 1.0
 LINGER_S = 2.0  # for the last replies to leave
 STOP_S = 5.0  # for the worker to end by itself
@@ -327,7 +328,7 @@ class Loop:
         clients.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that nobody can get is an error
         clients.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects keeps its name
         clients.setsockopt(zmq.MAXMSGSIZE, limits.max_message_bytes)
-        clients.setsockopt(zmq.SNDHWM, 2 * limits.max_in_flight)
+        clients.setsockopt(zmq.SNDHWM, limits.max_in_flight + REFUSALS)
         clients.setsockopt(zmq.RCVHWM, limits.max_in_flight)
         clients.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
         for endpoint in self._config.server.endpoints:

@@ -3,6 +3,7 @@ every row and every block from every other."""
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from edged.client import Client, Pending
 from edged.errors import EdgedError
 from edged.store import Store
 from tests.colors import SIDE, picture, png
-from tests.daemon.live import until
+from tests.daemon.live import Daemon, until
 
 TASKS = (["color"], ["weakest"], ["color", "weakest"])
 POISON = 0.125  # a row that begins with it makes its batch fail
@@ -98,6 +99,24 @@ def test_no_row_of_one_request_is_ever_in_the_answer_to_another(start, expected)
     assert statistics.server.worker_restarts == 1
 
 
+@contextlib.contextmanager
+def a_dealer(daemon: Daemon) -> Iterator[zmq.Socket]:
+    """A client that keeps to nothing."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.linger = 0
+        dealer.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(8))
+        dealer.connect(daemon.endpoint)
+        yield dealer
+
+
+def _infer(id: str, image: bytes, parameters: wire.InferParameters | None = None) -> wire.Frames:
+    inputs = (wire.InputTensor("image", "BYTES", (1,)),)
+    outputs = (wire.RequestedOutput("color"),)
+    return wire.encode_request(
+        wire.Infer(id, inputs, outputs, parameters or wire.InferParameters()), [image]
+    )
+
+
 def _receive(dealer: zmq.Socket) -> wire.ReplyHeader:
     assert dealer.poll(30_000), "waited in vain"
     return wire.decode_reply(dealer.recv_multipart()).header
@@ -108,28 +127,33 @@ def test_a_stream_is_answered_in_turn_where_it_asks_for_it(start, ordered):
     """Every second request is urgent and every tenth is no image: left alone, they overtake."""
     daemon = start(settings="[scheduler]\nstreams = 'fifo'\nstaging_rows = 8\n")
     ids = [str(number) for number in range(60)]
-    with Client(daemon.endpoint) as client, zmq.Context() as context:
+    with Client(daemon.endpoint) as client, a_dealer(daemon) as dealer:
         until(lambda: client.ready().ready)
         daemon.worker().suspend()
-        dealer = context.socket(zmq.DEALER)
-        dealer.linger = 0
-        dealer.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(8))
-        dealer.connect(daemon.endpoint)
         for number, id in enumerate(ids):
-            header = wire.Infer(
-                id,
-                (wire.InputTensor("image", "BYTES", (1,)),),
-                (wire.RequestedOutput("color"),),
-                wire.InferParameters(priority=1 + number % 2, stream="door", ordered=ordered),
-            )
+            how = wire.InferParameters(priority=1 + number % 2, stream="door", ordered=ordered)
             image = b"no image" if number % 10 == 5 else png(picture(number, 1, 2))
-            dealer.send_multipart(wire.encode_request(header, [image]))
+            dealer.send_multipart(_infer(id, image, how))
         dealer.send_multipart(wire.encode_request(wire.Ping("ping")))
         assert isinstance(_receive(dealer), wire.PingReply)  # so all have arrived
         daemon.worker().resume()
         replies = [_receive(dealer) for _ in ids]
-        dealer.close()
     assert sorted(reply.id for reply in replies) == sorted(ids)
     failed = {reply.id for reply in replies if isinstance(reply, wire.ErrorReply)}
     assert failed == {id for id in ids if int(id) % 10 == 5}
     assert ([reply.id for reply in replies] == ids) is ordered
+
+
+def test_who_sends_far_more_than_the_limit_hears_of_each_request(start):
+    """A burst of refusals must not look like a client that does not read."""
+    daemon = start(settings="[limits]\nmax_in_flight = 2\n")
+    ids = [str(number) for number in range(500)]
+    image = png(picture(1, 2, 3))
+    with Client(daemon.endpoint) as client, a_dealer(daemon) as dealer:
+        until(lambda: client.ready().ready)
+        for id in ids:
+            dealer.send_multipart(_infer(id, image))
+        replies = [_receive(dealer) for _ in ids]
+    assert sorted(reply.id for reply in replies) == sorted(ids)
+    codes = {reply.code for reply in replies if isinstance(reply, wire.ErrorReply)}
+    assert codes == {"RESOURCE_EXHAUSTED"}

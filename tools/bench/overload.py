@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import psutil
 
+from edged import profiles
 from edged.manifest import SCHEMA, Manifest, Step, Value
-from edged.sim.scenario import TABLE_II_MS, TABLE_II_ROWS
+from edged.profiles.form import BlockProfile
 from edged.store import Store
 from tools.bench.clients import Clients, Fate, good_per_s, quantile_s
 from tools.bench.report import emit
@@ -32,7 +33,6 @@ WARM_UP_S = 2.0  # of the closed loop, that does not count
 IN_FLIGHT = 24  # of each client, in the closed loop
 PATIENT_S = 10.0  # time-out of requests that are all to be answered
 DEVICE = "SMOOTH's Table II"
-HEAD_MS = 0.3  # of each task in a batch
 
 
 def register(commands: Any) -> None:
@@ -132,15 +132,20 @@ def _store(folder: Path, values: int) -> tuple[Path, str]:
         for task in TASKS:
             head = change.add_block(f"head {task}".encode())
             change.put_model(_manifest(task, values, backbone, head))
-    rows, times_ms = list(TABLE_II_ROWS), list(TABLE_II_MS)
+    blocks = profiles.read(profiles.SMOOTH_TABLE_2).blocks
+    rows = blocks["backbone"].rows[-1]
     sections = (
-        f"[scheduler]\nmax_batch_rows = {rows[-1]}\nstaging_rows = {3 * rows[-1]}\n"
+        f"[scheduler]\nmax_batch_rows = {rows}\nstaging_rows = {3 * rows}\n"
         '[device]\nbackend = "emulated"\ncache_dir = "cache"\n'
         f'[device.options]\ndevice = "{DEVICE}"\n[device.options.blocks]\n'
-        f"{backbone} = {{rows = {rows}, time_ms = {times_ms}}}\n"
-        f'"*" = {{rows = {[1, rows[-1]]}, time_ms = {[HEAD_MS, HEAD_MS]}}}\n'
+        f"{backbone} = {_curve(blocks['backbone'])}\n"
+        f'"*" = {_curve(blocks["head"])}\n'
     )
     return store.path, sections
+
+
+def _curve(block: BlockProfile) -> str:
+    return f"{{rows = {list(block.rows)}, time_s = {list(block.time_s)}}}"
 
 
 def _manifest(task: str, values: int, backbone: str, head: str) -> Manifest:
