@@ -298,9 +298,11 @@ class Loading(RuleBasedStateMachine):
             self.device_comes_up(set())
         assert self.worker is not None
         for _ in range(500):
-            if not self.scheduler.open_requests and self.settled.total() == self.asks:
-                break
             worker = self.worker
+            at_work = worker.preparing or worker.running  # on requests that were given up, too
+            settled = self.settled.total() == self.asks
+            if settled and not at_work and not self.scheduler.open_requests:
+                break
             if worker.unloading:
                 self.block_is_unloaded()
             elif worker.loading:
