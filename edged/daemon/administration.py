@@ -7,10 +7,11 @@ everything is served as before. Knows no sockets and no files: a host carries ou
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeAlias
 
 from edged.core.events import LoadAsked, PinAsked, Settled, UnloadAsked
 from edged.daemon.catalog import Catalog
@@ -57,10 +58,18 @@ class Host(Protocol):
         """Take new requests for these models."""
 
 
+class _Wish(NamedTuple):
+    """What a model is to be."""
+
+    unloaded: bool
+    pinned: bool
+
+
 @dataclass(slots=True, eq=False)
 class _Reload:
     change: Change
     done: list[Reloaded]
+    asked: dict[str, _Wish] = field(default_factory=dict)  # of the new versions, by key
     defined: bool = False
     open_asks: int = 0
 
@@ -85,13 +94,13 @@ class Administration:
         """Raises NotFound, as the other three."""
         key = self._key(name)
         self.unloaded.discard(name)
-        self._ask(lambda ask: LoadAsked(ask, key), done, now)
+        self._ask(functools.partial(_load, key), done, now)
 
     def unload(self, name: str, done: Done, now: float) -> None:
         key = self._key(name)
         self.unloaded.add(name)
         self.pinned.discard(name)
-        self._ask(lambda ask: UnloadAsked(ask, key), done, now)
+        self._ask(functools.partial(_unload, key), done, now)
 
     def pin(self, name: str, done: Done, now: float) -> None:
         key = self._key(name)
@@ -100,16 +109,16 @@ class Administration:
             if error is None:
                 self.pinned.add(name)
             elif name not in self.pinned:
-                self._ask(lambda ask: PinAsked(ask, key, False), _ignore, now)
+                self._ask(functools.partial(_unpin, key), _ignore, now)
             done(error, now)
 
         self.unloaded.discard(name)
-        self._ask(lambda ask: PinAsked(ask, key, True), pinned, now)
+        self._ask(functools.partial(_pin, key), pinned, now)
 
     def unpin(self, name: str, done: Done, now: float) -> None:
         key = self._key(name)
         self.pinned.discard(name)
-        self._ask(lambda ask: PinAsked(ask, key, False), done, now)
+        self._ask(functools.partial(_unpin, key), done, now)
 
     def settled(self, event: Settled, now: float) -> None:
         """The scheduler has answered."""
@@ -133,7 +142,7 @@ class Administration:
             if not contents.models:
                 raise NotFound("the store holds no model; add one with edged-export")
         except EdgedError as error:
-            self._shelf.keep(self.versions.blocks)
+            self._keep_blocks()
             log.error("reload failed, all is served as before: %s", error)
             for tell in done:
                 tell(error, now)
@@ -156,11 +165,9 @@ class Administration:
         for key, manifest in reload.change.new.items():
             if reload is not self._reload:
                 return  # one of those before has failed at once
-            self._ask(
-                self._as_wanted(manifest.name, key),
-                lambda error, now: self._on_new(reload, error, now),
-                now,
-            )
+            wish = reload.asked[key] = self._wish(manifest.name)
+            done = functools.partial(self._on_new, reload)
+            self._ask(functools.partial(_EVENTS[wish], key), done, now)
 
     def define_failed(self, error: EdgedError, now: float) -> None:
         """The worker cannot: all stays as it is."""
@@ -182,13 +189,8 @@ class Administration:
         if self._reload is not None:
             self._give_up(self._reload, error, now)
 
-    def _as_wanted(self, name: str, key: str) -> Ask:
-        """What the new version of a model is to be, as the old one was."""
-        if name in self.unloaded:
-            return lambda ask: UnloadAsked(ask, key)
-        if name in self.pinned:
-            return lambda ask: PinAsked(ask, key, True)
-        return lambda ask: LoadAsked(ask, key)
+    def _wish(self, name: str) -> _Wish:
+        return _Wish(name in self.unloaded, name in self.pinned)
 
     def _on_new(self, reload: _Reload, error: EdgedError | None, now: float) -> None:
         if reload is not self._reload:
@@ -210,6 +212,10 @@ class Administration:
             "reloaded: %d models added, %d changed, %d removed",
             len(change.added), len(change.changed), len(change.removed),
         )  # fmt: skip
+        for key, asked in reload.asked.items():
+            wish = self._wish(self.versions.models[key].name)
+            if wish != asked:  # an administrator has changed the old version meanwhile
+                self._ask(functools.partial(_EVENTS[wish], key), _ignore, now)
         self._end(reload, change, now)
         self._retire(gone, now)
 
@@ -220,7 +226,7 @@ class Administration:
         if reload.defined:
             self._retire(tuple(reload.change.new), now)
         else:
-            self._shelf.keep(self.versions.blocks)
+            self._keep_blocks()
 
     def _end(self, reload: _Reload, outcome: Change | EdgedError, now: float) -> None:
         self._reload = None
@@ -231,25 +237,25 @@ class Administration:
     def _retire(self, keys: Iterable[str], now: float) -> None:
         """Versions leave when their last request is answered."""
         for key in keys:
-            self._retire_one(key, now)
-
-    def _retire_one(self, key: str, now: float) -> None:
-        self._ask(
-            lambda ask: UnloadAsked(ask, key),
-            lambda error, now: self._forget(key, error, now),
-            now,
-        )
+            done = functools.partial(self._forget, key)
+            self._ask(functools.partial(_unload, key), done, now)
 
     def _forget(self, key: str, error: EdgedError | None, now: float) -> None:
         if error is not None:
-            log.warning("version %s stays on the device: %s", key, error)
+            log.info("version %s stays: %s", key, error)  # as when the daemon shuts down
             return
         self.versions.forget((key,))
         self._host.tell_versions(now)
         self._host.order(link.Forget((key,)))
-        self._shelf.keep(self.versions.blocks)
+        self._keep_blocks()
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _keep_blocks(self) -> None:
+        """Let go of the blocks that no version needs, nor one that is on its way in."""
+        coming = self._reload.change.new.values() if self._reload is not None else ()
+        blocks = {step.block for manifest in coming for step in manifest.steps}
+        self._shelf.keep(self.versions.blocks | blocks)
 
     def _key(self, name: str) -> str:
         key = self.versions.served.get(name)
@@ -262,6 +268,30 @@ class Administration:
         self._last_ask += 1
         self._asks[self._last_ask] = done
         self._host.ask(event(self._last_ask), now)
+
+
+def _load(key: str, ask: int) -> LoadAsked:
+    return LoadAsked(ask, key)
+
+
+def _unload(key: str, ask: int) -> UnloadAsked:
+    return UnloadAsked(ask, key)
+
+
+def _pin(key: str, ask: int) -> PinAsked:
+    return PinAsked(ask, key, True)
+
+
+def _unpin(key: str, ask: int) -> PinAsked:
+    return PinAsked(ask, key, False)
+
+
+_EVENTS: dict[_Wish, Callable[[str, int], LoadAsked | UnloadAsked | PinAsked]] = {
+    _Wish(unloaded=False, pinned=False): _load,
+    _Wish(unloaded=False, pinned=True): _pin,
+    _Wish(unloaded=True, pinned=False): _unload,
+    _Wish(unloaded=True, pinned=True): _unload,
+}
 
 
 def _ignore(error: EdgedError | None, now: float) -> None:

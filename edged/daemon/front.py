@@ -181,13 +181,20 @@ class Front:
     def device_is_busy(self) -> bool:
         return self._device is not None and self._scheduler.staged_rows > 0
 
-    def worker_models(self) -> dict[str, Manifest]:
-        """Those that a worker that is started now is to know, by key, best to keep first."""
+    def worker_models(self) -> tuple[dict[str, Manifest], tuple[str, ...]]:
+        """Those that a worker that is started now is to know, by key, best to keep first; and the
+        keys of those that have to fit.
+        """
         models, administration = self._versions.models, self._administration
-        names = [name for name in self._catalog.preferred() if name in administration.pinned]
-        names += [n for n in self._catalog.preferred() if n not in administration.unloaded]
-        keys = [self._versions.served[name] for name in names]
-        return {key: models[key] for key in dict.fromkeys([*keys, *models])}
+        pinned = [name for name in self._catalog.preferred() if name in administration.pinned]
+        loaded = [n for n in self._catalog.preferred() if n not in administration.unloaded]
+        keys = [self._versions.served[name] for name in (*pinned, *loaded)]
+        first = dict.fromkeys([*keys, *models])
+        must_fit = [name for name in pinned if name in self._config.memory.pinned]
+        return (
+            {key: models[key] for key in first},
+            tuple(self._versions.served[name] for name in must_fit),
+        )
 
     def worker_budget_bytes(self) -> int:
         """What a worker that is started now may take."""

@@ -217,13 +217,13 @@ class Loop:
         self._vigil.heard(now)
         self._failure = None
         budget_bytes = self._front.worker_budget_bytes()
-        models = self._front.worker_models()
+        models, pinned = self._front.worker_models()
         settings = msgspec.structs.replace(
             self._worker_settings,
             budget_bytes=budget_bytes,
             models=tuple(models),
             manifests=models,
-            pinned=tuple(key for key, m in models.items() if m.name in self._config.memory.pinned),
+            pinned=pinned,
         )
         self._worker = WorkerProcess(settings)
         self._flush()

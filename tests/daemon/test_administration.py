@@ -250,3 +250,28 @@ def test_a_daemon_that_shuts_down_answers_every_reload():
     site.reload()
     site.administration.on_drain(0.0)
     assert [type(outcome) for outcome in site.outcomes] == [Unavailable, Unavailable]
+
+
+def test_what_changes_during_a_reload_holds_for_the_new_version_too():
+    site = Site(OLD, FOOD)
+    site.reload(NEW, FOOD)
+    site.administration.defined(0.0)
+    site.administration.unload("flowers", site.done, 0.0)
+    (load, _) = site.settle()
+    key = site.key("flowers")
+    assert load == LoadAsked(1, key)
+    assert {(type(event), event.model) for event in site.asked} == {
+        (UnloadAsked, key),
+        (UnloadAsked, "flowers"),
+    }
+
+
+def test_blocks_on_their_way_in_are_held_while_old_ones_leave():
+    site = Site(OLD, FOOD)
+    site.reload(NEW, FOOD)
+    site.administration.defined(0.0)
+    site.settle()
+    site.reload(NEW, FOOD, BIRDS)
+    assert [type(event) for event in site.settle()] == [UnloadAsked]
+    models = (NEW, FOOD, BIRDS)
+    assert site.kept == {step.block for model in models for step in model.steps}
