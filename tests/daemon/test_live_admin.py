@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,33 @@ def test_a_new_version_takes_over_under_load_and_no_request_fails(start, own_sto
         until(lambda: Store(own_store).gc().removed == (before,))
         assert {model.state for model in admin.residency().models} == {"SERVING"}
         assert factor(client, "color") == 2.0
+    assert daemon.stop() == 0
+
+
+def test_a_client_notices_nothing_of_one_reload_after_the_other(start, own_store):
+    daemon = serve(start, own_store)
+    factors: list[float] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        with Client(daemon.endpoint) as client:
+            while not done.is_set():
+                factors.append(factor(client, "color"))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with Admin(daemon.admin) as admin:
+            for number in range(2, 7):
+                put_tasks(own_store, color=float(number))
+                admin.reload()
+                seen = len(factors)
+                until(lambda seen=seen: len(factors) > seen + 1)  # one may have been on its way
+    finally:
+        done.set()
+        asking.join()
+    assert factors == sorted(factors)
+    assert set(factors) == {1.0, 2.0, 3.0, 4.0, 5.0, 6.0}
     assert daemon.stop() == 0
 
 
