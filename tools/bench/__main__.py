@@ -21,6 +21,7 @@ BENCHES = {
     "overload": "tools.bench.overload",
     "papers": "tools.bench.papers",
     "partial": "tools.bench.partial",
+    "partial-live": "tools.bench.partial_live",
     "planners-fleet": "tools.bench.fleet",
     "planners-loading": "tools.bench.planners_loading",
     "policies": "tools.bench.policies",

@@ -105,19 +105,19 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def of_library(load: Load, requests: int, seed: int) -> Served:
-    """50 models fine-tuned from three ResNets, asked for at random, by policy."""
+    """What each policy makes of the same arrivals."""
+    scenario = with_arrivals(load, requests, seed)
+    return {policy: run(scenario, policy).served / requests for policy in POLICIES}
+
+
+def with_arrivals(load: Load, requests: int, seed: int) -> Scenario:
+    """50 models fine-tuned from three ResNets, asked for at random."""
     rng = np.random.default_rng(seed)
     scenario = library(load, rng)
     times_ms = np.cumsum(rng.exponential(1e3 / load.rate, requests))
     popularity = rng.permutation(np.arange(1.0, len(scenario.models) + 1) ** -load.zipf)
     asked = rng.choice(len(scenario.models), requests, p=popularity / popularity.sum())
-    scenario = replace(
-        scenario,
-        arrivals_ms=tuple(map(float, times_ms)),
-        asked=tuple(map(int, asked)),
-        deadline_ms=load.deadline_ms,
-    )
-    return {policy: run(scenario, policy).served / requests for policy in POLICIES}
+    return replace(scenario, arrivals_ms=tuple(map(float, times_ms)), asked=tuple(map(int, asked)))
 
 
 def library(load: Load, rng: np.random.Generator, models: int = 50) -> Scenario:
