@@ -349,11 +349,11 @@ class DeviceMemory:
         """More is held than the budget has: the blocks of least worth leave."""
         self._plan = None
         excess_bytes = -self.ledger.room_bytes - self.residency.going_bytes
-        for block in self._outlook(costs, 0.0, now).victims(excess_bytes, frozenset()):
+        for block in self._outlook(costs, 0.0, now).victims(excess_bytes, ()):
             self.residency.move(block, Where.LEAVING)
 
     def _outlook(self, costs: CostModel, backlog_s: float, now: float) -> Outlook:
-        return Outlook.of(
+        return Outlook(
             self.residency,
             self.ledger,
             self._policy,
@@ -379,6 +379,8 @@ class DeviceMemory:
 
     def _pinned_blocks(self) -> dict[Block, None]:
         """Blocks that never leave, in the order of the library."""
+        if not self.pinned:
+            return {}
         return {
             block: None
             for name, need in self.residency.models.items()

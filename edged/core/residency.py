@@ -1,11 +1,11 @@
-"""Residency: where each block is, which models and waiting requests need it, and what may leave.
+"""Residency: where each block is, and which models and waiting requests need it.
 
-Knows no policy, no budget and no time: others say what a block is worth and how much must go.
+Knows no policy, no budget and no time: others say what comes and what goes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -201,28 +201,6 @@ class Residency:
             block.bytes = size_bytes
         for block in list(self._blocks.values()):
             self.move(block, Where.RESIDENT if block.id in held else Where.ABSENT)
-
-    def victims(
-        self,
-        room_bytes: float,
-        worth: Callable[[Block], float],
-        spared: Callable[[Block], bool],
-    ) -> list[Block]:
-        """Blocks of least worth that give `room_bytes` by leaving, or all that may leave."""
-        free = [b for b in self._blocks.values() if b.where is Where.RESIDENT and not spared(b)]
-        taken: list[Block] = []
-        found = 0
-        for block in sorted(free, key=lambda block: (worth(block), block.in_use)):
-            if found >= room_bytes:
-                break
-            taken.append(block)
-            found += block.bytes
-        # A large last one may have made others superfluous: those of most worth stay.
-        for block in reversed(taken[:-1]):
-            if found - block.bytes >= room_bytes:
-                found -= block.bytes
-                taken.remove(block)
-        return taken
 
     def _forget_if_unused(self, block: Block) -> None:
         if not block.needs and block.where is Where.ABSENT:
