@@ -23,6 +23,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0.0, le=_LARGEST)]
 # What is multiplied with its like: far above anything there is, and far from overflow.
 Amount = Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
 PositiveAmount = Annotated[float, msgspec.Meta(gt=0.0, le=1e12)]
+Seconds = Annotated[float, msgspec.Meta(ge=1e-9, le=1e12)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Index = Annotated[int, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]

@@ -22,6 +22,7 @@ from edged.planner.instance import (
     Index,
     NonNegative,
     PositiveAmount,
+    Seconds,
     decode,
 )
 
@@ -76,7 +77,7 @@ class Instance(msgspec.Struct, frozen=True, tag_field="type", tag=KIND):
     d: list[Amount]
     mode: Mode
     nu: list[Amount] | None
-    Tb: PositiveAmount | None
+    Tb: Seconds | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,6 +55,12 @@ def test_a_missing_key_is_named(key: str) -> None:
         (("edges",), [], r"^edges: empty, but there are clients"),
         (("mode",), "lossy", r"^mode: .*lossy"),
         (("nu",), None, r"^nu: null; the batching row \(28\) needs both nu and Tb$"),
+        (("Tb",), 1e-300, r"^Tb: must be >= 1e-09, got 1e-300$"),
+        (
+            ("clients", 2, "lam", 0),
+            1e300,
+            r"^clients\[2\].lam\[0\]: must be <= 1e\+12, got 1e\+300$",
+        ),
         (("Tb",), None, r"^Tb: null; the batching row \(28\) needs both nu and Tb$"),
         (("nu",), [0.1], r"^nu: must have 6 entries, got 1$"),
         (("edges", 1, "flops"), 0.0, r"^edges\[1\].flops: must be > 0 with batching"),
