@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def _run(args: argparse.Namespace) -> int:
         _plot(args.plot, {name: outcome.latency_s for name, outcome in outcomes.items()})
     if args.json:
         for name, summary in summaries.items():
-            print_json({"policy": name, "label": "simulated", **summary})
+            figures = {key: None if math.isnan(f) else f for key, f in summary.items()}
+            print_json({"policy": name, "label": "simulated", **figures})
         return 0
     columns = list(next(iter(summaries.values())))
     rows = [

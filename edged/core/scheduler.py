@@ -82,6 +82,7 @@ class Scheduler:
         self._supply = supply
         self._memory = supply.memory
         self._staged_rows = 0
+        self._preparing = 0  # requests that the device has not said Prepared of
         self._open = 0  # requests that are owed an answer
         self._last_batch = 0
         self._device_up = False
@@ -206,6 +207,7 @@ class Scheduler:
 
     def _on_prepared(self, event: Prepared, now: float, commands: list[Command]) -> None:
         job = self._jobs[event.rid]
+        self._preparing -= 1
         job.prepare_s = event.prepare_s
         self._stage(job, now)
         if job.answered:
@@ -224,6 +226,7 @@ class Scheduler:
             if job is not None and not job.answered:
                 self._refuse(job, event.code, event.message, commands)
             return
+        self._preparing -= 1
         self._release(job, commands, discard=False)
         if not job.answered:
             self._open -= 1
@@ -294,7 +297,7 @@ class Scheduler:
         self._device_up = False
         self._running.clear()
         self._ready.clear()
-        self._staged_rows = 0
+        self._staged_rows = self._preparing = 0
         for job in reversed([j for j in self._jobs.values() if j.stage is not Stage.WAITING]):
             if job.answered:
                 self._drop(job)
@@ -352,27 +355,34 @@ class Scheduler:
             commands.append(Prepare(job.request.rid))
             if job.request.light:
                 self._stage(job, now)
+            else:
+                self._preparing += 1
 
     def _start_batches(self, now: float, commands: list[Command]) -> None:
         sizes = self._sizes
         sizes.next_beat_s = None
-        hurry = (
-            self._draining
-            or self._staged_rows >= self.settings.staging_rows
-            or bool(self._memory.residency.going)
-        )
         while len(self._running) < self._lanes:
             for name, group in self._ready.by_urgency():
                 if self._is_taken(name):
                     continue
-                rows = sizes.rows(
-                    name, group, self._costs, now, limit=self._limit(name), hurry=hurry
-                )
+                limit = self._limit(name)
+                rows = sizes.rows(name, group, self._costs, now, limit=limit)
+                if not rows and not self._more_may_come():
+                    rows = min(group.rows, limit)
                 if rows:
                     self._run(name, group.take(rows), now, commands)
                     break
             else:
                 return
+
+    def _more_may_come(self) -> bool:
+        """Whether it can be of use to wait for more staged rows than there are."""
+        if self._draining or self._memory.residency.going:
+            return False
+        head = self._waiting.peek()
+        wanted = 1 if head is None else head.request.staging_rows
+        fits = self._staged_rows + wanted <= self.settings.staging_rows
+        return fits or self._preparing > 0
 
     def _limit(self, group: str) -> int:
         return self._sizes.limit_rows(group, self._costs, self._memory.ledger.batch_rows)

@@ -45,11 +45,8 @@ class BatchSizes:
         now: float,
         *,
         limit: int,
-        hurry: bool,
     ) -> int:
-        """Rows to run now; 0 waits. In a hurry nothing more can come that is worth a wait."""
-        if hurry:
-            return min(group.rows, limit)
+        """Rows to run now; 0 waits."""
         rate = self._rate(name, now).rows_per_s(now) if self._policy.follows_rate else 0.0
         rule = self._rules.get(name)
         if rule is None:

@@ -472,6 +472,8 @@ class Front:
         commands = self._scheduler.handle(event, now)
         if self._recorder is not None:
             self._recorder.turn(now, event, commands)
+        if len(commands) > 1:  # the device idles until it hears of its next batch
+            commands = sorted(commands, key=lambda command: type(command) in _TO_CLIENTS)
         for command in commands:
             _ON_COMMAND[type(command)](self, command, now)
         while self._settled:  # when all is carried out that was ordered before
@@ -613,6 +615,8 @@ def _output(model: Manifest, output: link.Output) -> wire.OutputTensor:
         model.task, model.name, output.name, output.datatype, output.shape, classes
     )
 
+
+_TO_CLIENTS = (Answer, Refuse)
 
 _ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = {
     wire.Infer: Front._infer,

@@ -7,7 +7,16 @@ import pytest
 from edged.core.arrivals import ArrivalRate
 from edged.core.batching import Smooth, View, policy, smallest_feasible
 from edged.core.cost import CostModel
-from edged.core.events import BatchDone, DeviceUp, DrainAsked, GroupCost, Prepared, Run, Woke
+from edged.core.events import (
+    BatchDone,
+    DeviceUp,
+    DrainAsked,
+    GroupCost,
+    Prepare,
+    Prepared,
+    Run,
+    Woke,
+)
 from edged.errors import InvalidArgument
 from tests.core.helpers import BACKBONE, Checked, arrived
 
@@ -146,8 +155,29 @@ def test_a_full_staging_memory_ends_every_wait():
     for rid, group in ((1, "x"), (2, "x"), (3, "y")):
         scheduler(arrived(rid, group=group))
         assert scheduler(Prepared(rid, 0.0)) == []
-    _, run = scheduler(arrived(4, group="y"))
+    assert [type(c) for c in scheduler(arrived(4, group="y"))] == [Prepare]
+    (run,) = scheduler(Prepared(4, 0.0))
     assert (run.group, run.rows) == ("x", 2)
+
+
+def test_what_does_not_fit_into_staging_memory_ends_every_wait():
+    scheduler = Checked(policy="greedy", max_batch_rows=4, staging_rows=6)
+    scheduler(DeviceUp())
+    for rid, group in ((1, "x"), (2, "x"), (3, "y")):
+        scheduler(arrived(rid, group=group))
+        assert scheduler(Prepared(rid, 0.0)) == []
+    (run,) = scheduler(arrived(4, group="y", rows=4))
+    assert (run.group, run.rows) == ("x", 2)
+
+
+@pytest.mark.parametrize(("policy", "rows"), [("unbatched", 1), ("static:2", 2), ("greedy", 4)])
+def test_no_policy_makes_larger_batches_because_staging_memory_is_full(policy, rows):
+    scheduler = Checked(policy=policy, max_batch_rows=4, staging_rows=5)
+    scheduler(DeviceUp())
+    for rid in range(1, 6):
+        scheduler(arrived(rid))
+    runs = [c for rid in range(1, 6) for c in scheduler(Prepared(rid, 0.0))]
+    assert [run.rows for run in runs] == [rows]
 
 
 def test_monolithic_has_one_request_on_the_device():

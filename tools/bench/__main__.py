@@ -27,6 +27,7 @@ BENCHES = {
     "policies": "tools.bench.policies",
     "qos": "tools.bench.qos",
     "scheduler": "tools.bench.scheduler",
+    "table2": "tools.bench.table2",
     "throughput": "tools.bench.throughput",
 }
 
