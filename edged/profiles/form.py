@@ -106,13 +106,13 @@ def check_fits(
         theirs = getattr(profile, name)
         if theirs != value:
             raise ConfigError(
-                f"it was measured with {name} {theirs or 'unknown'}, this is {value}: measure "
-                "again with `edged profile`, or leave device.profile out"
+                f"the profile was measured with {name} {theirs or 'unknown'}, this is {value}: "
+                "measure again with `edged profile`, or leave device.profile out"
             )
     if missing := sorted(set(blocks) - profile.blocks.keys()):
         raise ConfigError(
-            f"it has no figures for {len(missing)} of {len(blocks)} blocks, as {missing[0][:12]}: "
-            "measure again with `edged profile`, or leave device.profile out"
+            f"the profile has no figures for {len(missing)} of {len(blocks)} blocks, as "
+            f"{missing[0][:12]}: measure again with `edged profile`, or leave device.profile out"
         )
 
 
