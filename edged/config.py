@@ -164,6 +164,11 @@ def _check(config: Config) -> None:
         if count < 0:
             raise ConfigError(f"{name} is {count}: it must be 0 or more")
     _check_uplink(config)
+    if config.memory.policy == "independent":
+        raise ConfigError(
+            "memory.policy: independent is a baseline of `edged simulate`; a device holds a block "
+            "once: take partial, greedy or lru"
+        )
     try:
         policy(scheduler.policy)
     except InvalidArgument as error:

@@ -30,6 +30,7 @@ def test_an_empty_file_is_all_defaults():
         ("[device]\nthreads = -1", "device.threads is -1"),
         ("[limits]\nmax_rows = -3", "limits.max_rows is -3"),
         ("[limits]\nmax_rowz = 3", "unknown field `max_rowz`"),
+        ("[memory]\npolicy = 'independent'", "take partial, greedy or lru"),
         ("[uplink]\nrate_bytes_s = -1", "uplink.rate_bytes_s is -1"),
         ("[uplink]\nshares = 'all'", "$.uplink.shares"),
         ("[uplink]\ngather_s = 6.0", "below uplink.max_lease_s"),
