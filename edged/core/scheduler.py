@@ -487,12 +487,21 @@ class Scheduler:
         """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
         if request.deadline_s is None:
             return 0.0
-        ahead = self._waiting.rows_ahead_of(request) + self._staged_rows
+        ahead = self._waiting.rows_ahead_of(request) + self._staged_rows - self._rows_done(now)
         ready_s = (self._costs.pace_s() or 0.0) * ahead
         if need is not None and need.missing:
             ready_s = max(ready_s, self._memory.load_s(need))
         run_s = sum(self._costs.batch_s(p.group, request.rows) or 0.0 for p in request.parts)
         return max(0.0, now + ready_s + run_s - request.deadline_s)
+
+    def _rows_done(self, now: float) -> float:
+        """Of the batches that run, as far as they should have come by now."""
+        done = 0.0
+        for batch in self._running.values():
+            took_s = self._costs.batch_s(batch.run.group, batch.run.rows)
+            if took_s:
+                done += batch.run.rows * min(1.0, (now - batch.started_s) / took_s)
+        return done
 
     def _backlog_s(self) -> float | None:
         """About when the rows that wait now will have run."""

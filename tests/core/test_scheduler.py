@@ -380,6 +380,16 @@ def test_rows_of_a_request_that_is_too_late_to_run_go_to_the_next_one():
     assert prepare == Prepare(3)
 
 
+@pytest.mark.parametrize(("at_s", "fits"), [(0.11, False), (0.19, True), (0.5, True)])
+def test_a_batch_that_is_nearly_done_is_hardly_in_the_way(at_s, fits):
+    scheduler = up()
+    stage(scheduler, 1)
+    scheduler(BatchDone(1, 0.1, 0.0), 0.1)  # so a batch takes 100 ms
+    stage(scheduler, 2, now=0.1)
+    commands = scheduler(arrived(3, deadline_s=at_s + 0.15), at_s)
+    assert [type(c) for c in commands] == [Prepare if fits else Refuse]
+
+
 def test_a_batch_costs_what_passes_around_it_as_well():
     for done_at, expected in ((0.0, 0.01), (0.03, 0.03)):
         scheduler = up(staging_rows=1, queue_rows=1)
