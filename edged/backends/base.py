@@ -45,7 +45,7 @@ class Backend(Protocol):
     name: str
     device: str  # for people, as "cpu, 2 threads"
     emulated: bool  # takes time and computes nothing
-    lanes: int  # batches that it runs side by side, each with its share of the device
+    lanes: int  # batches that it runs side by side, each on a processor of the host; else 1
     prepare_row_s: float  # that the device that is emulated takes to prepare a row; else 0.0
     versions: Mapping[str, str]  # of the libraries that compute
     memory: Memory

@@ -125,6 +125,7 @@ class BatchDone(msgspec.Struct, frozen=True, tag=True):
     batch: int
     infer_s: float
     output_s: float
+    prepare_s: float = 0.0  # of what was not prepared when it began
 
 
 class BatchFailed(msgspec.Struct, frozen=True, tag=True):

@@ -240,12 +240,14 @@ class Scheduler:
         if event.infer_s:  # else all members were left out
             # With what the daemon takes around it; a driver may hand over a batch's beginning and
             # its end at one time.
-            took_s = max(event.infer_s + event.output_s, now - batch.started_s)
+            took_s = event.prepare_s + event.infer_s + event.output_s
+            took_s = max(took_s, now - batch.started_s)
             self._costs.observe(run.group, run.rows, took_s, wide=run.wide)
         for ready in batch.parts:
             job = ready.job
             job.running_parts -= 1
             job.open_parts -= 1
+            job.prepare_s += event.prepare_s
             job.infer_s += event.infer_s
             job.output_s += event.output_s
             job.batch_rows = max(job.batch_rows, batch.run.rows)

@@ -301,7 +301,8 @@ class Front:
         self._last_rid += 1
         rid = self._last_rid
         size = sum(memoryview(part).nbytes for part in payload)
-        light = link.is_light(resolved.inputs, size)
+        lanes_prepare = self._device is not None and self._device.lanes_prepare
+        light = link.is_light(resolved.inputs, size, lanes_prepare=lanes_prepare)
         prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks, light)
         pending = Pending(client, infer.id, resolved, [link.encode(prepare), *payload], size)
         self._pending[rid] = pending
@@ -429,7 +430,8 @@ class Front:
                     _output(model, output) for output in answer.outputs
                 )
                 pending.tensors[answer.model] = raw
-        self._tell(BatchDone(message.batch, message.infer_us / 1e6, message.output_us / 1e6), now)
+        times_s = (us / 1e6 for us in (message.infer_us, message.output_us, message.prepare_us))
+        self._tell(BatchDone(message.batch, *times_s), now)
 
     def _batch_failed(
         self, message: link.BatchFailed, frames: Sequence[wire.Buffer], now: float

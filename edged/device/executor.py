@@ -75,7 +75,7 @@ class Executor:
         self._program.cache_clear()
 
     def run(
-        self, message: link.Run, requests: Sequence[Staged]
+        self, message: link.Run, requests: Sequence[Staged], prepare_us: int = 0
     ) -> tuple[link.BatchDone, list[memoryview]]:
         """One batch. The payload is valid until the next one. Raises EdgedError."""
         started_ns = time.perf_counter_ns()
@@ -89,6 +89,7 @@ class Executor:
             output_us=(time.perf_counter_ns() - inferred_ns) // 1000,
             blocks=tuple(batch.runs),
             answers=tuple(answers),
+            prepare_us=prepare_us,
         )
         return done, payload
 

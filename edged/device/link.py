@@ -7,8 +7,8 @@ Rules that both ends hold to:
 
 * Each Prepare gets exactly one Prepared or PrepareFailed, each Run one BatchDone or BatchFailed.
 * A light Prepare gets an answer only when it fails, and a Run may follow it at once: the worker
-  prepares it as it reads it. A Run leaves out requests whose light Prepare has failed; they stay
-  known until their Discard.
+  copies a tensor as it reads it, and the lane of a Run decodes what images are not decoded yet. A
+  Run leaves out requests whose light Prepare has failed; they stay known until their Discard.
 * A request takes `rows` staging rows for each distinct preparation that its models need
   (`edged.device.inputs.preparations`). The front never lets the sum exceed `staging_rows`.
 * The worker has freed these rows when the front reads PrepareFailed, or the BatchDone that ran the
@@ -32,7 +32,8 @@ import msgspec
 from edged.errors import Code
 from edged.manifest import DataType, Manifest
 
-LIGHT_BYTES = 1 << 20  # to copy that much takes less time than to tell the front that it is done
+LIGHT_BYTES = 1 << 20  # to copy that much takes less time than to tell the front that it is done;
+# and larger images would hold up those that they share a batch with
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -185,6 +186,7 @@ class Ready(_Message, frozen=True):
     workspace_bytes: int = 0  # of it, activations of the largest batch in all lanes
     loading_bytes: int = 0  # that loading a block takes on top, for a moment
     max_batch_rows: int | None = None  # None: as asked for; else what there is memory for
+    lanes_prepare: bool = False  # they decode small images themselves: see `is_light`
 
 
 class Failed(_Message, frozen=True):
@@ -248,6 +250,7 @@ class BatchDone(_Message, frozen=True):
     output_us: int  # top-k, softmax and copies after that
     blocks: tuple[BlockRun, ...]
     answers: tuple[Answer, ...]
+    prepare_us: int = 0  # before that, of images that were not decoded yet
 
 
 class BatchFailed(_Message, frozen=True):
@@ -319,9 +322,13 @@ FromWorker: TypeAlias = (
 )
 
 
-def is_light(inputs: Sequence[Input], payload_bytes: int) -> bool:
-    """Whether a request needs no more preparation than to copy a few bytes."""
-    return inputs[0].kind == "tensor" and payload_bytes <= LIGHT_BYTES
+def is_light(inputs: Sequence[Input], payload_bytes: int, *, lanes_prepare: bool) -> bool:
+    """Whether a request needs no more preparation than to copy a few bytes, or lanes do the rest.
+
+    `lanes_prepare`: as the worker has said; lanes that take all processors of the host have nobody
+    to wait for but each other.
+    """
+    return (inputs[0].kind == "tensor" or lanes_prepare) and payload_bytes <= LIGHT_BYTES
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -110,6 +110,21 @@ class Feed:
     fingerprint: int = 0
 
 
+class Deferred:
+    """Work that the first of several threads does while the others wait for it."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        """`work` never raises."""
+        self._lock = threading.Lock()
+        self._work: Callable[[], None] | None = work
+
+    def __call__(self) -> None:
+        with self._lock:
+            work, self._work = self._work, None
+            if work is not None:
+                work()
+
+
 @dataclass(slots=True, eq=False)
 class Staged:
     """A request in the worker."""
@@ -122,6 +137,7 @@ class Staged:
     ready: bool = False
     running: int = 0  # batches
     discarded: bool = False
+    deferred: Deferred | None = None  # what fills the feeds, where the first batch is to do that
 
 
 class Staging:

@@ -33,7 +33,7 @@ from edged.device.filling import Filling
 from edged.device.loader import Loader
 from edged.device.orders import Orders, typed
 from edged.device.settings import Settings
-from edged.device.staging import Staged, Staging
+from edged.device.staging import Deferred, Staged, Staging
 from edged.device.warming import Warming
 from edged.errors import Code, EdgedError
 from edged.manifest import Manifest
@@ -121,6 +121,7 @@ class Worker:
                 backend=self._backend.name,
                 device=self._backend.device,
                 lanes=self._backend.lanes,
+                lanes_prepare=1 < self._backend.lanes >= settings.prepare_threads,
                 emulated=self._backend.emulated,
                 models=tuple(self._manifests),
                 blocks=filling.blocks(),
@@ -177,13 +178,27 @@ class Worker:
         """Ready for the Run that may be the next message; only a failure is reported."""
         try:
             staged = self._staging.admit(message)
+        except EdgedError as error:
+            self._leave_out(message, error)
+            return
+        fill = functools.partial(self._fill_light, message, payload, staged)
+        if message.inputs[0].kind == "tensor":
+            fill()
+        else:
+            staged.deferred = Deferred(fill)
+        self._staging.settle(staged, prepared=True)
+
+    def _fill_light(
+        self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
+    ) -> None:
+        try:
             self._fill(message, payload, staged)
         except Exception as caught:
-            error = typed(caught, "a request could not be prepared")
-            self._staging.leave_out(message)
-            self._report(link.PrepareFailed(message.rid, error.code, str(error)))
-        else:
-            self._staging.settle(staged, prepared=True)
+            self._leave_out(message, typed(caught, "a request could not be prepared"))
+
+    def _leave_out(self, message: link.Prepare, error: EdgedError) -> None:
+        self._staging.leave_out(message)
+        self._report(link.PrepareFailed(message.rid, error.code, str(error)))
 
     def _prepare(
         self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
@@ -224,13 +239,14 @@ class Worker:
         except EdgedError as error:
             self._report(link.BatchFailed(message.batch, error.code, str(error)))
             return
+        prepare_us = self._prepare_deferred(requests, wide=message.wide)
         if not any(request.feeds for request in requests):  # all were left out
             self._staging.end(message.members, requests, done=True)
             self._report(link.BatchDone(message.batch, 0, 0, (), ()))
             return
         executor = self._idle.get()
         try:
-            done, payload = executor.run(message, requests)
+            done, payload = executor.run(message, requests, prepare_us)
         except DeviceLost as error:
             self.fail(error.code, str(error))
             os._exit(1)  # from a thread; there is nothing that could be put in order
@@ -243,6 +259,16 @@ class Worker:
             self._report(done, payload)  # before the executor's memory is used again
         finally:
             self._idle.put(executor)
+
+    def _prepare_deferred(self, requests: Sequence[Staged], *, wide: bool) -> int:
+        """Microseconds. A batch that has the whole device has the preparing threads to help."""
+        started_ns = time.perf_counter_ns()
+        deferred = [request.deferred for request in requests if request.deferred is not None]
+        for work in deferred[1:] if wide else ():
+            self._jobs.put(work)
+        for work in deferred:
+            work()
+        return (time.perf_counter_ns() - started_ns) // 1000
 
     # --- the rest -----------------------------------------------------------------------------
 

@@ -369,6 +369,14 @@ def test_lanes_run_side_by_side_and_a_lone_batch_has_the_whole_device():
     assert last.wide
 
 
+def test_what_a_batch_prepared_itself_counts_as_preparation():
+    scheduler = up()
+    scheduler(arrived(1, light=True))
+    (answer,) = scheduler(BatchDone(1, 0.010, 0.001, prepare_s=0.002), 0.02)
+    assert (answer.prepare_s, answer.infer_s) == (0.002, 0.010)
+    assert answer.queue_s == pytest.approx(0.007)
+
+
 def test_rows_of_a_request_that_is_too_late_to_run_go_to_the_next_one():
     scheduler = up(staging_rows=1)
     stage(scheduler, 1)

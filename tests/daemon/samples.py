@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import msgspec
+
 from edged import wire
 from edged.config import Config
 from edged.daemon.front import Front
@@ -120,13 +122,14 @@ class Bench:
         self.worker.append(link.decode_to_worker(bytes(frames[0])))
         self.payloads.append(frames[1:])
 
-    def worker_is_ready(self) -> None:
+    def worker_is_ready(self, *, lanes_prepare: bool = False) -> None:
         blocks = tuple(
             link.BlockInfo(id, size, 1000) for id, size in self.store.block_bytes.items()
         )
         ready = link.Ready(
             "fake", "nothing", 1, False, tuple(self.store.models), blocks, (), {}, 0, 0
         )
+        ready = msgspec.structs.replace(ready, lanes_prepare=lanes_prepare)
         self.front.on_worker(ready, (), self.now)
 
     def ask(

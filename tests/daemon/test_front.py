@@ -291,6 +291,19 @@ def test_a_large_tensor_is_prepared_like_an_image():
     assert not prepare.light
 
 
+def test_lanes_that_prepare_get_small_images_at_once():
+    bench = Bench(Config(), models=catalog(manifest("a")))
+    bench.worker_is_ready(lanes_prepare=True)
+    bench.ask(infer("r1", "a"))
+    prepare, run = bench.worker
+    assert (prepare.inputs[0].kind, prepare.light) == ("encoded", True)
+    assert [member.rid for member in run.members] == [prepare.rid]
+    bench.worker.clear()
+    bench.ask(infer("r2", "a"), (bytes(2 * 2**20),))
+    (prepare,) = bench.worker
+    assert not prepare.light
+
+
 def test_metadata_tells_all_that_a_client_needs(bench):
     bench.ask(wire.ModelMetadata("m", "flowers"))
     header = bench.reply().header

@@ -87,7 +87,7 @@ def test_500_concurrent_mixed_requests_are_each_answered_once_and_replay(start):
     assert sum(batch.mixed for batch in statistics.batches) > 0
     assert max(batch.rows for batch in statistics.batches) > 1
     assert daemon.stop() == 0
-    assert replay(daemon.recording) > 1000  # arrivals, preparations, batches
+    assert replay(daemon.recording) > 500  # arrivals, batches, preparations that took a thread
 
 
 def test_a_killed_worker_costs_no_client_its_answer(start):

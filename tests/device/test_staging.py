@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
 from edged.backends.memory import HostMemory
 from edged.device import link
 from edged.device.inputs import preparations
-from edged.device.staging import Pool, Staging
+from edged.device.staging import Deferred, Pool, Staging
 from edged.errors import EdgedError, NotFound
 from edged.manifest import Preprocess
 from edged.paths.layout import Tensor
@@ -151,3 +153,29 @@ def test_equal_rows_have_equal_fingerprints() -> None:
     assert pool.equal([0], [2])
     pool.arrays[0][2, 17, 3] += 1  # the fingerprint need not see it, the comparison must
     assert not pool.equal([0], [2])
+
+
+def test_deferred_work_is_done_once_and_all_wait_for_it() -> None:
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        assert go_on.wait(30)
+        done.append(1)
+
+    deferred = Deferred(work)
+    seen: list[int] = []
+
+    def wait_for_it() -> None:
+        deferred()
+        seen.append(len(done))
+
+    threads = [threading.Thread(target=wait_for_it) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(30)
+    assert not seen
+    go_on.set()
+    for thread in threads:
+        thread.join(30)
+    assert seen == [1, 1, 1, 1]

@@ -351,6 +351,36 @@ def test_light_requests_that_failed_are_known_until_discarded(rig: Rig, model: s
         assert rig.expect(link.PrepareFailed).rid == dropped
 
 
+def test_lanes_decode_light_images_themselves(rig: Rig) -> None:
+    files = [encoded(picture(30, 40, seed)) for seed in range(4)]
+    known = [rig.prepared([file], "stretch", "crop") for file in files]
+    rids = [rig.prepare([file], "stretch", "crop", light=True) for file in files]
+    for model in ("stretch", "crop"):  # what the first batch has decoded serves the second
+        done = rig.ran(*((rid, [model]) for rid in [*known, *rids]))
+        for one, other in zip(known, rids, strict=True):
+            np.testing.assert_array_equal(done.tensors[one, model], done.tensors[other, model])
+        assert (done.message.prepare_us > 100) == (model == "stretch")
+
+
+def test_a_batch_leaves_out_a_light_image_that_is_damaged(rig: Rig) -> None:
+    file = encoded(picture(30, 40))
+    good = rig.prepare([file], "stretch", light=True)
+    bad = rig.prepare([file[:-200]], "stretch", light=True)
+    batch = rig.run((bad, ["stretch"]), (good, ["stretch"]))
+    failed = rig.expect(link.PrepareFailed)
+    assert (failed.rid, failed.code) == (bad, Code.INVALID_ARG)
+    message = rig.expect(link.BatchDone)
+    assert message.batch == batch
+    assert [answer.rid for answer in message.answers] == [good]
+
+
+def test_light_images_that_are_discarded_are_never_decoded(rig: Rig) -> None:
+    for _ in range(20):  # more rows than there are, if they were kept
+        rig.send(link.Discard(rig.prepare([b"no image"], "stretch", light=True)))
+    rig.send(link.Ping(1))
+    rig.expect(link.Pong)
+
+
 def test_a_picture_discarded_before_its_turn(rig: Rig) -> None:
     """Each Prepare is answered once, however Discard and the threads cross."""
     file = [encoded(picture(480, 640))]
@@ -381,6 +411,7 @@ def test_batches_side_by_side(store: Store) -> None:
     settings = {"backend": "onnxruntime", "threads": 2, "models": models}
     with worker(store, **settings) as rig:
         assert rig.ready.lanes == 2
+        assert rig.ready.lanes_prepare
         assert {warm.wide for warm in rig.ready.warm_ups} == {True, False}
         x = {rig.prepared(rows(1, seed=n), models[n % 3]): n for n in range(12)}
         for rid, n in x.items():

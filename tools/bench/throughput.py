@@ -4,8 +4,9 @@ The loop is one process that decodes frames and runs the uncut models (tools.ben
 the arrangement that is best at saturation: lanes of one thread, or one of all threads, and the
 size of its batches. For a lone frame it uses all threads. The daemon is the real one as it comes,
 without a setting; its client, its front and its worker share the cores that the loop has for
-itself. Both take turns, so that a change of the machine's speed meets both alike. All frames
-differ. With several tasks every request asks for all of them, and the loop decodes a frame once.
+itself. Both take turns, and ratios are of neighbouring turns, so that a change of the machine's
+speed meets both alike; pairs are loop, daemon. All frames differ. With several tasks every request
+asks for all of them, and the loop decodes a frame once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from edged.client import Client
 from edged.manifest import Preprocess
 from tools.bench.backbones import store_of, whole_models
 from tools.bench.report import emit
-from tools.bench.serving import CpuMeter, closed_loop, quantiles_ms, serving
+from tools.bench.serving import CpuMeter, closed_loop, serving
 from tools.demo.daemon import Daemon
 
 BACKBONE = "efficientnet-lite0"
@@ -47,8 +48,8 @@ def register(commands: Any) -> None:
     parser.add_argument("--side", type=int, default=224, help="of the model's input, in pixels")
     parser.add_argument("--tasks", type=int, default=1, help="asked for on each frame")
     parser.add_argument("--input", choices=("jpeg", "tensor"), default="jpeg")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of either side")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=8, help="turns of either side")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each turn")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dir", type=Path, help="keep models and store here and use them again")
     parser.set_defaults(run=_run)
@@ -98,37 +99,34 @@ def _compare(
         for rows in SIZES
     }
     best, rows = max(scan, key=lambda key: scan[key])
-    loop_rates, rates, loop_alone_s, alone_s = [], [], [], []
+    rates, alone_s, cpu_us = [], [], []
     for _ in range(args.rounds):
-        loop_rates.append(loop(do=best, rows=rows, seconds=args.seconds)["rate"])
-        _, rate = closed_loop(client, inputs, tasks, in_flight=IN_FLIGHT, seconds=args.seconds)
-        rates.append(rate)
-        loop_alone_s += loop(do="alone", seconds=args.seconds / 2)["times_s"]
-        alone_s += closed_loop(client, inputs, tasks, in_flight=1, seconds=args.seconds / 2)[0]
-    meter = CpuMeter(daemon)
-    trips, _ = closed_loop(
-        client, inputs, tasks, in_flight=IN_FLIGHT, seconds=args.seconds, warm_up_s=0.0
-    )
+        by_hand = loop(do=best, rows=rows, seconds=args.seconds)
+        meter = CpuMeter(daemon)
+        trips, rate = closed_loop(
+            client, inputs, tasks, in_flight=IN_FLIGHT, seconds=args.seconds, warm_up_s=0.0
+        )
+        rates.append((by_hand["rate"], rate))
+        cpu_us.append({"loop": by_hand["cpu_us"], **meter.us_each(len(trips))})
+        times_s = loop(do="alone", seconds=args.seconds / 2)["times_s"]
+        alone_s.append(
+            (times_s, closed_loop(client, inputs, tasks, in_flight=1, seconds=args.seconds / 2)[0])
+        )
     return {
         "saturated": {
-            "loop": {"best": f"{best}, batches of {rows}", **_rates(loop_rates, args.tasks)},
-            "daemon": _rates(rates, args.tasks),
-            "ratio": round(median(rates) / median(loop_rates), 3),
-            "cpu_us": meter.us_each(len(trips)),
+            "loop": f"{best}, batches of {rows}",
+            "results_per_s": [[round(rate * args.tasks, 1) for rate in pair] for pair in rates],
+            "ratio": round(median(ours / theirs for theirs, ours in rates), 3),
+            "cpu_us": {name: round(median(of[name] for of in cpu_us), 1) for name in cpu_us[0]},
+            "cpu_ratio": round(
+                median(of["loop"] / (sum(of.values()) - of["loop"]) for of in cpu_us), 3
+            ),
         },
         "alone": {
-            "loop": quantiles_ms(loop_alone_s),
-            "daemon": quantiles_ms(alone_s),
-            "ratio": round(median(alone_s) / median(loop_alone_s), 3),
+            "p50_ms": [[round(1e3 * median(times), 2) for times in pair] for pair in alone_s],
+            "ratio": round(median(median(ours) / median(theirs) for theirs, ours in alone_s), 3),
         },
         "scan": {f"{how} of {rows}": round(rate, 1) for (how, rows), rate in scan.items()},
-    }
-
-
-def _rates(frames_s: Sequence[float], tasks: int) -> dict[str, Any]:
-    return {
-        "results_per_s": round(median(frames_s) * tasks, 1),
-        "of_each_turn": [round(rate * tasks, 1) for rate in frames_s],
     }
 
 

@@ -97,19 +97,21 @@ class _Loop:
         for thread in threads:
             thread.start()
         time.sleep(WARM_UP_S)
-        before, began_s = sum(done), time.perf_counter()
+        before, began_s, cpu_s = sum(done), time.perf_counter(), time.process_time()
         time.sleep(seconds)
-        rate = (sum(done) - before) / (time.perf_counter() - began_s)
+        count = sum(done) - before
+        found = _rate(count, time.perf_counter() - began_s, time.process_time() - cpu_s)
         stop.set()
         for thread in threads:
             thread.join()
-        return {"rate": rate}
+        return found
 
     def wide(self, rows: int, seconds: float) -> dict[str, float]:
         """Frames/s with batches of `rows`, one after the other."""
         batch = self._buffer(rows)
+        cpu_s = time.process_time()
         times = list(self._timed(lambda: self._decoded_by_all(batch), batch, seconds))
-        return {"rate": rows * len(times) / sum(times)}
+        return _rate(rows * len(times), sum(times), time.process_time() - cpu_s)
 
     def alone(self, seconds: float) -> dict[str, list[float]]:
         """Seconds of each frame, one at a time on all threads."""
@@ -121,11 +123,14 @@ class _Loop:
         list(self._pool.map(lambda row: self._fill(next(self._numbers), row), batch))
 
     def _timed(self, fill: Callable[[], None], batch: Floats, seconds: float) -> Iterator[float]:
+        """Seconds of each batch; of one at least, however long it takes."""
         counted_from_s = time.perf_counter() + WARM_UP_S
-        while (began_s := time.perf_counter()) < counted_from_s + seconds:
+        counted = 0
+        while (began_s := time.perf_counter()) < counted_from_s + seconds or not counted:
             fill()
             self._run(self._wide, batch)
             if began_s >= counted_from_s:
+                counted += 1
                 yield time.perf_counter() - began_s
 
     def _run(self, sessions: Sequence[Any], batch: Floats) -> None:
@@ -134,6 +139,10 @@ class _Loop:
 
     def _buffer(self, rows: int) -> Floats:
         return np.empty((rows, *self._shape), np.float32)
+
+
+def _rate(frames: int, seconds: float, cpu_s: float) -> dict[str, float]:
+    return {"rate": frames / seconds, "cpu_us": 1e6 * cpu_s / max(1, frames)}
 
 
 def _session(path: str, threads: int, *, stop_spinning: bool = False) -> Any:
