@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import time
 from collections import deque
@@ -79,6 +80,32 @@ class CpuMeter:
     def _times_s(self) -> dict[str, float]:
         times = {name: process.cpu_times() for name, process in self._processes.items()}
         return {name: of.user + of.system for name, of in times.items()}
+
+
+class Others:
+    """What everything but some processes takes of the machine: whether a timing can be believed."""
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        """`pids`: whose processor time is not that of others; this process is one of them."""
+        self._ours = [psutil.Process(pid) for pid in (os.getpid(), *pids)]
+        self._before = self._times_s()
+
+    def share(self) -> float:
+        """Of all processors, since the last call."""
+        before, self._before = self._before, self._times_s()
+        wall_s, busy_s, ours_s = (
+            now - then for now, then in zip(self._before, before, strict=True)
+        )
+        return max(0.0, busy_s - ours_s) / wall_s / (os.cpu_count() or 1)
+
+    def _times_s(self) -> tuple[float, float, float]:
+        machine = psutil.cpu_times()
+        ours = [process.cpu_times() for process in self._ours]
+        return (
+            time.monotonic(),
+            sum(machine) - machine.idle - machine.iowait - machine.guest - machine.guest_nice,
+            sum(of.user + of.system for of in ours),
+        )
 
 
 def quantiles_ms(seconds: Sequence[float]) -> dict[str, float]:
