@@ -61,20 +61,22 @@ class Outlook:
             victims = self.victims_for(need)
             if victims is not None:
                 return need, victims
-        shortlist = [
-            (need, self._with_losses(bare, need, victims), victims)
-            for need, bare in self._shortlist(waiting)
-            if (victims := self.victims_for(need)) is not None
-        ]
-        best = self._policy.order([candidate for _, candidate, _ in shortlist])
-        return (shortlist[best[0]][0], shortlist[best[0]][2]) if best else None
+        for level in sorted({need.level for need in waiting}):
+            chosen = self._best([need for need in waiting if need.level == level])
+            if chosen is not None:
+                return chosen
+        return None
 
-    def _shortlist(self, waiting: list[Need]) -> list[tuple[Need, Candidate]]:
-        """The best needs of the most urgent level, before it is known what leaves for them."""
-        level = min((need.level for need in waiting), default=0)
-        needs = [need for need in waiting if need.level == level]
-        candidates = [self._candidate(need) for need in needs]
-        return [(needs[i], candidates[i]) for i in self._policy.order(candidates)[:SHORTLIST]]
+    def _best(self, needs: list[Need]) -> tuple[Need, list[Block]] | None:
+        """Of needs of one priority: the best ones first, then what leaves for each of these."""
+        bare = [self._candidate(need) for need in needs]
+        shortlist = [
+            (needs[i], victims, self._with_losses(bare[i], needs[i], victims))
+            for i in self._policy.order(bare)[:SHORTLIST]
+            if (victims := self.victims_for(needs[i])) is not None
+        ]
+        best = self._policy.order([candidate for _, _, candidate in shortlist])
+        return shortlist[best[0]][:2] if best else None
 
     def _candidate(self, need: Need) -> Candidate:
         load_s = sum(map(self._residency.load_s, self._residency.missing(need)))
@@ -92,7 +94,8 @@ class Outlook:
         )
 
     def _with_losses(self, bare: Candidate, need: Need, victims: list[Block]) -> Candidate:
-        """The candidate with what its victims lose: answers, and the time to bring them back."""
+        """The candidate with the answers that leaving models miss: those that wait, and those that
+        come, and are late, until the models are back."""
         lost = 0.0
         for other in dict.fromkeys(n for block in victims for n in block.needs if not n.missing):
             lost += other.in_time(self._now) if other.level_or(need.level) <= need.level else 0

@@ -1,7 +1,7 @@
 """Which model to load next and what may leave for it: the loading policies, side by side.
 
-A policy is two small functions of values: what a block that could leave is worth, and how good it
-is to load a need now. It knows nothing of queues, budgets and devices.
+A policy is two small functions of values: in which order needs are best loaded, and what a block
+that could leave is worth. It knows nothing of queues, budgets and devices.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def fewest_late(candidates: Sequence[Candidate]) -> list[int]:
         heappush(kept, (candidate.rate, -place, i))
         work_s += candidate.work_s
         while i not in dropped and work_s > candidate.due_s:
-            _, _, worst = heappop(kept)
+            worst = heappop(kept)[-1]
             dropped.add(worst)
             work_s -= candidates[worst].work_s
     put_off = sorted(dropped, key=lambda i: -candidates[i].rate)
@@ -99,9 +99,7 @@ def greedy(candidates: Sequence[Candidate]) -> list[int]:
     useful = [i for i, candidate in enumerate(candidates) if candidate.requests]
     return sorted(
         useful,
-        key=lambda i: (
-            -candidates[i].requests / max(candidates[i].load_s + candidates[i].run_s, 1e-9)
-        ),
+        key=lambda i: -candidates[i].requests / max(candidates[i].work_s, 1e-9),
     )
 
 

@@ -240,6 +240,14 @@ def test_a_request_that_has_waited_too_long_goes_before_all_that_would_bring_mor
     pytest.fail("the oldest request starves")
 
 
+def test_an_urgent_request_that_cannot_be_in_time_does_not_keep_others_from_loading() -> None:
+    tell = Tell(budget=200)
+    assert tell(arrived(1, "c")) == [Load("c1")]  # takes half a second
+    tell(ArrivedEvent(Request(2, 1, (Part("trunk", ("a",)),), level=0, deadline_s=0.9)))
+    tell(ArrivedEvent(Request(3, 1, (Part("trunk", ("b",)),), level=1)))
+    assert tell.load("c1", now=0.5) == [Prepare(1), Load("trunk"), Load("b1")]
+
+
 def test_a_load_is_abandoned_when_nobody_waits_for_it_any_more() -> None:
     tell = Tell(budget=200)
     assert tell(arrived(1, "a", deadline_s=1.0)) == [Load("trunk"), Load("a1")]
