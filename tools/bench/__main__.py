@@ -16,6 +16,7 @@ from edged.cli.console import run_command
 BENCHES = {
     "chain": "tools.bench.chain",
     "grants": "tools.bench.grants",
+    "loading": "tools.bench.loading",
     "memory": "tools.bench.memory",
     "overhead": "tools.bench.overhead",
     "overload": "tools.bench.overload",
