@@ -596,15 +596,16 @@ class Front:
             self._send(client, msgspec.structs.replace(body, id=id), (), now)
 
     def _memory_report(self, worker: link.Memory | None) -> dict[str, int]:
-        """Bytes; the worker's are left out while there is none: absent, not wrong."""
-        report = {"front_pss_bytes": footprint().pss_bytes}
-        if self._device is not None:
-            report["block_bytes"] = sum(self._resident.values())
+        """Bytes: the account, which adds up to its total, and what was measured.
+
+        The worker's are left out while there is none: absent, not wrong.
+        """
+        report: dict[str, int] = {}
         if worker is not None:
-            report["worker_pss_bytes"] = worker.pss_bytes
-            report["staging_bytes"] = worker.staging_bytes
-            report["buffer_bytes"] = worker.buffer_bytes
-        return report
+            account = msgspec.structs.asdict(self._scheduler.memory().account)
+            report |= {f"{name}_bytes": round(count) for name, count in account.items()}
+            report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
+        return {**report, "front_pss_bytes": footprint().pss_bytes}
 
 
 def _output(model: Manifest, output: link.Output) -> wire.OutputTensor:

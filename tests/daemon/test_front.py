@@ -330,6 +330,8 @@ def test_statistics_wait_for_the_workers_figures(bench):
     assert {task.name: task.inference_count for task in header.tasks} == {"flowers": 2, "food": 1}
     assert [(b.rows, b.count, b.mixed) for b in header.batches] == [(1, 1, 0), (2, 1, 1)]
     assert header.memory["worker_pss_bytes"] == 7
+    parts = ("fixed", "staging", "workspace", "blocks", "unexplained")
+    assert sum(header.memory[f"{part}_bytes"] for part in parts) == header.memory["total_bytes"]
 
 
 def test_statistics_are_there_without_a_worker():

@@ -396,7 +396,8 @@ class _Worker:
         self._process = process
 
     def ask(self, message: link.ToWorker) -> link.FromWorker:
-        self._process.send([link.encode(message)])
+        self._process.put([link.encode(message)])
+        self._process.flush()
         return self.next()
 
     def next(self) -> link.FromWorker:
