@@ -105,6 +105,7 @@ class OnnxRuntime:
             self._prepared = PreparedBlocks(cache_dir, {"onnxruntime": ort.__version__})
             self._prepared.sweep()
         self._blocks: dict[str, _Block] = {}
+        self._quick: dict[str, bool] = {}  # of each block ever loaded
         self._bindings: dict[_BindingKey, Any] = {}
         self._bindings_lock = threading.Lock()  # lanes bind at the same time
 
@@ -129,7 +130,9 @@ class OnnxRuntime:
             wide = narrow = self._session(block, path, wide=self.lanes == 1)
             inputs, outputs = _args(narrow.get_inputs()), _args(narrow.get_outputs())
             max_rows = check(block, inputs, outputs, uses)
-            if self.lanes > 1 and not all(_is_quick(narrow, use) for use in uses):
+            if self.lanes > 1 and block not in self._quick:
+                self._quick[block] = all(_is_quick(narrow, use) for use in uses)
+            if self.lanes > 1 and not self._quick[block]:
                 wide = self._session(block, path, wide=True)
         except (EdgedError, OSError):
             raise
@@ -195,13 +198,14 @@ class OnnxRuntime:
             return Loaded(path.stat().st_size, max_rows)
         used = extra = 0
         for file in self._prepared.files(block):
-            found = mapped.mappings(file)
-            mapped.bring_in(found)
-            size = file.stat().st_size
-            stays = mapped.mapped_bytes(found) if file.name == _WEIGHTS else size
+            size = stays = file.stat().st_size
+            if file.name == _WEIGHTS:
+                found = mapped.mappings(file)
+                mapped.bring_in(found)
+                stays = mapped.mapped_bytes(found)
+                extra = 2 * max(0, size - stays)  # in the file, and on the heap until it is packed
             used += stays
-            extra += 2 * max(0, size - stays)  # in the file, and on the heap until it is packed
-            if extra:
+            if stays < size:
                 mapped.give_cache_back(file)
         return Loaded(used, max_rows, extra)
 
