@@ -74,7 +74,9 @@ def test_all_models_are_served_within_the_budget(start, large_store, models, bes
             parts = ("fixed", "staging", "workspace", "blocks", "unexplained")
             assert sum(account[f"{part}_bytes"] for part in parts) == account["total_bytes"]
             assert account["total_bytes"] <= account["budget_bytes"]
-            assert account["front_pss_bytes"] + account["worker_pss_bytes"] <= account["total_bytes"]
+            assert (
+                account["front_pss_bytes"] + account["worker_pss_bytes"] <= account["total_bytes"]
+            )
         pending = [client.submit(X, name) for name in NAMES * 3]
         for one, name in zip(pending, NAMES * 3, strict=True):
             expected = models[name].twin(X["x"])
