@@ -129,7 +129,7 @@ class PreparedBlocks:
                 (self._entry(block) / _SUMS).read_bytes(), type=dict[str, _Sum]
             )
         except (OSError, msgspec.DecodeError) as error:
-            raise self.damaged(block, f"{_SUMS}: {error}") from error
+            raise self.damaged(block, f"{_SUMS} cannot be read") from error
 
     def _entry(self, block: str) -> Path:
         return self._folder / f"{block}-{self._suffix}"

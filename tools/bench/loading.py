@@ -168,9 +168,9 @@ def _others(folder: Path, args: argparse.Namespace) -> None:
         rate_per_s=RATE_PER_S,
         models_loaded=loads[0],
         bytes_per_s=round(loads[0] * 4 * size / args.seconds),
-        without_ms=quiet,
-        during_ms=loaded,
-        ratio_p99=round(loaded["p99"] / quiet["p99"], 3),
+        without=quiet,
+        during=loaded,
+        ratio_p99=round(loaded["p99_ms"] / quiet["p99_ms"], 3),
     )
 
 
