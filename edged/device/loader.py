@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 
 from edged.backends import mapped
 from edged.backends.base import Backend, Loaded, Use
@@ -55,10 +56,12 @@ class Loader:
         """
         check_manifests(manifests)
         new = [block for block in _uses(manifests.values()) if block not in self._holds]
-        holds = {block: self._store.hold([block]) for block in new}
-        for block in new:
-            if not self._backend.is_prepared(block):
-                self._prepare(block)
+        with ExitStack() as undo:
+            holds = {block: undo.enter_context(self._store.hold([block])) for block in new}
+            for block in new:
+                if not self._backend.is_prepared(block):
+                    self._prepare(block)
+            undo.pop_all()
         self._holds.update(holds)
         self._know({**self.manifests, **manifests})
 
@@ -102,7 +105,9 @@ class Loader:
         return link.BlockInfo(block, loaded.bytes_used, load_us)
 
     def unload(self, block: str) -> None:
-        """Give a block's memory back to the system."""
+        """Give a block's memory back to the system. Raises EdgedError if it is not loaded."""
+        if block not in self.resident:
+            raise EdgedError(f"block {block[:12]} is not loaded; this is a bug of the front")
         del self.resident[block]
         self._backend.unload(block)
         mapped.give_heap_back()

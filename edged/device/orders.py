@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from edged.backends.base import DeviceLost
 from edged.device import link
 from edged.device.loader import Loader
 from edged.errors import EdgedError
@@ -65,7 +66,12 @@ class Orders:
         while (order := self._next()) is not None:
             if self._waiting and isinstance(self._waiting[0], link.Load):
                 self._loader.read_ahead(self._waiting[0].block)
-            answer = self._handlers[type(order)](order)
+            try:
+                answer = self._handlers[type(order)](order)
+            except Exception as caught:
+                error = typed(caught, f"{type(order).__name__} could not be done")
+                self._report(link.Failed(error.code, str(error)))
+                os._exit(1)  # what is loaded is not known any more; the next worker begins anew
             if answer is not None:
                 self._report(answer)
 
@@ -78,6 +84,8 @@ class Orders:
     def _load(self, order: link.Load) -> link.FromWorker:
         try:
             info = self._loader.load(order.block)
+        except DeviceLost:
+            raise
         except Exception as caught:
             error = typed(caught, f"block {order.block[:12]} could not be loaded")
             return link.LoadFailed(order.block, error.code, str(error))

@@ -93,6 +93,19 @@ def load(backend: Backend, block: Block, folder: Path) -> None:
     assert loaded.max_rows is None
 
 
+def test_a_block_that_comes_back_computes_as_before(backend: Backend, tmp_path: Path) -> None:
+    block = dense(64, 100)
+    path = block.write(tmp_path)
+    backend.prepare(block.id, path)
+    assert all(file.is_file() for file in backend.files(block.id, path))
+    given = inputs(block, 2)
+    first = backend.load(block.id, path, [block.use])
+    before = run(backend, block, given)
+    backend.unload(block.id)
+    assert backend.load(block.id, path, [block.use]).bytes_used == first.bytes_used
+    np.testing.assert_array_equal(run(backend, block, given)[0], before[0])
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_each_row_is_computed_alone(backend: Backend, block: Block, tmp_path: Path) -> None:
     load(backend, block, tmp_path)

@@ -80,6 +80,14 @@ def test_orders_are_done_in_turn_and_beside_batches(store: Store) -> None:
         assert kinds == [*[link.Unloaded, link.Loaded] * 5, link.BatchDone]
 
 
+def test_an_order_that_makes_no_sense_ends_the_worker(store: Store) -> None:
+    """What is loaded is in doubt then; the front starts another one."""
+    with worker(store) as rig:
+        rig.send(link.Unload("0" * 64))
+        assert "is not loaded; this is a bug" in rig.expect(link.Failed).message
+        assert rig.ended() == "the device worker ended with status 1"
+
+
 def test_a_block_of_no_model(rig: Rig) -> None:
     rig.send(link.Load("0" * 64))
     failed = rig.expect(link.LoadFailed)
