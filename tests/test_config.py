@@ -23,7 +23,6 @@ def test_an_empty_file_is_all_defaults():
         ("[scheduler]\nqueue_bytes = 1000", "at least one message"),
         ("[memory]\nbudget_bytes = -1", "memory.budget_bytes is -1"),
         ("[memory]\nmax_wait_s = 0.0", "memory.max_wait_s is 0.0"),
-        ("[memory]\npolicy = 'independent'", "edged simulate"),
         ("[server]\ndefault_timeout_s = nan", "default_timeout_s is nan"),
         ("[server]\ndefault_level = 3", "default_level is 3"),
         ("[server]\nendpoints = []", "endpoints is empty"),
