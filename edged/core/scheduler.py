@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
 from edged.core.cost import CostModel
-from edged.core.demand import Need
 from edged.core.events import (
     Answer,
     Arrived,
@@ -34,10 +32,10 @@ from edged.core.events import (
     Prepared,
     PrepareFailed,
     Refuse,
-    Request,
     Run,
     Woke,
 )
+from edged.core.forecast import Batch, Forecast
 from edged.core.job import Job, Stage
 from edged.core.memory import Verdict
 from edged.core.order import AnswerOrder
@@ -50,13 +48,6 @@ from edged.core.waiting import WaitingQueue
 from edged.errors import Code
 
 RESTART_S = 1.0  # after which a daemon that shuts down to start again may be there
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    run: Run
-    parts: tuple[ReadyPart, ...]
-    started_s: float
 
 
 class Scheduler:
@@ -75,12 +66,13 @@ class Scheduler:
         )
         self._ready = ReadyQueues(settings.levels)
         self._order = AnswerOrder()
-        self._running: dict[int, _Batch] = {}
+        self._running: dict[int, Batch] = {}
         self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
         self._costs = CostModel()
         supply = Supply(memory_settings or Memory(), settings.max_batch_rows, self._waiting)
         self._supply = supply
         self._memory = supply.memory
+        self._forecast = Forecast(settings, self._waiting, supply.memory)
         self._staged_rows = 0
         self._preparing = 0  # requests that the device has not said Prepared of
         self._open = 0  # requests that are owed an answer
@@ -155,14 +147,21 @@ class Scheduler:
             text = "the daemon is shutting down"
             commands.append(Refuse(request.rid, Code.UNAVAILABLE, text, RESTART_S))
             return
-        if (reason := self._too_large(request)) is not None:
+        if (reason := self._forecast.too_large(request)) is not None:
             commands.append(Refuse(request.rid, Code.RESOURCE_EXHAUSTED, reason))
             return
         need = self._memory.enter(request, now)
         if isinstance(need, Verdict):
             commands.append(Refuse(request.rid, *need))
             return
-        late_s = self._late_by(request, need, now)
+        late_s = self._forecast.late_by(
+            request,
+            need,
+            self._costs,
+            staged_rows=self._staged_rows,
+            running=self._running.values(),
+            now=now,
+        )
         if late_s > 0.0:
             self._memory.leave(need)
             text = "the time-out cannot be met with what is waiting ahead"
@@ -408,7 +407,7 @@ class Scheduler:
         run = Run(self._last_batch, group, members, sum(r.rows for r in parts), wide)
         for ready in parts:
             ready.job.running_parts += 1
-        self._running[run.batch] = _Batch(run, tuple(parts), now)
+        self._running[run.batch] = Batch(run, tuple(parts), now)
         commands.append(run)
 
     def _is_taken(self, group: str) -> bool:
@@ -469,47 +468,12 @@ class Scheduler:
         del self._jobs[job.request.rid]
         self._memory.leave(job.need)
 
-    def _too_large(self, request: Request) -> str | None:
-        limits = self.settings
-        most = min(self._memory.ledger.batch_rows, limits.queue_rows)
-        if request.rows > most:
-            return f"{request.rows} rows in one request, at most {most} are allowed"
-        if request.staging_rows > limits.staging_rows:
-            return (
-                f"the request needs {request.staging_rows} prepared rows, "
-                f"at most {limits.staging_rows} are allowed: ask in several requests"
-            )
-        return None
-
     def _is_settled(self, rid: int) -> bool:
         job = self._jobs.get(rid)
         return job is None or job.answered
 
-    def _late_by(self, request: Request, need: Need | None, now: float) -> float:
-        """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
-        if request.deadline_s is None:
-            return 0.0
-        ahead = self._waiting.rows_ahead_of(request) + self._staged_rows - self._rows_done(now)
-        ready_s = (self._costs.pace_s() or 0.0) * ahead
-        if need is not None and need.missing:
-            ready_s = max(ready_s, self._memory.load_s(need))
-        run_s = sum(self._costs.batch_s(p.group, request.rows) or 0.0 for p in request.parts)
-        return max(0.0, now + ready_s + run_s - request.deadline_s)
-
-    def _rows_done(self, now: float) -> float:
-        """Of the batches that run, as far as they should have come by now."""
-        done = 0.0
-        for batch in self._running.values():
-            took_s = self._costs.batch_s(batch.run.group, batch.run.rows)
-            if took_s:
-                done += batch.run.rows * min(1.0, (now - batch.started_s) / took_s)
-        return done
-
     def _backlog_s(self) -> float | None:
-        """About when the rows that wait now will have run."""
-        pace_s = self._costs.pace_s()
-        rows = self._waiting.rows - self._waiting.parked_rows + self._staged_rows
-        return None if pace_s is None else pace_s * rows
+        return self._forecast.backlog_s(self._costs, self._staged_rows)
 
 
 _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = {

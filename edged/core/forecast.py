@@ -1,0 +1,84 @@
+"""Whether a request can be run at all, and about when.
+
+Puts together what the queue, the memory and the measured costs say. Decides and remembers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edged.core.cost import CostModel
+from edged.core.demand import Need
+from edged.core.events import Request, Run
+from edged.core.memory import DeviceMemory
+from edged.core.ready import ReadyPart
+from edged.core.settings import Settings
+from edged.core.waiting import WaitingQueue
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What runs."""
+
+    run: Run
+    parts: tuple[ReadyPart, ...]
+    started_s: float
+
+
+class Forecast:
+    """Asked at arrivals, and for how long to stay away."""
+
+    def __init__(self, settings: Settings, waiting: WaitingQueue, memory: DeviceMemory) -> None:
+        self._settings = settings
+        self._waiting = waiting
+        self._memory = memory
+
+    def too_large(self, request: Request) -> str | None:
+        """Why the request does not fit the limits, if it does not."""
+        limits = self._settings
+        most = min(self._memory.ledger.batch_rows, limits.queue_rows)
+        if request.rows > most:
+            return f"{request.rows} rows in one request, at most {most} are allowed"
+        if request.staging_rows > limits.staging_rows:
+            return (
+                f"the request needs {request.staging_rows} prepared rows, "
+                f"at most {limits.staging_rows} are allowed: ask in several requests"
+            )
+        return None
+
+    def late_by(
+        self,
+        request: Request,
+        need: Need | None,
+        costs: CostModel,
+        *,
+        staged_rows: int,
+        running: Iterable[Batch],
+        now: float,
+    ) -> float:
+        """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
+        if request.deadline_s is None:
+            return 0.0
+        ahead = self._waiting.rows_ahead_of(request) + staged_rows
+        ready_s = (costs.pace_s() or 0.0) * (ahead - _rows_done(running, costs, now))
+        if need is not None and need.missing:
+            ready_s = max(ready_s, self._memory.load_s(need))
+        run_s = sum(costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts)
+        return max(0.0, now + ready_s + run_s - request.deadline_s)
+
+    def backlog_s(self, costs: CostModel, staged_rows: int) -> float | None:
+        """About when the rows that wait now will have run; None before anything has run."""
+        pace_s = costs.pace_s()
+        rows = self._waiting.rows - self._waiting.parked_rows + staged_rows
+        return None if pace_s is None else pace_s * rows
+
+
+def _rows_done(running: Iterable[Batch], costs: CostModel, now: float) -> float:
+    """Of the batches that run, as far as they should have come by now."""
+    done = 0.0
+    for batch in running:
+        took_s = costs.batch_s(batch.run.group, batch.run.rows)
+        if took_s:
+            done += batch.run.rows * min(1.0, (now - batch.started_s) / took_s)
+    return done
