@@ -68,17 +68,19 @@ def submit_infer(
     ordered: bool = False,
     announce: bool = False,
     link_bytes_s: int | None = None,
+    borrow: bool = False,
 ) -> Call:
     """Queue an inference. Raises InvalidArgument, ResourceExhausted, or NotFound for a file.
 
     `top_k` and `softmax` hold for tasks given by name; a `wire.RequestedOutput` brings its own.
+    `borrow`: the caller's arrays stay as they are until the call has ended, so they need no copy.
     """
     how = wire.OutputParameters(classification=top_k, softmax=softmax)
     wanted = [tasks] if isinstance(tasks, str) else tasks
     outputs = tuple(wire.RequestedOutput(t, how) if isinstance(t, str) else t for t in wanted)
     if not outputs:
         raise InvalidArgument("no task is asked for: name at least one")
-    tensors, payload = _tensors(inputs)
+    tensors, payload = _tensors(inputs, borrow=borrow)
     parameters = wire.InferParameters(priority=priority, stream=stream, ordered=ordered)
     header = wire.Infer(session.next_id(), tensors, outputs, parameters)
     timeout_s = default_timeout_s if timeout_s is None else positive_s(timeout_s, "timeout_s")
@@ -88,12 +90,15 @@ def submit_infer(
     return session.submit(header, payload, timeout_s=timeout_s, now=now, upload=upload)
 
 
-def _tensors(inputs: Inputs) -> tuple[tuple[wire.InputTensor, ...], tuple[bytes, ...]]:
+def _tensors(
+    inputs: Inputs, *, borrow: bool
+) -> tuple[tuple[wire.InputTensor, ...], tuple[wire.Buffer, ...]]:
     if isinstance(inputs, Mapping):
         if not inputs:
             raise InvalidArgument("no input is given: name at least one tensor")
         pairs = [to_wire(name, _with_rows(name, array)) for name, array in inputs.items()]
-        return tuple(tensor for tensor, _ in pairs), tuple(frame for _, frame in pairs)
+        frames = (frame if borrow else bytes(frame) for _, frame in pairs)
+        return tuple(tensor for tensor, _ in pairs), tuple(frames)
     images: Sequence[Any] = inputs if isinstance(inputs, list | tuple) else [inputs]
     if not images:
         raise InvalidArgument("no image is given: give at least one")

@@ -131,24 +131,18 @@ class Client:
         tasks    names; or `wire.RequestedOutput`s, to ask for each in another way
         options  see `Options`
         """
-        pending = self.submit(inputs, tasks, **options)
+        call = self._submit(inputs, tasks, options, borrow=True)
         try:
-            return pending.result()
+            return result_of(self._wait(call))
         finally:  # an interrupt must not leave the daemon at work
-            self._session.abandon(pending._call, time.monotonic())
+            self._session.abandon(call, time.monotonic())
 
     def submit(self, inputs: Inputs, tasks: Tasks, **options: Unpack[Options]) -> Pending:
         """As `infer`, but returns at once."""
-        self._open()
-        call = submit_infer(
-            self._session,
-            inputs,
-            tasks,
-            now=time.monotonic(),
-            default_timeout_s=self._timeout_s,
-            **options,
-        )
-        self._turn(wait_s=0.0)
+        call = self._submit(inputs, tasks, options)
+        self._send(self._open())
+        if self._session.can_send():
+            self._turn(wait_s=0.0)
         return Pending(self, call)
 
     @overload
@@ -254,6 +248,20 @@ class Client:
         assert isinstance(reply, reply_type), "this is a bug: the session lets no other pass"
         return reply
 
+    def _submit(
+        self, inputs: Inputs, tasks: Tasks, options: Options, *, borrow: bool = False
+    ) -> Call:
+        self._open()
+        return submit_infer(
+            self._session,
+            inputs,
+            tasks,
+            now=time.monotonic(),
+            default_timeout_s=self._timeout_s,
+            borrow=borrow,
+            **options,
+        )
+
     def _submit_or_error(
         self, inputs: Inputs, tasks: Tasks, options: Options
     ) -> Pending | EdgedError:
@@ -281,13 +289,17 @@ class Client:
         self._send(connection)
         wait_s = min(wait_s, max(0.0, self._session.wakeup_at() - time.monotonic()))
         out = zmq.POLLOUT if self._session.can_send() else 0
-        zmq.zmq_poll(
-            [(connection.socket, zmq.POLLIN | out), (connection.monitor, zmq.POLLIN)],
-            -1 if wait_s == math.inf else math.ceil(wait_s * 1e3),
+        ready = dict(
+            zmq.zmq_poll(
+                [(connection.socket, zmq.POLLIN | out), (connection.monitor, zmq.POLLIN)],
+                -1 if wait_s == math.inf else math.ceil(wait_s * 1e3),
+            )
         )
         now = time.monotonic()
         # In this order: what had arrived when the connection broke is not lost with it.
-        link_events = [link_event(frames) for frames in _received(connection.monitor)]
+        link_events: list[Link] = []
+        if connection.monitor in ready:
+            link_events = [link_event(frames) for frames in _received(connection.monitor)]
         for frames in _received(connection.socket):
             self._session.on_message(frames, now)
         for event in link_events:
@@ -314,11 +326,8 @@ class Client:
 
 def _received(socket: zmq.Socket[Any]) -> Iterator[list[bytes]]:
     """What has arrived."""
-    while True:
-        try:
-            yield socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return
+    while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        yield socket.recv_multipart(zmq.NOBLOCK)
 
 
 def _outcome(pending: Pending | EdgedError) -> Result | EdgedError:

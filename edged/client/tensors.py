@@ -20,16 +20,20 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 _DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
 
 
-def to_wire(name: str, array: NDArray[Any]) -> tuple[wire.InputTensor, bytes]:
-    """Input `name` and its frame, for an array of shape (rows, ...). Raises InvalidArgument."""
+def to_wire(name: str, array: NDArray[Any]) -> tuple[wire.InputTensor, memoryview]:
+    """Input `name` and its frame, for an array of shape (rows, ...). Raises InvalidArgument.
+
+    The frame is the array's own memory, if that lies in one piece as the wire has it.
+    """
     datatype: Any = _DATATYPES.get(array.dtype.newbyteorder("<"))
     if datatype is None:
         raise InvalidArgument(
             f"input {name!r} is of type {array.dtype}: convert it to one of "
             f"{', '.join(str(dtype) for dtype in _DATATYPES)}"
         )
-    little = array.astype(_DTYPES[datatype], copy=False)
-    return wire.InputTensor(name, datatype, array.shape), little.tobytes()
+    little = np.ascontiguousarray(array, _DTYPES[datatype])
+    frame = little.reshape(-1).view(np.uint8).data
+    return wire.InputTensor(name, datatype, array.shape), frame
 
 
 def from_wire(output: wire.OutputTensor, frame: wire.Buffer) -> NDArray[Any]:

@@ -9,6 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -27,6 +28,7 @@ from edged.wire import (
     TensorMetadata,
 )
 
+_RESOLVED = 1024  # kinds of requests whose needs are remembered
 NOT_LOADED = "not loaded; an administrator can: edged load"
 
 
@@ -52,7 +54,7 @@ class Resolved:
 
 
 class Catalog:
-    """Tasks and models by name."""
+    """Tasks and models by name; they stay as they are."""
 
     def __init__(
         self,
@@ -72,6 +74,8 @@ class Catalog:
         self._users = Counter(
             block for m in manifests.values() for block in {step.block for step in m.steps}
         )
+        # A camera asks for the same in the same shape, again and again.
+        self._resolved = lru_cache(_RESOLVED)(self._resolve)
 
     def preferred(self) -> tuple[str, ...]:
         """All models; the default one of each task before the others."""
@@ -93,12 +97,17 @@ class Catalog:
 
     def resolve(self, infer: Infer) -> Resolved:
         """What `infer` needs. Raises NotFound, InvalidArgument or Unsupported."""
-        rows = infer.inputs[0].shape[0]
-        outputs = tuple(map(self._choose, infer.outputs))
+        return self._resolved(infer.inputs, infer.outputs)
+
+    def _resolve(
+        self, tensors: tuple[InputTensor, ...], asked: tuple[RequestedOutput, ...]
+    ) -> Resolved:
+        rows = tensors[0].shape[0]
+        outputs = tuple(map(self._choose, asked))
         manifests = [self.models[wanted.model] for wanted in outputs]
         if len({wanted.model for wanted in outputs}) < len(outputs):
             raise InvalidArgument("two outputs ask for the same model: ask for it once")
-        inputs = _inputs(infer.inputs, manifests)
+        inputs = _inputs(tensors, manifests)
         for manifest in manifests:
             _check_rows(manifest, rows)
             if inputs[0].kind != "tensor" and manifest.preprocess is None:
@@ -119,7 +128,7 @@ class Catalog:
             inputs=inputs,
             asks=tuple(
                 link.Ask(wanted.key, output.parameters.classification, output.parameters.softmax)
-                for wanted, output in zip(outputs, infer.outputs, strict=True)
+                for wanted, output in zip(outputs, asked, strict=True)
             ),
             outputs=outputs,
         )

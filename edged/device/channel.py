@@ -42,8 +42,10 @@ class Receiver:
         self._source = source
         self._ahead = bytearray(_AHEAD_BYTES)
         self._begin = self._end = 0  # of what was read ahead
-        self._frames: list[memoryview] | None = None  # of a message that has begun
-        self._missing: deque[memoryview] = deque()  # parts of them
+        self._first: memoryview | None = None  # of a message that has begun
+        self.sizes: tuple[int, ...] = ()  # of its payload frames, in bytes
+        self._payload: list[memoryview] | None = None  # while it is being read
+        self._missing: deque[memoryview] = deque()  # parts of it
         self.ended = False  # the other end has closed: nothing more comes
 
     def receive(self) -> list[memoryview] | None:
@@ -51,10 +53,31 @@ class Receiver:
 
         The first frame is valid until the next call, payload frames for as long as they are used.
         """
-        if self._frames is None:
-            while (wanted := self._parse()) > 0:
-                if not self._read_ahead(wanted):
-                    return None
+        first = self._first if self._first is not None else self.begin()
+        if first is None:
+            return None
+        payload = self.payload()
+        return None if payload is None else [first, *payload]
+
+    def begin(self) -> memoryview | None:
+        """The first frame of the next message, or None as above.
+
+        What was not read of the payload of the last one is skipped.
+        """
+        if self._first is not None and self.payload() is None:
+            return None
+        while (wanted := self._parse()) > 0:
+            if not self._read_ahead(wanted):
+                return None
+        return self._first
+
+    def payload(self, into: Sequence[memoryview] | None = None) -> list[memoryview] | None:
+        """The payload frames of the message that has begun, or None as above.
+
+        They are read `into` memory of these sizes, if the caller has it.
+        """
+        if self._payload is None:
+            self._payload = self._lay_out(into)
         while self._missing:
             part = self._missing[0]
             count = self._read_into(part)
@@ -64,8 +87,8 @@ class Receiver:
                 self._missing.popleft()
             else:
                 self._missing[0] = part[count:]
-        frames, self._frames = self._frames, None
-        return frames
+        payload, self._payload, self._first = self._payload, None, None
+        return payload
 
     def _parse(self) -> int:
         """Begin a message if its first frame has come; else the bytes that are missing for that."""
@@ -77,20 +100,23 @@ class Receiver:
         head = _COUNT.size + sizes.size
         if have < head + first_bytes:
             return int(head + first_bytes - have)
-        view = memoryview(self._ahead)
-        at = self._begin + head + first_bytes
-        frames = [view[at - first_bytes : at]]
-        for size in sizes.unpack_from(self._ahead, self._begin + _COUNT.size):
-            frame = memoryview(bytearray(size))
-            here = min(size, self._end - at)
-            frame[:here] = view[at : at + here]
-            at += here
-            frames.append(frame)
-            if here < size:
-                self._missing.append(frame[here:])
-        self._begin = at
-        self._frames = frames
+        self.sizes = sizes.unpack_from(self._ahead, self._begin + _COUNT.size)
+        self._begin += head + first_bytes
+        self._first = memoryview(self._ahead)[self._begin - first_bytes : self._begin]
         return 0
+
+    def _lay_out(self, into: Sequence[memoryview] | None) -> list[memoryview]:
+        """Memory for the payload, with what was read ahead of it."""
+        view = memoryview(self._ahead)
+        if into is None:
+            into = [memoryview(bytearray(size)) for size in self.sizes]
+        for frame in into:
+            here = min(frame.nbytes, self._end - self._begin)
+            frame[:here] = view[self._begin : self._begin + here]
+            self._begin += here
+            if here < frame.nbytes:
+                self._missing.append(frame[here:])
+        return list(into)
 
     def _read_ahead(self, wanted: int) -> bool:
         """Read `wanted` bytes or more, as far as they are there."""

@@ -32,8 +32,37 @@ def prepare(
         _prepare_tensors(message, payload, staged, manifests)
     else:
         _prepare_images(message, payload, staged, max_pixels)
+    mark(staged)
+
+
+def mark(staged: Staged) -> None:
+    """Note what tells equal rows from others, once they are filled."""
     for feed in staged.feeds:
         feed.fingerprint = feed.pool.fingerprint(feed.rows)
+
+
+def in_place(
+    message: link.Prepare,
+    staged: Staged,
+    manifests: Mapping[str, Manifest],
+    sizes: Sequence[int],
+) -> list[memoryview] | None:
+    """The staging memory of each payload frame, if tensors need only be received there.
+
+    sizes  bytes of the payload frames
+    None if they have to be copied: to several feeds, or to rows that do not lie side by side.
+    Raises InvalidArgument for tensors that the models do not take.
+    """
+    (feed, *others), inputs = staged.feeds, message.inputs
+    chosen = [_choose(inputs, feed, at, manifests) for at in range(len(feed.preparation.inputs))]
+    if others or not feed.in_one_piece or sorted(chosen) != list(range(len(inputs))):
+        return None
+    for given, value in zip(chosen, feed.preparation.inputs, strict=True):
+        _check(inputs[given], value, message.rows, manifests[feed.models[0]])
+    arrays = dict(zip(chosen, feed.pool.arrays, strict=True))
+    rows = slice(feed.rows[0], feed.rows[0] + len(feed.rows))
+    memory = [arrays[at][rows].reshape(-1).view(np.uint8).data for at in range(len(inputs))]
+    return memory if [frame.nbytes for frame in memory] == list(sizes) else None
 
 
 def _prepare_images(
@@ -134,8 +163,7 @@ def _signature(manifest: Manifest) -> str:
 
 def _write(feed: Feed, index: int, array: Array) -> None:
     target = feed.pool.arrays[index]
-    first, count = feed.rows[0], len(feed.rows)
-    if feed.rows == list(range(first, first + count)):
-        target[first : first + count] = array
+    if feed.in_one_piece:
+        target[feed.rows[0] : feed.rows[0] + len(feed.rows)] = array
     else:
         target[feed.rows] = array

@@ -109,6 +109,11 @@ class Feed:
     models: tuple[str, ...]  # sorted
     fingerprint: int = 0
 
+    @property
+    def in_one_piece(self) -> bool:
+        first = self.rows[0]
+        return self.rows == list(range(first, first + len(self.rows)))
+
 
 class Deferred:
     """Work that the first of several threads does while the others wait for it."""

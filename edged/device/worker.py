@@ -58,16 +58,16 @@ class Worker:
         # One for each lane; the last one that was used goes first, its memory is in the cache.
         self._idle: queue.LifoQueue[Executor] = queue.LifoQueue()
         self._threads: list[tuple[threading.Thread, Jobs]] = []
-        self._handlers: dict[type, Callable[[Any, list[memoryview]], None]] = {
+        self._handlers: dict[type, Callable[[Any], None]] = {
             link.Prepare: self._on_prepare,
-            link.Run: lambda run, _: self._batches.put(functools.partial(self._run, run)),
-            link.Discard: lambda discard, _: self._staging.discard(discard.rid),
+            link.Run: lambda run: self._batches.put(functools.partial(self._run, run)),
+            link.Discard: lambda discard: self._staging.discard(discard.rid),
             **dict.fromkeys(
                 (link.Load, link.Unload, link.Define, link.Forget),
-                lambda order, _: self._orders.put(order),
+                lambda order: self._orders.put(order),
             ),
-            link.Ping: lambda ping, _: self._report(link.Pong(ping.n)),
-            link.Measure: lambda ask, _: self._jobs.put(functools.partial(self._measure, ask.n)),
+            link.Ping: lambda ping: self._report(link.Pong(ping.n)),
+            link.Measure: lambda ask: self._jobs.put(functools.partial(self._measure, ask.n)),
         }
 
     def start(self) -> None:
@@ -145,11 +145,11 @@ class Worker:
 
     def serve(self) -> None:
         """Do what the front says, until it says Stop and all that was begun has ended."""
-        while (frames := self._commands.receive()) is not None:
-            message = link.decode_to_worker(frames[0])
+        while (first := self._commands.begin()) is not None:
+            message = link.decode_to_worker(first)
             if isinstance(message, link.Stop):
                 break
-            self._handlers[type(message)](message, frames[1:])
+            self._handlers[type(message)](message)
         self._orders.stop()
         for _, jobs in self._threads:
             jobs.put(None)
@@ -163,10 +163,13 @@ class Worker:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def _on_prepare(self, message: link.Prepare, payload: list[memoryview]) -> None:
+    def _on_prepare(self, message: link.Prepare) -> None:
         if message.light:
-            self._prepare_light(message, payload)
+            self._prepare_light(message)
             return
+        payload = self._commands.payload()
+        if payload is None:
+            return  # the front ended while it sent this
         try:
             staged = self._staging.admit(message)
         except EdgedError as error:
@@ -174,19 +177,34 @@ class Worker:
             return
         self._jobs.put(functools.partial(self._prepare, message, payload, staged))
 
-    def _prepare_light(self, message: link.Prepare, payload: Sequence[memoryview]) -> None:
+    def _prepare_light(self, message: link.Prepare) -> None:
         """Ready for the Run that may be the next message; only a failure is reported."""
         try:
             staged = self._staging.admit(message)
         except EdgedError as error:
             self._leave_out(message, error)
             return
-        fill = functools.partial(self._fill_light, message, payload, staged)
         if message.inputs[0].kind == "tensor":
-            fill()
+            self._receive_tensors(message, staged)
         else:
-            staged.deferred = Deferred(fill)
+            payload = self._commands.payload() or ()
+            staged.deferred = Deferred(
+                functools.partial(self._fill_light, message, payload, staged)
+            )
         self._staging.settle(staged, prepared=True)
+
+    def _receive_tensors(self, message: link.Prepare, staged: Staged) -> None:
+        """Where they are staged, if they need no more than that."""
+        try:
+            place = preparing.in_place(message, staged, self._manifests, self._commands.sizes)
+            payload = self._commands.payload(place) or ()
+        except Exception as caught:
+            self._leave_out(message, typed(caught, "a request could not be prepared"))
+            return
+        if place is None:
+            self._fill_light(message, payload, staged)
+        else:
+            preparing.mark(staged)
 
     def _fill_light(
         self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
