@@ -38,7 +38,7 @@ from edged.systemd import Notifier, Watchdog
 
 log = logging.getLogger("edged")
 
-BURST = 64  # messages taken from one socket before the others are looked at
+BURST = 64  # messages taken from clients before the worker is looked at
 REFUSALS = 1000  # that a client may leave unread, beside the answers that it is owed
 COPIED_BYTES = 65_536  # of a reply: to copy less is quicker than to lend it to ZeroMQ
 SWEEP_S = 1.0
@@ -182,10 +182,8 @@ class Loop:
             self._flush()
 
     def _read_worker(self, worker: WorkerProcess, now: float) -> None:
-        for _ in range(BURST):
-            frames = worker.receive()
-            if frames is None:
-                return
+        # All that has come: the channel reads ahead, and the poller does not know of what it has.
+        while (frames := worker.receive()) is not None:
             self._vigil.heard(now)
             message = link.decode_from_worker(frames[0])
             self._front.on_worker(message, frames[1:], now)
