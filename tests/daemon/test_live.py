@@ -98,7 +98,7 @@ def test_reports_that_come_all_at_once_are_all_read(start):
         until(lambda: one.ready().ready)
         worker = daemon.worker()
         worker.suspend()
-        pending = [client.submit(b"no image", ["color"]) for client in (one, other) * 50]
+        pending = [client.submit(b"no image", ["color"]) for client in (one, other) * 35]
         assert one.live()  # asked after them, so they have arrived
         assert other.live()
         front = psutil.Process(daemon.process.pid)
