@@ -12,7 +12,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import zmq
 
@@ -89,32 +88,6 @@ def test_500_concurrent_mixed_requests_are_each_answered_once_and_replay(start):
     assert max(batch.rows for batch in statistics.batches) > 1
     assert daemon.stop() == 0
     assert replay(daemon.recording) > 500  # arrivals, batches, preparations that took a thread
-
-
-def test_reports_that_come_all_at_once_are_all_read(start):
-    """More than the front reads in one go, and then no more."""
-    daemon = start(settings="[scheduler]\nstaging_rows = 100\n")
-    with Client(daemon.endpoint) as one, Client(daemon.endpoint) as other:
-        until(lambda: one.ready().ready)
-        worker = daemon.worker()
-        worker.suspend()
-        pending = [client.submit(b"no image", ["color"]) for client in (one, other) * 35]
-        assert one.live()  # asked after them, so they have arrived
-        assert other.live()
-        front = psutil.Process(daemon.process.pid)
-        front.suspend()
-        worker.resume()
-        until(lambda: all(_sleeps(worker.pid, thread.id) for thread in worker.threads()))
-        front.resume()
-        for submitted in pending:
-            with pytest.raises(InvalidArgument, match="neither JPEG nor PNG"):
-                submitted.result()
-    assert daemon.stop() == 0
-
-
-def _sleeps(pid: int, thread: int) -> bool:
-    stat = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] == "S"
 
 
 def test_a_killed_worker_costs_no_client_its_answer(start):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,6 +66,35 @@ def test_payload_stays_when_more_is_received(ends):
     kept = receiver.receive()[1]
     receiver.receive()
     assert bytes(kept) == b"a" * 3000
+
+
+def test_what_was_read_ahead_is_there_although_the_socket_has_nothing_more(ends):
+    ours, theirs = ends
+    theirs.setblocking(False)
+    sender, receiver = Sender(ours), Receiver(theirs)
+    for number in range(70):
+        sender.put([bytes([number]), b"payload"])
+    sender.flush()
+    received = [copied(receiver.receive())[0]]
+    assert not select.select([theirs], [], [], 0)[0]  # a poller would not tell of the others
+    while (frames := receiver.receive()) is not None:
+        received.append(bytes(frames[0]))
+    assert received == [bytes([number]) for number in range(70)]
+
+
+def test_payload_is_received_where_the_reader_has_memory_for_it(ends):
+    ours, theirs = ends
+    sender, receiver = SharedSender(ours), Receiver(theirs)
+    sender.send([b"first", b"a" * 30_000, b"b" * 10])
+    sender.send([b"skipped", b"c" * 30_000])
+    sender.send([b"last"])
+    assert receiver.begin() == b"first"
+    assert receiver.sizes == (30_000, 10)
+    place = np.zeros(30_010, np.uint8)
+    receiver.payload([place[:30_000].data, place[30_000:].data])
+    assert place.tobytes() == b"a" * 30_000 + b"b" * 10
+    assert receiver.begin() == b"skipped"
+    assert receiver.begin() == b"last"
 
 
 def test_threads_do_not_mix_their_messages(ends):
