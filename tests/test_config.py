@@ -33,6 +33,8 @@ def test_an_empty_file_is_all_defaults():
         ("[limits]\nmax_rows = -3", "limits.max_rows is -3"),
         ("[limits]\nmax_rowz = 3", "unknown field `max_rowz`"),
         ("[memory]\npolicy = 'independent'", "take partial, greedy or lru"),
+        ("[server]\nadmin = 'tcp://127.0.0.1:1'", "must begin with ipc://"),
+        ("[server]\nendpoints = ['ipc:///a.x']\nadmin = 'ipc:///a.x'", "name two"),
         ("[uplink]\nrate_bytes_s = -1", "uplink.rate_bytes_s is -1"),
         ("[uplink]\nshares = 'all'", "$.uplink.shares"),
         ("[uplink]\ngather_s = 6.0", "below uplink.max_lease_s"),
@@ -59,3 +61,17 @@ def test_published_limits_follow_the_scheduler():
         b"[scheduler]\nmax_batch_rows = 2\nstaging_rows = 4\nlevels = 2"
     ).published_limits()
     assert (limits.max_rows, limits.max_priority) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("", "ipc:///run/edged/edged.admin"),
+        ("endpoints = ['tcp://127.0.0.1:1', 'ipc:///a/b.sock', 'ipc:///c']", "ipc:///a/b.admin"),
+        ("endpoints = ['tcp://127.0.0.1:1']", None),
+        ("admin = 'ipc:///d'", "ipc:///d"),
+        ("admin = ''", None),
+    ],
+)
+def test_administrators_connect_beside_the_first_socket_or_where_it_says(text, endpoint):
+    assert decode(f"[server]\n{text}".encode()).server.admin_endpoint == endpoint

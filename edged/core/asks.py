@@ -28,6 +28,9 @@ class Asks:
         self._memory = memory
         self._open: dict[int, _Open] = {}
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def load(self, event: LoadAsked) -> list[Settled]:
         return self._load(event.ask, event.model)
 

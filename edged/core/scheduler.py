@@ -94,6 +94,8 @@ class Scheduler:
             if self._memory.tight:
                 commands += self._supply.decide(self._costs, self._backlog_s() or 0.0, now)
                 self._keep_busy(now, commands)  # what was to leave may be needed again
+        if self._supply.is_asked:
+            commands += self._supply.settle(now)  # the last request of a model may have ended
         commands = self._order.pass_on(commands, now)
         if self._draining and not self._open and not self._drained:
             self._drained = True

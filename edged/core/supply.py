@@ -64,6 +64,15 @@ class Supply:
         commands += self._asks.settle(now)
         return refusals
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether an administrator waits for something."""
+        return len(self._asks) > 0
+
+    def settle(self, now: float) -> list[Settled]:
+        """What was asked and has come about, or cannot any more."""
+        return self._asks.settle(now)
+
     def decide(self, costs: CostModel, backlog_s: float, now: float) -> list[Command]:
         """What to load and unload now; asked after every event while memory is tight."""
         commands = self.memory.decide(costs, backlog_s, now)
