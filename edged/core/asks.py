@@ -99,6 +99,9 @@ class Asks:
 
     def _outcome(self, ask: _Open, now: float) -> Settled | None:
         memory = self._memory
+        if not ask.loads and ask.model in memory.served:
+            text = f"model {ask.model!r} has come back with a new library meanwhile"
+            return Settled(ask.ask, Code.CANCELLED, text)
         if not ask.loads:
             return Settled(ask.ask) if memory.is_gone(ask.model) else None
         need = memory.residency.models.get(ask.model)

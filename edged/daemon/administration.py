@@ -54,6 +54,9 @@ class Host(Protocol):
     def tell_versions(self, now: float) -> None:
         """Let the scheduler know of the versions that there are."""
 
+    def is_in_use(self, key: str) -> bool:
+        """Whether a request that was accepted for this version is not answered yet."""
+
     def serve(self, catalog: Catalog) -> None:
         """Take new requests for these models."""
 
@@ -87,6 +90,7 @@ class Administration:
         self._asks: dict[int, Done] = {}
         self._reload: _Reload | None = None
         self._next_reload: list[Reloaded] = []
+        self._lingering: list[str] = []  # versions off the device that requests still wait for
 
     # --- one model ------------------------------------------------------------------------------
 
@@ -189,6 +193,12 @@ class Administration:
         if self._reload is not None:
             self._give_up(self._reload, error, now)
 
+    def on_sweep(self, now: float) -> None:
+        """Now and then: forget versions whose last request has been answered meanwhile."""
+        lingering, self._lingering = self._lingering, []
+        for key in lingering:
+            self._forget(key, None, now)
+
     def _wish(self, name: str) -> _Wish:
         return _Wish(name in self.unloaded, name in self.pinned)
 
@@ -243,6 +253,9 @@ class Administration:
     def _forget(self, key: str, error: EdgedError | None, now: float) -> None:
         if error is not None:
             log.info("version %s stays: %s", key, error)  # as when the daemon shuts down
+            return
+        if self._host.is_in_use(key):
+            self._lingering.append(key)
             return
         self.versions.forget((key,))
         self._host.tell_versions(now)

@@ -218,6 +218,7 @@ class Front:
         """Now and then: drop the work of clients that have fallen silent."""
         for client in self._clients.sweep(now):
             self._lose(client, now)
+        self._administration.on_sweep(now)
         if self._device is not None and now >= self._measure_at:
             self._measure(now)
 
@@ -276,6 +277,13 @@ class Front:
 
     def tell_versions(self, now: float) -> None:
         self._tell(library(self._versions, self._known), now)
+
+    def is_in_use(self, key: str) -> bool:
+        return any(
+            wanted.key == key
+            for pending in self._pending.values()
+            for wanted in pending.resolved.outputs
+        )
 
     def serve(self, catalog: Catalog) -> None:
         self._catalog = catalog

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edged.core.events import (
     BlockCost,
+    DeviceDown,
     DeviceUp,
     HeldBlock,
     Library,
@@ -49,3 +50,21 @@ def test_an_unloaded_model_is_refused_until_it_is_loaded_again() -> None:
     assert isinstance(refusal, Refuse)
     assert refusal.code is Code.UNAVAILABLE
     assert "edged load a" in refusal.message
+
+
+TWINS = Library(
+    (Model("a", ("trunk", "a-head")), Model("a@2", ("trunk", "a-head"))),
+    (BlockCost("trunk", 10, 1.0), BlockCost("a-head", 1, 0.1)),
+)
+
+
+def test_unloading_a_model_that_comes_back_with_a_new_library_is_over() -> None:
+    tell = Checked()
+    tell(TWINS)
+    tell(ALL)
+    tell(DeviceDown("for a test"))  # so that requests wait for their models
+    tell(arrived(1, "a"))
+    tell(UnloadAsked(1, "a"))
+    tell(Library(TWINS.models[1:], TWINS.blocks))
+    (settled,) = (command for command in tell(TWINS) if isinstance(command, Settled))
+    assert (settled.ask, settled.code) == (1, Code.CANCELLED)

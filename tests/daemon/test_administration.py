@@ -37,6 +37,7 @@ class Site:
         self.served: Catalog | None = None
         self.kept: set[str] = set()
         self.outcomes: list[Any] = []
+        self.in_use: set[str] = set()
         versions = Versions(contents(*manifests))
         self.administration = Administration(versions, self, pinned, self)
 
@@ -56,6 +57,9 @@ class Site:
 
     def tell_versions(self, now: float) -> None:
         self.told.append(set(self.administration.versions.models))
+
+    def is_in_use(self, key: str) -> bool:
+        return key in self.in_use
 
     def serve(self, catalog: Catalog) -> None:
         self.served = catalog
@@ -100,6 +104,20 @@ def test_a_new_version_is_served_when_it_is_loaded_and_the_old_one_then_leaves()
     assert site.ordered[1:] == [link.Forget(("flowers",))]
     assert site.told[-1] == {key, "food"}
     assert site.kept == {step.block for model in (NEW, FOOD) for step in model.steps}
+
+
+def test_a_version_that_a_request_waits_for_is_not_forgotten_though_the_device_has_let_it_go():
+    site = Site(OLD, FOOD)
+    site.reload(NEW, FOOD)
+    site.administration.defined(0.0)
+    site.settle()
+    site.in_use = {"flowers"}
+    site.settle()
+    site.administration.on_sweep(1.0)
+    assert site.ordered[1:] == []
+    site.in_use = set()
+    site.administration.on_sweep(2.0)
+    assert site.ordered[1:] == [link.Forget(("flowers",))]
 
 
 def test_models_come_and_go_with_the_store():

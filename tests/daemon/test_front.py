@@ -395,6 +395,22 @@ def test_a_request_gets_the_version_that_it_was_accepted_for(bench):
     assert answers == {"old": b"flowers", "early": b"flowers", "new": key.encode()[:8]}
 
 
+def test_a_version_with_the_same_blocks_takes_over_while_requests_run(bench):
+    bench.ask(infer("old"))
+    renamed = msgspec.structs.replace(manifest("flowers"), labels=("non", "oui"))
+    bench.store = catalog(renamed, manifest("food"))
+    bench.ask_admin(wire.Reload("a1"))
+    ((key, _),) = bench.worker[-1].models
+    bench.front.on_worker(link.Defined((key,)), (), 0.0)
+    assert bench.admin[0].header.changed == ("flowers",)
+    bench.front.on_sweep(1.0)
+    assert not any(isinstance(order, link.Forget) for order in bench.worker)
+    bench.finish()
+    assert bench.reply().header.outputs[0].model == "flowers"
+    bench.front.on_sweep(2.0)
+    assert link.Forget(("flowers",)) in bench.worker
+
+
 def test_a_model_that_can_never_fit_is_refused_with_the_bytes():
     bench = Bench(Config(memory=Memory(budget_bytes=1)))
     bench.worker_is_ready()
