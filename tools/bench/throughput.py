@@ -115,14 +115,12 @@ def _compare(
     while min(len(rates), len(alone_s)) < args.rounds and time.monotonic() < give_up_s:
         others.share()
         by_hand = loop(do=best, rows=rows, seconds=args.seconds)
-        closed_loop(client, inputs, tasks, in_flight=IN_FLIGHT, seconds=0.2, warm_up_s=0.0)
-        meter = CpuMeter(daemon)
-        trips, rate = closed_loop(
-            client, inputs, tasks, in_flight=IN_FLIGHT, seconds=args.seconds, warm_up_s=0.0
-        )
+        meter, count = CpuMeter(daemon), _answered(client)
+        _, rate = closed_loop(client, inputs, tasks, in_flight=IN_FLIGHT, seconds=args.seconds)
+        used_us = meter.us_each(_answered(client) - count)
         if others.share() < DISTURBED:
             rates.append((by_hand["rate"], rate))
-            cpu_us.append({"loop": by_hand["cpu_us"], **meter.us_each(len(trips))})
+            cpu_us.append({"loop": by_hand["cpu_us"], **used_us})
         else:
             disturbed += 1
         times_s = loop(do="alone", seconds=args.seconds / 2)["times_s"]
@@ -150,6 +148,11 @@ def _compare(
         "disturbed_turns": disturbed,
         "scan": {f"{how} of {rows}": round(rate, 1) for (how, rows), rate in scan.items()},
     }
+
+
+def _answered(client: Client) -> int:
+    """Frames since the daemon's start."""
+    return client.statistics().tasks[0].inference_count
 
 
 class _Loop:
