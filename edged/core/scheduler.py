@@ -420,13 +420,14 @@ class Scheduler:
     def _pays_wide(self, group: str, parts: Sequence[ReadyPart]) -> bool:
         """Whether batches run sooner one after the other on all lanes than side by side.
 
-        They do while there are fewer of them than all lanes are faster than one.
+        They do while there are fewer of them than all lanes are faster than one. One that is alone
+        does in any case: a warm-up on a busy machine may have measured too little.
         """
         jobs = {id(ready.job): ready.job for ready in parts}.values()
         others = self._staged_rows + self._waiting.rows - self._waiting.parked_rows
         others -= sum(job.request.staging_rows for job in jobs)
         batches = 1 + ceil(others / self._limit(group))
-        return batches < self._costs.speed_up(group)
+        return batches == 1 or batches < self._costs.speed_up(group)
 
     # --- endings ------------------------------------------------------------------------------
 

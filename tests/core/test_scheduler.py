@@ -424,11 +424,13 @@ def test_few_batches_take_turns_on_all_lanes_and_many_run_side_by_side():
     assert [run.wide for run in scheduler(Prepared(4, 0.0))] == [False]
 
 
-def test_where_threads_do_not_help_a_lone_batch_leaves_the_other_lanes_free():
+def test_a_batch_that_is_alone_has_all_lanes_whatever_the_warm_up_says():
     scheduler = Checked(max_batch_rows=1)
     scheduler(DeviceUp((GroupCost(BACKBONE, (1,), (0.01,), speed_up=0.9),), lanes=2))
     scheduler(arrived(1))
-    assert [run.wide for run in scheduler(Prepared(1, 0.0))] == [False]
+    assert [run.wide for run in scheduler(Prepared(1, 0.0))] == [True]
+    scheduler(arrived(2))
+    assert [run.wide for run in scheduler(Prepared(2, 0.0))] == [False]
 
 
 def test_the_configuration_can_hold_lanes_down():
