@@ -613,7 +613,10 @@ class Front:
             account = msgspec.structs.asdict(self._scheduler.memory().account)
             report |= {f"{name}_bytes": round(count) for name, count in account.items()}
             report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
-        return {**report, "front_pss_bytes": footprint().pss_bytes}
+            report["front_pss_bytes"] = self._gauge.front.pss_bytes
+        else:
+            report["front_pss_bytes"] = footprint().pss_bytes
+        return report
 
 
 def _output(model: Manifest, output: link.Output) -> wire.OutputTensor:

@@ -14,11 +14,12 @@ _READ_BYTES_PER_S = 500e6  # assumed of a disk until a block was read from it
 
 
 class Gauge:
-    """Reads the machine. Owns nothing but what it was told last."""
+    """Reads the machine."""
 
     def __init__(self, settings: Memory, machine: Machine | None = None) -> None:
         self._settings = settings
         self._machine = machine or Machine()
+        self.front = Footprint(0, 0)  # as it was measured last
 
     def worker_budget_bytes(self) -> int:
         """What a worker that is started now may take."""
@@ -27,7 +28,8 @@ class Gauge:
 
     def measured(self, worker: link.Memory | link.Ready) -> MemoryMeasured:
         """The budget as of now, and what front and worker take together."""
-        held = footprint() + Footprint(worker.pss_bytes, worker.private_bytes)
+        self.front = footprint()
+        held = self.front + Footprint(worker.pss_bytes, worker.private_bytes)
         return MemoryMeasured(self._budget_bytes(held), held.pss_bytes)
 
     def overhead(self, ready: link.Ready) -> Overhead:

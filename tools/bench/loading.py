@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import random
 import select
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -40,7 +40,7 @@ MIB = 1 << 20
 LAYERS = 3
 CHUNK_BYTES = MIB
 PATIENCE_S = 120.0
-SHAPES = {"conv": (512, 7, 7), "dense": (1536,)}
+SHAPES = {"conv": (512, 3, 3), "dense": (1536,)}
 
 
 def register(commands: Any) -> None:
@@ -552,8 +552,12 @@ def _evict(files: Iterable[Path]) -> None:
 
 
 def _files_of_python() -> Iterator[Path]:
-    """Everything that a daemon may read to start: the interpreter and its packages."""
-    for root in {Path(p) for p in (sys.prefix, sys.base_prefix)}:
-        for path in root.rglob("*"):
-            if path.is_file() and not path.is_symlink():
-                yield path
+    """What a daemon reads to start: the standard library and the packages that serving needs."""
+    library = Path(os.__file__).parent
+    yield from (path for path in library.rglob("*.py[co]") if "site-packages" not in path.parts)
+    yield from (library / "lib-dynload").iterdir()
+    for package in ("numpy", "onnxruntime", "cv2", "zmq", "msgspec", "edged"):
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        yield from (path for path in Path(spec.origin).parent.rglob("*") if path.is_file())
