@@ -144,13 +144,14 @@ def _others(folder: Path, args: argparse.Namespace) -> None:
     size = store.block_size(store.model("resident").steps[0].block)
     given = {"x": np.ones((1, *SHAPES["dense"]), np.float32)}
     more = 'pinned = ["resident"]\n'
-    with _serving(store, cache, besides + round(5.3 * size), more) as client:
+    budget = besides + round(5.3 * size)
+    with _daemon(store, cache, budget, more) as endpoint, _client(endpoint) as client:
         quiet_s = _paced(client, given, "resident", args.seconds)
         stop = threading.Event()
         loads = [0]
 
         def switch_models() -> None:
-            with Client(client.endpoint, timeout_s=PATIENCE_S) as other:
+            with _client(endpoint) as other:
                 while not stop.is_set():
                     other.infer(given, f"m{1 + loads[0] % 4}")
                     loads[0] += 1
@@ -444,15 +445,22 @@ def _worker(store: Store) -> Iterator[_Worker]:
 
 
 @contextlib.contextmanager
-def _serving(store: Store, cache: Path, budget: int, more: str = "") -> Iterator[Client]:
+def _daemon(store: Store, cache: Path, budget: int, more: str = "") -> Iterator[str]:
     sections = (
         f'[device]\ncache_dir = "{cache}"\n[memory]\nbudget_bytes = {budget}\n'
         f"reserve_bytes = 0\n{more}"
     )
-    with (
-        serving(store.path, sections) as daemon,
-        Client(daemon.endpoint, timeout_s=PATIENCE_S) as client,
-    ):
+    with serving(store.path, sections) as daemon:
+        yield daemon.endpoint
+
+
+def _client(endpoint: str) -> Client:
+    return Client(endpoint, timeout_s=PATIENCE_S)
+
+
+@contextlib.contextmanager
+def _serving(store: Store, cache: Path, budget: int) -> Iterator[Client]:
+    with _daemon(store, cache, budget) as endpoint, _client(endpoint) as client:
         yield client
 
 
