@@ -10,7 +10,6 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -21,43 +20,34 @@ from edged.config import Config
 from edged.core.events import (
     Answer,
     Arrived,
-    BatchDone,
-    BatchFailed,
-    BlockLoaded,
-    BlockLoadFailed,
-    BlockUnloaded,
     CancelAsked,
     ClientGone,
     DeviceDown,
     DeviceUp,
-    Discard,
     DrainAsked,
     Drained,
     Event,
-    Load,
     LoadAsked,
     Member,
     PinAsked,
     Prepare,
-    Prepared,
-    PrepareFailed,
     Refuse,
     Request,
     Run,
     Settled,
-    Unload,
     UnloadAsked,
     Woke,
 )
 from edged.core.scheduler import RESTART_S, Scheduler
-from edged.daemon import inquiries
+from edged.daemon import inquiries, translation
 from edged.daemon.admin import AdminEndpoint, residency
 from edged.daemon.administration import Administration, Shelf
-from edged.daemon.catalog import Catalog, Resolved
+from edged.daemon.catalog import Catalog
 from edged.daemon.clients import Client, Clients
 from edged.daemon.costs import costs_of_a_lane
 from edged.daemon.gauge import Gauge, library, resident
 from edged.daemon.inquiries import Situation
+from edged.daemon.pending import Pending, answers_of
 from edged.daemon.recording import Recorder
 from edged.daemon.statistics import Statistics
 from edged.daemon.uploads import Uploads
@@ -82,26 +72,6 @@ class Outlet(Protocol):
         """Nothing happens when it is gone."""
 
     def to_worker(self, frames: Sequence[wire.Buffer]) -> None: ...
-
-
-@dataclass(slots=True, eq=False)
-class Pending:
-    """A request between its arrival and its answer.
-
-    The payload is kept until then: when the worker dies, the request runs again.
-    """
-
-    client: Client
-    id: str
-    resolved: Resolved
-    to_prepare: list[wire.Buffer]
-    payload_bytes: int
-    results: dict[str, tuple[wire.OutputTensor, ...]] = field(default_factory=dict)
-    tensors: dict[str, list[wire.Buffer]] = field(default_factory=dict)
-
-    @property
-    def tasks(self) -> Iterable[str]:
-        return (wanted.task for wanted in self.resolved.outputs)
 
 
 class Front:
@@ -264,7 +234,11 @@ class Front:
         self, message: link.FromWorker, payload: Sequence[wire.Buffer], now: float
     ) -> None:
         """A message of the worker."""
-        _ON_WORKER[type(message)](self, message, payload, now)
+        handler = _ON_WORKER.get(type(message))
+        if handler is not None:
+            handler(self, message, payload, now)
+        if type(message) in translation.EVENTS:
+            self._tell(translation.event(message), now)
 
     # --- what the administration wants done ---------------------------------------------------
 
@@ -417,38 +391,18 @@ class Front:
         """Its process ends next; the reason is kept for `on_worker_lost`'s log and clients."""
         self._reason = message.message
 
-    def _prepared(self, message: link.Prepared, frames: Sequence[wire.Buffer], now: float) -> None:
-        self._tell(Prepared(message.rid, message.prepare_us / 1e6), now)
-
-    def _prepare_failed(
-        self, message: link.PrepareFailed, frames: Sequence[wire.Buffer], now: float
-    ) -> None:
-        self._tell(PrepareFailed(message.rid, message.code, message.message), now)
-
     def _batch_done(
         self, message: link.BatchDone, frames: Sequence[wire.Buffer], now: float
     ) -> None:
-        tensors = iter(frames)
-        for answer in message.answers:
-            raw = [next(tensors) for output in answer.outputs if output.classes is None]
+        for answer, raw in answers_of(message, frames):
             pending = self._pending.get(answer.rid)
             if pending is not None:  # else it was refused while it ran
-                model = self._versions.models[answer.model]
-                pending.results[answer.model] = tuple(
-                    _output(model, output) for output in answer.outputs
-                )
-                pending.tensors[answer.model] = raw
-        times_s = (us / 1e6 for us in (message.infer_us, message.output_us, message.prepare_us))
-        self._tell(BatchDone(message.batch, *times_s), now)
+                pending.add(self._versions.models[answer.model], answer, raw)
 
     def _batch_failed(
         self, message: link.BatchFailed, frames: Sequence[wire.Buffer], now: float
     ) -> None:
         log.error("batch %d failed: %s", message.batch, message.message)
-        self._tell(BatchFailed(message.batch, message.code, message.message), now)
-
-    def _pong(self, message: link.Pong, frames: Sequence[wire.Buffer], now: float) -> None:
-        """That it came is all that it says."""
 
     def _memory(self, message: link.Memory, frames: Sequence[wire.Buffer], now: float) -> None:
         self._tell(self._gauge.measured(message), now)
@@ -456,17 +410,14 @@ class Front:
 
     def _loaded(self, message: link.Loaded, frames: Sequence[wire.Buffer], now: float) -> None:
         self._resident[message.block] = message.bytes_used
-        self._tell(BlockLoaded(message.block, message.bytes_used, message.load_us / 1e6), now)
 
     def _load_failed(
         self, message: link.LoadFailed, frames: Sequence[wire.Buffer], now: float
     ) -> None:
         log.error("%s", message.message)
-        self._tell(BlockLoadFailed(message.block, message.code, message.message), now)
 
     def _unloaded(self, message: link.Unloaded, frames: Sequence[wire.Buffer], now: float) -> None:
         del self._resident[message.block]
-        self._tell(BlockUnloaded(message.block), now)
 
     def _defined(self, message: link.Defined, frames: Sequence[wire.Buffer], now: float) -> None:
         self._administration.defined(now)
@@ -485,50 +436,29 @@ class Front:
         if len(commands) > 1:  # the device idles until it hears of its next batch
             commands = sorted(commands, key=lambda command: type(command) in _TO_CLIENTS)
         for command in commands:
-            _ON_COMMAND[type(command)](self, command, now)
+            if type(command) in translation.ORDERS:
+                self._outlet.to_worker([link.encode(translation.order(command))])
+            handler = _ON_COMMAND.get(type(command))
+            if handler is not None:
+                handler(self, command, now)
         while self._settled:  # when all is carried out that was ordered before
             self._administration.settled(self._settled.popleft(), now)
 
     def _do_prepare(self, command: Prepare, now: float) -> None:
         pending = self._pending[command.rid]
-        pending.results.clear()  # of a worker that died
-        pending.tensors.clear()
+        pending.forget_results()
         self._outlet.to_worker(pending.to_prepare)
 
     def _do_run(self, command: Run, now: float) -> None:
-        members = tuple(link.Member(m.rid, m.models) for m in command.members)
-        self._outlet.to_worker([link.encode(link.Run(command.batch, members, command.wide))])
         self._statistics.ran(self._tasks_of(command.members), command.rows)
-
-    def _do_load(self, command: Load, now: float) -> None:
-        self._outlet.to_worker([link.encode(link.Load(command.block))])
-
-    def _do_unload(self, command: Unload, now: float) -> None:
-        self._outlet.to_worker([link.encode(link.Unload(command.block))])
-
-    def _do_discard(self, command: Discard, now: float) -> None:
-        self._outlet.to_worker([link.encode(link.Discard(command.rid))])
 
     def _do_answer(self, command: Answer, now: float) -> None:
         credits = self._credits(self._pending[command.rid])
         pending = self._settle(command.rid)
         self._statistics.answered(pending.tasks, pending.resolved.rows, command)
-        keys = [wanted.key for wanted in pending.resolved.outputs]
-        reply = wire.InferReply(
-            id=pending.id,
-            outputs=tuple(output for key in keys for output in pending.results[key]),
-            parameters=wire.InferTimes(
-                queue_us=round(command.queue_s * 1e6),
-                compute_input_us=round(command.prepare_s * 1e6),
-                compute_infer_us=round(command.infer_s * 1e6),
-                compute_output_us=round(command.output_s * 1e6),
-                batch_size=command.batch_rows,
-                emulated=self._device is not None and self._device.emulated,
-                credits=credits,
-            ),
-        )
-        raw = [tensor for key in keys for tensor in pending.tensors[key]]
-        self._send(pending.client, reply, raw, now)
+        emulated = self._device is not None and self._device.emulated
+        header, raw = pending.reply(command, emulated=emulated, credits=credits)
+        self._send(pending.client, header, raw, now)
 
     def _do_refuse(self, command: Refuse, now: float) -> None:
         pending = self._settle(command.rid)
@@ -619,17 +549,6 @@ class Front:
         return report
 
 
-def _output(model: Manifest, output: link.Output) -> wire.OutputTensor:
-    classes = None
-    if output.classes is not None:
-        classes = tuple(
-            tuple(wire.Class(c.index, c.score, c.label) for c in row) for row in output.classes
-        )
-    return wire.OutputTensor(
-        model.task, model.name, output.name, output.datatype, output.shape, classes
-    )
-
-
 _TO_CLIENTS = (Answer, Refuse)
 
 _ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = {
@@ -645,11 +564,8 @@ _ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = 
 _ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None]] = {
     link.Ready: Front._ready,
     link.Failed: Front._failed,
-    link.Prepared: Front._prepared,
-    link.PrepareFailed: Front._prepare_failed,
     link.BatchDone: Front._batch_done,
     link.BatchFailed: Front._batch_failed,
-    link.Pong: Front._pong,
     link.Memory: Front._memory,
     link.Loaded: Front._loaded,
     link.LoadFailed: Front._load_failed,
@@ -661,9 +577,6 @@ _ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None
 _ON_COMMAND: dict[type, Callable[[Front, Any, float], None]] = {
     Prepare: Front._do_prepare,
     Run: Front._do_run,
-    Load: Front._do_load,
-    Unload: Front._do_unload,
-    Discard: Front._do_discard,
     Answer: Front._do_answer,
     Refuse: Front._do_refuse,
     Settled: Front._do_settled,

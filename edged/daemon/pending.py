@@ -1,0 +1,84 @@
+"""A request that is owed an answer: its payload, its results so far, and the reply to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from edged import wire
+from edged.core.events import Answer
+from edged.daemon.catalog import Resolved
+from edged.daemon.clients import Client
+from edged.device import link
+from edged.manifest import Manifest
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """A request between its arrival and its answer.
+
+    The payload is kept until then: when the worker dies, the request runs again. Results are by
+    model, as its key.
+    """
+
+    client: Client
+    id: str
+    resolved: Resolved
+    to_prepare: list[wire.Buffer]
+    payload_bytes: int
+    results: dict[str, tuple[wire.OutputTensor, ...]] = field(default_factory=dict)
+    tensors: dict[str, list[wire.Buffer]] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> Iterable[str]:
+        return (wanted.task for wanted in self.resolved.outputs)
+
+    def forget_results(self) -> None:
+        """They were of a worker that has died."""
+        self.results.clear()
+        self.tensors.clear()
+
+    def add(self, model: Manifest, answer: link.Answer, raw: Sequence[wire.Buffer]) -> None:
+        """What one model has found; `raw` are the tensors of its outputs without classes."""
+        self.results[answer.model] = tuple(_output(model, output) for output in answer.outputs)
+        self.tensors[answer.model] = list(raw)
+
+    def reply(
+        self, answer: Answer, *, emulated: bool, credits: int
+    ) -> tuple[wire.InferReply, list[wire.Buffer]]:
+        """The reply with all results, and its payload."""
+        keys = [wanted.key for wanted in self.resolved.outputs]
+        header = wire.InferReply(
+            id=self.id,
+            outputs=tuple(output for key in keys for output in self.results[key]),
+            parameters=wire.InferTimes(
+                queue_us=round(answer.queue_s * 1e6),
+                compute_input_us=round(answer.prepare_s * 1e6),
+                compute_infer_us=round(answer.infer_s * 1e6),
+                compute_output_us=round(answer.output_s * 1e6),
+                batch_size=answer.batch_rows,
+                emulated=emulated,
+                credits=credits,
+            ),
+        )
+        return header, [tensor for key in keys for tensor in self.tensors[key]]
+
+
+def answers_of(
+    message: link.BatchDone, frames: Sequence[wire.Buffer]
+) -> Iterator[tuple[link.Answer, list[wire.Buffer]]]:
+    """Each answer of a batch with its raw tensors, which follow in the order of the outputs."""
+    tensors = iter(frames)
+    for answer in message.answers:
+        yield answer, [next(tensors) for output in answer.outputs if output.classes is None]
+
+
+def _output(model: Manifest, output: link.Output) -> wire.OutputTensor:
+    classes = None
+    if output.classes is not None:
+        classes = tuple(
+            tuple(wire.Class(c.index, c.score, c.label) for c in row) for row in output.classes
+        )
+    return wire.OutputTensor(
+        model.task, model.name, output.name, output.datatype, output.shape, classes
+    )
