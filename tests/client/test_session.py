@@ -482,5 +482,5 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
         assert len(self.ended) == len(self.calls)
 
 
-AnyOrderOfEvents.TestCase.settings = settings(max_examples=200, deadline=None)
+AnyOrderOfEvents.TestCase.settings = settings(max_examples=200)
 TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase

@@ -237,4 +237,4 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestTraffic.settings = settings(max_examples=200, stateful_step_count=40)

@@ -287,4 +287,4 @@ class Uplink(RuleBasedStateMachine):
 
 
 TestUplink = Uplink.TestCase
-TestUplink.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+TestUplink.settings = settings(max_examples=80, stateful_step_count=30)

@@ -361,7 +361,7 @@ def check_memory(scheduler: Scheduler) -> None:
         assert not any(residency.models[name].missing for name in memory.served)
 
 
-limits = settings(max_examples=100, stateful_step_count=40, deadline=None)
+limits = settings(max_examples=100, stateful_step_count=40)
 TestPartial = Loading.TestCase
 TestPartial.settings = limits
 TestLeastRecentlyUsed = LeastRecentlyUsed.TestCase

@@ -138,7 +138,7 @@ def rows(count: int, seed: int) -> Array:
 asks = st.sets(st.sampled_from(sorted(MODELS)), min_size=1, max_size=4).map(sorted)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_every_mix(executor: Executor, data: st.DataObject) -> None:
     requests = Requests(executor)

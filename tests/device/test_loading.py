@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.device import link
@@ -266,7 +266,7 @@ def test_memory_does_not_grow_with_loads_and_failures(tmp_path: Path, backend: s
 # --- anything in any order ------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(steps=st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=25))
 def test_a_failing_disk_in_a_live_worker(failing: Rig, steps: list[tuple[int, bool]]) -> None:
     """Whatever is ordered: each order is answered, in turn, and what is loaded computes."""

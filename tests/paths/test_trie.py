@@ -182,7 +182,7 @@ def run_chains(paths: dict[str, str], rows: Sequence[tuple[tuple[str, ...], int]
     return batch
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_every_row_gets_its_own_path_on_its_own_input(data: st.DataObject) -> None:
     made = data.draw(models([SIZE, 100]))  # with large inputs it is features that are reordered
@@ -196,7 +196,7 @@ def test_every_row_gets_its_own_path_on_its_own_input(data: st.DataObject) -> No
                 assert found == [alone(made[name], (segment, row)) for row in range(count)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_features_that_shrink_are_reordered_where_that_is_right(data: st.DataObject) -> None:
     """Chains that part and meet, on values that get smaller: there the order is free for long."""
@@ -211,7 +211,7 @@ def test_features_that_shrink_are_reordered_where_that_is_right(data: st.DataObj
         assert found == [alone(made[name], (segment, row)) for row in range(rows[segment][1])]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_block_runs_once_unless_blocks_wait_for_each_other(data: st.DataObject) -> None:
     made = data.draw(models())
@@ -231,7 +231,7 @@ def test_a_block_runs_once_unless_blocks_wait_for_each_other(data: st.DataObject
         assert set(batch.runs.values()) <= {1}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_models_that_share_their_beginning_need_no_copy(data: st.DataObject) -> None:
     """Any tree of blocks, one task a row, or all tasks on each row."""
