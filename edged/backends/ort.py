@@ -10,8 +10,8 @@ which saves the waking of threads at each border of blocks.
 
 All sessions share one arena; with an arena each, activations take twice the memory.
 
-On the CPU a block is prepared once for each host: optimised, its weights packed and in a file of
-their own, which is mapped and not read. CUDA and TensorRT are not verified on hardware.
+On the CPU a block is prepared once for each host: optimised, its weights in a file of their own,
+which is mapped and not read. CUDA and TensorRT are not verified on hardware.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ _BindingKey: TypeAlias = "tuple[str, bool, int, tuple[int, ...]]"  # block, wide
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     lanes: int = 0  # batches side by side; 0: one for each thread on the CPU, one on a GPU
+    pack: bool = False  # keep weights of products as the CPU wants them: faster runs, slower loads
     device_id: int = 0  # of the GPU
     provider_options: dict[str, Any] = {}  # handed to ONNX Runtime as they are
 
@@ -102,7 +103,9 @@ class OnnxRuntime:
         self._options = options
         self._prepared: PreparedBlocks | None = None
         if on_cpu:
-            self._prepared = PreparedBlocks(cache_dir, {"onnxruntime": ort.__version__})
+            self._prepared = PreparedBlocks(
+                cache_dir, {"onnxruntime": ort.__version__, "pack": options.pack}
+            )
             self._prepared.sweep()
         self._blocks: dict[str, _Block] = {}
         self._quick: dict[str, bool] = {}  # of each block ever loaded
@@ -192,7 +195,7 @@ class OnnxRuntime:
         """What a loaded block takes: of a prepared one, the part of its weights that stays mapped.
 
         Weights that an operator packs are in the file twice, as they were and packed. ONNX Runtime
-        reads them as they were, packs them, and goes on with those in the file.
+        reads them as they were, packs them for each session, and goes on with those in the file.
         """
         if self._prepared is None:
             return Loaded(path.stat().st_size, max_rows)
@@ -212,11 +215,11 @@ class OnnxRuntime:
     def _optimise(self, path: Path, folder: Path) -> None:
         options = self._session_options()
         options.optimized_model_filepath = str(folder / _MODEL)
-        for key, value in (
-            ("session.optimized_model_external_initializers_file_name", _WEIGHTS),
-            ("session.save_external_prepacked_constant_initializers", "1"),
-        ):
-            options.add_session_config_entry(key, value)
+        weights = "session.optimized_model_external_initializers_file_name"
+        options.add_session_config_entry(weights, _WEIGHTS)
+        if self._options.pack:
+            packed = "session.save_external_prepacked_constant_initializers"
+            options.add_session_config_entry(packed, "1")
         self._open(path, options)
 
     def _session_options(self, *, wide: bool = True) -> Any:
@@ -229,6 +232,8 @@ class OnnxRuntime:
             options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._prepared is not None:  # on the CPU
             options.add_session_config_entry("session.use_env_allocators", "1")
+            if not self._options.pack:
+                options.add_session_config_entry("session.disable_prepacking", "1")
             # Patterns, one for each number of rows, double the memory of activations and save 1 %
             # of the time (tools.bench memory).
             options.enable_mem_pattern = False

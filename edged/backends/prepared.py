@@ -16,17 +16,17 @@ import re
 import shutil
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
+import xxhash
 
 from edged.errors import ConfigError, StoreError
 
-_LAYOUT = 2  # of an entry; raised when an older one would be misread
-_SUMS = "checksums.json"  # CRC-32 and size of each other file
-_CHUNK_BYTES = 1 << 20
+_LAYOUT = 3  # of an entry; raised when an older one would be misread
+_SUMS = "checksums.json"  # XXH3 and size of each other file
+_CHUNK_BYTES = 1 << 18
 _KEEP_S = 30 * 86_400.0  # an entry that no start has used for so long is removed
 _TEMPORARY = ".tmp-"
 
@@ -36,7 +36,7 @@ class DamagedCopy(StoreError):
 
 
 class _Sum(msgspec.Struct, frozen=True, array_like=True):
-    crc32: int
+    xxh3: str
     size: int
 
 
@@ -88,7 +88,7 @@ class PreparedBlocks:
         return tuple(self._entry(block).glob("*"))
 
     def verify(self, block: str) -> None:
-        """Read all of an entry, through a buffer of 1 MiB: it lies in the page cache then.
+        """Read all of an entry, through a small buffer: it lies in the page cache then.
 
         Raises DamagedCopy for what is not as it was written, and removes it.
         """
@@ -146,14 +146,14 @@ def processor() -> str:
 
 
 def _sum(path: Path) -> _Sum:
-    crc32 = size = 0
+    sum_, size = xxhash.xxh3_64(), 0
     buffer = bytearray(_CHUNK_BYTES)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
-            crc32 = zlib.crc32(view[:count], crc32)
+            sum_.update(view[:count])
             size += count
-    return _Sum(crc32, size)
+    return _Sum(sum_.hexdigest(), size)
 
 
 def _sync(path: Path) -> None:

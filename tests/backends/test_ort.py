@@ -101,6 +101,21 @@ def test_old_prepared_copies_are_removed(backend: Backend, cache: Path, tmp_path
     assert (again.is_prepared(old.id), again.is_prepared(new.id)) == (False, True)
 
 
+def test_packed_weights_are_an_option_that_costs_disk_and_a_peak(
+    backend: Backend, cache: Path, tmp_path: Path
+) -> None:
+    block = dense(256, 256)
+    packing = backends.create("onnxruntime", {"pack": True}, threads=1, cache_dir=cache)
+    plain, packed = load(backend, block, tmp_path), load(packing, block, tmp_path)
+    assert plain.extra_bytes == 0 < packed.extra_bytes
+    sizes = sorted(file.stat().st_size for file in cache.glob("*/weights.bin"))
+    assert sizes[0] < 1.1 * 256 * 256 * 4 < 1.9 * 256 * 256 * 4 < sizes[1]
+    given = np.random.default_rng(0).standard_normal((3, 256)).astype(np.float32)
+    np.testing.assert_allclose(
+        run(packing, block, given)[0], run(backend, block, given)[0], rtol=1e-4, atol=1e-4
+    )
+
+
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     backend = backends.create("onnxruntime", {}, threads=1, cache_dir=tmp_path / "file")
