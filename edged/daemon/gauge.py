@@ -10,6 +10,7 @@ from edged.core.events import BlockCost, HeldBlock, Library, MemoryMeasured, Mod
 from edged.daemon.versions import Versions
 from edged.device import link
 
+_GROWTH_BYTES = 4 << 20  # by which heaps grow as they serve; found afterwards it would cost a block
 _READ_BYTES_PER_S = 500e6  # assumed of a disk until a block was read from it
 
 
@@ -36,7 +37,9 @@ class Gauge:
         """What a worker and the front take besides blocks."""
         rows = ready.max_batch_rows or 1
         return Overhead(
-            fixed_bytes=footprint().pss_bytes + ready.fixed_bytes + ready.loading_bytes,
+            fixed_bytes=sum(
+                (footprint().pss_bytes, ready.fixed_bytes, ready.loading_bytes, _GROWTH_BYTES)
+            ),
             staging_bytes=ready.staging_bytes,
             row_bytes=-(-ready.workspace_bytes // rows),
         )

@@ -36,13 +36,14 @@ class Orders:
         self, loader: Loader, redefine: Redefine, report: Callable[[link.FromWorker], None]
     ) -> None:
         """`redefine`: make all these models, and no others, known to staging and lanes."""
+        self.steady = threading.Lock()  # held while a block comes or goes, until that is reported
         self._loader = loader
         self._redefine = redefine
         self._report = report
         self._queue: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._waiting: deque[Order | None] = deque()
         self._thread = threading.Thread(target=self._work, name="loader", daemon=True)
-        self._handlers: dict[type, Callable[[Any], link.FromWorker | None]] = {
+        self._handlers: dict[type, Callable[[Any], None]] = {
             link.Load: self._load,
             link.Unload: self._unload,
             link.Define: self._define,
@@ -67,13 +68,11 @@ class Orders:
             if self._waiting and isinstance(self._waiting[0], link.Load):
                 self._loader.read_ahead(self._waiting[0].block)
             try:
-                answer = self._handlers[type(order)](order)
+                self._handlers[type(order)](order)
             except Exception as caught:
                 error = typed(caught, f"{type(order).__name__} could not be done")
                 self._report(link.Failed(error.code, str(error)))
                 os._exit(1)  # what is loaded is not known any more; the next worker begins anew
-            if answer is not None:
-                self._report(answer)
 
     def _next(self) -> Order | None:
         """The next order; all that have come by now are in `_waiting` behind it."""
@@ -81,21 +80,24 @@ class Orders:
             self._waiting.append(self._queue.get())
         return self._waiting.popleft()
 
-    def _load(self, order: link.Load) -> link.FromWorker:
-        try:
-            info = self._loader.load(order.block)
-        except DeviceLost:
-            raise
-        except Exception as caught:
-            error = typed(caught, f"block {order.block[:12]} could not be loaded")
-            return link.LoadFailed(order.block, error.code, str(error))
-        return link.Loaded(order.block, info.bytes_used, info.load_us)
+    def _load(self, order: link.Load) -> None:
+        with self.steady:
+            try:
+                info = self._loader.load(order.block)
+            except DeviceLost:
+                raise
+            except Exception as caught:
+                error = typed(caught, f"block {order.block[:12]} could not be loaded")
+                self._report(link.LoadFailed(order.block, error.code, str(error)))
+            else:
+                self._report(link.Loaded(order.block, info.bytes_used, info.load_us))
 
-    def _unload(self, order: link.Unload) -> link.FromWorker:
-        self._loader.unload(order.block)
-        return link.Unloaded(order.block)
+    def _unload(self, order: link.Unload) -> None:
+        with self.steady:
+            self._loader.unload(order.block)
+            self._report(link.Unloaded(order.block))
 
-    def _define(self, order: link.Define) -> link.FromWorker:
+    def _define(self, order: link.Define) -> None:
         new = dict(order.models)
         try:
             self._loader.define(new)
@@ -106,8 +108,9 @@ class Orders:
                 raise
         except Exception as caught:
             error = typed(caught, "models could not be defined")
-            return link.DefineFailed(tuple(new), error.code, str(error))
-        return link.Defined(tuple(new))
+            self._report(link.DefineFailed(tuple(new), error.code, str(error)))
+        else:
+            self._report(link.Defined(tuple(new)))
 
     def _forget(self, order: link.Forget) -> None:
         self._loader.forget(order.models)

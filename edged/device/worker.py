@@ -55,6 +55,7 @@ class Worker:
         self._reports = SharedSender(channel)
         self._jobs: Jobs = queue.SimpleQueue()
         self._batches: Jobs = queue.SimpleQueue()
+        self._looks: Jobs = queue.SimpleQueue()
         # One for each lane; the last one that was used goes first, its memory is in the cache.
         self._idle: queue.LifoQueue[Executor] = queue.LifoQueue()
         self._threads: list[tuple[threading.Thread, Jobs]] = []
@@ -67,7 +68,7 @@ class Worker:
                 lambda order: self._orders.put(order),
             ),
             link.Ping: lambda ping: self._report(link.Pong(ping.n)),
-            link.Measure: lambda ask: self._jobs.put(functools.partial(self._measure, ask.n)),
+            link.Measure: lambda ask: self._looks.put(functools.partial(self._measure, ask.n)),
         }
 
     def start(self) -> None:
@@ -113,6 +114,7 @@ class Worker:
             self._start_thread(f"prepare-{number}", self._jobs)
         for number in range(self._backend.lanes):
             self._start_thread(f"lane-{number}", self._batches)
+        self._start_thread("gauge", self._looks)  # it may have to wait for a load
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
         taken = footprint()
@@ -303,16 +305,18 @@ class Worker:
                 self._idle.put(executor)
 
     def _measure(self, n: int) -> None:
-        taken = footprint()
-        self._report(
-            link.Memory(
-                n=n,
-                pss_bytes=taken.pss_bytes,
-                private_bytes=taken.private_bytes,
-                staging_bytes=self._staging.nbytes,
-                buffer_bytes=sum(executor.nbytes for executor in self._executors),
+        """Between two loads, so that the front counts the same blocks when it hears of it."""
+        with self._orders.steady:
+            taken = footprint()
+            self._report(
+                link.Memory(
+                    n=n,
+                    pss_bytes=taken.pss_bytes,
+                    private_bytes=taken.private_bytes,
+                    staging_bytes=self._staging.nbytes,
+                    buffer_bytes=sum(executor.nbytes for executor in self._executors),
+                )
             )
-        )
 
     def _start_thread(self, name: str, jobs: Jobs) -> None:
         thread = threading.Thread(target=self._work, args=(jobs,), name=name, daemon=True)
