@@ -6,24 +6,14 @@ Puts together what the queue, the memory and the measured costs say. Decides and
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from edged.core.cost import CostModel
 from edged.core.demand import Need
-from edged.core.events import Request, Run
+from edged.core.events import Request
 from edged.core.memory import DeviceMemory
-from edged.core.ready import ReadyPart
+from edged.core.running import Batch
 from edged.core.settings import Settings
 from edged.core.waiting import WaitingQueue
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """What runs."""
-
-    run: Run
-    parts: tuple[ReadyPart, ...]
-    started_s: float
 
 
 class Forecast:
@@ -80,5 +70,5 @@ def _rows_done(running: Iterable[Batch], costs: CostModel, now: float) -> float:
     for batch in running:
         took_s = costs.batch_s(batch.run.group, batch.run.rows)
         if took_s:
-            done += batch.run.rows * min(1.0, (now - batch.started_s) / took_s)
+            done += batch.run.rows * min(1.0, max(0.0, now - batch.started_s) / took_s)
     return done

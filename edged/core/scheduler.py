@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from math import ceil
+from math import ceil, isfinite
 from typing import Any
 
 from edged.core.cost import CostModel
@@ -35,12 +35,13 @@ from edged.core.events import (
     Run,
     Woke,
 )
-from edged.core.forecast import Batch, Forecast
+from edged.core.forecast import Forecast
 from edged.core.job import Job, Stage
 from edged.core.memory import Verdict
 from edged.core.order import AnswerOrder
 from edged.core.ready import ReadyPart, ReadyQueues
 from edged.core.report import MemoryState, report
+from edged.core.running import Running
 from edged.core.settings import Memory, Settings
 from edged.core.sizing import BatchSizes
 from edged.core.supply import TO_ASKS, TO_MEMORY, Supply
@@ -66,7 +67,7 @@ class Scheduler:
         )
         self._ready = ReadyQueues(settings.levels)
         self._order = AnswerOrder()
-        self._running: dict[int, Batch] = {}
+        self._running = Running(1)
         self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
         self._costs = CostModel()
         supply = Supply(memory_settings or Memory(), settings.max_batch_rows, self._waiting)
@@ -77,6 +78,9 @@ class Scheduler:
         self._preparing = 0  # requests that the device has not said Prepared of
         self._open = 0  # requests that are owed an answer
         self._last_batch = 0
+        self._order_at: float | None = (
+            None  # of the next batch, while one is ready and all lanes run
+        )
         self._device_up = False
         self._lanes = 1
         self._draining = False
@@ -107,7 +111,7 @@ class Scheduler:
         while self._deadlines and self._is_settled(self._deadlines[0][1]):
             heapq.heappop(self._deadlines)
         deadline_s = self._deadlines[0][0] if self._deadlines else None
-        others = (self._sizes.next_beat_s, self._memory.wakeup_s)
+        others = (self._sizes.next_beat_s, self._memory.wakeup_s, self._order_at)
         times = [at for at in (deadline_s, *others) if at is not None]
         return min(times, default=None)
 
@@ -161,7 +165,7 @@ class Scheduler:
             need,
             self._costs,
             staged_rows=self._staged_rows,
-            running=self._running.values(),
+            running=self._running,
             now=now,
         )
         if late_s > 0.0:
@@ -236,13 +240,13 @@ class Scheduler:
     # --- batches --------------------------------------------------------------------------------
 
     def _on_batch_done(self, event: BatchDone, now: float, commands: list[Command]) -> None:
-        batch = self._running.pop(event.batch)
+        busy_s = event.prepare_s + event.infer_s + event.output_s
+        batch = self._running.end(event.batch, busy_s, now)
         run = batch.run
         if event.infer_s:  # else all members were left out
             # With what the daemon takes around it; a driver may hand over a batch's beginning and
             # its end at one time.
-            took_s = event.prepare_s + event.infer_s + event.output_s
-            took_s = max(took_s, now - batch.started_s)
+            took_s = max(busy_s, now - batch.started_s)
             self._costs.observe(run.group, run.rows, took_s, wide=run.wide)
         for ready in batch.parts:
             job = ready.job
@@ -262,7 +266,7 @@ class Scheduler:
 
     def _on_batch_failed(self, event: BatchFailed, now: float, commands: list[Command]) -> None:
         """Run the members again one by one, so that only the culprit is refused."""
-        batch = self._running.pop(event.batch)
+        batch = self._running.end(event.batch, None, now)
         alone = len(batch.parts) == 1
         for ready in reversed(batch.parts):
             job = ready.job
@@ -292,13 +296,15 @@ class Scheduler:
     def _on_device_up(self, event: DeviceUp, now: float, commands: list[Command]) -> None:
         self._device_up = True
         self._lanes = min(event.lanes, self.settings.lanes or event.lanes)
+        self._running = Running(self._lanes)
         self._costs = CostModel(event.costs, lanes=self._lanes)
         self._on_supply(event, now, commands)
 
     def _on_device_down(self, event: DeviceDown, now: float, commands: list[Command]) -> None:
         """What the device held waits again; a request that it died with twice is refused."""
         self._device_up = False
-        self._running.clear()
+        self._running = Running(self._lanes)
+        self._order_at = self._sizes.next_beat_s = None
         self._ready.clear()
         self._staged_rows = self._preparing = 0
         for job in reversed([j for j in self._jobs.values() if j.stage is not Stage.WAITING]):
@@ -362,21 +368,28 @@ class Scheduler:
                 self._preparing += 1
 
     def _start_batches(self, now: float, commands: list[Command]) -> None:
-        sizes = self._sizes
-        sizes.next_beat_s = None
-        while len(self._running) < self._lanes:
-            for name, group in self._ready.by_urgency():
-                if self._is_taken(name):
-                    continue
-                limit = self._limit(name)
-                rows = sizes.rows(name, group, self._costs, now, limit=limit)
-                if not rows and not self._more_may_come():
-                    rows = min(group.rows, limit)
-                if rows:
-                    self._run(name, group.take(rows), now, commands)
-                    break
-            else:
-                return
+        self._sizes.next_beat_s = None
+        self._order_at = None
+        while (order_at := self._running.order_at(now)) <= now:
+            if not self._start_one(now, commands):
+                return  # nothing is ready, or the policy waits for more
+        if isfinite(order_at) and self._ready.by_urgency():
+            self._order_at = order_at
+
+    def _start_one(self, now: float, commands: list[Command]) -> bool:
+        """Order the most urgent batch; False if there is none."""
+        ahead = not self._running.has_free_lane
+        for name, group in self._ready.by_urgency():
+            if not ahead and self._is_taken(name):
+                continue
+            limit = self._limit(name)
+            rows = self._sizes.rows(name, group, self._costs, now, limit=limit)
+            if not rows and not ahead and not self._more_may_come():
+                rows = min(group.rows, limit)
+            if rows:
+                self._run(name, group.take(rows), now, commands)
+                return True
+        return False
 
     def _more_may_come(self) -> bool:
         """Whether it can be of use to wait for more staged rows than there are."""
@@ -392,7 +405,8 @@ class Scheduler:
 
     def _run(self, group: str, taken: list[ReadyPart], now: float, commands: list[Command]) -> None:
         """Order a batch of what was taken, less what could not be answered in time any more."""
-        done_s = now + (self._costs.batch_s(group, sum(ready.rows for ready in taken)) or 0.0)
+        rows = sum(ready.rows for ready in taken)
+        done_s = self._running.begins_s(now) + (self._costs.batch_s(group, rows) or 0.0)
         parts = []
         for ready in taken:
             deadline_s = ready.job.request.deadline_s
@@ -409,13 +423,13 @@ class Scheduler:
         run = Run(self._last_batch, group, members, sum(r.rows for r in parts), wide)
         for ready in parts:
             ready.job.running_parts += 1
-        self._running[run.batch] = Batch(run, tuple(parts), now)
+        self._running.order(run, parts, self._costs.batch_s(group, run.rows), now)
         commands.append(run)
 
     def _is_taken(self, group: str) -> bool:
         """Whether a batch has the whole device, and the next would better have it as well."""
-        running = [batch for batch in self._running.values() if batch.run.wide]
-        return any(self._pays_wide(group, batch.parts) for batch in running)
+        wide = [batch for batch in self._running if batch.run.wide]
+        return any(self._pays_wide(group, batch.parts) for batch in wide)
 
     def _pays_wide(self, group: str, parts: Sequence[ReadyPart]) -> bool:
         """Whether batches run sooner one after the other on all lanes than side by side.

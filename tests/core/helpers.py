@@ -63,8 +63,8 @@ def check(scheduler: Scheduler) -> None:
         first = next(iter(sequence.values()))
         assert first.ending is None
         assert not scheduler._jobs[first.request.rid].answered
-    assert scheduler.running_batches <= scheduler._lanes
-    running = [ready.job for batch in scheduler._running.values() for ready in batch.parts]
+    assert scheduler.running_batches <= 2 * scheduler._lanes
+    running = [ready.job for batch in scheduler._running for ready in batch.parts]
     for job in jobs:
         assert job.running_parts == sum(other is job for other in running)
         assert 0 <= job.running_parts <= job.open_parts

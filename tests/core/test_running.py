@@ -1,0 +1,99 @@
+"""When the device hears of its next batch: before the last one ends, but not long before."""
+
+from __future__ import annotations
+
+import pytest
+
+from edged.core.events import (
+    BatchDone,
+    Command,
+    DeviceDown,
+    DeviceUp,
+    GroupCost,
+    Run,
+    Woke,
+)
+from tests.core.helpers import BACKBONE, Checked, arrived
+
+WORK_S = 0.100  # of each batch
+HANDOVER_S = 0.004
+
+
+def warm(handover_s: float = HANDOVER_S, lanes: int = 1) -> tuple[Checked, float]:
+    """A scheduler that has seen enough batches to know what a hand-over takes; and the time."""
+    scheduler = Checked(max_batch_rows=4)
+    cost = GroupCost(BACKBONE, (1, 4), (WORK_S, WORK_S + 0.001), speed_up=1.0)
+    scheduler(DeviceUp((cost,), lanes=lanes))
+    now = 0.0
+    for number in range(1, 101):
+        scheduler(arrived(number, light=True), now)
+        now += WORK_S + handover_s
+        scheduler(BatchDone(number, WORK_S, 0.0), now)
+    return scheduler, now
+
+
+def runs(commands: list[Command]) -> list[tuple[int, ...]]:
+    """The requests of each batch that is ordered."""
+    return [tuple(m.rid for m in c.members) for c in commands if isinstance(c, Run)]
+
+
+def test_a_batch_is_ordered_ahead_by_what_the_handover_takes():
+    scheduler, now = warm()
+    assert runs(scheduler(arrived(101, light=True), now)) == [(101,)]
+    assert scheduler.scheduler.wakeup_at() is None  # there is nothing to order
+    assert runs(scheduler(arrived(102, light=True), now + 0.01)) == []
+    order_at = scheduler.scheduler.wakeup_at()
+    assert order_at == pytest.approx(now + WORK_S + HANDOVER_S - HANDOVER_S - 0.001, abs=0.001)
+    assert runs(scheduler(arrived(103, light=True), order_at - 0.001)) == []
+    assert runs(scheduler(Woke(), order_at)) == [(102, 103)]  # all that came until then
+    assert runs(scheduler(arrived(104, light=True), order_at)) == []
+    assert runs(scheduler(BatchDone(101, WORK_S, 0.0), now + WORK_S)) == []  # the next one runs
+    assert scheduler.scheduler.wakeup_at() == pytest.approx(order_at + WORK_S, abs=0.005)
+
+
+def test_a_batch_that_was_ordered_ahead_costs_what_it_takes_after_the_last_one():
+    scheduler, now = warm()
+    scheduler(arrived(101, light=True), now)
+    scheduler(arrived(102, light=True), now + 0.099)  # time to order
+    for number in (101, 102):
+        now += WORK_S
+        scheduler(BatchDone(number, WORK_S, 0.0), now)
+    scheduler(arrived(103, light=True), now)
+    scheduler(arrived(104, light=True), now)
+    assert scheduler.scheduler.wakeup_at() == pytest.approx(now + WORK_S, abs=0.005)
+
+
+def test_where_handing_over_takes_no_time_nothing_is_ordered_ahead():
+    scheduler, now = warm(handover_s=0.0)
+    scheduler(arrived(101, light=True), now)
+    assert runs(scheduler(arrived(102, light=True), now + WORK_S)) == []
+    assert scheduler.scheduler.wakeup_at() is None
+
+
+def test_a_batch_that_is_late_is_followed_by_one_other_only():
+    scheduler, now = warm()
+    for number in (101, 102, 103):
+        scheduler(arrived(number, light=True), now)
+        now += 10 * WORK_S
+    assert scheduler.scheduler.running_batches == 2
+
+
+def test_on_two_lanes_the_next_batch_is_for_the_one_that_is_free_first():
+    scheduler, now = warm(lanes=2)
+    scheduler(arrived(101, light=True), now)
+    scheduler(arrived(102, light=True), now + 0.020)
+    assert scheduler.scheduler.running_batches == 2
+    assert runs(scheduler(arrived(103, light=True), now + 0.050)) == []
+    assert scheduler.scheduler.wakeup_at() == pytest.approx(now + WORK_S - HANDOVER_S, abs=0.002)
+    (ahead,) = scheduler(Woke(), now + WORK_S - HANDOVER_S)
+    assert isinstance(ahead, Run)
+    assert not ahead.wide
+
+
+def test_nothing_wakes_the_scheduler_while_the_device_is_gone():
+    scheduler, now = warm()
+    scheduler(arrived(101, light=True), now)
+    scheduler(arrived(102, light=True), now + 0.010)
+    assert scheduler.scheduler.wakeup_at() is not None
+    scheduler(DeviceDown("it died"), now + 0.020)
+    assert scheduler.scheduler.wakeup_at() is None
