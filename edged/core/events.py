@@ -266,7 +266,10 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 
 
 class Run(msgspec.Struct, frozen=True, tag=True):
-    """Run these rows through their models; answered by BatchDone or BatchFailed."""
+    """Run these rows through their models; answered by BatchDone or BatchFailed.
+
+    It may be ordered before a lane is free; they run in the order of their orders.
+    """
 
     batch: int
     group: str

@@ -6,6 +6,7 @@ input bytes of a Prepare, the raw output tensors of a BatchDone.
 Rules that both ends hold to:
 
 * Each Prepare gets exactly one Prepared or PrepareFailed, each Run one BatchDone or BatchFailed.
+* A Run may come before a lane is free: lanes take them in the order in which they come.
 * A light Prepare gets an answer only when it fails, and a Run may follow it at once: the worker
   copies a tensor as it reads it, and the lane of a Run decodes what images are not decoded yet. A
   Run leaves out requests whose light Prepare has failed; they stay known until their Discard.
