@@ -55,10 +55,10 @@ class CostModel:
         """The times of a group as they were measured, uncorrected."""
         return self._measured.get(group)
 
-    def useful_rows(self, group: str, limit: int) -> int:
+    def useful_rows(self, group: str, limit: int, around_s: float = 0.0) -> int:
         """As Curve.useful_rows; `limit` where nothing is known."""
         curve = self._curves.get(group)
-        return limit if curve is None else curve.useful_rows(limit)
+        return limit if curve is None else curve.useful_rows(limit, around_s)
 
     def speed_up(self, group: str) -> float:
         """By how much all lanes together run a batch sooner than one of them."""
@@ -114,9 +114,10 @@ class Curve:
         recent_s.append(time_s)
         self._shape_s[rows] = median(recent_s)
 
-    def useful_rows(self, limit: int) -> int:
+    def useful_rows(self, limit: int, around_s: float = 0.0) -> int:
         """The batch to form when there are rows enough, at most `limit`.
 
+        around_s  what any batch costs besides, however many rows it has
         At first the smallest known size whose rows per second are within 2 % of the best: larger
         batches only add waiting. It is kept while it is within 3 % and no smaller one comes within
         1 %. Now and then twice the size or half of it has its turn: the figure of a size that
@@ -125,7 +126,7 @@ class Curve:
         sizes = [rows for rows in self._sizes if rows <= limit]
         if not sizes:
             return limit
-        rates = [rows / self._shape_s[rows] for rows in sizes]
+        rates = [rows / (self._shape_s[rows] + around_s) for rows in sizes]
         best = max(rates)
 
         def smallest(slack: float) -> int:

@@ -44,7 +44,7 @@ class Running:
     def __init__(self, lanes: int) -> None:
         self._lanes = lanes
         self._batches: dict[int, Batch] = {}  # in the order in which lanes take them up
-        self._handover_s = 0.0  # from an order to the news of its end, without the work itself
+        self.handover_s = 0.0  # from an order to the news of its end, without the work itself
         self._error_s = 0.0  # between expected and real times
 
     def __len__(self) -> int:
@@ -68,10 +68,10 @@ class Running:
         """When to order the next batch: now, later, or at infinity, not before one ends."""
         if self.has_free_lane:
             return now
-        if len(self._batches) >= 2 * self._lanes or self._handover_s < _LEAST_S:
+        if len(self._batches) >= 2 * self._lanes or self.handover_s < _LEAST_S:
             return math.inf
         shortest_s = min(batch.expected_s for batch in self)
-        lead_s = self._handover_s + _ERRORS * self._error_s + _TIMER_S
+        lead_s = self.handover_s + _ERRORS * self._error_s + _TIMER_S
         return max(now, self.begins_s(now) - min(lead_s, _MOST * shortest_s))
 
     def order(
@@ -94,6 +94,6 @@ class Running:
 
     def _learn(self, ended: Batch, busy_s: float, took_s: float) -> None:
         if not ended.ahead:
-            self._handover_s += _WEIGHT * (max(0.0, took_s - busy_s) - self._handover_s)
+            self.handover_s += _WEIGHT * (max(0.0, took_s - busy_s) - self.handover_s)
         if math.isfinite(ended.expected_s) and (self._lanes == 1 or not ended.run.wide):
             self._error_s += _WEIGHT * (abs(took_s - ended.expected_s) - self._error_s)

@@ -401,7 +401,8 @@ class Scheduler:
         return fits or self._preparing > 0
 
     def _limit(self, group: str) -> int:
-        return self._sizes.limit_rows(group, self._costs, self._memory.ledger.batch_rows)
+        most_rows, around_s = self._memory.ledger.batch_rows, self._running.handover_s
+        return self._sizes.limit_rows(group, self._costs, most_rows, around_s)
 
     def _run(self, group: str, taken: list[ReadyPart], now: float, commands: list[Command]) -> None:
         """Order a batch of what was taken, less what could not be answered in time any more."""

@@ -33,9 +33,11 @@ class BatchSizes:
             for part in request.parts:
                 self._rate(part.group, now).add(request.rows, now)
 
-    def limit_rows(self, group: str, costs: CostModel, most_rows: int) -> int:
-        """The largest batch of use, of at most `most_rows`."""
-        return costs.useful_rows(group, most_rows) if self._settings.useful_batches else most_rows
+    def limit_rows(self, group: str, costs: CostModel, most_rows: int, around_s: float) -> int:
+        """The largest batch of use, of at most `most_rows`; any one costs `around_s` besides."""
+        if not self._settings.useful_batches:
+            return most_rows
+        return costs.useful_rows(group, most_rows, around_s)
 
     def rows(
         self,

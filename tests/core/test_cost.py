@@ -70,6 +70,13 @@ def test_sizes_between_the_measured_ones_are_learnt_as_well():
     assert curve.useful_rows(4) == 1
 
 
+def test_what_any_batch_costs_besides_makes_larger_ones_of_use():
+    curve = Curve(SIZES, [DOES_NOT[rows] for rows in SIZES])
+    assert curve.useful_rows(8) == 1
+    assert curve.useful_rows(8, around_s=0.0001) == 1
+    assert curve.useful_rows(8, around_s=0.01) == 8
+
+
 def test_only_what_ran_on_one_lane_teaches_about_lanes():
     costs = CostModel([GroupCost("g", (1,), (0.010,))], lanes=2)
     costs.observe("g", 1, 0.006, wide=True)

@@ -19,10 +19,14 @@ WORK_S = 0.100  # of each batch
 HANDOVER_S = 0.004
 
 
-def warm(handover_s: float = HANDOVER_S, lanes: int = 1) -> tuple[Checked, float]:
+def warm(
+    handover_s: float = HANDOVER_S,
+    lanes: int = 1,
+    times_s: tuple[float, float] = (WORK_S, WORK_S + 0.001),
+) -> tuple[Checked, float]:
     """A scheduler that has seen enough batches to know what a hand-over takes; and the time."""
     scheduler = Checked(max_batch_rows=4)
-    cost = GroupCost(BACKBONE, (1, 4), (WORK_S, WORK_S + 0.001), speed_up=1.0)
+    cost = GroupCost(BACKBONE, (1, 4), times_s, speed_up=1.0)
     scheduler(DeviceUp((cost,), lanes=lanes))
     now = 0.0
     for number in range(1, 101):
@@ -97,3 +101,12 @@ def test_nothing_wakes_the_scheduler_while_the_device_is_gone():
     assert scheduler.scheduler.wakeup_at() is not None
     scheduler(DeviceDown("it died"), now + 0.020)
     assert scheduler.scheduler.wakeup_at() is None
+
+
+def test_batches_are_larger_where_handing_over_takes_long():
+    for handover_s, rows in ((0.0, 1), (0.050, 4)):
+        scheduler, now = warm(handover_s, times_s=(WORK_S, 4 * WORK_S))
+        for number in range(101, 106):
+            scheduler(arrived(number, light=True), now)
+        commands = scheduler(BatchDone(101, WORK_S, 0.0), now + WORK_S)
+        assert [len(members) for members in runs(commands)] == [rows]
