@@ -46,6 +46,7 @@ class Running:
         self._batches: dict[int, Batch] = {}  # in the order in which lanes take them up
         self.handover_s = 0.0  # from an order to the news of its end, without the work itself
         self._error_s = 0.0  # between expected and real times
+        self.order_at = -math.inf  # of the next batch; infinity: not before one ends
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -64,22 +65,13 @@ class Running:
         ends_s = sorted(batch.ends_s for batch in self)
         return max(now, ends_s[len(ends_s) - self._lanes])
 
-    def order_at(self, now: float) -> float:
-        """When to order the next batch: now, later, or at infinity, not before one ends."""
-        if self.has_free_lane:
-            return now
-        if len(self._batches) >= 2 * self._lanes or self.handover_s < _LEAST_S:
-            return math.inf
-        shortest_s = min(batch.expected_s for batch in self)
-        lead_s = self.handover_s + _ERRORS * self._error_s + _TIMER_S
-        return max(now, self.begins_s(now) - min(lead_s, _MOST * shortest_s))
-
     def order(
         self, run: Run, parts: Iterable[ReadyPart], expected_s: float | None, now: float
     ) -> None:
         known_s = math.inf if expected_s is None else expected_s
         ahead = not self.has_free_lane
         self._batches[run.batch] = Batch(run, tuple(parts), self.begins_s(now), known_s, ahead)
+        self.order_at = self._next_order_at()
 
     def end(self, number: int, busy_s: float | None, now: float) -> Batch:
         """A batch has ended after so much work, or failed (None); the next one begins."""
@@ -90,7 +82,17 @@ class Running:
             self._batches[batch.run.batch] = replace(batch, started_s=now)
         if busy_s is not None:
             self._learn(ended, busy_s, now - ended.started_s)
+        self.order_at = self._next_order_at()
         return ended
+
+    def _next_order_at(self) -> float:
+        if self.has_free_lane:
+            return -math.inf
+        if len(self._batches) >= 2 * self._lanes or self.handover_s < _LEAST_S:
+            return math.inf
+        shortest_s = min(batch.expected_s for batch in self)
+        lead_s = self.handover_s + _ERRORS * self._error_s + _TIMER_S
+        return self.begins_s(-math.inf) - min(lead_s, _MOST * shortest_s)
 
     def _learn(self, ended: Batch, busy_s: float, took_s: float) -> None:
         if not ended.ahead:

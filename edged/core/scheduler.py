@@ -370,11 +370,11 @@ class Scheduler:
     def _start_batches(self, now: float, commands: list[Command]) -> None:
         self._sizes.next_beat_s = None
         self._order_at = None
-        while (order_at := self._running.order_at(now)) <= now:
+        while self._running.order_at <= now:
             if not self._start_one(now, commands):
                 return  # nothing is ready, or the policy waits for more
-        if isfinite(order_at) and self._ready.by_urgency():
-            self._order_at = order_at
+        if isfinite(self._running.order_at) and self._ready.by_urgency():
+            self._order_at = self._running.order_at
 
     def _start_one(self, now: float, commands: list[Command]) -> bool:
         """Order the most urgent batch; False if there is none."""
