@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
+import zmq
 from numpy.typing import NDArray
 
 from edged import wire
@@ -68,19 +69,17 @@ def submit_infer(
     ordered: bool = False,
     announce: bool = False,
     link_bytes_s: int | None = None,
-    borrow: bool = False,
 ) -> Call:
     """Queue an inference. Raises InvalidArgument, ResourceExhausted, or NotFound for a file.
 
     `top_k` and `softmax` hold for tasks given by name; a `wire.RequestedOutput` brings its own.
-    `borrow`: the caller's arrays stay as they are until the call has ended, so they need no copy.
     """
     how = wire.OutputParameters(classification=top_k, softmax=softmax)
     wanted = [tasks] if isinstance(tasks, str) else tasks
     outputs = tuple(wire.RequestedOutput(t, how) if isinstance(t, str) else t for t in wanted)
     if not outputs:
         raise InvalidArgument("no task is asked for: name at least one")
-    tensors, payload = _tensors(inputs, borrow=borrow)
+    tensors, payload = _tensors(inputs)
     parameters = wire.InferParameters(priority=priority, stream=stream, ordered=ordered)
     header = wire.Infer(session.next_id(), tensors, outputs, parameters)
     timeout_s = default_timeout_s if timeout_s is None else positive_s(timeout_s, "timeout_s")
@@ -91,21 +90,25 @@ def submit_infer(
 
 
 def _tensors(
-    inputs: Inputs, *, borrow: bool
+    inputs: Inputs,
 ) -> tuple[tuple[wire.InputTensor, ...], tuple[wire.Buffer, ...]]:
     if isinstance(inputs, Mapping):
         if not inputs:
             raise InvalidArgument("no input is given: name at least one tensor")
         pairs = [to_wire(name, _with_rows(name, array)) for name, array in inputs.items()]
-        frames = (frame if borrow else bytes(frame) for _, frame in pairs)
-        return tuple(tensor for tensor, _ in pairs), tuple(frames)
+        return tuple(tensor for tensor, _ in pairs), tuple(_kept(frame) for _, frame in pairs)
     images: Sequence[Any] = inputs if isinstance(inputs, list | tuple) else [inputs]
     if not images:
         raise InvalidArgument("no image is given: give at least one")
     if all(isinstance(image, np.ndarray) for image in images):
         tensor, frame = to_wire("image", _stack(images))
-        return (tensor,), (frame,)
+        return (tensor,), (_kept(frame),)
     return (wire.InputTensor("image", "BYTES", (len(images),)),), tuple(map(_file, images))
+
+
+def _kept(frame: memoryview) -> Any:
+    """The bytes of an array as they are now, where ZeroMQ can send them from: the only copy."""
+    return zmq.Frame(frame, copy=True)
 
 
 def _with_rows(name: str, array: Any) -> NDArray[Any]:
@@ -127,7 +130,7 @@ def _stack(images: Sequence[NDArray[Any]]) -> NDArray[Any]:
                 f"images of shapes {first.shape} and {image.shape}: decoded images of one request "
                 "have one size; send one request for each"
             )
-    return np.stack(images)
+    return first[np.newaxis] if len(images) == 1 else np.stack(images)
 
 
 def _file(image: Any) -> bytes:

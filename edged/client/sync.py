@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import select
 import threading
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from edged.client.requests import Inputs, Options, Tasks, submit_infer
 from edged.client.results import Result, reply_of, result_of
 from edged.client.session import Session
 from edged.errors import Cancelled, EdgedError, InvalidArgument
+from edged.sockets import has_message, receive
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -91,7 +93,12 @@ class Client:
         """Connect and hear the daemon's limits. Raises Unavailable when no daemon answers."""
         if self._connection is not None:
             raise InvalidArgument("the client is connected already: connect it once")
-        self._connection = connect(zmq.Context(), self._endpoint)
+        connection = self._connection = connect(zmq.Context(), self._endpoint)
+        self._link_changed = True  # perhaps: it was not looked at
+        self._monitor_fd = connection.monitor.FD
+        self._changes = select.poll()
+        for descriptor in (self._monitor_fd, connection.socket.FD):
+            self._changes.register(descriptor, select.POLLIN)
         self._thread = threading.get_ident()
         try:
             now = time.monotonic()
@@ -131,7 +138,7 @@ class Client:
         tasks    names; or `wire.RequestedOutput`s, to ask for each in another way
         options  see `Options`
         """
-        call = self._submit(inputs, tasks, options, borrow=True)
+        call = self._submit(inputs, tasks, options)
         try:
             return result_of(self._wait(call))
         finally:  # an interrupt must not leave the daemon at work
@@ -248,9 +255,7 @@ class Client:
         assert isinstance(reply, reply_type), "this is a bug: the session lets no other pass"
         return reply
 
-    def _submit(
-        self, inputs: Inputs, tasks: Tasks, options: Options, *, borrow: bool = False
-    ) -> Call:
+    def _submit(self, inputs: Inputs, tasks: Tasks, options: Options) -> Call:
         self._open()
         return submit_infer(
             self._session,
@@ -258,7 +263,6 @@ class Client:
             tasks,
             now=time.monotonic(),
             default_timeout_s=self._timeout_s,
-            borrow=borrow,
             **options,
         )
 
@@ -287,19 +291,16 @@ class Client:
         """Send what is to be sent, wait until something happens, take it in."""
         connection = self._open()
         self._send(connection)
-        wait_s = min(wait_s, max(0.0, self._session.wakeup_at() - time.monotonic()))
-        out = zmq.POLLOUT if self._session.can_send() else 0
-        ready = dict(
-            zmq.zmq_poll(
-                [(connection.socket, zmq.POLLIN | out), (connection.monitor, zmq.POLLIN)],
-                -1 if wait_s == math.inf else math.ceil(wait_s * 1e3),
-            )
-        )
+        if not (self._link_changed or has_message(connection.socket)):
+            wait_s = min(wait_s, max(0.0, self._session.wakeup_at() - time.monotonic()))
+            changed = self._changes.poll(None if wait_s == math.inf else math.ceil(wait_s * 1e3))
+            self._link_changed = self._monitor_fd in dict(changed)
+        link_events: list[Link] = []
+        if self._link_changed:
+            self._link_changed = False
+            link_events = [link_event(frames) for frames in _received(connection.monitor)]
         now = time.monotonic()
         # In this order: what had arrived when the connection broke is not lost with it.
-        link_events: list[Link] = []
-        if connection.monitor in ready:
-            link_events = [link_event(frames) for frames in _received(connection.monitor)]
         for frames in _received(connection.socket):
             self._session.on_message(frames, now)
         for event in link_events:
@@ -326,8 +327,8 @@ class Client:
 
 def _received(socket: zmq.Socket[Any]) -> Iterator[list[bytes]]:
     """What has arrived."""
-    while int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-        yield socket.recv_multipart(zmq.NOBLOCK)
+    while has_message(socket):
+        yield [frame.bytes for frame in receive(socket)]
 
 
 def _outcome(pending: Pending | EdgedError) -> Result | EdgedError:
