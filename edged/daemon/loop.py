@@ -11,6 +11,7 @@ import fcntl
 import logging
 import math
 import os
+import select
 import signal
 import socket
 import time
@@ -24,6 +25,7 @@ import zmq
 from edged import wire
 from edged.config import Config
 from edged.daemon.administration import Shelf
+from edged.daemon.endpoint import Endpoint
 from edged.daemon.front import Front
 from edged.daemon.recording import Recorder
 from edged.daemon.restarts import Restarts
@@ -38,7 +40,6 @@ from edged.systemd import Notifier, Watchdog
 
 log = logging.getLogger("edged")
 
-BURST = 64  # messages taken from clients before the worker is looked at
 REFUSALS = 1000  # that a client may leave unread, beside the answers that it is owed
 COPIED_BYTES = 65_536  # of a reply: to copy less is quicker than to lend it to ZeroMQ
 SWEEP_S = 1.0
@@ -66,11 +67,9 @@ class Loop:
         self._watchdog = Watchdog(notifier.watchdog_s, config.device.hang_timeout_s)
         self._restarts = Restarts()
         self._context = zmq.Context()
-        self._poller = zmq.Poller()
-        self._clients = self._context.socket(zmq.ROUTER)
-        self._admins = self._context.socket(zmq.ROUTER)
+        self._poller = select.poll()
         self._worker: WorkerProcess | None = None
-        self._watched = 0  # what the poller looks for on its channel
+        self._watched = 0  # what is looked for on its channel
         self._start_worker_at: float | None = None
         self._vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
         self._failure: link.Failed | None = None  # the last words of the current worker
@@ -81,10 +80,12 @@ class Loop:
         self._signals: list[int] = []
         self._locks: list[int] = []  # of ipc sockets; held until the end
         now = time.monotonic()
-        self._sweep_at = now + SWEEP_S
+        self._sweep_at = now
         self._front = Front(
             config, versions, shelf, self, started_at=now, recorder=recorder, profile=profile
         )
+        self._clients = Endpoint(self._context.socket(zmq.ROUTER))
+        self._admins = Endpoint(self._context.socket(zmq.ROUTER))
 
     def run(self) -> int:
         """Serve until drained (status 0), told twice to end (128 + signal), or unable to start."""
@@ -108,10 +109,9 @@ class Loop:
     # --- the front's outlet -------------------------------------------------------------------
 
     def to_client(self, routing_id: bytes, frames: wire.Frames) -> bool:
-        parts = [routing_id, *frames]
-        small = sum(map(len, parts)) < COPIED_BYTES
+        small = sum(map(len, frames)) < COPIED_BYTES
         try:
-            self._clients.send_multipart(parts, zmq.NOBLOCK, copy=small)
+            self._clients.send(routing_id, frames, copy=small)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
@@ -120,7 +120,7 @@ class Loop:
 
     def to_admin(self, routing_id: bytes, frames: wire.Frames) -> None:
         with contextlib.suppress(zmq.Again):
-            self._admins.send_multipart([routing_id, *frames], zmq.NOBLOCK)
+            self._admins.send(routing_id, frames)
 
     def to_worker(self, frames: Sequence[wire.Buffer]) -> None:
         assert self._worker is not None
@@ -130,25 +130,32 @@ class Loop:
 
     def _turn(self, wakeup: socket.socket) -> None:
         """Wait for something to happen, and let the front know of it."""
-        ready = dict(self._poller.poll(self._timeout_ms(time.monotonic())))
+        wakeup_at = self._wakeup_at()
+        unsure = self._clients.unsure or self._admins.unsure
+        wait_s = 0.0 if unsure else max(0.0, wakeup_at - time.monotonic())
+        ready = dict(self._poller.poll(math.ceil(wait_s * 1e3)))  # so that no timer is early
         now = time.monotonic()
         if wakeup.fileno() in ready:
             self._on_signals(wakeup.recv(64), now)
             self._flush()
-        worker = self._worker
+        front, worker = self._front, self._worker
         if worker is not None and (events := ready.get(worker.fileno())):
             self._read_worker(worker, now)
-            self._flush(writable=bool(events & zmq.POLLOUT))
-        if self._clients in ready:
-            self._read_clients(now)
-        if self._admins in ready:
-            self._read_admins(now)
+            self._flush(writable=bool(events & select.POLLOUT))
+        for endpoint, take in ((self._clients, front.on_request), (self._admins, front.on_admin)):
+            if endpoint.unsure or endpoint.descriptor in ready:
+                for routing_id, frames in endpoint.messages():
+                    take(routing_id, frames, now)
+                    self._flush()
         if worker is not None and worker.death_fd in ready:
-            self._read_worker(worker, now)  # its last words
+            while self._read_worker(worker, now):
+                pass  # its last words
             self._on_worker_ended(worker.exit_reason(), now)
-        self._on_time(now)
+        if wakeup_at <= now:
+            self._on_time(now)
 
-    def _timeout_ms(self, now: float) -> int:
+    def _wakeup_at(self) -> float:
+        """When something is due though nothing happens."""
         times = [
             self._sweep_at,
             self._front.wakeup_at(),
@@ -156,34 +163,13 @@ class Loop:
             self._start_worker_at,
             self._drain_by,
         ]
-        earliest = min(at for at in times if at is not None)
-        return max(0, math.ceil((earliest - now) * 1e3))  # rounded up, so that no timer is early
+        return min([at for at in times if at is not None])
 
-    def _read_clients(self, now: float) -> None:
-        for _ in range(BURST):
-            clients: Any = self._clients  # whose frames are buffers; Python's types cannot say so
-            if not clients.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-                return
-            routing_id = clients.recv(zmq.NOBLOCK)
-            frames: list[wire.Buffer] = []
-            while clients.getsockopt(zmq.RCVMORE):
-                # The payload stays ZeroMQ's: the very frames go on to the worker without a copy.
-                frames.append(clients.recv(zmq.NOBLOCK, copy=len(frames) < 2))
-            self._front.on_request(routing_id, frames, now)
-            self._flush()
-
-    def _read_admins(self, now: float) -> None:
-        for _ in range(BURST):
-            try:
-                routing_id, *frames = self._admins.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._front.on_admin(routing_id, frames, now)
-            self._flush()
-
-    def _read_worker(self, worker: WorkerProcess, now: float) -> None:
-        # All that has come: the channel reads ahead, and the poller does not know of what it has.
+    def _read_worker(self, worker: WorkerProcess, now: float) -> bool:
+        """Take what has come; False if that is nothing."""
+        heard = False
         while (frames := worker.receive()) is not None:
+            heard = True
             self._vigil.heard(now)
             message = link.decode_from_worker(frames[0])
             self._front.on_worker(message, frames[1:], now)
@@ -192,6 +178,9 @@ class Loop:
             elif isinstance(message, link.Failed):
                 self._failure = message
             self._flush()
+            if not worker.has_read_ahead:
+                break  # the poller tells of the rest
+        return heard
 
     def _on_time(self, now: float) -> None:
         wakeup_at = self._front.wakeup_at()
@@ -228,7 +217,7 @@ class Loop:
         )
         self._worker = WorkerProcess(settings)
         self._flush()
-        self._poller.register(self._worker.death_fd, zmq.POLLIN)
+        self._poller.register(self._worker.death_fd, select.POLLIN)
         self._notifier.starting(within_s=self._config.device.start_timeout_s)
 
     def _on_worker_ready(self, message: link.Ready, now: float) -> None:
@@ -275,21 +264,30 @@ class Loop:
         worker = self._worker
         if worker is None:
             return
-        if worker.unsent and (writable or not self._watched & zmq.POLLOUT):
+        if worker.unsent and (writable or not self._watched & select.POLLOUT):
             # It may just have ended: its death is reported next, and everything runs again.
             with contextlib.suppress(Unavailable):
                 worker.flush()
         # What is closed would be readable for ever.
-        events = (0 if worker.silent else zmq.POLLIN) | (zmq.POLLOUT if worker.unsent else 0)
-        if events != self._watched:
-            self._watched = events
+        self._watch(
+            worker,
+            (0 if worker.silent else select.POLLIN) | (select.POLLOUT if worker.unsent else 0),
+        )
+
+    def _watch(self, worker: WorkerProcess, events: int) -> None:
+        """Be told of these events on the worker's channel from now on."""
+        if events == self._watched:
+            return
+        self._watched = events
+        if events:
             self._poller.register(worker.fileno(), events)
+        else:
+            self._poller.unregister(worker.fileno())
 
     def _drop_worker(self) -> None:
         if self._worker is not None:
-            self._poller.register(self._worker.fileno(), 0)
+            self._watch(self._worker, 0)
             self._poller.unregister(self._worker.death_fd)
-            self._watched = 0
             self._worker.close()
             self._worker = None
 
@@ -306,7 +304,7 @@ class Loop:
             number: signal.signal(number, lambda *_: None)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         }
-        self._poller.register(wakeup.fileno(), zmq.POLLIN)
+        self._poller.register(wakeup.fileno(), select.POLLIN)
         return wakeup
 
     def _on_signals(self, numbers: bytes, now: float) -> None:
@@ -325,7 +323,7 @@ class Loop:
 
     def _bind(self) -> None:
         limits = self._config.published_limits()
-        clients = self._clients
+        clients = self._clients.socket
         clients.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that nobody can get is an error
         clients.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects keeps its name
         clients.setsockopt(zmq.MAXMSGSIZE, limits.max_message_bytes)
@@ -345,14 +343,14 @@ class Loop:
             if endpoint.startswith("ipc://"):
                 os.chmod(Path(endpoint[len("ipc://") :]), int(self._config.server.socket_mode, 8))
             log.info("listening at %s", endpoint)
-        self._poller.register(clients, zmq.POLLIN)
+        self._poller.register(self._clients.descriptor, select.POLLIN)
         self._bind_admins(self._config.server.admin_endpoint)
 
     def _bind_admins(self, endpoint: str | None) -> None:
         """Nobody but the account of the daemon may connect, from the first moment on."""
         if endpoint is None:
             return
-        admins = self._admins
+        admins = self._admins.socket
         admins.setsockopt(zmq.ROUTER_HANDOVER, 1)
         admins.setsockopt(zmq.MAXMSGSIZE, self._config.limits.max_header_bytes)
         admins.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
@@ -365,7 +363,7 @@ class Loop:
         finally:
             os.umask(before)
         log.info("administration at %s", endpoint)
-        self._poller.register(admins, zmq.POLLIN)
+        self._poller.register(self._admins.descriptor, select.POLLIN)
 
     def _claim(self, endpoint: str) -> None:
         """Lock the path of an ipc socket: ZeroMQ would take it away from a living daemon."""
@@ -386,8 +384,8 @@ class Loop:
 
     def _close(self) -> None:
         at_once = len(self._signals) > 1
-        for sockets in (self._clients, self._admins):
-            sockets.close(linger=0 if at_once else None)
+        for endpoint in (self._clients, self._admins):
+            endpoint.socket.close(linger=0 if at_once else None)
         if self._worker is not None:
             if not at_once:
                 self.to_worker([link.encode(link.Stop())])

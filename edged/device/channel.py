@@ -48,6 +48,11 @@ class Receiver:
         self._missing: deque[memoryview] = deque()  # parts of it
         self.ended = False  # the other end has closed: nothing more comes
 
+    @property
+    def has_read_ahead(self) -> bool:
+        """Whether more was read than the messages that were taken."""
+        return self._end > self._begin
+
     def receive(self) -> list[memoryview] | None:
         """The next message; None at the end, or when it would have to wait and must not.
 

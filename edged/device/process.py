@@ -61,6 +61,11 @@ class WorkerProcess:
         return self._sender.waits
 
     @property
+    def has_read_ahead(self) -> bool:
+        """Whether more was received than was asked for: `fileno` does not tell of it."""
+        return self._receiver.has_read_ahead
+
+    @property
     def silent(self) -> bool:
         """Whether the worker has closed its end: nothing more comes, the process ends."""
         return self._receiver.ended
