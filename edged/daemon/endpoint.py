@@ -17,7 +17,7 @@ BURST = 64  # messages that are taken before others are looked at
 
 
 class Endpoint:
-    """A ROUTER. While it is `unsure`, there may be messages that its descriptor does not tell of."""
+    """A ROUTER. While it is `unsure`, it may have messages that its descriptor does not tell of."""
 
     def __init__(self, socket: zmq.Socket[Any]) -> None:
         self.socket = socket

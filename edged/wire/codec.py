@@ -26,6 +26,7 @@ from edged.wire.admin import (
     RequestHeader,
 )
 from edged.wire.messages import (
+    MAX_ITEMS,
     Announce,
     Chunk,
     ErrorReply,
@@ -43,7 +44,6 @@ ITEM_BYTES = {
     "INT32": 4, "INT64": 8, "FP16": 2, "FP32": 4, "FP64": 8,
 }  # fmt: skip
 
-MAX_REQUEST_ITEMS = 256  # of one array or map in a header
 MAX_REPLY_ITEMS = 65_536  # labels of large vocabularies
 MAX_REPLY_HEADER_BYTES = 16 * 2**20  # statistics, labels and top-k of many rows travel in headers
 
@@ -91,17 +91,15 @@ def decode_request(
     """The request in `frames`, one of those that the endpoint answers. Raises BadRequest and
     nothing else, whatever the frames hold.
     """
-    raw: Any = None
     try:
-        _check_size(frames, limits)
-        number = _op_number(frames[0])
-        raw = _unpack(frames[1], MAX_REQUEST_ITEMS)
-        header = _convert(raw, _operation(number, operations), "request header")
-        payload = tuple(frames[2:])
-        _check_payload(header, payload, limits)
+        sizes = _sizes(frames)
+        _check_size(sizes, limits)
+        header_type = _operation(_op_number(frames[0]), operations)
+        header = _decode(frames[1], header_type, MAX_ITEMS, "request header")
+        _check_payload(header, sizes[2:], limits)
     except EdgedError as error:
-        raise BadRequest(error, _readable_id(raw)) from error
-    return Request(header, payload)
+        raise BadRequest(error, _readable_id(frames, limits)) from error
+    return Request(header, tuple(frames[2:]))
 
 
 def encode_request(header: RequestHeader, payload: Sequence[Buffer] = ()) -> Frames:
@@ -113,8 +111,9 @@ def check_request(header: RequestHeader, payload: Sequence[Buffer], limits: Limi
     """What the daemon will check, before anything is sent: raises as `decode_request` does, but
     InvalidArgument and ResourceExhausted themselves.
     """
-    _check_size(encode_request(header, payload), limits)
-    _check_payload(header, payload, limits)
+    sizes = _sizes(encode_request(header, payload))
+    _check_size(sizes, limits)
+    _check_payload(header, sizes[2:], limits)
 
 
 def by_input(inputs: Sequence[InputTensor], frames: Iterable[T]) -> tuple[tuple[T, ...], ...]:
@@ -125,16 +124,21 @@ def by_input(inputs: Sequence[InputTensor], frames: Iterable[T]) -> tuple[tuple[
     return tuple(tuple(islice(each, _frames_of(tensor))) for tensor in inputs)
 
 
-def _check_payload(header: RequestHeader, payload: Sequence[Buffer], limits: Limits) -> None:
-    sizes = [memoryview(frame).nbytes for frame in payload]
+def _sizes(frames: Sequence[Buffer]) -> list[int]:
+    """Bytes of each."""
+    return [memoryview(frame).nbytes for frame in frames]
+
+
+def _check_payload(header: RequestHeader, sizes: Sequence[int], limits: Limits) -> None:
+    """`sizes`: bytes of each payload frame."""
     if isinstance(header, Infer):
         _check_infer(header, _sizes_sent(header, sizes, limits), limits)
     elif isinstance(header, Chunk):
         if len(sizes) != 1 or not sizes[0]:
             raise InvalidArgument("a chunk has one payload frame, which is not empty")
-    elif payload:
+    elif sizes:
         raise InvalidArgument(
-            f"{len(payload)} payload frames follow a header that takes none: send two frames"
+            f"{len(sizes)} payload frames follow a header that takes none: send two frames"
         )
     elif isinstance(header, Announce):
         _check_within("rows", header.rows, limits.max_rows)
@@ -176,7 +180,8 @@ def _check_counts(header: Infer, limits: Limits) -> None:
         ("parameters.priority", header.parameters.priority, limits.max_priority),
         ("parameters.timeout", header.parameters.timeout or 0, limits.max_timeout_us),
     ):
-        _check_within(what, value, limit)
+        if value > limit:
+            raise _too_many(what, value, limit)
     for output in header.outputs:
         if (output.parameters.classification or 0) > limits.max_classification:
             raise ResourceExhausted(
@@ -187,11 +192,15 @@ def _check_counts(header: Infer, limits: Limits) -> None:
 
 def _check_within(what: str, value: int, limit: int) -> None:
     if value > limit:
-        raise ResourceExhausted(f"{what}: {value} is above the daemon's limit of {limit}")
+        raise _too_many(what, value, limit)
+
+
+def _too_many(what: str, value: int, limit: int) -> EdgedError:
+    return ResourceExhausted(f"{what}: {value} is above the daemon's limit of {limit}")
 
 
 def _check_unique(what: str, names: Sequence[object]) -> None:
-    if len(set(names)) != len(names):
+    if len(names) > 1 and len(set(names)) < len(names):
         name = Counter(names).most_common(1)[0][0]
         raise InvalidArgument(f"{what} {name!r} is listed twice: name each {what} once")
 
@@ -275,7 +284,7 @@ def decode_reply(frames: Sequence[Buffer]) -> Reply:
     if memoryview(frames[1]).nbytes > MAX_REPLY_HEADER_BYTES:
         raise EdgedError(f"the daemon's reply has a header above {MAX_REPLY_HEADER_BYTES} bytes")
     try:
-        header = _convert(_unpack(frames[1], MAX_REPLY_ITEMS), header_type, "reply header")
+        header = _decode(frames[1], header_type, MAX_REPLY_ITEMS, "reply header")
     except EdgedError as error:
         raise EdgedError(f"the daemon's reply is not readable: {error}") from error
     payload = tuple(frames[2:])
@@ -297,6 +306,11 @@ def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None
 _encoder = msgspec.msgpack.Encoder()
 _REQUESTS = CLIENT_REQUESTS | ADMIN_REQUESTS
 _REPLY_TYPES = {request: ALL_REPLIES[op] for op, request in _REQUESTS.items()}
+# Of what each inference takes: in one step. It allocates no more than the frame can hold, since no
+# field of these is open to values of any depth.
+_DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
+    header: msgspec.msgpack.Decoder(header) for header in (Infer, InferReply)
+}
 _FIRST_FRAMES: dict[type, bytes] = {
     cls: MAGIC + bytes([op]) for table in (_REQUESTS, ALL_REPLIES) for op, cls in table.items()
 }
@@ -308,20 +322,21 @@ def one_line(text: str, limit: int = 400) -> str:
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
 
 
-def _check_size(frames: Sequence[Buffer], limits: Limits) -> None:
-    if len(frames) < 2:
+def _check_size(sizes: Sequence[int], limits: Limits) -> None:
+    """`sizes`: bytes of each frame."""
+    if len(sizes) < 2:
         raise InvalidArgument(
-            f"the message has {len(frames)} frames: send the operation, a header, the payload"
+            f"the message has {len(sizes)} frames: send the operation, a header, the payload"
         )
-    if len(frames) > limits.max_frames:
+    if len(sizes) > limits.max_frames:
         raise ResourceExhausted(
-            f"{len(frames)} frames are above the daemon's limit of {limits.max_frames}"
+            f"{len(sizes)} frames are above the daemon's limit of {limits.max_frames}"
         )
-    if (have := memoryview(frames[1]).nbytes) > limits.max_header_bytes:
+    if (have := sizes[1]) > limits.max_header_bytes:
         raise ResourceExhausted(
             f"a header of {have} bytes is above the daemon's limit of {limits.max_header_bytes}"
         )
-    if (have := sum(memoryview(frame).nbytes for frame in frames)) > limits.max_message_bytes:
+    if (have := sum(sizes)) > limits.max_message_bytes:
         raise ResourceExhausted(
             f"a message of {have} bytes is above the daemon's limit of {limits.max_message_bytes}: "
             "send fewer rows or smaller images"
@@ -355,6 +370,18 @@ def _operation(number: int, table: Mapping[int, type[H]]) -> type[H]:
     raise Unsupported(f"operation 0x{number:02x} is not known: see docs/protocol.md")
 
 
+def _decode(frame: Buffer, header_type: type[H], max_items: int, what: str) -> H:
+    """The header in `frame`. Raises InvalidArgument that says what is wrong with it."""
+    decoder = _DECODERS.get(header_type)
+    if decoder is not None:
+        try:
+            header: H = decoder.decode(frame)
+            return header
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # the long way says what is wrong
+    return _convert(_unpack(frame, max_items), header_type, what)
+
+
 def _unpack(frame: Buffer, max_items: int) -> Any:
     """The msgpack value of a header: maps with text keys, lists, text, numbers, booleans, null.
 
@@ -384,8 +411,12 @@ def _convert(raw: Any, header_type: type[H], what: str) -> H:
         raise InvalidArgument(f"{what}: {one_line(str(error), 300)}") from error
 
 
-def _readable_id(raw: Any) -> str | None:
+def _readable_id(frames: Sequence[Buffer], limits: Limits) -> str | None:
+    """The id of a request that cannot be served."""
+    if len(frames) < 2 or memoryview(frames[1]).nbytes > limits.max_header_bytes:
+        return None
     try:
+        raw = _unpack(frames[1], MAX_ITEMS)
         return msgspec.convert(raw.get("id") if isinstance(raw, dict) else None, Id)
-    except msgspec.ValidationError:
+    except (InvalidArgument, msgspec.ValidationError):
         return None

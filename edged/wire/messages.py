@@ -20,6 +20,7 @@ from msgspec import Meta
 from edged.errors import Code
 from edged.manifest import DataType
 
+MAX_ITEMS = 256  # of one array or map in a request's header
 DEFAULT_ENDPOINT = "ipc:///run/edged/edged.sock"
 
 
@@ -122,13 +123,15 @@ class InferParameters(RequestBase, frozen=True):
     stream: Id | None = None  # newer requests of a client's stream replace those that still wait
     ordered: bool = False  # answered after those of its client and stream that came before it
     # Sizes in bytes of the payload frames, where they have come as chunks before.
-    upload: tuple[Annotated[int, Meta(ge=1)], ...] | None = None
+    upload: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(max_length=MAX_ITEMS)] | None = (
+        None
+    )
 
 
 class Infer(RequestBase, frozen=True):
     id: Id
-    inputs: Annotated[tuple[InputTensor, ...], Meta(min_length=1)]
-    outputs: Annotated[tuple[RequestedOutput, ...], Meta(min_length=1)]
+    inputs: Annotated[tuple[InputTensor, ...], Meta(min_length=1, max_length=MAX_ITEMS)]
+    outputs: Annotated[tuple[RequestedOutput, ...], Meta(min_length=1, max_length=MAX_ITEMS)]
     parameters: InferParameters = InferParameters()
 
 
