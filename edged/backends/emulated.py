@@ -1,7 +1,9 @@
 """A backend that takes the time of another device and computes nothing: outputs are zeros.
 
 Whatever it serves is marked as emulated. Times are those of a profile, or are given in the
-options; between measured numbers of rows they are interpolated.
+options; between measured numbers of rows they are interpolated. Within a batch each block begins
+when the last one should have ended, as on a device that has heard of all of them: by how much this
+host's timers are late is not the device's time.
 """
 
 from __future__ import annotations
@@ -34,6 +36,17 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speed: float = 1.0  # 2.0: everything takes half the time
 
 
+class _Memory(HostMemory):
+    """Of the host; knows until when the device is busy."""
+
+    def __init__(self) -> None:
+        self.busy_until_s: float | None = None  # None: between two batches
+
+    def wait(self) -> None:
+        """The batch has ended, and the device stands still until the next one."""
+        self.busy_until_s = None
+
+
 class Emulated:
     name = "emulated"
     emulated = True
@@ -53,7 +66,7 @@ class Emulated:
         self.device = f"{name}, emulated"
         prepare_s = profile.prepare_s if profile is not None else None
         self.prepare_row_s = (prepare_s or 0.0) / options.speed
-        self.memory = HostMemory()
+        self.memory = _Memory()
         self.versions: dict[str, str] = {}
         self._options = options
         self._loaded: dict[str, BlockProfile] = {}
@@ -87,11 +100,15 @@ class Emulated:
     def run(
         self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
     ) -> None:
-        started_s = time.monotonic()
+        called_s = time.monotonic()
         for array in outputs:
             array.fill(0)
         figures = self._loaded[block]
-        self._take(interpolate(figures.rows, figures.time_s, len(outputs[0])), since=started_s)
+        before_s = self.memory.busy_until_s
+        duration_s = interpolate(figures.rows, figures.time_s, len(outputs[0]))
+        self.memory.busy_until_s = self._take(
+            duration_s, since=called_s if before_s is None else before_s
+        )
 
     def close(self) -> None:
         self._loaded.clear()
@@ -106,10 +123,13 @@ class Emulated:
             )
         return self._figures[key]
 
-    def _take(self, duration_s: float, *, since: float) -> None:
-        left_s = since + duration_s / self._options.speed - time.monotonic()
+    def _take(self, duration_s: float, *, since: float) -> float:
+        """Wait until so much time has passed; when it should have."""
+        until_s = since + duration_s / self._options.speed
+        left_s = until_s - time.monotonic()
         if left_s > 0:
             time.sleep(left_s)
+        return until_s
 
 
 def create(options: Options, *, threads: int, cache_dir: Path) -> Emulated:

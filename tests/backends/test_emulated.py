@@ -57,12 +57,23 @@ def test_blocks_take_the_times_and_bytes_of_a_profile(tmp_path, slept):
     assert slept == [about(50.0), about(5.0), about(5.0), about(15.0)]
 
 
+def test_a_block_begins_when_the_last_one_of_its_batch_should_have_ended(tmp_path, slept):
+    backend = emulated(blocks={"*": msgspec.to_builtins(BlockProfile((1,), (10.0,)))})
+    backend.load(BLOCK.id, BLOCK.write(tmp_path), [BLOCK.use])
+    for _ in range(2):
+        run(backend, 1)
+        run(backend, 1)
+        backend.memory.wait()
+    assert slept == [about(10.0), about(20.0)] * 2  # no time passes in this test
+
+
 def test_a_published_profile_says_what_its_own_names_take(tmp_path, slept):
     blocks = {BLOCK.id[:16]: "backbone", "*": "head"}
     backend = emulated(profile="smooth-table2", blocks=blocks, speed=0.001)
     for block in (BLOCK, OTHER):
         backend.load(block.id, block.write(tmp_path), [block.use])
     run(backend, 16)
+    backend.memory.wait()  # the head is of another batch
     backend.run(OTHER.id, [np.zeros((2, 6))], [np.zeros((2, 5))])
     assert slept == [about(99.99), about(0.3)]
     assert backend.prepare_row_s == about(3.0)
