@@ -6,7 +6,7 @@ Puts the figures that a loading policy asks for together. Changes nothing and re
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from edged.core.cost import CostModel
@@ -30,6 +30,7 @@ class Outlook:
         costs: CostModel,
         *,
         backlog_s: float,
+        coming: Iterable[Block],
         max_wait_s: float,
         pinned: Collection[Block],
         now: float,
@@ -39,20 +40,20 @@ class Outlook:
         self._policy = policy
         self._costs = costs
         self._backlog_s = backlog_s  # of work on the device
+        self._busy_s = sum(  # of work of the loader
+            residency.load_s(b) for b in residency.blocks if b.where is Where.LOADING
+        )
         self._max_wait_s = max_wait_s
         self._now = now
         resident = [b for b in residency.blocks if b.where is Where.RESIDENT]
         turnover_s = sum(map(residency.load_s, resident))
         self._uses = {need: self._expected_uses(need, turnover_s) for need in residency.needs}
-        # Of those that could leave the least worth is first, of equals what nobody uses now.
+        # What nobody uses now can go at once. Of those that could, the least worth is first.
         leavers = [block for block in resident if block not in pinned]
-        self._leavers = sorted(leavers, key=lambda block: (self._worth(block), block.in_use))
-        self._fresh = {
-            block
-            for need in residency.needs
-            if need.fresh and now - need.used_s < max_wait_s
-            for block in residency.path(need)
-        }  # have come for requests of which none has started
+        self._leavers = sorted(leavers, key=lambda block: (block.in_use, self._worth(block)))
+        # Have come for requests of which none has started, or are to come.
+        fresh = [n for n in residency.needs if n.fresh and now - n.used_s < max_wait_s]
+        self._spared = {block for need in fresh for block in residency.path(need)}.union(coming)
 
     def next(self, wished: list[Need], waiting: list[Need]) -> tuple[Need, list[Block]] | None:
         """The need to load and what leaves for it; None where nothing can or should be loaded."""
@@ -82,9 +83,9 @@ class Outlook:
         load_s = sum(map(self._residency.load_s, self._residency.missing(need)))
         rows = max(1, min(need.rows, self._ledger.batch_rows))
         batch_s = sum(self._costs.batch_s(group, rows) or 0.0 for group in need.groups)
-        ready_s = self._now + max(load_s, self._backlog_s) + batch_s
+        ready_s = self._now + max(self._busy_s + load_s, self._backlog_s) + batch_s
         requests = need.in_time(ready_s)
-        due_s = need.deadlines_s[-requests] - self._now if requests else 0.0
+        due_s = need.deadlines_s[-requests] - self._now - self._busy_s if requests else 0.0
         return Candidate(
             requests=requests,
             due_s=due_s,
@@ -113,7 +114,7 @@ class Outlook:
         room_bytes = absent + rescued - self._ledger.room_bytes - self._residency.going_bytes
         if room_bytes <= 0:
             return []
-        victims = self.victims(room_bytes, self._fresh.union(own))
+        victims = self.victims(room_bytes, self._spared.union(own))
         return victims if sum(block.bytes for block in victims) >= room_bytes else None
 
     def victims(self, room_bytes: float, spared: Collection[Block]) -> list[Block]:

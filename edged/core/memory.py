@@ -35,6 +35,7 @@ from edged.core.residency import Block, Residency, Where
 from edged.core.settings import Memory
 from edged.errors import Code
 
+PLANS = 2  # needs that are being loaded: the next one's room is made while one comes
 AHEAD = 4  # loads that are ordered at once, so that the device can read ahead
 PAUSE_S = 0.01  # before another look where nothing was worth loading
 BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0  # after a load that failed; doubled each time
@@ -53,6 +54,7 @@ class _Plan:
     """The need that is being loaded: what is still to be ordered, and what is on its way."""
 
     need: Need
+    path: tuple[Block, ...]
     queue: deque[Block]
     ordered: dict[Block, None]
 
@@ -74,7 +76,7 @@ class DeviceMemory:
         self._max_batch_rows = max_batch_rows
         self._known = False  # whether a library was told
         self._strays = False  # whether there are blocks of no model
-        self._plan: _Plan | None = None
+        self._plans: list[_Plan] = []  # PLANS at most; the first is being loaded
         self._look_at_s = -math.inf  # not before this time, since nothing was worth loading
 
     @property
@@ -180,7 +182,7 @@ class DeviceMemory:
 
     def on_device_down(self, event: DeviceDown, now: float) -> None:
         """Whatever was there is gone, and whatever was ordered."""
-        self._plan = None
+        self._plans.clear()
         self.residency.reset(())
         self.ledger.release_all()
         for need in self.residency.needs:
@@ -198,8 +200,8 @@ class DeviceMemory:
         block = self._ordered(event.block)
         self.ledger.hold(block.id, event.bytes)
         self.residency.loaded(block, event.bytes, event.load_s)
-        if self._plan is not None and not self._plan.need.missing:
-            self._arrive(self._plan.need, now)
+        for plan in [plan for plan in self._plans if not plan.need.missing]:
+            self._arrive(plan.need, now)
 
     def on_failed(self, event: BlockLoadFailed, now: float) -> None:
         """A block gives back all that was reserved for it, and is not tried again for a while."""
@@ -208,8 +210,9 @@ class DeviceMemory:
         wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0**block.failures)
         block.failures += 1
         block.retry_s, block.error = now + wait_s, (event.code, event.message)
-        if self._plan is not None and self._plan.need in block.needs:
-            self._plan = None
+        for plan in self._plans:
+            if plan.need in block.needs:
+                plan.queue.clear()
         self.residency.move(block, Where.ABSENT)
 
     def on_unloaded(self, event: BlockUnloaded, now: float) -> None:
@@ -246,8 +249,8 @@ class DeviceMemory:
         block = self.residency.block(id)
         if block.where is not Where.LOADING:
             raise ValueError(f"block {id} was not being loaded: this is a bug of the driver")
-        if self._plan is not None:
-            self._plan.ordered.pop(block, None)
+        for plan in self._plans:
+            plan.ordered.pop(block, None)
         return block
 
     def _fit_batch(self) -> None:
@@ -272,15 +275,22 @@ class DeviceMemory:
         self._clear_away()
         if self.ledger.room_bytes + self.residency.going_bytes < 0:
             self._shrink(costs, now)
-        if self._plan is not None and not self._is_wanted(self._plan.need):
-            self._plan = None  # what was ordered still comes, and may leave again
-        while self._plan is None and self._choose(costs, backlog_s, now):
-            pass  # until something has to be loaded, or nothing is worth it
+        for plan in self._plans:
+            if not self._is_wanted(plan.need):
+                plan.queue.clear()  # what was ordered still comes, and may leave again
+        self._plans = [plan for plan in self._plans if plan.queue or plan.ordered]
+        while self._has_hands_free() and self._choose(costs, backlog_s, now):
+            pass  # until enough has to be loaded, or nothing is worth it
         if self.residency.going:
             self._let_go(commands)
-        if self._plan is not None:
-            self._load_next(self._plan, now, commands)
+        if self._plans:
+            self._load_next(now, commands)
         return commands
+
+    def _has_hands_free(self) -> bool:
+        """Whether to choose the next need: while the last blocks of one come, what has to leave for
+        the next one goes."""
+        return len(self._plans) < PLANS and not any(plan.queue for plan in self._plans)
 
     def _let_go(self, commands: list[Command]) -> None:
         """Unload what leaves as soon as no request on the device needs it."""
@@ -294,7 +304,12 @@ class DeviceMemory:
 
     def _choose(self, costs: CostModel, backlog_s: float, now: float) -> bool:
         """Begin with the need that is best to load now, if there is one."""
-        wanted = [n for n in self.residency.needs if n.missing and self._is_wanted(n)]
+        planned = [plan.need for plan in self._plans]
+        wanted = [
+            need
+            for need in self.residency.needs
+            if need.missing and need not in planned and self._is_wanted(need)
+        ]
         able = [need for need in wanted if self.verdict(need, now) is None]
         if not able:
             failed = [self.residency.failed(need, now) for need in wanted]
@@ -320,12 +335,13 @@ class DeviceMemory:
                 self.residency.move(block, Where.RESIDENT)  # it had not left yet
         queue = deque(b for b in path if b.where in (Where.ABSENT, Where.UNLOADING))
         ordered = {b: None for b in path if b.where is Where.LOADING}
-        self._plan = _Plan(need, queue, ordered)
+        self._plans.append(_Plan(need, path, queue, ordered))
         if not need.missing:
             self._arrive(need, now)
 
-    def _load_next(self, plan: _Plan, now: float, commands: list[Command]) -> None:
-        while plan.queue and len(plan.ordered) < AHEAD:
+    def _load_next(self, now: float, commands: list[Command]) -> None:
+        plan = self._plans[-1]
+        while plan.queue and sum(len(each.ordered) for each in self._plans) < AHEAD:
             block = plan.queue[0]
             if block.where is Where.UNLOADING or block.bytes > self.ledger.room_bytes:
                 break
@@ -335,19 +351,20 @@ class DeviceMemory:
                 self.ledger.reserve(block.id, block.bytes)
                 self.residency.move(block, Where.LOADING)
                 commands.append(Load(block.id))
-        if not plan.ordered and not self.residency.going:
-            self._plan = None  # there is less room than when it was chosen: choose anew
+        if not any(plan.ordered for plan in self._plans) and not self.residency.going:
+            self._plans.clear()  # there is less room than when it was chosen: choose anew
             self.wakeup_s = self._look_at_s = now + PAUSE_S
 
     def _arrive(self, need: Need, now: float) -> None:
-        self._plan = None
+        self._plans = [plan for plan in self._plans if plan.need is not need]
         need.used_s, need.fresh = now, need.waiting > 0
         for model in need.models:
             self.wished.pop(model, None)
 
     def _shrink(self, costs: CostModel, now: float) -> None:
         """More is held than the budget has: the blocks of least worth leave."""
-        self._plan = None
+        for plan in self._plans:
+            plan.queue.clear()
         excess_bytes = -self.ledger.room_bytes - self.residency.going_bytes
         for block in self._outlook(costs, 0.0, now).victims(excess_bytes, ()):
             self.residency.move(block, Where.LEAVING)
@@ -359,6 +376,7 @@ class DeviceMemory:
             self._policy,
             costs,
             backlog_s=backlog_s,
+            coming=[block for plan in self._plans for block in plan.path],
             max_wait_s=self._max_wait_s,
             pinned=self._pinned_blocks(),
             now=now,

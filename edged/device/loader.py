@@ -1,6 +1,7 @@
 """Brings blocks of the store to the device and gives them back. Takes no decisions.
 
-One thread at a time uses it, beside those that run batches. Knows no batches and no budget.
+One thread uses it, and another to unload, beside those that run batches. Knows no batches and no
+budget.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The loader's thread: does what the front orders of blocks and models, in order, beside batches.
+"""The loader's threads: do what the front orders of blocks and models, beside batches.
 
-While one block is loaded the next one is read ahead. Knows no sockets and no budget: whoever
-orders a load has made room for it.
+One brings blocks and models, in order; while one block is loaded the next one is read ahead. The
+other takes blocks off meanwhile, so that there is room when the next load is ordered. Knows no
+sockets and no budget: whoever orders a load has made room for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from edged.backends.base import DeviceLost
@@ -30,19 +31,27 @@ _NICE = 5  # of 19: a load may take longer, batches should not
 
 
 class Orders:
-    """Owns the loader while its thread runs. `put` may be called by any thread."""
+    """Owns the loader while its threads run. `put` may be called by any thread.
+
+    Whoever orders a block to be loaded has heard that it was unloaded, and the other way round.
+    """
 
     def __init__(
         self, loader: Loader, redefine: Redefine, report: Callable[[link.FromWorker], None]
     ) -> None:
         """`redefine`: make all these models, and no others, known to staging and lanes."""
-        self.steady = threading.Lock()  # held while a block comes or goes, until that is reported
         self._loader = loader
         self._redefine = redefine
         self._report = report
         self._queue: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
-        self._waiting: deque[Order | None] = deque()
-        self._thread = threading.Thread(target=self._work, name="loader", daemon=True)
+        self._waiting: deque[Order | None] = deque()  # taken from the queue
+        self._unloads: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._coming = threading.Lock()  # held while a block comes, until that is reported
+        self._going = threading.Lock()  # and while one goes
+        self._threads = [
+            threading.Thread(target=self._work, args=(next_order,), name=name, daemon=True)
+            for name, next_order in (("loader", self._next), ("unloader", self._unloads.get))
+        ]
         self._handlers: dict[type, Callable[[Any], None]] = {
             link.Load: self._load,
             link.Unload: self._unload,
@@ -51,22 +60,29 @@ class Orders:
         }
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def put(self, order: Order) -> None:
-        self._queue.put(order)
+        (self._unloads if isinstance(order, link.Unload) else self._queue).put(order)
 
     def stop(self) -> None:
         """Return when all that was ordered is done."""
-        self._queue.put(None)
-        self._thread.join()
+        for orders in (self._queue, self._unloads):
+            orders.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    def _work(self) -> None:
+    @contextlib.contextmanager
+    def steady(self) -> Iterator[None]:
+        """No block comes or goes meanwhile, and all that have are reported."""
+        with self._coming, self._going:
+            yield
+
+    def _work(self, next_order: Callable[[], Order | None]) -> None:
         with contextlib.suppress(PermissionError):  # a sandbox may not allow it
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # this thread alone
-        while (order := self._next()) is not None:
-            if self._waiting and isinstance(self._waiting[0], link.Load):
-                self._loader.read_ahead(self._waiting[0].block)
+        while (order := next_order()) is not None:
             try:
                 self._handlers[type(order)](order)
             except Exception as caught:
@@ -75,13 +91,16 @@ class Orders:
                 os._exit(1)  # what is loaded is not known any more; the next worker begins anew
 
     def _next(self) -> Order | None:
-        """The next order; all that have come by now are in `_waiting` behind it."""
+        """The next order but to unload; the one after it is read ahead if it has come by now."""
         while not self._waiting or not self._queue.empty():
             self._waiting.append(self._queue.get())
-        return self._waiting.popleft()
+        order = self._waiting.popleft()
+        if self._waiting and isinstance(self._waiting[0], link.Load):
+            self._loader.read_ahead(self._waiting[0].block)
+        return order
 
     def _load(self, order: link.Load) -> None:
-        with self.steady:
+        with self._coming:
             try:
                 info = self._loader.load(order.block)
             except DeviceLost:
@@ -93,7 +112,7 @@ class Orders:
                 self._report(link.Loaded(order.block, info.bytes_used, info.load_us))
 
     def _unload(self, order: link.Unload) -> None:
-        with self.steady:
+        with self._going:
             self._loader.unload(order.block)
             self._report(link.Unloaded(order.block))
 

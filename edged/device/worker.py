@@ -306,7 +306,7 @@ class Worker:
 
     def _measure(self, n: int) -> None:
         """Between two loads, so that the front counts the same blocks when it hears of it."""
-        with self._orders.steady:
+        with self._orders.steady():
             taken = footprint()
             self._report(
                 link.Memory(

@@ -111,6 +111,24 @@ def test_room_is_made_before_a_block_is_read_and_never_by_what_a_request_uses() 
     assert tell(BlockUnloaded("trunk")) == [Load("c1")]
 
 
+def test_what_nobody_uses_leaves_before_what_a_request_uses() -> None:
+    """Though it is asked for more often: the loader would have to wait for that request."""
+    tell = Tell("trunk", "a1", "c1", budget=130)
+    for rid in (1, 2):
+        tell.serve(arrived(rid, "c"), 0.1 * rid)
+    assert tell(arrived(3, "a"), 0.3) == [Prepare(3)]
+    assert tell(arrived(4, "b"), 0.3) == [Unload("c1")]
+
+
+def test_room_for_the_next_model_is_made_while_one_is_loaded() -> None:
+    tell = Tell("trunk", "c1", budget=130)
+    assert tell(arrived(1, "a", deadline_s=5.0)) == [Load("a1")]
+    assert tell(arrived(2, "b", deadline_s=9.0)) == [Unload("c1")]
+    assert tell(BlockUnloaded("c1")) == [Load("b1")]  # the loader need not wait for anything
+    assert tell.load("a1") == [Prepare(1)]
+    assert tell.load("b1") == [Prepare(2)]
+
+
 def test_while_blocks_wait_to_leave_no_new_request_starts_with_them() -> None:
     tell = Tell("trunk", "a1", "b1")
     tell(arrived(1, "a"))
@@ -254,6 +272,15 @@ def test_a_load_is_abandoned_when_nobody_waits_for_it_any_more() -> None:
     tell(Woke(), 1.0)  # its time-out passes
     tell.load("trunk", "a1", now=1.1)
     assert tell.scheduler.memory().account.blocks == 80  # both had been ordered: they stay
+
+
+def test_loads_that_nobody_waits_for_any_more_do_not_pile_up() -> None:
+    tell = Tell(budget=1000, policy="lru")
+    ordered = []
+    for rid, model in enumerate(("a", "c", "huge"), 1):  # the device reports none of it
+        ordered += tell(arrived(rid, model, deadline_s=10.0 * rid), 10.0 * (rid - 1))
+        ordered += tell(Woke(), 10.0 * rid)  # its time-out passes
+    assert [c for c in ordered if isinstance(c, Load)] == [Load("trunk"), Load("a1"), Load("c1")]
 
 
 # --- policies -------------------------------------------------------------------------------------

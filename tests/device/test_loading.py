@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.device import link
+from edged.device.orders import Orders
 from edged.errors import Code
 from edged.store import Store
 from tests.backends.blocks import Block, dense
@@ -68,16 +70,43 @@ def test_a_block_says_the_same_bytes_each_time(rig: Rig) -> None:
     assert load(rig, BODY).bytes_used == known[BODY.id] > 0
 
 
-def test_orders_are_done_in_turn_and_beside_batches(store: Store) -> None:
-    slow = {"run_us": 50_000}
+def test_orders_are_done_beside_batches_and_loads_in_turn(store: Store) -> None:
+    slow = {"run_us": 100_000}
     with worker(store, options=slow) as rig:
         rid = rig.prepared(X, "dog")
         rig.run((rid, ["dog"]))
-        for _ in range(5):
-            rig.send(link.Unload(HEADS["cat"].id))
-            rig.send(link.Load(HEADS["cat"].id))
-        kinds = [type(rig.next()[0]) for _ in range(11)]
-        assert kinds == [*[link.Unloaded, link.Loaded] * 5, link.BatchDone]
+        for name in ("cat", "eel"):
+            unload(rig, HEADS[name])
+        for name in ("eel", "cat"):
+            rig.send(link.Load(HEADS[name].id))
+        loaded = [rig.expect(link.Loaded).block for _ in range(2)]
+        assert loaded == [HEADS["eel"].id, HEADS["cat"].id]
+        rig.expect(link.BatchDone)
+
+
+class StuckLoader:
+    """Its load ends when another block has been unloaded, or after a time that fails."""
+
+    def __init__(self) -> None:
+        self._unloaded = threading.Event()
+
+    def load(self, block: str) -> link.BlockInfo:
+        assert self._unloaded.wait(10.0), "the unload waits for the load"
+        return link.BlockInfo(block, 1, 1)
+
+    def unload(self, block: str) -> None:
+        self._unloaded.set()
+
+
+def test_a_block_is_unloaded_while_another_one_is_loaded() -> None:
+    """So that there is room when the next load is ordered."""
+    reports: list[link.FromWorker] = []
+    orders = Orders(StuckLoader(), lambda _: None, reports.append)  # type: ignore[arg-type]
+    orders.start()
+    orders.put(link.Load("coming"))
+    orders.put(link.Unload("going"))
+    orders.stop()
+    assert sorted(type(report).__name__ for report in reports) == ["Loaded", "Unloaded"]
 
 
 def test_an_order_that_makes_no_sense_ends_the_worker(store: Store) -> None:
