@@ -27,6 +27,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from edged.client import Client
+from edged.client.admin import Admin
 from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
@@ -136,42 +137,41 @@ def _switch(folder: Path, args: argparse.Namespace) -> None:
 
 
 def _others(folder: Path, args: argparse.Namespace) -> None:
-    """Latency of a resident model, alone and while others are loaded and unloaded all the time."""
-    models = {"resident": [0], **{f"m{i}": [10 * i + j for j in range(1, 5)] for i in range(1, 5)}}
-    store = _store(folder, "dense", models)
-    cache = folder / "cache"
-    besides = _besides_blocks(store, cache)
+    """Latency of a resident model, alone and while others are loaded and unloaded all the time.
+
+    An administrator loads them, so that no batch of theirs is in the way. Both take turns.
+    """
+    others = {f"m{i}": [10 * i + j for j in range(1, 5)] for i in range(1, 5)}
+    store = _store(folder, "dense", {"resident": [0], **others})
     size = store.block_size(store.model("resident").steps[0].block)
     given = {"x": np.ones((1, *SHAPES["dense"]), np.float32)}
-    more = 'pinned = ["resident"]\n'
-    budget = besides + round(5.3 * size)
-    with _daemon(store, cache, budget, more) as endpoint, _client(endpoint) as client:
-        quiet_s = _paced(client, given, "resident", args.seconds)
-        stop = threading.Event()
-        loads = [0]
-
-        def switch_models() -> None:
-            with _client(endpoint) as other:
-                while not stop.is_set():
-                    other.infer(given, f"m{1 + loads[0] % 4}")
-                    loads[0] += 1
-
-        thread = threading.Thread(target=switch_models)
-        thread.start()
-        loaded_s = _paced(client, given, "resident", args.seconds)
-        stop.set()
-        thread.join()
-    quiet, loaded = quantiles_ms(quiet_s), quantiles_ms(loaded_s)
+    loads = 0
+    alone_s: list[float] = []
+    during_s: list[float] = []
+    with (
+        _daemon(store, folder / "cache", 0, 'pinned = ["resident"]\n') as endpoint,
+        _client(endpoint) as client,
+    ):
+        admin_endpoint = endpoint.replace(".sock", ".admin")
+        with Admin(admin_endpoint) as admin:
+            for model in others:
+                admin.unload(model)
+        for _ in range(args.runs):
+            alone_s += _paced(client, given, "resident", args.seconds / args.runs)
+            with _loading(admin_endpoint, list(others)) as loaded:
+                during_s += _paced(client, given, "resident", args.seconds / args.runs)
+            loads += len(loaded)
+    alone, during = quantiles_ms(alone_s), quantiles_ms(during_s)
     emit(
         "loading-others",
         "measured",
         seed=args.seed,
         rate_per_s=RATE_PER_S,
-        models_loaded=loads[0],
-        bytes_per_s=round(loads[0] * 4 * size / args.seconds),
-        without=quiet,
-        during=loaded,
-        ratio_p99=round(loaded["p99_ms"] / quiet["p99_ms"], 3),
+        models_loaded=loads,
+        bytes_per_s=round(loads * 4 * size / args.seconds),
+        without=alone,
+        during=during,
+        ratio_p99=round(during["p99_ms"] / alone["p99_ms"], 3),
     )
 
 
@@ -391,6 +391,29 @@ def _remove_group(group: Path) -> None:
 
 
 # --- a worker, a daemon, a store --------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _loading(endpoint: str, models: Sequence[str]) -> Iterator[list[str]]:
+    """Have models loaded and unloaded in turn meanwhile; those that were, so far."""
+    stop = threading.Event()
+    loaded: list[str] = []
+
+    def load_all_the_time() -> None:
+        with Admin(endpoint) as admin:
+            while not stop.is_set():
+                model = models[len(loaded) % len(models)]
+                admin.load(model)
+                admin.unload(model)
+                loaded.append(model)
+
+    thread = threading.Thread(target=load_all_the_time)
+    thread.start()
+    try:
+        yield loaded
+    finally:
+        stop.set()
+        thread.join()
 
 
 class _Worker:
