@@ -141,6 +141,9 @@ class Curve:
         return min(self._useful * 2, limit) if self._probe_up else max(self._useful // 2, 1)
 
     def _interpolated_s(self, rows: int) -> float:
+        known_s = self._shape_s.get(rows)
+        if known_s is not None:
+            return known_s
         return interpolate(self._sizes, [self._shape_s[size] for size in self._sizes], rows)
 
 

@@ -6,14 +6,13 @@ Small by construction: staging memory bounds it, so looking through it is cheap.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edged.core.events import Part
 from edged.core.job import Job
 
 
-@dataclass(frozen=True, slots=True)
-class ReadyPart:
+class ReadyPart(NamedTuple):
     order: int  # of becoming ready; inside a level the lower goes first
     ready_s: float
     job: Job
@@ -105,6 +104,6 @@ class ReadyQueues:
         heads = [
             (head.job.request.level, head.order, name)
             for name, group in self._groups.items()
-            if (head := group.head()) is not None
+            if group.rows and (head := group.head()) is not None
         ]
         return [(name, self._groups[name]) for _, _, name in sorted(heads)]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 from edged.core.events import Run
 from edged.core.ready import ReadyPart
@@ -23,8 +23,7 @@ _LEAST_S = 0.1e-3  # a hand-over that is shorter is not worth a timer
 _MOST = 0.25  # of a batch; to order a short one ahead would only make it smaller
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What was ordered. One that was ordered ahead begins when a lane is expected to be free."""
 
     run: Run
@@ -79,7 +78,7 @@ class Running:
         ended = self._batches.pop(number)
         if waits:
             batch = next(islice(self, self._lanes - 1, None))
-            self._batches[batch.run.batch] = replace(batch, started_s=now)
+            self._batches[batch.run.batch] = batch._replace(started_s=now)
         if busy_s is not None:
             self._learn(ended, busy_s, now - ended.started_s)
         self.order_at = self._next_order_at()

@@ -108,11 +108,13 @@ class Scheduler:
 
     def wakeup_at(self) -> float | None:
         """When to call again with `Woke`, at the latest."""
-        while self._deadlines and self._is_settled(self._deadlines[0][1]):
-            heapq.heappop(self._deadlines)
-        deadline_s = self._deadlines[0][0] if self._deadlines else None
+        deadlines = self._deadlines
+        while deadlines and self._is_settled(deadlines[0][1]):
+            heapq.heappop(deadlines)
         others = (self._sizes.next_beat_s, self._memory.wakeup_s, self._order_at)
-        times = [at for at in (deadline_s, *others) if at is not None]
+        times = [at for at in others if at is not None]
+        if deadlines:
+            times.append(deadlines[0][0])
         return min(times, default=None)
 
     # --- what the driver may look at ------------------------------------------------------------
@@ -356,7 +358,7 @@ class Scheduler:
                 return
             if self._sizes.exclusive and self._staged_rows:
                 return
-            self._waiting.pop()
+            self._waiting.take(job)
             self._staged_rows += job.request.staging_rows
             job.stage = Stage.PREPARING
             if job.need is not None:
@@ -429,8 +431,7 @@ class Scheduler:
 
     def _is_taken(self, group: str) -> bool:
         """Whether a batch has the whole device, and the next would better have it as well."""
-        wide = [batch for batch in self._running if batch.run.wide]
-        return any(self._pays_wide(group, batch.parts) for batch in wide)
+        return any(b.run.wide and self._pays_wide(group, b.parts) for b in self._running)
 
     def _pays_wide(self, group: str, parts: Sequence[ReadyPart]) -> bool:
         """Whether batches run sooner one after the other on all lanes than side by side.

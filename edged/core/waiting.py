@@ -199,6 +199,8 @@ class WaitingQueue:
 
     def peek(self) -> Job | None:
         """The job whose turn it is."""
+        if self.rows == self.parked_rows:
+            return None
         for lines, turns in zip(self._levels, self._turns, strict=True):
             if not turns:
                 continue
@@ -208,16 +210,12 @@ class WaitingQueue:
             return line.next()
         return None
 
-    def pop(self) -> Job:
-        """Take the job that `peek` showed and pass the turn on."""
-        job = self.peek()
-        if job is None:
-            raise IndexError("pop from an empty queue: this is a bug")
+    def take(self, job: Job) -> None:
+        """Remove the job that `peek` showed and pass the turn on."""
         turns = self._turns[job.request.level]
         self._levels[job.request.level][job.request.client].debt += job.request.rows - 1
         turns.rotate(-1)
         self.remove(job)
-        return job
 
     def _append(self, job: Job, place: int) -> None:
         request, need = job.request, job.need

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import logging
 import math
 import os
@@ -220,6 +221,9 @@ class Loop:
         self._notifier.starting(within_s=self._config.device.start_timeout_s)
 
     def _on_worker_ready(self, message: link.Ready, now: float) -> None:
+        if not self._was_ready:
+            gc.collect()
+            gc.freeze()  # what lives now lives for ever: later collections need not look at it
         self._was_ready = True
         self._restarts.on_ready(now)
         log.info("ready: %d models on %s", self._front.served_models, message.device)

@@ -101,11 +101,10 @@ class Receiver:
         if have < _COUNT.size:
             return _COUNT.size - have
         count, first_bytes = _COUNT.unpack_from(self._ahead, self._begin)
-        sizes = struct.Struct(f"={count}Q")
-        head = _COUNT.size + sizes.size
+        head = _COUNT.size + 8 * count
         if have < head + first_bytes:
             return int(head + first_bytes - have)
-        self.sizes = sizes.unpack_from(self._ahead, self._begin + _COUNT.size)
+        self.sizes = struct.unpack_from(f"={count}Q", self._ahead, self._begin + _COUNT.size)
         self._begin += head + first_bytes
         self._first = memoryview(self._ahead)[self._begin - first_bytes : self._begin]
         return 0

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from math import prod
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgpack
 import msgspec
@@ -53,8 +52,7 @@ H = TypeVar("H")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """`payload` is empty but for Infer, where `by_input` tells which frame belongs to which input,
     and for Chunk.
     """
@@ -63,8 +61,7 @@ class Request:
     payload: tuple[Buffer, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """`payload` is empty but for InferReply: one frame for each output without classification."""
 
     header: ReplyHeader
@@ -169,8 +166,9 @@ def _check_infer(header: Infer, sizes: Sequence[int], limits: Limits) -> None:
             f"{len(sizes)} payload frames for inputs that take {expected}: "
             "send one a row for BYTES, one for any other input"
         )
-    for tensor, of_tensor in zip(header.inputs, by_input(header.inputs, sizes), strict=True):
-        _check_bytes(tensor, of_tensor)
+    of_tensors = iter(sizes)
+    for tensor in header.inputs:
+        _check_bytes(tensor, list(islice(of_tensors, _frames_of(tensor))))
 
 
 def _check_counts(header: Infer, limits: Limits) -> None:
