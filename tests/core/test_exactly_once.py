@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edged.core.events import (
     Answer,
@@ -24,6 +24,7 @@ from edged.core.events import (
     DrainAsked,
     Drained,
     Event,
+    GroupCost,
     Part,
     Prepare,
     Prepared,
@@ -37,6 +38,8 @@ from edged.core.scheduler import Scheduler
 from edged.core.settings import Settings
 from edged.errors import Code
 from tests.core.helpers import check
+
+COSTS = tuple(GroupCost(group, (1, 4), (0.5, 1.0)) for group in ("x", "y"))
 
 
 class Device:
@@ -151,6 +154,14 @@ class Traffic(RuleBasedStateMachine):
             self.sequence_of[rid] = sequence
         self.tell(Arrived(request))
 
+    @rule(ordered=st.booleans(), seconds=st.floats(0.1, 2))
+    def rush(self, ordered: bool, seconds: float) -> None:
+        """More requests than lanes take, and time enough that the next batch is ordered ahead."""
+        plain: dict[str, Any] = {"client": 1, "level": 0, "stream": None, "payload_bytes": 0}
+        for _ in range(4):
+            self.arrive(None, ("x",), 2, ordered=ordered, light=True, **plain)
+        self.time_passes(seconds)
+
     @rule(seconds=st.floats(0.1, 2))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
@@ -167,11 +178,15 @@ class Traffic(RuleBasedStateMachine):
     def lose_client(self, client: int) -> None:
         self.tell(ClientGone(client))
 
+    @initialize(lanes=st.integers(1, 2))
+    def device_is_up(self, lanes: int) -> None:
+        self.device_comes_up(lanes)
+
     @precondition(lambda self: self.device is None)
-    @rule()
-    def device_comes_up(self) -> None:
+    @rule(lanes=st.integers(1, 2))
+    def device_comes_up(self, lanes: int = 1) -> None:
         self.device = Device()
-        self.tell(DeviceUp(lanes=2))
+        self.tell(DeviceUp(COSTS, lanes=lanes))
 
     @precondition(lambda self: self.device is not None)
     @rule()
@@ -204,11 +219,13 @@ class Traffic(RuleBasedStateMachine):
         batch = data.draw(st.sampled_from(sorted(self.device.running)))
         if good:
             self.device.finish(batch)
+            self.now += 0.1  # a hand-over takes long enough to order ahead
             self.tell(BatchDone(batch, 0.01, 0.0))
         else:
             self.device.end(batch)
             self.tell(BatchFailed(batch, Code.INTERNAL, "boom"))
 
+    @precondition(lambda self: len(self.models) > 10)  # or it would end most runs early
     @rule()
     def drain(self) -> None:
         self.draining = True
