@@ -8,7 +8,7 @@ running and loading times are those of edged/planner/loading/generate.py.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,18 @@ from tools.bench.report import emit, save_figure
 POLICIES = ("partial", "greedy", "independent", "lru")
 
 Served = dict[str, float]  # by policy: the share of requests answered within the deadline
+
+
+class Tuned(NamedTuple):
+    """A model that was fine-tuned from a pre-trained ResNet."""
+
+    number: int
+    depth: int  # 18, 34 or 50
+    frozen: int  # layers from the bottom that are those of the pre-trained model
+
+    @property
+    def name(self) -> str:
+        return f"resnet{self.depth}-{self.number}"
 
 
 class Load(NamedTuple):
@@ -113,25 +125,39 @@ def of_library(load: Load, requests: int, seed: int) -> Served:
 def with_arrivals(load: Load, requests: int, seed: int) -> Scenario:
     """50 models fine-tuned from three ResNets, asked for at random."""
     rng = np.random.default_rng(seed)
-    scenario = library(load, rng)
+    scenario = library(load, fine_tuned(load, rng))
     times_ms = np.cumsum(rng.exponential(1e3 / load.rate, requests))
     popularity = rng.permutation(np.arange(1.0, len(scenario.models) + 1) ** -load.zipf)
     asked = rng.choice(len(scenario.models), requests, p=popularity / popularity.sum())
     return replace(scenario, arrivals_ms=tuple(map(float, times_ms)), asked=tuple(map(int, asked)))
 
 
-def library(load: Load, rng: np.random.Generator, models: int = 50) -> Scenario:
+def fine_tuned(load: Load, rng: np.random.Generator, models: int = 50) -> list[Tuned]:
     """ResNet-18, -34 and -50 in turn, each with its bottom layers from the pre-trained model."""
-    paths: list[list[tuple[int, int, int]]] = []  # of each model: (depth, layer, owner) by layer
-    depths = [tuple(RUN_MS)[i % len(RUN_MS)] for i in range(models)]
-    for i, depth in enumerate(depths):
+    tuned = []
+    for i in range(models):
+        depth = tuple(RUN_MS)[i % len(RUN_MS)]
         layers = len(layer_bytes(depth))
         frozen = min(layers - 1, round(rng.uniform(*load.sharing) * layers))
-        paths.append([(depth, n, -1 if n < frozen else i) for n in range(layers)])
-    sizes, blocks = as_blocks(paths, lambda layer: layer_bytes(layer[0])[layer[1]])
+        tuned.append(Tuned(i, depth, frozen))
+    return tuned
+
+
+def library(load: Load, models: Sequence[Tuned]) -> Scenario:
+    """The models and their blocks, asked for by nobody yet."""
+    sizes, blocks = as_blocks(
+        [  # of each model (depth, layer, owner) by layer
+            [
+                (model.depth, layer, -1 if layer < model.frozen else model.number)
+                for layer in range(len(layer_bytes(model.depth)))
+            ]
+            for model in models
+        ],
+        lambda layer: layer_bytes(layer[0])[layer[1]],
+    )
     named = tuple(
-        SimModel(path, *RUN_MS[depth], name=f"resnet{depth}-{i}")
-        for i, (path, depth) in enumerate(zip(blocks, depths, strict=True))
+        SimModel(path, *RUN_MS[model.depth], name=model.name)
+        for path, model in zip(blocks, models, strict=True)
     )
     return Scenario(sizes, named, round(load.budget * sum(sizes)), (), (), load.deadline_ms)
 

@@ -1,100 +1,273 @@
-"""Loading policies beside each other through the live daemon: the library of `partial`, emulated.
+"""Loading policies beside each other through the live daemon: the library of `partial`.
 
-Daemon, worker, sockets and client are real; the worker's blocks take another device's times to
-load and to run, and no memory. Every policy gets the same recorded arrivals. `independent` is the
-default policy on a store of the same models in which no two share a block.
+Daemon, worker, sockets and client are real; every policy gets the same recorded arrivals.
+`independent` is the default policy on a store of the same models in which no two share a block.
+
+With the backend `emulated` the worker's blocks take another device's times to load and to run, and
+no memory. With `onnxruntime` they are real ResNets with random weights for small images, cut by
+the exporter; each load reads them from disk, since unloading gives their page cache back. The
+library takes minutes to export: `--library` keeps it, and the outcomes of policies that have run.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import hashlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
-import psutil
+from numpy.typing import NDArray
 
+from edged.client import Client
 from edged.client.aio import AsyncClient
 from edged.errors import EdgedError
 from edged.manifest import SCHEMA, Manifest, Step, Value
 from edged.sim.loading import Scenario, run
 from edged.store import Store
-from tools.bench.partial import Load, with_arrivals
+from tools.bench.partial import Load, fine_tuned, with_arrivals
 from tools.bench.report import emit
 from tools.bench.serving import serving
 
-RUNS = {"partial": ("partial", True), "independent": ("partial", False), "lru": ("lru", True)}
-ROWS_MAX = 32
+RUNS = {
+    "partial": ("partial", True),
+    "greedy": ("greedy", True),
+    "independent": ("partial", False),
+    "lru": ("lru", True),
+}
 BEGIN_S = 1.0  # before the first arrival
+LOOK_S = 1.0  # between two looks at the account
+IMAGES = 64
+START_S = 600.0  # to prepare a library for this host
 
 
-class Answered(NamedTuple):
-    """What became of the requests of one run."""
+class Bed(NamedTuple):
+    """What a daemon serves, and as what."""
 
+    store: Path
+    device: str  # sections of the configuration
+    row: tuple[int, ...]  # shape of an input without the batch axis
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of the requests of one run, and of the budget."""
+
+    requests: int
     in_time: int
-    p50_ms: float
+    models_served: int
+    p50_ms: float  # of those in time
     p99_ms: float
+    others: dict[str, int]  # requests that were not answered in time: by code, or "late"
+    changed: int  # answers that differ from an earlier one of the same model to the same image
+    looks: int  # at the account
+    over_budget: int  # looks at which it, or what was measured, was above the budget
+    budget_bytes: int
+    capacity_bytes: int  # of the budget, what was left for blocks at the first look
 
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("partial-live", help="loading policies through the live daemon")
-    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--backend", choices=BEDS, default="emulated")
+    parser.add_argument("--policies", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--seconds", type=float, default=15.0, help="of arrivals")
+    parser.add_argument("--rate", type=float, default=Load().rate, help="requests/s")
+    parser.add_argument("--deadline-ms", type=float, default=Load().deadline_ms)
+    parser.add_argument("--library", type=Path, metavar="FOLDER", help="keep all that is made")
     parser.add_argument("--seed", type=int, default=1)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
-    load = Load()
-    requests = round(load.rate * args.seconds)
-    scenario = with_arrivals(load, requests, args.seed)
-    fixed_bytes = _fixed_bytes(scenario)
-    live = {name: _serve(scenario, fixed_bytes, *how) for name, how in RUNS.items()}
-    share = {name: answered.in_time / requests for name, answered in live.items()}
+    load = Load(rate=args.rate, deadline_ms=args.deadline_ms)
+    scenario = with_arrivals(load, round(load.rate * args.seconds), args.seed)
+    with _folder(args.library) as folder:
+        bench = _Bench(folder, scenario, load, args)
+        outcomes = {name: bench.outcome(name) for name in args.policies}
+    share = {name: outcome.in_time / outcome.requests for name, outcome in outcomes.items()}
+    emulated = args.backend == "emulated"
     emit(
         "partial-live",
-        "emulated",
+        "emulated" if emulated else "measured",
         seed=args.seed,
-        requests=requests,
+        backend=args.backend,
+        requests=len(scenario.asked),
+        rate_per_s=load.rate,
+        deadline_ms=load.deadline_ms,
         in_time={name: round(value, 3) for name, value in share.items()},
         points={
             other: round(100 * (share["partial"] - share[other]), 1)
-            for other in ("lru", "independent")
+            for other in share
+            if "partial" in share and other != "partial"
         },
-        latency_ms={name: [round(a.p50_ms, 1), round(a.p99_ms, 1)] for name, a in live.items()},
-        simulated={name: round(run(scenario, name).served / requests, 3) for name in RUNS},
+        **({"simulated": _simulated(scenario, share)} if emulated else {}),
+        outcomes={name: msgspec.to_builtins(outcome) for name, outcome in outcomes.items()},
     )
     return 0
 
 
-def _serve(scenario: Scenario, fixed_bytes: int, policy: str, shares: bool) -> Answered:
-    with tempfile.TemporaryDirectory() as name:
-        store, device = _store(Path(name), scenario, shares)
-        memory = f'[memory]\npolicy = "{policy}"\nbudget_bytes = '
-        with serving(store, f"{memory}{fixed_bytes + scenario.budget_bytes}\n{device}") as daemon:
-            return asyncio.run(_replay(daemon.endpoint, scenario))
+def _simulated(scenario: Scenario, names: Iterable[str]) -> dict[str, float]:
+    """What the policies make of it under a virtual clock, with the times that are emulated."""
+    return {name: round(run(scenario, name).served / len(scenario.asked), 3) for name in names}
 
 
-def _fixed_bytes(scenario: Scenario) -> int:
-    """What front and worker take besides blocks: emulated blocks take nothing."""
-    with tempfile.TemporaryDirectory() as name:
-        store, device = _store(Path(name), scenario, shares=True)
-        with serving(store, device) as daemon:
-            front = psutil.Process(daemon.pid)
-            return sum(process.memory_full_info().pss for process in (front, *front.children()))
+@contextlib.contextmanager
+def _folder(kept: Path | None) -> Iterator[Path]:
+    if kept is not None:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="edged-bench-") as name:
+        yield Path(name)
 
 
-def _store(folder: Path, scenario: Scenario, shares: bool) -> tuple[Path, str]:
+class _Bench:
+    """Runs the policies in a folder, or reads what became of them there before."""
+
+    def __init__(
+        self, folder: Path, scenario: Scenario, load: Load, args: argparse.Namespace
+    ) -> None:
+        self._folder = folder
+        self._scenario = scenario
+        self._load = load
+        self._args = args
+        body = msgspec.json.encode((args.backend, scenario))
+        self._key = hashlib.sha256(body).hexdigest()[:8]
+
+    def outcome(self, name: str) -> Outcome:
+        policy, shares = RUNS[name]
+        path = self._folder / f"{self._key}-{name}.json"
+        if not path.exists():
+            outcome = self._serve(self._bed(shares), policy, self._budget_bytes())
+            path.write_bytes(msgspec.json.encode(outcome))
+        return msgspec.json.decode(path.read_bytes(), type=Outcome)
+
+    def _bed(self, shares: bool) -> Bed:
+        return BEDS[self._args.backend](
+            self._folder, self._scenario, self._load, shares, self._args.seed
+        )
+
+    def _budget_bytes(self) -> int:
+        """The part of the blocks' bytes, and all that the daemon takes besides."""
+        path = self._folder / f"{self._key}-budget.json"
+        if not path.exists():
+            bed = self._bed(True)
+            with (
+                serving(bed.store, bed.device, start_s=START_S) as daemon,
+                Client(daemon.endpoint) as client,
+            ):
+                memory = client.statistics().memory
+            besides = memory["total_bytes"] - memory["blocks_bytes"]
+            budget = besides + round(self._load.budget * memory["blocks_bytes"])
+            path.write_bytes(msgspec.json.encode(budget))
+        return msgspec.json.decode(path.read_bytes(), type=int)
+
+    def _serve(self, bed: Bed, policy: str, budget_bytes: int) -> Outcome:
+        memory = f'[memory]\npolicy = "{policy}"\nbudget_bytes = {budget_bytes}\n'
+        with serving(bed.store, memory + bed.device, start_s=START_S) as daemon:
+            return asyncio.run(
+                _Replay(self._scenario, bed.row, self._args.seed).over(daemon.endpoint)
+            )
+
+
+class _Replay:
+    """Sends each request at its time, whatever has become of the others."""
+
+    def __init__(self, scenario: Scenario, row: tuple[int, ...], seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self._images = random.standard_normal((IMAGES, 1, *row), np.float32)
+        self._scenario = scenario
+        self._deadline_s = scenario.deadline_ms / 1e3
+        self._took_s: list[float] = []
+        self._served: set[str] = set()
+        self._others: Counter[str] = Counter()
+        self._answers: dict[tuple[str, int], NDArray[Any]] = {}
+        self._changed = 0
+        self._looks: list[dict[str, int]] = []
+
+    async def over(self, endpoint: str) -> Outcome:
+        async with AsyncClient(endpoint) as client, AsyncClient(endpoint) as observer:
+            looking = asyncio.create_task(self._look(observer))
+            begin_s = time.monotonic() + BEGIN_S
+            await asyncio.gather(
+                *(
+                    self._ask(client, number, begin_s + at_ms / 1e3)
+                    for number, at_ms in enumerate(self._scenario.arrivals_ms)
+                )
+            )
+            looking.cancel()
+        return self._outcome()
+
+    async def _ask(self, client: AsyncClient, number: int, at_s: float) -> None:
+        task = self._scenario.models[self._scenario.asked[number]].name
+        image = number % IMAGES
+        await asyncio.sleep(at_s - time.monotonic())
+        started_s = time.monotonic()
+        try:
+            result = await client.infer(
+                {"x": self._images[image]}, [task], timeout_s=self._deadline_s
+            )
+        except EdgedError as error:
+            self._others[error.code.value] += 1
+            return
+        took_s = time.monotonic() - started_s
+        answer = result[task].tensor
+        first = self._answers.setdefault((task, image), answer)
+        self._changed += not result.emulated and not np.allclose(
+            answer, first, rtol=1e-3, atol=1e-3 * np.abs(first).max()
+        )
+        if took_s > self._deadline_s:
+            self._others["late"] += 1
+            return
+        self._took_s.append(took_s)
+        self._served.add(task)
+
+    async def _look(self, client: AsyncClient) -> None:
+        while True:
+            self._looks.append((await client.statistics()).memory)
+            await asyncio.sleep(LOOK_S)
+
+    def _outcome(self) -> Outcome:
+        p50, p99 = np.percentile(self._took_s or [np.nan], (50, 99)) * 1e3
+        first = self._looks[0]
+        return Outcome(
+            requests=len(self._scenario.asked),
+            in_time=len(self._took_s),
+            models_served=len(self._served),
+            p50_ms=round(float(p50), 1),
+            p99_ms=round(float(p99), 1),
+            others=dict(self._others),
+            changed=self._changed,
+            looks=len(self._looks),
+            over_budget=sum(map(_is_over, self._looks)),
+            budget_bytes=first["budget_bytes"],
+            capacity_bytes=first["budget_bytes"] - first["total_bytes"] + first["blocks_bytes"],
+        )
+
+
+def _is_over(look: dict[str, int]) -> bool:
+    measured = look["front_pss_bytes"] + look["worker_pss_bytes"]
+    return max(look["total_bytes"], measured) > look["budget_bytes"]
+
+
+# --- the backends ---------------------------------------------------------------------------------
+
+
+def _emulated(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: int) -> Bed:
     """The models of a scenario, which nobody looks into, and the device that emulates them."""
-    store = Store(folder / "store").create()
+    rows_max = scenario.b_max
+    store = Store(folder / ("emulated" if shares else "emulated-unshared")).create()
     figures = []
     with store.update() as change:
         for i, model in enumerate(scenario.models):
             blocks = []
-            times_ms = [model.beta_ms + model.mu_ms * rows for rows in (1, ROWS_MAX)]
+            times_ms = [model.beta_ms + model.mu_ms * rows for rows in (1, rows_max)]
             for block in model.blocks:
                 content = f"block {block}" if shares else f"block {block} of model {i}"
                 blocks.append(change.add_block(content.encode()))
@@ -104,19 +277,19 @@ def _store(folder: Path, scenario: Scenario, shares: bool) -> tuple[Path, str]:
                 run_s = [ms / 1e3 for ms in times_ms] if is_first else [1e-6, 1e-6]
                 load_s = scenario.load.seconds(size)
                 figures.append(
-                    f"{blocks[-1]} = {{rows = [1, {ROWS_MAX}], time_s = {run_s}, "
+                    f"{blocks[-1]} = {{rows = [1, {rows_max}], time_s = {run_s}, "
                     f"weight_bytes = {size}, load_cold_s = {load_s}, load_warm_s = {load_s}}}\n"
                 )
             change.put_model(_manifest(model.name, blocks))
     device = (
-        f"[scheduler]\nmax_batch_rows = {ROWS_MAX}\nstaging_rows = {2 * ROWS_MAX}\n"
-        '[device]\nbackend = "emulated"\ncache_dir = "cache"\n[device.options]\n'
+        f"[scheduler]\nmax_batch_rows = {rows_max}\nstaging_rows = {2 * rows_max}\n"
+        f'[device]\nbackend = "emulated"\ncache_dir = "{folder}/cache"\n[device.options]\n'
         'device = "PartialLoading"\n[device.options.blocks]\n'
     )
-    return store.path, device + "".join(dict.fromkeys(figures))
+    return Bed(store.path, device + "".join(dict.fromkeys(figures)), (16,))
 
 
-def _manifest(name: str, blocks: Sequence[str]) -> Manifest:
+def _manifest(name: str, blocks: list[str]) -> Manifest:
     values = ("x", *(f"v{i}" for i in range(len(blocks))))
     return Manifest(
         schema=SCHEMA,
@@ -131,29 +304,21 @@ def _manifest(name: str, blocks: Sequence[str]) -> Manifest:
     )
 
 
-async def _replay(endpoint: str, scenario: Scenario) -> Answered:
-    """Send each request at its time, whatever has become of the others."""
-    deadline_s = scenario.deadline_ms / 1e3
-    row = {"x": np.zeros((1, 16), np.float32)}
-    took_s: list[float] = []
+def _onnxruntime(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: int) -> Bed:
+    """The same models with weights."""
+    from tools.bench import partial_library
 
-    async def ask(client: AsyncClient, task: str, at_s: float) -> None:
-        await asyncio.sleep(at_s - time.monotonic())
-        started_s = time.monotonic()
-        try:
-            await client.infer(row, [task], timeout_s=deadline_s)
-        except EdgedError:
-            return
-        took_s.append(time.monotonic() - started_s)
+    tuned = fine_tuned(load, np.random.default_rng(seed))
+    name = f"{'shared' if shares else 'unshared'}-{seed}"
+    store = partial_library.export(folder / name, tuned, shares=shares, seed=seed)
+    device = (
+        "[scheduler]\nmax_batch_rows = 8\nstaging_rows = 32\n"
+        f'[device]\ncache_dir = "{folder}/cache"\nstart_timeout_s = {START_S}\n'
+    )
+    return Bed(store.path, device, (3, partial_library.SIDE, partial_library.SIDE))
 
-    async with AsyncClient(endpoint) as client:
-        begin_s = time.monotonic() + BEGIN_S
-        await asyncio.gather(
-            *(
-                ask(client, scenario.models[asked].name, begin_s + at_ms / 1e3)
-                for at_ms, asked in zip(scenario.arrivals_ms, scenario.asked, strict=True)
-            )
-        )
-    in_time = [s * 1e3 for s in took_s if s <= deadline_s]
-    p50, p99 = np.percentile(in_time, (50, 99)) if in_time else (np.nan, np.nan)
-    return Answered(len(in_time), float(p50), float(p99))
+
+BEDS: dict[str, Callable[[Path, Scenario, Load, bool, int], Bed]] = {
+    "emulated": _emulated,
+    "onnxruntime": _onnxruntime,
+}
