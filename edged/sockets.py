@@ -1,25 +1,43 @@
-"""How both ends read their ZeroMQ sockets in a poll loop of their own. Knows no messages.
+"""How both ends use their ZeroMQ sockets in a poll loop of their own. Knows no messages.
 
 A socket's descriptor tells of changes, not of a state (ZMQ_FD in zmq_getsockopt(3)), and any call
 on the socket may take a change in. So it may be slept on only when `has_message` was the last call
-and found nothing. zmq.Poller needs no such care, and four times as many system calls.
+and found nothing. zmq.Poller needs no such care, and several times as many system calls.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
 
+# Plain numbers: each operation on ZeroMQ's enumerations would be a call of their Python methods.
+_READABLE, _WRITABLE = int(zmq.POLLIN), int(zmq.POLLOUT)
+_NO_WAIT = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
 
 def has_message(socket: zmq.Socket[Any]) -> bool:
     """Whether there is something to `receive`."""
-    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & _READABLE)
+
+
+def has_room(socket: zmq.Socket[Any]) -> bool:
+    """Whether a message would be taken at once."""
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & _WRITABLE)
 
 
 def receive(socket: zmq.Socket[Any]) -> list[zmq.Frame]:
     """The message that is there. Its frames are buffers that share ZeroMQ's memory."""
-    frames = [socket.recv(zmq.NOBLOCK, copy=False)]
+    frames = [socket.recv(_NO_WAIT, copy=False)]
     while frames[-1].more:
-        frames.append(socket.recv(zmq.NOBLOCK, copy=False))
+        frames.append(socket.recv(_NO_WAIT, copy=False))
     return frames
+
+
+def send(socket: zmq.Socket[Any], frames: Sequence[Any], *, copy: bool = True) -> None:
+    """Send a message. Raises ZMQError when it is not taken at once."""
+    for frame in frames[:-1]:
+        socket.send(frame, _MORE, copy=copy)
+    socket.send(frames[-1], _NO_WAIT, copy=copy)

@@ -26,6 +26,7 @@ from edged.client.requests import Inputs, Options, Tasks, submit_infer
 from edged.client.results import Result, reply_of, result_of
 from edged.client.session import Session
 from edged.errors import Cancelled, EdgedError, InvalidArgument
+from edged.sockets import has_room
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -115,7 +116,7 @@ class AsyncClient:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        while connection.can_write() and (frames := self._session.next_to_send(_now())):
+        while has_room(connection.socket) and (frames := self._session.next_to_send(_now())):
             await connection.socket.send_multipart(frames, copy=False)
         connection.close()
         for waiter in self._waiters.values():

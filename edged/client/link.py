@@ -57,10 +57,6 @@ class Connection:
     socket: Any
     monitor: Any
 
-    def can_write(self) -> bool:
-        """Whether a message would be taken at once."""
-        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLOUT)
-
     def close(self) -> None:
         self.socket.disable_monitor()
         self.monitor.close()

@@ -26,7 +26,7 @@ from edged.client.requests import Inputs, Options, Tasks, submit_infer
 from edged.client.results import Result, reply_of, result_of
 from edged.client.session import Session
 from edged.errors import Cancelled, EdgedError, InvalidArgument
-from edged.sockets import has_message, receive
+from edged.sockets import has_message, has_room, receive, send
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -312,10 +312,10 @@ class Client:
         self._session.take_ended()  # whoever waits looks at the call itself
 
     def _send(self, connection: Connection) -> None:
-        while self._session.can_send() and connection.can_write():
+        while self._session.can_send() and has_room(connection.socket):
             frames = self._session.next_to_send(time.monotonic())
             assert frames is not None, "this is a bug: can_send() said so"
-            connection.socket.send_multipart(frames, zmq.NOBLOCK)
+            send(connection.socket, frames)
 
     def _open(self) -> Connection:
         if self._connection is None:

@@ -11,7 +11,7 @@ from typing import Any
 import zmq
 
 from edged import wire
-from edged.sockets import has_message, receive
+from edged.sockets import has_message, receive, send
 
 BURST = 64  # messages that are taken before others are looked at
 
@@ -27,7 +27,7 @@ class Endpoint:
     def send(self, routing_id: bytes, frames: Sequence[wire.Buffer], *, copy: bool = True) -> None:
         """Raises ZMQError when nobody takes it at once."""
         self.unsure = True
-        self.socket.send_multipart([routing_id, *frames], zmq.NOBLOCK, copy=copy)
+        send(self.socket, [routing_id, *frames], copy=copy)
 
     def messages(self) -> Iterator[tuple[bytes, list[wire.Buffer]]]:
         """The sender and the frames of each of a burst."""
