@@ -78,6 +78,7 @@ class Need:
     use: Use = field(default_factory=Use)  # of a single model
     used_s: float = -math.inf  # when a request last started, or the last block came
     fresh: bool = False  # has come to the device, and none of those that wait has started yet
+    lacked_s: float = math.inf  # of a single model: since when it has been asked for and not come
 
     @property
     def is_model(self) -> bool:

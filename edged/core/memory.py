@@ -78,6 +78,7 @@ class DeviceMemory:
         self._strays = False  # whether there are blocks of no model
         self._plans: list[_Plan] = []  # PLANS at most; the first is being loaded
         self._look_at_s = -math.inf  # not before this time, since nothing was worth loading
+        self._relieved_s = -math.inf  # when a model was wished for that had not come for long
 
     @property
     def has_whole_batches(self) -> bool:
@@ -101,12 +102,29 @@ class DeviceMemory:
             models[name].use.seen(now, request.deadline_s)
         if not self.tight:
             return None
+        for name in names:
+            self._seen_lacking(models[name], now)
         need = self.need(request)
         verdict = self.verdict(need, now) if need.missing else None
         if verdict is not None and not need.open:
             self.residency.close(need)
         need.open += verdict is None
         return verdict or need
+
+    def _seen_lacking(self, model: Need, now: float) -> None:
+        """Of the models that are asked for and have not come for `max_wait_s`, each `max_wait_s`
+        one is wished for: its load may take longer than anybody waits, so that it is never begun
+        for one that waits."""
+        if not model.missing:
+            model.lacked_s = math.inf
+            return
+        model.lacked_s = min(model.lacked_s, now)
+        if now - max(model.lacked_s, self._relieved_s) >= self._max_wait_s:
+            served = filter(self._is_for_service, self.residency.models.values())
+            longest = min((n for n in served if n.missing), key=lambda need: need.lacked_s)
+            self.wished[longest.models[0]] = None
+            longest.lacked_s = math.inf
+            self._relieved_s = now
 
     def need(self, request: Request) -> Need:
         """The need of a request, all of whose models are known."""
@@ -272,6 +290,8 @@ class DeviceMemory:
         """What to load and unload now."""
         commands: list[Command] = []
         self.wakeup_s = None
+        models = self.residency.models
+        self.wished = {name: None for name in self.wished if models[name].missing}
         self._clear_away()
         if self.ledger.room_bytes + self.residency.going_bytes < 0:
             self._shrink(costs, now)
@@ -358,8 +378,6 @@ class DeviceMemory:
     def _arrive(self, need: Need, now: float) -> None:
         self._plans = [plan for plan in self._plans if plan.need is not need]
         need.used_s, need.fresh = now, need.waiting > 0
-        for model in need.models:
-            self.wished.pop(model, None)
 
     def _shrink(self, costs: CostModel, now: float) -> None:
         """More is held than the budget has: the blocks of least worth leave."""

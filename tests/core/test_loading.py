@@ -258,6 +258,26 @@ def test_a_request_that_has_waited_too_long_goes_before_all_that_would_bring_mor
     pytest.fail("the oldest request starves")
 
 
+def test_a_model_whose_load_takes_longer_than_anybody_waits_is_loaded_all_the_same() -> None:
+    """Each request for c is refused at once, so none ever waits for it."""
+    tell = Tell("trunk", "a1", "b1", max_wait_s=5.0)
+    rids = iter(range(1, 1000))
+    for step in range(100):
+        now = step * 0.1
+        tell.serve(arrived(next(rids), "a"), now)
+        commands = tell(arrived(next(rids), "c", deadline_s=now + 0.2), now)
+        refused = [command for command in commands if isinstance(command, Refuse)]
+        assert [refusal.code for refusal in refused] == [Code.DEADLINE_EXCEEDED]
+        if Unload("trunk") in commands:
+            assert 5.0 <= now <= 5.2
+            break
+    else:
+        pytest.fail("no request for c will ever be answered")
+    assert tell(BlockUnloaded("trunk"), now) == [Load("c1")]
+    tell.load("c1", now=now + 0.5)
+    assert tell(arrived(1000, "c", deadline_s=now + 0.7), now + 0.5) == [Prepare(1000)]
+
+
 def test_an_urgent_request_that_cannot_be_in_time_does_not_keep_others_from_loading() -> None:
     tell = Tell(budget=200)
     assert tell(arrived(1, "c")) == [Load("c1")]  # takes half a second
