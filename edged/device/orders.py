@@ -45,7 +45,7 @@ class Orders:
         self._report = report
         self._queue: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._waiting: deque[Order | None] = deque()  # taken from the queue
-        self._unloads: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._unloads: queue.SimpleQueue[Order | threading.Event | None] = queue.SimpleQueue()
         self._coming = threading.Lock()  # held while a block comes, until that is reported
         self._going = threading.Lock()  # and while one goes
         self._threads = [
@@ -57,6 +57,7 @@ class Orders:
             link.Unload: self._unload,
             link.Define: self._define,
             link.Forget: self._forget,
+            threading.Event: threading.Event.set,
         }
 
     def start(self) -> None:
@@ -68,10 +69,11 @@ class Orders:
 
     def stop(self) -> None:
         """Return when all that was ordered is done."""
-        for orders in (self._queue, self._unloads):
-            orders.put(None)
-        for thread in self._threads:
-            thread.join()
+        loader, unloader = self._threads
+        self._queue.put(None)
+        loader.join()  # first, since it may wait for the other
+        self._unloads.put(None)
+        unloader.join()
 
     @contextlib.contextmanager
     def steady(self) -> Iterator[None]:
@@ -79,7 +81,7 @@ class Orders:
         with self._coming, self._going:
             yield
 
-    def _work(self, next_order: Callable[[], Order | None]) -> None:
+    def _work(self, next_order: Callable[[], Order | threading.Event | None]) -> None:
         with contextlib.suppress(PermissionError):  # a sandbox may not allow it
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # this thread alone
         while (order := next_order()) is not None:
@@ -132,7 +134,12 @@ class Orders:
             self._report(link.Defined(tuple(new)))
 
     def _forget(self, order: link.Forget) -> None:
-        self._loader.forget(order.models)
+        """What was to be unloaded before has been, so that no block is unloaded twice."""
+        unloaded = threading.Event()
+        self._unloads.put(unloaded)
+        unloaded.wait()
+        with self._going:
+            self._loader.forget(order.models)
         self._redefine(self._loader.manifests)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from edged.device import link
 from edged.device.orders import Orders
 from edged.errors import Code
+from edged.manifest import Manifest
 from edged.store import Store
 from tests.backends.blocks import Block, dense
 from tests.device.rig import Model, Rig, make_store, worker
@@ -107,6 +108,34 @@ def test_a_block_is_unloaded_while_another_one_is_loaded() -> None:
     orders.put(link.Unload("going"))
     orders.stop()
     assert sorted(type(report).__name__ for report in reports) == ["Loaded", "Unloaded"]
+
+
+class SlowToUnload:
+    """Its unload ends when a model has been forgotten meanwhile, as must not be, or soon."""
+
+    def __init__(self) -> None:
+        self.manifests: dict[str, Manifest] = {}
+        self.calls: list[str] = []
+        self._forgotten = threading.Event()
+
+    def unload(self, block: str) -> None:
+        self._forgotten.wait(0.1)
+        self.calls.append("unload")
+
+    def forget(self, models: Sequence[str]) -> None:
+        self.calls.append("forget")
+        self._forgotten.set()
+
+
+def test_a_model_is_forgotten_after_what_was_to_be_unloaded() -> None:
+    """Or two threads would unload one block."""
+    loader = SlowToUnload()
+    orders = Orders(loader, lambda _: None, lambda _: None)  # type: ignore[arg-type]
+    orders.start()
+    orders.put(link.Unload("head"))
+    orders.put(link.Forget(("model",)))
+    orders.stop()
+    assert loader.calls == ["unload", "forget"]
 
 
 def test_an_order_that_makes_no_sense_ends_the_worker(store: Store) -> None:
