@@ -78,9 +78,7 @@ class Scheduler:
         self._preparing = 0  # requests that the device has not said Prepared of
         self._open = 0  # requests that are owed an answer
         self._last_batch = 0
-        self._order_at: float | None = (
-            None  # of the next batch, while one is ready and all lanes run
-        )
+        self._order_at: float | None = None  # of the next batch, if all lanes run and it is ready
         self._device_up = False
         self._lanes = 1
         self._draining = False
