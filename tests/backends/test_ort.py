@@ -123,6 +123,33 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         load(backend, dense(6, 4), tmp_path)
 
 
+def new_threads(before: set[int]) -> list[int]:
+    return [thread for name in os.listdir("/proc/self/task") if (thread := int(name)) not in before]
+
+
+def test_threads_of_a_pool_stay_clear_of_the_one_that_waits_for_them(
+    cache: Path, tmp_path: Path
+) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < 2:
+        pytest.skip("there is one processor, so there is no pool")
+    backend = backends.create("onnxruntime", {}, threads=2, cache_dir=cache)
+    before = set(map(int, os.listdir("/proc/self/task")))
+    load(backend, dense(2048, 2048), tmp_path)
+    assert [os.sched_getaffinity(thread) for thread in new_threads(before)] == [{allowed[1]}]
+
+
+def test_more_threads_than_processors_are_let_go_where_they_like(
+    cache: Path, tmp_path: Path
+) -> None:
+    allowed = os.sched_getaffinity(0)
+    backend = backends.create("onnxruntime", {}, threads=len(allowed) + 1, cache_dir=cache)
+    before = set(map(int, os.listdir("/proc/self/task")))
+    load(backend, dense(2048, 2048), tmp_path)
+    places = [os.sched_getaffinity(thread) for thread in new_threads(before)]
+    assert places == [allowed] * len(allowed)
+
+
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_that_is_not_there_is_said(provider: str, tmp_path: Path) -> None:
     import onnxruntime
