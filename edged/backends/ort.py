@@ -233,9 +233,7 @@ class OnnxRuntime:
             options.intra_op_num_threads = self._threads if wide else 1  # 1: the one that calls
             options.add_session_config_entry("session.force_spinning_stop", "1")
             if wide and self._places is not None:
-                options.add_session_config_entry(
-                    "session.intra_op_thread_affinities", self._places
-                )
+                options.add_session_config_entry("session.intra_op_thread_affinities", self._places)
         if self._prepared is not None:  # on the CPU
             options.add_session_config_entry("session.use_env_allocators", "1")
             if not self._options.pack:

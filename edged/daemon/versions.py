@@ -27,10 +27,6 @@ class Change:
     changed: tuple[str, ...]
     removed: tuple[str, ...]
 
-    @property
-    def is_empty(self) -> bool:
-        return not (self.added or self.changed or self.removed)
-
 
 class Versions:
     """Owns the table of versions."""

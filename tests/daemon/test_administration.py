@@ -144,7 +144,7 @@ def test_an_unchanged_store_changes_nothing():
     site = Site(OLD)
     site.reload()
     (change,) = site.outcomes
-    assert change.is_empty
+    assert (change.added, change.changed, change.removed) == ((), (), ())
     assert (site.ordered, site.asked) == ([], [])
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edged.manifest import Preprocess
+from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
 from edged.store import Store
 
 if TYPE_CHECKING:
@@ -30,6 +30,25 @@ def store_of(models: Sequence[Path], folder: Path, preprocess: Preprocess | None
     if not store.names():
         add_models(store, [Source(path.stem, path, preprocess=preprocess) for path in models])
     return folder
+
+
+def chain_of(name: str, blocks: Sequence[str], shape: tuple[int, ...]) -> Manifest:
+    """A model that is these blocks one after the other, each from FP32 `shape` to the same."""
+    values = ["x", *(f"v{i}" for i in range(len(blocks)))]
+    return Manifest(
+        schema=SCHEMA,
+        name=name,
+        task=name,
+        precision="fp32",
+        inputs=("x",),
+        outputs=(values[-1],),
+        values=tuple(Value(value, "FP32", shape) for value in values),
+        steps=tuple(
+            Step(block, (read,), (write,))
+            for block, read, write in zip(blocks, values, values[1:], strict=False)
+        ),
+        whole_bytes=0,
+    )
 
 
 def whole_models(

@@ -32,8 +32,8 @@ from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
 from edged.errors import EdgedError
-from edged.manifest import SCHEMA, Manifest, Step, Value
 from edged.store import Store
+from tools.bench.backbones import chain_of
 from tools.bench.report import emit
 from tools.bench.serving import quantiles_ms, serving
 
@@ -499,23 +499,7 @@ def _store(folder: Path, kind: str, models: dict[str, Sequence[int]]) -> Store:
         for number in dict.fromkeys(n for numbers in models.values() for n in numbers):
             ids[number] = change.add_block(_BLOCKS[kind](number))
         for name, numbers in models.items():
-            values = ["x", *(f"v{i}" for i in range(len(numbers)))]
-            change.put_model(
-                Manifest(
-                    schema=SCHEMA,
-                    name=name,
-                    task=name,
-                    precision="fp32",
-                    inputs=("x",),
-                    outputs=(values[-1],),
-                    values=tuple(Value(value, "FP32", SHAPES[kind]) for value in values),
-                    steps=tuple(
-                        Step(ids[number], (read,), (write,))
-                        for number, read, write in zip(numbers, values, values[1:], strict=False)
-                    ),
-                    whole_bytes=0,
-                )
-            )
+            change.put_model(chain_of(name, [ids[n] for n in numbers], SHAPES[kind]))
     return store
 
 

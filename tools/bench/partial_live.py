@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from edged.client import Client
 from edged.client.aio import AsyncClient
 from edged.errors import EdgedError
-from edged.manifest import SCHEMA, Manifest, Step, Value
 from edged.sim.loading import Scenario, run
 from edged.store import Store
+from tools.bench.backbones import chain_of
 from tools.bench.partial import Load, fine_tuned, with_arrivals
 from tools.bench.report import emit
 from tools.bench.serving import serving
@@ -280,28 +280,13 @@ def _emulated(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: 
                     f"{blocks[-1]} = {{rows = [1, {rows_max}], time_s = {run_s}, "
                     f"weight_bytes = {size}, load_cold_s = {load_s}, load_warm_s = {load_s}}}\n"
                 )
-            change.put_model(_manifest(model.name, blocks))
+            change.put_model(chain_of(model.name, blocks, (16,)))
     device = (
         f"[scheduler]\nmax_batch_rows = {rows_max}\nstaging_rows = {2 * rows_max}\n"
         f'[device]\nbackend = "emulated"\ncache_dir = "{folder}/cache"\n[device.options]\n'
         'device = "PartialLoading"\n[device.options.blocks]\n'
     )
     return Bed(store.path, device + "".join(dict.fromkeys(figures)), (16,))
-
-
-def _manifest(name: str, blocks: list[str]) -> Manifest:
-    values = ("x", *(f"v{i}" for i in range(len(blocks))))
-    return Manifest(
-        schema=SCHEMA,
-        name=name,
-        task=name,
-        precision="fp32",
-        inputs=("x",),
-        outputs=(values[-1],),
-        values=tuple(Value(value, "FP32", (16,)) for value in values),
-        steps=tuple(Step(block, (values[i],), (values[i + 1],)) for i, block in enumerate(blocks)),
-        whole_bytes=1,
-    )
 
 
 def _onnxruntime(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: int) -> Bed:
