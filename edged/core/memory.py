@@ -292,6 +292,7 @@ class DeviceMemory:
         self.wakeup_s = None
         models = self.residency.models
         self.wished = {name: None for name in self.wished if models[name].missing}
+        self._keep_pinned()
         self._clear_away()
         if self.ledger.room_bytes + self.residency.going_bytes < 0:
             self._shrink(costs, now)
@@ -312,13 +313,16 @@ class DeviceMemory:
         the next one goes."""
         return len(self._plans) < PLANS and not any(plan.queue for plan in self._plans)
 
+    def _keep_pinned(self) -> None:
+        """What leaves and was pinned meanwhile stays: others have to go in its place."""
+        for block in self._pinned_blocks() if self.residency.going else ():
+            if block.where is Where.LEAVING:
+                self.residency.move(block, Where.RESIDENT)
+
     def _let_go(self, commands: list[Command]) -> None:
         """Unload what leaves as soon as no request on the device needs it."""
-        pinned = self._pinned_blocks()
         for block in list(self.residency.going):
-            if block in pinned and block.where is Where.LEAVING:
-                self.residency.move(block, Where.RESIDENT)  # it was pinned meanwhile
-            elif block.where is Where.LEAVING and not block.in_use:
+            if block.where is Where.LEAVING and not block.in_use:
                 self.residency.move(block, Where.UNLOADING)
                 commands.append(Unload(block.id))
 

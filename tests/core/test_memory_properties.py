@@ -368,3 +368,23 @@ TestLeastRecentlyUsed = LeastRecentlyUsed.TestCase
 TestLeastRecentlyUsed.settings = limits
 TestGreedy = Greedy.TestCase
 TestGreedy.settings = limits
+
+
+def leaving(state: Loading) -> set[str]:
+    return {block.id for block in state.memory.residency.going}
+
+
+def test_what_is_pinned_again_on_its_way_out_stays_and_others_leave_in_its_place() -> None:
+    """These properties found it once, in thousands of examples."""
+    state = LeastRecentlyUsed()
+    state.begin({"d"}, 400)
+    state.ask("d", PinAsked, True)
+    state.library_changes({"a", "f"})
+    state.arrive(["f"], 1, None, client=1, level=0)
+    state.device_comes_up({"f"})
+    state.ask("a", LoadAsked, False)
+    state.memory_changes(120, 0)
+    assert leaving(state) == {"a1", "d1"}
+    state.library_changes({"d"})
+    assert leaving(state) == {"a1", "trunk", "other"}
+    state.the_budget_holds_or_is_being_restored()
