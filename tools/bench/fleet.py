@@ -141,6 +141,7 @@ def _scale(seeds: int) -> None:
     few = max(1, seeds // 4)
     for family in FAMILIES:
         sweep = Sweep({**PRICE, "j3o": ("j3o", {})})
+        _warm_up(sweep, family)
         for seed in range(few):
             sweep.add(_scaled(family, seed, 150, 6))
         emit("planners-fleet/scale", "measured", seed=few, family=family, **sweep.figures())

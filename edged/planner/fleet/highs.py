@@ -115,9 +115,9 @@ class Model:
         row, column, value = (np.concatenate([e[i] for e in self._entries]) for i in range(3))
         order = np.lexsort((row, column))
         lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-        lp.a_matrix_.start_ = np.searchsorted(column[order], np.arange(self.n_columns + 1))
-        lp.a_matrix_.index_ = row[order]
-        lp.a_matrix_.value_ = value[order]
+        lp.a_matrix_.start_ = np.searchsorted(column[order], np.arange(self.n_columns + 1)).tolist()
+        lp.a_matrix_.index_ = row[order].tolist()  # as a list it is taken over in half the time
+        lp.a_matrix_.value_ = value[order].tolist()
         if any(self._integer):
             kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
             lp.integrality_ = [kinds[integer] for integer in self._integer]

@@ -14,7 +14,7 @@ from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices
 from edged.planner.fleet.decompose import MANY_EDGES, Run, search_by_edges
 from edged.planner.fleet.milp import culprits, feasible_assignment, solve_milp
 from edged.planner.fleet.offloading import OffloadingLp, serve
-from edged.planner.fleet.oracle import knapsacks
+from edged.planner.fleet.oracle import Part, knapsacks
 from edged.planner.fleet.plan import FleetPlan, infeasible, plan_of
 from edged.planner.fleet.price import EFFORTS, Effort, Found, search
 from edged.planner.fleet.problem import FleetProblem
@@ -115,7 +115,8 @@ def _full_local(problem: FleetProblem, options: Options) -> FleetPlan:
     """The best models of each client alone; nothing leaves it."""
     rows = tables(problem).clients
     never = np.full((problem.n_tasks, problem.n_clients, 1), _NEVER)
-    best = knapsacks(problem, rows, never)[:, :, 0].argmax(axis=1)
+    everyone = Part(np.arange(problem.n_clients), rows.z.shape[1], 1)
+    best = knapsacks(problem, rows, everyone, never)[:, :, 0].argmax(axis=1)
     z = Assignment(rows.pick(best), np.full((problem.n_edges, problem.n_tasks), NONE))
     alone = replace(problem, cloud_mb_s=0.0)
     z, (flows,) = serve([OffloadingLp(alone)], z)

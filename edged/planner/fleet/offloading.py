@@ -7,15 +7,23 @@ solves only costs, bounds and coefficients change, so each solve starts from the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices, value_of
+from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices, accuracy_of, value_of
 from edged.planner.fleet.highs import INFINITY, Model, Solver
-from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
+from edged.planner.fleet.problem import Array, FleetProblem, Mode
 
 MOST = 1e7  # a load this many times a limit is not served from it: its share would be noise
+# The columns are all boxed: dual simplex starts at once, presolve costs more than it saves. Rows
+# and costs come scaled. Few vertices tie, as loads differ, so costs that HiGHS perturbs only add a
+# second phase. Without all three the LP takes half as long again.
+SOLVER: dict[str, float | int | str] = {
+    "presolve": "off",
+    "simplex_scale_strategy": 0,
+    "dual_simplex_cost_perturbation_multiplier": 0.0,
+}
 PENALTY = 100.0  # accuracy lost by a query that must be served and is not; far above any price
 
 
@@ -25,6 +33,17 @@ class Surrogate:
 
     theta: Array
     psi: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Numbers:
+    """What an assignment decides of the LP. Columns are flows of each (client, task): local, edge,
+    cloud and, where queries must be served, unserved."""
+
+    costs: Array  # (3 or 4, C, T)
+    upper: Array  # (3 or 4, C, T)
+    use: Array  # (2, C, T) coefficients of local flows in (9), of edge flows in (10)
+    left: Array  # (E,) compute that setup times leave
 
 
 class OffloadingLp:
@@ -39,11 +58,9 @@ class OffloadingLp:
         self._scale = float(p.n_clients)  # keeps costs near 1, above HiGHS's tolerances
         self._cost = p.weight * self._scale
         self._cloud_price = cloud_price
-        model = Model()
-        shape = p.load.shape
-        cloud_cost = self._cost * p.cloud_accuracy
+        self._cloud_cost = self._cost * p.cloud_accuracy
         if cloud_price is not None:
-            cloud_cost = cloud_cost - cloud_price * self._scale * p.load * p.input_mb
+            self._cloud_cost = self._cloud_cost - cloud_price * self._scale * p.load * p.input_mb
         self._client_limit = _or_one(p.client_gflops)
         self._edge_limit = _or_one(p.edge_gflops)
         self._uplink_limit = _or_one(p.uplink_mb_s)
@@ -51,68 +68,34 @@ class OffloadingLp:
         traffic = p.load * p.input_mb
         self._up = traffic / self._uplink_limit[p.edge_of, None]
         self._out = traffic / self._cloud_limit
-        may_leave = (self._up <= MOST) & ((self._out <= MOST) | (cloud_price is not None))
-        self._local = model.columns(p.load.size, upper=0.0).reshape(shape)
-        self._edge = model.columns(p.load.size, upper=0.0).reshape(shape)
-        self._cloud = model.columns(
-            p.load.size, upper=may_leave.ravel(), cost=cloud_cost.ravel()
-        ).reshape(shape)
-        self._unserved = None
-        if p.mode is not Mode.DROP:
-            fine = -PENALTY * self._cost if p.mode is Mode.STRICT else 0.0
-            self._unserved = model.columns(p.load.size, cost=np.ravel(fine)).reshape(shape)
-        self._add_rows(model)
-        # The columns are all boxed: dual simplex starts at once, presolve costs more than it saves.
-        self._solver = Solver(model, presolve="off")
-        self._z = Assignment(np.full(shape, NONE), np.full((p.n_edges, p.n_tasks), NONE))
-        self._surrogate: Surrogate | None = None
-
-    def _add_rows(self, model: Model) -> None:
-        """Every row is divided by its limit. Entries of 1.0 hold a place for a model to set."""
-        p = self.problem
-        share = np.arange(p.load.size).reshape(p.load.shape)
-        client, edge = np.arange(p.n_clients)[:, None], p.edge_of[:, None]
-        flows = [(share, flow, 1.0) for flow in (self._local, self._edge, self._cloud)]
-        if self._unserved is not None:
-            flows.append((share, self._unserved, 1.0))
-        at_least = -INFINITY if p.mode is Mode.DROP else 1.0
-        model.rows("share", p.load.size, *flows, lower=at_least, upper=1.0)
-        self._client_row = model.rows(
-            "(9)", p.n_clients, (client, self._local, 1.0), upper=np.sign(p.client_gflops)
+        # Rows in the order in which _model adds them, after those of the shares
+        size = p.load.size
+        self._client_row, self._edge_row, self._uplink_row, (self._cloud_row,) = np.split(
+            np.arange(size, size + p.n_clients + 2 * p.n_edges + 1),
+            np.cumsum([p.n_clients, p.n_edges, p.n_edges]),
         )
-        self._edge_row = model.rows(
-            "(10)", p.n_edges, (edge, self._edge, 1.0), upper=np.sign(p.edge_gflops)
-        )
-        up = np.minimum(self._up, MOST)
-        terms = [(edge, flow, up) for flow in (self._edge, self._cloud)]
-        self._uplink_row = model.rows("(11)", p.n_edges, *terms, upper=np.sign(p.uplink_mb_s))
-        self._cloud_row = model.rows(
-            "(12)",
-            1,
-            (0, self._cloud, np.minimum(self._out, MOST)),
-            upper=np.sign(p.cloud_mb_s) if self._cloud_price is None else INFINITY,
-        )
+        self._held: tuple[Solver, _Numbers] | None = None
 
     def solve(self, z: Assignment, surrogate: Surrogate | None = None) -> Flows:
         """The best flows under `z`. With `surrogate` row (29) takes the place of (28)."""
-        self._set_clients(z.client)
-        self._set_edges(z.edge, surrogate)
-        self._z, self._surrogate = z, surrogate
-        solution = self._solver.solve()
-        values = np.clip(solution.values, 0.0, 1.0)
-        local, edge, cloud = (values[columns] for columns in (self._local, self._edge, self._cloud))
-        unserved = np.zeros_like(local)
-        if self._unserved is not None:
-            must = self.problem.mode is Mode.STRICT or z.client != NONE
-            unserved = np.where(must, values[self._unserved], 0.0)
+        p, wanted = self.problem, self._numbers(z, surrogate)
+        if self._held is None:
+            self._held = (Solver(self._model(wanted), **SOLVER), wanted)
+        else:
+            self._held = (self._held[0], self._changed(*self._held, wanted))
+        solution = self._held[0].solve()
+        flows = np.clip(solution.values, 0.0, 1.0).reshape(-1, *p.load.shape)
+        unserved = np.zeros(p.load.shape)
+        if p.mode is not Mode.DROP:
+            unserved = np.where((p.mode is Mode.STRICT) | (z.client != NONE), flows[3], 0.0)
         duals = np.maximum(solution.duals / self._scale, 0.0)
-        paid = float(duals[self._cloud_row[0]]) / self._cloud_limit
+        paid = float(duals[self._cloud_row]) / self._cloud_limit
         return Flows(
-            local,
-            edge,
-            cloud,
+            flows[0],
+            flows[1],
+            flows[2],
             unserved,
-            value_of(self.problem, z, local, edge, cloud),
+            value_of(p, z, flows[0], flows[1], flows[2]),
             Prices(
                 uplink=duals[self._uplink_row] / self._uplink_limit,
                 edge_compute=duals[self._edge_row] / self._edge_limit,
@@ -120,48 +103,72 @@ class OffloadingLp:
             ),
         )
 
-    def _set_clients(self, z: Ints) -> None:
+    def _numbers(self, z: Assignment, surrogate: Surrogate | None) -> _Numbers:
         p = self.problem
-        client, task = np.nonzero(z != self._z.client)
-        if not len(client):
-            return
-        model = z[client, task]
-        use = p.load[client, task] * p.work[model] / self._client_limit[client]
-        served = (model != NONE) & (use <= MOST)
-        columns = self._local[client, task]
-        accuracy = np.where(served, p.client_accuracy[p.edge_of[client], model, task], 0.0)
-        self._solver.set_costs(columns, self._cost[client, task] * accuracy)
-        self._solver.set_column_bounds(columns, np.zeros(len(columns)), served.astype(float))
-        self._solver.set_coefficients(
-            self._client_row[client[served]], columns[served], use[served]
-        )
-        if self._unserved is not None and p.mode is Mode.NULL:
-            fine = np.where(model != NONE, -PENALTY * self._cost[client, task], 0.0)
-            self._solver.set_costs(self._unserved[client, task], fine)
-
-    def _set_edges(self, z: Ints, surrogate: Surrogate | None) -> None:
-        p = self.problem
-        changed = (z != self._z.edge) | (surrogate is not self._surrogate)
-        if not changed.any():
-            return
-        client, task = np.nonzero(changed[p.edge_of])
-        edge = p.edge_of[client]
-        model = z[edge, task]
-        use = p.load[client, task] * p.work[model] / self._edge_limit[edge]
-        served = (model != NONE) & (use <= MOST) & (self._up[client, task] <= MOST)
-        columns = self._edge[client, task]
-        accuracy = np.where(served, p.edge_accuracy[edge, model, task], 0.0)
-        self._solver.set_costs(columns, self._cost[client, task] * accuracy)
-        self._solver.set_column_bounds(columns, np.zeros(len(columns)), served.astype(float))
+        edge_z = z.edge[p.edge_of]
+        local_use = p.load * p.work[z.client] / self._client_limit[:, None]
+        edge_use = p.load * p.work[edge_z] / self._edge_limit[p.edge_of, None]
+        local = (z.client != NONE) & (local_use <= MOST)
+        edge = (edge_z != NONE) & (edge_use <= MOST) & (self._up <= MOST)
+        cloud = (self._up <= MOST) & ((self._out <= MOST) | (self._cloud_price is not None))
+        at_client, at_edge = accuracy_of(p, z)
+        costs = [self._cost * at_client * local, self._cost * at_edge * edge, self._cloud_cost]
+        upper = [local, edge, cloud]
+        if p.mode is not Mode.DROP:
+            must = (p.mode is Mode.STRICT) | (z.client != NONE)
+            costs.append(np.where(must, -PENALTY * self._cost, 0.0))
+            upper.append(np.ones_like(local))
+        setup = np.zeros(z.edge.shape)
         if p.setup_s is not None:
-            setup = np.where(z != NONE, p.setup_s[z], 0.0) / p.window_s
-            if surrogate is not None:
-                use = use + p.load[client, task] * (setup * surrogate.theta)[edge, task]
-                setup = setup * surrogate.psi
-            # An edge whose setup times alone fill the window serves nothing.
-            left = np.maximum(1.0 - setup.sum(axis=1), 0.0)
-            self._solver.set_row_bounds(self._edge_row, np.full(p.n_edges, -INFINITY), left)
-        self._solver.set_coefficients(self._edge_row[edge[served]], columns[served], use[served])
+            setup = np.where(z.edge != NONE, p.setup_s[z.edge], 0.0) / p.window_s
+        if surrogate is not None:
+            edge_use = edge_use + p.load * (setup * surrogate.theta)[p.edge_of]
+            setup = setup * surrogate.psi
+        # An edge whose setup times alone fill the window serves nothing.
+        left = np.maximum(1.0 - setup.sum(axis=1), 0.0) * np.sign(p.edge_gflops)
+        use = np.minimum(np.stack([local_use, edge_use]), MOST)
+        return _Numbers(np.stack(costs), np.stack(upper).astype(float), use, left)
+
+    def _model(self, numbers: _Numbers) -> Model:
+        """Every row is divided by its limit."""
+        p = self.problem
+        model = Model()
+        columns = model.columns(
+            numbers.costs.size, upper=numbers.upper.ravel(), cost=numbers.costs.ravel()
+        ).reshape(numbers.costs.shape)
+        local, edge, cloud = columns[:3]
+        share = np.arange(p.load.size).reshape(p.load.shape)
+        client, edge_of = np.arange(p.n_clients)[:, None], p.edge_of[:, None]
+        at_least = -INFINITY if p.mode is Mode.DROP else 1.0
+        model.rows("share", p.load.size, (share, columns, 1.0), lower=at_least, upper=1.0)
+        compute = np.sign(p.client_gflops)
+        model.rows("(9)", p.n_clients, (client, local, numbers.use[0]), upper=compute)
+        model.rows("(10)", p.n_edges, (edge_of, edge, numbers.use[1]), upper=numbers.left)
+        up = np.minimum(self._up, MOST)
+        model.rows("(11)", p.n_edges, (edge_of, columns[1:3], up), upper=np.sign(p.uplink_mb_s))
+        link = np.sign(p.cloud_mb_s) if self._cloud_price is None else INFINITY
+        model.rows("(12)", 1, (0, cloud, np.minimum(self._out, MOST)), upper=link)
+        return model
+
+    def _changed(self, solver: Solver, now: _Numbers, wanted: _Numbers) -> _Numbers:
+        """Tell the solver what differs. The use of a flow that is not served stays as it was:
+        coefficients are set one by one."""
+        columns = np.flatnonzero(wanted.costs != now.costs)
+        solver.set_costs(columns, wanted.costs.ravel()[columns])
+        columns = np.flatnonzero(wanted.upper != now.upper)
+        solver.set_column_bounds(columns, np.zeros(len(columns)), wanted.upper.ravel()[columns])
+        edges = np.flatnonzero(wanted.left != now.left)
+        solver.set_row_bounds(
+            self._edge_row[edges], np.full(len(edges), -INFINITY), wanted.left[edges]
+        )
+        use = np.where(wanted.upper[:2] > 0, wanted.use, now.use)
+        kind, client, task = np.nonzero(use != now.use)
+        rows = np.where(
+            kind == 0, self._client_row[client], self._edge_row[self.problem.edge_of[client]]
+        )
+        columns = np.ravel_multi_index((kind, client, task), use.shape)
+        solver.set_coefficients(rows, columns, use[kind, client, task])
+        return replace(wanted, use=use)
 
 
 def _or_one(limit: Array) -> Array:

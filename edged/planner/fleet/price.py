@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices, edge_sums
+from edged.planner.fleet.assignment import Assignment, Flows, Prices
+from edged.planner.fleet.ideal import ideal_prices, pooled
 from edged.planner.fleet.neighbours import Choice, Cuts, best_neighbour
-from edged.planner.fleet.offloading import OffloadingLp, Surrogate, serve
+from edged.planner.fleet.offloading import OffloadingLp, serve
 from edged.planner.fleet.oracle import Worth, worth
 from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
 from edged.planner.fleet.rows import MAX_ROWS, Rows, Tables, envelope, tables
@@ -27,13 +28,15 @@ from edged.planner.fleet.rows import MAX_ROWS, Rows, Tables, envelope, tables
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How long `price` works: rounds of pricing, then at most `tries` choices in the polish, or
-    `wide_tries` where the bound is still WIDE away.
+    `wide_tries` where the bound is still WIDE away. It stops as soon as the plan is proven to be
+    `close_enough`, a gap relative to the bound.
 
     Of each node so many rows stay in use, those that reach highest: `round_rows` of an edge after
     a round that leaves the bound nearer, `edge_rows` of an edge and `client_rows` of a client in
     the polish.
     """
 
+    close_enough: float
     rounds: int
     tries: int
     wide_tries: int
@@ -43,14 +46,32 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(rounds=3, tries=2, wide_tries=10, round_rows=12, edge_rows=6, client_rows=10),
+    # Half of the 1 % that a quick plan may lose: the rest is for those that end without proof.
+    "quick": Effort(
+        close_enough=5e-3,
+        rounds=3,
+        tries=2,
+        wide_tries=10,
+        round_rows=12,
+        edge_rows=6,
+        client_rows=10,
+    ),
     "full": Effort(
-        rounds=8, tries=40, wide_tries=40, round_rows=MAX_ROWS, edge_rows=16, client_rows=20
+        close_enough=1e-4,
+        rounds=8,
+        tries=40,
+        wide_tries=40,
+        round_rows=MAX_ROWS,
+        edge_rows=16,
+        client_rows=20,
     ),
 }
+# Arrays of some MB come and go in a search. glibc hands such memory back at each free, and has it
+# zeroed again page by page, until it has seen a block of that size freed; 32 MB is its most.
+SCRATCH_BYTES = 2**25 - 2**16
+FEW_EDGE_ROWS = 12  # up to here pricing all rows takes less time than an LP of all clients
 STARTS = 6  # choices near which the polish looks, the best first
-CLOSE_ENOUGH = 1e-4  # relative gap between value and bound at which the search stops
-WIDE = 0.02  # and beyond which it may not trust which rows reach highest
+WIDE = 0.02  # relative gap beyond which the search may not trust which rows reach highest
 # Clients times client rows times edge rows, above which the rounds see only the first so many.
 TOO_MANY = 4_000_000
 FAR_TOO_MANY = 20_000_000  # above this they are never priced all, and the bound is a looser one
@@ -97,19 +118,20 @@ def search(
     With `cloud_price` the cloud link is unlimited and paid for by the MB (decompose.py).
     """
     start = start or Start()
-    job = _Search(scenarios, start, cloud_price)
+    np.empty(SCRATCH_BYTES, dtype=np.uint8)
+    job = _Search(scenarios, effort, start, cloud_price)
     prices = job.first_prices() if start.prices is None else [start.prices] * len(scenarios)
     job.preselect(prices)
     for _ in range(effort.rounds):
-        duals = job.attempt(_response(job.price(prices), job.problem.edge_of))
+        duals = job.attempt(Choice(*job.price(prices).response(job.problem.edge_of)))
         if not duals or job.closed:
             break
         job.drop_hopeless()
         if job.gap <= WIDE:
-            job.shorten(MAX_ROWS, effort.round_rows)
+            job.shorten(effort.round_rows)
         prices = [_middle(a, b) for a, b in zip(prices, duals[-1], strict=True)]
     if not job.closed:
-        job.polish(effort)
+        job.polish()
     return job.found()
 
 
@@ -117,8 +139,13 @@ class _Search:
     """The state of one search: the tables in use, the best choice, the bound."""
 
     def __init__(
-        self, scenarios: Sequence[FleetProblem], start: Start, cloud_price: float | None
+        self,
+        scenarios: Sequence[FleetProblem],
+        effort: Effort,
+        start: Start,
+        cloud_price: float | None,
     ) -> None:
+        self._effort = effort
         self.problem = scenarios[0]
         # A priced link has no limit, so no price times limit enters a bound.
         unlimited = [replace(s, cloud_mb_s=0.0) for s in scenarios]
@@ -134,8 +161,8 @@ class _Search:
         exact = self._all.complete and not self._far_too_many
         self._envelope = None if exact else envelope(self.problem)
         self._prices: list[list[Prices]] = []
-        # (C, R), (E, J): the most that a plan with a given row could be worth
-        self._reach: tuple[Array, Array] | None = None
+        # (E, J): the most that a plan with a given row of an edge could be worth
+        self._reach: Array | None = None
         self._tried: set[bytes] = set()
         self._attempts: list[_Attempt] = []
         self._bound = np.inf
@@ -151,23 +178,17 @@ class _Search:
 
     @property
     def closed(self) -> bool:
-        """Whether the best plan is as good as proven optimal."""
-        return self.gap <= CLOSE_ENOUGH
+        """Whether the best plan is proven to be as good as the effort asks for."""
+        return self.gap <= self._effort.close_enough
 
     def first_prices(self) -> list[Prices]:
-        """Duals of the LP in which every node has its best model for each task."""
-        p = self.problem
-        z = Assignment(
-            _best_models(p.client_accuracy[p.edge_of], p.client_model_mb, p.client_mb),
-            _best_models(p.edge_accuracy, p.edge_model_mb, p.edge_mb),
-        )
+        """Those of ideal nodes. Where a round costs little, rough ones will do."""
+        few = self._all.edges.z.shape[1] <= FEW_EDGE_ROWS
         lps = self._lps
-        if p.mode is Mode.NULL:
-            lps = [OffloadingLp(s, self._cloud_price) for s in self._relaxed]
-        return [
-            lp.solve(z, _proportional(s) if p.batching else None).prices
-            for s, lp in zip(self._scenarios, lps, strict=True)
-        ]
+        if few or self.problem.mode is Mode.NULL:
+            fleets = [pooled(s) if few else s for s in self._relaxed]
+            lps = [OffloadingLp(fleet, self._cloud_price) for fleet in fleets]
+        return [ideal_prices(lp) for lp in lps]
 
     def preselect(self, prices: list[Prices]) -> None:
         """Where the tables are too large to price each time, start with promising rows: those of
@@ -176,25 +197,22 @@ class _Search:
         if not self._too_many:
             return
         ideal = Tables(rows.clients, envelope(self.problem).edges, complete=False)
-        worth_of = self._worth(ideal, prices, self._relaxed)
-        clients = _top(rows.clients, worth_of.reach(of)[0], FIRST_CLIENT_ROWS)
+        worth_of = worth(self._relaxed, ideal, prices)
+        clients = _top(rows.clients, worth_of.client_reach(of), FIRST_CLIENT_ROWS)
         few = Tables(clients, rows.edges, complete=False)
-        edges = _top(rows.edges, self._worth(few, prices).reach(of)[1], FIRST_EDGE_ROWS)
+        edges = _top(rows.edges, worth(self._scenarios, few, prices).reach(of), FIRST_EDGE_ROWS)
         self._tables = Tables(clients, edges, complete=False)
 
     def price(self, prices: list[Prices]) -> Worth:
         """What the rows in use are worth at these prices; lowers the bound where it can."""
         self._prices.append(prices)
         of = self.problem.edge_of
-        pricing = self._worth(self._tables, prices)
+        pricing = worth(self._scenarios, self._tables, prices)
         if self._tables is self._all:
             reach = pricing.reach(of)
-            before = self._reach or reach
-            self._reach = (np.minimum(before[0], reach[0]), np.minimum(before[1], reach[1]))
+            self._reach = reach if self._reach is None else np.minimum(self._reach, reach)
         if self._envelope is not None:
-            self._bound = min(
-                self._bound, self._worth(self._envelope, prices, self._relaxed).bound(of)
-            )
+            self._bound = min(self._bound, worth(self._relaxed, self._envelope, prices).bound(of))
         elif self._tables is self._all:
             self._bound = min(self._bound, pricing.bound(of))
         return pricing
@@ -224,22 +242,27 @@ class _Search:
         self._attempts.append(_Attempt(near, z, tuple(flows), rank))
         return [*cuts, [flow.prices for flow in flows]]
 
-    def polish(self, effort: Effort) -> None:
+    def polish(self) -> None:
         """Bound once more over all rows, then try what looks best under all cuts, one at a time."""
         if self._best is None:
             return
+        effort = self._effort
         if not self._far_too_many:
             self._tables = self._all
-        self.price([flow.prices for flow in self._best.flows])
-        self.drop_hopeless()
-        self.shorten(effort.client_rows, effort.edge_rows)
-        cuts = [self._worth(self._tables, prices) for prices in self._prices]
+        pricing = self.price([flow.prices for flow in self._best.flows])
+        if self.closed:
+            return
+        if self._tables is self._all:
+            self.drop_hopeless()
+            self.shorten(effort.edge_rows)
+            self.shorten_clients(pricing.client_reach(self.problem.edge_of), effort.client_rows)
+        cuts = [worth(self._scenarios, self._tables, prices) for prices in self._prices]
         for _ in range(effort.tries if self.gap <= WIDE else effort.wide_tries):
             choice = self._propose(Cuts.of(cuts))
             duals = [] if choice is None else self.attempt(choice)
             if not duals or self.closed:
                 return
-            cuts += [self._worth(self._tables, prices) for prices in duals]
+            cuts += [worth(self._scenarios, self._tables, prices) for prices in duals]
 
     def _propose(self, cuts: Cuts) -> Choice | None:
         """The most promising choice near the best one or, failing that, near the next best ones."""
@@ -257,28 +280,30 @@ class _Search:
             return
         if self._tables is not self._all:
             return
-        of_client, of_edge = self._reach
-        needed = int((of_edge >= self._best.rank[1]).sum(axis=1).max())
-        if needed >= of_edge.shape[1]:
+        needed = int((self._reach >= self._best.rank[1]).sum(axis=1).max())
+        if needed >= self._reach.shape[1]:
             return
-        kept = _highest(of_edge, self._rows(self._best.near).edge, max(needed, 1))
-        self._reach = (of_client, np.take_along_axis(of_edge, kept, axis=1))
+        kept = _highest(self._reach, self._rows(self._best.near).edge, max(needed, 1))
+        self._reach = np.take_along_axis(self._reach, kept, axis=1)
         self._all = self._tables = replace(self._all, edges=self._all.edges.keep(kept))
 
-    def shorten(self, client_rows: int, edge_rows: int) -> None:
-        """Leave so many rows of each node in use: those that could still reach highest, and the
+    def shorten(self, edge_rows: int) -> None:
+        """Leave so many rows of each edge in use: those that could still reach highest, and the
         best plan's."""
-        clients, edges = self._all.clients, self._all.edges
+        edges = self._all.edges
         if self._best is None or self._reach is None or self._tables is not self._all:
             return
-        if clients.z.shape[1] <= client_rows and edges.z.shape[1] <= edge_rows:
-            return
-        best, (of_client, of_edge) = self._rows(self._best.near), self._reach
-        self._tables = Tables(
-            clients.keep(_highest(of_client, best.client, client_rows)),
-            edges.keep(_highest(of_edge, best.edge, edge_rows)),
-            complete=False,
-        )
+        if edges.z.shape[1] > edge_rows:
+            kept = _highest(self._reach, self._rows(self._best.near).edge, edge_rows)
+            self._tables = replace(self._all, edges=edges.keep(kept), complete=False)
+
+    def shorten_clients(self, reach: Array, client_rows: int) -> None:
+        """The same for the clients, by `reach` (C, R)."""
+        assert self._best is not None
+        clients = self._tables.clients
+        if clients.z.shape[1] > client_rows:
+            kept = _highest(reach, self._rows(self._best.near).client, client_rows)
+            self._tables = replace(self._tables, clients=clients.keep(kept), complete=False)
 
     @property
     def _best(self) -> _Attempt | None:
@@ -297,20 +322,6 @@ class _Search:
         # Rows without hope were left out, so the bound may have come down past the best plan.
         bound = max(self._bound, best.rank[1]) if legal else self._bound
         return Found(best.z, best.flows, best.rank[1], bound, self._solves, legal)
-
-    def _worth(
-        self, rows: Tables, prices: list[Prices], scenarios: list[FleetProblem] | None = None
-    ) -> Worth:
-        """The mean over the scenarios."""
-        scenarios = scenarios or self._scenarios
-        each = [worth(s, rows, q) for s, q in zip(scenarios, prices, strict=True)]
-        if len(each) == 1:
-            return each[0]
-        return Worth(
-            np.mean([w.client for w in each], axis=0),
-            np.mean([w.edge for w in each], axis=0),
-            float(np.mean([w.constant for w in each])),
-        )
 
     def _assignment(self, choice: Choice) -> Assignment:
         return Assignment(
@@ -343,13 +354,6 @@ class _Attempt:
     rank: tuple[float, float]  # less unserved first, then more objective
 
 
-def _response(pricing: Worth, edge_of: Ints) -> Choice:
-    """The rows that are worth most together at one set of prices."""
-    edge = pricing.scores(edge_of).argmax(axis=1)
-    client = pricing.client[np.arange(len(edge_of)), :, edge[edge_of]].argmax(axis=1)
-    return Choice(client, edge)
-
-
 def _top(rows: Rows, merit: Array, count: int) -> Rows:
     """The rows of highest merit (N, R)."""
     return rows.keep(np.argsort(-merit, axis=1, kind="stable")[:, :count])
@@ -363,21 +367,7 @@ def _highest(merit: Array, first: Ints, count: int) -> Ints:
     return order
 
 
-def _proportional(p: FleetProblem) -> Surrogate:
-    """Setup times in proportion to the share of a task's load that the edge serves, λ_et / Λ_et:
-    the least that 1{λ_et > 0} of (28) can be."""
-    load = edge_sums(p, p.load)
-    return Surrogate(1.0 / np.where(load > 0, load, np.inf), np.zeros_like(load))
-
-
 def _middle(a: Prices, b: Prices) -> Prices:
     return Prices(
         (a.uplink + b.uplink) / 2, (a.edge_compute + b.edge_compute) / 2, (a.cloud + b.cloud) / 2
     )
-
-
-def _best_models(accuracy: Array, size: Array, memory: Array) -> Ints:
-    """(N, T) the most accurate model of each task that fits alone; accuracy is (N, M, T)."""
-    fits = (size <= memory[:, None])[:, :, None]
-    possible = np.where(fits, accuracy, 0.0)
-    return np.where(possible.max(axis=1) > 0, possible.argmax(axis=1), NONE)

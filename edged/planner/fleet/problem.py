@@ -135,12 +135,6 @@ class FleetProblem:
         total = self.total_load
         return self.load / total if total > 0 else np.zeros_like(self.load)
 
-    @property
-    def one_work(self) -> bool:
-        """Whether a model's cost says nothing: then the best model of a set serves each task."""
-        same = bool(np.ptp(self.work) == 0)
-        return same and (self.setup_s is None or bool(np.ptp(self.setup_s) == 0))
-
     def clients_of(self, edge: int) -> Ints:
         return np.flatnonzero(self.edge_of == edge)
 

@@ -9,7 +9,7 @@ partitions, and thinned to the assignments that no other one beats. Knows no loa
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,7 +42,8 @@ class Models:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Assignments of N nodes, R each (short tables are padded with rows that serve nothing).
+    """Assignments of N nodes, R each. Short tables are padded, at the end, with rows that serve
+    nothing and are not to be chosen.
 
     `accuracy` and `work` are (T, N, R): the loops run over tasks, the arrays over the rest.
     """
@@ -52,11 +53,19 @@ class Rows:
     work: Array  # (T, N, R), 0 where nothing serves
     setup: Array  # (N, R)
     cost: Array  # (N, R)
+    count: Ints  # (N,) rows that are no padding
 
     @property
     def served(self) -> Bools:
         """(T, N, R)."""
-        return np.moveaxis(self.z != NONE, 2, 0)
+        served: Bools = self.work > 0
+        return served
+
+    @property
+    def real(self) -> Bools:
+        """(N, R) whether a row is no padding."""
+        real: Bools = np.arange(self.z.shape[1]) < self.count[:, None]
+        return real
 
     def pick(self, row: Ints) -> Ints:
         """The assignments (N, T) of the chosen rows (N,)."""
@@ -72,15 +81,27 @@ class Rows:
         """The loading costs of the chosen rows (N,), summed."""
         return float(self.cost[np.arange(len(row)), row].sum())
 
+    def of(self, nodes: Ints) -> Rows:
+        """The rows of the nodes (N',)."""
+        return Rows(
+            self.z[nodes],
+            self.accuracy.take(nodes, axis=1),
+            self.work.take(nodes, axis=1),
+            self.setup[nodes],
+            self.cost[nodes],
+            self.count[nodes],
+        )
+
     def keep(self, kept: Ints) -> Rows:
-        """Only the rows `kept` (N, R'), in that order."""
+        """Only the rows `kept` (N, R'), in that order: padding last."""
         node = np.arange(len(kept))[:, None]
         return Rows(
             self.z[node, kept],
-            self.accuracy[:, node, kept],
-            self.work[:, node, kept],
+            np.take_along_axis(self.accuracy, kept[None], axis=2),
+            np.take_along_axis(self.work, kept[None], axis=2),
             self.setup[node, kept],
             self.cost[node, kept],
+            np.minimum(self.count, kept.shape[1]),
         )
 
 
@@ -110,13 +131,13 @@ def tables(
     setup = np.zeros(p.n_models) if p.setup_s is None else p.setup_s / p.window_s
     no_setup = np.zeros(p.n_models)
     no_cost = np.zeros(p.n_models)
-    clients = [
-        Models(
-            p.client_accuracy[edge], p.work, p.client_model_mb, no_setup,
-            no_cost if client_cost is None else client_cost[client], p.mode is Mode.NULL,
-        )
-        for client, edge in enumerate(p.edge_of)
-    ]  # fmt: skip
+    at_edge = [
+        Models(accuracy, p.work, p.client_model_mb, no_setup, no_cost, p.mode is Mode.NULL)
+        for accuracy in p.client_accuracy
+    ]
+    clients = [at_edge[edge] for edge in p.edge_of.tolist()]
+    if client_cost is not None:
+        clients = [replace(c, cost=cost) for c, cost in zip(clients, client_cost, strict=True)]
     edges = [
         Models(
             p.edge_accuracy[edge], p.work, p.edge_model_mb, setup,
@@ -124,11 +145,9 @@ def tables(
         )
         for edge in range(p.n_edges)
     ]  # fmt: skip
-    of_client, clients_complete = _tables(clients, p.client_mb.tolist(), partitions)
-    of_edge, edges_complete = _tables(edges, p.edge_mb.tolist(), partitions)
-    return Tables(
-        _stack(of_client, clients), _stack(of_edge, edges), clients_complete and edges_complete
-    )
+    of_client, clients_complete = _rows(clients, p.client_mb.tolist(), partitions)
+    of_edge, edges_complete = _rows(edges, p.edge_mb.tolist(), partitions)
+    return Tables(of_client, of_edge, clients_complete and edges_complete)
 
 
 def envelope(problem: FleetProblem) -> Tables:
@@ -147,7 +166,8 @@ def _envelope(accuracy: Array, work: Array, size: Array, memory: Array) -> Rows:
     served = offers.any(axis=1)
     nothing = np.zeros((len(memory), 1))
     z = np.where(served, 0, NONE)[:, None, :]
-    return Rows(z, best.T[:, :, None], np.where(served, least, 0.0).T[:, :, None], nothing, nothing)
+    work = np.where(served, least, 0.0).T[:, :, None]
+    return Rows(z, best.T[:, :, None], work, nothing, nothing, np.ones(len(memory), dtype=np.int64))
 
 
 def _stack(tables: list[Ints], libraries: Sequence[Models]) -> Rows:
@@ -167,33 +187,43 @@ def _stack(tables: list[Ints], libraries: Sequence[Models]) -> Rows:
         np.ascontiguousarray(np.moveaxis(work, 2, 0)),
         np.where(served, libraries[0].setup[z], 0.0).sum(axis=2),
         _over_models(z, np.stack([library.cost for library in libraries])),
+        np.array([len(table) for table in tables]),
     )
 
 
 def _over_models(z: Ints, values: Array) -> Array:
     """(N, R) the sum of `values` (N, M) over the distinct models of each row (N, R, T)."""
-    total = np.zeros(z.shape[:2])
-    for model in np.flatnonzero(values.any(axis=0)):
-        total += values[:, model, None] * (z == model).any(axis=2)
+    if not values.any():
+        return np.zeros(z.shape[:2])
+    models = np.sort(z, axis=2)
+    with_none = np.hstack([values, np.zeros((len(values), 1))])  # NONE is the last index
+    taken = with_none[np.arange(len(z))[:, None, None], models]
+    taken[:, :, 1:] *= models[:, :, 1:] != models[:, :, :-1]
+    total: Array = taken.sum(axis=2)
     return total
 
 
-def _tables(
+def _rows(
     libraries: Sequence[Models], memory_mb: Sequence[float], partitions: list[_Partitions] | None
-) -> tuple[list[Ints], bool]:
+) -> tuple[Rows, bool]:
     """The rows of each node, and whether they are all that matter. Nodes with the same library
     share the work."""
     alike: dict[tuple[bytes, bytes], list[int]] = {}
     for node, library in enumerate(libraries):
         alike.setdefault((library.accuracy.tobytes(), library.cost.tobytes()), []).append(node)
-    found: dict[int, Ints] = {}
+    found: list[Ints] = []
+    owners: list[Models] = []
+    place = np.zeros(len(libraries), dtype=np.int64)  # of each node's table in `found`
     complete = True
     for nodes in alike.values():
         sizes = {memory_mb[node] for node in nodes}
         by_memory, whole = _by_memory(libraries[nodes[0]], sizes, partitions)
         complete &= whole
-        found.update({node: by_memory[memory_mb[node]] for node in nodes})
-    return [found[node] for node in range(len(libraries))], complete
+        at = {mb: len(found) + number for number, mb in enumerate(by_memory)}
+        place[nodes] = [at[memory_mb[node]] for node in nodes]
+        found += by_memory.values()
+        owners += [libraries[nodes[0]]] * len(by_memory)
+    return _stack(found, owners).of(place), complete
 
 
 def _by_memory(
@@ -219,10 +249,13 @@ def _by_memory(
     z = np.concatenate([z, np.full((1, z.shape[1]), NONE)])  # nothing at all always fits
     used_mb = _over_models(z[None], library.mb[None])[0]
     merits = _merits(z, library)
-    for mb in rest:
-        fit = np.flatnonzero(used_mb <= mb + _SLACK_MB)
-        kept = z[fit[_skyline(merits[fit])]]
-        rows[mb] = np.where(kept != NONE, ids[kept], NONE)
+    best = np.empty(0, dtype=np.int64)
+    beyond = -np.inf
+    for mb in sorted(rest):  # what a row of less memory beats stays beaten with more
+        more = np.flatnonzero((used_mb > beyond) & (used_mb <= mb + _SLACK_MB))
+        best, beyond = np.concatenate([best, more]), mb + _SLACK_MB
+        best = best[_skyline(merits[best])]
+        rows[mb] = np.where(z[best] != NONE, ids[z[best]], NONE)
     return rows, complete
 
 
@@ -233,7 +266,9 @@ def _one_answer(library: Models, mb: float) -> Ints | None:
         return None
     accuracy = library.accuracy * (library.mb <= mb + _SLACK_MB)[:, None]
     z = np.where(accuracy.max(axis=0) > 0, accuracy.argmax(axis=0), NONE)
-    return z[None] if library.mb[np.unique(z[z != NONE])].sum() <= mb + _SLACK_MB else None
+    held = np.zeros(len(library.mb), dtype=bool)
+    held[z[z != NONE]] = True
+    return z[None] if library.mb[held].sum() <= mb + _SLACK_MB else None
 
 
 def _with_idle(library: Models) -> Models:
@@ -369,7 +404,8 @@ def _merits(z: Ints, library: Models) -> Array:
 def _skyline(merits: Array, block: int = 64) -> Ints:
     """Indices of the rows that no other equals or beats in every merit (the first of equals)."""
     order = np.argsort(-merits.sum(axis=1), kind="stable")  # only earlier rows can beat later ones
-    earlier = np.triu(np.ones((block, block), dtype=bool), k=1)
+    number = np.arange(block)
+    earlier = number[:, None] < number
     kept = np.empty(0, dtype=np.int64)
     for start in range(0, len(order), block):
         rows = order[start : start + block]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from edged.errors import Unsupported
 from edged.planner.fleet import price
+from edged.planner.fleet.generate import FAMILIES
 from edged.planner.fleet.methods import METHODS, Options, solve
 from edged.planner.fleet.plan import Status
 from edged.planner.fleet.price import EFFORTS, search
@@ -121,6 +124,20 @@ def test_the_gap_is_small_with_many_clients() -> None:
     plan = solve(family("hard", 1, clients=90, edges=3, load=6000.0), "price")
     assert plan.gap is not None
     assert plan.gap < 0.003
+
+
+@pytest.mark.parametrize(("name", "seed"), [("cityscape", 2), ("hard", 2), ("hardhet", 1)])
+def test_a_quick_search_ends_when_its_plan_is_proven_close_enough(name: str, seed: int) -> None:
+    """The size of fleet and load at which `python -m tools.bench` compares times with the MILP."""
+    quick, own = EFFORTS["quick"], FAMILIES[name]
+    load = own.load * 150 / own.clients
+    problem = family(name, seed, clients=150, edges=6, load=load)
+    found = search([problem], quick)
+    assert 0 < (found.bound - found.objective) / found.bound <= quick.close_enough
+    on = search([problem], replace(quick, close_enough=0.0))
+    assert on.solves > found.solves
+    assert on.objective <= found.bound
+    assert found.objective <= on.bound
 
 
 def test_scenarios_share_their_models() -> None:

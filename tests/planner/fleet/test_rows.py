@@ -108,7 +108,7 @@ def test_the_worth_of_rows_bounds_what_the_lp_makes_of_them(mode: Mode, batching
                 continue
             other = Prices(rng.random(1), rng.random(1) / 100, rng.random())
             for prices in (flows.prices, other):
-                priced = worth(problem, found, prices)
+                priced = worth([problem], found, [prices])
                 bound = (
                     priced.constant
                     + priced.edge[0, edge[0]]
@@ -117,9 +117,9 @@ def test_the_worth_of_rows_bounds_what_the_lp_makes_of_them(mode: Mode, batching
                 assert bound >= flows.value - 1e-9
                 assert priced.bound(problem.edge_of) >= bound - 1e-12
                 loose = replace(problem, mode=Mode.DROP) if mode is Mode.NULL else problem
-                assert worth(loose, over, prices).bound(problem.edge_of) >= bound - 1e-9
+                assert worth([loose], over, [prices]).bound(problem.edge_of) >= bound - 1e-9
             if mode is Mode.DROP:  # strong duality: the shared prices alone give the LP's value
-                tight = worth(problem, found, flows.prices)
+                tight = worth([problem], found, [flows.prices])
                 value = tight.constant + tight.edge[0, edge[0]]
                 value += tight.client[[0, 1], client, edge[0]].sum()
                 assert value == pytest.approx(flows.value, abs=1e-6)
