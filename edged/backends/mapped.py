@@ -69,11 +69,6 @@ def give_cache_back(path: Path) -> None:
     _advise(path, os.POSIX_FADV_DONTNEED)
 
 
-def give_heap_back() -> None:
-    """Let the allocator return what has been freed to the system; glibc would keep much of it."""
-    _libc.malloc_trim(0)
-
-
 def _advise(path: Path, advice: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

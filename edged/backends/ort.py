@@ -5,8 +5,9 @@ calls, which carries a third more of them than all threads on one after the othe
 alone runs wide, on all threads. ONNX Runtime has no threads of a session's own beside a common
 pool, so a block has two sessions, one with a pool of its own and one without; both map the same
 weights. Pools sleep between runs: where each spins on, a chain of six blocks takes three to eight
-times as long as the uncut model. With one lane there is one session a block, all on one pool,
-which saves the waking of threads at each border of blocks.
+times as long as the uncut model. Their threads have a processor each, for the same reason. With
+one lane there is one session a block, all on one pool, which saves the waking of threads at each
+border of blocks.
 
 All sessions share one arena; with an arena each, activations take twice the memory.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from edged import profiles
+from edged import heap, profiles
 from edged.config import Config, cores
 from edged.daemon.loop import Loop
 from edged.daemon.recording import Recorder
@@ -19,10 +19,13 @@ from edged.errors import ConfigError, InvalidArgument
 from edged.store import Store
 from edged.systemd import JournalFormatter, Notifier, is_journal
 
+_KEEP_BYTES, _KEEP_PIECE_BYTES = 32 << 20, 16 << 20  # of freed payloads, for those that come next
+
 
 def serve(config: Config, *, record: Path | None = None) -> int:
     """Run until told to end; the exit status. Raises EdgedError when it cannot start."""
     _start_logging(config.log.level)
+    heap.keep(_KEEP_BYTES, _KEEP_PIECE_BYTES)
     profile = None if config.device.profile is None else profiles.read(config.device.profile)
     with ExitStack() as stack:
         shelf = Shelf(Store(config.store), config.models)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
+from edged import heap
 from edged.backends import mapped
 from edged.backends.base import Backend, Loaded, Use
 from edged.backends.prepared import DamagedCopy
@@ -94,13 +95,13 @@ class Loader:
         try:
             loaded = self._load(block)
         except Exception:
-            mapped.give_heap_back()
+            heap.give_back()
             raise
         self.resident[block] = loaded
         self.max_rows[block] = loaded.max_rows
         self._extra_bytes = max(self._extra_bytes, loaded.extra_bytes)
         if loaded.extra_bytes:
-            mapped.give_heap_back()
+            heap.give_back()
         load_us = (time.perf_counter_ns() - started_ns) // 1000
         log.debug("block %s loaded in %d ms", block[:12], load_us // 1000)
         return link.BlockInfo(block, loaded.bytes_used, load_us)
@@ -111,7 +112,7 @@ class Loader:
             raise EdgedError(f"block {block[:12]} is not loaded; this is a bug of the front")
         del self.resident[block]
         self._backend.unload(block)
-        mapped.give_heap_back()
+        heap.give_back()
 
     def _know(self, manifests: dict[str, Manifest]) -> None:
         self.manifests = manifests
@@ -138,7 +139,7 @@ class Loader:
             self._backend.prepare(block, path)
         finally:
             mapped.give_cache_back(path)
-            mapped.give_heap_back()
+            heap.give_back()
 
 
 def check_manifests(manifests: Mapping[str, Manifest]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edged import __version__, backends
+from edged import __version__, backends, heap
 from edged.backends import mapped
 from edged.backends.base import Backend
 from edged.budget import footprint
@@ -134,7 +134,7 @@ def measure(order: Order) -> Measured:
 
 def _workspaces(block: _Block, rows: tuple[int, ...]) -> tuple[int, ...]:
     """Bytes by which memory of no file grows, from the load to a run of so many rows."""
-    mapped.give_heap_back()
+    heap.give_back()
     loaded = footprint().private_bytes
     found: list[int] = []
     for count in rows:

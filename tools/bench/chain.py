@@ -1,7 +1,7 @@
 """What cutting costs: a chain of six blocks against the uncut model in ONNX Runtime, one row.
 
-As the daemon runs them: one pool of threads and one arena for all sessions, buffers bound. The
-two take turns, so that a change of the machine's speed meets both alike.
+The chain runs in the daemon's backend as it comes, on all threads; the uncut model as ONNX Runtime
+comes. The two take turns, so that a change of the machine's speed meets both alike.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from edged import backends
+from edged.backends.base import Use
+from edged.paths.layout import Tensor
 from export.assemble import whole_block
 from export.layers import Path as Layers
 from export.source import Source, draft
@@ -33,6 +36,7 @@ Floats: TypeAlias = "npt.NDArray[np.float32]"
 BLOCKS = 6
 LIMITS = {"mobilenet_v2": 1.25, "resnet18": 1.08}  # of the ratio
 ROUND = 10  # runs of one, then of the other
+PAUSE_S = 0.05
 
 
 def register(commands: Any) -> None:
@@ -44,11 +48,6 @@ def register(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    ort.set_global_thread_pool_sizes(args.threads, 1)
-    cpu = ort.OrtMemoryInfo(
-        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
-    )
-    ort.create_and_register_allocator(cpu, None)
     times = {name: compare(build, args) for name, build in NETS.items()}
     emit(
         "chain",
@@ -73,7 +72,8 @@ def compare(build: Callable[[Path, int], None], args: argparse.Namespace) -> lis
         file = Path(folder, "uncut.onnx")
         build(file, args.seed)
         parts = cut(draft(Source("t", file)).path, BLOCKS)
-        uncut, chain = Chain([file.read_bytes()]), Chain([whole_block(p).data for p in parts])
+        uncut = Uncut(file.read_bytes(), args.threads)
+        chain = Chain([whole_block(p).data for p in parts], Path(folder), args.threads)
     image = np.random.default_rng(args.seed).standard_normal((1, 3, SIDE, SIDE), np.float32)
     expected = uncut(image)
     assert np.allclose(expected, chain(image), atol=1e-4 * np.abs(expected).max()), "this is a bug"
@@ -90,41 +90,54 @@ def cut(path: Layers, count: int) -> list[Layers]:
     return parts
 
 
-class Chain:
-    """Sessions, each bound to the buffer that the one before it fills."""
+class Uncut:
+    """One session of ONNX Runtime's own making."""
 
-    def __init__(self, models: Sequence[bytes]) -> None:
+    def __init__(self, model: bytes, threads: int) -> None:
         options = ort.SessionOptions()
-        options.use_per_session_threads = False
-        options.add_session_config_entry("session.use_env_allocators", "1")
-        self._input = np.empty((1, 3, SIDE, SIDE), np.float32)
-        self._steps = []
-        buffer = ort.OrtValue.ortvalue_from_numpy(self._input)
-        self._first = buffer
-        for model in models:
-            session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            (taken,), (given,) = session.get_inputs(), session.get_outputs()
-            made = session.run(None, {taken.name: buffer.numpy()})[0]
-            binding = session.io_binding()
-            binding.bind_ortvalue_input(taken.name, buffer)
-            buffer = ort.OrtValue.ortvalue_from_numpy(made)
-            binding.bind_ortvalue_output(given.name, buffer)
-            self._steps.append((session, binding))
-        self._output = buffer
+        options.intra_op_num_threads = threads
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        (self._input,) = (given.name for given in self._session.get_inputs())
 
     def __call__(self, image: Floats) -> Floats:
-        self._first.update_inplace(image)
-        for session, binding in self._steps:
-            session.run_with_iobinding(binding)
-        made: Floats = self._output.numpy()
+        made: Floats = self._session.run(None, {self._input: image})[0]
         return made
 
 
+class Chain:
+    """Blocks in the daemon's backend, each on the buffer that the one before it fills."""
+
+    def __init__(self, models: Sequence[bytes], folder: Path, threads: int) -> None:
+        self._backend = backends.create("onnxruntime", {}, threads=threads, cache_dir=folder)
+        self._steps: list[tuple[str, list[Floats], list[Floats]]] = []
+        taken = np.empty((1, 3, SIDE, SIDE), np.float32)
+        for number, model in enumerate(models):
+            block, path = f"{number:064x}", folder / f"{number}.onnx"
+            path.write_bytes(model)
+            made = Uncut(model, 1)(taken)
+            use = Use(*((Tensor("FP32", array.shape[1:]),) for array in (taken, made)))
+            self._backend.load(block, path, [use])
+            self._steps.append((block, [taken], [made]))
+            taken = made
+
+    def __call__(self, image: Floats) -> Floats:
+        """Valid until the next call."""
+        self._steps[0][1][0][:] = image
+        for block, inputs, outputs in self._steps:
+            self._backend.run(block, inputs, outputs, wide=True)
+        return self._steps[-1][2][0]
+
+
 def measure(calls: Sequence[Callable[[], object]], runs: int) -> list[list[float]]:
-    """Seconds of each run of each of `calls`, in turns, after a first untimed round."""
+    """Seconds of each run of each of `calls`, in turns, after a first untimed round.
+
+    Before each turn the threads of the one before it go to sleep; its first run is not timed.
+    """
     times: list[list[float]] = [[] for _ in calls]
     for turn in range(-1, -(-runs // ROUND)):
         for call, took in zip(calls, times, strict=True):
+            time.sleep(PAUSE_S)
+            call()
             for _ in range(ROUND):
                 started = time.perf_counter()
                 call()
