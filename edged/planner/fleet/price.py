@@ -66,9 +66,6 @@ EFFORTS = {
         client_rows=20,
     ),
 }
-# Arrays of some MB come and go in a search. glibc hands such memory back at each free, and has it
-# zeroed again page by page, until it has seen a block of that size freed; 32 MB is its most.
-SCRATCH_BYTES = 2**25 - 2**16
 FEW_EDGE_ROWS = 12  # up to here pricing all rows takes less time than an LP of all clients
 STARTS = 6  # choices near which the polish looks, the best first
 WIDE = 0.02  # relative gap beyond which the search may not trust which rows reach highest
@@ -118,7 +115,6 @@ def search(
     With `cloud_price` the cloud link is unlimited and paid for by the MB (decompose.py).
     """
     start = start or Start()
-    np.empty(SCRATCH_BYTES, dtype=np.uint8)
     job = _Search(scenarios, effort, start, cloud_price)
     prices = job.first_prices() if start.prices is None else [start.prices] * len(scenarios)
     job.preselect(prices)
