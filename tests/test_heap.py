@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import sys
 
@@ -44,7 +45,7 @@ def faults(how: str) -> tuple[int, int]:
 
 
 def test_what_is_kept_needs_no_new_pages_and_can_be_given_back() -> None:
-    pages = (FREED_MB << 20) // 4096
+    pages = (FREED_MB << 20) // mmap.PAGESIZE
     by_default, _ = faults("default")
     kept, given_back = faults("keep")
     assert by_default > pages / 2
