@@ -57,6 +57,11 @@ class Running:
     def has_free_lane(self) -> bool:
         return len(self._batches) < self._lanes
 
+    @property
+    def settled_until_s(self) -> float:
+        """Up to then no batch is ordered. Minus infinity while a lane is free."""
+        return min(self.order_at, self.begins_s(-math.inf))
+
     def begins_s(self, now: float) -> float:
         """When a batch that is ordered now is expected to begin."""
         if self.has_free_lane:

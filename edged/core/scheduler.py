@@ -141,6 +141,11 @@ class Scheduler:
     def running_batches(self) -> int:
         return len(self._running)
 
+    @property
+    def settled_until_s(self) -> float:
+        """Up to then the device is busy with batches that it has, whatever arrives."""
+        return self._running.settled_until_s
+
     # --- requests -------------------------------------------------------------------------------
 
     def _on_arrived(self, event: Arrived, now: float, commands: list[Command]) -> None:

@@ -7,6 +7,7 @@ processes or the clock: the loop brings frames and the time, and takes frames aw
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -150,6 +151,12 @@ class Front:
     @property
     def device_is_busy(self) -> bool:
         return self._device is not None and self._scheduler.staged_rows > 0
+
+    def device_is_settled_until(self) -> float:
+        """Up to then nothing that clients ask for changes what the device does."""
+        if self._device is None or not self._device.lanes_prepare:
+            return -math.inf  # other threads could decode what comes
+        return self._scheduler.settled_until_s
 
     def worker_models(self) -> tuple[dict[str, Manifest], tuple[str, ...]]:
         """Those that a worker that is started now is to know, by key, best to keep first; and the

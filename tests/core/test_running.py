@@ -55,6 +55,16 @@ def test_a_batch_is_ordered_ahead_by_what_the_handover_takes():
     assert scheduler.scheduler.wakeup_at() == pytest.approx(order_at + WORK_S, abs=0.005)
 
 
+def test_a_driver_may_wait_for_more_arrivals_until_the_next_batch_is_due():
+    scheduler, now = warm()
+    assert scheduler.scheduler.settled_until_s < now  # nothing runs: an arrival runs at once
+    scheduler(arrived(101, light=True), now)
+    until = scheduler.scheduler.settled_until_s
+    assert now + 0.9 * WORK_S < until < now + WORK_S
+    assert runs(scheduler(arrived(102, light=True), until - 0.001)) == []
+    assert scheduler.scheduler.wakeup_at() == until  # the next batch is ordered then, not before
+
+
 def test_a_batch_that_was_ordered_ahead_costs_what_it_takes_after_the_last_one():
     scheduler, now = warm()
     scheduler(arrived(101, light=True), now)

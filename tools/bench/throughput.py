@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 import simplejpeg
 
-from edged import preprocess
+from edged import heap, preprocess
 from edged.client import Client
 from edged.errors import Unavailable
 from edged.manifest import Preprocess
@@ -46,6 +46,7 @@ HEIGHT, WIDTH, QUALITY = 480, 640, 90  # of the JPEG files, from a camera
 SCAN_S = 0.5
 DISTURBED = 0.05  # share of the processors that others take in a turn that is not counted
 IN_FLIGHT = 32
+_KEEP_BYTES, _KEEP_PIECE_BYTES = 64 * 2**20, 4 * 2**20  # as docs/tuning.md has it for clients
 
 
 def register(commands: Any) -> None:
@@ -62,6 +63,7 @@ def register(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    heap.keep(_KEEP_BYTES, _KEEP_PIECE_BYTES)
     side = args.side
     spec = Preprocess(height=side, width=side, resize="stretch", mean=(0.5,) * 3, std=(0.25,) * 3)
     with tempfile.TemporaryDirectory(prefix="edged-bench-") as temporary:
