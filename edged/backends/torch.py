@@ -137,7 +137,7 @@ class Torch:
                 )
             self._device = torch.device("cuda", options.device_id)
             self.device = f"{self._device}, {torch.cuda.get_device_name(self._device)}"
-            stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            stream = torch.cuda.Stream(self._device)
             torch.backends.cuda.matmul.allow_tf32 = options.tf32
             torch.backends.cudnn.allow_tf32 = options.tf32
         torch.set_num_threads(threads)

@@ -124,10 +124,11 @@ def _swinv2(seed: int, *, image_size: int, **sizes: Any) -> tuple[torch.nn.Modul
             self.model = model
 
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-            return self.model(pixels).logits
+            logits: torch.Tensor = self.model(pixels).logits
+            return logits
 
     torch.manual_seed(seed)
-    config = Swinv2Config(image_size=image_size, num_labels=CLASSES, **sizes)
+    config = Swinv2Config(image_size=image_size, **{**sizes, "num_labels": CLASSES})
     example = torch.zeros(2, 3, image_size, image_size)
     return Logits(Swinv2ForImageClassification(config)), example
 

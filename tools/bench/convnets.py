@@ -126,7 +126,7 @@ class _Net:
 
     def save(self, path: Path) -> None:
         """What was appended last is the output."""
-        shape = ["rows", 3, self._side, self._side]
+        shape: list[str | int | None] = ["rows", 3, self._side, self._side]
         output = self._nodes[-1].output[0]
         graph = helper.make_graph(
             self._nodes,

@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -491,7 +491,7 @@ def _besides_blocks(store: Store, cache: Path) -> int:
         return memory["total_bytes"] - memory["blocks_bytes"]
 
 
-def _store(folder: Path, kind: str, models: dict[str, Sequence[int]]) -> Store:
+def _store(folder: Path, kind: str, models: Mapping[str, Sequence[int]]) -> Store:
     """Models as chains of blocks; a block is known by its number, which seeds its weights."""
     store = Store(folder / "store").create()
     ids: dict[int, str] = {}
@@ -535,7 +535,8 @@ def _chain(
     ]
     graph = helper.make_graph(nodes, "block", ends[:1], ends[1:], constants)
     opset = [helper.make_opsetid("", 17)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    model: bytes = helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+    return model
 
 
 # --- files ------------------------------------------------------------------------------------

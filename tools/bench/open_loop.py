@@ -81,7 +81,7 @@ class OpenLoop:
 
     def take_in(self, until_s: float) -> None:
         """Wait for answers until there are some, or it is `until_s`; take them all."""
-        self._socket.poll(max(0.0, until_s - time.monotonic()) * 1e3)
+        self._socket.poll(math.ceil(max(0.0, until_s - time.monotonic()) * 1e3))
         while True:
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)

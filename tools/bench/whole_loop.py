@@ -50,7 +50,11 @@ def main() -> None:
     args = parser.parse_args()
     cv2.setNumThreads(1)
     loop = _Loop(args.models, args.threads, _filler(args.frames, args.preprocess))
-    orders = {"lanes": loop.lanes, "wide": loop.wide, "alone": loop.alone}
+    orders: dict[str, Callable[..., dict[str, Any]]] = {
+        "lanes": loop.lanes,
+        "wide": loop.wide,
+        "alone": loop.alone,
+    }
     for line in sys.stdin:
         order = json.loads(line)
         print(json.dumps(orders[order.pop("do")](**order)), flush=True)

@@ -94,10 +94,10 @@ class Daemon:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0:
                     raise self._failed(f"was not ready after {self._start_s:.0f} s")
-                readable, _, _ = select.select([notify, death], [], [], left_s)
+                readable, _, _ = select.select([notify.fileno(), death], [], [], left_s)
                 if death in readable:
                     raise self._failed(f"ended with status {self._process.wait()}")
-                if notify in readable and b"READY=1" in notify.recv(4096).splitlines():
+                if notify.fileno() in readable and b"READY=1" in notify.recv(4096).splitlines():
                     return
         finally:
             os.close(death)

@@ -94,7 +94,8 @@ def _textures(rng: Generator) -> Iterator[Sample]:
     """Training crops come from the left half of each picture, held out ones from the right half."""
     size, half = 96, 256
     for label in ("brick", "grass", "gravel"):
-        picture = cv2.imread(str(_packaged("skimage", f"data/{label}.png")), cv2.IMREAD_GRAYSCALE)
+        file = _packaged("skimage", f"data/{label}.png")
+        picture = np.asarray(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), np.uint8)
         for held_out, count in ((False, 60), (True, 30)):
             for _ in range(count):
                 top, left = rng.integers(0, [512 - size, half - size], endpoint=True)

@@ -145,10 +145,12 @@ def _equal_bands(family: FamilyName, seeds: int, **fixed: float) -> Curves:
     best = _by("dp-slotted" if family == "bls" else "greedy")
     methods = {"(12)": best}
     for channels in CHANNELS:
-        methods[f"r = {channels}"] = lambda problem, channels=channels: _users(
-            _equal_visits(problem, family, channels)
-        )
+        methods[f"r = {channels}"] = _in_equal_bands(family, channels)
     return _sweeps(family, methods, seeds, only="BK", **fixed)
+
+
+def _in_equal_bands(family: FamilyName, channels: int) -> Served:
+    return lambda problem: _users(_equal_visits(problem, family, channels))
 
 
 def _equal_visits(problem: LoadingProblem, family: FamilyName, channels: int) -> Visits:

@@ -5,6 +5,7 @@ The prose is in partial_loading.md beside this file; what is in braces there is 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def _table(headers: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [headers, rule, *rows])
 
 
-def _gains(result: dict[str, Any], printed: dict[str, tuple[float, ...]]) -> str:
+def _gains(result: dict[str, Any], printed: Mapping[str, tuple[float, ...]]) -> str:
     methods = [name for name in result["B"] if name != "Indep"]
     headers = ["average along"]
     for method in methods:
