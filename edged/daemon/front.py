@@ -152,8 +152,9 @@ class Front:
     def device_is_busy(self) -> bool:
         return self._device is not None and self._scheduler.staged_rows > 0
 
-    def device_is_settled_until(self) -> float:
-        """Up to then nothing that clients ask for changes what the device does."""
+    @property
+    def settled_until_s(self) -> float:
+        """Up to then no batch is ordered and none is prepared sooner, whatever clients ask for."""
         if self._device is None or not self._device.lanes_prepare:
             return -math.inf  # other threads could decode what comes
         return self._scheduler.settled_until_s

@@ -147,7 +147,8 @@ class Loop:
                     take(routing_id, frames, now)
                     if not gathered:
                         self._flush()
-                self._flush()
+                if gathered:
+                    self._flush()
         if worker is not None and worker.death_fd in ready:
             while self._read_worker(worker, now):
                 pass  # its last words
@@ -167,7 +168,7 @@ class Loop:
         clients = self._clients.descriptor
         if list(ready) != [clients]:
             return ready, False
-        if self._front.device_is_settled_until() < time.monotonic() + 2e-3 * GATHER_MS:
+        if self._front.settled_until_s < time.monotonic() + 2e-3 * GATHER_MS:
             return ready, False
         self._poller.unregister(clients)
         ready |= self._poller.poll(GATHER_MS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,23 @@ def dense(inputs: int, outputs: int, *, seed: int = 0, relu: bool = True) -> Blo
 
     constants = [numpy_helper.from_array(w, "w"), numpy_helper.from_array(b, "b")]
     return block(nodes, [(inputs,)], [(outputs,)], twin, constants=constants)
+
+
+def rotations(size: int, count: int) -> Block:
+    """y0 = x0 @ q @ q @ ..., q a rotation: takes as long as is wanted, with few weights."""
+    q = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0].astype(np.float32)
+    names = ["x0", *(f"h{step}" for step in range(1, count)), "y0"]
+    nodes = [
+        helper.make_node("MatMul", [before, "q"], [after])
+        for before, after in itertools.pairwise(names)
+    ]
+
+    def twin(x0: Array) -> Sequence[Array]:
+        for _ in range(count):
+            x0 = x0 @ q
+        return [x0]
+
+    return block(nodes, [(size,)], [(size,)], twin, constants=[numpy_helper.from_array(q, "q")])
 
 
 def mean_of_image(channels: int = 3, size: int = 4, *, seed: int = 0) -> Block:

@@ -18,8 +18,10 @@ from edged.backends.fake import Fake, Options
 from edged.client import Client, Pending
 from edged.errors import EdgedError
 from edged.store import Store
+from tests.backends.blocks import rotations
 from tests.colors import SIDE, picture, png
 from tests.daemon.live import Daemon, until
+from tests.device.rig import Model, make_store
 
 TASKS = (["color"], ["weakest"], ["color", "weakest"])
 POISON = 0.125  # a row that begins with it makes its batch fail
@@ -59,6 +61,28 @@ def traffic(clients: list[Client], count: int) -> Iterator[tuple[np.ndarray, lis
         if number % 25 == 3:
             pending.cancel()
         yield rows, asked, pending
+
+
+def test_what_comes_while_all_lanes_are_busy_is_taken_in_together(start, tmp_path):
+    """Batches of some 10 ms on two lanes, and four times as many requests as they hold."""
+    block = rotations(128, 2000)
+    model = Model("turned", block)
+    daemon = start(
+        store=make_store(tmp_path / "turned", [model]).path,
+        settings="threads = 2\nprepare_threads = 2\n",
+    )
+    rows = np.random.default_rng(3).standard_normal((150, 1, 128)).astype(np.float32)
+    with Client(daemon.endpoint) as client, Client(daemon.endpoint) as other:
+        until(lambda: other.ready().ready)
+        results = client.infer_many([{"x": row} for row in rows], ["turned"], in_flight=64)
+        for number, (row, result) in enumerate(zip(rows, results, strict=True)):
+            np.testing.assert_allclose(result["turned"].tensor, block.twin(row)[0], atol=1e-3)
+            if number % 10 == 0:
+                assert other.live()
+        busy_us = result.times.compute_infer_us
+        assert other.statistics().tasks[0].inference_count == len(rows)
+    assert busy_us > 2_000, "the batches are too short for this test"
+    assert daemon.stop() == 0
 
 
 def test_no_row_of_one_request_is_ever_in_the_answer_to_another(start, expected):
