@@ -6,6 +6,11 @@ import mmap
 import subprocess
 import sys
 
+import pytest
+
+from edged import heap
+from edged.errors import InvalidArgument
+
 FREED_MB = 24
 SCRIPT = """
 import ctypes, resource, sys
@@ -51,3 +56,9 @@ def test_what_is_kept_needs_no_new_pages_and_can_be_given_back() -> None:
     assert by_default > pages / 2
     assert kept < pages / 20
     assert given_back > pages / 2
+
+
+@pytest.mark.parametrize(("freed", "piece"), [(2**31, 2**20), (2**30, 2**25 + 1), (-1, 2**20)])
+def test_what_glibc_would_not_keep_is_refused(freed: int, piece: int) -> None:
+    with pytest.raises(InvalidArgument, match=str(2**31 - 1)):
+        heap.keep(freed, piece)

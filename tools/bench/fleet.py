@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from edged import heap
 from edged.errors import InvalidArgument
-from edged.planner.fleet.cli import SCRATCH_BYTES
 from edged.planner.fleet.generate import FAMILIES, Scenario, generate
 from edged.planner.fleet.methods import Options, solve
 from edged.planner.fleet.plan import FleetPlan
 from edged.planner.fleet.problem import FleetProblem, Mode
 from edged.planner.fleet.standley import losses
-from edged.planner.fleet.workers import workers
+from edged.planner.fleet.workers import keep_scratch, workers
 from tools.bench.report import emit
 
 LOSSES = losses()
@@ -39,7 +37,7 @@ def _run(args: argparse.Namespace) -> int:
     chosen = args.only.split(",")
     if unknown := set(chosen) - PARTS.keys():
         raise InvalidArgument(f"--only: must be of {', '.join(PARTS)}, got {sorted(unknown)[0]!r}")
-    heap.keep(SCRATCH_BYTES, SCRATCH_BYTES // 2)  # as the command does
+    keep_scratch()  # as the command does
     for part in chosen:
         PARTS[part](args.seeds)
     return 0

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edged import heap
 from edged.cli.console import table
 from edged.errors import PlanError
 from edged.planner.cli_files import read_instance, write_output
@@ -22,7 +21,6 @@ if TYPE_CHECKING:  # arrays and planners are imported when a command runs
     from edged.planner.fleet.plan import FleetPlan
     from edged.planner.fleet.problem import FleetProblem
 
-SCRATCH_BYTES = 64 << 20  # arrays of some MB come and go as it plans
 SAMPLES = 16  # loads that --spread plans for
 
 # Option of `generate` -> the field of Scenario, its type, what it says.
@@ -87,8 +85,9 @@ def register_generate(commands: argparse._SubParsersAction[Any]) -> None:
 def _solve(args: argparse.Namespace) -> int:
     from edged.planner.fleet.methods import certified
     from edged.planner.fleet.problem import read
+    from edged.planner.fleet.workers import keep_scratch
 
-    heap.keep(SCRATCH_BYTES, SCRATCH_BYTES // 2)
+    keep_scratch()
     problem = read(read_instance(args.instance))
     rng = _rng(args.seed)
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Where independent jobs run: on Ray where it is installed, else in this process.
+"""Where independent jobs run: on Ray where it is installed, else in this process; in what memory.
 
 The answers come in the order of the jobs and are the same either way. Not pure: starts Ray, and
 stops it if it was this module that started it.
@@ -12,8 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edged import heap
 from edged.errors import Unsupported
 from edged.planner.fleet.decompose import Run
+
+_SCRATCH_BYTES = 64 << 20  # arrays of some MB come and go in a search
+
+
+def keep_scratch() -> None:
+    """Let this process keep the memory of a search for the next one."""
+    heap.keep(_SCRATCH_BYTES, _SCRATCH_BYTES // 2)
 
 
 @contextmanager
@@ -35,10 +43,15 @@ def workers(place: str = "auto") -> Iterator[Run]:
     try:
 
         def run(function: Any, jobs: Any) -> Any:
-            remote = ray.remote(function)
-            return ray.get([remote.remote(job) for job in jobs])
+            remote = ray.remote(_in_worker)
+            return ray.get([remote.remote(function, job) for job in jobs])
 
         yield run
     finally:
         if started:
             ray.shutdown()
+
+
+def _in_worker(function: Any, job: Any) -> Any:
+    keep_scratch()
+    return function(job)
