@@ -31,6 +31,7 @@ class Server(_Section, frozen=True):
 
     endpoints: tuple[str, ...] = (DEFAULT_ENDPOINT,)
     socket_mode: str = "0660"  # of ipc sockets, octal
+    shared_memory: bool = True  # for payloads of clients on this host
     allow_plain_tcp: bool = False  # listen beyond loopback without encryption
     default_timeout_s: float = 30.0  # of requests that bring none
     default_level: int = 1  # priority of requests that bring none; 0 is the most urgent

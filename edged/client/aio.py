@@ -25,6 +25,7 @@ from edged.client.link import Connection, Link, checked_endpoint, connect, link_
 from edged.client.requests import Inputs, Options, Tasks, submit_infer
 from edged.client.results import Result, reply_of, result_of
 from edged.client.session import Session
+from edged.client.sharing import DEFAULT_BYTES, shared_bytes
 from edged.errors import Cancelled, EdgedError, InvalidArgument
 from edged.sockets import has_room
 
@@ -76,11 +77,21 @@ class AsyncClient:
         timeout_s: float = 30.0,
         connect_timeout_s: float = 5.0,
         retry: Retry = Retry(),  # noqa: B008 a frozen value
+        share_bytes: int = DEFAULT_BYTES,
     ) -> None:
+        """`share_bytes`: of memory to share with a daemon on this host, which then reads payloads
+        there; over ipc endpoints only. 0: none.
+        """
         self._endpoint = checked_endpoint(endpoint)
         self._timeout_s = positive_s(timeout_s, "timeout_s")
         self._connect_timeout_s = positive_s(connect_timeout_s, "connect_timeout_s")
-        self._session = Session(endpoint, retry, jitter=random.random, heartbeat_s=HEARTBEAT_S)
+        self._session = Session(
+            endpoint,
+            retry,
+            jitter=random.random,
+            heartbeat_s=HEARTBEAT_S,
+            share_bytes=shared_bytes(endpoint, share_bytes),
+        )
         self._connection: Connection | None = None
         self._waiters: dict[Call, asyncio.Future[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []

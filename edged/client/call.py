@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from edged import wire
+from edged.client.sharing import Piece
 from edged.client.upload import Upload
 from edged.errors import EdgedError, InvalidArgument
 
@@ -62,6 +63,7 @@ class Call:
     sends: int = 0
     wake_s: float = math.inf  # when something is due: sending it (again), or its end
     upload: Upload | None = None  # of an inference that is to be announced
+    piece: Piece | None = None  # of shared memory, where its payload lies
     outcome: wire.Reply | EdgedError | None = None
     ended_s: float = math.inf
 

@@ -79,36 +79,39 @@ def submit_infer(
     outputs = tuple(wire.RequestedOutput(t, how) if isinstance(t, str) else t for t in wanted)
     if not outputs:
         raise InvalidArgument("no task is asked for: name at least one")
-    tensors, payload = _tensors(inputs)
+    tensors, frames = _tensors(inputs)
     parameters = wire.InferParameters(priority=priority, stream=stream, ordered=ordered)
     header = wire.Infer(session.next_id(), tensors, outputs, parameters)
     timeout_s = default_timeout_s if timeout_s is None else positive_s(timeout_s, "timeout_s")
     if link_bytes_s is not None:
         positive_count(link_bytes_s, "link_bytes_s")
+    piece = None if announce else session.place(frames, now)
+    payload = piece.frames if piece is not None else tuple(map(_kept, frames))
     upload = Upload(payload, link_bytes_s) if announce else None
-    return session.submit(header, payload, timeout_s=timeout_s, now=now, upload=upload)
+    return session.submit(header, payload, timeout_s=timeout_s, now=now, upload=upload, piece=piece)
 
 
 def _tensors(
     inputs: Inputs,
-) -> tuple[tuple[wire.InputTensor, ...], tuple[wire.Buffer, ...]]:
+) -> tuple[tuple[wire.InputTensor, ...], tuple[bytes | memoryview, ...]]:
+    """The inputs and their frames; those of arrays are the arrays' own memory."""
     if isinstance(inputs, Mapping):
         if not inputs:
             raise InvalidArgument("no input is given: name at least one tensor")
         pairs = [to_wire(name, _with_rows(name, array)) for name, array in inputs.items()]
-        return tuple(tensor for tensor, _ in pairs), tuple(_kept(frame) for _, frame in pairs)
+        return tuple(tensor for tensor, _ in pairs), tuple(frame for _, frame in pairs)
     images: Sequence[Any] = inputs if isinstance(inputs, list | tuple) else [inputs]
     if not images:
         raise InvalidArgument("no image is given: give at least one")
     if all(isinstance(image, np.ndarray) for image in images):
         tensor, frame = to_wire("image", _stack(images))
-        return (tensor,), (_kept(frame),)
+        return (tensor,), (frame,)
     return (wire.InputTensor("image", "BYTES", (len(images),)),), tuple(map(_file, images))
 
 
-def _kept(frame: memoryview) -> Any:
+def _kept(frame: bytes | memoryview) -> Any:
     """The bytes of an array as they are now, where ZeroMQ can send them from: the only copy."""
-    return zmq.Frame(frame, copy=True)
+    return frame if isinstance(frame, bytes) else zmq.Frame(frame, copy=True)
 
 
 def _with_rows(name: str, array: Any) -> NDArray[Any]:

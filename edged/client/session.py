@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from edged import wire
 from edged.client.call import ON_THE_WAY, Call, Retry, Stage
 from edged.client.heap import LazyHeap
+from edged.client.sharing import Piece, Sharing
 from edged.client.upload import Upload
 from edged.errors import (
     Cancelled,
@@ -55,6 +56,7 @@ class Session:
         *,
         jitter: Callable[[], float] = lambda: 0.0,
         heartbeat_s: float | None = None,
+        share_bytes: int = 0,
     ) -> None:
         """A session without connection.
 
@@ -62,6 +64,7 @@ class Session:
         jitter       in [0, 1); spreads the retries of many clients
         heartbeat_s  ping so often while inferences are out, so that the daemon drops them if this
                      client dies. Only for a driver that runs all the time
+        share_bytes  of memory to ask a daemon on this host for
         """
         self.connected = False
         self.server: wire.ServerMetadataReply | None = None  # as last heard
@@ -71,6 +74,7 @@ class Session:
         self._jitter = jitter
         self._heartbeat_s = heartbeat_s
         self._heartbeat_at = math.inf  # while inferences are out
+        self._sharing = Sharing(share_bytes)
         self._numbers = count(1)
         self._order = count()
         self._calls: dict[str, Call] = {}  # without outcome
@@ -101,6 +105,17 @@ class Session:
 
     # --- what the user wants ------------------------------------------------------------------
 
+    def place(self, frames: Sequence[wire.Buffer], now: float) -> Piece | None:
+        """Copy a payload to memory that the daemon shares; None: it is to be sent.
+
+        The first one that is large enough asks the daemon for such memory.
+        """
+        size = sum(memoryview(frame).nbytes for frame in frames)
+        if ask_bytes := self._sharing.bytes_to_ask(size, self.server):
+            header = wire.Share(self.next_id(), ask_bytes)
+            self.submit(header, timeout_s=self._retry.resend_after_s, now=now)
+        return self._sharing.put(frames, size)
+
     def submit(
         self,
         header: wire.RequestHeader,
@@ -109,16 +124,25 @@ class Session:
         timeout_s: float,
         now: float,
         upload: Upload | None = None,
+        piece: Piece | None = None,
     ) -> Call:
         """Queue a request; an inference with `upload` is announced first, where the daemon can.
 
+        `piece` is where the payload was placed; it is released when the request ends.
         Raises InvalidArgument or ResourceExhausted if it cannot be served.
         """
-        wire.check_request(header, payload, self.limits)
-        if header.id in self._calls:
-            raise InvalidArgument(f"request id {header.id!r} is in use: give each request its own")
-        order = next(self._order)
-        call = Call(header, tuple(payload), order, now, now + timeout_s, upload=upload)
+        try:
+            wire.check_request(header, payload, self.limits)
+            if header.id in self._calls:
+                raise InvalidArgument(
+                    f"request id {header.id!r} is in use: give each request its own"
+                )
+        except EdgedError:
+            if piece is not None:
+                piece.release()
+            raise
+        order, ends = next(self._order), now + timeout_s
+        call = Call(header, tuple(payload), order, now, ends, upload=upload, piece=piece)
         return self._add(call, now)
 
     def hello(self, *, timeout_s: float, now: float) -> Call:
@@ -147,6 +171,7 @@ class Session:
         for call in list(self._calls.values()):
             if not (isinstance(call.header, wire.Cancel) and call.stage is Stage.QUEUED):
                 self.abandon(call, now)
+        self._sharing.close()
 
     # --- what happens -------------------------------------------------------------------------
 
@@ -154,6 +179,7 @@ class Session:
         """The connection stands (again). Its far end may be a new daemon: ask for its limits."""
         self.connected = True
         self._credits = None
+        self._sharing.on_connected()
         if not any(isinstance(call.header, wire.ServerMetadata) for call in self._calls.values()):
             self.hello(timeout_s=self._retry.resend_after_s, now=now)
 
@@ -191,6 +217,8 @@ class Session:
                 self.server = header
             elif isinstance(header, wire.InferReply):
                 self._credits = header.parameters.credits
+            elif isinstance(header, wire.ShareReply):
+                self._sharing.on_reply(header)
             self._end(call, reply, now)
             if isinstance(header, wire.GrantReply):
                 self._on_granted(header, now)
@@ -233,8 +261,8 @@ class Session:
         resend_s = now + self._retry.resend_after_s * 2 ** (call.sends - 1)
         may_resend = call.sends < self._retry.attempts
         self._wake(call, min(call.deadline_s, resend_s) if may_resend else call.deadline_s)
-        is_sent = upload is not None and not upload.in_one_piece
-        return wire.encode_request(self._stamped(call, now), () if is_sent else call.payload)
+        is_there = self._is_shared(call) or (upload is not None and not upload.in_one_piece)
+        return wire.encode_request(self._stamped(call, now), () if is_there else call.payload)
 
     def wakeup_at(self) -> float:
         """When `on_time` has something to do; infinity: not before something else happens."""
@@ -389,6 +417,8 @@ class Session:
         self._enter(call, Stage.ENDED, now)
         call.outcome = outcome
         call.ended_s = now
+        if call.piece is not None:
+            call.piece.release()
         del self._calls[call.id]
         self._ended.append(call)
 
@@ -399,8 +429,13 @@ class Session:
         left_us = max(1, int((call.deadline_s - now) * 1e6))
         timeout = min(left_us, self.limits.max_timeout_us)
         sizes = None if call.upload is None or call.upload.in_one_piece else call.upload.sizes
-        parameters = replace(call.header.parameters, timeout=timeout, upload=sizes)
+        where = call.piece.where if call.piece is not None and self._is_shared(call) else None
+        parameters = replace(call.header.parameters, timeout=timeout, upload=sizes, shared=where)
         return replace(call.header, parameters=parameters)
+
+    def _is_shared(self, call: Call) -> bool:
+        """Whether its payload is read from shared memory; what is sent again is sent whole."""
+        return call.piece is not None and call.sends == 1 and self._sharing.has(call.piece)
 
     def _too_late(self, call: Call) -> EdgedError:
         within = f"within {call.deadline_s - call.began_s:.3g} s"

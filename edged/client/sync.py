@@ -25,6 +25,7 @@ from edged.client.link import Connection, Link, checked_endpoint, connect, link_
 from edged.client.requests import Inputs, Options, Tasks, submit_infer
 from edged.client.results import Result, reply_of, result_of
 from edged.client.session import Session
+from edged.client.sharing import DEFAULT_BYTES, shared_bytes
 from edged.errors import Cancelled, EdgedError, InvalidArgument
 from edged.sockets import has_message, has_room, receive, send
 
@@ -79,11 +80,20 @@ class Client:
         timeout_s: float = 30.0,
         connect_timeout_s: float = 5.0,
         retry: Retry = Retry(),  # noqa: B008 a frozen value
+        share_bytes: int = DEFAULT_BYTES,
     ) -> None:
+        """`share_bytes`: of memory to share with a daemon on this host, which then reads payloads
+        there; over ipc endpoints only. 0: none.
+        """
         self._endpoint = checked_endpoint(endpoint)
         self._timeout_s = positive_s(timeout_s, "timeout_s")
         self._connect_timeout_s = positive_s(connect_timeout_s, "connect_timeout_s")
-        self._session = Session(endpoint, retry, jitter=random.random)
+        self._session = Session(
+            endpoint,
+            retry,
+            jitter=random.random,
+            share_bytes=shared_bytes(endpoint, share_bytes),
+        )
         self._connection: Connection | None = None
         self._thread = 0
 

@@ -41,6 +41,10 @@ class Clients:
         client.seen_at = now
         return client
 
+    def knows(self, routing_id: bytes) -> bool:
+        """Whether a client of this name is in the table."""
+        return routing_id in self._by_routing_id
+
     def begin(self, client: Client, id: str, rid: int) -> None:
         """The client is owed an answer to its request `id`, which is our `rid`."""
         self.waiting += not client.in_flight

@@ -50,6 +50,7 @@ from edged.daemon.gauge import Gauge, library, resident
 from edged.daemon.inquiries import Situation
 from edged.daemon.pending import Pending, answers_of
 from edged.daemon.recording import Recorder
+from edged.daemon.regions import Regions
 from edged.daemon.statistics import Statistics
 from edged.daemon.uploads import Uploads
 from edged.daemon.versions import Versions
@@ -85,6 +86,7 @@ class Front:
         shelf: Shelf,
         outlet: Outlet,
         *,
+        regions: Regions,
         started_at: float,
         recorder: Recorder | None = None,
         profile: Profile | None = None,
@@ -94,6 +96,7 @@ class Front:
         self._versions = versions
         self._catalog = versions.catalog()
         self._outlet = outlet
+        self._regions = regions
         self._recorder = recorder
         self._profile = profile
         self._scheduler = Scheduler(config.scheduler, config.memory.choice)
@@ -196,6 +199,8 @@ class Front:
         """Now and then: drop the work of clients that have fallen silent."""
         for client in self._clients.sweep(now):
             self._lose(client, now)
+        for path in self._regions.sweep(self._clients.knows):
+            self.order(link.Close(path))
         self._administration.on_sweep(now)
         if self._device is not None and now >= self._measure_at:
             self._measure(now)
@@ -253,7 +258,7 @@ class Front:
     def ask(self, event: LoadAsked | UnloadAsked | PinAsked, now: float) -> None:
         self._tell(event, now)
 
-    def order(self, message: link.Define | link.Forget) -> None:
+    def order(self, message: link.Define | link.Forget | link.Close) -> None:
         if self._device is not None:  # else the worker that is started next knows of it
             self._outlet.to_worker([link.encode(message)])
 
@@ -285,15 +290,18 @@ class Front:
                 f"{self._limits.max_in_flight}: wait for answers before sending more"
             )
         resolved = self._catalog.resolve(infer)
-        payload = request.payload
+        payload, shared = request.payload, None
         if infer.parameters.upload is not None:
             payload = self._uploads.take(client, infer)
+        if infer.parameters.shared is not None:
+            shared = self._regions.find(client.routing_id, infer.parameters.shared)
         self._last_rid += 1
         rid = self._last_rid
-        size = sum(memoryview(part).nbytes for part in payload)
+        sizes = [memoryview(p).nbytes for p in payload] if shared is None else shared.sizes
+        size = sum(sizes)
         lanes_prepare = self._device is not None and self._device.lanes_prepare
         light = link.is_light(resolved.inputs, size, lanes_prepare=lanes_prepare)
-        prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks, light)
+        prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks, light, shared)
         pending = Pending(client, infer.id, resolved, [link.encode(prepare), *payload], size)
         self._pending[rid] = pending
         self._clients.begin(client, infer.id, rid)
@@ -347,6 +355,10 @@ class Front:
         if reply is not None:
             self._send(client, reply, (), now)
 
+    def _share(self, client: Client, request: wire.Request, now: float) -> None:
+        assert isinstance(request.header, wire.Share)
+        self._send(client, self._regions.share(client.routing_id, request.header), (), now)
+
     def _ping(self, client: Client, request: wire.Request, now: float) -> None:
         assert isinstance(request.header, wire.Ping)
         if request.header.interval is not None:
@@ -358,7 +370,8 @@ class Front:
 
     def _situation(self) -> Situation:
         reason, unloaded = self._why_not_ready(), self._administration.unloaded
-        return Situation(self._catalog, self._limits, self.state, reason, unloaded)
+        shares = self._regions.are_open
+        return Situation(self._catalog, self._limits, self.state, reason, unloaded, shares)
 
     def _ask_statistics(self, client: Client, request: wire.Request, now: float) -> None:
         """Answered when the worker has measured its memory, or is found gone."""
@@ -546,7 +559,7 @@ class Front:
 
         The worker's are left out while there is none: absent, not wrong.
         """
-        report: dict[str, int] = {}
+        report = {"regions_bytes": self._regions.nbytes}
         if worker is not None:
             account = msgspec.structs.asdict(self._scheduler.memory().account)
             report |= {f"{name}_bytes": round(count) for name, count in account.items()}
@@ -564,6 +577,7 @@ _ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = 
     wire.Cancel: Front._cancel,
     wire.Announce: Front._announce,
     wire.Chunk: Front._chunk,
+    wire.Share: Front._share,
     wire.Statistics: Front._ask_statistics,
     **dict.fromkeys(inquiries.INQUIRIES, Front._inquire),
     wire.Ping: Front._ping,

@@ -12,6 +12,7 @@ from edged.daemon.catalog import NOT_LOADED, Catalog
 EXTENSIONS = (
     "zmq_binary_frames", "classification", "schedule_policy", "statistics", "cancel", "grants",
 )  # fmt: skip
+SHARED_MEMORY = "shared_memory"
 
 _MODEL_STATES = {"READY": "READY", "DRAINING": "UNAVAILABLE"}  # of the daemon, to that of models
 
@@ -25,6 +26,7 @@ class Situation:
     state: str  # STARTING, READY, RECOVERING, DRAINING
     reason: str  # why it is not ready, for people; empty if it is
     unloaded: Collection[str] = ()  # models that an administrator has unloaded
+    shares_memory: bool = False  # with clients on this host
 
     @property
     def ready(self) -> bool:
@@ -49,7 +51,8 @@ def _server_ready(header: wire.ServerReady, situation: Situation) -> wire.ReadyR
 
 
 def _server_metadata(header: wire.ServerMetadata, situation: Situation) -> wire.ServerMetadataReply:
-    return wire.ServerMetadataReply(header.id, "edged", __version__, EXTENSIONS, situation.limits)
+    extensions = (*EXTENSIONS, SHARED_MEMORY) if situation.shares_memory else EXTENSIONS
+    return wire.ServerMetadataReply(header.id, "edged", __version__, extensions, situation.limits)
 
 
 def _model_ready(header: wire.ModelReady, situation: Situation) -> wire.ModelReadyReply:

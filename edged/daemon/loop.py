@@ -28,6 +28,7 @@ from edged.daemon.administration import Shelf
 from edged.daemon.endpoint import Endpoint
 from edged.daemon.front import Front
 from edged.daemon.recording import Recorder
+from edged.daemon.regions import Regions
 from edged.daemon.restarts import Restarts
 from edged.daemon.versions import Versions
 from edged.daemon.vigil import Vigil
@@ -82,8 +83,16 @@ class Loop:
         self._locks: list[int] = []  # of ipc sockets; held until the end
         now = time.monotonic()
         self._sweep_at = now
+        self._regions = Regions(int(config.server.socket_mode, 8))
         self._front = Front(
-            config, versions, shelf, self, started_at=now, recorder=recorder, profile=profile
+            config,
+            versions,
+            shelf,
+            self,
+            regions=self._regions,
+            started_at=now,
+            recorder=recorder,
+            profile=profile,
         )
         self._clients = Endpoint(self._context.socket(zmq.ROUTER))
         self._admins = Endpoint(self._context.socket(zmq.ROUTER))
@@ -368,6 +377,8 @@ class Loop:
                 os.chmod(Path(endpoint[len("ipc://") :]), int(self._config.server.socket_mode, 8))
             log.info("listening at %s", endpoint)
         self._poller.register(self._clients.descriptor, select.POLLIN)
+        if self._config.server.shared_memory:
+            self._regions.open(self._config.server.endpoints)
         self._bind_admins(self._config.server.admin_endpoint)
 
     def _bind_admins(self, endpoint: str | None) -> None:
@@ -416,6 +427,7 @@ class Loop:
                 self._flush()
                 self._worker.wait(STOP_S)
             self._drop_worker()
+        self._regions.close()
         self._context.term()
         for lock in self._locks:
             os.close(lock)

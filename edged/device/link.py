@@ -17,6 +17,8 @@ Rules that both ends hold to:
 * Discard may come at any time, and is not answered. Before the Prepare was answered, it turns the
   answer into PrepareFailed(CANCELLED), unless they crossed; while a batch runs with the request,
   its rows stay until that batch answers. Otherwise they are free for the next Prepare at once.
+* The payload of a Prepare that is shared is read when it is prepared, at the latest before the
+  BatchDone of its Run. Close tells that no Prepare will name a file again.
 * Load, Unload, Define and Forget are done in the order in which they come, beside the batches.
   Each Load gets one Loaded or LoadFailed, each Unload one Unloaded, each Define one Defined or
   DefineFailed. The front unloads nothing that a staged request needs.
@@ -78,6 +80,17 @@ class Member(_Part, frozen=True):
 # --- front to worker -----------------------------------------------------------------------
 
 
+class Shared(_Part, frozen=True):
+    """Payload in a file, which is memory that a client shares."""
+
+    path: str
+    frames: tuple[tuple[int, int], ...]  # offset and size in bytes of each
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(size for _, size in self.frames)
+
+
 class Prepare(_Message, frozen=True):
     """Decode the payload frames into staging rows."""
 
@@ -86,6 +99,7 @@ class Prepare(_Message, frozen=True):
     inputs: tuple[Input, ...]
     asks: tuple[Ask, ...]
     light: bool = False  # `is_light`
+    shared: Shared | None = None  # the payload lies there; no frames follow
 
 
 class Run(_Message, frozen=True):
@@ -100,6 +114,12 @@ class Discard(_Message, frozen=True):
     """Forget a request."""
 
     rid: int
+
+
+class Close(_Message, frozen=True):
+    """A client that shared this file is gone."""
+
+    path: str
 
 
 class Load(_Message, frozen=True):
@@ -143,7 +163,7 @@ class Stop(_Message, frozen=True):
 
 
 ToWorker: TypeAlias = (
-    Prepare | Run | Discard | Load | Unload | Define | Forget | Ping | Measure | Stop
+    Prepare | Run | Discard | Close | Load | Unload | Define | Forget | Ping | Measure | Stop
 )
 
 

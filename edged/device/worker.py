@@ -32,6 +32,7 @@ from edged.device.executor import Executor
 from edged.device.filling import Filling
 from edged.device.loader import Loader
 from edged.device.orders import Orders, typed
+from edged.device.regions import Regions
 from edged.device.settings import Settings
 from edged.device.staging import Deferred, Staged, Staging
 from edged.device.warming import Warming
@@ -53,6 +54,7 @@ class Worker:
         self._settings = settings
         self._commands = Receiver(channel)
         self._reports = SharedSender(channel)
+        self._regions = Regions()
         self._jobs: Jobs = queue.SimpleQueue()
         self._batches: Jobs = queue.SimpleQueue()
         self._looks: Jobs = queue.SimpleQueue()
@@ -63,6 +65,7 @@ class Worker:
             link.Prepare: self._on_prepare,
             link.Run: lambda run: self._batches.put(functools.partial(self._run, run)),
             link.Discard: lambda discard: self._staging.discard(discard.rid),
+            link.Close: lambda close: self._regions.forget(close.path),
             **dict.fromkeys(
                 (link.Load, link.Unload, link.Define, link.Forget),
                 lambda order: self._orders.put(order),
@@ -197,9 +200,15 @@ class Worker:
 
     def _receive_tensors(self, message: link.Prepare, staged: Staged) -> None:
         """Where they are staged, if they need no more than that."""
+        shared = message.shared
+        payload: Sequence[memoryview] = ()
         try:
-            place = preparing.in_place(message, staged, self._manifests, self._commands.sizes)
-            payload = self._commands.payload(place) or ()
+            sizes = self._commands.sizes if shared is None else shared.sizes
+            place = preparing.in_place(message, staged, self._manifests, sizes)
+            if shared is None:
+                payload = self._commands.payload(place) or ()
+            elif place is not None:
+                self._regions.read(shared, place)
         except Exception as caught:
             self._leave_out(message, typed(caught, "a request could not be prepared"))
             return
@@ -240,6 +249,8 @@ class Worker:
             self._report(link.PrepareFailed(message.rid, error.code, str(error)))
 
     def _fill(self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged) -> None:
+        if message.shared is not None:
+            payload = self._regions.read(message.shared)
         preparing.prepare(
             message, payload, staged, self._manifests, max_pixels=self._settings.max_pixels
         )

@@ -34,6 +34,7 @@ from edged.wire.messages import (
     InferReply,
     InputTensor,
     Limits,
+    Share,
 )
 
 MAGIC = b"EDG1"  # the digit is the version of the protocol
@@ -140,17 +141,24 @@ def _check_payload(header: RequestHeader, sizes: Sequence[int], limits: Limits) 
     elif isinstance(header, Announce):
         _check_within("rows", header.rows, limits.max_rows)
         _check_within("bytes", header.sent + header.bytes, limits.max_message_bytes)
+    elif isinstance(header, Share):
+        _check_within("bytes", header.bytes, limits.max_shared_bytes)
 
 
 def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence[int]:
-    """Bytes of each payload frame, in this message or in chunks before it."""
-    upload = header.parameters.upload
-    if upload is None:
-        return sizes
-    if sizes:
-        raise InvalidArgument("the payload was uploaded before: send it once, in chunks or here")
-    _check_within("parameters.upload", sum(upload), limits.max_message_bytes)
-    return upload
+    """Bytes of each payload frame: in this message, in chunks before it, or in shared memory."""
+    upload, shared = header.parameters.upload, header.parameters.shared
+    if (upload is not None) + (shared is not None) + bool(sizes) > 1:
+        raise InvalidArgument(
+            "the payload comes twice: send it in chunks, in shared memory, or in this message"
+        )
+    if upload is not None:
+        _check_within("parameters.upload", sum(upload), limits.max_message_bytes)
+        return upload
+    if shared is not None:
+        _check_within("parameters.shared", sum(shared.sizes), limits.max_message_bytes)
+        return shared.sizes
+    return sizes
 
 
 def _check_infer(header: Infer, sizes: Sequence[int], limits: Limits) -> None:

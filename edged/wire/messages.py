@@ -32,6 +32,7 @@ class Op(IntEnum):
     PING = 0x03
     ANNOUNCE = 0x04
     CHUNK = 0x05  # a part of an INFER
+    SHARE = 0x06
     SERVER_LIVE = 0x10
     SERVER_READY = 0x11
     SERVER_METADATA = 0x12
@@ -60,6 +61,7 @@ class Limits(msgspec.Struct, frozen=True):
     max_priority: int = 100
     max_timeout_us: int = 3_600_000_000
     max_in_flight: int = 64  # unanswered INFER requests of one client
+    max_shared_bytes: int = 256 * 2**20  # of the memory that one client shares with the daemon
 
 
 Id: TypeAlias = Annotated[str, Meta(pattern=r"^[!-~]{1,128}\Z")]
@@ -117,6 +119,21 @@ class RequestedOutput(RequestBase, frozen=True):
     parameters: OutputParameters = OutputParameters()
 
 
+class Shared(RequestBase, frozen=True):
+    """Where a payload lies in the memory that its client shares with the daemon."""
+
+    region: Id
+    # Offset and size in bytes of each payload frame.
+    frames: Annotated[
+        tuple[tuple[Annotated[int, Meta(ge=0)], Annotated[int, Meta(ge=1)]], ...],
+        Meta(min_length=1, max_length=MAX_ITEMS),
+    ]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(size for _, size in self.frames)
+
+
 class InferParameters(RequestBase, frozen=True):
     timeout: Annotated[int, Meta(ge=1)] | None = None  # µs from receipt; None: the daemon's default
     priority: Annotated[int, Meta(ge=0)] = 0  # 1 is the highest; 0: the daemon's default level
@@ -126,6 +143,7 @@ class InferParameters(RequestBase, frozen=True):
     upload: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(max_length=MAX_ITEMS)] | None = (
         None
     )
+    shared: Shared | None = None  # the payload lies there; no frames follow
 
 
 class Infer(RequestBase, frozen=True):
@@ -174,6 +192,13 @@ class Chunk(RequestBase, frozen=True):
     offset: Annotated[int, Meta(ge=0)]  # of the first of these bytes
 
 
+class Share(RequestBase, frozen=True):
+    """Asks for memory in which the daemon reads payloads; for a client on the daemon's host."""
+
+    id: Id
+    bytes: Annotated[int, Meta(ge=1)]
+
+
 class ServerLive(RequestBase, frozen=True):
     id: Id
 
@@ -215,6 +240,7 @@ OrdinaryRequest: TypeAlias = (
     | Ping
     | Announce
     | Chunk
+    | Share
     | ServerLive
     | ServerReady
     | ServerMetadata
@@ -298,6 +324,15 @@ class ChunkReply(ReplyBase, frozen=True):
 
     id: str
     received: int
+
+
+class ShareReply(ReplyBase, frozen=True):
+    """The file `path`, of `bytes`, is the client's to map and to write while it holds a lock."""
+
+    id: str
+    region: str
+    path: str
+    bytes: int
 
 
 class LiveReply(ReplyBase, frozen=True):
@@ -433,6 +468,7 @@ OrdinaryReply: TypeAlias = (
     | PingReply
     | GrantReply
     | ChunkReply
+    | ShareReply
     | LiveReply
     | ReadyReply
     | ServerMetadataReply
@@ -449,6 +485,7 @@ REQUESTS: dict[int, type[OrdinaryRequest]] = {
     Op.PING: Ping,
     Op.ANNOUNCE: Announce,
     Op.CHUNK: Chunk,
+    Op.SHARE: Share,
     Op.SERVER_LIVE: ServerLive,
     Op.SERVER_READY: ServerReady,
     Op.SERVER_METADATA: ServerMetadata,
@@ -464,6 +501,7 @@ REPLIES: dict[int, type[OrdinaryReply]] = {
     Op.PING: PingReply,
     Op.ANNOUNCE: GrantReply,
     Op.CHUNK: ChunkReply,
+    Op.SHARE: ShareReply,
     Op.SERVER_LIVE: LiveReply,
     Op.SERVER_READY: ReadyReply,
     Op.SERVER_METADATA: ServerMetadataReply,

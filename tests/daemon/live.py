@@ -19,14 +19,23 @@ PATIENCE_S = 60.0
 class Daemon:
     """`edged serve`, its endpoint and what it has said."""
 
-    def __init__(self, folder: Path, store: Path, *, settings: str = "", record: bool = False):
+    def __init__(
+        self,
+        folder: Path,
+        store: Path,
+        *,
+        server: str = "",
+        settings: str = "",
+        record: bool = False,
+    ):
+        """`server`: lines of that section; `settings`: further sections."""
         self.folder = folder
         self.endpoint = f"ipc://{folder}/edged.sock"
         self.admin = f"ipc://{folder}/edged.admin"
         self.recording = folder / "run.jsonl"
         config = folder / "edged.toml"
         config.write_text(
-            f'store = "{store}"\n[server]\nendpoints = ["{self.endpoint}"]\n'
+            f'store = "{store}"\n[server]\nendpoints = ["{self.endpoint}"]\n{server}\n'
             f'[device]\ncache_dir = "{folder}/cache"\n{settings}'
         )
         command = [sys.executable, "-m", "edged", "serve", "--config", str(config)]

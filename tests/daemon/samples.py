@@ -10,6 +10,7 @@ from edged import wire
 from edged.config import Config
 from edged.daemon.front import Front
 from edged.daemon.recording import Recorder
+from edged.daemon.regions import Regions
 from edged.daemon.shelf import Contents
 from edged.daemon.versions import Versions
 from edged.device import link
@@ -88,6 +89,7 @@ class Bench:
         config: Config | None = None,
         models: Contents | None = None,
         recorder: Recorder | None = None,
+        regions: Regions | None = None,
     ) -> None:
         self.sent: list[tuple[bytes, wire.Reply]] = []
         self.worker: list[link.ToWorker] = []
@@ -97,7 +99,13 @@ class Bench:
         self.store = models or catalog()
         self.admin: list[wire.Reply] = []
         self.front = Front(
-            config or Config(), Versions(self.store), self, self, started_at=0.0, recorder=recorder
+            config or Config(),
+            Versions(self.store),
+            self,
+            self,
+            regions=regions or Regions(0o600),
+            started_at=0.0,
+            recorder=recorder,
         )
 
     def read(self) -> Contents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,8 +108,14 @@ class Rig:
         *asks: str | link.Ask,
         kind: str = "tensor",
         light: bool = False,
+        share: Path | None = None,
+        left_bytes: int | None = -1,
     ) -> int:
-        """Send a Prepare and return its rid; `given`: an array, files, or arrays by name."""
+        """Send a Prepare and return its rid; `given`: an array, files, or arrays by name.
+
+        share       a file that the payload is written to, from byte 8 on, instead of being sent
+        left_bytes  what is left of this file when the worker reads it; None: not even the file
+        """
         if isinstance(given, np.ndarray):
             given = {"x": given}
         if isinstance(given, Mapping):
@@ -123,7 +130,17 @@ class Rig:
             payload, rows = list(given), len(given)
         rid = next(self._rids)
         wanted = tuple(link.Ask(ask) if isinstance(ask, str) else ask for ask in asks)
-        self.send(link.Prepare(rid, rows, inputs, wanted, light), *payload)
+        shared = None
+        if share is not None:
+            share.write_bytes(bytes(8) + b"".join(payload))
+            ends = itertools.accumulate(map(len, payload), initial=8)
+            shared = link.Shared(str(share), tuple(zip(ends, map(len, payload), strict=False)))
+            payload = []
+            if left_bytes is None:
+                share.unlink()
+            elif left_bytes >= 0:
+                os.truncate(share, left_bytes)
+        self.send(link.Prepare(rid, rows, inputs, wanted, light, shared), *payload)
         return rid
 
     def prepared(self, *args: Any, **kwargs: Any) -> int:

@@ -381,6 +381,53 @@ def test_light_images_that_are_discarded_are_never_decoded(rig: Rig) -> None:
     rig.expect(link.Pong)
 
 
+@pytest.mark.parametrize("light", [True, False])
+def test_a_payload_is_read_from_shared_memory(rig: Rig, tmp_path: Path, light: bool) -> None:
+    """Straight to where tensors are staged, to several models' rows, and through the decoder."""
+    x, files = rows(2), [encoded(picture(30, 40, seed)) for seed in range(2)]
+    shared = [
+        (rig.prepare(x, "cat", light=light, share=tmp_path / "a"), ["cat"]),
+        (rig.prepare(x, "cat", "dog", light=light, share=tmp_path / "b"), ["dog"]),
+        (rig.prepare(files, "stretch", light=light, share=tmp_path / "c"), ["stretch"]),
+    ]
+    if not light:
+        assert {rig.expect(link.Prepared).rid for _ in shared} == {rid for rid, _ in shared}
+    cat, dog, stretch = (rid for rid, _ in shared)
+    same(rig.ran(shared[0]).tensors[cat, "cat"], MODELS["cat"].twin(x))
+    same(rig.ran(shared[1]).tensors[dog, "dog"], MODELS["dog"].twin(x))
+    sent = rig.prepared(files, "stretch")
+    done = rig.ran(shared[2], (sent, ["stretch"]))
+    np.testing.assert_array_equal(done.tensors[stretch, "stretch"], done.tensors[sent, "stretch"])
+    rig.send(link.Discard(dog))  # it was asked for "cat", too
+
+
+@pytest.mark.parametrize("light", [True, False])
+@pytest.mark.parametrize("left", [None, 0, 20], ids=["gone", "empty", "cut"])
+def test_shared_memory_that_is_cut_short_fails_its_request_alone(
+    rig: Rig, tmp_path: Path, light: bool, left: int | None
+) -> None:
+    x, memory = rows(2), tmp_path / "memory"
+    bad = rig.prepare(x, "cat", light=light, share=memory, left_bytes=left)
+    failed = rig.expect(link.PrepareFailed)
+    assert failed.rid == bad
+    if left is None:
+        assert (failed.code, "No such file" in failed.message) == (Code.UNAVAILABLE, True)
+    else:
+        assert (failed.code, "cut it short" in failed.message) == (Code.INVALID_ARG, True)
+    good = rig.prepared(x, "cat")
+    same(rig.ran((good, ["cat"])).tensors[good, "cat"], MODELS["cat"].twin(x))
+
+
+def test_a_file_that_is_closed_is_opened_again_when_it_is_named(rig: Rig, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    for seed in range(2):
+        x = rows(1, seed=seed)
+        rid = rig.prepare(x, "cat", light=True, share=memory)
+        same(rig.ran((rid, ["cat"])).tensors[rid, "cat"], MODELS["cat"].twin(x))
+        rig.send(link.Close(str(memory)))
+        memory.unlink()
+
+
 def test_a_picture_discarded_before_its_turn(rig: Rig) -> None:
     """Each Prepare is answered once, however Discard and the threads cross."""
     file = [encoded(picture(480, 640))]

@@ -169,9 +169,15 @@ REFUSED: dict[str, tuple[Any, list[bytes], Code, str]] = {
 UPLOADED = infer(parameters={"upload": [4]})
 ANNOUNCE = {"id": "a1", "request": "r1", "task": "flowers", "bytes": 100}
 
+
+def shared(*frames: list[int], **parameters: Any) -> dict[str, Any]:
+    where = {"region": "a1", "frames": list(frames)}
+    return infer(parameters={"shared": where, **parameters})
+
+
 # name: (operation, header, payload, code, what the message says)
 REFUSED_UPLOADS: dict[str, tuple[int, Any, list[bytes], Code, str]] = {
-    "payload twice": (1, UPLOADED, [b"jpeg"], Code.INVALID_ARG, "send it once"),
+    "payload twice": (1, UPLOADED, [b"jpeg"], Code.INVALID_ARG, "comes twice"),
     "sizes too many": (
         1,
         infer(parameters={"upload": [4, 4]}),
@@ -207,6 +213,33 @@ REFUSED_UPLOADS: dict[str, tuple[int, Any, list[bytes], Code, str]] = {
     "announced with payload": (4, ANNOUNCE, [b"j"], Code.INVALID_ARG, "send two frames"),
     "a chunk of nothing": (5, {"id": "r1", "offset": 0}, [b""], Code.INVALID_ARG, "not empty"),
     "a chunk without frame": (5, {"id": "r1", "offset": 0}, [], Code.INVALID_ARG, "one payload"),
+    "shared and sent": (1, shared([0, 4]), [b"jpeg"], Code.INVALID_ARG, "comes twice"),
+    "shared and uploaded": (
+        1,
+        shared([0, 4], upload=[4]),
+        [],
+        Code.INVALID_ARG,
+        "comes twice",
+    ),
+    "shared frames too many": (1, shared([0, 4], [4, 4]), [], Code.INVALID_ARG, "2 payload frames"),
+    "shared too large": (1, shared([0, 5001]), [], Code.RESOURCE_EXHAUSTED, "limit of 5000"),
+    "shared before the beginning": (1, shared([-1, 4]), [], Code.INVALID_ARG, "shared.frames"),
+    "shared nothing": (1, shared([0, 0]), [], Code.INVALID_ARG, "shared.frames"),
+    "shared nowhere": (
+        1,
+        infer(parameters={"shared": {"frames": [[0, 4]]}}),
+        [],
+        Code.INVALID_ARG,
+        "region",
+    ),
+    "too much to share": (
+        6,
+        {"id": "r1", "bytes": 2**40},
+        [],
+        Code.RESOURCE_EXHAUSTED,
+        "above the daemon's limit",
+    ),
+    "nothing to share": (6, {"id": "r1", "bytes": 0}, [], Code.INVALID_ARG, "$.bytes"),
     "before the beginning": (5, {"id": "r1", "offset": -1}, [b"j"], Code.INVALID_ARG, "$.offset"),
 }
 
@@ -224,8 +257,9 @@ def test_bad_uploads_get_a_code_and_say_what_is_wrong(
     assert caught.value.id == header["id"]
 
 
-def test_an_uploaded_request_has_no_payload_frames() -> None:
-    assert decode(UPLOADED).payload == ()
+@pytest.mark.parametrize("header", [UPLOADED, shared([4096, 4])], ids=["uploaded", "shared"])
+def test_a_payload_that_is_elsewhere_has_no_frames(header: Any) -> None:
+    assert decode(header).payload == ()
 
 
 @pytest.mark.parametrize(("header", "payload", "code", "says"), REFUSED.values(), ids=REFUSED)

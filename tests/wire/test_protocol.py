@@ -111,6 +111,7 @@ REPLIES: list[wire.ReplyHeader] = [
     wire.PingReply("a"),
     wire.GrantReply("a", 10, 125_000, 2_000_000),
     wire.ChunkReply("a", 4096),
+    wire.ShareReply("a", "b1", "/run/edged/x", 65_536),
     wire.LiveReply("a", True),
     wire.ReadyReply("a", False, "STARTING", "loading"),
     wire.ServerMetadataReply("a", "edged", "0.1", ("x",), wire.Limits(max_rows=3)),

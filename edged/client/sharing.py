@@ -1,0 +1,179 @@
+"""Memory that a client shares with a daemon on its own host, so that payloads need not be sent.
+
+The daemon makes a file that is memory; `Sharing` maps it and hands it out in pieces, one for each
+request until its end. What does not fit goes in the message, as does all before the file is there.
+No sockets and no clock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edged import wire
+from edged.errors import InvalidArgument, Unavailable
+
+log = logging.getLogger("edged.client")
+
+EXTENSION = "shared_memory"
+DEFAULT_BYTES = 64 * 2**20
+LEAST_BYTES = 32 * 2**10  # of a payload; to send a smaller one costs less than it saves
+GRAIN_BYTES = 64 * 2**10  # pieces are multiples of it, so that one can be used for another
+
+
+def shared_bytes(endpoint: str, wanted_bytes: int) -> int:
+    """What can be shared with the daemon at `endpoint`. Raises InvalidArgument."""
+    if type(wanted_bytes) is not int or wanted_bytes < 0:
+        raise InvalidArgument(f"share_bytes is {wanted_bytes!r}: give a whole number from 0 up")
+    return wanted_bytes if endpoint.startswith("ipc://") else 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """The payload of one request, until `release`."""
+
+    region: Region
+    frames: tuple[memoryview, ...]
+    where: wire.Shared
+    grains: range
+
+    def release(self) -> None:
+        """The request has its outcome: whatever the daemon still reads is for nobody."""
+        self.region.grains.give_back(self.grains)
+
+
+class Grains:
+    """Which parts of a region are in use. Ones that were used last are used next: they are warm."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._end = 0  # of what was ever handed out
+        self._free: dict[int, list[range]] = {}  # by length
+        self._taken = 0
+
+    def take(self, length: int) -> range | None:
+        """None: there are not so many in a row."""
+        free = self._free.get(length)
+        if free:
+            found = free.pop()
+        elif self._end + length <= self._count:
+            found = range(self._end, self._end + length)
+            self._end = found.stop
+        else:
+            return None
+        self._taken += length
+        return found
+
+    def give_back(self, grains: range) -> None:
+        self._taken -= len(grains)
+        if self._taken:
+            self._free.setdefault(len(grains), []).append(grains)
+        else:  # begin anew, perhaps with other lengths
+            self._free.clear()
+            self._end = 0
+
+
+class Region:
+    """The client's end of one such file."""
+
+    def __init__(self, reply: wire.ShareReply) -> None:
+        """Raises Unavailable where the file cannot be opened, as in another container."""
+        self.name = reply.region
+        self.grains = Grains(reply.bytes // GRAIN_BYTES)
+        self._there_bytes = 0  # that the file system has promised
+        try:
+            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._descriptor = os.open(reply.path, flags)
+            # Until this process closes it or ends: so the daemon knows that somebody is here.
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._memory = mmap.mmap(self._descriptor, reply.bytes)
+        except (OSError, ValueError) as error:
+            raise Unavailable(f"{reply.path}: {error}") from error
+
+    def put(self, frames: Sequence[wire.Buffer]) -> Piece | None:
+        """Copy the frames there; None where no room is left."""
+        sizes = [memoryview(frame).nbytes for frame in frames]
+        grains = self.grains.take(-(-sum(sizes) // GRAIN_BYTES))
+        if grains is None:
+            return None
+        if not self._is_there(grains.stop * GRAIN_BYTES):
+            self.grains.give_back(grains)
+            return None
+        view, offset = memoryview(self._memory), grains.start * GRAIN_BYTES
+        there, where = [], []
+        for frame, size in zip(frames, sizes, strict=True):
+            part = view[offset : offset + size]
+            part[:] = memoryview(frame).cast("B")
+            there.append(part)
+            where.append((offset, size))
+            offset += size
+        return Piece(self, tuple(there), wire.Shared(self.name, tuple(where)), grains)
+
+    def close(self) -> None:
+        """Give up the lock. Pieces that are in use stay readable."""
+        os.close(self._descriptor)
+
+    def _is_there(self, end: int) -> bool:
+        """Whether memory up to `end` can be written: else the kernel would end this process."""
+        if end > self._there_bytes:
+            try:
+                os.posix_fallocate(self._descriptor, 0, end)
+            except OSError as error:
+                log.info("no more memory to share with the daemon: %s", error.strerror)
+                return False
+            self._there_bytes = end
+        return True
+
+
+class Sharing:
+    """Owns the region, if there is one, and knows when to ask for it."""
+
+    def __init__(self, wanted_bytes: int) -> None:
+        """`wanted_bytes`: 0 never shares."""
+        self._wanted_bytes = wanted_bytes
+        self._region: Region | None = None
+        self._is_current = False  # the daemon at the other end has it
+        self._is_asked = False
+
+    def on_connected(self) -> None:
+        """Perhaps to another daemon than before."""
+        self._is_current = self._is_asked = False
+
+    def bytes_to_ask(self, payload_bytes: int, server: wire.ServerMetadataReply | None) -> int:
+        """Of the region that the daemon is to be asked for now, once; 0: none."""
+        if self._is_asked or payload_bytes < LEAST_BYTES or not self._wanted_bytes:
+            return 0
+        if server is None or EXTENSION not in server.extensions:
+            return 0
+        self._is_asked = True
+        return min(self._wanted_bytes, server.limits.max_shared_bytes)
+
+    def on_reply(self, reply: wire.ShareReply) -> None:
+        """The daemon has made a region, or has the one that is known."""
+        if self._region is None or self._region.name != reply.region:
+            self.close()
+            try:
+                self._region = Region(reply)
+            except Unavailable as error:
+                log.info("payloads are sent, not shared with the daemon: %s", error)
+                return
+        self._is_current = True
+
+    def put(self, frames: Sequence[wire.Buffer], payload_bytes: int) -> Piece | None:
+        """Copy a payload to where the daemon reads it; None: it has to be sent."""
+        if not self._is_current or payload_bytes < LEAST_BYTES or self._region is None:
+            return None
+        return self._region.put(frames)
+
+    def has(self, piece: Piece) -> bool:
+        """Whether the daemon at the other end can read it."""
+        return self._is_current and piece.region is self._region
+
+    def close(self) -> None:
+        if self._region is not None:
+            self._region.close()
+        self._region, self._is_current = None, False
