@@ -73,7 +73,8 @@ class Outlet(Protocol):
     def to_admin(self, routing_id: bytes, frames: wire.Frames) -> None:
         """Nothing happens when it is gone."""
 
-    def to_worker(self, frames: Sequence[wire.Buffer]) -> None: ...
+    def to_worker(self, frames: Sequence[wire.Buffer], *, soon: bool = True) -> None:
+        """In order. Not `soon`: with the next one that is."""
 
 
 class Front:
@@ -302,7 +303,8 @@ class Front:
         lanes_prepare = self._device is not None and self._device.lanes_prepare
         light = link.is_light(resolved.inputs, size, lanes_prepare=lanes_prepare)
         prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks, light, shared)
-        pending = Pending(client, infer.id, resolved, [link.encode(prepare), *payload], size)
+        to_prepare = [link.encode(prepare), *payload]
+        pending = Pending(client, infer.id, resolved, to_prepare, size, light)
         self._pending[rid] = pending
         self._clients.begin(client, infer.id, rid)
         self._statistics.arrived(pending.tasks)
@@ -468,7 +470,9 @@ class Front:
     def _do_prepare(self, command: Prepare, now: float) -> None:
         pending = self._pending[command.rid]
         pending.forget_results()
-        self._outlet.to_worker(pending.to_prepare)
+        # A light one is for a Run, and none comes before that: the worker wakes once for all.
+        is_for_later = pending.light and self.settled_until_s > now
+        self._outlet.to_worker(pending.to_prepare, soon=not is_for_later)
 
     def _do_run(self, command: Run, now: float) -> None:
         self._statistics.ran(self._tasks_of(command.members), command.rows)

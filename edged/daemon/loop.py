@@ -43,7 +43,7 @@ log = logging.getLogger("edged")
 
 REFUSALS = 1000  # that a client may leave unread, beside the answers that it is owed
 COPIED_BYTES = 65_536  # of a reply: to copy less is quicker than to lend it to ZeroMQ
-GATHER_MS = 1  # that one message waits for others while the device is busy for longer
+GATHER_MS = 3  # at most, that one message waits for others while the device is busy for longer
 SWEEP_S = 1.0
 LINGER_S = 2.0  # for the last replies to leave
 STOP_S = 5.0  # for the worker to end by itself
@@ -72,6 +72,7 @@ class Loop:
         self._poller = select.poll()
         self._worker: WorkerProcess | None = None
         self._watched = 0  # what is looked for on its channel
+        self._is_due = False  # whether what is left for it is to be sent now
         self._start_worker_at: float | None = None
         self._vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
         self._failure: link.Failed | None = None  # the last words of the current worker
@@ -132,9 +133,10 @@ class Loop:
         with contextlib.suppress(zmq.Again):
             self._admins.send(routing_id, frames)
 
-    def to_worker(self, frames: Sequence[wire.Buffer]) -> None:
+    def to_worker(self, frames: Sequence[wire.Buffer], *, soon: bool = True) -> None:
         assert self._worker is not None
         self._worker.put(frames)
+        self._is_due = self._is_due or soon
 
     # --- one turn -----------------------------------------------------------------------------
 
@@ -177,10 +179,12 @@ class Loop:
         clients = self._clients.descriptor
         if list(ready) != [clients]:
             return ready, False
-        if self._front.settled_until_s < time.monotonic() + 2e-3 * GATHER_MS:
+        settled_ms = 1e3 * (self._front.settled_until_s - time.monotonic())
+        gather_ms = math.floor(min(GATHER_MS, max(0.0, settled_ms - 1.0)))
+        if not gather_ms:
             return ready, False
         self._poller.unregister(clients)
-        ready |= self._poller.poll(GATHER_MS)
+        ready |= self._poller.poll(gather_ms)
         self._poller.register(clients, select.POLLIN)
         return ready, True
 
@@ -293,18 +297,19 @@ class Loop:
         self._start_worker_at = self._restarts.on_ended(now)
 
     def _flush(self, *, writable: bool = False) -> None:
-        """Send what the front has left for the worker; watch for when the rest can follow."""
+        """Send what is due to the worker, and all before it; watch for when the rest can follow."""
         worker = self._worker
         if worker is None:
             return
-        if worker.unsent and (writable or not self._watched & select.POLLOUT):
+        if self._is_due and (writable or not self._watched & select.POLLOUT):
             # It may just have ended: its death is reported next, and everything runs again.
             with contextlib.suppress(Unavailable):
                 worker.flush()
+            self._is_due = worker.unsent
         # What is closed would be readable for ever.
         self._watch(
             worker,
-            (0 if worker.silent else select.POLLIN) | (select.POLLOUT if worker.unsent else 0),
+            (0 if worker.silent else select.POLLIN) | (select.POLLOUT if self._is_due else 0),
         )
 
     def _watch(self, worker: WorkerProcess, events: int) -> None:
@@ -323,6 +328,7 @@ class Loop:
             self._poller.unregister(self._worker.death_fd)
             self._worker.close()
             self._worker = None
+            self._is_due = False
 
     # --- beginning and end --------------------------------------------------------------------
 

@@ -94,6 +94,7 @@ class Bench:
         self.sent: list[tuple[bytes, wire.Reply]] = []
         self.worker: list[link.ToWorker] = []
         self.payloads: list[Sequence[wire.Buffer]] = []
+        self.soon: list[bool] = []
         self.gone: set[bytes] = set()
         self.now = 0.0
         self.store = models or catalog()
@@ -126,7 +127,8 @@ class Bench:
         self.sent.append((routing_id, wire.decode_reply(frames)))
         return True
 
-    def to_worker(self, frames: Sequence[wire.Buffer]) -> None:
+    def to_worker(self, frames: Sequence[wire.Buffer], *, soon: bool = True) -> None:
+        self.soon.append(soon)
         self.worker.append(link.decode_to_worker(bytes(frames[0])))
         self.payloads.append(frames[1:])
 

@@ -304,6 +304,25 @@ def test_lanes_that_prepare_get_small_images_at_once():
     assert not prepare.light
 
 
+@pytest.mark.parametrize("lanes_prepare", [True, False])
+def test_what_a_busy_lane_prepares_itself_comes_with_its_batch(lanes_prepare):
+    """Else the worker would wake for each request; other threads could begin at once."""
+    bench = Bench(Config(), models=catalog(manifest("a")))
+    bench.worker_is_ready(lanes_prepare=lanes_prepare)
+    tensor = infer("r1", "a", datatype="FP32", shape=(1, 3, 8, 8))
+    payload = (bytes(4 * 3 * 8 * 8),)
+    bench.ask(tensor, payload)
+    assert [type(order) for order in bench.worker] == [link.Prepare, link.Run]
+    assert bench.soon[-1]
+    run = bench.worker[-1]
+    bench.ask(msgspec.structs.replace(tensor, id="r2"), payload)
+    assert bench.worker[-1].light
+    assert bench.soon[2:] == [not lanes_prepare]
+    bench.front.on_worker(*batch_done(run), bench.now)
+    assert isinstance(bench.worker[-1], link.Run)
+    assert bench.soon[3:] == [True]
+
+
 def test_metadata_tells_all_that_a_client_needs(bench):
     bench.ask(wire.ModelMetadata("m", "flowers"))
     header = bench.reply().header
