@@ -563,7 +563,7 @@ class Front:
 
         The worker's are left out while there is none: absent, not wrong.
         """
-        report = {"regions_bytes": self._regions.nbytes}
+        report: dict[str, int] = {}
         if worker is not None:
             account = msgspec.structs.asdict(self._scheduler.memory().account)
             report |= {f"{name}_bytes": round(count) for name, count in account.items()}
@@ -571,6 +571,7 @@ class Front:
             report["front_pss_bytes"] = self._gauge.front.pss_bytes
         else:
             report["front_pss_bytes"] = footprint().pss_bytes
+        report["clients_shared_bytes"] = self._regions.nbytes
         return report
 
 

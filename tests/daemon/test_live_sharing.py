@@ -41,7 +41,7 @@ def check(answers: list[np.ndarray]) -> None:
 
 
 def shared_bytes(client: Client) -> int:
-    return client.statistics().memory["regions_bytes"]
+    return client.statistics().memory["clients_shared_bytes"]
 
 
 def test_every_client_gets_answers_to_its_own_payloads(daemon: Daemon) -> None:
@@ -80,7 +80,7 @@ def test_the_asyncio_client_shares_too(daemon: Daemon) -> None:
             await client.infer(images()[0], ["color"])
             results = await asyncio.gather(*(client.infer(i, ["color"]) for i in images()))
             memory = (await client.statistics()).memory
-            return [result["color"].tensor[0] for result in results], memory["regions_bytes"]
+            return [result["color"].tensor[0] for result in results], memory["clients_shared_bytes"]
 
     answers, shared = asyncio.run(ask())
     check(answers)
@@ -114,7 +114,7 @@ from edged.client import Client
 client = Client(sys.argv[1]).connect()
 for _ in range(3):
     client.infer(np.zeros((200, 240, 3), np.uint8), ["color"])
-print(client.statistics().memory["regions_bytes"], flush=True)
+print(client.statistics().memory["clients_shared_bytes"], flush=True)
 sys.stdin.read()
 """
 

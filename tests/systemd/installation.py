@@ -168,7 +168,13 @@ class Installation:
 
     def edged(self, *arguments: str, group: str | None = None) -> str:
         """Run the `edged` command in the box: as root, or as a nobody in `group`."""
+        return self._run(f"{PREFIX}/bin/edged", *arguments, group=group)
+
+    def python(self, script: str, *, group: str | None = None) -> str:
+        """Run a script of a client there, likewise."""
+        return self._run(f"{PREFIX}/bin/python", "-c", script, group=group)
+
+    def _run(self, *command: str, group: str | None) -> str:
         who = ["setpriv", "--reuid=65534", "--clear-groups", f"--regid={group}"] if group else []
         environment = [f"{name}={value}" for name, value in self.environment.items()]
-        command = ["env", *environment, f"{PREFIX}/bin/edged", *arguments]
-        return self.box.run(*who, *command).stdout
+        return self.box.run(*who, "env", *environment, *command).stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 
 from edged.client import Retry
@@ -70,6 +71,27 @@ def test_members_of_its_group_are_served_and_nobody_else(serving):
     with pytest.raises(AssertionError, match=SOCKET):
         serving.edged("status", "--timeout=0.5", group="nogroup")
     assert "READY" in serving.edged("status", "--timeout=0.5", group="edged")
+
+
+SHARES = f"""
+import numpy as np
+from edged.client import Client
+with Client("ipc://{SOCKET}") as client:
+    red = np.full((200, 300, 3), (200, 10, 10), np.uint8)
+    for _ in range(3):
+        result = client.infer(red, "color", top_k=1)
+    shared = client.statistics().memory["clients_shared_bytes"]
+    print(result["color"].classes[0][0].label, shared >= red.nbytes)
+"""
+
+
+def test_members_of_its_group_share_memory_with_it(serving):
+    assert serving.python(SHARES, group="edged").split() == ["red", "True"]
+    # From where this test runs the file is not to be seen, as from another container.
+    with serving.client() as client:
+        red = np.full((200, 300, 3), (200, 10, 10), np.uint8)
+        for _ in range(3):
+            assert client.infer(red, "color", top_k=1)["color"].classes[0][0].label == "red"
 
 
 def test_nothing_is_kept_but_what_it_was_given_to_keep(serving):
