@@ -13,6 +13,8 @@ import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import FileIO
+from stat import S_ISREG
 
 from edged import wire
 from edged.errors import InvalidArgument, Unavailable
@@ -81,17 +83,23 @@ class Region:
     """The client's end of one such file."""
 
     def __init__(self, reply: wire.ShareReply) -> None:
-        """Raises Unavailable where the file cannot be opened, as in another container."""
+        """Raises Unavailable where the file cannot be opened, as in another container, or is not
+        one that was made for this: whoever answers cannot have us write over another.
+        """
         self.name = reply.region
         self.grains = Grains(reply.bytes // GRAIN_BYTES)
         self._there_bytes = 0  # that the file system has promised
         try:
-            flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-            self._descriptor = os.open(reply.path, flags)
-            # Until this process closes it or ends: so the daemon knows that somebody is here.
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            self._memory = mmap.mmap(self._descriptor, reply.bytes)
+            self._file = FileIO(reply.path, "r+", opener=_open)
+        except OSError as error:
+            raise Unavailable(f"{reply.path}: {error.strerror}") from error
+        try:
+            _check(self._file, reply.bytes)
+            # Until it is closed or this process ends: so the daemon knows that somebody is here.
+            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            self._memory = mmap.mmap(self._file.fileno(), reply.bytes)
         except (OSError, ValueError) as error:
+            self._file.close()
             raise Unavailable(f"{reply.path}: {error}") from error
 
     def put(self, frames: Sequence[wire.Buffer]) -> Piece | None:
@@ -115,18 +123,30 @@ class Region:
 
     def close(self) -> None:
         """Give up the lock. Pieces that are in use stay readable."""
-        os.close(self._descriptor)
+        self._file.close()
 
     def _is_there(self, end: int) -> bool:
         """Whether memory up to `end` can be written: else the kernel would end this process."""
         if end > self._there_bytes:
             try:
-                os.posix_fallocate(self._descriptor, 0, end)
+                new_bytes = end - self._there_bytes
+                os.posix_fallocate(self._file.fileno(), self._there_bytes, new_bytes)
             except OSError as error:
-                log.info("no more memory to share with the daemon: %s", error.strerror)
+                log.debug("no more memory to share with the daemon: %s", error.strerror)
                 return False
             self._there_bytes = end
         return True
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+
+def _check(file: FileIO, size: int) -> None:
+    """Raises ValueError if this is no file for us to fill."""
+    found = os.fstat(file.fileno())
+    if not S_ISREG(found.st_mode) or (found.st_size, found.st_blocks) != (size, 0):
+        raise ValueError(f"it is not a file of {size} bytes without content")
 
 
 class Sharing:

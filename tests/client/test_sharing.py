@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,8 +40,12 @@ def test_no_grain_is_in_two_pieces(count: int, moves: list[int]) -> None:
         assert set(used) <= set(range(count))
 
 
-def region(tmp_path: Path, size: int = SIZE, name: str = "a1") -> Region:
-    return Region(file(tmp_path, size, name))
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Region]:
+    """A region of 16 grains in the file a1."""
+    region = Region(file(tmp_path))
+    yield region
+    region.close()
 
 
 def file(tmp_path: Path, size: int = SIZE, name: str = "a1", id: str = "1") -> wire.ShareReply:
@@ -52,8 +56,7 @@ def file(tmp_path: Path, size: int = SIZE, name: str = "a1", id: str = "1") -> w
     return wire.ShareReply(id, name, str(path), size)
 
 
-def test_a_payload_lies_where_the_request_says(tmp_path: Path) -> None:
-    memory = region(tmp_path)
+def test_a_payload_lies_where_the_request_says(memory: Region, tmp_path: Path) -> None:
     first, second = memory.put([b"first"]), memory.put([b"one", bytearray(b"two")])
     assert first is not None
     assert second is not None
@@ -64,8 +67,7 @@ def test_a_payload_lies_where_the_request_says(tmp_path: Path) -> None:
         assert [content[at : at + size] for at, size in piece.where.frames] == texts
 
 
-def test_what_does_not_fit_is_not_put_there(tmp_path: Path) -> None:
-    memory = region(tmp_path)
+def test_what_does_not_fit_is_not_put_there(memory: Region) -> None:
     piece = memory.put([bytes(SIZE)])
     assert piece is not None
     assert memory.put([b"x"]) is None
@@ -74,8 +76,7 @@ def test_what_does_not_fit_is_not_put_there(tmp_path: Path) -> None:
     assert memory.put([bytes(SIZE)]) is None
 
 
-def test_memory_that_the_system_does_not_have_is_not_written(tmp_path: Path, monkeypatch) -> None:
-    memory = region(tmp_path)
+def test_memory_that_the_system_does_not_have_is_not_written(memory: Region, monkeypatch) -> None:
 
     def refuse(*_: int) -> None:
         raise OSError(28, "No space left on device")
@@ -89,6 +90,16 @@ def test_memory_that_the_system_does_not_have_is_not_written(tmp_path: Path, mon
 def test_a_file_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="No such file"):
         Region(wire.ShareReply("1", "a1", str(tmp_path / "nowhere"), SIZE))
+
+
+def test_a_file_with_anything_in_it_is_not_written_over(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"x" * SIZE)
+    (tmp_path / "link").symlink_to(precious)
+    for path, size in ((precious, SIZE), (precious, SIZE - 1), (tmp_path / "link", SIZE)):
+        with pytest.raises(Unavailable):
+            Region(wire.ShareReply("1", "a1", str(path), size))
+    assert precious.read_bytes() == b"x" * SIZE
 
 
 @pytest.mark.parametrize("share_bytes", [-1, 1.5, True, None])
@@ -151,8 +162,14 @@ class Talk:
 LARGE = b"x" * LEAST_BYTES
 
 
-def test_from_the_second_large_payload_on_they_are_shared(tmp_path: Path) -> None:
+@pytest.fixture
+def talk() -> Iterator[Talk]:
     talk = Talk("shared_memory")
+    yield talk
+    talk.session.close(0.0)
+
+
+def test_from_the_second_large_payload_on_they_are_shared(talk: Talk, tmp_path: Path) -> None:
     talk.submit(b"small")
     assert [type(header) for header, _ in talk.sent()] == [wire.Infer]
     talk.share(lambda id: file(tmp_path, id=id), LARGE)
@@ -163,8 +180,7 @@ def test_from_the_second_large_payload_on_they_are_shared(tmp_path: Path) -> Non
     assert (tmp_path / "a1").read_bytes()[offset : offset + size] == LARGE
 
 
-def test_pieces_are_free_again_however_their_requests_end(tmp_path: Path) -> None:
-    talk = Talk("shared_memory")
+def test_pieces_are_free_again_however_their_requests_end(talk: Talk, tmp_path: Path) -> None:
     talk.share(lambda id: file(tmp_path, id=id), LARGE)
     whole = b"y" * SIZE
     for end in ("answered", "refused", "given up", "wrong"):
@@ -190,9 +206,8 @@ def test_pieces_are_free_again_however_their_requests_end(tmp_path: Path) -> Non
     assert talk.submit(whole).piece is not None
 
 
-def test_another_daemon_gets_the_payload_in_the_message(tmp_path: Path) -> None:
+def test_another_daemon_gets_the_payload_in_the_message(talk: Talk, tmp_path: Path) -> None:
     """And memory of its own, when the next large payload comes."""
-    talk = Talk("shared_memory")
     talk.share(lambda id: file(tmp_path, id=id), LARGE)
     call = talk.submit(LARGE)
     ((header, _),) = talk.sent()
@@ -208,8 +223,7 @@ def test_another_daemon_gets_the_payload_in_the_message(tmp_path: Path) -> None:
     assert header.parameters.shared.region == "b2"
 
 
-def test_a_daemon_that_forgot_gets_the_payload_in_the_message(tmp_path: Path) -> None:
-    talk = Talk("shared_memory")
+def test_a_daemon_that_forgot_gets_the_payload_in_the_message(talk: Talk, tmp_path: Path) -> None:
     talk.share(lambda id: file(tmp_path, id=id), LARGE)
     call = talk.submit(LARGE)
     talk.sent()
@@ -220,8 +234,7 @@ def test_a_daemon_that_forgot_gets_the_payload_in_the_message(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("code", ["RESOURCE_EXHAUSTED", "UNSUPPORTED"])
-def test_a_daemon_that_has_no_memory_gets_payloads_in_messages(code: str) -> None:
-    talk = Talk("shared_memory")
+def test_a_daemon_that_has_no_memory_gets_payloads_in_messages(talk: Talk, code: str) -> None:
     talk.submit(LARGE)
     (asked, _), _ = talk.sent()
     talk.reply(wire.ErrorReply("no", code, asked.id))
@@ -229,8 +242,7 @@ def test_a_daemon_that_has_no_memory_gets_payloads_in_messages(code: str) -> Non
     assert [(type(h), frames) for h, frames in talk.sent()] == [(wire.Infer, [LARGE])]
 
 
-def test_memory_that_this_client_cannot_see_is_not_used(tmp_path: Path, caplog) -> None:
-    talk = Talk("shared_memory")
+def test_memory_that_this_client_cannot_see_is_not_used(talk: Talk, tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO")
     talk.share(lambda id: wire.ShareReply(id, "a1", str(tmp_path / "nowhere"), SIZE), LARGE)
     assert "payloads are sent" in caplog.text
@@ -246,8 +258,7 @@ def test_nobody_asks_where_one_side_does_not_share(talk: Talk) -> None:
     assert [type(header) for header, _ in talk.sent()] == [wire.Infer]
 
 
-def test_a_payload_outlives_its_client_until_nobody_needs_it(tmp_path: Path) -> None:
-    memory = region(tmp_path)
+def test_a_payload_outlives_its_client_until_nobody_needs_it(memory: Region) -> None:
     piece = memory.put([LARGE])
     assert piece is not None
     memory.close()
