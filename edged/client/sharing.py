@@ -96,7 +96,7 @@ class Region:
         try:
             _check(self._file, reply.bytes)
             # Until it is closed or this process ends: so the daemon knows that somebody is here.
-            fcntl.flock(self._file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_SH)  # at most while the daemon looks whether it is
             self._memory = mmap.mmap(self._file.fileno(), reply.bytes)
         except (OSError, ValueError) as error:
             self._file.close()

@@ -16,7 +16,6 @@ import hashlib
 import logging
 import os
 import secrets
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from edged.errors import InvalidArgument, ResourceExhausted, Unavailable, Unsupp
 log = logging.getLogger("edged")
 
 MAX_REGIONS = 256  # each takes a descriptor of the front and one of the worker
-_ANYWHERE = Path("/dev/shm")
+_ANYWHERE, _PREFIX = Path("/dev/shm"), "edged-"
 
 
 @dataclass(slots=True)
@@ -41,6 +40,25 @@ class _Region:
     descriptor: int
     was_locked: bool = False
 
+    @classmethod
+    def make(cls, directory: Path, size: int, mode: int) -> _Region:
+        """A new one. Raises OSError, and leaves nothing then."""
+        name = secrets.token_hex(16)
+        path = directory / name
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        region = cls(name, path, size, os.open(path, flags, 0o600))
+        try:
+            os.fchmod(region.descriptor, mode)
+            os.ftruncate(region.descriptor, size)
+        except OSError:
+            region.end()
+            raise
+        return region
+
+    def end(self) -> None:
+        self.path.unlink(missing_ok=True)
+        os.close(self.descriptor)
+
 
 class Regions:
     """Owns the directory and the files in it. Between `open` and `close` clients can share."""
@@ -48,36 +66,33 @@ class Regions:
     def __init__(self, file_mode: int) -> None:
         """`file_mode`: of the files, as of the socket that clients come by."""
         self._file_mode = file_mode
-        self._directory: Path | None = None
+        self._place: Path | None = None  # for the directory, which the first region makes
+        self._lock: int | None = None  # on it, while we live
         self._regions: dict[bytes, _Region] = {}  # by the routing id of the client
 
     def open(self, endpoints: Sequence[str]) -> None:
-        """Make the directory, beside the first ipc endpoint if that is memory.
+        """Share from now on, if clients of this host can come and there is a place for it.
 
-        The path of the endpoint must be locked: what another daemon left is removed. Where this
-        cannot be done, clients send their payloads over the socket, and the log says why.
+        What daemons that were killed have left is removed.
         """
-        path = _directory(endpoints)
-        if path is None:
-            return
-        try:
-            _make(path)
-        except OSError as error:
-            log.warning("no memory is shared with clients: %s: %s", path, error.strerror)
-            return
-        self._directory = path
+        self._place = _place(endpoints)
+        if self._place is not None:
+            others = _ANYWHERE.glob(f"{_PREFIX}*") if self._place.parent == _ANYWHERE else ()
+            for directory in {self._place, *others}:
+                _remove_left(directory)
 
     def close(self) -> None:
         for routing_id in list(self._regions):
             self._end(routing_id)
-        if self._directory is not None:
-            with contextlib.suppress(OSError):  # `open` removes what is left
-                self._directory.rmdir()
-            self._directory = None
+        if self._place is not None and self._lock is not None:
+            with contextlib.suppress(OSError):  # the next one removes what is left
+                self._place.rmdir()
+            os.close(self._lock)
+        self._place = self._lock = None
 
     @property
     def are_open(self) -> bool:
-        return self._directory is not None
+        return self._place is not None
 
     @property
     def nbytes(self) -> int:
@@ -121,31 +136,26 @@ class Regions:
                 yield str(region.path)
 
     def _make_region(self, size: int) -> _Region:
-        if self._directory is None:
+        if self._place is None:
             raise Unsupported("no memory is shared with clients here: send payloads in messages")
         if len(self._regions) >= MAX_REGIONS:
             raise ResourceExhausted(
                 f"{MAX_REGIONS} clients share memory with the daemon, which is the limit: send "
                 "payloads in messages"
             )
-        name = secrets.token_hex(16)
-        path = self._directory / name
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            descriptor = os.open(path, flags, 0o600)
-            os.fchmod(descriptor, self._file_mode)
-            os.ftruncate(descriptor, size)
+            if self._lock is None:
+                self._lock = _make(self._place)
+            return _Region.make(self._place, size, self._file_mode)
         except OSError as error:
-            raise Unavailable(f"memory cannot be shared: {path}: {error.strerror}") from error
-        return _Region(name, path, size, descriptor)
+            log.warning("no memory is shared with clients: %s: %s", self._place, error.strerror)
+            raise Unavailable(f"memory cannot be shared: {error.strerror}") from error
 
     def _end(self, routing_id: bytes) -> None:
-        region = self._regions.pop(routing_id)
-        region.path.unlink(missing_ok=True)
-        os.close(region.descriptor)
+        self._regions.pop(routing_id).end()
 
 
-def _directory(endpoints: Sequence[str]) -> Path | None:
+def _place(endpoints: Sequence[str]) -> Path | None:
     """Beside the socket, where those who see the one see the other, or wherever memory is a file.
 
     None: there is no such place, or all clients come from other hosts.
@@ -158,7 +168,7 @@ def _directory(endpoints: Sequence[str]) -> Path | None:
         return beside
     if not _is_memory(_ANYWHERE):
         return None
-    return _ANYWHERE / f"edged-{hashlib.sha256(bytes(beside)).hexdigest()[:16]}"
+    return _ANYWHERE / (_PREFIX + hashlib.sha256(bytes(beside)).hexdigest()[:16])
 
 
 def _is_memory(directory: Path) -> bool:
@@ -169,17 +179,26 @@ def _is_memory(directory: Path) -> bool:
     return next(within, "") in ("tmpfs", "ramfs")
 
 
-def _make(directory: Path) -> None:
-    """Our own, empty; others may look up names in it that they know. Raises OSError."""
-    try:
-        directory.mkdir(mode=0o700)
-    except FileExistsError:
-        found = directory.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise
-        for left in directory.iterdir():
-            left.unlink()
+def _make(directory: Path) -> int:
+    """A lock on our own new directory, where others may look up what they know the name of."""
+    directory.mkdir(mode=0o700)
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     directory.chmod(0o711)
+    return lock
+
+
+def _remove_left(directory: Path) -> None:
+    """Remove it, if it was ours and nobody lives who holds its lock."""
+    with contextlib.suppress(OSError):  # there is none, or it is not for us to touch
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if os.fstat(lock).st_uid == os.geteuid() and not _is_locked(lock):
+                for left in directory.iterdir():
+                    left.unlink()
+                directory.rmdir()
+        finally:
+            os.close(lock)
 
 
 def _is_locked(descriptor: int) -> bool:

@@ -26,7 +26,7 @@ def memory(tmp_path: Path) -> Iterator[Path]:
     place = Path("/dev/shm")
     if place not in {Path(p.mountpoint) for p in psutil.disk_partitions(all=True)}:
         pytest.skip("needs /dev/shm: without it nothing is shared")
-    folder = place / f"edged-test-{os.getpid()}-{tmp_path.name}"
+    folder = place / f"test-edged-{os.getpid()}-{tmp_path.name}"
     folder.mkdir()
     yield folder
     for left in folder.iterdir():
@@ -96,14 +96,34 @@ def test_regions_are_bounded(regions: Regions) -> None:
     share(regions, b"0")
 
 
-def test_what_another_daemon_left_is_removed(memory: Path) -> None:
-    left = memory / "edged.sock.shared" / "left"
+def test_a_size_that_the_file_system_refuses_leaves_nothing(
+    regions: Regions, memory: Path, monkeypatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr("os.ftruncate", refuse)
+    with pytest.raises(Unavailable, match="cannot be shared: File too large"):
+        share(regions)
+    monkeypatch.undo()
+    assert not list((memory / "edged.sock.shared").iterdir())
+    share(regions)
+
+
+def test_what_a_killed_daemon_left_is_removed_and_what_a_living_one_has_is_not(
+    regions: Regions, memory: Path
+) -> None:
+    kept = Path(share(regions).path)
+    other = Regions(0o600)
+    other.open([f"ipc://{memory}/edged.sock"])  # the lock of the socket keeps daemons from that
+    assert kept.exists()
+    left = memory / "other.sock.shared" / "left"
     left.parent.mkdir()
     left.write_bytes(b"x")
-    regions = Regions(0o600)
-    regions.open([f"ipc://{memory}/edged.sock"])
-    assert not left.exists()
-    regions.close()
+    other.open([f"ipc://{memory}/other.sock"])
+    assert not left.parent.exists()
+    assert share(other).path.startswith(str(left.parent))
+    other.close()
     assert not left.parent.exists()
 
 
@@ -111,7 +131,8 @@ def test_a_place_that_is_not_ours_is_not_used(memory: Path, caplog) -> None:
     (memory / "edged.sock.shared").write_bytes(b"")
     regions = Regions(0o600)
     regions.open([f"ipc://{memory}/edged.sock"])
-    assert not regions.are_open
+    with pytest.raises(Unavailable):
+        share(regions)
     assert "no memory is shared with clients" in caplog.text
 
 
