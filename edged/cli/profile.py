@@ -172,7 +172,7 @@ def shown(profile: Profile) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in profile.versions.items())
     head = [", ".join(fact for fact in facts if fact), profile.source, versions]
     rows = max((block.rows for block in profile.blocks.values()), key=len)
-    headers = ["block", *(f"{n} rows" for n in rows), "spread", "fixed + each row"]
+    headers = ["block", *(f"{n} rows" for n in rows), "spread", "fixed + each row", "all lanes"]
     headers += ["weights", "workspace", "load cold", "warm"]
     lines = [_line(name, block, rows) for name, block in profile.blocks.items()]
     return "\n".join([*filter(None, head), "times in ms", table(headers, lines)])
@@ -191,6 +191,7 @@ def _line(name: str, block: BlockProfile, rows: tuple[int, ...]) -> list[str]:
         *(_ms(times.get(n)) for n in rows),
         spread,
         f"{_ms(fixed_s)} + {_ms(each_s)}",
+        _ms(block.wide_s),
         "" if block.weight_bytes is None else show_bytes(block.weight_bytes),
         "" if workspace is None else show_bytes(workspace),
         _ms(block.load_cold_s),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -82,11 +83,14 @@ class _Block:
         for path in self._backend.files(self.id, self._store.block_path(self.id)):
             mapped.give_cache_back(path)
 
-    def run(self, rows: int) -> float:
-        """Seconds of the block alone, or with the way of its inputs to the device."""
+    def run(self, rows: int, *, wide: bool = False) -> float:
+        """Seconds of the block alone, or with the way of its inputs to the device.
+
+        On one lane, unless `wide`.
+        """
         segment = Segment(self._pool, list(range(rows)), (self._manifest.name,))
         began_s = time.perf_counter()
-        batch = self._executor.compute([segment], wide=self._backend.lanes == 1)
+        batch = self._executor.compute([segment], wide=wide or self._backend.lanes == 1)
         took_s = time.perf_counter() - began_s
         if self._backend.memory.is_host:  # else the runs go on when they have returned
             took_s = sum(run.us for run in batch.runs) / 1e6
@@ -105,8 +109,12 @@ def measure(order: Order) -> Measured:
     block = _Block(order, backend)
     weight_bytes = block.load().bytes_used
     workspace_bytes = _workspaces(block, order.rows) if backend.memory.is_host else None
-    times_s = _times(block, order.rows, order.seconds)
-    medians_s = [statistics.median(of) for of in times_s]
+    cases = [(rows, False) for rows in order.rows]
+    if backend.lanes > 1:
+        cases.append((order.rows[0], True))
+    times_s = _times(block, cases, order.seconds)
+    medians_s = [statistics.median(times_s[rows, False]) for rows in order.rows]
+    wide_s = None if backend.lanes == 1 else statistics.median(times_s[order.rows[0], True])
     block.unload()
     block.leave_page_cache()
     load_s = [_load_s(block, medians_s[0]) for _ in range(1 + _LOADS)]
@@ -116,13 +124,14 @@ def measure(order: Order) -> Measured:
             rows=order.rows,
             time_s=tuple(round(median_s, 7) for median_s in medians_s),
             spread_s=tuple(
-                round(statistics.median(abs(t - median_s) for t in of), 7)
-                for of, median_s in zip(times_s, medians_s, strict=True)
+                round(statistics.median(abs(t - median_s) for t in times_s[rows, False]), 7)
+                for rows, median_s in zip(order.rows, medians_s, strict=True)
             ),
             workspace_bytes=workspace_bytes,
             weight_bytes=weight_bytes,
             load_cold_s=round(load_s[0], 6),
             load_warm_s=round(statistics.median(load_s[1:]), 6),
+            wide_s=None if wide_s is None else round(wide_s, 7),
         ),
         backend=backend.name,
         device=backend.device,
@@ -143,16 +152,20 @@ def _workspaces(block: _Block, rows: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _times(block: _Block, rows: tuple[int, ...], seconds: float) -> list[list[float]]:
-    """Seconds of each number of rows, in turns: whatever else the machine does meets all alike."""
-    times_s: list[list[float]] = [[] for _ in rows]
+def _times(
+    block: _Block, cases: Sequence[tuple[int, bool]], seconds: float
+) -> dict[tuple[int, bool], list[float]]:
+    """Seconds of each case, rows and whether wide; in turns: whatever else the machine does meets
+    all alike.
+    """
+    times_s: dict[tuple[int, bool], list[float]] = {case: [] for case in cases}
     least, most = _ROUNDS
     end_s = time.monotonic() + seconds
     for number in range(most):
         if number >= least and time.monotonic() > end_s:
             break
-        for count, of in zip(rows, times_s, strict=True):
-            of.append(block.run(count))
+        for (rows, wide), of in times_s.items():
+            of.append(block.run(rows, wide=wide))
     return times_s
 
 

@@ -30,6 +30,7 @@ class BlockProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     weight_bytes: int | None = None  # while it is loaded
     load_cold_s: float | None = None  # from the disk until it runs at full speed
     load_warm_s: float | None = None  # likewise, with its files in the page cache
+    wide_s: float | None = None  # of a run of rows[0] on all lanes together; None: not measured
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -79,6 +80,8 @@ def check_block(block: BlockProfile, where: str) -> None:
             raise ConfigError(f"{where}.{name} has {len(values)} entries for {len(block.rows)}")
     if not all(0.0 < time_s < float("inf") for time_s in block.time_s):
         raise ConfigError(f"{where}.time_s must be above 0")
+    if block.wide_s is not None and not 0.0 < block.wide_s < float("inf"):
+        raise ConfigError(f"{where}.wide_s must be above 0")
     known: tuple[float, ...] = tuple(
         value
         for value in (block.weight_bytes, block.load_cold_s, block.load_warm_s)
@@ -134,7 +137,23 @@ def _group_cost(group: str, paths: list[list[BlockProfile]]) -> GroupCost:
         max(sum(interpolate(block.rows, block.time_s, n) for block in path) for path in paths)
         for n in rows
     )
-    return GroupCost(group, rows, tuple(times))
+    return GroupCost(group, rows, tuple(times), _speed_up(paths, rows[0]))
+
+
+def _speed_up(paths: list[list[BlockProfile]], rows: int) -> float | None:
+    """Of all lanes over one, with so many rows, for the slowest path of each; None: not measured.
+
+    A block without a figure of its own counts as one that further threads do not help.
+    """
+    if all(block.wide_s is None for path in paths for block in path):
+        return None
+    narrow_s, wide_s = [], []
+    for path in paths:
+        times_s = [interpolate(block.rows, block.time_s, rows) for block in path]
+        shares = [1.0 if b.wide_s is None else b.wide_s / b.time_s[0] for b in path]
+        narrow_s.append(sum(times_s))
+        wide_s.append(sum(t * share for t, share in zip(times_s, shares, strict=True)))
+    return max(narrow_s) / max(wide_s)
 
 
 def affine(block: BlockProfile) -> tuple[float, float]:

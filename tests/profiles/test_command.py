@@ -50,6 +50,7 @@ def test_every_block_of_the_store_is_measured(store, measured, capsys):
         assert block.weight_bytes > 0
         assert block.workspace_bytes is not None
         assert min(block.load_cold_s, block.load_warm_s) > 0.0
+        assert (block.wide_s is None) == (profile.lanes == 1)
     assert main(["profile", "--show", str(measured)]) == 0
     shown = capsys.readouterr().out
     assert all(name[:12] in shown for name in blocks)
@@ -64,6 +65,7 @@ def test_the_daemon_takes_its_costs_from_the_profile(start, store, measured):
     (up,) = (t.event for t in turns(daemon.recording) if isinstance(t.event, DeviceUp))
     profile = profiles.read(str(measured))
     assert set(up.costs) == set(group_costs(profile, Store(store).models().values()))
+    assert all((cost.speed_up is None) == (profile.lanes == 1) for cost in up.costs)
 
 
 def test_the_daemon_refuses_the_profile_of_another_device(start, store, measured, tmp_path):

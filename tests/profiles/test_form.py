@@ -48,6 +48,20 @@ def test_a_group_costs_what_its_slowest_path_costs_at_each_size():
     assert second == GroupCost(OTHER_BACKBONE, (1, 4), (0.003, 0.012))
 
 
+def test_a_group_is_sooner_on_all_lanes_by_what_its_slowest_path_is():
+    wide = {BACKBONE: 0.004, HEADS["food"]: 0.0005}  # and none for the head of flowers
+    blocks = {
+        name: msgspec.structs.replace(block, wide_s=wide.get(name))
+        for name, block in PROFILE.blocks.items()
+    }
+    profile = msgspec.structs.replace(PROFILE, blocks=blocks)
+    assert decode(encode(profile)) == profile
+    models = [manifest("flowers"), manifest("food"), manifest("fine", backbone=OTHER_BACKBONE)]
+    first, second = group_costs(profile, models)
+    assert first.speed_up == pytest.approx(0.011 / 0.005)
+    assert second.speed_up is None
+
+
 def test_one_bad_point_does_not_move_the_line():
     times_s = [0.002 + 0.001 * rows for rows in (1, 2, 4, 8, 16)]
     times_s[2] *= 3
@@ -87,6 +101,7 @@ def test_a_published_profile_fits_no_device():
         ({"time_s": [0.0, 1.0]}, "time_s must be above 0"),
         ({"spread_s": [1.0]}, "spread_s has 1 entries for 2"),
         ({"load_warm_s": -1.0}, "below 0"),
+        ({"wide_s": 0.0}, "wide_s must be above 0"),
         ({"times": []}, "unknown field `times`"),
     ],
 )
