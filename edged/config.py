@@ -141,8 +141,8 @@ def _check(config: Config) -> None:
         **{
             f"scheduler.{name}": getattr(scheduler, name)
             for name in (
-                *("queue_rows", "queue_bytes", "staging_rows", "max_batch_rows", "levels"),
-                "max_attempts",
+                *("queue_rows", "queue_bytes", "staging_rows", "staging_bytes"),
+                *("max_batch_rows", "levels", "max_attempts"),
             )
         },
         "memory.max_wait_s": config.memory.max_wait_s,

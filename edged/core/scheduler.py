@@ -32,6 +32,7 @@ from edged.core.events import (
     Prepared,
     PrepareFailed,
     Refuse,
+    Request,
     Run,
     Woke,
 )
@@ -75,6 +76,7 @@ class Scheduler:
         self._memory = supply.memory
         self._forecast = Forecast(settings, self._waiting, supply.memory)
         self._staged_rows = 0
+        self._staged_bytes = 0  # of payload
         self._preparing = 0  # requests that the device has not said Prepared of
         self._open = 0  # requests that are owed an answer
         self._last_batch = 0
@@ -311,7 +313,7 @@ class Scheduler:
         self._running = Running(self._lanes)
         self._order_at = self._sizes.next_beat_s = None
         self._ready.clear()
-        self._staged_rows = self._preparing = 0
+        self._staged_rows = self._staged_bytes = self._preparing = 0
         for job in reversed([j for j in self._jobs.values() if j.stage is not Stage.WAITING]):
             if job.answered:
                 self._drop(job)
@@ -357,12 +359,13 @@ class Scheduler:
 
     def _fill_staging(self, now: float, commands: list[Command]) -> None:
         while (job := self._waiting.peek()) is not None:
-            if self._staged_rows + job.request.staging_rows > self.settings.staging_rows:
+            if not self._fits(job.request):
                 return
             if self._sizes.exclusive and self._staged_rows:
                 return
             self._waiting.take(job)
             self._staged_rows += job.request.staging_rows
+            self._staged_bytes += job.request.payload_bytes
             job.stage = Stage.PREPARING
             if job.need is not None:
                 self._memory.start(job.need, now)
@@ -371,6 +374,13 @@ class Scheduler:
                 self._stage(job, now)
             else:
                 self._preparing += 1
+
+    def _fits(self, request: Request) -> bool:
+        """Whether it can be prepared beside what is; by its bytes, any request can be alone."""
+        rows = self._staged_rows + request.staging_rows
+        size = self._staged_bytes + request.payload_bytes
+        of_bytes = size <= self.settings.staging_bytes or not self._staged_rows
+        return rows <= self.settings.staging_rows and of_bytes
 
     def _start_batches(self, now: float, commands: list[Command]) -> None:
         self._sizes.next_beat_s = None
@@ -401,8 +411,10 @@ class Scheduler:
         if self._draining or self._memory.residency.going:
             return False
         head = self._waiting.peek()
-        wanted = 1 if head is None else head.request.staging_rows
-        fits = self._staged_rows + wanted <= self.settings.staging_rows
+        if head is None:
+            fits = self._staged_rows < self.settings.staging_rows
+        else:
+            fits = self._fits(head.request)
         return fits or self._preparing > 0
 
     def _limit(self, group: str) -> int:
@@ -483,6 +495,7 @@ class Scheduler:
         if job.need is not None:
             job.need.in_use -= 1
         self._staged_rows -= job.request.staging_rows
+        self._staged_bytes -= job.request.payload_bytes
         if discard:
             commands.append(Discard(job.request.rid))
 

@@ -57,6 +57,9 @@ def check(scheduler: Scheduler) -> None:
     assert sum(line.bytes for line in lines) == scheduler._waiting.bytes
     assert scheduler.staged_rows == sum(job.request.staging_rows for job in staged)
     assert scheduler.staged_rows <= scheduler.settings.staging_rows
+    staged_bytes = sum(job.request.payload_bytes for job in staged)
+    assert scheduler._staged_bytes == staged_bytes
+    assert staged_bytes <= scheduler.settings.staging_bytes or len(staged) == 1
     held = [p.request.rid for p in scheduler._order._places.values() if p.ending is not None]
     assert scheduler.open_requests == sum(not job.answered for job in jobs) + len(held)
     for sequence in scheduler._order._sequences.values():

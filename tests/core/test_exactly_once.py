@@ -91,7 +91,9 @@ class Device:
 class Traffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        limits = Settings(queue_rows=8, queue_bytes=20, staging_rows=6, max_batch_rows=4)
+        limits = Settings(
+            queue_rows=8, queue_bytes=20, staging_rows=6, staging_bytes=10, max_batch_rows=4
+        )
         self.scheduler = Scheduler(limits)
         self.device: Device | None = None
         self.now = 0.0

@@ -135,6 +135,18 @@ def test_staging_memory_bounds_what_is_prepared():
     assert scheduler(BatchDone(1, 0.01, 0.0))[-1] == Prepare(3)
 
 
+def test_large_payloads_are_prepared_a_few_at_a_time_and_one_of_any_size_alone():
+    scheduler = up(staging_bytes=100)
+    assert scheduler(arrived(1, payload_bytes=60)) == [Prepare(1)]
+    assert scheduler(arrived(2, payload_bytes=60)) == []
+    assert scheduler(arrived(3, payload_bytes=200)) == []
+    scheduler(Prepared(1, 0.0))
+    assert scheduler(BatchDone(1, 0.01, 0.0))[-1] == Prepare(2)
+    scheduler(Prepared(2, 0.0))
+    assert scheduler(BatchDone(2, 0.01, 0.0))[-1] == Prepare(3)
+    assert scheduler(arrived(4, payload_bytes=1)) == []
+
+
 def test_a_full_queue_refuses_and_says_when_to_come_back():
     scheduler = up(staging_rows=1, queue_rows=2)
     stage(scheduler, 1)
