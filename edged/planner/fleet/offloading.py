@@ -17,8 +17,9 @@ from edged.planner.fleet.problem import Array, FleetProblem, Mode
 
 MOST = 1e7  # a load this many times a limit is not served from it: its share would be noise
 # The columns are all boxed: dual simplex starts at once, presolve costs more than it saves. Rows
-# and costs come scaled. Few vertices tie, as loads differ, so costs that HiGHS perturbs only add a
-# second phase. Without all three the LP takes half as long again.
+# and costs come scaled. Costs that HiGHS perturbs only add a second phase. Without all three the LP
+# takes half as long again. Optima tie, as clients with the same model gain the same per MB: which
+# one comes out depends on these options, and with it where an alternating method ends.
 SOLVER: dict[str, float | int | str] = {
     "presolve": "off",
     "simplex_scale_strategy": 0,
