@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,19 @@ def test_every_benchmark_says_what_it_does(capsys: pytest.CaptureFixture[str]) -
     assert ended.value.code == 0
     text = capsys.readouterr().out
     assert all(name in text for name in BENCHES)
+
+
+@pytest.mark.parametrize("command", [["overhead", "--seconds", "0.1"], ["scheduler"]], ids=str)
+def test_a_benchmark_prints_one_line_that_says_how_it_was_made(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert found["bench"] == command[0]
+    assert found["label"] == "measured"
+    assert found["ratio"] > 0
+    assert {"command", "machine", "seed", "date"} <= found.keys()
 
 
 def test_clients_account_for_every_request(tmp_path: Path) -> None:
