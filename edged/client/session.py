@@ -1,6 +1,7 @@
 """The client's side of the protocol without I/O: which requests wait, are out, are answered.
 
-Knows no sockets and no clock: `now` (seconds, monotonic) is an argument. A driver reports what
+Knows no sockets and no clock (and of the system only the memory that it shares with the daemon,
+`edged.client.sharing`): `now` (seconds, monotonic) is an argument. A driver reports what
 happens (`on_connected`, `on_message`, ...), sends what `next_to_send` hands out, calls `on_time`
 at `wakeup_at()`, and collects what has ended from `take_ended`. `Client` and `AsyncClient` are
 such drivers.
