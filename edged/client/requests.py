@@ -17,7 +17,7 @@ from edged.client.call import Call, positive_count, positive_s
 from edged.client.session import Session
 from edged.client.tensors import to_wire
 from edged.client.upload import Upload
-from edged.errors import InvalidArgument, NotFound
+from edged.errors import EdgedError, InvalidArgument, NotFound
 
 Image: TypeAlias = "bytes | os.PathLike[str] | NDArray[np.uint8]"
 """A JPEG or PNG file (its bytes or its path), or decoded RGB pixels of shape (height, width, 3)."""
@@ -88,7 +88,14 @@ def submit_infer(
     piece = None if announce else session.place(frames, now)
     payload = piece.frames if piece is not None else tuple(map(_kept, frames))
     upload = Upload(payload, link_bytes_s) if announce else None
-    return session.submit(header, payload, timeout_s=timeout_s, now=now, upload=upload, piece=piece)
+    try:
+        return session.submit(
+            header, payload, timeout_s=timeout_s, now=now, upload=upload, piece=piece
+        )
+    except EdgedError:
+        if piece is not None:
+            piece.release()
+        raise
 
 
 def _tensors(

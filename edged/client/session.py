@@ -1,10 +1,9 @@
-"""The client's side of the protocol without I/O: which requests wait, are out, are answered.
+"""The client's side of the protocol without sockets: which requests wait, are out, are answered.
 
-Knows no sockets and no clock (and of the system only the memory that it shares with the daemon,
-`edged.client.sharing`): `now` (seconds, monotonic) is an argument. A driver reports what
-happens (`on_connected`, `on_message`, ...), sends what `next_to_send` hands out, calls `on_time`
-at `wakeup_at()`, and collects what has ended from `take_ended`. `Client` and `AsyncClient` are
-such drivers.
+Knows no clock: `now` (seconds, monotonic) is an argument; and of the system only the memory that
+it shares with the daemon (`edged.client.sharing`). A driver reports what happens (`on_connected`,
+`on_message`, ...), sends what `next_to_send` hands out, calls `on_time` at `wakeup_at()`, and
+collects what has ended from `take_ended`. `Client` and `AsyncClient` are such drivers.
 
 A request is sent again, with the same id, when the connection was lost, when the daemon said
 "not now, try after ...", or when no answer came for long. Whatever comes for an id that has its
@@ -130,18 +129,11 @@ class Session:
         """Queue a request; an inference with `upload` is announced first, where the daemon can.
 
         `piece` is where the payload was placed; it is released when the request ends.
-        Raises InvalidArgument or ResourceExhausted if it cannot be served.
+        Raises InvalidArgument or ResourceExhausted if it cannot be served; then it is not.
         """
-        try:
-            wire.check_request(header, payload, self.limits)
-            if header.id in self._calls:
-                raise InvalidArgument(
-                    f"request id {header.id!r} is in use: give each request its own"
-                )
-        except EdgedError:
-            if piece is not None:
-                piece.release()
-            raise
+        wire.check_request(header, payload, self.limits)
+        if header.id in self._calls:
+            raise InvalidArgument(f"request id {header.id!r} is in use: give each request its own")
         order, ends = next(self._order), now + timeout_s
         call = Call(header, tuple(payload), order, now, ends, upload=upload, piece=piece)
         return self._add(call, now)
@@ -262,7 +254,8 @@ class Session:
         resend_s = now + self._retry.resend_after_s * 2 ** (call.sends - 1)
         may_resend = call.sends < self._retry.attempts
         self._wake(call, min(call.deadline_s, resend_s) if may_resend else call.deadline_s)
-        is_there = self._is_shared(call) or (upload is not None and not upload.in_one_piece)
+        is_sent = upload is not None and not upload.in_one_piece
+        is_there = is_sent or self._shared(call) is not None
         return wire.encode_request(self._stamped(call, now), () if is_there else call.payload)
 
     def wakeup_at(self) -> float:
@@ -304,7 +297,7 @@ class Session:
 
     @property
     def _daemon_grants(self) -> bool:
-        return self.server is not None and "grants" in self.server.extensions
+        return self.server is not None and wire.GRANTS in self.server.extensions
 
     def _next_piece(self, call: Call, upload: Upload, now: float) -> wire.Frames | None:
         """The announcement of what is left, or a chunk of it."""
@@ -430,13 +423,17 @@ class Session:
         left_us = max(1, int((call.deadline_s - now) * 1e6))
         timeout = min(left_us, self.limits.max_timeout_us)
         sizes = None if call.upload is None or call.upload.in_one_piece else call.upload.sizes
-        where = call.piece.where if call.piece is not None and self._is_shared(call) else None
-        parameters = replace(call.header.parameters, timeout=timeout, upload=sizes, shared=where)
+        parameters = replace(
+            call.header.parameters, timeout=timeout, upload=sizes, shared=self._shared(call)
+        )
         return replace(call.header, parameters=parameters)
 
-    def _is_shared(self, call: Call) -> bool:
-        """Whether its payload is read from shared memory; what is sent again is sent whole."""
-        return call.piece is not None and call.sends == 1 and self._sharing.has(call.piece)
+    def _shared(self, call: Call) -> wire.Shared | None:
+        """Where the daemon reads its payload; None: it is sent, as is all that is sent again."""
+        piece = call.piece
+        if piece is None or call.sends > 1 or not self._sharing.has(piece):
+            return None
+        return piece.where
 
     def _too_late(self, call: Call) -> EdgedError:
         within = f"within {call.deadline_s - call.began_s:.3g} s"

@@ -21,7 +21,6 @@ from edged.errors import InvalidArgument, Unavailable
 
 log = logging.getLogger("edged.client")
 
-EXTENSION = "shared_memory"
 DEFAULT_BYTES = 64 * 2**20
 LEAST_BYTES = 32 * 2**10  # of a payload; to send a smaller one costs less than it saves
 GRAIN_BYTES = 64 * 2**10  # pieces are multiples of it, so that one can be used for another
@@ -167,7 +166,7 @@ class Sharing:
         """Of the region that the daemon is to be asked for now, once; 0: none."""
         if self._is_asked or payload_bytes < LEAST_BYTES or not self._wanted_bytes:
             return 0
-        if server is None or EXTENSION not in server.extensions:
+        if server is None or wire.SHARED_MEMORY not in server.extensions:
             return 0
         self._is_asked = True
         return min(self._wanted_bytes, server.limits.max_shared_bytes)

@@ -411,10 +411,8 @@ class Scheduler:
         if self._draining or self._memory.residency.going:
             return False
         head = self._waiting.peek()
-        if head is None:
-            fits = self._staged_rows < self.settings.staging_rows
-        else:
-            fits = self._fits(head.request)
+        is_full = self._staged_rows >= self.settings.staging_rows
+        fits = not is_full if head is None else self._fits(head.request)
         return fits or self._preparing > 0
 
     def _limit(self, group: str) -> int:

@@ -10,9 +10,8 @@ from edged import __version__, wire
 from edged.daemon.catalog import NOT_LOADED, Catalog
 
 EXTENSIONS = (
-    "zmq_binary_frames", "classification", "schedule_policy", "statistics", "cancel", "grants",
+    "zmq_binary_frames", "classification", "schedule_policy", "statistics", "cancel", wire.GRANTS,
 )  # fmt: skip
-SHARED_MEMORY = "shared_memory"
 
 _MODEL_STATES = {"READY": "READY", "DRAINING": "UNAVAILABLE"}  # of the daemon, to that of models
 
@@ -51,7 +50,7 @@ def _server_ready(header: wire.ServerReady, situation: Situation) -> wire.ReadyR
 
 
 def _server_metadata(header: wire.ServerMetadata, situation: Situation) -> wire.ServerMetadataReply:
-    extensions = (*EXTENSIONS, SHARED_MEMORY) if situation.shares_memory else EXTENSIONS
+    extensions = (*EXTENSIONS, wire.SHARED_MEMORY) if situation.shares_memory else EXTENSIONS
     return wire.ServerMetadataReply(header.id, "edged", __version__, extensions, situation.limits)
 
 

@@ -26,7 +26,7 @@ class Pending:
     resolved: Resolved
     to_prepare: list[wire.Buffer]
     payload_bytes: int
-    light: bool = False  # as of link.Prepare
+    light: bool  # as of link.Prepare
     results: dict[str, tuple[wire.OutputTensor, ...]] = field(default_factory=dict)
     tensors: dict[str, list[wire.Buffer]] = field(default_factory=dict)
 

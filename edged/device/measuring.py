@@ -114,7 +114,7 @@ def measure(order: Order) -> Measured:
         cases.append((order.rows[0], True))
     times_s = _times(block, cases, order.seconds)
     medians_s = [statistics.median(times_s[rows, False]) for rows in order.rows]
-    wide_s = None if backend.lanes == 1 else statistics.median(times_s[order.rows[0], True])
+    wide_s = times_s.get((order.rows[0], True))
     block.unload()
     block.leave_page_cache()
     load_s = [_load_s(block, medians_s[0]) for _ in range(1 + _LOADS)]
@@ -131,7 +131,7 @@ def measure(order: Order) -> Measured:
             weight_bytes=weight_bytes,
             load_cold_s=round(load_s[0], 6),
             load_warm_s=round(statistics.median(load_s[1:]), 6),
-            wide_s=None if wide_s is None else round(wide_s, 7),
+            wide_s=None if wide_s is None else round(statistics.median(wide_s), 7),
         ),
         backend=backend.name,
         device=backend.device,

@@ -41,8 +41,10 @@ from edged.wire.codec import (
 )
 from edged.wire.messages import (
     DEFAULT_ENDPOINT,
+    GRANTS,
     REPLIES,
     REQUESTS,
+    SHARED_MEMORY,
     Announce,
     BatchStatistics,
     Cancel,
@@ -94,10 +96,12 @@ __all__ = [
     "ALL_REPLIES",
     "DEFAULT_ADMIN_ENDPOINT",
     "DEFAULT_ENDPOINT",
+    "GRANTS",
     "ITEM_BYTES",
     "MAGIC",
     "REPLIES",
     "REQUESTS",
+    "SHARED_MEMORY",
     "AdminOp",
     "Announce",
     "BadRequest",

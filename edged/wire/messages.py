@@ -21,6 +21,7 @@ from edged.errors import Code
 from edged.manifest import DataType
 
 MAX_ITEMS = 256  # of one array or map in a request's header
+GRANTS, SHARED_MEMORY = "grants", "shared_memory"  # extensions that clients look for
 DEFAULT_ENDPOINT = "ipc:///run/edged/edged.sock"
 
 

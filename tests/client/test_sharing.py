@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from edged import wire
 from edged.client import Client
 from edged.client.call import Call, Retry
+from edged.client.requests import submit_infer
 from edged.client.session import Session
 from edged.client.sharing import GRAIN_BYTES, LEAST_BYTES, Grains, Region
-from edged.errors import InvalidArgument, Unavailable
+from edged.errors import InvalidArgument, ResourceExhausted, Unavailable
 
 SIZE = 16 * GRAIN_BYTES
 RETRY = Retry(attempts=3, resend_after_s=5.0, backoff_s=0.5)
@@ -135,14 +136,7 @@ class Talk:
         return messages
 
     def submit(self, payload: bytes) -> Call:
-        header = wire.Infer(
-            self.session.next_id(),
-            (wire.InputTensor("image", "BYTES", (1,)),),
-            (wire.RequestedOutput("flowers"),),
-        )
-        piece = self.session.place([payload], 0.0)
-        frames = [payload] if piece is None else piece.frames
-        return self.session.submit(header, frames, timeout_s=30.0, now=0.0, piece=piece)
+        return submit_infer(self.session, payload, "flowers", now=0.0, default_timeout_s=30.0)
 
     def answer(self, call: Call) -> None:
         self.reply(
@@ -183,17 +177,9 @@ def test_from_the_second_large_payload_on_they_are_shared(talk: Talk, tmp_path: 
 def test_pieces_are_free_again_however_their_requests_end(talk: Talk, tmp_path: Path) -> None:
     talk.share(lambda id: file(tmp_path, id=id), LARGE)
     whole = b"y" * SIZE
-    for end in ("answered", "refused", "given up", "wrong"):
-        if end == "wrong":
-            with pytest.raises(InvalidArgument):
-                talk.session.submit(
-                    wire.Ping("p"),
-                    [b"x"],
-                    timeout_s=1.0,
-                    now=0.0,
-                    piece=talk.session.place([whole], 0.0),
-                )
-            continue
+    with pytest.raises(ResourceExhausted, match="best classes"):
+        submit_infer(talk.session, whole, "flowers", now=0.0, default_timeout_s=1.0, top_k=10_000)
+    for end in ("answered", "refused", "given up"):
         call = talk.submit(whole)
         ((header, _),) = [m for m in talk.sent() if isinstance(m[0], wire.Infer)]
         assert header.parameters.shared is not None, end

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,12 +108,12 @@ class Rig:
         kind: str = "tensor",
         light: bool = False,
         share: Path | None = None,
-        left_bytes: int | None = -1,
+        spoil: Callable[[Path], object] = lambda path: None,
     ) -> int:
         """Send a Prepare and return its rid; `given`: an array, files, or arrays by name.
 
-        share       a file that the payload is written to, from byte 8 on, instead of being sent
-        left_bytes  what is left of this file when the worker reads it; None: not even the file
+        share  a file that the payload is written to, from byte 8 on, instead of being sent
+        spoil  what becomes of this file before the worker reads it
         """
         if isinstance(given, np.ndarray):
             given = {"x": given}
@@ -136,10 +135,7 @@ class Rig:
             ends = itertools.accumulate(map(len, payload), initial=8)
             shared = link.Shared(str(share), tuple(zip(ends, map(len, payload), strict=False)))
             payload = []
-            if left_bytes is None:
-                share.unlink()
-            elif left_bytes >= 0:
-                os.truncate(share, left_bytes)
+            spoil(share)
         self.send(link.Prepare(rid, rows, inputs, wanted, light, shared), *payload)
         return rid
 

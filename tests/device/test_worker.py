@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -402,18 +403,28 @@ def test_a_payload_is_read_from_shared_memory(rig: Rig, tmp_path: Path, light: b
 
 
 @pytest.mark.parametrize("light", [True, False])
-@pytest.mark.parametrize("left", [None, 0, 20], ids=["gone", "empty", "cut"])
-def test_shared_memory_that_is_cut_short_fails_its_request_alone(
-    rig: Rig, tmp_path: Path, light: bool, left: int | None
+@pytest.mark.parametrize(
+    ("spoil", "code", "says"),
+    [
+        (Path.unlink, Code.UNAVAILABLE, "No such file"),
+        (lambda path: os.truncate(path, 0), Code.INVALID_ARG, "cut it short"),
+        (lambda path: os.truncate(path, 20), Code.INVALID_ARG, "cut it short"),
+    ],
+    ids=["gone", "empty", "cut"],
+)
+def test_shared_memory_that_is_not_whole_fails_its_request_alone(
+    rig: Rig,
+    tmp_path: Path,
+    light: bool,
+    spoil: Callable[[Path], object],
+    code: Code,
+    says: str,
 ) -> None:
-    x, memory = rows(2), tmp_path / "memory"
-    bad = rig.prepare(x, "cat", light=light, share=memory, left_bytes=left)
+    x = rows(2)
+    bad = rig.prepare(x, "cat", light=light, share=tmp_path / "memory", spoil=spoil)
     failed = rig.expect(link.PrepareFailed)
-    assert failed.rid == bad
-    if left is None:
-        assert (failed.code, "No such file" in failed.message) == (Code.UNAVAILABLE, True)
-    else:
-        assert (failed.code, "cut it short" in failed.message) == (Code.INVALID_ARG, True)
+    assert (failed.rid, failed.code) == (bad, code)
+    assert says in failed.message
     good = rig.prepared(x, "cat")
     same(rig.ran((good, ["cat"])).tensors[good, "cat"], MODELS["cat"].twin(x))
 
