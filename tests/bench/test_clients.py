@@ -1,4 +1,4 @@
-"""Loads of the benchmarks, and that every benchmark can be asked what it does."""
+"""Loads of the benchmarks, that each can be asked what it does, and the line that one prints."""
 
 from __future__ import annotations
 
