@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -59,20 +60,19 @@ class Watchdog:
 
     def __init__(self, period_s: float | None, patience_s: float) -> None:
         # Often enough that one refusal does not miss the deadline.
-        self._interval_s = None if period_s is None else period_s / 4
+        self._interval_s = math.inf if period_s is None else period_s / 4
         self._patience_s = patience_s
-        self._ask_at: float | None = None
+        self.ask_at = math.inf if period_s is None else -math.inf
 
     def due(self, now: float, *, busy: bool, progress_at: float) -> bool:
-        """True when it should be fed now. `progress_at`: when something last got done."""
-        if self._interval_s is None or (self._ask_at is not None and now < self._ask_at):
-            return False
-        self._ask_at = now + self._interval_s
-        return not busy or now - progress_at <= self._patience_s
+        """True when it should be fed now. `progress_at`: when something last got done.
 
-    def wakeup_at(self) -> float | None:
-        """When to ask again; None before the first time and without a watchdog."""
-        return self._ask_at
+        To be asked at `ask_at`, which is never without a watchdog.
+        """
+        if now < self.ask_at:
+            return False
+        self.ask_at = now + self._interval_s
+        return not busy or now - progress_at <= self._patience_s
 
 
 class JournalFormatter(logging.Formatter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import struct
@@ -94,7 +95,7 @@ class TestWatchdog:
         watchdog = Watchdog(period_s=4.0, patience_s=10.0)
         fed = [t for t in range(100) if watchdog.due(t / 4, busy=False, progress_at=-1e9)]
         assert fed == list(range(0, 100, 4))  # each second
-        assert watchdog.wakeup_at() == 25.0
+        assert watchdog.ask_at == 25.0
 
     def test_starves_when_work_waits_and_nothing_gets_done(self):
         watchdog = Watchdog(period_s=4.0, patience_s=10.0)
@@ -105,7 +106,7 @@ class TestWatchdog:
         watchdog = Watchdog(period_s=4.0, patience_s=10.0)
         assert watchdog.due(10.0, busy=True, progress_at=0.0)
         assert not watchdog.due(11.0, busy=True, progress_at=0.0)
-        asked_again = watchdog.wakeup_at()
+        asked_again = watchdog.ask_at
         assert asked_again is not None
         assert asked_again < 10.0 + 4.0
         assert watchdog.due(asked_again, busy=True, progress_at=asked_again)
@@ -113,12 +114,12 @@ class TestWatchdog:
     def test_asks_for_no_wakeup_while_it_starves_but_the_next_one(self):
         watchdog = Watchdog(period_s=4.0, patience_s=10.0)
         assert not watchdog.due(30.0, busy=True, progress_at=0.0)
-        assert watchdog.wakeup_at() == 31.0  # the loop must not spin
+        assert watchdog.ask_at == 31.0  # the loop must not spin
 
     def test_does_nothing_where_there_is_none(self):
         watchdog = Watchdog(period_s=None, patience_s=10.0)
         assert not watchdog.due(0.0, busy=False, progress_at=0.0)
-        assert watchdog.wakeup_at() is None
+        assert watchdog.ask_at == math.inf
 
 
 def test_lines_for_the_journal_begin_with_their_priority():

@@ -16,8 +16,7 @@ from edged.core.events import GroupCost
 from edged.errors import InvalidArgument
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """What a policy sees of one group."""
 
     ready_rows: int  # in staging memory, at least 1

@@ -26,6 +26,7 @@ class CostModel:
         self._measured = {cost.group: cost for cost in costs}
         self._curves = {cost.group: Curve(cost.rows, cost.time_s) for cost in costs}
         self._pace_s: dict[str, float] = {}  # seconds a row, smoothed
+        self.pace_s: float | None = None  # over all groups; None before anything has run
 
     def batch_s(self, group: str, rows: int) -> float | None:
         """Predicted seconds of a batch; None before anything is known of the group."""
@@ -43,13 +44,10 @@ class CostModel:
         pace_s = time_s / rows if wide else time_s / rows / self._lanes
         known_s = self._pace_s.get(group, pace_s)
         self._pace_s[group] = known_s + _WEIGHT * (pace_s - known_s)
+        self.pace_s = sum(self._pace_s.values()) / len(self._pace_s)
         curve = self._curves.get(group)
         if curve is not None and (self._lanes == 1 or not wide):
             curve.observe(rows, time_s)
-
-    def pace_s(self) -> float | None:
-        """Seconds a row over all groups, from what has run lately; None before anything has."""
-        return sum(self._pace_s.values()) / len(self._pace_s) if self._pace_s else None
 
     def measured(self, group: str) -> GroupCost | None:
         """The times of a group as they were measured, uncorrected."""
@@ -128,14 +126,11 @@ class Curve:
             return limit
         rates = [rows / (self._shape_s[rows] + around_s) for rows in sizes]
         best = max(rates)
-
-        def smallest(slack: float) -> int:
-            worst = best * (1 - slack)
-            return next(rows for rows, rate in zip(sizes, rates, strict=True) if rate >= worst)
-
         if self._useful is None:
-            self._useful = smallest(_CHOOSE)
-        self._useful = min(max(self._useful, smallest(_LEAVE)), smallest(_ENTER))
+            self._useful = _smallest(sizes, rates, best * (1 - _CHOOSE))
+        least = _smallest(sizes, rates, best * (1 - _LEAVE))
+        most = _smallest(sizes, rates, best * (1 - _ENTER))
+        self._useful = min(max(self._useful, least), most)
         if self._full < _PROBE_EVERY:
             return self._useful
         return min(self._useful * 2, limit) if self._probe_up else max(self._useful // 2, 1)
@@ -145,6 +140,14 @@ class Curve:
         if known_s is not None:
             return known_s
         return interpolate(self._sizes, [self._shape_s[size] for size in self._sizes], rows)
+
+
+def _smallest(sizes: Sequence[int], rates: Sequence[float], least: float) -> int:
+    """The first of `sizes` whose rate is at least that."""
+    for rows, rate in zip(sizes, rates, strict=True):
+        if rate >= least:
+            return rows
+    raise ValueError(f"no rate of {rates} is {least}: this is a bug")
 
 
 def interpolate(xs: Sequence[int], ys: Sequence[float], x: int) -> float:

@@ -51,15 +51,15 @@ class Forecast:
         if request.deadline_s is None:
             return 0.0
         ahead = self._waiting.rows_ahead_of(request) + staged_rows
-        ready_s = (costs.pace_s() or 0.0) * (ahead - _rows_done(running, costs, now))
+        ready_s = (costs.pace_s or 0.0) * (ahead - _rows_done(running, costs, now))
         if need is not None and need.missing:
             ready_s = max(ready_s, self._memory.load_s(need))
-        run_s = sum(costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts)
+        run_s = sum([costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts])
         return max(0.0, now + ready_s + run_s - request.deadline_s)
 
     def backlog_s(self, costs: CostModel, staged_rows: int) -> float | None:
         """About when the rows that wait now will have run; None before anything has run."""
-        pace_s = costs.pace_s()
+        pace_s = costs.pace_s
         rows = self._waiting.rows - self._waiting.parked_rows + staged_rows
         return None if pace_s is None else pace_s * rows
 

@@ -212,30 +212,29 @@ class Grants:
         )
         for key in expired:
             self.end(key)
-        begins_s = self._next_round_at()
-        if begins_s is None or begins_s > now:
+        if self._next_round_at() > now:
             return expired, ()
         return expired, self._begin_round(now)
 
-    def wakeup_at(self) -> float | None:
-        """When `turn` has something to do, if nothing else happens."""
+    def wakeup_at(self) -> float:
+        """When `turn` has something to do, if nothing else happens; infinity: not before that."""
+        if not self._uploads:
+            return math.inf
         times = [
             self._expires_at(upload)
             for stage in (self._granted, self._complete)
             for upload in stage.values()
         ]
-        if (begins_s := self._next_round_at()) is not None:
-            times.append(begins_s)
-        return min(times, default=None)
+        return min([self._next_round_at(), *times])
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _next_round_at(self) -> float | None:
+    def _next_round_at(self) -> float:
         """When to choose the next round: others have had time to join, and the uplink is free, or
         is at a known time so soon that the grant may be on its way meanwhile.
         """
         if not self._waiting:
-            return None
+            return math.inf
         gather_s = self._settings.gather_s
         oldest = next(iter(self._waiting.values()))
         return max(oldest.announced_s + gather_s, self._busy_until() - gather_s)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 from edged.core.demand import Need
 from edged.core.events import Request
@@ -15,8 +16,7 @@ class Stage(Enum):
     STAGED = auto()  # its rows are in staging memory; parts are ready, running or done
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+class Job(Struct, eq=False):
     """Mutable, owned by the scheduler alone."""
 
     request: Request

@@ -70,7 +70,7 @@ class DeviceMemory:
         self.retired: set[str] = set()  # models that an administrator has unloaded
         self.wished: dict[str, None] = {}  # models to be loaded though nobody waits; ordered
         self.tight = False  # whether something is missing, or has to go
-        self.wakeup_s: float | None = None  # when to look again though nothing happens
+        self.wakeup_s = math.inf  # when to look again though nothing happens
         self._max_wait_s = settings.max_wait_s
         self._policy = POLICIES[settings.policy]
         self._max_batch_rows = max_batch_rows
@@ -261,7 +261,7 @@ class DeviceMemory:
             or any(n.missing and (n.open or self._is_for_service(n)) for n in self.residency.needs)
             or bool(self._leftovers())
         )
-        self.wakeup_s = None
+        self.wakeup_s = math.inf
 
     def _ordered(self, id: str) -> Block:
         block = self.residency.block(id)
@@ -289,7 +289,7 @@ class DeviceMemory:
     def decide(self, costs: CostModel, backlog_s: float, now: float) -> list[Command]:
         """What to load and unload now."""
         commands: list[Command] = []
-        self.wakeup_s = None
+        self.wakeup_s = math.inf
         models = self.residency.models
         self.wished = {name: None for name in self.wished if models[name].missing}
         self._keep_pinned()
@@ -337,7 +337,7 @@ class DeviceMemory:
         able = [need for need in wanted if self.verdict(need, now) is None]
         if not able:
             failed = [self.residency.failed(need, now) for need in wanted]
-            self.wakeup_s = min((b.retry_s for b in failed if b is not None), default=None)
+            self.wakeup_s = min((b.retry_s for b in failed if b is not None), default=math.inf)
             return False
         if now >= self._look_at_s:
             wished = [need for need in able if self._is_wished(need)]

@@ -6,21 +6,19 @@ Small by construction: staging memory bounds it, so looking through it is cheap.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from edged.core.events import Part
 from edged.core.job import Job
 
 
-class ReadyPart(NamedTuple):
+class ReadyPart(Struct, frozen=True, eq=False):
     order: int  # of becoming ready; inside a level the lower goes first
     ready_s: float
     job: Job
     part: Part
-
-    @property
-    def rows(self) -> int:
-        return self.job.request.rows
+    rows: int
 
     @property
     def alone(self) -> bool:
@@ -48,8 +46,9 @@ class ReadyGroup:
             queue.remove(ready)
             self.rows -= ready.rows
 
-    def head(self) -> ReadyPart | None:
-        return next((queue[0] for queue in self._queues if queue), None)
+    def head(self) -> ReadyPart:
+        """The one to go first; only asked while there is one."""
+        return next(filter(None, self._queues))[0]
 
     def take(self, limit_rows: int) -> list[ReadyPart]:
         """Whole parts: at least one, at most `limit_rows` rows; what must run alone does."""
@@ -69,7 +68,7 @@ class ReadyGroup:
 
     def oldest_s(self) -> float:
         """When the longest waiting part became ready; only asked while there is one."""
-        return min(queue[0].ready_s for queue in self._queues if queue)
+        return min([queue[0].ready_s for queue in self._queues if queue])
 
 
 class ReadyQueues:
@@ -85,7 +84,7 @@ class ReadyQueues:
         group = self._groups.get(part.group)
         if group is None:
             group = self._groups[part.group] = ReadyGroup(self._levels)
-        group.put(ReadyPart(self._order, now, job, part))
+        group.put(ReadyPart(self._order, now, job, part, job.request.rows))
 
     def put_back(self, ready: ReadyPart) -> None:
         """Return a part whose batch did not run."""
@@ -101,9 +100,12 @@ class ReadyQueues:
 
     def by_urgency(self) -> list[tuple[str, ReadyGroup]]:
         """Groups that have ready parts, the most urgent head first: by level, then by order."""
-        heads = [
-            (head.job.request.level, head.order, name)
-            for name, group in self._groups.items()
-            if group.rows and (head := group.head()) is not None
-        ]
-        return [(name, self._groups[name]) for _, _, name in sorted(heads)]
+        groups = [item for item in self._groups.items() if item[1].rows]
+        if len(groups) > 1:
+            groups.sort(key=_urgency)
+        return groups
+
+
+def _urgency(item: tuple[str, ReadyGroup]) -> tuple[int, int]:
+    head = item[1].head()
+    return head.job.request.level, head.order

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from math import ceil, isfinite
+from math import ceil, inf
 from typing import Any
 
 from edged.core.cost import CostModel
@@ -80,7 +80,7 @@ class Scheduler:
         self._preparing = 0  # requests that the device has not said Prepared of
         self._open = 0  # requests that are owed an answer
         self._last_batch = 0
-        self._order_at: float | None = None  # of the next batch, if all lanes run and it is ready
+        self._order_at = inf  # of the next batch, if all lanes run and it is ready
         self._device_up = False
         self._lanes = 1
         self._draining = False
@@ -106,16 +106,13 @@ class Scheduler:
             commands.append(Drained())
         return commands
 
-    def wakeup_at(self) -> float | None:
-        """When to call again with `Woke`, at the latest."""
+    def wakeup_at(self) -> float:
+        """When to call again with `Woke`, at the latest; infinity: when something happens."""
         deadlines = self._deadlines
         while deadlines and self._is_settled(deadlines[0][1]):
             heapq.heappop(deadlines)
-        others = (self._sizes.next_beat_s, self._memory.wakeup_s, self._order_at)
-        times = [at for at in others if at is not None]
-        if deadlines:
-            times.append(deadlines[0][0])
-        return min(times, default=None)
+        deadline_s = deadlines[0][0] if deadlines else inf
+        return min(deadline_s, self._sizes.next_beat_s, self._memory.wakeup_s, self._order_at)
 
     # --- what the driver may look at ------------------------------------------------------------
 
@@ -172,7 +169,7 @@ class Scheduler:
             need,
             self._costs,
             staged_rows=self._staged_rows,
-            running=self._running,
+            running=self._running.batches,
             now=now,
         )
         if late_s > 0.0:
@@ -181,6 +178,10 @@ class Scheduler:
             commands.append(Refuse(request.rid, Code.DEADLINE_EXCEEDED, text, late_s))
             return
         job = Job(request, now, need, open_parts=len(request.parts))
+        if self._may_start_at_once(job):
+            self._accept(job, now)
+            self._prepare(job, now, commands)
+            return
         admission = self._waiting.push(job)
         for older in admission.superseded:
             self._forget(
@@ -197,6 +198,10 @@ class Scheduler:
                 Refuse(request.rid, Code.UNAVAILABLE, text, retry_after_s=self._backlog_s())
             )
             return
+        self._accept(job, now)
+
+    def _accept(self, job: Job, now: float) -> None:
+        request = job.request
         self._jobs[request.rid] = job
         self._open += 1
         self._sizes.arrived(request, now)
@@ -311,7 +316,7 @@ class Scheduler:
         """What the device held waits again; a request that it died with twice is refused."""
         self._device_up = False
         self._running = Running(self._lanes)
-        self._order_at = self._sizes.next_beat_s = None
+        self._order_at = self._sizes.next_beat_s = inf
         self._ready.clear()
         self._staged_rows = self._staged_bytes = self._preparing = 0
         for job in reversed([j for j in self._jobs.values() if j.stage is not Stage.WAITING]):
@@ -358,37 +363,45 @@ class Scheduler:
                 return  # else some were refused, too late to run, and others can be prepared
 
     def _fill_staging(self, now: float, commands: list[Command]) -> None:
-        while (job := self._waiting.peek()) is not None:
-            if not self._fits(job.request):
-                return
-            if self._sizes.exclusive and self._staged_rows:
-                return
+        while (job := self._waiting.peek()) is not None and self._fits(job.request):
             self._waiting.take(job)
-            self._staged_rows += job.request.staging_rows
-            self._staged_bytes += job.request.payload_bytes
-            job.stage = Stage.PREPARING
-            if job.need is not None:
-                self._memory.start(job.need, now)
-            commands.append(Prepare(job.request.rid))
-            if job.request.light:
-                self._stage(job, now)
-            else:
-                self._preparing += 1
+            self._prepare(job, now, commands)
+
+    def _prepare(self, job: Job, now: float, commands: list[Command]) -> None:
+        request = job.request
+        self._staged_rows += request.staging_rows
+        self._staged_bytes += request.payload_bytes
+        job.stage = Stage.PREPARING
+        if job.need is not None:
+            self._memory.start(job.need, now)
+        commands.append(Prepare(request.rid))
+        if request.light:
+            self._stage(job, now)
+        else:
+            self._preparing += 1
+
+    def _may_start_at_once(self, job: Job) -> bool:
+        """Whether an arrival would be the next to be prepared anyway: it need not queue."""
+        if not self._device_up or self._waiting.rows or not self._waiting.has_room(job.request):
+            return False
+        return (job.need is None or not job.need.missing) and self._fits(job.request)
 
     def _fits(self, request: Request) -> bool:
         """Whether it can be prepared beside what is; by its bytes, any request can be alone."""
+        if self._sizes.exclusive and self._staged_rows:
+            return False
         rows = self._staged_rows + request.staging_rows
         size = self._staged_bytes + request.payload_bytes
         of_bytes = size <= self.settings.staging_bytes or not self._staged_rows
         return rows <= self.settings.staging_rows and of_bytes
 
     def _start_batches(self, now: float, commands: list[Command]) -> None:
-        self._sizes.next_beat_s = None
-        self._order_at = None
+        self._sizes.next_beat_s = inf
+        self._order_at = inf
         while self._running.order_at <= now:
             if not self._start_one(now, commands):
                 return  # nothing is ready, or the policy waits for more
-        if isfinite(self._running.order_at) and self._ready.by_urgency():
+        if self._running.order_at < inf and self._ready.by_urgency():
             self._order_at = self._running.order_at
 
     def _start_one(self, now: float, commands: list[Command]) -> bool:
@@ -421,30 +434,35 @@ class Scheduler:
 
     def _run(self, group: str, taken: list[ReadyPart], now: float, commands: list[Command]) -> None:
         """Order a batch of what was taken, less what could not be answered in time any more."""
-        rows = sum(ready.rows for ready in taken)
-        done_s = self._running.begins_s(now) + (self._costs.batch_s(group, rows) or 0.0)
+        rows = sum([ready.rows for ready in taken])
+        begins_s = max(now, self._running.free_s)
+        done_s = begins_s + (self._costs.batch_s(group, rows) or 0.0)
         parts = []
         for ready in taken:
             deadline_s = ready.job.request.deadline_s
             if deadline_s is None or done_s <= deadline_s:
                 parts.append(ready)
             else:
+                rows -= ready.rows
                 text = "the time-out cannot be met any more"
                 self._refuse(ready.job, Code.DEADLINE_EXCEEDED, text, commands)
         if not parts:
             return
         self._last_batch += 1
-        members = tuple(Member(r.job.request.rid, r.part.models) for r in parts)
+        members = tuple([Member(r.job.request.rid, r.part.models) for r in parts])
         wide = self._lanes == 1 or (not self._running and self._pays_wide(group, parts))
-        run = Run(self._last_batch, group, members, sum(r.rows for r in parts), wide)
+        run = Run(self._last_batch, group, members, rows, wide)
         for ready in parts:
             ready.job.running_parts += 1
-        self._running.order(run, parts, self._costs.batch_s(group, run.rows), now)
+        self._running.order(run, parts, self._costs.batch_s(group, rows), now)
         commands.append(run)
 
     def _is_taken(self, group: str) -> bool:
         """Whether a batch has the whole device, and the next would better have it as well."""
-        return any(b.run.wide and self._pays_wide(group, b.parts) for b in self._running)
+        for batch in self._running.batches:
+            if batch.run.wide and self._pays_wide(group, batch.parts):
+                return True
+        return False
 
     def _pays_wide(self, group: str, parts: Sequence[ReadyPart]) -> bool:
         """Whether batches run sooner one after the other on all lanes than side by side.

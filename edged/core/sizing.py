@@ -5,6 +5,8 @@ Owns the rates of arrival and what the policy remembers of each group.
 
 from __future__ import annotations
 
+from math import inf
+
 from edged.core.arrivals import ArrivalRate
 from edged.core.batching import Rule, View, policy
 from edged.core.cost import CostModel
@@ -19,14 +21,11 @@ class BatchSizes:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._policy = policy(settings.policy, settings.smooth)
+        # Whether one request is on the device at a time, preparation included.
+        self.exclusive = self._policy.exclusive
         self._rules: dict[str, Rule] = {}
         self._rates: dict[str, ArrivalRate] = {}
-        self.next_beat_s: float | None = None  # while a policy that follows the rate waits
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether one request is on the device at a time, preparation included."""
-        return self._policy.exclusive
+        self.next_beat_s = inf  # while a policy that follows the rate waits: when to ask again
 
     def arrived(self, request: Request, now: float) -> None:
         if self._policy.follows_rate:

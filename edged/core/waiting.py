@@ -123,7 +123,7 @@ class WaitingQueue:
                 self.remove(older)
                 superseded.append(older)
         pushed_out: list[Job] = []
-        while self._share(self.rows + request.rows, self.bytes + request.payload_bytes) > 1.0:
+        while not self.has_room(request):
             victim = self._victim(job)
             if victim is None:
                 return Admission(False, superseded, pushed_out)
@@ -132,6 +132,10 @@ class WaitingQueue:
         self._last_place += 1
         self._append(job, self._last_place)
         return Admission(True, superseded, pushed_out)
+
+    def has_room(self, request: Request) -> bool:
+        """Whether it fits beside what waits."""
+        return self._share(self.rows + request.rows, self.bytes + request.payload_bytes) <= 1.0
 
     def rows_ahead_of(self, request: Request) -> int:
         """At most how many rows go before a newcomer's: all of higher levels, and of its own

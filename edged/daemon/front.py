@@ -23,6 +23,7 @@ from edged.core.events import (
     Arrived,
     CancelAsked,
     ClientGone,
+    Command,
     DeviceDown,
     DeviceUp,
     DrainAsked,
@@ -118,6 +119,7 @@ class Front:
         self._pending: dict[int, Pending] = {}
         self._last_rid = 0
         self._device: link.Ready | None = None
+        self._lanes_prepare = False  # the device's do, if there is one
         self._reason = "the device worker is starting"
         self._started_at = started_at
         self._restarts = 0
@@ -159,7 +161,7 @@ class Front:
     @property
     def settled_until_s(self) -> float:
         """Up to then no batch is ordered and none is prepared sooner, whatever clients ask for."""
-        if self._device is None or not self._device.lanes_prepare:
+        if not self._lanes_prepare:
             return -math.inf  # other threads could decode what comes
         return self._scheduler.settled_until_s
 
@@ -182,9 +184,9 @@ class Front:
         """What a worker that is started now may take."""
         return self._gauge.worker_budget_bytes()
 
-    def wakeup_at(self) -> float | None:
-        times = (self._scheduler.wakeup_at(), self._uploads.wakeup_at())
-        return min((at for at in times if at is not None), default=None)
+    def wakeup_at(self) -> float:
+        """When to call `on_woke` if nothing else happens."""
+        return min(self._scheduler.wakeup_at(), self._uploads.wakeup_at())
 
     # --- from the loop ------------------------------------------------------------------------
 
@@ -217,7 +219,7 @@ class Front:
         self._restarts += 1
         self._reason = reason
         if self._device is not None:
-            self._device = None
+            self._device, self._lanes_prepare = None, False
             self._resident = {}
             self._tell(DeviceDown(reason), now)
             self._administration.on_worker_lost(reason, now)
@@ -251,8 +253,9 @@ class Front:
         handler = _ON_WORKER.get(type(message))
         if handler is not None:
             handler(self, message, payload, now)
-        if type(message) in translation.EVENTS:
-            self._tell(translation.event(message), now)
+        event_of = translation.EVENTS.get(type(message))
+        if event_of is not None:
+            self._tell(event_of(message), now)
 
     # --- what the administration wants done ---------------------------------------------------
 
@@ -300,14 +303,13 @@ class Front:
         rid = self._last_rid
         sizes = [memoryview(p).nbytes for p in payload] if shared is None else shared.sizes
         size = sum(sizes)
-        lanes_prepare = self._device is not None and self._device.lanes_prepare
-        light = link.is_light(resolved.inputs, size, lanes_prepare=lanes_prepare)
+        light = link.is_light(resolved.inputs, size, lanes_prepare=self._lanes_prepare)
         prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks, light, shared)
         to_prepare = [link.encode(prepare), *payload]
         pending = Pending(client, infer.id, resolved, to_prepare, size, light)
         self._pending[rid] = pending
         self._clients.begin(client, infer.id, rid)
-        self._statistics.arrived(pending.tasks)
+        self._statistics.arrived(resolved.tasks)
         arrived = self._to_schedule(prepare, pending, infer.parameters, now)
         self._tell(Arrived(arrived), now)
 
@@ -398,7 +400,7 @@ class Front:
 
     def _ready(self, message: link.Ready, frames: Sequence[wire.Buffer], now: float) -> None:
         """Raises ConfigError if the profile is of another device, or of other blocks."""
-        self._device = message
+        self._device, self._lanes_prepare = message, message.lanes_prepare
         costs = costs_of_a_lane(message, self._versions.models, self._profile)
         measured = self._gauge.measured(message)
         self._known |= {info.id: info for info in message.blocks}
@@ -456,14 +458,14 @@ class Front:
         commands = self._scheduler.handle(event, now)
         if self._recorder is not None:
             self._recorder.turn(now, event, commands)
-        if len(commands) > 1:  # the device idles until it hears of its next batch
-            commands = sorted(commands, key=lambda command: type(command) in _TO_CLIENTS)
+        replies = []
         for command in commands:
-            if type(command) in translation.ORDERS:
-                self._outlet.to_worker([link.encode(translation.order(command))])
-            handler = _ON_COMMAND.get(type(command))
-            if handler is not None:
-                handler(self, command, now)
+            if type(command) in _REPLIES:  # the device idles until it hears of its next batch
+                replies.append(command)
+            else:
+                _ON_COMMAND[type(command)](self, command, now)
+        for command in replies:
+            _ON_COMMAND[type(command)](self, command, now)
         while self._settled:  # when all is carried out that was ordered before
             self._administration.settled(self._settled.popleft(), now)
 
@@ -474,20 +476,24 @@ class Front:
         is_for_later = pending.light and self.settled_until_s > now
         self._outlet.to_worker(pending.to_prepare, soon=not is_for_later)
 
+    def _do_order(self, command: Command, now: float) -> None:
+        self._outlet.to_worker([link.encode(translation.order(command))])
+
     def _do_run(self, command: Run, now: float) -> None:
+        self._do_order(command, now)
         self._statistics.ran(self._tasks_of(command.members), command.rows)
 
     def _do_answer(self, command: Answer, now: float) -> None:
         credits = self._credits(self._pending[command.rid])
         pending = self._settle(command.rid)
-        self._statistics.answered(pending.tasks, pending.resolved.rows, command)
+        self._statistics.answered(pending.resolved, command)
         emulated = self._device is not None and self._device.emulated
         header, raw = pending.reply(command, emulated=emulated, credits=credits)
         self._send(pending.client, header, raw, now)
 
     def _do_refuse(self, command: Refuse, now: float) -> None:
         pending = self._settle(command.rid)
-        self._statistics.refused(pending.tasks, command.code)
+        self._statistics.refused(pending.resolved.tasks, command.code)
         error = from_code(command.code, command.message, retry_after_s=command.retry_after_s)
         self._send_error(pending.client, error, pending.id, now)
 
@@ -510,7 +516,8 @@ class Front:
         return max(1, min(self._limits.max_in_flight, by_rows, by_bytes))
 
     def _tasks_of(self, members: Iterable[Member]) -> set[str]:
-        return {self._versions.models[key].task for m in members for key in m.models}
+        models = self._versions.models
+        return {models[key].task for member in members for key in member.models}
 
     # --- replies ------------------------------------------------------------------------------
 
@@ -575,7 +582,7 @@ class Front:
         return report
 
 
-_TO_CLIENTS = (Answer, Refuse)
+_REPLIES = (Answer, Refuse)
 
 _ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = {
     wire.Infer: Front._infer,
@@ -602,6 +609,7 @@ _ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None
 }
 
 _ON_COMMAND: dict[type, Callable[[Front, Any, float], None]] = {
+    **dict.fromkeys(translation.ORDERS, Front._do_order),
     Prepare: Front._do_prepare,
     Run: Front._do_run,
     Answer: Front._do_answer,

@@ -73,13 +73,13 @@ class Loop:
         self._worker: WorkerProcess | None = None
         self._watched = 0  # what is looked for on its channel
         self._is_due = False  # whether what is left for it is to be sent now
-        self._start_worker_at: float | None = None
+        self._start_worker_at = math.inf
         self._vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
         self._failure: link.Failed | None = None  # the last words of the current worker
         self._was_ready = False
         self._device_name = ""
         self._models_said = 0  # in the last word to the service manager
-        self._drain_by: float | None = None
+        self._drain_by = math.inf
         self._signals: list[int] = []
         self._locks: list[int] = []  # of ipc sockets; held until the end
         now = time.monotonic()
@@ -109,7 +109,7 @@ class Loop:
                 if len(self._signals) > 1:
                     log.warning("told to end twice: %d requests dropped", self._front.open_requests)
                     return 128 + self._signals[-1]
-                if self._drain_by is not None and time.monotonic() > self._drain_by:
+                if time.monotonic() > self._drain_by:
                     log.error("not drained in time: %d dropped", self._front.open_requests)
                     return 1
             log.info("drained; every accepted request was answered")
@@ -179,9 +179,11 @@ class Loop:
         clients = self._clients.descriptor
         if list(ready) != [clients]:
             return ready, False
-        settled_ms = 1e3 * (self._front.settled_until_s - time.monotonic())
-        gather_ms = math.floor(min(GATHER_MS, max(0.0, settled_ms - 1.0)))
-        if not gather_ms:
+        settled_s = self._front.settled_until_s
+        if settled_s == -math.inf:
+            return ready, False
+        gather_ms = math.floor(min(GATHER_MS, 1e3 * (settled_s - time.monotonic()) - 1.0))
+        if gather_ms < 1:
             return ready, False
         self._poller.unregister(clients)
         ready |= self._poller.poll(gather_ms)
@@ -190,14 +192,13 @@ class Loop:
 
     def _wakeup_at(self) -> float:
         """When something is due though nothing happens."""
-        times = [
+        return min(
             self._sweep_at,
             self._front.wakeup_at(),
-            self._watchdog.wakeup_at(),
+            self._watchdog.ask_at,
             self._start_worker_at,
             self._drain_by,
-        ]
-        return min([at for at in times if at is not None])
+        )
 
     def _read_worker(self, worker: WorkerProcess, now: float) -> bool:
         """Take what has come; False if that is nothing."""
@@ -214,19 +215,19 @@ class Loop:
             self._flush()
             if not worker.has_read_ahead:
                 break  # the poller tells of the rest
+        self._watch(worker)
         return heard
 
     def _on_time(self, now: float) -> None:
-        wakeup_at = self._front.wakeup_at()
-        if wakeup_at is not None and wakeup_at <= now:
+        if self._front.wakeup_at() <= now:
             self._front.on_woke(now)
-        if self._start_worker_at is not None and self._start_worker_at <= now:
+        if self._start_worker_at <= now:
             self._start_worker(now)
         if self._sweep_at <= now:
             self._sweep_at = now + SWEEP_S
             self._front.on_sweep(now)
             self._check_worker(now)
-            is_serving = self._front.device_is_up and self._drain_by is None
+            is_serving = self._front.device_is_up and self._drain_by == math.inf
             if is_serving and self._front.served_models != self._models_said:
                 self._say_what_is_served(self._device_name)
         busy = self._front.device_is_busy
@@ -237,7 +238,7 @@ class Loop:
     # --- the worker ---------------------------------------------------------------------------
 
     def _start_worker(self, now: float) -> None:
-        self._start_worker_at = None
+        self._start_worker_at = math.inf
         self._vigil.heard(now)
         self._failure = None
         budget_bytes = self._front.worker_budget_bytes()
@@ -250,7 +251,7 @@ class Loop:
             pinned=pinned,
         )
         self._worker = WorkerProcess(settings)
-        self._flush()
+        self._watch(self._worker)
         self._poller.register(self._worker.death_fd, select.POLLIN)
         self._notifier.starting(within_s=self._config.device.start_timeout_s)
 
@@ -299,21 +300,22 @@ class Loop:
     def _flush(self, *, writable: bool = False) -> None:
         """Send what is due to the worker, and all before it; watch for when the rest can follow."""
         worker = self._worker
-        if worker is None:
+        if worker is None or not self._is_due:
             return
-        if self._is_due and (writable or not self._watched & select.POLLOUT):
-            # It may just have ended: its death is reported next, and everything runs again.
-            with contextlib.suppress(Unavailable):
+        if writable or not self._watched & select.POLLOUT:
+            try:  # noqa: SIM105 (a context manager costs three calls a request)
                 worker.flush()
+            except Unavailable:
+                pass  # it has just ended: its death is reported next, and everything runs again
             self._is_due = worker.unsent
-        # What is closed would be readable for ever.
-        self._watch(
-            worker,
-            (0 if worker.silent else select.POLLIN) | (select.POLLOUT if self._is_due else 0),
-        )
+            self._watch(worker)
 
-    def _watch(self, worker: WorkerProcess, events: int) -> None:
-        """Be told of these events on the worker's channel from now on."""
+    def _watch(self, worker: WorkerProcess) -> None:
+        """Be told from now on of what is to be done on the worker's channel."""
+        # What is closed would be readable for ever.
+        events = 0 if worker.silent else select.POLLIN
+        if self._is_due:
+            events |= select.POLLOUT
         if events == self._watched:
             return
         self._watched = events
@@ -324,7 +326,9 @@ class Loop:
 
     def _drop_worker(self) -> None:
         if self._worker is not None:
-            self._watch(self._worker, 0)
+            if self._watched:
+                self._poller.unregister(self._worker.fileno())
+            self._watched = 0
             self._poller.unregister(self._worker.death_fd)
             self._worker.close()
             self._worker = None
@@ -351,7 +355,7 @@ class Loop:
         if signal.SIGHUP in numbers:
             self._front.on_reload(now)
         self._signals += [number for number in numbers if number != signal.SIGHUP]
-        if self._signals and self._drain_by is None:
+        if self._signals and self._drain_by == math.inf:
             draining = f"draining: {self._front.open_requests} requests to answer"
             log.info(draining)
             self._notifier.status(draining)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from edged import wire
 from edged.core.events import Answer
@@ -13,12 +14,10 @@ from edged.device import link
 from edged.manifest import Manifest
 
 
-@dataclass(slots=True, eq=False)
-class Pending:
+class Pending(msgspec.Struct, eq=False):
     """A request between its arrival and its answer.
 
-    The payload is kept until then: when the worker dies, the request runs again. Results are by
-    model, as its key.
+    The payload is kept until then: when the worker dies, the request runs again.
     """
 
     client: Client
@@ -27,31 +26,30 @@ class Pending:
     to_prepare: list[wire.Buffer]
     payload_bytes: int
     light: bool  # as of link.Prepare
-    results: dict[str, tuple[wire.OutputTensor, ...]] = field(default_factory=dict)
-    tensors: dict[str, list[wire.Buffer]] = field(default_factory=dict)
-
-    @property
-    def tasks(self) -> Iterable[str]:
-        return (wanted.task for wanted in self.resolved.outputs)
+    # Of each model, by its key: the outputs, and the tensors of those without classes.
+    results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
 
     def forget_results(self) -> None:
         """They were of a worker that has died."""
         self.results.clear()
-        self.tensors.clear()
 
     def add(self, model: Manifest, answer: link.Answer, raw: Sequence[wire.Buffer]) -> None:
         """What one model has found; `raw` are the tensors of its outputs without classes."""
-        self.results[answer.model] = tuple(_output(model, output) for output in answer.outputs)
-        self.tensors[answer.model] = list(raw)
+        self.results[answer.model] = [_output(model, output) for output in answer.outputs], raw
 
     def reply(
         self, answer: Answer, *, emulated: bool, credits: int
     ) -> tuple[wire.InferReply, list[wire.Buffer]]:
         """The reply with all results, and its payload."""
-        keys = [wanted.key for wanted in self.resolved.outputs]
+        outputs: list[wire.OutputTensor] = []
+        payload: list[wire.Buffer] = []
+        for wanted in self.resolved.outputs:
+            found, raw = self.results[wanted.key]
+            outputs += found
+            payload += raw
         header = wire.InferReply(
             id=self.id,
-            outputs=tuple(output for key in keys for output in self.results[key]),
+            outputs=tuple(outputs),
             parameters=wire.InferTimes(
                 queue_us=round(answer.queue_s * 1e6),
                 compute_input_us=round(answer.prepare_s * 1e6),
@@ -62,7 +60,7 @@ class Pending:
                 credits=credits,
             ),
         )
-        return header, [tensor for key in keys for tensor in self.tensors[key]]
+        return header, payload
 
 
 def answers_of(

@@ -35,7 +35,7 @@ _ANYWHERE, _PREFIX = Path("/dev/shm"), "edged-"
 @dataclass(slots=True)
 class _Region:
     name: str
-    path: Path
+    path: str
     bytes: int
     descriptor: int
     was_locked: bool = False
@@ -44,7 +44,7 @@ class _Region:
     def make(cls, directory: Path, size: int, mode: int) -> _Region:
         """A new one. Raises OSError, and leaves nothing then."""
         name = secrets.token_hex(16)
-        path = directory / name
+        path = str(directory / name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         region = cls(name, path, size, os.open(path, flags, 0o600))
         try:
@@ -56,7 +56,7 @@ class _Region:
         return region
 
     def end(self) -> None:
-        self.path.unlink(missing_ok=True)
+        Path(self.path).unlink(missing_ok=True)
         os.close(self.descriptor)
 
 
@@ -107,7 +107,7 @@ class Regions:
         region = self._regions.get(routing_id)
         if region is None:
             region = self._regions[routing_id] = self._make_region(header.bytes)
-        return wire.ShareReply(header.id, region.name, str(region.path), region.bytes)
+        return wire.ShareReply(header.id, region.name, region.path, region.bytes)
 
     def find(self, routing_id: bytes, where: wire.Shared) -> link.Shared:
         """Where the worker reads this payload. Raises Unavailable, or InvalidArgument."""
@@ -118,13 +118,13 @@ class Regions:
                 "in the message, or ask for memory again",
                 retry_after_s=0.0,
             )
-        end = max(offset + size for offset, size in where.frames)
+        end = max([offset + size for offset, size in where.frames])
         if end > region.bytes:
             raise InvalidArgument(
                 f"the payload ends at byte {end} of shared memory that has {region.bytes}"
             )
         region.was_locked = region.was_locked or _is_locked(region.descriptor)
-        return link.Shared(str(region.path), where.frames)
+        return link.Shared(region.path, where.frames)
 
     def sweep(self, is_known: Callable[[bytes], bool]) -> Iterator[str]:
         """End the regions of clients that are gone; the paths of these."""
@@ -133,7 +133,7 @@ class Regions:
                 region.was_locked = True
             elif region.was_locked or not is_known(routing_id):
                 self._end(routing_id)
-                yield str(region.path)
+                yield region.path
 
     def _make_region(self, size: int) -> _Region:
         if self._place is None:

@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edged.core.events import Answer
+from edged.daemon.catalog import Resolved
 from edged.errors import Code
 from edged.wire import BatchStatistics, Duration, Failures, TaskStatistics
 
 _GROWTH = 1.04  # of the histogram's buckets: a quantile is off by 2 % at most
+_LOG_GROWTH = math.log(_GROWTH)
 _SMALLEST_S = 1e-6
 
 
@@ -23,7 +25,7 @@ class Quantiles:
         self.count = 0
 
     def add(self, seconds: float) -> None:
-        bucket = math.ceil(math.log(max(seconds, _SMALLEST_S) / _SMALLEST_S, _GROWTH))
+        bucket = math.ceil(math.log(max(seconds, _SMALLEST_S) / _SMALLEST_S) / _LOG_GROWTH)
         self._buckets[bucket] += 1
         self.count += 1
 
@@ -38,29 +40,16 @@ class Quantiles:
 
 
 @dataclass(slots=True)
-class _Sum:
-    count: int = 0
-    seconds: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.count += 1
-        self.seconds += seconds
-
-    def report(self) -> Duration:
-        return Duration(self.count, round(self.seconds * 1e9))
-
-
-@dataclass(slots=True)
 class _Task:
     rows: int = 0
     batches: int = 0
     open: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    success: _Sum = field(default_factory=_Sum)
-    queue: _Sum = field(default_factory=_Sum)
-    prepare: _Sum = field(default_factory=_Sum)
-    infer: _Sum = field(default_factory=_Sum)
-    output: _Sum = field(default_factory=_Sum)
+    # Seconds of all answers together.
+    queue_s: float = 0.0
+    prepare_s: float = 0.0
+    infer_s: float = 0.0
+    output_s: float = 0.0
     latency: Quantiles = field(default_factory=Quantiles)
 
 
@@ -82,16 +71,16 @@ class Statistics:
         for task in tasks:
             self._tasks[task].open += 1
 
-    def answered(self, tasks: Iterable[str], rows: int, answer: Answer) -> None:
+    def answered(self, resolved: Resolved, answer: Answer) -> None:
         total_s = answer.queue_s + answer.prepare_s + answer.infer_s + answer.output_s
-        for task in map(self._tasks.__getitem__, tasks):
+        for name in resolved.tasks:
+            task = self._tasks[name]
             task.open -= 1
-            task.rows += rows
-            task.success.add(total_s)
-            task.queue.add(answer.queue_s)
-            task.prepare.add(answer.prepare_s)
-            task.infer.add(answer.infer_s)
-            task.output.add(answer.output_s)
+            task.rows += resolved.rows
+            task.queue_s += answer.queue_s
+            task.prepare_s += answer.prepare_s
+            task.infer_s += answer.infer_s
+            task.output_s += answer.output_s
             task.latency.add(total_s)
 
     def refused(self, tasks: Iterable[str], code: Code) -> None:
@@ -117,16 +106,21 @@ class Statistics:
 
 
 def _report(name: str, task: _Task) -> TaskStatistics:
+    count = task.latency.count
+
+    def all_together(seconds: float) -> Duration:
+        return Duration(count, round(seconds * 1e9))
+
     return TaskStatistics(
         name=name,
         inference_count=task.rows,
         execution_count=task.batches,
-        success=task.success.report(),
+        success=all_together(task.queue_s + task.prepare_s + task.infer_s + task.output_s),
         fail=Failures(task.failures.total(), dict(task.failures)),
-        queue=task.queue.report(),
-        compute_input=task.prepare.report(),
-        compute_infer=task.infer.report(),
-        compute_output=task.output.report(),
+        queue=all_together(task.queue_s),
+        compute_input=all_together(task.prepare_s),
+        compute_infer=all_together(task.infer_s),
+        compute_output=all_together(task.output_s),
         latency_us={f"p{q}": round(task.latency.at(q / 100) * 1e6, 1) for q in (50, 90, 99)},
         queued=task.open,
     )

@@ -23,11 +23,6 @@ from edged.core.events import (
 from edged.device import link
 
 
-def event(message: link.FromWorker) -> Event:
-    """What the scheduler is told of a message of `EVENTS`."""
-    return EVENTS[type(message)](message)
-
-
 def order(command: Command) -> link.ToWorker:
     """What the worker is told of a command of `ORDERS`."""
     return ORDERS[type(command)](command)
@@ -67,7 +62,7 @@ def _unloaded(message: link.Unloaded) -> Event:
 
 
 def _run(command: Run) -> link.ToWorker:
-    members = tuple(link.Member(m.rid, m.models) for m in command.members)
+    members = tuple([link.Member(m.rid, m.models) for m in command.members])
     return link.Run(command.batch, members, command.wide)
 
 
@@ -83,6 +78,7 @@ def _discard(command: Discard) -> link.ToWorker:
     return link.Discard(command.rid)
 
 
+# What the scheduler is told of a message of the worker.
 EVENTS: dict[type, Callable[[Any], Event]] = {
     link.Prepared: _prepared,
     link.PrepareFailed: _prepare_failed,

@@ -149,7 +149,7 @@ class Uploads:
         notices, self._notices = self._notices, []
         yield from notices
 
-    def wakeup_at(self) -> float | None:
+    def wakeup_at(self) -> float:
         """When `notices` has something to tell, if nothing else happens."""
         return -math.inf if self._notices else self._grants.wakeup_at()
 

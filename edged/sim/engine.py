@@ -6,6 +6,7 @@ Knows no arrivals: whoever drives it tells them.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -52,7 +53,7 @@ class Engine:
 
     def advance(self, until: float) -> None:
         """Everything that happens up to `until`; what the device reports goes before timers."""
-        while (at := self._next_at()) is not None and at <= until:
+        while (at := self._next_at()) <= until:
             if self._due and self._due[0][0] == at:
                 self.tell(heapq.heappop(self._due)[2], at)
             else:
@@ -65,11 +66,10 @@ class Engine:
         self._run_out()
 
     def _run_out(self) -> None:
-        while (at := self._next_at()) is not None:
+        while (at := self._next_at()) < math.inf:
             self.advance(at)
 
-    def _next_at(self) -> float | None:
-        due_at = self._due[0][0] if self._due else None
-        times = [at for at in (due_at, self._scheduler.wakeup_at()) if at is not None]
-        # Timers of the past are due now.
-        return None if not times else max(self._now, min(times))
+    def _next_at(self) -> float:
+        """Infinity: nothing happens any more. Timers of the past are due now."""
+        due_at = self._due[0][0] if self._due else math.inf
+        return max(self._now, min(due_at, self._scheduler.wakeup_at()))

@@ -156,27 +156,31 @@ def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence
         _check_within("parameters.upload", sum(upload), limits.max_message_bytes)
         return upload
     if shared is not None:
-        _check_within("parameters.shared", sum(shared.sizes), limits.max_message_bytes)
-        return shared.sizes
+        sizes = shared.sizes
+        _check_within("parameters.shared", sum(sizes), limits.max_message_bytes)
+        return sizes
     return sizes
 
 
 def _check_infer(header: Infer, sizes: Sequence[int], limits: Limits) -> None:
     """`sizes`: bytes of each payload frame."""
     _check_counts(header, limits)
-    _check_unique("input", [tensor.name for tensor in header.inputs])
-    _check_unique("output", [(o.name, o.parameters.model or "") for o in header.outputs])
+    if len(header.inputs) > 1:
+        _check_unique("input", [tensor.name for tensor in header.inputs])
+    if len(header.outputs) > 1:
+        _check_unique("output", [(o.name, o.parameters.model or "") for o in header.outputs])
+    expected = 0
     for tensor in header.inputs:
         _check_shape(tensor, header.inputs[0].shape[0], limits)
-    expected = sum(map(_frames_of, header.inputs))
+        expected += _frames_of(tensor)
     if len(sizes) != expected:
         raise InvalidArgument(
             f"{len(sizes)} payload frames for inputs that take {expected}: "
             "send one a row for BYTES, one for any other input"
         )
-    of_tensors = iter(sizes)
+    begin = 0
     for tensor in header.inputs:
-        _check_bytes(tensor, list(islice(of_tensors, _frames_of(tensor))))
+        begin = _check_bytes(tensor, sizes, begin)
 
 
 def _check_counts(header: Infer, limits: Limits) -> None:
@@ -206,7 +210,7 @@ def _too_many(what: str, value: int, limit: int) -> EdgedError:
 
 
 def _check_unique(what: str, names: Sequence[object]) -> None:
-    if len(names) > 1 and len(set(names)) < len(names):
+    if len(set(names)) < len(names):
         name = Counter(names).most_common(1)[0][0]
         raise InvalidArgument(f"{what} {name!r} is listed twice: name each {what} once")
 
@@ -234,22 +238,24 @@ def _check_shape(tensor: InputTensor, rows: int, limits: Limits) -> None:
         )
 
 
-def _check_bytes(tensor: InputTensor, sizes: Sequence[int]) -> None:
+def _check_bytes(tensor: InputTensor, sizes: Sequence[int], begin: int) -> int:
+    """`sizes`: of all frames, those of the tensor from `begin` on. Where the next one's begin."""
     if tensor.datatype == "BYTES":
-        for row, size in enumerate(sizes):
+        end = begin + tensor.shape[0]
+        for row, size in enumerate(sizes[begin:end]):
             if not size:
                 raise InvalidArgument(
                     f"input {tensor.name!r}, row {row}: the image is empty; send a JPEG or PNG file"
                 )
-        return
-    need = (
-        prod(tensor.shape) * ITEM_BYTES[tensor.datatype]
-    )  # exact: Python integers do not overflow
-    if sizes[0] != need:
+        return end
+    # Exact: Python integers do not overflow.
+    need = prod(tensor.shape) * ITEM_BYTES[tensor.datatype]
+    if sizes[begin] != need:
         raise InvalidArgument(
             f"input {tensor.name!r}: {tensor.datatype} of shape {list(tensor.shape)} takes "
-            f"{need} bytes, its frame has {sizes[0]}"
+            f"{need} bytes, its frame has {sizes[begin]}"
         )
+    return begin + 1
 
 
 def _frames_of(tensor: InputTensor) -> int:

@@ -132,7 +132,7 @@ class Shared(RequestBase, frozen=True):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(size for _, size in self.frames)
+        return tuple([size for _, size in self.frames])
 
 
 class InferParameters(RequestBase, frozen=True):

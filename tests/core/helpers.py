@@ -67,7 +67,7 @@ def check(scheduler: Scheduler) -> None:
         assert first.ending is None
         assert not scheduler._jobs[first.request.rid].answered
     assert scheduler.running_batches <= 2 * scheduler._lanes
-    running = [ready.job for batch in scheduler._running for ready in batch.parts]
+    running = [ready.job for batch in scheduler._running.batches for ready in batch.parts]
     for job in jobs:
         assert job.running_parts == sum(other is job for other in running)
         assert 0 <= job.running_parts <= job.open_parts

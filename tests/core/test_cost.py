@@ -81,7 +81,7 @@ def test_only_what_ran_on_one_lane_teaches_about_lanes():
     costs = CostModel([GroupCost("g", (1,), (0.010,))], lanes=2)
     costs.observe("g", 1, 0.006, wide=True)
     assert costs.batch_s("g", 1) == pytest.approx(0.010)
-    assert costs.pace_s() == pytest.approx(0.006)
+    assert costs.pace_s == pytest.approx(0.006)
     costs.observe("g", 1, 0.012, wide=False)
     assert costs.batch_s("g", 1) > 0.010
-    assert costs.pace_s() == pytest.approx(0.006)
+    assert costs.pace_s == pytest.approx(0.006)

@@ -3,6 +3,7 @@ in use or pinned is evicted, each request and each ask has one answer, and nothi
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -313,7 +314,7 @@ class Loading(RuleBasedStateMachine):
                 self.batch_ends(True)
             else:
                 at = self.scheduler.wakeup_at()
-                assert at is not None, "requests wait and nothing will ever happen"
+                assert at < math.inf, "requests wait and nothing will ever happen"
                 self.now = max(self.now, at)
                 self.tell(Woke())
             check_memory(self.scheduler)

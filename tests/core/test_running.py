@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from edged.core.events import (
@@ -44,7 +46,7 @@ def runs(commands: list[Command]) -> list[tuple[int, ...]]:
 def test_a_batch_is_ordered_ahead_by_what_the_handover_takes():
     scheduler, now = warm()
     assert runs(scheduler(arrived(101, light=True), now)) == [(101,)]
-    assert scheduler.scheduler.wakeup_at() is None  # there is nothing to order
+    assert scheduler.scheduler.wakeup_at() == math.inf  # there is nothing to order
     assert runs(scheduler(arrived(102, light=True), now + 0.01)) == []
     order_at = scheduler.scheduler.wakeup_at()
     assert order_at == pytest.approx(now + WORK_S + HANDOVER_S - HANDOVER_S - 0.001, abs=0.001)
@@ -81,7 +83,7 @@ def test_where_handing_over_takes_no_time_nothing_is_ordered_ahead():
     scheduler, now = warm(handover_s=0.0)
     scheduler(arrived(101, light=True), now)
     assert runs(scheduler(arrived(102, light=True), now + WORK_S)) == []
-    assert scheduler.scheduler.wakeup_at() is None
+    assert scheduler.scheduler.wakeup_at() == math.inf
 
 
 def test_a_batch_that_is_late_is_followed_by_one_other_only():
@@ -108,9 +110,9 @@ def test_nothing_wakes_the_scheduler_while_the_device_is_gone():
     scheduler, now = warm()
     scheduler(arrived(101, light=True), now)
     scheduler(arrived(102, light=True), now + 0.010)
-    assert scheduler.scheduler.wakeup_at() is not None
+    assert scheduler.scheduler.wakeup_at() < math.inf
     scheduler(DeviceDown("it died"), now + 0.020)
-    assert scheduler.scheduler.wakeup_at() is None
+    assert scheduler.scheduler.wakeup_at() == math.inf
 
 
 def test_batches_are_larger_where_handing_over_takes_long():

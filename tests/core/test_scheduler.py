@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from edged.core.events import (
@@ -244,7 +246,7 @@ def test_a_request_that_expires_in_the_queue_never_reaches_the_device():
     (refusal,) = scheduler(Woke(), 0.5)
     assert (refusal.rid, refusal.code) == (1, Code.DEADLINE_EXCEEDED)
     assert scheduler(DeviceUp(), 0.6) == []
-    assert scheduler.scheduler.wakeup_at() is None
+    assert scheduler.scheduler.wakeup_at() == math.inf
 
 
 def test_a_request_that_expires_in_staging_frees_its_rows():

@@ -54,7 +54,7 @@ def uploaded(*sizes: int, rows: int = 1) -> wire.Infer:
 def pass_time(bench: Bench, seconds: float) -> None:
     """As the loop does: wake the front whenever it wants to be."""
     until = bench.now + seconds
-    while (at := bench.front.wakeup_at()) is not None and at <= until:
+    while (at := bench.front.wakeup_at()) <= until:
         bench.now = max(bench.now, at)
         bench.front.on_woke(bench.now)
     bench.now = until
