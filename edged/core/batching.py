@@ -21,9 +21,9 @@ class View(msgspec.Struct, frozen=True):
 
     ready_rows: int  # in staging memory, at least 1
     limit_rows: int  # the largest batch that is useful and that memory allows
-    rate_rows_s: float = 0.0  # of arrivals, as of the latest beat
+    rate_rows_s: float = 0.0  # of arrivals, as of the latest beat, if the policy follows them
     cost: GroupCost | None = None  # measured times, where known
-    waited_s: float = 0.0  # by the row that has been ready for longest
+    waited_s: float = 0.0  # by the row that has been ready for longest, as the rate
 
 
 Rule: TypeAlias = Callable[[View], int]

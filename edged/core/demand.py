@@ -31,11 +31,11 @@ class Use:
             self.patience_s = patience_s
         else:
             gap_s = now - self.last_s
-            if math.isinf(self.gap_s):
+            if self.gap_s == math.inf:
                 self.gap_s, self.gap_square = gap_s, 2.0 * gap_s * gap_s
             self.gap_s += _WEIGHT * (gap_s - self.gap_s)
             self.gap_square += _WEIGHT * (gap_s * gap_s - self.gap_square)
-            if math.isfinite(patience_s) and math.isfinite(self.patience_s):
+            if patience_s < math.inf and self.patience_s < math.inf:
                 self.patience_s += _WEIGHT * (patience_s - self.patience_s)
             else:
                 self.patience_s = patience_s

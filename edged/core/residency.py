@@ -53,7 +53,7 @@ class Residency:
         self._blocks: dict[str, Block] = {}
         self._needs: dict[tuple[str, ...], Need] = {}
         self._path: dict[Need, tuple[Block, ...]] = {}
-        self._models: dict[str, Need] = {}  # of the library, also those that are on their way out
+        self.models: dict[str, Need] = {}  # of each single one, also of those that have vanished
         self.vanished: set[str] = set()  # models that are not in the library any more
         self.going: dict[Block, None] = {}  # blocks that leave or are being unloaded; ordered
         self._load_ratio = 1.0  # of measured load times over the store's
@@ -66,19 +66,19 @@ class Residency:
         for cost in library.blocks:
             self._learn(cost)
         names = {model.name for model in library.models}
-        self.vanished = self._models.keys() - names
+        self.vanished = self.models.keys() - names
         for model in library.models:
             path = tuple(self._blocks[block] for block in model.blocks)
-            need = self._models.get(model.name)
+            need = self.models.get(model.name)
             if need is None:
-                self._models[model.name] = self._add_need((model.name,), path)
+                self.models[model.name] = self._add_need((model.name,), path)
             elif self._path[need] != path:
                 raise ValueError(f"model {model.name!r} has other blocks now: this is a bug")
 
     def drop(self, need: Need) -> None:
         """Forget a vanished model that nothing needs any more, and its absent blocks."""
         (name,) = need.models
-        del self._models[name]
+        del self.models[name]
         self.vanished.discard(name)
         self._remove_need(need)
 
@@ -89,18 +89,13 @@ class Residency:
         elif not block.measured and block.where is Where.ABSENT:
             block.bytes, block.load_s = cost.bytes, cost.load_s
 
-    @property
-    def models(self) -> dict[str, Need]:
-        """The need of each single model, vanished ones included."""
-        return self._models
-
     # --- needs ------------------------------------------------------------------------------------
 
     def need(self, models: tuple[str, ...], groups: tuple[str, ...]) -> Need:
         """The need of these models, all of which are known."""
         need = self._needs.get(models)
         if need is None:
-            path = dict.fromkeys(b for m in models for b in self._path[self._models[m]])
+            path = dict.fromkeys(b for m in models for b in self._path[self.models[m]])
             need = self._add_need(models, tuple(path))
         need.groups = groups
         return need

@@ -435,8 +435,8 @@ class Scheduler:
     def _run(self, group: str, taken: list[ReadyPart], now: float, commands: list[Command]) -> None:
         """Order a batch of what was taken, less what could not be answered in time any more."""
         rows = sum([ready.rows for ready in taken])
-        begins_s = max(now, self._running.free_s)
-        done_s = begins_s + (self._costs.batch_s(group, rows) or 0.0)
+        takes_s = self._costs.batch_s(group, rows)
+        done_s = max(now, self._running.free_s) + (takes_s or 0.0)
         parts = []
         for ready in taken:
             deadline_s = ready.job.request.deadline_s
@@ -448,13 +448,15 @@ class Scheduler:
                 self._refuse(ready.job, Code.DEADLINE_EXCEEDED, text, commands)
         if not parts:
             return
+        if len(parts) < len(taken):
+            takes_s = self._costs.batch_s(group, rows)
         self._last_batch += 1
         members = tuple([Member(r.job.request.rid, r.part.models) for r in parts])
         wide = self._lanes == 1 or (not self._running and self._pays_wide(group, parts))
         run = Run(self._last_batch, group, members, rows, wide)
         for ready in parts:
             ready.job.running_parts += 1
-        self._running.order(run, parts, self._costs.batch_s(group, rows), now)
+        self._running.order(run, parts, takes_s, now)
         commands.append(run)
 
     def _is_taken(self, group: str) -> bool:

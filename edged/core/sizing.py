@@ -48,14 +48,16 @@ class BatchSizes:
         limit: int,
     ) -> int:
         """Rows to run now; 0 waits."""
-        rate = self._rate(name, now).rows_per_s(now) if self._policy.follows_rate else 0.0
         rule = self._rules.get(name)
         if rule is None:
             rule = self._rules[name] = self._policy.rule()
-        waited_s = now - group.oldest_s()
-        rows = rule(View(group.rows, limit, rate, costs.measured(name), waited_s))
-        if not rows and self._policy.follows_rate:
-            self.next_beat_s = self._rate(name, now).next_beat_s(now)
+        cost = costs.measured(name)
+        if not self._policy.follows_rate:
+            return rule(View(group.rows, limit, cost=cost))
+        rate, waited_s = self._rate(name, now), now - group.oldest_s()
+        rows = rule(View(group.rows, limit, rate.rows_per_s(now), cost, waited_s))
+        if not rows:
+            self.next_beat_s = rate.next_beat_s(now)
         return rows
 
     def _rate(self, group: str, now: float) -> ArrivalRate:

@@ -67,7 +67,7 @@ class Supply:
     @property
     def is_asked(self) -> bool:
         """Whether an administrator waits for something."""
-        return len(self._asks) > 0
+        return bool(self._asks.open)
 
     def settle(self, now: float) -> list[Settled]:
         """What was asked and has come about, or cannot any more."""

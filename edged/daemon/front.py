@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -30,7 +30,6 @@ from edged.core.events import (
     Drained,
     Event,
     LoadAsked,
-    Member,
     PinAsked,
     Prepare,
     Refuse,
@@ -477,19 +476,22 @@ class Front:
         self._outlet.to_worker(pending.to_prepare, soon=not is_for_later)
 
     def _do_order(self, command: Command, now: float) -> None:
-        self._outlet.to_worker([link.encode(translation.order(command))])
+        order = translation.ORDERS[type(command)](command)
+        self._outlet.to_worker([link.encode(order)])
 
     def _do_run(self, command: Run, now: float) -> None:
         self._do_order(command, now)
-        self._statistics.ran(self._tasks_of(command.members), command.rows)
+        models = self._versions.models
+        tasks = {models[key].task for member in command.members for key in member.models}
+        self._statistics.ran(tasks, command.rows)
 
     def _do_answer(self, command: Answer, now: float) -> None:
         credits = self._credits(self._pending[command.rid])
         pending = self._settle(command.rid)
-        self._statistics.answered(pending.resolved, command)
         emulated = self._device is not None and self._device.emulated
         header, raw = pending.reply(command, emulated=emulated, credits=credits)
         self._send(pending.client, header, raw, now)
+        self._statistics.answered(pending.resolved, command)
 
     def _do_refuse(self, command: Refuse, now: float) -> None:
         pending = self._settle(command.rid)
@@ -514,10 +516,6 @@ class Front:
         by_rows = limits.queue_rows // (waiting * answered.resolved.rows)
         by_bytes = limits.queue_bytes // (waiting * max(1, answered.payload_bytes))
         return max(1, min(self._limits.max_in_flight, by_rows, by_bytes))
-
-    def _tasks_of(self, members: Iterable[Member]) -> set[str]:
-        models = self._versions.models
-        return {models[key].task for member in members for key in member.models}
 
     # --- replies ------------------------------------------------------------------------------
 

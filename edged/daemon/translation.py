@@ -11,7 +11,6 @@ from edged.core.events import (
     BlockLoaded,
     BlockLoadFailed,
     BlockUnloaded,
-    Command,
     Discard,
     Event,
     Load,
@@ -21,11 +20,6 @@ from edged.core.events import (
     Unload,
 )
 from edged.device import link
-
-
-def order(command: Command) -> link.ToWorker:
-    """What the worker is told of a command of `ORDERS`."""
-    return ORDERS[type(command)](command)
 
 
 def _prepared(message: link.Prepared) -> Event:
@@ -89,6 +83,7 @@ EVENTS: dict[type, Callable[[Any], Event]] = {
     link.Unloaded: _unloaded,
 }
 
+# What the worker is told of a command.
 ORDERS: dict[type, Callable[[Any], link.ToWorker]] = {
     Run: _run,
     Load: _load,

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from math import prod
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgpack
 import msgspec
@@ -53,7 +53,7 @@ H = TypeVar("H")
 T = TypeVar("T")
 
 
-class Request(NamedTuple):
+class Request(msgspec.Struct, frozen=True):
     """`payload` is empty but for Infer, where `by_input` tells which frame belongs to which input,
     and for Chunk.
     """
@@ -62,7 +62,7 @@ class Request(NamedTuple):
     payload: tuple[Buffer, ...] = ()
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True):
     """`payload` is empty but for InferReply: one frame for each output without classification."""
 
     header: ReplyHeader
