@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from edged.core.demand import Need
 from edged.core.events import Request
@@ -33,11 +34,10 @@ class Admission(NamedTuple):
     pushed_out: list[Job]  # requests of others, or older ones of the same client
 
 
-@dataclass(slots=True, eq=False)
-class _Shelf:
+class _Shelf(Struct, eq=False):
     """The waiting jobs of one client, level and need, oldest first."""
 
-    jobs: OrderedDict[int, Job] = field(default_factory=OrderedDict)
+    jobs: OrderedDict[int, Job] = field(default_factory=OrderedDict[int, Job])
     rows: int = 0
 
     def oldest(self) -> Job:
@@ -47,27 +47,20 @@ class _Shelf:
         return next(reversed(self.jobs.values()))
 
 
-@dataclass(slots=True, eq=False)
-class _Line:
+class _Line(Struct, eq=False):
     """The waiting jobs of one client at one level."""
 
-    shelves: dict[Need | None, _Shelf] = field(default_factory=dict)
-    runnable: dict[Need | None, _Shelf] = field(default_factory=dict)  # those that take turns
+    shelves: dict[Need | None, _Shelf] = {}
+    runnable: dict[Need | None, _Shelf] = {}  # those that take turns
     rows: int = 0
     bytes: int = 0
     debt: int = 0  # rows served beyond one a turn; turns are skipped until it is paid
-
-    def oldest(self) -> Job:
-        return _first(self.shelves)
-
-    def next(self) -> Job:
-        return _first(self.runnable)
 
     def newest(self) -> Job:
         return max((shelf.newest() for shelf in self.shelves.values()), key=_place)
 
 
-def _first(shelves: dict[Need | None, _Shelf]) -> Job:
+def _oldest(shelves: dict[Need | None, _Shelf]) -> Job:
     if len(shelves) == 1:
         (shelf,) = shelves.values()
         return shelf.oldest()
@@ -211,7 +204,7 @@ class WaitingQueue:
             while (line := lines[turns[0]]).debt > 0 and len(turns) > 1:
                 line.debt -= 1
                 turns.rotate(-1)
-            return line.next()
+            return _oldest(line.runnable)
         return None
 
     def take(self, job: Job) -> None:
@@ -280,7 +273,7 @@ class WaitingQueue:
                 continue
             if level > request.level or self._share(longest.rows, longest.bytes) > together:
                 return longest.newest()
-        return own.oldest() if self._when_full == "drop-oldest" and held >= asked else None
+        return _oldest(own.shelves) if self._when_full == "drop-oldest" and held >= asked else None
 
     def _share(self, rows: int, size: int) -> float:
         """Of the queue: the larger of both shares."""
