@@ -35,7 +35,7 @@ class Plan:
 
     layout: Layout
     segments: tuple[tuple[Place, int], ...]
-    inputs: dict[int, list[tuple[int, int, int]]]
+    inputs: Mapping[int, Sequence[tuple[int, int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
