@@ -170,7 +170,8 @@ class OnnxRuntime:
         loaded = self._blocks[block]
         # Addresses and the number of rows say all that a binding knows, so an old binding fits
         # whatever arrays lie there now.
-        addresses = tuple([array.ctypes.data for array in (*inputs, *outputs)])
+        arrays = (*inputs, *outputs)
+        addresses = tuple([array.__array_interface__["data"][0] for array in arrays])
         key = (block, wide, len(outputs[0]), addresses)
         session = loaded.wide if wide else loaded.narrow
         binding = self._bindings.get(key) or self._bind(key, loaded, inputs, outputs)

@@ -8,6 +8,7 @@ import numpy as np
 
 from edged.backends.memory import NUMPY, Array
 from edged.device import link
+from edged.device.staging import Staged
 from edged.manifest import Manifest
 from edged.paths.layout import Place, View
 
@@ -26,10 +27,10 @@ class Answers:
         self.payload: list[memoryview] = []
 
     def add(
-        self, rid: int, ask: link.Ask, manifest: Manifest, place: Place, before: int, rows: int
+        self, request: Staged, ask: link.Ask, manifest: Manifest, place: Place, before: int
     ) -> None:
-        """One model of one request: `rows` rows of `place`, after `before` others."""
-        mine = slice(before, before + rows)
+        """One model of a request, whose rows are those of `place` after `before` others."""
+        mine = slice(before, before + request.rows)
         tensors = self._all(place, ask)
         classes: tuple[tuple[link.Class, ...], ...] | None = None
         if ask.classification is not None:
@@ -42,10 +43,10 @@ class Answers:
         for name, tensor in zip(manifest.outputs, tensors, strict=True):
             part = tensor[mine]
             if classes is None:
-                self.payload.append(part.reshape(part.size).view(np.uint8).data)
+                self.payload.append(part[..., np.newaxis].view(np.uint8).data)
             outputs.append(link.Output(name, _DATATYPES[part.dtype], part.shape, classes))
             classes = None  # they are of the first output
-        self.answers.append(link.Answer(rid, ask.model, tuple(outputs)))
+        self.answers.append(link.Answer(request.rid, ask.model, tuple(outputs)))
 
     def _all(self, place: Place, ask: link.Ask) -> list[Array]:
         """The outputs of a model for all rows of a place."""

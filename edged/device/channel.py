@@ -43,7 +43,7 @@ class Receiver:
         self._ahead = bytearray(_AHEAD_BYTES)
         self._begin = self._end = 0  # of what was read ahead
         self._first: memoryview | None = None  # of a message that has begun
-        self.sizes: tuple[int, ...] = ()  # of its payload frames, in bytes
+        self.sizes: tuple[int, ...] = ()  # of the payload frames that are to be read, in bytes
         self._payload: list[memoryview] | None = None  # while it is being read
         self._missing: deque[memoryview] = deque()  # parts of it
         self.ended = False  # the other end has closed: nothing more comes
@@ -69,8 +69,9 @@ class Receiver:
 
         What was not read of the payload of the last one is skipped.
         """
-        if self._first is not None and self.payload() is None:
+        if self.sizes and self.payload() is None:
             return None
+        self._first = None
         while (wanted := self._parse()) > 0:
             if not self._read_ahead(wanted):
                 return None
@@ -92,7 +93,8 @@ class Receiver:
                 self._missing.popleft()
             else:
                 self._missing[0] = part[count:]
-        payload, self._payload, self._first = self._payload, None, None
+        payload, self._payload = self._payload, None
+        self._first, self.sizes = None, ()
         return payload
 
     def _parse(self) -> int:
@@ -150,7 +152,7 @@ class Sender:
 
     def __init__(self, target: socket.socket) -> None:
         self._target = target
-        self._waiting: deque[Buffer] = deque()
+        self._waiting: deque[memoryview] = deque()
 
     @property
     def waits(self) -> bool:
@@ -159,8 +161,11 @@ class Sender:
 
     def put(self, frames: Sequence[Buffer]) -> None:
         """Leave a message for the next `flush`; its frames must stay as they are until then."""
-        self._waiting.append(_head(frames))
-        self._waiting.extend(frames)
+        views = [memoryview(frame) for frame in frames]
+        sizes = [view.nbytes for view in views]
+        count = len(sizes) - 1
+        head = struct.pack(f"=II{count}Q", count, *sizes)
+        self._waiting.extend((memoryview(head), *views))
 
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it. Raises Unavailable if nobody is there."""
@@ -173,11 +178,10 @@ class Sender:
             except ConnectionError:
                 waiting.clear()
                 raise Unavailable("the other end is gone: try again") from None
-            while waiting and sent >= (size := _size(waiting[0])):
-                waiting.popleft()
-                sent -= size
+            while waiting and sent >= waiting[0].nbytes:
+                sent -= waiting.popleft().nbytes
             if sent:
-                waiting[0] = memoryview(waiting[0]).cast("B")[sent:]
+                waiting[0] = waiting[0].cast("B")[sent:]
 
 
 class SharedSender:
@@ -192,12 +196,3 @@ class SharedSender:
         with self._lock:
             self._sender.put(frames)
             self._sender.flush()
-
-
-def _head(frames: Sequence[Buffer]) -> bytes:
-    sizes = [_size(frame) for frame in frames]
-    return _COUNT.pack(len(sizes) - 1, sizes[0]) + struct.pack(f"={len(sizes) - 1}Q", *sizes[1:])
-
-
-def _size(frame: Buffer) -> int:
-    return memoryview(frame).nbytes

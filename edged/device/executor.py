@@ -1,15 +1,17 @@
 """Runs batches: finds the rows in staging memory, runs the blocks, makes the answers.
 
-One thread uses an executor; a second thread would have a second one, with its own memory. Knows no
-sockets and no scheduler, and trusts that what it is told to run is staged.
+One thread at a time runs batches on an executor; another one has an executor of its own, with its
+own memory. Knows no sockets and no scheduler, and trusts that what it is told to run is staged.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import msgspec
 
 from edged.backends.base import Backend
 from edged.backends.memory import Array, DeviceArray, Memory
@@ -24,27 +26,24 @@ from edged.paths.trie import Plan, Trie
 _PROGRAMS = 256  # mixes of rows that stay ready to run
 
 
-@dataclass(slots=True, eq=False)
-class Segment:
+class Segment(msgspec.Struct, eq=False):
     """Rows of one pool that are asked for the same models and stay together."""
 
     pool: Pool
     rows: list[int]
     models: tuple[str, ...]  # sorted
+    number: int = 0  # in its batch
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+_Wanted: TypeAlias = tuple[Staged, str, Segment]  # a model of a request; where its rows are
+
+
+class Batch(msgspec.Struct, frozen=True, eq=False):
     """What `compute` has left in memory, until it is called again."""
 
-    memory: Memory
-    program: Program
     plan: Plan
-    in_order: bool
     runs: list[link.BlockRun]
-
-    def output(self, view: View) -> Array:
-        return self.memory.get(self.program.answer(view, in_order=self.in_order))
+    output: Callable[[View], Array]
 
 
 class Executor:
@@ -66,9 +65,10 @@ class Executor:
         self.define(manifests)
 
     def define(self, manifests: Mapping[str, Manifest]) -> None:
-        """Run these models from now on, in place of those before.
+        """Run these models from now on, in place of those before; a batch that runs goes on.
 
-        Raises StoreError where two of them disagree on what a block writes; nothing changes then.
+        Any thread may call this. Raises StoreError where two models disagree on what a block
+        writes; nothing changes then.
         """
         self._trie = Trie(manifests)
         self._manifests = manifests
@@ -79,19 +79,25 @@ class Executor:
     ) -> tuple[link.BatchDone, list[memoryview]]:
         """One batch. The payload is valid until the next one. Raises EdgedError."""
         started_ns = time.perf_counter_ns()
+        manifests = self._manifests  # others may be defined meanwhile
         segments, wanted = _segments(message.members, requests)
+        if not segments:  # all requests were left out
+            return link.BatchDone(message.batch, 0, 0, (), ()), []
         batch = self.compute(segments, wide=message.wide)
         inferred_ns = time.perf_counter_ns()
-        answers, payload = self._answer(batch, wanted)
+        answers = Answers(batch.output)
+        for request, model, segment in wanted:
+            place, before = batch.plan.segments[segment.number]
+            answers.add(request, request.asks[model], manifests[model], place, before)
         done = link.BatchDone(
             batch=message.batch,
             infer_us=(inferred_ns - started_ns) // 1000,
             output_us=(time.perf_counter_ns() - inferred_ns) // 1000,
             blocks=tuple(batch.runs),
-            answers=tuple(answers),
+            answers=tuple(answers.answers),
             prepare_us=prepare_us,
         )
-        return done, payload
+        return done, answers.payload
 
     def compute(self, segments: Sequence[Segment], *, wide: bool = True) -> Batch:
         """Run all blocks for these segments; `plan.segments` says where each one's rows are."""
@@ -100,16 +106,7 @@ class Executor:
         roots, order = _feed(self.memory, program, plan, segments)
         runs = program.run(self._backend, roots, order, wide=wide)
         self.memory.wait()
-        return Batch(self.memory, program, plan, order is None, runs)
-
-    def _answer(
-        self, batch: Batch, wanted: Sequence[_Wanted]
-    ) -> tuple[list[link.Answer], list[memoryview]]:
-        answers = Answers(batch.output)
-        for one in wanted:
-            place, before = batch.plan.segments[one.segment]
-            answers.add(one.rid, one.ask, self._manifests[one.ask.model], place, before, one.rows)
-        return answers.answers, answers.payload
+        return Batch(plan, runs, functools.partial(program.output, in_order=order is None))
 
     def _make_program(self, layout: Layout) -> Program:
         program = Program(layout, self.memory, self._max_rows)
@@ -122,57 +119,42 @@ class Executor:
         return program
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """One model of one request, and the segment that its rows are in."""
-
-    rid: int
-    rows: int
-    ask: link.Ask
-    segment: int
-
-
 def _segments(
     members: Sequence[link.Member], requests: Sequence[Staged]
 ) -> tuple[list[Segment], list[_Wanted]]:
     """The rows of a batch by place in staging memory; equal frames are one row."""
-    segments: list[Segment] = []
-    wanted: list[tuple[Staged, str, Segment]] = []
+    placed: dict[tuple[int, int], Segment] = {}
+    wanted: list[_Wanted] = []
     seen: dict[tuple[int, int], Segment] = {}
     for member, request in zip(members, requests, strict=True):
         for feed in request.feeds:
-            models = tuple(model for model in feed.models if model in member.models)
+            models = tuple([model for model in feed.models if model in member.models])
             if not models:
                 continue
             key = (feed.pool.number, feed.fingerprint)
             segment = seen.get(key)
             if segment is None or not feed.pool.equal(segment.rows, feed.rows):
                 segment = seen[key] = Segment(feed.pool, feed.rows, models)
-                segments.append(segment)
+                placed[feed.pool.number, feed.rows[0]] = segment
             elif models != segment.models:
                 segment.models = tuple(sorted({*segment.models, *models}))
             wanted += [(request, model, segment) for model in models]
-    segments.sort(key=lambda segment: (segment.pool.number, segment.rows[0]))
-    index = {id(segment): at for at, segment in enumerate(segments)}
-    return segments, [
-        _Wanted(request.rid, request.rows, request.asks[model], index[id(segment)])
-        for request, model, segment in wanted
-    ]
+    segments = [placed[at] for at in sorted(placed)]
+    for number, segment in enumerate(segments):
+        segment.number = number
+    return segments, wanted
 
 
 def _feed(
     memory: Memory, program: Program, plan: Plan, segments: Sequence[Segment]
 ) -> tuple[dict[int, DeviceArray], DeviceArray | None]:
     """The inputs by buffer, and the order of rows that come as they lie in staging memory."""
-    parts: dict[int, list[tuple[int, int, Segment]]] = {}
-    for segment, (place, before) in zip(segments, plan.segments, strict=True):
-        for index, view in place.inputs:
-            parts.setdefault(view.buffer, []).append((view.start + before, index, segment))
     roots: dict[int, DeviceArray] = {}
     scattered: list[int] = []
-    for buffer, part in parts.items():
-        part.sort(key=lambda item: item[0])
-        piece = _one_piece(part, in_order=True) if buffer in program.in_place else None
+    for buffer, parts in plan.inputs.items():
+        piece = None
+        if buffer in program.in_place:
+            piece = _one_piece(parts, segments, in_order=True)
         if piece is None:
             scattered.append(buffer)
         else:
@@ -180,29 +162,36 @@ def _feed(
     reorder = program.layout.reorder
     order: DeviceArray | None = None
     if scattered and reorder is not None and memory.is_host:
-        pieces = [_one_piece(parts[buffer], in_order=False) for buffer in reorder.roots]
+        pieces = [_one_piece(plan.inputs[b], segments, in_order=False) for b in reorder.roots]
         if all(piece is not None for piece in pieces):
             roots.update(
                 (b, p) for b, p in zip(reorder.roots, pieces, strict=True) if p is not None
             )
-            rows = [row for _, _, segment in parts[reorder.roots[0]] for row in segment.rows]
-            order = memory.indices([row - min(rows) for row in rows])
+            parts = plan.inputs[reorder.roots[0]]
+            rows = [row for _, _, number in parts for row in segments[number].rows]
+            first = min(rows)
+            order = memory.indices([row - first for row in rows])
             scattered = [buffer for buffer in scattered if buffer not in reorder.roots]
     for buffer in scattered:
         target = roots[buffer] = program.root(buffer)
-        for start, index, segment in parts[buffer]:
+        for start, index, number in plan.inputs[buffer]:
+            segment = segments[number]
             segment.pool.read(index, segment.rows, target[start : start + len(segment.rows)])
     return roots, order
 
 
-def _one_piece(parts: Sequence[tuple[int, int, Segment]], *, in_order: bool) -> Array | None:
+def _one_piece(
+    parts: Sequence[tuple[int, int, int]], segments: Sequence[Segment], *, in_order: bool
+) -> Array | None:
     """The staging rows themselves, if they lie side by side in one pool."""
-    _, index, first = parts[0]
-    rows = [row for _, _, segment in parts for row in segment.rows]
-    begin = rows[0] if in_order else min(rows)
-    expected = list(range(begin, begin + len(rows)))
-    if (rows if in_order else sorted(rows)) != expected:
-        return None
-    if any(i != index or segment.pool is not first.pool for _, i, segment in parts):
-        return None
-    return first.pool.arrays[index][begin : begin + len(rows)]
+    _, index, number = parts[0]
+    pool = segments[number].pool
+    rows: list[int] = []
+    for _, at, number in parts:
+        if at != index or segments[number].pool is not pool:
+            return None
+        rows += segments[number].rows
+    if not in_order:
+        rows.sort()
+    first, end = rows[0], rows[-1] + 1
+    return pool.arrays[index][first:end] if rows == list(range(first, end)) else None

@@ -27,7 +27,7 @@ Rules that both ends hold to:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -88,7 +88,7 @@ class Shared(_Part, frozen=True):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(size for _, size in self.frames)
+        return tuple([size for _, size in self.frames])
 
 
 class Prepare(_Message, frozen=True):
@@ -352,23 +352,10 @@ def is_light(inputs: Sequence[Input], payload_bytes: int, *, lanes_prepare: bool
     return (inputs[0].kind == "tensor" or lanes_prepare) and payload_bytes <= LIGHT_BYTES
 
 
-_encoder = msgspec.msgpack.Encoder()
-_to_worker = msgspec.msgpack.Decoder(ToWorker)
-_from_worker = msgspec.msgpack.Decoder(FromWorker)
-
-
-def encode(message: ToWorker | FromWorker) -> bytes:
-    """The first frame of `message`."""
-    return _encoder.encode(message)
-
-
-def decode_to_worker(frame: bytes | memoryview) -> ToWorker:
-    """The message of a first frame. Raises msgspec.DecodeError: both ends are ours, so a bug."""
-    message: ToWorker = _to_worker.decode(frame)
-    return message
-
-
-def decode_from_worker(frame: bytes | memoryview) -> FromWorker:
-    """The message of a first frame. Raises msgspec.DecodeError: both ends are ours, so a bug."""
-    message: FromWorker = _from_worker.decode(frame)
-    return message
+# Between messages and their first frames. Decoding raises msgspec.DecodeError: both ends are ours,
+# so that is a bug.
+encode: Callable[[ToWorker | FromWorker], bytes] = msgspec.msgpack.Encoder().encode
+decode_to_worker: Callable[[bytes | memoryview], ToWorker]
+decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
+decode_from_worker: Callable[[bytes | memoryview], FromWorker]
+decode_from_worker = msgspec.msgpack.Decoder(FromWorker).decode

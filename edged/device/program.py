@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edged.backends.base import Backend
-from edged.backends.memory import DeviceArray, Memory
+from edged.backends.memory import Array, DeviceArray, Memory
 from edged.device import link
 from edged.device.memory import Lifetime, offsets
 from edged.paths.layout import Buffer, Gather, Layout, Run, View
@@ -107,10 +107,10 @@ class Program:
             runs.append(link.BlockRun(call.block, call.rows, took_us))
         return runs
 
-    def answer(self, at: View, *, in_order: bool) -> DeviceArray:
-        """An output after `run`, valid until memory is used again."""
+    def output(self, at: View, *, in_order: bool) -> Array:
+        """What a model has written after `run`, valid until memory is used again."""
         buffer = at.buffer if in_order else self._twins.get(at.buffer, at.buffer)
-        return self._arrays[buffer][at.start : at.start + at.rows]
+        return self._memory.get(self._arrays[buffer][at.start : at.start + at.rows])
 
     def _calls(
         self, operations: Sequence[Run | Gather], twins: Mapping[int, int]

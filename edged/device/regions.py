@@ -29,7 +29,7 @@ class Regions:
 
         Raises InvalidArgument, or Unavailable when the client that shared it is gone.
         """
-        file = self._file(shared.path)  # stays open while it is used here
+        file = self._files.get(shared.path) or self._open(shared.path)  # stays open while used here
         frames = _new(shared) if into is None else list(into)
         for (offset, _), frame in zip(shared.frames, frames, strict=True):
             while frame.nbytes:
@@ -46,10 +46,10 @@ class Regions:
         with self._lock:
             self._files.pop(path, None)
 
-    def _file(self, path: str) -> FileIO:
+    def _open(self, path: str) -> FileIO:
         with self._lock:
             file = self._files.get(path)
-            if file is None:
+            if file is None:  # no other thread was sooner
                 try:
                     file = self._files[path] = FileIO(path)
                 except OSError as error:

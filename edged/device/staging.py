@@ -6,12 +6,14 @@ has more than there are on their way (`edged.device.link`), so running out is a 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 
 from edged.backends.memory import Array, DeviceArray, Memory, host_view
@@ -23,6 +25,7 @@ from edged.paths.layout import Tensor
 
 Shape: TypeAlias = tuple[Tensor, ...]  # of all inputs of a model, in order
 _SAMPLES = 64  # elements of a row that its fingerprint looks at
+_NEEDS = 256  # combinations of asks that are remembered
 
 
 class Pool:
@@ -50,13 +53,14 @@ class Pool:
         total = len(self._taken)
         if self._free == total:
             self._next = 0  # the same rows again for one request at a time: they are in the cache
+        self._free -= count
         found: list[int] = []
-        while len(found) < count:
+        while count:
             if not self._taken[self._next]:
                 self._taken[self._next] = True
                 found.append(self._next)
+                count -= 1
             self._next = (self._next + 1) % total
-        self._free -= count
         return found
 
     def give_back(self, rows: Sequence[int]) -> None:
@@ -67,7 +71,7 @@ class Pool:
 
     def fingerprint(self, rows: Sequence[int]) -> int:
         """Equal for equal rows; rows with equal ones have to be compared."""
-        return hash(tuple(sample[row].tobytes() for sample in self._samples for row in rows))
+        return hash(tuple([sample[row].tobytes() for sample in self._samples for row in rows]))
 
     def equal(self, some: Sequence[int], others: Sequence[int]) -> bool:
         """Whether two lists of rows hold the same bytes."""
@@ -99,8 +103,15 @@ class _Recipe:
     pool: Pool
 
 
-@dataclass(slots=True, eq=False)
-class Feed:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Needs:
+    """What requests that ask for the same need."""
+
+    asks: Mapping[str, link.Ask]  # by model
+    models: Mapping[_Recipe, tuple[str, ...]]  # sorted
+
+
+class Feed(msgspec.Struct, eq=False):
     """Staging rows that one preparation of a request fills, and the models that read them."""
 
     preparation: Preparation
@@ -111,8 +122,7 @@ class Feed:
 
     @property
     def in_one_piece(self) -> bool:
-        first = self.rows[0]
-        return self.rows == list(range(first, first + len(self.rows)))
+        return self.rows == list(range(self.rows[0], self.rows[-1] + 1))
 
 
 class Deferred:
@@ -130,13 +140,12 @@ class Deferred:
                 work()
 
 
-@dataclass(slots=True, eq=False)
-class Staged:
+class Staged(msgspec.Struct, eq=False):
     """A request in the worker."""
 
     rid: int
     rows: int
-    asks: dict[str, link.Ask]
+    asks: Mapping[str, link.Ask]
     feeds: tuple[Feed, ...]  # none: it could not be prepared, and batches leave it out
     left: set[str]  # models that have not run
     ready: bool = False
@@ -167,30 +176,28 @@ class Staging:
             shape: kept.get(shape) or Pool(next(self._numbers), shape, self._rows, self._memory)
             for shape in dict.fromkeys(shape_of(m) for m in manifests.values())
         }
-        made: dict[tuple[str, bool], _Recipe] = {}  # by model, and whether of images
+        made: dict[tuple[str, bool], _Recipe] = {}
         recipes: dict[Preparation, _Recipe] = {}
         for name, manifest in manifests.items():
             for images in (False, True):
                 key = preparation(manifest, images=images)
                 made[name, images] = recipes.setdefault(key, _Recipe(key, pools[_shape(key)]))
-        self.pools, self._recipes = pools, made
+        self.pools = pools
+        self._needs = functools.lru_cache(_NEEDS)(functools.partial(_needs, made))
 
     @property
     def nbytes(self) -> int:
         return sum(pool.nbytes for pool in self.pools.values())
 
     def admit(self, message: link.Prepare) -> Staged:
-        """Take the rows that a request needs. Raises NotFound, or EdgedError if there are none."""
-        images = message.inputs[0].kind != "tensor"
-        models: dict[_Recipe, list[str]] = {}
-        for ask in message.asks:
-            recipe = self._recipes.get((ask.model, images))
-            if recipe is None:
-                raise NotFound(f"model {ask.model!r} is not loaded")
-            models.setdefault(recipe, []).append(ask.model)
+        """Take the rows that a request needs. Raises NotFound, or EdgedError if there are none.
+
+        A light one is ready at once: whoever admits it fills its rows before it hears of its Run.
+        """
+        needs = self._needs(message.asks, message.inputs[0].kind != "tensor")
         with self._lock:
             feeds: list[Feed] = []
-            for recipe, names in models.items():
+            for recipe, models in needs.models.items():
                 rows = recipe.pool.take(message.rows)
                 if rows is None:
                     for feed in feeds:
@@ -199,11 +206,15 @@ class Staging:
                         f"no staging memory for {message.rows} more rows: more requests are on "
                         "their way than it holds; this is a bug of the scheduler"
                     )
-                names.sort()
-                feeds.append(Feed(recipe.preparation, recipe.pool, rows, tuple(names)))
-            asks = {ask.model: ask for ask in message.asks}
-            staged = Staged(message.rid, message.rows, asks, tuple(feeds), set(asks))
-            self._requests[message.rid] = staged
+                feeds.append(Feed(recipe.preparation, recipe.pool, rows, models))
+            staged = self._requests[message.rid] = Staged(
+                message.rid,
+                message.rows,
+                needs.asks,
+                tuple(feeds),
+                left=set(needs.asks),
+                ready=message.light,
+            )
             return staged
 
     def settle(self, staged: Staged, *, prepared: bool) -> bool:
@@ -239,14 +250,15 @@ class Staging:
     def begin(self, members: Sequence[link.Member]) -> list[Staged]:
         """The requests of a batch; none of them is freed before `end`."""
         with self._lock:
-            found = [self._requests.get(member.rid) for member in members]
-            for member, staged in zip(members, found, strict=True):
+            begun: list[Staged] = []
+            for member in members:
+                staged = self._requests.get(member.rid)
                 if staged is None or not staged.ready or not staged.left.issuperset(member.models):
                     raise EdgedError(
                         f"request {member.rid} is not staged for {member.models}; this is a bug of "
                         "the scheduler"
                     )
-            begun = [staged for staged in found if staged is not None]
+                begun.append(staged)
             for staged in begun:
                 staged.running += 1
             return begun
@@ -265,6 +277,22 @@ class Staging:
         del self._requests[staged.rid]
         for feed in staged.feeds:
             feed.pool.give_back(feed.rows)
+
+
+def _needs(
+    recipes: Mapping[tuple[str, bool], _Recipe], asks: Sequence[link.Ask], images: bool
+) -> _Needs:
+    """`recipes`: by model, and whether of images. Raises NotFound."""
+    models: dict[_Recipe, list[str]] = {}
+    for ask in asks:
+        recipe = recipes.get((ask.model, images))
+        if recipe is None:
+            raise NotFound(f"model {ask.model!r} is not loaded")
+        models.setdefault(recipe, []).append(ask.model)
+    return _Needs(
+        {ask.model: ask for ask in asks},
+        {recipe: tuple(sorted(names)) for recipe, names in models.items()},
+    )
 
 
 def _bytes(row: Array) -> Array:

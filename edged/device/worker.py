@@ -59,7 +59,7 @@ class Worker:
         self._batches: Jobs = queue.SimpleQueue()
         self._looks: Jobs = queue.SimpleQueue()
         # One for each lane; the last one that was used goes first, its memory is in the cache.
-        self._idle: queue.LifoQueue[Executor] = queue.LifoQueue()
+        self._idle: list[Executor] = []
         self._threads: list[tuple[threading.Thread, Jobs]] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             link.Prepare: self._on_prepare,
@@ -94,8 +94,7 @@ class Worker:
             Executor(self._manifests, self._backend, loader.max_rows)
             for _ in range(self._backend.lanes)
         ]
-        for executor in reversed(self._executors):
-            self._idle.put(executor)
+        self._idle.extend(reversed(self._executors))
         self._staging = Staging(self._manifests, settings.staging_rows, self._backend.memory)
         warming = Warming(
             self._executors,
@@ -152,7 +151,7 @@ class Worker:
         """Do what the front says, until it says Stop and all that was begun has ended."""
         while (first := self._commands.begin()) is not None:
             message = link.decode_to_worker(first)
-            if isinstance(message, link.Stop):
+            if type(message) is link.Stop:
                 break
             self._handlers[type(message)](message)
         self._orders.stop()
@@ -196,7 +195,6 @@ class Worker:
             staged.deferred = Deferred(
                 functools.partial(self._fill_light, message, payload, staged)
             )
-        self._staging.settle(staged, prepared=True)
 
     def _receive_tensors(self, message: link.Prepare, staged: Staged) -> None:
         """Where they are staged, if they need no more than that."""
@@ -271,11 +269,7 @@ class Worker:
             self._report(link.BatchFailed(message.batch, error.code, str(error)))
             return
         prepare_us = self._prepare_deferred(requests, wide=message.wide)
-        if not any(request.feeds for request in requests):  # all were left out
-            self._staging.end(message.members, requests, done=True)
-            self._report(link.BatchDone(message.batch, 0, 0, (), ()))
-            return
-        executor = self._idle.get()
+        executor = self._idle.pop()
         try:
             done, payload = executor.run(message, requests, prepare_us)
         except DeviceLost as error:
@@ -289,12 +283,14 @@ class Worker:
             self._staging.end(message.members, requests, done=True)
             self._report(done, payload)  # before the executor's memory is used again
         finally:
-            self._idle.put(executor)
+            self._idle.append(executor)
 
     def _prepare_deferred(self, requests: Sequence[Staged], *, wide: bool) -> int:
         """Microseconds. A batch that has the whole device has the preparing threads to help."""
-        started_ns = time.perf_counter_ns()
         deferred = [request.deferred for request in requests if request.deferred is not None]
+        if not deferred:
+            return 0
+        started_ns = time.perf_counter_ns()
         for work in deferred[1:] if wide else ():
             self._jobs.put(work)
         for work in deferred:
@@ -304,16 +300,11 @@ class Worker:
     # --- the rest -----------------------------------------------------------------------------
 
     def _redefine(self, manifests: Mapping[str, Manifest]) -> None:
-        """Serve these models from now on; each lane learns of it between two batches."""
-        executors = [self._idle.get() for _ in self._executors]
-        try:
-            for executor in executors:
-                executor.define(manifests)
-            self._staging.define(manifests)
-            self._manifests = dict(manifests)
-        finally:
-            for executor in executors:
-                self._idle.put(executor)
+        """Serve these models from now on."""
+        for executor in self._executors:
+            executor.define(manifests)
+        self._staging.define(manifests)
+        self._manifests = dict(manifests)
 
     def _measure(self, n: int) -> None:
         """Between two loads, so that the front counts the same blocks when it hears of it."""

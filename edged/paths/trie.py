@@ -22,14 +22,20 @@ from edged.paths.layout import Ask, Layout, Place, Tensor
 
 _DRAFTS = 256  # sets of asks whose drafts are kept
 _LAYOUTS = 1024  # the same with their numbers of rows
+_PLANS = 128  # the same with the order in which the rows come
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`segments[i]`: the place of the i-th rows, and how many of its rows are before them."""
+    """`segments[i]`: the place of the i-th rows, and how many of its rows are before them.
+
+    `inputs`: by buffer, in the order of its rows, what it holds: the first row, the index of the
+    input, the segment that it is of.
+    """
 
     layout: Layout
     segments: tuple[tuple[Place, int], ...]
+    inputs: Mapping[int, Sequence[tuple[int, int, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +70,16 @@ class Trie:
         ]
         self._draft = functools.lru_cache(_DRAFTS)(self._make_draft)
         self._layout = functools.lru_cache(_LAYOUTS)(self._make_layout)
+        self._plan = functools.lru_cache(_PLANS)(self._make_plan)
 
     def plan(self, rows: Sequence[tuple[Ask, int]]) -> Plan:
         """How to run a batch: asks and their numbers of rows, in turn. An Ask is sorted.
 
         Raises KeyError for a model that is not in the trie.
         """
+        return self._plan(tuple(rows))
+
+    def _make_plan(self, rows: tuple[tuple[Ask, int], ...]) -> Plan:
         counts: dict[Ask, int] = {}
         befores = []
         for ask, count in rows:
@@ -77,7 +87,12 @@ class Trie:
             befores.append((ask, before))
             counts[ask] = before + count
         layout = self._layout(tuple(sorted(counts.items())))
-        return Plan(layout, tuple((layout.places[ask], before) for ask, before in befores))
+        segments = tuple((layout.places[ask], before) for ask, before in befores)
+        inputs: dict[int, list[tuple[int, int, int]]] = {}
+        for segment, (place, before) in enumerate(segments):
+            for index, view in place.inputs:
+                inputs.setdefault(view.buffer, []).append((view.start + before, index, segment))
+        return Plan(layout, segments, {buffer: sorted(parts) for buffer, parts in inputs.items()})
 
     def _make_layout(self, counts: tuple[tuple[Ask, int], ...]) -> Layout:
         asks, rows = zip(*counts, strict=True)

@@ -6,6 +6,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,3 +208,23 @@ def test_rows_are_gathered_out_of_staging_memory_too(executor: Executor) -> None
         for rid in order:  # one of these orders is the layout's, so that rows are read in place
             requests.stage(rid, members[rid][1], rows(1, seed=3 * turn + rid))
         requests.run(executor, *members)
+
+
+def test_a_batch_that_runs_goes_on_when_models_are_defined(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = Requests(executor)
+    requests.stage(0, ["a"], rows(2, 0))
+    backend = executor._backend
+    run = backend.run
+
+    def define_and_run(*args: Any, **kwargs: Any) -> None:
+        executor.define({"six": requests.manifests["six"]})
+        run(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "run", define_and_run)
+        requests.run(executor, (0, ["a"]))
+    requests.stage(1, ["six"], rows(1, 1))
+    requests.run(executor, (1, ["six"]))
+    executor.define(requests.manifests)
