@@ -135,7 +135,7 @@ class Loop:
 
     def to_worker(self, frames: Sequence[wire.Buffer], *, soon: bool = True) -> None:
         assert self._worker is not None
-        self._worker.put(frames)
+        self._worker.sender.put(frames)
         self._is_due = self._is_due or soon
 
     # --- one turn -----------------------------------------------------------------------------
@@ -149,7 +149,7 @@ class Loop:
             self._on_signals(wakeup.recv(64), now)
             self._flush()
         front, worker = self._front, self._worker
-        if worker is not None and (events := ready.get(worker.fileno())):
+        if worker is not None and (events := ready.get(worker.descriptor)):
             self._read_worker(worker, now)
             self._flush(writable=bool(events & select.POLLOUT))
         for endpoint, take in ((self._clients, front.on_request), (self._admins, front.on_admin)):
@@ -203,7 +203,7 @@ class Loop:
     def _read_worker(self, worker: WorkerProcess, now: float) -> bool:
         """Take what has come; False if that is nothing."""
         heard = False
-        while (frames := worker.receive()) is not None:
+        while (frames := worker.receiver.receive()) is not None:
             heard = True
             self._vigil.heard(now)
             message = link.decode_from_worker(frames[0])
@@ -213,7 +213,7 @@ class Loop:
             elif isinstance(message, link.Failed):
                 self._failure = message
             self._flush()
-            if not worker.has_read_ahead:
+            if not worker.receiver.has_read_ahead:
                 break  # the poller tells of the rest
         self._watch(worker)
         return heard
@@ -304,30 +304,30 @@ class Loop:
             return
         if writable or not self._watched & select.POLLOUT:
             try:  # noqa: SIM105 (a context manager costs three calls a request)
-                worker.flush()
+                worker.sender.flush()
             except Unavailable:
                 pass  # it has just ended: its death is reported next, and everything runs again
-            self._is_due = worker.unsent
+            self._is_due = worker.sender.waits
             self._watch(worker)
 
     def _watch(self, worker: WorkerProcess) -> None:
         """Be told from now on of what is to be done on the worker's channel."""
         # What is closed would be readable for ever.
-        events = 0 if worker.silent else select.POLLIN
+        events = 0 if worker.receiver.ended else select.POLLIN
         if self._is_due:
             events |= select.POLLOUT
         if events == self._watched:
             return
         self._watched = events
         if events:
-            self._poller.register(worker.fileno(), events)
+            self._poller.register(worker.descriptor, events)
         else:
-            self._poller.unregister(worker.fileno())
+            self._poller.unregister(worker.descriptor)
 
     def _drop_worker(self) -> None:
         if self._worker is not None:
             if self._watched:
-                self._poller.unregister(self._worker.fileno())
+                self._poller.unregister(self._worker.descriptor)
             self._watched = 0
             self._poller.unregister(self._worker.death_fd)
             self._worker.close()

@@ -10,11 +10,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 
 import msgspec
 
-from edged.device.channel import Buffer, Receiver, Sender, channel_pair
+from edged.device.channel import Receiver, Sender, channel_pair
 from edged.device.settings import Settings, Start
 
 
@@ -29,8 +28,9 @@ class WorkerProcess:
         """Start the process; it sends Ready, or Failed, when it has loaded and warmed up."""
         self._channel, theirs = channel_pair()
         self._channel.setblocking(False)
-        self._sender = Sender(self._channel)
-        self._receiver = Receiver(self._channel)
+        self.descriptor = self._channel.fileno()  # to be polled: of `sender` and `receiver`
+        self.sender = Sender(self._channel)  # the scheduler bounds what is on its way
+        self.receiver = Receiver(self._channel)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "edged.device"],
@@ -50,40 +50,6 @@ class WorkerProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
-
-    def fileno(self) -> int:
-        """Of the channel, to be polled: readable when there is something to `receive`."""
-        return self._channel.fileno()
-
-    @property
-    def unsent(self) -> bool:
-        """Whether there is something to `flush`."""
-        return self._sender.waits
-
-    @property
-    def has_read_ahead(self) -> bool:
-        """Whether more was received than was asked for: `fileno` does not tell of it."""
-        return self._receiver.has_read_ahead
-
-    @property
-    def silent(self) -> bool:
-        """Whether the worker has closed its end: nothing more comes, the process ends."""
-        return self._receiver.ended
-
-    def put(self, frames: Sequence[Buffer]) -> None:
-        """Leave a message for the next `flush`. The scheduler bounds what is on its way."""
-        self._sender.put(frames)
-
-    def flush(self) -> None:
-        """Send what waits, as far as the worker takes it. Raises Unavailable when it is gone."""
-        self._sender.flush()
-
-    def receive(self) -> list[memoryview] | None:
-        """The next message of the worker, None when there is none (yet).
-
-        Its first frame is valid until the next call.
-        """
-        return self._receiver.receive()
 
     def alive(self) -> bool:
         return self._process.poll() is None

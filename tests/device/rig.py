@@ -76,16 +76,16 @@ class Rig:
         self._poller.register(worker.death_fd, zmq.POLLIN)
 
     def send(self, message: link.ToWorker, *payload: bytes) -> None:
-        self.worker.put([link.encode(message), *payload])
-        self.worker.flush()
+        self.worker.sender.put([link.encode(message), *payload])
+        self.worker.sender.flush()
 
     def next(self) -> tuple[link.FromWorker, list[memoryview]]:
         """The next message of the worker. Fails when it ends, or takes too long."""
-        channel = self.worker.fileno()
-        while (frames := self.worker.receive()) is None:
-            self.worker.flush()
-            events = zmq.POLLIN | (zmq.POLLOUT if self.worker.unsent else 0)
-            self._poller.register(channel, 0 if self.worker.silent else events)
+        channel = self.worker.descriptor
+        while (frames := self.worker.receiver.receive()) is None:
+            self.worker.sender.flush()
+            events = zmq.POLLIN | (zmq.POLLOUT if self.worker.sender.waits else 0)
+            self._poller.register(channel, 0 if self.worker.receiver.ended else events)
             ready = dict(self._poller.poll(TIMEOUT_S * 1000))
             assert ready, "the worker said nothing in time"
             assert channel in ready, self.worker.exit_reason()

@@ -423,16 +423,16 @@ class _Worker:
         self._process = process
 
     def ask(self, message: link.ToWorker) -> link.FromWorker:
-        self._process.put([link.encode(message)])
-        self._process.flush()
+        self._process.sender.put([link.encode(message)])
+        self._process.sender.flush()
         return self.next()
 
     def next(self) -> link.FromWorker:
-        while (frames := self._process.receive()) is None:
+        while (frames := self._process.receiver.receive()) is None:
             ready, _, _ = select.select(
-                [self._process.fileno(), self._process.death_fd], [], [], PATIENCE_S
+                [self._process.descriptor, self._process.death_fd], [], [], PATIENCE_S
             )
-            if self._process.fileno() not in ready:
+            if self._process.descriptor not in ready:
                 raise EdgedError(self._process.exit_reason())
         return link.decode_from_worker(frames[0])
 
