@@ -127,7 +127,8 @@ class AsyncClient:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
-        while has_room(connection.socket) and (frames := self._session.next_to_send(_now())):
+        while self._session.can_send() and has_room(connection.socket):
+            frames = self._session.next_to_send(_now())
             await connection.socket.send_multipart(frames, copy=False)
         connection.close()
         for waiter in self._waiters.values():
@@ -317,7 +318,8 @@ class AsyncClient:
         while True:
             await self._to_send.wait()
             self._to_send.clear()
-            while (frames := self._session.next_to_send(_now())) is not None:
+            while self._session.can_send():
+                frames = self._session.next_to_send(_now())
                 await connection.socket.send_multipart(frames, copy=False)
             self._settle()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import Enum, IntEnum, auto
+
+import msgspec
 
 from edged import wire
 from edged.client.sharing import Piece
@@ -50,8 +52,15 @@ class Stage(Enum):
     ENDED = auto()  # has its outcome
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Rank(IntEnum):
+    """What overtakes what in the line of what is to be sent. Within a rank, what came first."""
+
+    CONTROL = 0  # all but INFER and what belongs to it
+    PIECE = 1  # of an upload that was granted
+    INFER = 2
+
+
+class Call(msgspec.Struct, eq=False):
     """One request until its outcome. The session alone changes it."""
 
     header: wire.RequestHeader
@@ -59,7 +68,9 @@ class Call:
     order: int  # of submission
     began_s: float
     deadline_s: float
+    is_infer: bool = False  # it counts in the daemon's limit; all others overtake it
     stage: Stage = Stage.QUEUED
+    rank: Rank | None = None  # in the line of what is to be sent; None: it is not there
     sends: int = 0
     wake_s: float = math.inf  # when something is due: sending it (again), or its end
     upload: Upload | None = None  # of an inference that is to be announced

@@ -1,44 +1,43 @@
-"""Calls by a number, least first, where entries may stop to count while they lie in the heap."""
+"""Items by a key, least first, that may get another key while they lie in the heap."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from itertools import count
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class LazyHeap(Generic[T]):
-    """Items by a number; equal numbers in the order of their coming.
+    """Items by what `key` says of them, which no two of them share.
 
-    An entry counts while `counts(number, item)`; the others are dropped when they come to the top,
-    or when they are the greater part, so that what has ended does not keep its memory.
+    An entry counts while its item has the key that it was pushed with; the others are dropped when
+    they come to the top, or when they are the greater part, so that what has ended does not keep
+    its memory.
     """
 
-    def __init__(self, counts: Callable[[float, T], bool]) -> None:
-        self._counts = counts
-        self._entries: list[tuple[float, int, T]] = []
-        self._order = count()
+    def __init__(self, key: Callable[[T], Any]) -> None:
+        self._key = key
+        self._entries: list[tuple[Any, T]] = []
         self._sweep_at = 64  # entries
 
-    def push(self, number: float, item: T) -> None:
-        heapq.heappush(self._entries, (number, next(self._order), item))
+    def push(self, item: T) -> None:
+        heapq.heappush(self._entries, (self._key(item), item))
         if len(self._entries) > self._sweep_at:
-            self._entries = [entry for entry in self._entries if self._counts(entry[0], entry[2])]
+            self._entries = [entry for entry in self._entries if self._key(entry[1]) == entry[0]]
             heapq.heapify(self._entries)
             self._sweep_at = 2 * len(self._entries) + 64
 
-    def first(self) -> tuple[float, T] | None:
-        """The least entry that counts; it stays."""
+    def first(self) -> T | None:
+        """The item with the least key; it stays."""
         while self._entries:
-            number, _, item = self._entries[0]
-            if self._counts(number, item):
-                return number, item
+            key, item = self._entries[0]
+            if self._key(item) == key:
+                return item
             heapq.heappop(self._entries)
         return None
 
     def pop(self) -> T:
         """Take what `first` has just shown."""
-        return heapq.heappop(self._entries)[2]
+        return heapq.heappop(self._entries)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict
 
@@ -76,7 +77,7 @@ def submit_infer(
     """
     how = wire.OutputParameters(classification=top_k, softmax=softmax)
     wanted = [tasks] if isinstance(tasks, str) else tasks
-    outputs = tuple(wire.RequestedOutput(t, how) if isinstance(t, str) else t for t in wanted)
+    outputs = tuple([wire.RequestedOutput(t, how) if isinstance(t, str) else t for t in wanted])
     if not outputs:
         raise InvalidArgument("no task is asked for: name at least one")
     tensors, frames = _tensors(inputs)
@@ -105,8 +106,8 @@ def _tensors(
     if isinstance(inputs, Mapping):
         if not inputs:
             raise InvalidArgument("no input is given: name at least one tensor")
-        pairs = [to_wire(name, _with_rows(name, array)) for name, array in inputs.items()]
-        return tuple(tensor for tensor, _ in pairs), tuple(frame for _, frame in pairs)
+        tensors, frames = zip(*starmap(to_wire, inputs.items()), strict=True)
+        return tensors, frames
     images: Sequence[Any] = inputs if isinstance(inputs, list | tuple) else [inputs]
     if not images:
         raise InvalidArgument("no image is given: give at least one")
@@ -119,12 +120,6 @@ def _tensors(
 def _kept(frame: bytes | memoryview) -> Any:
     """The bytes of an array as they are now, where ZeroMQ can send them from: the only copy."""
     return frame if isinstance(frame, bytes) else zmq.Frame(frame, copy=True)
-
-
-def _with_rows(name: str, array: Any) -> NDArray[Any]:
-    if not isinstance(array, np.ndarray) or not array.ndim or not array.size:
-        raise InvalidArgument(f"input {name!r} is not an array of shape (rows, ...), or is empty")
-    return array
 
 
 def _stack(images: Sequence[NDArray[Any]]) -> NDArray[Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 
 from edged import wire
@@ -15,8 +15,7 @@ from edged.client.tensors import from_wire
 from edged.errors import EdgedError, NotFound
 
 
-@dataclass(frozen=True, slots=True)
-class TaskResult:
+class TaskResult(msgspec.Struct, frozen=True):
     """One task's answer for all rows of the request.
 
     With `top_k`, `classes[row]` holds the best classes, best first; the tensor that they were
@@ -36,8 +35,7 @@ class TaskResult:
         return next(iter(self.tensors.values()))
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """The answer to one inference; `result["flowers"]` is that task's."""
 
     id: str
@@ -82,19 +80,21 @@ def result_of(call: Call) -> Result:
     assert isinstance(reply.header, wire.InferReply), "this is a bug: no inference"
     assert isinstance(asked, wire.Infer), "this is a bug: no inference"
     frames = iter(reply.payload)
+    missing = {output.name for output in asked.outputs}
     parts: dict[tuple[str, str], TaskResult] = {}
     for output in reply.header.outputs:
         key = (output.name, output.model)
+        missing.discard(output.name)
         known = parts.get(key, TaskResult(output.name, output.model, MappingProxyType({})))
         if output.classification is not None:
             parts[key] = TaskResult(*key, known.tensors, output.classification)
         else:
             tensors = {**known.tensors, output.tensor: from_wire(output, next(frames))}
             parts[key] = TaskResult(*key, MappingProxyType(tensors), known.classes)
-    if missing := {output.name for output in asked.outputs} - {task for task, _ in parts}:
-        raise EdgedError(f"the daemon left out {sorted(missing)} of request {call.id}")
+    if missing:
+        raise EdgedError(f"the daemon left out {sorted(missing)} of request {asked.id}")
     return Result(
-        id=call.id,
+        id=asked.id,
         outputs=tuple(parts.values()),
         times=reply.header.parameters,
         round_trip_s=call.ended_s - call.began_s,

@@ -2,8 +2,9 @@
 
 Knows no clock: `now` (seconds, monotonic) is an argument; and of the system only the memory that
 it shares with the daemon (`edged.client.sharing`). A driver reports what happens (`on_connected`,
-`on_message`, ...), sends what `next_to_send` hands out, calls `on_time` at `wakeup_at()`, and
-collects what has ended from `take_ended`. `Client` and `AsyncClient` are such drivers.
+`on_message`, ...), sends what `next_to_send` hands out as long as it `can_send()`, calls `on_time`
+at `wakeup_at()`, and collects what has ended from `take_ended`. `Client` and `AsyncClient` are such
+drivers.
 
 A request is sent again, with the same id, when the connection was lost, when the daemon said
 "not now, try after ...", or when no answer came for long. Whatever comes for an id that has its
@@ -16,13 +17,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import count
+from operator import attrgetter
 
 from msgspec.structs import replace
 
 from edged import wire
-from edged.client.call import ON_THE_WAY, Call, Retry, Stage
+from edged.client.call import ON_THE_WAY, Call, Rank, Retry, Stage
 from edged.client.heap import LazyHeap
-from edged.client.sharing import Piece, Sharing
+from edged.client.sharing import LEAST_BYTES, Piece, Sharing
 from edged.client.upload import Upload
 from edged.errors import (
     Cancelled,
@@ -32,18 +34,6 @@ from edged.errors import (
     Unavailable,
     from_code,
 )
-
-
-def _is_queued(order: float, call: Call) -> bool:
-    return call.stage is Stage.QUEUED
-
-
-def _has_due_piece(order: float, call: Call) -> bool:
-    return call.stage is Stage.UPLOADING and call.upload is not None and call.upload.is_due
-
-
-def _is_due_then(at_s: float, call: Call) -> bool:
-    return call.wake_s == at_s and call.stage is not Stage.ENDED
 
 
 class Session:
@@ -67,7 +57,9 @@ class Session:
         share_bytes  of memory to ask a daemon on this host for
         """
         self.connected = False
+        self.calls: dict[str, Call] = {}  # without outcome, by id
         self.server: wire.ServerMetadataReply | None = None  # as last heard
+        self.limits = wire.Limits()  # the daemon's; the protocol's defaults until it has been heard
         self.stray_replies = 0  # second answers, answers to abandoned requests, unreadable ones
         self._endpoint = endpoint
         self._retry = retry
@@ -77,21 +69,13 @@ class Session:
         self._sharing = Sharing(share_bytes)
         self._numbers = count(1)
         self._order = count()
-        self._calls: dict[str, Call] = {}  # without outcome
         self._ended: list[Call] = []
         self._infers_out = 0
         self._credits: int | None = None  # of the daemon's last answer on this connection
-        # By submission, so that a request that is sent again keeps its place.
-        self._infers: LazyHeap[Call] = LazyHeap(_is_queued)
-        self._controls: LazyHeap[Call] = LazyHeap(_is_queued)  # all but INFER; these overtake
-        self._uploads: LazyHeap[Call] = LazyHeap(_has_due_piece)
+        # What is to be sent; by submission, so that what is sent again keeps its place.
+        self._line: LazyHeap[Call] = LazyHeap(attrgetter("rank", "order"))
         self._announced: dict[str, Call] = {}  # inferences, by the id of an open ANNOUNCE
-        self._timers: LazyHeap[Call] = LazyHeap(_is_due_then)
-
-    @property
-    def limits(self) -> wire.Limits:
-        """The daemon's limits; the protocol's defaults until it has been heard."""
-        return self.server.limits if self.server else wire.Limits()
+        self._timers: LazyHeap[Call] = LazyHeap(attrgetter("wake_s", "order"))
 
     @property
     def window(self) -> int:
@@ -110,11 +94,15 @@ class Session:
 
         The first one that is large enough asks the daemon for such memory.
         """
-        size = sum(memoryview(frame).nbytes for frame in frames)
-        if ask_bytes := self._sharing.bytes_to_ask(size, self.server):
+        size = sum([memoryview(frame).nbytes for frame in frames])
+        if size < LEAST_BYTES:
+            return None
+        if self._sharing.current is not None:
+            return self._sharing.current.put(frames, size)
+        if ask_bytes := self._sharing.bytes_to_ask(self.server):
             header = wire.Share(self.next_id(), ask_bytes)
             self.submit(header, timeout_s=self._retry.resend_after_s, now=now)
-        return self._sharing.put(frames, size)
+        return None
 
     def submit(
         self,
@@ -132,11 +120,21 @@ class Session:
         Raises InvalidArgument or ResourceExhausted if it cannot be served; then it is not.
         """
         wire.check_request(header, payload, self.limits)
-        if header.id in self._calls:
+        if header.id in self.calls:
             raise InvalidArgument(f"request id {header.id!r} is in use: give each request its own")
-        order, ends = next(self._order), now + timeout_s
-        call = Call(header, tuple(payload), order, now, ends, upload=upload, piece=piece)
-        return self._add(call, now)
+        call = Call(
+            header,
+            tuple(payload),
+            order=next(self._order),
+            began_s=now,
+            deadline_s=now + timeout_s,
+            is_infer=isinstance(header, wire.Infer),
+            upload=upload,
+            piece=piece,
+        )
+        self.calls[header.id] = call
+        self._queue(call, now)
+        return call
 
     def hello(self, *, timeout_s: float, now: float) -> Call:
         """Ask for the server metadata, which `server` and `limits` come from."""
@@ -161,7 +159,7 @@ class Session:
 
     def close(self, now: float) -> None:
         """Abandon everything; what is left in the queues is one CANCEL for each inference."""
-        for call in list(self._calls.values()):
+        for call in list(self.calls.values()):
             if not (isinstance(call.header, wire.Cancel) and call.stage is Stage.QUEUED):
                 self.abandon(call, now)
         self._sharing.close()
@@ -173,13 +171,13 @@ class Session:
         self.connected = True
         self._credits = None
         self._sharing.on_connected()
-        if not any(isinstance(call.header, wire.ServerMetadata) for call in self._calls.values()):
+        if not any(isinstance(call.header, wire.ServerMetadata) for call in self.calls.values()):
             self.hello(timeout_s=self._retry.resend_after_s, now=now)
 
     def on_disconnected(self, now: float) -> None:
         """What was out is lost; it is sent again on the next connection, or ends."""
         self.connected = False
-        for call in [call for call in self._calls.values() if call.stage in ON_THE_WAY]:
+        for call in [call for call in self.calls.values() if call.stage in ON_THE_WAY]:
             if call.stage is Stage.ENDED:
                 continue  # the announcement of one that was here before it
             lost = Unavailable(
@@ -198,28 +196,29 @@ class Session:
         header = reply.header
         if isinstance(header, wire.ErrorReply):
             self._on_error(header, now)
-        elif (call := self._calls.get(header.id)) is None:
+        elif (call := self.calls.get(header.id)) is None:
             self.stray_replies += 1
+        elif isinstance(header, wire.reply_type(call.header)):
+            match header:
+                case wire.InferReply():
+                    self._credits = header.parameters.credits
+                case wire.GrantReply():
+                    self._on_granted(header, now)
+                case wire.ShareReply():
+                    self._sharing.on_reply(header)
+                case wire.ServerMetadataReply():
+                    self.server, self.limits = header, header.limits
+            self._end(call, reply, now)
         elif isinstance(header, wire.ChunkReply):
             self._on_received(call, header.received, now)
-        elif not isinstance(header, wire.reply_type(call.header)):
+        else:
             what = f"{type(header).__name__} answers {type(call.header).__name__} {call.id}"
             self._end(call, EdgedError(f"the daemon breaks the protocol: {what}"), now)
-        else:
-            if isinstance(header, wire.ServerMetadataReply):
-                self.server = header
-            elif isinstance(header, wire.InferReply):
-                self._credits = header.parameters.credits
-            elif isinstance(header, wire.ShareReply):
-                self._sharing.on_reply(header)
-            self._end(call, reply, now)
-            if isinstance(header, wire.GrantReply):
-                self._on_granted(header, now)
 
     def on_time(self, now: float) -> None:
         """End what is past its deadline; queue what is due to be sent again."""
-        while (first := self._timers.first()) is not None and first[0] <= now:
-            call = self._timers.pop()
+        while (call := self._timers.first()) is not None and call.wake_s <= now:
+            self._timers.pop()
             if call.deadline_s <= now:
                 self._take_back(call, self._too_late(call), now)
             elif call.stage is Stage.UPLOADING and call.upload is not None:
@@ -235,14 +234,19 @@ class Session:
 
     def can_send(self) -> bool:
         """Whether `next_to_send` has something."""
-        return self._next_queue() is not None
+        call = self._line.first() if self.connected else None
+        if call is None:
+            return False
+        # One inference may always be out.
+        return call.rank is not Rank.INFER or not self._infers_out or self._infers_out < self.window
 
-    def next_to_send(self, now: float) -> wire.Frames | None:
-        """The frames of one message that is to be sent now; the call counts as sent."""
-        queue = self._next_queue()
-        if queue is None:
-            return None
-        call = queue.pop()
+    def next_to_send(self, now: float) -> wire.Frames:
+        """The frames of one message that is to be sent now; the call counts as sent.
+
+        Only for who has just heard from `can_send` that there is one.
+        """
+        call = self._line.pop()
+        call.rank = None
         upload = call.upload
         if call.stage is Stage.QUEUED:
             call.sends += 1
@@ -250,18 +254,16 @@ class Session:
                 upload.begin(in_one_piece=not self._daemon_grants)
         if upload is not None and not upload.is_ready:
             return self._next_piece(call, upload, now)
-        self._enter(call, Stage.OUT, now)
-        resend_s = now + self._retry.resend_after_s * 2 ** (call.sends - 1)
-        may_resend = call.sends < self._retry.attempts
-        self._wake(call, min(call.deadline_s, resend_s) if may_resend else call.deadline_s)
-        is_sent = upload is not None and not upload.in_one_piece
-        is_there = is_sent or self._shared(call) is not None
-        return wire.encode_request(self._stamped(call, now), () if is_there else call.payload)
+        wake_s = call.deadline_s
+        if call.sends < self._retry.attempts:
+            wake_s = min(wake_s, now + self._retry.resend_after_s * 2 ** (call.sends - 1))
+        self._enter(call, Stage.OUT, wake_s, now)
+        return self._request(call, now)
 
     def wakeup_at(self) -> float:
         """When `on_time` has something to do; infinity: not before something else happens."""
         first = self._timers.first()
-        return self._heartbeat_at if first is None else min(first[0], self._heartbeat_at)
+        return self._heartbeat_at if first is None else min(first.wake_s, self._heartbeat_at)
 
     def take_ended(self) -> list[Call]:
         """The calls that have got their outcome since the last time."""
@@ -275,7 +277,7 @@ class Session:
         error = from_code(header.code, wire.one_line(header.error), retry_after_s=after_s)
         call = None
         if header.id is not None:
-            call = self._announced.get(header.id) or self._calls.get(header.id)
+            call = self._announced.get(header.id) or self.calls.get(header.id)
         if call is not None and after_s is not None:
             wait_s = max(after_s, self._retry.backoff_s * 2 ** max(0, call.sends - 1))
             self._retry_or_end(call, wait_s * (1 + self._jitter() / 4), error, now)
@@ -289,7 +291,7 @@ class Session:
     def _on_stray(self, error: EdgedError, now: float) -> None:
         """A reply that names no request: if only one is out, it is meant."""
         self.stray_replies += 1
-        out = [call for call in self._calls.values() if call.stage is Stage.OUT]
+        out = [call for call in self.calls.values() if call.stage is Stage.OUT]
         if len(out) == 1:
             self._end(out[0], error, now)
 
@@ -299,9 +301,8 @@ class Session:
     def _daemon_grants(self) -> bool:
         return self.server is not None and wire.GRANTS in self.server.extensions
 
-    def _next_piece(self, call: Call, upload: Upload, now: float) -> wire.Frames | None:
+    def _next_piece(self, call: Call, upload: Upload, now: float) -> wire.Frames:
         """The announcement of what is left, or a chunk of it."""
-        upload.is_due = False
         if call.stage is Stage.QUEUED or upload.is_over(now):
             self._announce(call, upload, now)
             return self.next_to_send(now)  # announcements overtake
@@ -313,8 +314,7 @@ class Session:
         infer = call.header
         assert isinstance(infer, wire.Infer), "this is a bug: no inference"
         upload.end_grant(now)
-        self._enter(call, Stage.UPLOADING, now)
-        self._wake(call, call.deadline_s)
+        self._enter(call, Stage.UPLOADING, call.deadline_s, now)
         header = wire.Announce(
             id=self.next_id(),
             request=call.id,
@@ -325,7 +325,9 @@ class Session:
             link_bytes_s=upload.link_bytes_s,
         )
         self._announced[header.id] = call
-        self._add(Call(header, (), next(self._order), now, call.deadline_s), now)
+        asked = Call(header, (), next(self._order), now, call.deadline_s)
+        self.calls[header.id] = asked
+        self._queue(asked, now)
 
     def _on_granted(self, grant: wire.GrantReply, now: float) -> None:
         call = self._announced.pop(grant.id, None)
@@ -343,97 +345,87 @@ class Session:
         due_s = upload.due_at(now)
         if due_s > now:
             self._wake(call, min(call.deadline_s, due_s))
-        elif not upload.is_due:
-            upload.is_due = True
+        elif call.rank is None:
+            call.rank = Rank.PIECE
+            self._line.push(call)
             self._wake(call, call.deadline_s)
-            self._uploads.push(call.order, call)
 
     def _close_announcement(self, id: str, now: float) -> None:
         """Its inference has ended, or begins anew."""
         del self._announced[id]
-        if (asked := self._calls.get(id)) is not None:
+        if (asked := self.calls.get(id)) is not None:
             self._end(asked, Cancelled(f"announcement {id} is not needed any more"), now)
 
     # --- inside -------------------------------------------------------------------------------
-
-    def _add(self, call: Call, now: float) -> Call:
-        self._calls[call.id] = call
-        self._queue(call, now)
-        return call
 
     def _retry_or_end(self, call: Call, wait_s: float, error: EdgedError, now: float) -> None:
         if call.sends >= self._retry.attempts or now + wait_s >= call.deadline_s:
             self._end(call, error, now)
         elif wait_s:
-            self._enter(call, Stage.WAITING, now)
-            self._wake(call, now + wait_s)
+            self._enter(call, Stage.WAITING, now + wait_s, now)
         else:
             self._queue(call, now)
 
     def _queue(self, call: Call, now: float) -> None:
-        self._enter(call, Stage.QUEUED, now)
-        self._wake(call, call.deadline_s)
-        queue = self._infers if isinstance(call.header, wire.Infer) else self._controls
-        queue.push(call.order, call)
+        self._enter(call, Stage.QUEUED, call.deadline_s, now)
+        call.rank = Rank.INFER if call.is_infer else Rank.CONTROL
+        self._line.push(call)
 
-    def _next_queue(self) -> LazyHeap[Call] | None:
-        """The queue whose first call is to be sent next."""
-        if not self.connected:
-            return None
-        for queue in (self._controls, self._uploads):
-            if queue.first() is not None:
-                return queue
-        has_credit = self._infers_out < self.window
-        return self._infers if has_credit and self._infers.first() is not None else None
-
-    def _enter(self, call: Call, stage: Stage, now: float) -> None:
-        if isinstance(call.header, wire.Infer):
+    def _enter(self, call: Call, stage: Stage, wake_s: float, now: float) -> None:
+        if call.is_infer:
             was_out = self._infers_out
             self._infers_out += (stage in ON_THE_WAY) - (call.stage in ON_THE_WAY)
             if self._heartbeat_s is not None and bool(was_out) != bool(self._infers_out):
                 self._heartbeat_at = now + self._heartbeat_s if self._infers_out else math.inf
-        was, call.stage = call.stage, stage
+        was, call.stage, call.rank = call.stage, stage, None
+        call.wake_s = wake_s
+        if stage is not Stage.ENDED:
+            self._timers.push(call)
         if was is Stage.UPLOADING:
             for id in [id for id, announced in self._announced.items() if announced is call]:
                 self._close_announcement(id, now)
 
     def _wake(self, call: Call, at_s: float) -> None:
         call.wake_s = at_s
-        self._timers.push(at_s, call)
+        self._timers.push(call)
 
     def _take_back(self, call: Call, error: EdgedError, now: float) -> None:
         self._end(call, error, now)
-        if call.sends and isinstance(call.header, wire.Infer):
+        if call.sends and call.is_infer:
             header = wire.Cancel(self.next_id(), call.id)
             self.submit(header, timeout_s=self._retry.resend_after_s, now=now)
 
     def _end(self, call: Call, outcome: wire.Reply | EdgedError, now: float) -> None:
-        self._enter(call, Stage.ENDED, now)
+        self._enter(call, Stage.ENDED, math.inf, now)
         call.outcome = outcome
         call.ended_s = now
         if call.piece is not None:
             call.piece.release()
-        del self._calls[call.id]
+        del self.calls[call.header.id]
         self._ended.append(call)
 
-    def _stamped(self, call: Call, now: float) -> wire.RequestHeader:
-        """The header with the time that is left, for the daemon's own clock."""
-        if not isinstance(call.header, wire.Infer):
-            return call.header
-        left_us = max(1, int((call.deadline_s - now) * 1e6))
-        timeout = min(left_us, self.limits.max_timeout_us)
-        sizes = None if call.upload is None or call.upload.in_one_piece else call.upload.sizes
-        parameters = replace(
-            call.header.parameters, timeout=timeout, upload=sizes, shared=self._shared(call)
-        )
-        return replace(call.header, parameters=parameters)
+    def _request(self, call: Call, now: float) -> wire.Frames:
+        """The frames of `call` itself, with the time that is left, for the daemon's own clock.
 
-    def _shared(self, call: Call) -> wire.Shared | None:
-        """Where the daemon reads its payload; None: it is sent, as is all that is sent again."""
-        piece = call.piece
-        if piece is None or call.sends > 1 or not self._sharing.has(piece):
-            return None
-        return piece.where
+        The payload is among them unless it was uploaded or is shared; it is when it goes out again.
+        """
+        header, upload, piece = call.header, call.upload, call.piece
+        if not isinstance(header, wire.Infer):
+            return wire.encode_request(header, call.payload)
+        left_us = max(1, int((call.deadline_s - now) * 1e6))
+        uploaded = shared = None
+        if upload is not None and not upload.in_one_piece:
+            uploaded = upload.sizes
+        if piece is not None and piece.region is self._sharing.current and call.sends == 1:
+            shared = piece.where
+        parameters = replace(
+            header.parameters,
+            timeout=min(left_us, self.limits.max_timeout_us),
+            upload=uploaded,
+            shared=shared,
+        )
+        payload = call.payload if uploaded is None and shared is None else ()
+        return wire.encode_request(replace(header, parameters=parameters), payload)
 
     def _too_late(self, call: Call) -> EdgedError:
         within = f"within {call.deadline_s - call.began_s:.3g} s"

@@ -12,9 +12,10 @@ import logging
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import FileIO
 from stat import S_ISREG
+
+import msgspec
 
 from edged import wire
 from edged.errors import InvalidArgument, Unavailable
@@ -33,8 +34,7 @@ def shared_bytes(endpoint: str, wanted_bytes: int) -> int:
     return wanted_bytes if endpoint.startswith("ipc://") else 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, eq=False):
     """The payload of one request, until `release`."""
 
     region: Region
@@ -101,39 +101,39 @@ class Region:
             self._file.close()
             raise Unavailable(f"{reply.path}: {error}") from error
 
-    def put(self, frames: Sequence[wire.Buffer]) -> Piece | None:
-        """Copy the frames there; None where no room is left."""
-        sizes = [memoryview(frame).nbytes for frame in frames]
-        grains = self.grains.take(-(-sum(sizes) // GRAIN_BYTES))
+    def put(self, frames: Sequence[wire.Buffer], size: int) -> Piece | None:
+        """Copy the frames, of `size` bytes together, there; None where no room is left."""
+        grains = self.grains.take(-(-size // GRAIN_BYTES))
         if grains is None:
             return None
-        if not self._is_there(grains.stop * GRAIN_BYTES):
+        end = grains.stop * GRAIN_BYTES
+        if end > self._there_bytes and not self._extend(end):
             self.grains.give_back(grains)
             return None
         view, offset = memoryview(self._memory), grains.start * GRAIN_BYTES
         there, where = [], []
-        for frame, size in zip(frames, sizes, strict=True):
-            part = view[offset : offset + size]
-            part[:] = memoryview(frame).cast("B")
+        for frame in frames:
+            data = memoryview(frame).cast("B")
+            part = view[offset : offset + data.nbytes]
+            part[:] = data
             there.append(part)
-            where.append((offset, size))
-            offset += size
+            where.append((offset, data.nbytes))
+            offset += data.nbytes
         return Piece(self, tuple(there), wire.Shared(self.name, tuple(where)), grains)
 
     def close(self) -> None:
         """Give up the lock. Pieces that are in use stay readable."""
         self._file.close()
 
-    def _is_there(self, end: int) -> bool:
+    def _extend(self, end: int) -> bool:
         """Whether memory up to `end` can be written: else the kernel would end this process."""
-        if end > self._there_bytes:
-            try:
-                new_bytes = end - self._there_bytes
-                os.posix_fallocate(self._file.fileno(), self._there_bytes, new_bytes)
-            except OSError as error:
-                log.debug("no more memory to share with the daemon: %s", error.strerror)
-                return False
-            self._there_bytes = end
+        try:
+            new_bytes = end - self._there_bytes
+            os.posix_fallocate(self._file.fileno(), self._there_bytes, new_bytes)
+        except OSError as error:
+            log.debug("no more memory to share with the daemon: %s", error.strerror)
+            return False
+        self._there_bytes = end
         return True
 
 
@@ -154,17 +154,17 @@ class Sharing:
     def __init__(self, wanted_bytes: int) -> None:
         """`wanted_bytes`: 0 never shares."""
         self._wanted_bytes = wanted_bytes
-        self._region: Region | None = None
-        self._is_current = False  # the daemon at the other end has it
+        self.current: Region | None = None  # which the daemon at the other end has
+        self._region: Region | None = None  # the last one; perhaps of a daemon before
         self._is_asked = False
 
     def on_connected(self) -> None:
         """Perhaps to another daemon than before."""
-        self._is_current = self._is_asked = False
+        self.current, self._is_asked = None, False
 
-    def bytes_to_ask(self, payload_bytes: int, server: wire.ServerMetadataReply | None) -> int:
+    def bytes_to_ask(self, server: wire.ServerMetadataReply | None) -> int:
         """Of the region that the daemon is to be asked for now, once; 0: none."""
-        if self._is_asked or payload_bytes < LEAST_BYTES or not self._wanted_bytes:
+        if self._is_asked or not self._wanted_bytes:
             return 0
         if server is None or wire.SHARED_MEMORY not in server.extensions:
             return 0
@@ -180,19 +180,9 @@ class Sharing:
             except Unavailable as error:
                 log.info("payloads are sent, not shared with the daemon: %s", error)
                 return
-        self._is_current = True
-
-    def put(self, frames: Sequence[wire.Buffer], payload_bytes: int) -> Piece | None:
-        """Copy a payload to where the daemon reads it; None: it has to be sent."""
-        if not self._is_current or payload_bytes < LEAST_BYTES or self._region is None:
-            return None
-        return self._region.put(frames)
-
-    def has(self, piece: Piece) -> bool:
-        """Whether the daemon at the other end can read it."""
-        return self._is_current and piece.region is self._region
+        self.current = self._region
 
     def close(self) -> None:
         if self._region is not None:
             self._region.close()
-        self._region, self._is_current = None, False
+        self.current = self._region = None

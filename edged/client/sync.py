@@ -49,7 +49,7 @@ class Pending:
     def done(self) -> bool:
         """Whether `result()` returns at once. Looks, does not wait."""
         if self._call.outcome is None:
-            self._client._turn(wait_s=0.0)
+            self._client._turn(wait=False)
         return self._call.outcome is not None
 
     def result(self) -> Result:
@@ -148,6 +148,7 @@ class Client:
         tasks    names; or `wire.RequestedOutput`s, to ask for each in another way
         options  see `Options`
         """
+        self._open()
         call = self._submit(inputs, tasks, options)
         try:
             return result_of(self._wait(call))
@@ -156,10 +157,10 @@ class Client:
 
     def submit(self, inputs: Inputs, tasks: Tasks, **options: Unpack[Options]) -> Pending:
         """As `infer`, but returns at once."""
+        connection = self._open()
         call = self._submit(inputs, tasks, options)
-        self._send(self._open())
-        if self._session.can_send():
-            self._turn(wait_s=0.0)
+        if not self._send(connection):
+            self._turn(wait=False)
         return Pending(self, call)
 
     @overload
@@ -266,7 +267,6 @@ class Client:
         return reply
 
     def _submit(self, inputs: Inputs, tasks: Tasks, options: Options) -> Call:
-        self._open()
         return submit_infer(
             self._session,
             inputs,
@@ -297,21 +297,24 @@ class Client:
             self._turn()
         return call
 
-    def _turn(self, wait_s: float = math.inf) -> None:
+    def _turn(self, *, wait: bool = True) -> None:
         """Send what is to be sent, wait until something happens, take it in."""
         connection = self._open()
         self._send(connection)
         if not (self._link_changed or has_message(connection.socket)):
-            wait_s = min(wait_s, max(0.0, self._session.wakeup_at() - time.monotonic()))
-            changed = self._changes.poll(None if wait_s == math.inf else math.ceil(wait_s * 1e3))
+            wait_s = max(0.0, self._session.wakeup_at() - time.monotonic()) if wait else 0.0
+            changed = self._changes.poll(math.ceil(wait_s * 1e3))
             self._link_changed = self._monitor_fd in dict(changed)
         link_events: list[Link] = []
         if self._link_changed:
             self._link_changed = False
-            link_events = [link_event(frames) for frames in _received(connection.monitor)]
+            while has_message(connection.monitor):
+                link_events.append(link_event(connection.monitor.recv_multipart()))
         now = time.monotonic()
         # In this order: what had arrived when the connection broke is not lost with it.
-        for frames in _received(connection.socket):
+        # When no call waits any more, nothing that matters can be there, and to look costs time.
+        while self._session.calls and has_message(connection.socket):
+            frames = [frame.bytes for frame in receive(connection.socket)]
             self._session.on_message(frames, now)
         for event in link_events:
             if event is Link.UP:
@@ -321,11 +324,13 @@ class Client:
         self._session.on_time(now)
         self._session.take_ended()  # whoever waits looks at the call itself
 
-    def _send(self, connection: Connection) -> None:
-        while self._session.can_send() and has_room(connection.socket):
-            frames = self._session.next_to_send(time.monotonic())
-            assert frames is not None, "this is a bug: can_send() said so"
-            send(connection.socket, frames)
+    def _send(self, connection: Connection) -> bool:
+        """Send what is to be sent. False: there is no room for all of it."""
+        while self._session.can_send():
+            if not has_room(connection.socket):
+                return False
+            send(connection.socket, self._session.next_to_send(time.monotonic()))
+        return True
 
     def _open(self) -> Connection:
         if self._connection is None:
@@ -333,12 +338,6 @@ class Client:
         if threading.get_ident() != self._thread:
             raise InvalidArgument("this client belongs to another thread: open one for each thread")
         return self._connection
-
-
-def _received(socket: zmq.Socket[Any]) -> Iterator[list[bytes]]:
-    """What has arrived."""
-    while has_message(socket):
-        yield [frame.bytes for frame in receive(socket)]
 
 
 def _outcome(pending: Pending | EdgedError) -> Result | EdgedError:

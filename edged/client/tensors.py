@@ -17,7 +17,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"),
 }  # fmt: skip
 
-_DATATYPES = {dtype: datatype for datatype, dtype in _DTYPES.items()}
+_DATATYPES: dict[np.dtype[Any], Any] = {dtype: datatype for datatype, dtype in _DTYPES.items()}
+_DATATYPES |= {dtype.newbyteorder(">"): datatype for dtype, datatype in _DATATYPES.items()}
 
 
 def to_wire(name: str, array: NDArray[Any]) -> tuple[wire.InputTensor, memoryview]:
@@ -25,17 +26,19 @@ def to_wire(name: str, array: NDArray[Any]) -> tuple[wire.InputTensor, memoryvie
 
     The frame is the array's own memory, if that lies in one piece as the wire has it.
     """
-    datatype: Any = _DATATYPES.get(array.dtype.newbyteorder("<"))
+    if not isinstance(array, np.ndarray) or not array.ndim or not array.size:
+        raise InvalidArgument(f"input {name!r} is not an array of shape (rows, ...), or is empty")
+    datatype = _DATATYPES.get(array.dtype)
     if datatype is None:
         raise InvalidArgument(
             f"input {name!r} is of type {array.dtype}: convert it to one of "
-            f"{', '.join(str(dtype) for dtype in _DATATYPES)}"
+            f"{', '.join(str(dtype) for dtype in _DTYPES.values())}"
         )
     little = np.ascontiguousarray(array, _DTYPES[datatype])
-    frame = little.reshape(-1).view(np.uint8).data
-    return wire.InputTensor(name, datatype, array.shape), frame
+    return wire.InputTensor(name, datatype, array.shape), np.frombuffer(little, np.uint8).data
 
 
 def from_wire(output: wire.OutputTensor, frame: wire.Buffer) -> NDArray[Any]:
     """The array in a payload frame, read-only and without a copy."""
-    return np.frombuffer(frame, _DTYPES[output.datatype]).reshape(output.shape)
+    array: NDArray[Any] = np.ndarray(output.shape, _DTYPES[output.datatype], frame)
+    return array

@@ -26,7 +26,6 @@ class Upload:
     def __init__(self, payload: Sequence[wire.Buffer], link_bytes_s: int | None) -> None:
         self.sizes = tuple(memoryview(frame).nbytes for frame in payload)
         self.link_bytes_s = link_bytes_s  # what the link carries alone, as far as is known
-        self.is_due = False  # its session has put it among those that may send now
         self._data = memoryview(payload[0] if len(payload) == 1 else b"".join(payload)).cast("B")
         self.begin(in_one_piece=False)
 

@@ -292,7 +292,9 @@ def decode_reply(frames: Sequence[Buffer]) -> Reply:
     """The reply in `frames`, an ErrorReply included. Raises EdgedError when they are no reply."""
     if len(frames) < 2:
         raise EdgedError(f"the daemon's reply has {len(frames)} frames, it takes at least two")
-    header_type = _operation(_op_number(frames[0]), ALL_REPLIES)
+    header_type = _REPLIES.get(bytes(frames[0]))
+    if header_type is None:  # the long way says what is wrong
+        header_type = _operation(_op_number(frames[0]), ALL_REPLIES)
     if memoryview(frames[1]).nbytes > MAX_REPLY_HEADER_BYTES:
         raise EdgedError(f"the daemon's reply has a header above {MAX_REPLY_HEADER_BYTES} bytes")
     try:
@@ -305,10 +307,13 @@ def decode_reply(frames: Sequence[Buffer]) -> Reply:
 
 
 def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None:
-    raw = []
+    sizes = []
     if isinstance(header, InferReply):
-        raw = [output for output in header.outputs if output.classification is None]
-    sizes = [prod(output.shape) * ITEM_BYTES[output.datatype] for output in raw]
+        sizes = [
+            prod(output.shape) * ITEM_BYTES[output.datatype]
+            for output in header.outputs
+            if output.classification is None
+        ]
     if sizes != [memoryview(frame).nbytes for frame in payload]:
         raise EdgedError("the payload frames of the daemon's reply do not match its header")
 
@@ -326,6 +331,7 @@ _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
 _FIRST_FRAMES: dict[type, bytes] = {
     cls: MAGIC + bytes([op]) for table in (_REQUESTS, ALL_REPLIES) for op, cls in table.items()
 }
+_REPLIES = {_FIRST_FRAMES[reply]: reply for reply in ALL_REPLIES.values()}
 
 
 def one_line(text: str, limit: int = 400) -> str:

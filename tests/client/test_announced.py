@@ -29,9 +29,7 @@ def sent(session: Session, now: float) -> list[tuple[wire.RequestHeader, bytes]]
     """Everything that the session wants to be sent now."""
     messages = []
     while session.can_send():
-        frames = session.next_to_send(now)
-        assert frames is not None
-        request = wire.decode_request(frames, wire.Limits())
+        request = wire.decode_request(session.next_to_send(now), wire.Limits())
         messages.append((request.header, b"".join(bytes(frame) for frame in request.payload)))
     return messages
 

@@ -14,7 +14,7 @@ from edged.client import Client
 from edged.client.call import Call, Retry
 from edged.client.requests import submit_infer
 from edged.client.session import Session
-from edged.client.sharing import GRAIN_BYTES, LEAST_BYTES, Grains, Region
+from edged.client.sharing import GRAIN_BYTES, LEAST_BYTES, Grains, Piece, Region
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable
 
 SIZE = 16 * GRAIN_BYTES
@@ -57,8 +57,12 @@ def file(tmp_path: Path, size: int = SIZE, name: str = "a1", id: str = "1") -> w
     return wire.ShareReply(id, name, str(path), size)
 
 
+def put(memory: Region, *frames: bytes | bytearray) -> Piece | None:
+    return memory.put(frames, sum(map(len, frames)))
+
+
 def test_a_payload_lies_where_the_request_says(memory: Region, tmp_path: Path) -> None:
-    first, second = memory.put([b"first"]), memory.put([b"one", bytearray(b"two")])
+    first, second = put(memory, b"first"), put(memory, b"one", bytearray(b"two"))
     assert first is not None
     assert second is not None
     assert second.frames == (b"one", b"two")
@@ -69,12 +73,12 @@ def test_a_payload_lies_where_the_request_says(memory: Region, tmp_path: Path) -
 
 
 def test_what_does_not_fit_is_not_put_there(memory: Region) -> None:
-    piece = memory.put([bytes(SIZE)])
+    piece = put(memory, bytes(SIZE))
     assert piece is not None
-    assert memory.put([b"x"]) is None
+    assert put(memory, b"x") is None
     piece.release()
-    assert memory.put([b"x"]) is not None
-    assert memory.put([bytes(SIZE)]) is None
+    assert put(memory, b"x") is not None
+    assert put(memory, bytes(SIZE)) is None
 
 
 def test_memory_that_the_system_does_not_have_is_not_written(memory: Region, monkeypatch) -> None:
@@ -83,9 +87,9 @@ def test_memory_that_the_system_does_not_have_is_not_written(memory: Region, mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", refuse)
-    assert memory.put([b"x"]) is None
+    assert put(memory, b"x") is None
     monkeypatch.undo()
-    assert memory.put([b"x"]) is not None
+    assert put(memory, b"x") is not None
 
 
 def test_a_file_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
@@ -130,8 +134,8 @@ class Talk:
 
     def sent(self) -> list[tuple[wire.RequestHeader, list[bytes]]]:
         messages = []
-        while (frames := self.session.next_to_send(0.0)) is not None:
-            request = wire.decode_request(frames, wire.Limits())
+        while self.session.can_send():
+            request = wire.decode_request(self.session.next_to_send(0.0), wire.Limits())
             messages.append((request.header, [bytes(frame) for frame in request.payload]))
         return messages
 
@@ -245,7 +249,7 @@ def test_nobody_asks_where_one_side_does_not_share(talk: Talk) -> None:
 
 
 def test_a_payload_outlives_its_client_until_nobody_needs_it(memory: Region) -> None:
-    piece = memory.put([LARGE])
+    piece = put(memory, LARGE)
     assert piece is not None
     memory.close()
     assert bytes(piece.frames[0]) == LARGE
