@@ -71,8 +71,9 @@ class Loop:
         self._context = zmq.Context()
         self._poller = select.poll()
         self._worker: WorkerProcess | None = None
-        self._watched = 0  # what is looked for on its channel
+        self._watched: set[int] = set()  # its descriptors that the poller knows
         self._is_due = False  # whether what is left for it is to be sent now
+        self._is_blocked = False  # whether that has to wait until there is room
         self._start_worker_at = math.inf
         self._vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
         self._failure: link.Failed | None = None  # the last words of the current worker
@@ -149,9 +150,10 @@ class Loop:
             self._on_signals(wakeup.recv(64), now)
             self._flush()
         front, worker = self._front, self._worker
-        if worker is not None and (events := ready.get(worker.descriptor)):
+        if worker is not None and worker.receiver.descriptor in ready:
             self._read_worker(worker, now)
-            self._flush(writable=bool(events & select.POLLOUT))
+        if worker is not None and worker.sender.descriptor in ready:
+            self._flush(writable=True)
         for endpoint, take in ((self._clients, front.on_request), (self._admins, front.on_admin)):
             if endpoint.unsure or endpoint.descriptor in ready:
                 for routing_id, frames in endpoint.messages():
@@ -215,7 +217,8 @@ class Loop:
             self._flush()
             if not worker.receiver.has_read_ahead:
                 break  # the poller tells of the rest
-        self._watch(worker)
+        if worker.receiver.ended:  # what is closed would be readable for ever
+            self._watch(worker.receiver.descriptor, 0)
         return heard
 
     def _on_time(self, now: float) -> None:
@@ -251,8 +254,8 @@ class Loop:
             pinned=pinned,
         )
         self._worker = WorkerProcess(settings)
-        self._watch(self._worker)
-        self._poller.register(self._worker.death_fd, select.POLLIN)
+        self._watch(self._worker.receiver.descriptor, select.POLLIN)
+        self._watch(self._worker.death_fd, select.POLLIN)
         self._notifier.starting(within_s=self._config.device.start_timeout_s)
 
     def _on_worker_ready(self, message: link.Ready, now: float) -> None:
@@ -302,37 +305,37 @@ class Loop:
         worker = self._worker
         if worker is None or not self._is_due:
             return
-        if writable or not self._watched & select.POLLOUT:
+        if writable or not self._is_blocked:
             try:  # noqa: SIM105 (a context manager costs three calls a request)
                 worker.sender.flush()
             except Unavailable:
                 pass  # it has just ended: its death is reported next, and everything runs again
             self._is_due = worker.sender.waits
-            self._watch(worker)
+            if self._is_due != self._is_blocked:
+                self._is_blocked = self._is_due
+                self._watch(worker.sender.descriptor, select.POLLOUT if self._is_due else 0)
 
-    def _watch(self, worker: WorkerProcess) -> None:
-        """Be told from now on of what is to be done on the worker's channel."""
-        # What is closed would be readable for ever.
-        events = 0 if worker.receiver.ended else select.POLLIN
-        if self._is_due:
-            events |= select.POLLOUT
-        if events == self._watched:
-            return
-        self._watched = events
+    def _watch(self, descriptor: int, events: int) -> None:
+        """Be told of these events from now on; of none, if there are none."""
         if events:
-            self._poller.register(worker.descriptor, events)
-        else:
-            self._poller.unregister(worker.descriptor)
+            self._poller.register(descriptor, events)
+            self._watched.add(descriptor)
+        elif descriptor in self._watched:
+            self._poller.unregister(descriptor)
+            self._watched.remove(descriptor)
 
     def _drop_worker(self) -> None:
-        if self._worker is not None:
-            if self._watched:
-                self._poller.unregister(self._worker.descriptor)
-            self._watched = 0
-            self._poller.unregister(self._worker.death_fd)
-            self._worker.close()
+        worker = self._worker
+        if worker is not None:
+            for descriptor in (
+                worker.receiver.descriptor,
+                worker.sender.descriptor,
+                worker.death_fd,
+            ):
+                self._watch(descriptor, 0)
+            worker.close()
             self._worker = None
-            self._is_due = False
+            self._is_due = self._is_blocked = False
 
     # --- beginning and end --------------------------------------------------------------------
 

@@ -29,8 +29,9 @@ def main() -> int:
     logging.basicConfig(
         level=start.settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
     )
-    with socket.socket(fileno=start.channel) as channel:
-        worker = Worker(start.settings, channel)
+    orders, reports = (socket.socket(fileno=fd) for fd in (start.orders, start.reports))
+    with orders, reports:
+        worker = Worker(start.settings, orders, reports)
         try:
             worker.start()
             worker.serve()

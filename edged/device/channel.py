@@ -1,5 +1,8 @@
 """Messages of several frames over a stream socket, by whoever calls: no threads, no queues between.
 
+Each way has a socket pair of its own: who reads from a socket makes room for whoever writes to it,
+and to be told so would wake a thread that waits for messages at the other end.
+
 Knows nothing of what frames mean. On the stream a message is the number of its payload frames, the
 bytes of its first frame and of each payload frame, then the frames. Both ends run on one host.
 
@@ -28,7 +31,7 @@ _COUNT = struct.Struct("=II")  # payload frames; bytes of the first frame
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
-    """The two ends of a channel between two processes."""
+    """The two ends of a channel between two processes, to be used one way."""
     ends = socket.socketpair()
     for end in ends:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
@@ -40,6 +43,7 @@ class Receiver:
 
     def __init__(self, source: socket.socket) -> None:
         self._source = source
+        self.descriptor = source.fileno()
         self._ahead = bytearray(_AHEAD_BYTES)
         self._begin = self._end = 0  # of what was read ahead
         self._first: memoryview | None = None  # of a message that has begun
@@ -152,6 +156,7 @@ class Sender:
 
     def __init__(self, target: socket.socket) -> None:
         self._target = target
+        self.descriptor = target.fileno()
         self._waiting: deque[memoryview] = deque()
 
     @property

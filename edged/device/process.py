@@ -26,19 +26,21 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings) -> None:
         """Start the process; it sends Ready, or Failed, when it has loaded and warmed up."""
-        self._channel, theirs = channel_pair()
-        self._channel.setblocking(False)
-        self.descriptor = self._channel.fileno()  # to be polled: of `sender` and `receiver`
-        self.sender = Sender(self._channel)  # the scheduler bounds what is on its way
-        self.receiver = Receiver(self._channel)
-        with theirs:
+        self._orders, orders = channel_pair()
+        self._reports, reports = channel_pair()
+        for end in (self._orders, self._reports):
+            end.setblocking(False)
+        self.sender = Sender(self._orders)  # the scheduler bounds what is on its way
+        self.receiver = Receiver(self._reports)
+        with orders, reports:
+            theirs = (orders.fileno(), reports.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "edged.device"],
                 stdin=subprocess.PIPE,
                 env={**os.environ, **environment(settings)},
-                pass_fds=[theirs.fileno()],
+                pass_fds=theirs,
             )
-            start = Start(os.getpid(), theirs.fileno(), settings)
+            start = Start(os.getpid(), *theirs, settings)
         self.death_fd = os.pidfd_open(self._process.pid)  # readable when the process has ended
         assert self._process.stdin is not None
         try:
@@ -81,7 +83,8 @@ class WorkerProcess:
         self._process.kill()
         self._process.wait()
         os.close(self.death_fd)
-        self._channel.close()
+        self._orders.close()
+        self._reports.close()
 
 
 def environment(settings: Settings) -> dict[str, str]:

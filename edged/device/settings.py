@@ -30,8 +30,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole document: the settings, whose child the worker is, and its end of the channel."""
+    """The whole document: the settings, whose child the worker is, and what it talks by."""
 
     parent_pid: int
-    channel: int  # file descriptor that it inherits
+    # File descriptors that it inherits.
+    orders: int  # to be read
+    reports: int  # to be written
     settings: Settings

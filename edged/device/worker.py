@@ -49,11 +49,11 @@ Jobs: TypeAlias = "queue.SimpleQueue[Job | None]"  # None ends the thread that t
 class Worker:
     """One device and its threads. `start`, then `serve` until Stop."""
 
-    def __init__(self, settings: Settings, channel: socket.socket) -> None:
-        """`channel`: this end of it, which blocks."""
+    def __init__(self, settings: Settings, orders: socket.socket, reports: socket.socket) -> None:
+        """`orders` to read from, `reports` to write to; both block."""
         self._settings = settings
-        self._commands = Receiver(channel)
-        self._reports = SharedSender(channel)
+        self._commands = Receiver(orders)
+        self._reports = SharedSender(reports)
         self._regions = Regions()
         self._jobs: Jobs = queue.SimpleQueue()
         self._batches: Jobs = queue.SimpleQueue()

@@ -81,14 +81,14 @@ class Rig:
 
     def next(self) -> tuple[link.FromWorker, list[memoryview]]:
         """The next message of the worker. Fails when it ends, or takes too long."""
-        channel = self.worker.descriptor
-        while (frames := self.worker.receiver.receive()) is None:
-            self.worker.sender.flush()
-            events = zmq.POLLIN | (zmq.POLLOUT if self.worker.sender.waits else 0)
-            self._poller.register(channel, 0 if self.worker.receiver.ended else events)
-            ready = dict(self._poller.poll(TIMEOUT_S * 1000))
+        sender, receiver = self.worker.sender, self.worker.receiver
+        while (frames := receiver.receive()) is None:
+            sender.flush()
+            self._poller.register(sender.descriptor, zmq.POLLOUT if sender.waits else 0)
+            self._poller.register(receiver.descriptor, 0 if receiver.ended else zmq.POLLIN)
+            ready = dict(self._poller.poll(TIMEOUT_S * 1000)).keys()
             assert ready, "the worker said nothing in time"
-            assert channel in ready, self.worker.exit_reason()
+            assert ready - {self.worker.death_fd}, self.worker.exit_reason()
         return link.decode_from_worker(frames[0]), frames[1:]
 
     def expect(self, kind: type) -> Any:

@@ -180,7 +180,7 @@ from edged.device.settings import Settings
 settings = Settings(store=sys.argv[1], cache_dir=sys.argv[1], backend="fake")
 worker = WorkerProcess(settings)
 if sys.argv[2] == "ready":
-    assert select.select([worker.descriptor], [], [], 60)[0]
+    assert select.select([worker.receiver.descriptor], [], [], 60)[0]
 print(worker.pid, flush=True)
 time.sleep(600)
 """

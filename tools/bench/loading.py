@@ -430,9 +430,9 @@ class _Worker:
     def next(self) -> link.FromWorker:
         while (frames := self._process.receiver.receive()) is None:
             ready, _, _ = select.select(
-                [self._process.descriptor, self._process.death_fd], [], [], PATIENCE_S
+                [self._process.receiver.descriptor, self._process.death_fd], [], [], PATIENCE_S
             )
-            if self._process.descriptor not in ready:
+            if self._process.receiver.descriptor not in ready:
                 raise EdgedError(self._process.exit_reason())
         return link.decode_from_worker(frames[0])
 
