@@ -13,7 +13,6 @@ import msgspec
 
 from edged.device.settings import Start
 from edged.device.worker import Worker
-from edged.errors import Code, EdgedError
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -36,11 +35,8 @@ def main() -> int:
             worker.start()
             worker.serve()
             return 0
-        except EdgedError as error:
-            worker.fail(error.code, str(error))
         except Exception as error:
-            log.exception("the device worker cannot go on; this is a bug")
-            worker.fail(Code.INTERNAL, f"{type(error).__name__}: {error}; this is a bug")
+            worker.fail(error)
     return 1
 
 

@@ -30,6 +30,7 @@ from edged.device import link, preparing
 from edged.device.channel import Receiver, SharedSender
 from edged.device.executor import Executor
 from edged.device.filling import Filling
+from edged.device.lanes import Lanes
 from edged.device.loader import Loader
 from edged.device.orders import Orders, typed
 from edged.device.regions import Regions
@@ -56,14 +57,12 @@ class Worker:
         self._reports = SharedSender(reports)
         self._regions = Regions()
         self._jobs: Jobs = queue.SimpleQueue()
-        self._batches: Jobs = queue.SimpleQueue()
         self._looks: Jobs = queue.SimpleQueue()
         # One for each lane; the last one that was used goes first, its memory is in the cache.
         self._idle: list[Executor] = []
         self._threads: list[tuple[threading.Thread, Jobs]] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             link.Prepare: self._on_prepare,
-            link.Run: lambda run: self._batches.put(functools.partial(self._run, run)),
             link.Discard: lambda discard: self._staging.discard(discard.rid),
             link.Close: lambda close: self._regions.forget(close.path),
             **dict.fromkeys(
@@ -114,8 +113,6 @@ class Worker:
         self._orders.start()
         for number in range(settings.prepare_threads):
             self._start_thread(f"prepare-{number}", self._jobs)
-        for number in range(self._backend.lanes):
-            self._start_thread(f"lane-{number}", self._batches)
         self._start_thread("gauge", self._looks)  # it may have to wait for a load
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
@@ -149,11 +146,18 @@ class Worker:
 
     def serve(self) -> None:
         """Do what the front says, until it says Stop and all that was begun has ended."""
-        while (first := self._commands.begin()) is not None:
-            message = link.decode_to_worker(first)
-            if type(message) is link.Stop:
-                break
-            self._handlers[type(message)](message)
+        lanes = Lanes(self._backend.lanes, self._next_run, self._run)
+        others = [
+            threading.Thread(
+                target=self._work_in, args=(lanes,), name=f"lane-{number}", daemon=True
+            )
+            for number in range(self._backend.lanes)
+        ]
+        for thread in others:
+            thread.start()
+        self._work_in(lanes)
+        for thread in others:
+            thread.join()
         self._orders.stop()
         for _, jobs in self._threads:
             jobs.put(None)
@@ -161,9 +165,29 @@ class Worker:
             thread.join()
         self._backend.close()
 
-    def fail(self, code: Code, message: str) -> None:
+    def _next_run(self) -> link.Run | None:
+        """The next batch that the front orders, when all that it said before is done or begun."""
+        while (first := self._commands.begin()) is not None:
+            message = link.decode_to_worker(first)
+            if type(message) is link.Run:
+                return message
+            if type(message) is link.Stop:
+                break
+            self._handlers[type(message)](message)
+        return None
+
+    def _work_in(self, lanes: Lanes[link.Run]) -> None:
+        """The life of a lane's thread."""
+        try:
+            lanes.work()
+        except Exception as error:
+            self.fail(error)
+            os._exit(1)  # other threads still run: there is nothing that could be put in order
+
+    def fail(self, error: Exception) -> None:
         """Say why it cannot start, or cannot go on."""
-        self._report(link.Failed(code, message))
+        failure = typed(error, "the device worker cannot go on")
+        self._report(link.Failed(failure.code, str(failure)))
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -272,9 +296,8 @@ class Worker:
         executor = self._idle.pop()
         try:
             done, payload = executor.run(message, requests, prepare_us)
-        except DeviceLost as error:
-            self.fail(error.code, str(error))
-            os._exit(1)  # from a thread; there is nothing that could be put in order
+        except DeviceLost:
+            raise
         except Exception as caught:
             self._staging.end(message.members, requests, done=False)
             failure = typed(caught, "a batch could not be run")
