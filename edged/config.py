@@ -61,6 +61,8 @@ class Device(_Section, frozen=True):
     prepare_threads: int = 0  # that decode images; 0: likewise
     cache_dir: str = "/var/cache/edged"  # blocks prepared for this host
     profile: str | None = None  # of `edged profile`; None: measure at the start
+    # While there is work processors enter no idle state that takes longer to leave; None: any.
+    idle_latency_us: int | None = None
     start_timeout_s: float = 300.0  # loading and warming up
     hang_timeout_s: float = 30.0  # without any sign of the worker while it has work
 
@@ -158,6 +160,7 @@ def _check(config: Config) -> None:
     automatic = {
         "device.threads": device.threads,
         "device.prepare_threads": device.prepare_threads,
+        "device.idle_latency_us": device.idle_latency_us or 0,
         "memory.budget_bytes": config.memory.budget_bytes,
         "memory.reserve_bytes": config.memory.reserve_bytes,
     }

@@ -25,6 +25,7 @@ import zmq
 from edged import wire
 from edged.config import Config
 from edged.daemon.administration import Shelf
+from edged.daemon.awake import Awake
 from edged.daemon.endpoint import Endpoint
 from edged.daemon.front import Front
 from edged.daemon.recording import Recorder
@@ -85,6 +86,8 @@ class Loop:
         self._locks: list[int] = []  # of ipc sockets; held until the end
         now = time.monotonic()
         self._sweep_at = now
+        idle_latency_us = config.device.idle_latency_us
+        self._awake = None if idle_latency_us is None else Awake(idle_latency_us)
         self._regions = Regions(int(config.server.socket_mode, 8))
         self._front = Front(
             config,
@@ -166,6 +169,8 @@ class Loop:
             while self._read_worker(worker, now):
                 pass  # its last words
             self._on_worker_ended(worker.exit_reason(), now)
+        if self._awake is not None and front.device_is_busy:
+            self._awake.needed(now)
         if wakeup_at <= now:
             self._on_time(now)
 
@@ -229,6 +234,8 @@ class Loop:
         if self._sweep_at <= now:
             self._sweep_at = now + SWEEP_S
             self._front.on_sweep(now)
+            if self._awake is not None:
+                self._awake.sweep(now)
             self._check_worker(now)
             is_serving = self._front.device_is_up and self._drain_by == math.inf
             if is_serving and self._front.served_models != self._models_said:
@@ -441,6 +448,8 @@ class Loop:
                 self._worker.wait(STOP_S)
             self._drop_worker()
         self._regions.close()
+        if self._awake is not None:
+            self._awake.close()
         self._context.term()
         for lock in self._locks:
             os.close(lock)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import numpy as np
 import pytest
 
 from edged.client import Retry
+from edged.daemon.awake import DEVICE
 from edged.errors import Unavailable
 from edged.store import Store
 from tests.colors import picture, png, put_tasks
@@ -233,6 +235,29 @@ def test_the_drop_in_for_a_jetson_is_understood_and_starts(stopped):
         assert groups.split() == ["video", "render"]
         with stopped.client() as client:
             assert answer(client) == "red"
+    finally:
+        stopped.box.path(drop_in).unlink()
+        stopped.systemctl("daemon-reload")
+
+
+def test_with_its_drop_in_the_service_may_keep_processors_awake(stopped):
+    drop_in = "/etc/systemd/system/edged.service.d/idle-latency.conf"
+    stopped.box.write(drop_in, (TREE / "systemd/edged.service.d/idle-latency.conf").read_text())
+    config = (TREE / "configs/edged.toml").read_text()
+    stopped.configure(config.replace("# idle_latency_us = 0", "idle_latency_us = 7"))
+    stopped.systemctl("daemon-reload")
+    try:
+        if not DEVICE.exists():
+            pytest.skip(f"this kernel has no {DEVICE}")
+        node = DEVICE.stat().st_rdev
+        numbers = (str(os.major(node)), str(os.minor(node)))
+        stopped.box.run("mknod", "--mode=600", str(DEVICE), "c", *numbers)
+        assert stopped.box.run("systemd-analyze", "verify", UNIT).stderr == ""
+        stopped.systemctl("start", "edged")
+        with stopped.client() as client:
+            assert answer(client) == "red"
+            with DEVICE.open("rb") as kernel:
+                assert int.from_bytes(kernel.read(4), sys.byteorder) <= 7
     finally:
         stopped.box.path(drop_in).unlink()
         stopped.systemctl("daemon-reload")

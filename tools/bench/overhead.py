@@ -1,12 +1,14 @@
 """What the daemon adds to a model that costs nothing: round trips and requests/s, by size.
 
 Front and worker are their own processes, the backend computes a few additions, payloads are
-tensors over ipc. A lone request is also sent to a daemon that never batches, in the same run.
+tensors over ipc. A lone request is also sent, in the same run, to a daemon that never batches, and
+then to one that keeps the processors awake, where the kernel lets it (`device.idle_latency_us`).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edged.client import Client
+from edged.daemon.awake import DEVICE
 from edged.manifest import SCHEMA, Manifest, Step, Value
 from edged.store import Store
 from tools.bench.report import emit
@@ -21,6 +24,7 @@ from tools.bench.serving import CpuMeter, closed_loop, quantiles_ms, serving
 
 FAKE = '[device]\nbackend = "fake"\ncache_dir = "cache"\n'
 UNBATCHED = FAKE + '[scheduler]\npolicy = "unbatched"\n'
+AWAKE = FAKE + "idle_latency_us = 0\n"
 
 
 def register(commands: Any) -> None:
@@ -51,6 +55,7 @@ def _run(args: argparse.Namespace) -> int:
                 client, inputs, ["a"], in_flight=64, seconds=args.seconds, warm_up_s=0.0
             )
             cpu_us = meter.us_each(len(trips))
+        awake = _awake(store, inputs, args.seconds)
     emit(
         "overhead",
         "measured",
@@ -59,9 +64,19 @@ def _run(args: argparse.Namespace) -> int:
         one_in_flight=quantiles_ms(alone),
         never_batching=quantiles_ms(plain),
         ratio=round(float(np.median(alone) / np.median(plain)), 3),
+        awake=None if awake is None else quantiles_ms(awake),
+        awake_ratio=None if awake is None else round(float(np.median(awake) / np.median(alone)), 3),
         in_flight_64={"requests_per_s": round(rate), **quantiles_ms(trips), "cpu_us": cpu_us},
     )
     return 0
+
+
+def _awake(store: Path, inputs: list[dict[str, Any]], seconds: float) -> list[float] | None:
+    """Last, as the processors stay awake for a while after; None where the kernel does not let."""
+    if not os.access(DEVICE, os.W_OK):
+        return None
+    with serving(store, AWAKE) as daemon, Client(daemon.endpoint) as client:
+        return closed_loop(client, inputs, ["a"], in_flight=1, seconds=seconds)[0]
 
 
 def _store(folder: Path, values: int) -> Path:
