@@ -147,7 +147,7 @@ class Forget(_Message, frozen=True):
 
 
 class Ping(_Message, frozen=True):
-    """Answered by Pong from the main thread, whatever the executor does."""
+    """Answered by Pong from the thread that reads it, whatever the lanes do."""
 
     n: int
 

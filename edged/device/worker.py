@@ -1,8 +1,8 @@
 """The device worker: loads models, prepares requests, runs batches, reports.
 
-The main thread reads messages and does what is short. Some threads decode images into staging
-memory. Lanes run batches, each one at a time. Each thread reports to the front by itself.
-Knows no scheduler: the front says what runs when.
+The threads of the lanes read messages in turn, do what is short, and run the batches whose orders
+they read, one a lane at a time. Others decode images into staging memory, load and unload blocks.
+Each thread reports to the front by itself. Knows no scheduler: the front says what runs when.
 """
 
 from __future__ import annotations
