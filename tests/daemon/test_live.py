@@ -29,6 +29,7 @@ from edged.errors import (
 )
 from tests.colors import picture, png
 from tests.daemon.live import until
+from tests.processes import suspend
 
 
 def shade(number: int) -> tuple[int, int, int]:
@@ -127,7 +128,7 @@ def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(start):
     daemon = start()
     with Client(daemon.endpoint) as client, Client(daemon.endpoint) as late:
         until(lambda: client.ready().ready)
-        daemon.worker().suspend()  # so that nothing is answered before the signal
+        suspend(daemon.worker())  # so that nothing is answered before the signal
         accepted = [client.submit(picture(*shade(n)), ["color"]) for n in range(20)]
         assert client.live()  # asked after them, so they have arrived
         daemon.process.send_signal(signal.SIGTERM)
@@ -146,7 +147,7 @@ def test_a_second_sigterm_ends_it_at_once(start):
     with Client(daemon.endpoint) as client:
         until(lambda: client.ready().ready)
         worker = daemon.worker()
-        worker.suspend()
+        suspend(worker)
         client.submit(picture(1, 2, 3), ["color"])
         assert client.live()  # asked after it, so it has arrived
         daemon.process.send_signal(signal.SIGTERM)

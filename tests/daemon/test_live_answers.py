@@ -22,6 +22,7 @@ from tests.backends.blocks import rotations
 from tests.colors import SIDE, picture, png
 from tests.daemon.live import Daemon, until
 from tests.device.rig import Model, make_store
+from tests.processes import suspend
 
 TASKS = (["color"], ["weakest"], ["color", "weakest"])
 POISON = 0.125  # a row that begins with it makes its batch fail
@@ -153,7 +154,7 @@ def test_a_stream_is_answered_in_turn_where_it_asks_for_it(start, ordered):
     ids = [str(number) for number in range(60)]
     with Client(daemon.endpoint) as client, a_dealer(daemon) as dealer:
         until(lambda: client.ready().ready)
-        daemon.worker().suspend()
+        suspend(daemon.worker())
         for number, id in enumerate(ids):
             how = wire.InferParameters(priority=1 + number % 2, stream="door", ordered=ordered)
             image = b"no image" if number % 10 == 5 else png(picture(number, 1, 2))

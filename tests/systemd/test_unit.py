@@ -13,6 +13,7 @@ from edged.daemon.awake import DEVICE
 from edged.errors import Unavailable
 from edged.store import Store
 from tests.colors import picture, png, put_tasks
+from tests.processes import suspend
 from tests.systemd.box import wait_for
 from tests.systemd.installation import ADMIN_SOCKET, CONFIG, SOCKET, START_LIMIT, STORE, TREE, UNIT
 
@@ -45,7 +46,7 @@ def test_the_sandbox_is_tight(installation):
 def test_active_means_warm(stopped):
     stopped.systemctl("start", "--no-block", "edged")
     worker = wait_for("a worker starts", stopped.workers, 20.0)[0]
-    worker.suspend()
+    suspend(worker)
     with stopped.client() as client:
         ready = client.ready()
         assert (ready.ready, ready.state) == (False, "STARTING")
@@ -124,7 +125,7 @@ def test_a_killed_front_is_back_and_leaves_no_worker_behind(serving):
 def test_the_watchdog_ends_a_front_that_stands_still(serving):
     assert "\nWatchdogSec=" in (TREE / "systemd/edged.service").read_text()  # here it is shorter
     front, worker, invocation = serving.front(), serving.worker(), serving.invocation()
-    front.suspend()
+    suspend(front)
     wait_for("another front", lambda: serving.fronts() not in ([], [front]), 20.0)
     serving.wait_for_state("active")
     assert any("Watchdog timeout" in line for line in serving.verdicts())
@@ -152,7 +153,7 @@ def test_a_killed_worker_is_not_systemds_business(serving):
 def test_stopping_answers_what_was_accepted(serving):
     with serving.client(retry=ONCE) as client:
         worker = serving.worker()
-        worker.suspend()  # so that all of it is still open
+        suspend(worker)  # so that all of it is still open
         accepted = [client.submit(picture(200, 10, 10), "color", top_k=1) for _ in range(60)]
         client.ping()  # messages come in order: the front has read them all
         serving.systemctl("stop", "--no-block", "edged")
