@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from edged import wire
 from edged.core.batching import policy
@@ -62,7 +63,7 @@ class Device(_Section, frozen=True):
     cache_dir: str = "/var/cache/edged"  # blocks prepared for this host
     profile: str | None = None  # of `edged profile`; None: measure at the start
     # While there is work processors enter no idle state that takes longer to leave; None: any.
-    idle_latency_us: int | None = None
+    idle_latency_us: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
     start_timeout_s: float = 300.0  # loading and warming up
     hang_timeout_s: float = 30.0  # without any sign of the worker while it has work
 
@@ -160,7 +161,6 @@ def _check(config: Config) -> None:
     automatic = {
         "device.threads": device.threads,
         "device.prepare_threads": device.prepare_threads,
-        "device.idle_latency_us": device.idle_latency_us or 0,
         "memory.budget_bytes": config.memory.budget_bytes,
         "memory.reserve_bytes": config.memory.reserve_bytes,
     }

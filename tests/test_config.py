@@ -30,6 +30,8 @@ def test_an_empty_file_is_all_defaults():
         ("[server]\nendpoints = ['tcp://0.0.0.0:5555']", "allow_plain_tcp"),
         ("[server]\nsocket_mode = 'rw'", "octal"),
         ("[device]\nthreads = -1", "device.threads is -1"),
+        ("[device]\nidle_latency_us = -1", "$.device.idle_latency_us"),
+        ("[device]\nidle_latency_us = 3_000_000_000", "$.device.idle_latency_us"),
         ("[limits]\nmax_rows = -3", "limits.max_rows is -3"),
         ("[limits]\nmax_rowz = 3", "unknown field `max_rowz`"),
         ("[memory]\npolicy = 'independent'", "take partial, greedy or lru"),

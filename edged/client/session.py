@@ -237,8 +237,7 @@ class Session:
         call = self._line.first() if self.connected else None
         if call is None:
             return False
-        # One inference may always be out.
-        return call.rank is not Rank.INFER or not self._infers_out or self._infers_out < self.window
+        return call.rank is not Rank.INFER or self._infers_out < self.window
 
     def next_to_send(self, now: float) -> wire.Frames:
         """The frames of one message that is to be sent now; the call counts as sent.

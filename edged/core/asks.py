@@ -26,7 +26,10 @@ class Asks:
 
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory
-        self.open: dict[int, _Open] = {}
+        self._open: dict[int, _Open] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def load(self, event: LoadAsked) -> list[Settled]:
         return self._load(event.ask, event.model)
@@ -50,23 +53,23 @@ class Asks:
         memory.wished.pop(model, None)
         memory.pinned.discard(model)
         memory.serve(retired=memory.retired | {model})
-        self.open[event.ask] = _Open(event.ask, model, loads=False)
+        self._open[event.ask] = _Open(event.ask, model, loads=False)
         return settled
 
     def settle(self, now: float) -> list[Settled]:
         """What has come about, or cannot any more."""
         settled = []
-        for open_ask in list(self.open.values()):
+        for open_ask in list(self._open.values()):
             outcome = self._outcome(open_ask, now)
             if outcome is not None:
-                del self.open[open_ask.ask]
+                del self._open[open_ask.ask]
                 settled.append(outcome)
         return settled
 
     def give_up(self, code: Code, message: str) -> list[Settled]:
         """Settle all of them so."""
-        given_up = [Settled(ask, code, message) for ask in self.open]
-        self.open.clear()
+        given_up = [Settled(ask, code, message) for ask in self._open]
+        self._open.clear()
         return given_up
 
     def _load(self, ask: int, model: str, *, pin: bool = False) -> list[Settled]:
@@ -82,14 +85,14 @@ class Asks:
         if pin:
             memory.pinned.add(model)
         memory.wish(need)
-        self.open[ask] = _Open(ask, model, loads=True)
+        self._open[ask] = _Open(ask, model, loads=True)
         return settled
 
     def _cancel(self, model: str, *, loads: bool) -> list[Settled]:
         """Settle the opposite asks for a model."""
-        ended = [o.ask for o in self.open.values() if o.model == model and o.loads is loads]
+        ended = [o.ask for o in self._open.values() if o.model == model and o.loads is loads]
         for ask in ended:
-            del self.open[ask]
+            del self._open[ask]
         word = "unloaded" if loads else "loaded"
         text = f"model {model!r} was asked to be {word} meanwhile"
         return [Settled(ask, Code.CANCELLED, text) for ask in ended]

@@ -89,8 +89,7 @@ class Curve:
 
     def batch_s(self, rows: int) -> float:
         """Predicted seconds of a batch at the present load."""
-        known_s = self._shape_s.get(rows)
-        return self._load * (self._interpolated_s(rows) if known_s is None else known_s)
+        return self._load * self._interpolated_s(rows)
 
     def observe(self, rows: int, time_s: float) -> None:
         """Learn from a batch."""

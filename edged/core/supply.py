@@ -67,7 +67,7 @@ class Supply:
     @property
     def is_asked(self) -> bool:
         """Whether an administrator waits for something."""
-        return bool(self._asks.open)
+        return len(self._asks) > 0
 
     def settle(self, now: float) -> list[Settled]:
         """What was asked and has come about, or cannot any more."""

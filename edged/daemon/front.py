@@ -118,7 +118,6 @@ class Front:
         self._pending: dict[int, Pending] = {}
         self._last_rid = 0
         self._device: link.Ready | None = None
-        self._lanes_prepare = False  # the device's do, if there is one
         self._reason = "the device worker is starting"
         self._started_at = started_at
         self._restarts = 0
@@ -160,7 +159,7 @@ class Front:
     @property
     def settled_until_s(self) -> float:
         """Up to then no batch is ordered and none is prepared sooner, whatever clients ask for."""
-        if not self._lanes_prepare:
+        if self._device is None or not self._device.lanes_prepare:
             return -math.inf  # other threads could decode what comes
         return self._scheduler.settled_until_s
 
@@ -218,7 +217,7 @@ class Front:
         self._restarts += 1
         self._reason = reason
         if self._device is not None:
-            self._device, self._lanes_prepare = None, False
+            self._device = None
             self._resident = {}
             self._tell(DeviceDown(reason), now)
             self._administration.on_worker_lost(reason, now)
@@ -302,7 +301,8 @@ class Front:
         rid = self._last_rid
         sizes = [memoryview(p).nbytes for p in payload] if shared is None else shared.sizes
         size = sum(sizes)
-        light = link.is_light(resolved.inputs, size, lanes_prepare=self._lanes_prepare)
+        lanes_prepare = self._device is not None and self._device.lanes_prepare
+        light = link.is_light(resolved.inputs, size, lanes_prepare=lanes_prepare)
         prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks, light, shared)
         to_prepare = [link.encode(prepare), *payload]
         pending = Pending(client, infer.id, resolved, to_prepare, size, light)
@@ -399,7 +399,7 @@ class Front:
 
     def _ready(self, message: link.Ready, frames: Sequence[wire.Buffer], now: float) -> None:
         """Raises ConfigError if the profile is of another device, or of other blocks."""
-        self._device, self._lanes_prepare = message, message.lanes_prepare
+        self._device = message
         costs = costs_of_a_lane(message, self._versions.models, self._profile)
         measured = self._gauge.measured(message)
         self._known |= {info.id: info for info in message.blocks}

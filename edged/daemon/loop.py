@@ -313,10 +313,11 @@ class Loop:
         if worker is None or not self._is_due:
             return
         if writable or not self._is_blocked:
-            try:  # noqa: SIM105 (a context manager costs three calls a request)
+            try:
                 worker.sender.flush()
-            except Unavailable:
-                pass  # it has just ended: its death is reported next, and everything runs again
+            except Unavailable as error:
+                # It has just ended: its death is reported next, and everything runs again.
+                log.debug("nothing is sent to the worker: %s", error)
             self._is_due = worker.sender.waits
             if self._is_due != self._is_blocked:
                 self._is_blocked = self._is_due

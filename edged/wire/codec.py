@@ -119,7 +119,7 @@ def by_input(inputs: Sequence[InputTensor], frames: Iterable[T]) -> tuple[tuple[
     themselves, their sizes. One a row for BYTES, else one.
     """
     each = iter(frames)
-    return tuple(tuple(islice(each, _frames_of(tensor))) for tensor in inputs)
+    return tuple([tuple(islice(each, _frames_of(tensor))) for tensor in inputs])
 
 
 def _sizes(frames: Sequence[Buffer]) -> list[int]:
@@ -178,9 +178,8 @@ def _check_infer(header: Infer, sizes: Sequence[int], limits: Limits) -> None:
             f"{len(sizes)} payload frames for inputs that take {expected}: "
             "send one a row for BYTES, one for any other input"
         )
-    begin = 0
-    for tensor in header.inputs:
-        begin = _check_bytes(tensor, sizes, begin)
+    for tensor, mine in zip(header.inputs, by_input(header.inputs, sizes), strict=True):
+        _check_bytes(tensor, mine)
 
 
 def _check_counts(header: Infer, limits: Limits) -> None:
@@ -238,24 +237,22 @@ def _check_shape(tensor: InputTensor, rows: int, limits: Limits) -> None:
         )
 
 
-def _check_bytes(tensor: InputTensor, sizes: Sequence[int], begin: int) -> int:
-    """`sizes`: of all frames, those of the tensor from `begin` on. Where the next one's begin."""
+def _check_bytes(tensor: InputTensor, sizes: Sequence[int]) -> None:
+    """`sizes`: of its frames."""
     if tensor.datatype == "BYTES":
-        end = begin + tensor.shape[0]
-        for row, size in enumerate(sizes[begin:end]):
+        for row, size in enumerate(sizes):
             if not size:
                 raise InvalidArgument(
                     f"input {tensor.name!r}, row {row}: the image is empty; send a JPEG or PNG file"
                 )
-        return end
+        return
     # Exact: Python integers do not overflow.
     need = prod(tensor.shape) * ITEM_BYTES[tensor.datatype]
-    if sizes[begin] != need:
+    if sizes[0] != need:
         raise InvalidArgument(
             f"input {tensor.name!r}: {tensor.datatype} of shape {list(tensor.shape)} takes "
-            f"{need} bytes, its frame has {sizes[begin]}"
+            f"{need} bytes, its frame has {sizes[0]}"
         )
-    return begin + 1
 
 
 def _frames_of(tensor: InputTensor) -> int:
@@ -292,9 +289,7 @@ def decode_reply(frames: Sequence[Buffer]) -> Reply:
     """The reply in `frames`, an ErrorReply included. Raises EdgedError when they are no reply."""
     if len(frames) < 2:
         raise EdgedError(f"the daemon's reply has {len(frames)} frames, it takes at least two")
-    header_type = _REPLIES.get(bytes(frames[0]))
-    if header_type is None:  # the long way says what is wrong
-        header_type = _operation(_op_number(frames[0]), ALL_REPLIES)
+    header_type = _operation(_op_number(frames[0]), ALL_REPLIES)
     if memoryview(frames[1]).nbytes > MAX_REPLY_HEADER_BYTES:
         raise EdgedError(f"the daemon's reply has a header above {MAX_REPLY_HEADER_BYTES} bytes")
     try:
@@ -331,7 +326,6 @@ _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
 _FIRST_FRAMES: dict[type, bytes] = {
     cls: MAGIC + bytes([op]) for table in (_REQUESTS, ALL_REPLIES) for op, cls in table.items()
 }
-_REPLIES = {_FIRST_FRAMES[reply]: reply for reply in ALL_REPLIES.values()}
 
 
 def one_line(text: str, limit: int = 400) -> str:

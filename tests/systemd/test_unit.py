@@ -241,24 +241,32 @@ def test_the_drop_in_for_a_jetson_is_understood_and_starts(stopped):
         stopped.systemctl("daemon-reload")
 
 
-def test_with_its_drop_in_the_service_may_keep_processors_awake(stopped):
-    drop_in = "/etc/systemd/system/edged.service.d/idle-latency.conf"
-    stopped.box.write(drop_in, (TREE / "systemd/edged.service.d/idle-latency.conf").read_text())
+@pytest.mark.parametrize("names", [("idle-latency",), ("idle-latency", "jetson")])
+def test_with_its_drop_in_the_service_may_keep_processors_awake(stopped, names):
+    """Beside the one for a Jetson, too, which needs all devices: not a list of one."""
+    if not DEVICE.exists():
+        pytest.skip(f"this kernel has no {DEVICE}")
+    drop_ins = [f"/etc/systemd/system/edged.service.d/{name}.conf" for name in names]
+    for name, drop_in in zip(names, drop_ins, strict=True):
+        stopped.box.write(drop_in, (TREE / f"systemd/edged.service.d/{name}.conf").read_text())
     config = (TREE / "configs/edged.toml").read_text()
     stopped.configure(config.replace("# idle_latency_us = 0", "idle_latency_us = 7"))
+    stopped.box.run("groupadd", "--force", "--system", "render")
+    node = DEVICE.stat().st_rdev
+    numbers = (str(os.major(node)), str(os.minor(node)))
+    stopped.box.run("mknod", "--mode=600", str(DEVICE), "c", *numbers)
     stopped.systemctl("daemon-reload")
     try:
-        if not DEVICE.exists():
-            pytest.skip(f"this kernel has no {DEVICE}")
-        node = DEVICE.stat().st_rdev
-        numbers = (str(os.major(node)), str(os.minor(node)))
-        stopped.box.run("mknod", "--mode=600", str(DEVICE), "c", *numbers)
         assert stopped.box.run("systemd-analyze", "verify", UNIT).stderr == ""
         stopped.systemctl("start", "edged")
         with stopped.client() as client:
             assert answer(client) == "red"
             with DEVICE.open("rb") as kernel:
                 assert int.from_bytes(kernel.read(4), sys.byteorder) <= 7
+        allowed = {} if "jetson" in names else {"DeviceAllow": f"{DEVICE} rw"}
+        assert stopped.show("DeviceAllow") == allowed
     finally:
-        stopped.box.path(drop_in).unlink()
+        stopped.box.run("rm", str(DEVICE))
+        for drop_in in drop_ins:
+            stopped.box.path(drop_in).unlink()
         stopped.systemctl("daemon-reload")
