@@ -65,7 +65,9 @@ class Assembly:
         models = dict(before) | {one.manifest.name: one.manifest for one in drafts}
         uses = {name: _uses(model) for name, model in before.items()}
         uses |= {one.manifest.name: one.path.uses for one in drafts}
-        wired = {name: wire(m.inputs, m.outputs, uses[name]) for name, m in models.items()}
+        wired = {
+            name: wire(m.inputs, m.outputs, uses[name], m.values) for name, m in models.items()
+        }
         self._known = {
             signature(wired[name], span): step.block
             for name, model in before.items()
@@ -122,7 +124,7 @@ class Assembly:
 
 def whole_block(path: Path) -> Whole:
     """A model as one block, uncut."""
-    wired = wire(path.inputs, path.outputs, path.uses)
+    wired = wire(path.inputs, path.outputs, path.uses, path.values)
     border = _border(path.uses, wired, Span(0, len(path.uses)))
     data = join([path.layers[use.digest] for use in path.uses], border.ports, border.leaving)
     return Whole(data, border.reads, border.writes)

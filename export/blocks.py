@@ -7,6 +7,9 @@ every block has one set of sharers, and no two blocks that always follow each ot
 
 What a run weighs less than a minimum is not worth a step of its own: it is copied into the
 runs beside it, if that costs less than the minimum and leaves their sharing as it is.
+
+A run that begins with large activations and ends with large weights, as convolutional networks
+do, is cut where that turns: rows want to pass the first part one by one, the second together.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TypeAlias
 
-from edged.manifest import Layer
+from edged.manifest import Layer, Value
+from edged.paths.layout import Tensor
 
 MIN_BYTES = 16_000
+TURN_BYTES = 2 * 2**20  # more than a processor's own caches
 _CONTEXT_BYTES = 1024  # a layer without weights is the same only after the same layer
 
 Reads: TypeAlias = tuple[tuple[int, int], ...]
@@ -42,6 +47,7 @@ class Wired:
     reads: Reads
     writes: Writes
     weight_bytes: int
+    write_bytes: int  # of what it writes for one row
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,14 @@ class Span:
     end: int
 
 
-def wire(inputs: Sequence[str], outputs: Iterable[str], layers: Sequence[Layer]) -> list[Wired]:
-    """The layers of a model, ready for `plan`."""
+def wire(
+    inputs: Sequence[str],
+    outputs: Iterable[str],
+    layers: Sequence[Layer],
+    values: Iterable[Value],
+) -> list[Wired]:
+    """The layers of a model, ready for `plan`. `values`: all that a layer names."""
+    row_bytes = {value.name: Tensor(value.datatype, value.shape).row_bytes for value in values}
     made = {name: (-1, i) for i, name in enumerate(inputs)}
     made |= {name: (i, j) for i, use in enumerate(layers) for j, name in enumerate(use.writes)}
     ahead: dict[str, list[int]] = defaultdict(list)
@@ -70,7 +82,8 @@ def wire(inputs: Sequence[str], outputs: Iterable[str], layers: Sequence[Layer])
             key = hashlib.sha256(f"{before} {key}".encode()).hexdigest()
         reads = tuple((i - made[name][0], made[name][1]) for name in use.reads)
         writes = tuple(tuple(sorted(ahead[name])) for name in use.writes)
-        wired.append(Wired(key, reads, writes, use.weight_bytes))
+        write_bytes = sum(row_bytes[name] for name in use.writes)
+        wired.append(Wired(key, reads, writes, use.weight_bytes, write_bytes))
     return wired
 
 
@@ -81,6 +94,9 @@ def plan(
     cuts = _branches(models)
     while merged := _cheap_merge(models, _runs(models, cuts), min_bytes):
         cuts -= merged
+    for name, layers in models.items():
+        turns = [_turn(layers, span, min_bytes) for span in _spans(name, layers, cuts)]
+        cuts |= {(name, turn) for turn in turns if turn is not None}
     return {name: _spans(name, layers, cuts) for name, layers in models.items()}
 
 
@@ -117,6 +133,24 @@ def _branches(models: Mapping[str, Sequence[Wired]]) -> set[Cut]:
 def _spans(name: str, layers: Sequence[Wired], cuts: set[Cut]) -> list[Span]:
     ends = [0, *(i for i in range(1, len(layers)) if (name, i) in cuts), len(layers)]
     return [Span(*span) for span in pairwise(ends)]
+
+
+def _turn(layers: Sequence[Wired], span: Span, min_bytes: int) -> int | None:
+    """The layer before which activations outweigh weights by most, in all; None if that is little.
+
+    A batch saves reading weights again for each row, and pays with activations that fall out of
+    the caches. Where both are large, each part of a block wants batches of another size.
+    """
+    inside = layers[span.start : span.end]
+    if len(inside) < 2:
+        return None
+    weights = list(accumulate((layer.weight_bytes for layer in inside), initial=0))
+    surplus = list(accumulate((la.write_bytes - la.weight_bytes for la in inside), initial=0))
+    # What crosses is written and read once more: rather a little aside, where it is less.
+    turn = max(range(1, len(inside)), key=lambda i: surplus[i] - inside[i - 1].write_bytes)
+    heavy = min(surplus[turn], surplus[turn] - surplus[-1]) >= TURN_BYTES
+    large = min(weights[turn], weights[-1] - weights[turn]) >= min_bytes
+    return span.start + turn if heavy and large else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ _MODEL = "model.onnx"
 _WEIGHTS = "weights.bin"
 _QUICK_S = 0.1e-3  # to wake threads and to wait for the last of them takes about as long
 _TRIES = 5  # the first run is slow, and others may have the processor
-_MAX_BINDINGS = 512  # buffers are reused, so the same addresses come again and again
+_MAX_BINDINGS = 2048  # buffers are reused, so the same addresses come again and again
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",

@@ -16,6 +16,7 @@ from edged.daemon.shelf import Shelf
 from edged.daemon.versions import Versions
 from edged.device.settings import Settings as WorkerSettings
 from edged.errors import ConfigError, InvalidArgument
+from edged.profiles.form import Profile, microbatches
 from edged.store import Store
 from edged.systemd import JournalFormatter, Notifier, is_journal
 
@@ -42,7 +43,7 @@ def serve(config: Config, *, record: Path | None = None) -> int:
             config,
             versions,
             shelf,
-            worker_settings(config, versions.served),
+            worker_settings(config, versions.served, profile),
             notifier=Notifier(),
             recorder=recorder,
             profile=profile,
@@ -59,7 +60,9 @@ def _start_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler])
 
 
-def worker_settings(config: Config, models: Iterable[str]) -> WorkerSettings:
+def worker_settings(
+    config: Config, models: Iterable[str], profile: Profile | None = None
+) -> WorkerSettings:
     """What every worker is told, with automatic values filled in. `models`: that are served."""
     device = config.device
     if unknown := sorted(set(config.memory.pinned) - set(models)):
@@ -77,5 +80,6 @@ def worker_settings(config: Config, models: Iterable[str]) -> WorkerSettings:
         max_batch_rows=config.scheduler.max_batch_rows,
         staging_rows=config.scheduler.staging_rows,
         max_pixels=config.limits.max_pixels,
-        time_models=device.profile is None,
+        time_models=profile is None,
+        microbatches={} if profile is None else microbatches(profile),
     )

@@ -58,6 +58,7 @@ class Executor:
         """`max_rows`: of one run of each block that was ever loaded; None is any number."""
         self._backend = backend
         self._max_rows = max_rows
+        self._microbatches: Mapping[str, int] = {}
         self.memory = backend.memory
         self._allocated = self.memory.allocate(0)
         self.nbytes = 0
@@ -72,6 +73,11 @@ class Executor:
         """
         self._trie = Trie(manifests)
         self._manifests = manifests
+        self._program.cache_clear()
+
+    def split(self, microbatches: Mapping[str, int]) -> None:
+        """Run these blocks at most so many rows at a time from now on. No batch runs."""
+        self._microbatches = microbatches
         self._program.cache_clear()
 
     def run(
@@ -109,7 +115,7 @@ class Executor:
         return Batch(plan, runs, functools.partial(program.output, in_order=order is None))
 
     def _make_program(self, layout: Layout) -> Program:
-        program = Program(layout, self.memory, self._max_rows)
+        program = Program(layout, self.memory, self._rows_at_once)
         if program.nbytes > self.nbytes:
             self._program.cache_clear()  # they lie in the memory that is given up here
             self._allocated, self.nbytes = None, 0  # before as much again is asked for
@@ -117,6 +123,10 @@ class Executor:
             self.nbytes = program.nbytes
         program.place(self._allocated)
         return program
+
+    def _rows_at_once(self, block: str) -> int | None:
+        most, micro = self._max_rows[block], self._microbatches.get(block)
+        return most if micro is None else min(micro, most or micro)
 
 
 def _segments(

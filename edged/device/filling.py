@@ -95,17 +95,20 @@ class Filling:
 
     def _largest_batch(self, key: str, manifest: Manifest, most: int, needed: Sequence[str]) -> int:
         """Rows of the largest batch that there is memory for; sizes are tried one by one."""
-        if self._budget_bytes is None:
-            return most
-        rows, used_bytes = 1, self._measure()
-        self._warming.run(key, manifest, rows)
-        while rows < most:
-            before_bytes, used_bytes = used_bytes, self._measure()
-            # What a batch of twice the size takes is at most twice what it took up to here.
-            if not self._make_room(2 * max(0, used_bytes - before_bytes), needed):
-                break
-            rows = min(most, 2 * rows)
+        rows, used_bytes = 1, 0
+        if self._budget_bytes is not None:
+            used_bytes = self._measure()
             self._warming.run(key, manifest, rows)
+        while rows < most:
+            if self._budget_bytes is not None:
+                before_bytes, used_bytes = used_bytes, self._measure()
+                # What a batch of twice the size takes is at most twice what it took up to here.
+                if not self._make_room(2 * max(0, used_bytes - before_bytes), needed):
+                    break
+            less, rows = rows, min(most, 2 * rows)
+            self._warming.judge(key, manifest, less, rows)
+            if self._budget_bytes is not None:
+                self._warming.run(key, manifest, rows)
         return rows
 
     def _make_room(self, wanted_bytes: int, needed: Sequence[str]) -> bool:

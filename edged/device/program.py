@@ -7,11 +7,12 @@ batch: blocks read them in staging memory itself when they lie there in one piec
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edged.backends.base import Backend
 from edged.backends.memory import Array, DeviceArray, Memory
+from edged.core.microbatch import pieces
 from edged.device import link
 from edged.device.memory import Lifetime, offsets
 from edged.paths.layout import Buffer, Gather, Layout, Run, View
@@ -27,24 +28,33 @@ class _Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    """One run of one block. `roots`: positions of the inputs that each batch has elsewhere."""
+class _Piece:
+    """One run of a block. `roots`: positions of the inputs that each batch has elsewhere."""
 
-    block: str
-    rows: int
     inputs: tuple[DeviceArray, ...]
     outputs: tuple[DeviceArray, ...]
     roots: tuple[tuple[int, View], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One block on all its rows, piece by piece."""
+
+    block: str
+    rows: int
+    pieces: tuple[_Piece, ...]
+
+
 class Program:
     """One layout, in memory that other programs use as well, one at a time."""
 
-    def __init__(self, layout: Layout, memory: Memory, max_rows: Mapping[str, int | None]) -> None:
-        """`max_rows`: of one run of each block; None is any number."""
+    def __init__(
+        self, layout: Layout, memory: Memory, rows_at_once: Callable[[str], int | None]
+    ) -> None:
+        """`rows_at_once`: of one run of a block; None is any number."""
         self.layout = layout
         self._memory = memory
-        self._max_rows = max_rows
+        self._rows_at_once = rows_at_once
         self._buffers = list(layout.buffers)
         self._twins: dict[int, int] = {}  # of buffers that may have to be brought into order
         for buffer in layout.reorder.buffers if layout.reorder else ():
@@ -96,13 +106,14 @@ class Program:
                 source = roots.get(call.source, self._arrays[call.source])
                 self._memory.take(source, rows, call.target)
                 continue
-            inputs: Sequence[DeviceArray] = call.inputs
-            if call.roots:
-                inputs = list(inputs)
-                for position, at in call.roots:
-                    inputs[position] = roots[at.buffer][at.start : at.start + at.rows]
             started_ns = time.perf_counter_ns()
-            backend.run(call.block, inputs, call.outputs, wide=wide)
+            for piece in call.pieces:
+                inputs: Sequence[DeviceArray] = piece.inputs
+                if piece.roots:
+                    inputs = list(inputs)
+                    for position, at in piece.roots:
+                        inputs[position] = roots[at.buffer][at.start : at.start + at.rows]
+                backend.run(call.block, inputs, piece.outputs, wide=wide)
             took_us = (time.perf_counter_ns() - started_ns) // 1000
             runs.append(link.BlockRun(call.block, call.rows, took_us))
         return runs
@@ -124,26 +135,34 @@ class Program:
                 source = twins.get(op.source, op.source)
                 calls.append(_Copy(source, array(op.target), self._memory.indices(op.rows)))
                 continue
-            step = self._max_rows[op.block] or op.rows
-            for first in range(0, op.rows, step):
-                rows = min(step, op.rows - first)
-                reads = [View(at.buffer, at.start + first, rows) for at in op.reads]
-                writes = [View(at.buffer, at.start + first, rows) for at in op.writes]
-                elsewhere = tuple(
-                    (position, at)
-                    for position, at in enumerate(reads)
-                    if at.buffer in self.layout.roots and at.buffer not in twins
+            calls.append(
+                _Call(
+                    op.block,
+                    op.rows,
+                    tuple(
+                        self._piece(op, first, rows, array, twins)
+                        for first, rows in pieces(op.rows, self._rows_at_once(op.block))
+                    ),
                 )
-                calls.append(
-                    _Call(
-                        op.block,
-                        rows,
-                        tuple(map(array, reads)),
-                        tuple(map(array, writes)),
-                        elsewhere,
-                    )
-                )
+            )
         return calls
+
+    def _piece(
+        self,
+        op: Run,
+        first: int,
+        rows: int,
+        array: Callable[[View], DeviceArray],
+        twins: Mapping[int, int],
+    ) -> _Piece:
+        reads = [View(at.buffer, at.start + first, rows) for at in op.reads]
+        writes = [View(at.buffer, at.start + first, rows) for at in op.writes]
+        elsewhere = tuple(
+            (position, at)
+            for position, at in enumerate(reads)
+            if at.buffer in self.layout.roots and at.buffer not in twins
+        )
+        return _Piece(tuple(map(array, reads)), tuple(map(array, writes)), elsewhere)
 
 
 def _answers(layout: Layout) -> set[int]:

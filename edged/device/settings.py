@@ -26,6 +26,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     staging_rows: int = 64  # in each shape of input
     max_pixels: int = 50_000_000  # of an image, before it is decoded
     time_models: bool = True  # at the start; False: only run them once
+    microbatches: dict[
+        str, int
+    ] = {}  # rows that these blocks run at a time, if models are not timed
     log_level: str = "info"
 
 

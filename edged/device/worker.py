@@ -100,6 +100,7 @@ class Worker:
             self._staging.pools,
             settings.max_batch_rows,
             timed=settings.time_models,
+            microbatches=settings.microbatches,
         )
         filling = Filling(
             loader,

@@ -14,6 +14,7 @@ import msgspec
 
 from edged.core.cost import interpolate
 from edged.core.events import GroupCost
+from edged.core.microbatch import CALL_S, pieces, quickest
 from edged.errors import ConfigError
 from edged.manifest import Manifest
 
@@ -131,13 +132,23 @@ def group_costs(profile: Profile, manifests: Iterable[Manifest]) -> tuple[GroupC
     return tuple(_group_cost(group, of) for group, of in paths.items())
 
 
+def microbatches(profile: Profile) -> dict[str, int]:
+    """The blocks that run sooner in micro-batches, and the rows of these."""
+    found = {name: quickest(block.rows, block.time_s) for name, block in profile.blocks.items()}
+    return {name: rows for name, rows in found.items() if rows is not None}
+
+
 def _group_cost(group: str, paths: list[list[BlockProfile]]) -> GroupCost:
     rows = tuple(sorted({n for path in paths for block in path for n in block.rows}))
-    times = (
-        max(sum(interpolate(block.rows, block.time_s, n) for block in path) for path in paths)
-        for n in rows
-    )
+    times = (max(sum(_batch_s(block, n) for block in path) for path in paths) for n in rows)
     return GroupCost(group, rows, tuple(times), _speed_up(paths, rows[0]))
+
+
+def _batch_s(block: BlockProfile, rows: int) -> float:
+    """Seconds of a block on a batch, in micro-batches if that is quicker."""
+    runs = [count for _, count in pieces(rows, quickest(block.rows, block.time_s))]
+    calls_s = CALL_S * (len(runs) - 1)
+    return calls_s + sum(interpolate(block.rows, block.time_s, count) for count in runs)
 
 
 def _speed_up(paths: list[list[BlockProfile]], rows: int) -> float | None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged import backends
+from edged.backends.base import Backend
 from edged.backends.memory import Array
 from edged.device import link
 from edged.device.executor import Executor
@@ -74,19 +75,40 @@ MODELS = {
 ROWS = 24
 
 
+class Spy:
+    """A backend that tells which runs there were."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.runs: list[tuple[str, int]] = []  # block, rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def run(self, block: str, inputs: Any, outputs: Any, *, wide: bool = True) -> None:
+        self.runs.append((block, len(outputs[0])))
+        self._backend.run(block, inputs, outputs, wide=wide)
+
+
 @pytest.fixture(scope="module", params=["onnxruntime", "torch"])
-def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
+def backend(request: pytest.FixtureRequest) -> Iterator[Spy]:
     """Torch has memory of its own, which blocks read instead of staging memory."""
     with tempfile.TemporaryDirectory() as folder:
-        store = make_store(Path(folder) / "store", MODELS.values())
+        found = backends.create(request.param, {}, threads=1, cache_dir=Path(folder))
+        yield Spy(found)
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def executor(backend: Spy) -> Iterator[Executor]:
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder), MODELS.values())
         manifests = store.models()
-        backend = backends.create(request.param, {}, threads=1, cache_dir=Path(folder) / "cache")
         loader = Loader(store, backend)
         loader.define(manifests)
         for block in loader.blocks:
             loader.load(block)
         yield Executor(manifests, backend, loader.max_rows)
-        backend.close()
 
 
 class Requests:
@@ -156,7 +178,7 @@ def test_every_mix(executor: Executor, data: st.DataObject) -> None:
         requests.run(executor, *data.draw(st.permutations(staged)))
 
 
-@pytest.mark.parametrize("executor", ["onnxruntime"], indirect=True)
+@pytest.mark.parametrize("backend", ["onnxruntime"], indirect=True)
 def test_rows_that_lie_in_one_piece_are_read_where_they_are(executor: Executor) -> None:
     """With mixed tasks only features are brought into order, whatever the requests' order."""
     requests = Requests(executor)
@@ -184,8 +206,27 @@ def test_a_shared_middle_and_top_run_once(executor: Executor) -> None:
 def test_a_block_of_one_row_runs_row_by_row(executor: Executor) -> None:
     requests = Requests(executor)
     requests.stage(0, ["single"], rows(3, 0))
-    done = requests.run(executor, (0, ["single"]))
-    assert [run.rows for run in done.blocks] == [3, 3, 1, 1, 1]
+    done = requests.run(executor, (0, ["single"]))  # three at once would not be its shape
+    assert [run.rows for run in done.blocks] == [3, 3, 3]
+
+
+def test_a_block_runs_in_micro_batches_and_the_others_at_once(
+    executor: Executor, backend: Spy
+) -> None:
+    requests = Requests(executor)
+    members = [(0, ["a", "features"]), (1, ["b"]), (2, ["single"])]
+    for rid, models in members:
+        requests.stage(rid, models, rows(2 + rid, rid))
+    executor.split({BODY.id: 2, ONE_BY_ONE.id: 2})
+    try:
+        backend.runs.clear()
+        done = requests.run(executor, *members)
+    finally:
+        executor.split({})
+    assert [rows for block, rows in backend.runs if block == BODY.id] == [2, 2, 2, 2, 1]
+    assert [rows for block, rows in backend.runs if block == NECK.id] == [9]
+    assert [rows for block, rows in backend.runs if block == ONE_BY_ONE.id] == [1] * 4
+    assert [run.rows for run in done.blocks if run.block == BODY.id] == [9]
 
 
 def test_memory_grows_to_the_largest_mix_and_stays(executor: Executor) -> None:

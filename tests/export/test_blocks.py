@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.manifest import Layer
+from edged.manifest import Layer, Value
 from export.blocks import Wired, plan, signature, wire
 
 LARGE, SMALL = 100_000, 10_000  # bytes of a capital and of a small letter
 MIN = 16_000
+MB = 10**6
+
+
+def values(*names: str) -> list[Value]:
+    """Of a kilobyte each."""
+    return [Value(name, "UINT8", (1000,)) for name in names]
 
 
 def chain(word: str) -> list[Wired]:
@@ -20,7 +26,7 @@ def chain(word: str) -> list[Wired]:
     names = ["x", *(f"v{i}" for i in range(len(word)))]
     sizes = [0 if c == "." else LARGE if c.isupper() else SMALL for c in word]
     layers = [Layer(c, (names[i],), (names[i + 1],), sizes[i]) for i, c in enumerate(word)]
-    return wire(["x"], [names[-1]], layers)
+    return wire(["x"], [names[-1]], layers, values(*names))
 
 
 def cut(*words: str, min_bytes: int = MIN) -> list[str]:
@@ -84,7 +90,7 @@ def skipping(far: int) -> list[Wired]:
         Layer("C", ("b",), ("c",), LARGE),
         Layer("D", ("c", "cba"[far]), ("d",), LARGE),
     ]
-    return wire(["x"], ["d"], layers)
+    return wire(["x"], ["d"], layers, values(*"xabcd"))
 
 
 def test_equal_layers_that_are_wired_in_another_way_are_cut_there() -> None:
@@ -98,8 +104,55 @@ def test_equal_layers_that_are_wired_in_another_way_are_cut_there() -> None:
 
 def test_an_inner_value_that_one_model_gives_out_ends_a_block() -> None:
     layers = [Layer(c, (r,), (w,), LARGE) for c, r, w in ("Axa", "Bab", "Cbc")]
-    models = {"plain": wire(["x"], ["c"], layers), "features": wire(["x"], ["a", "c"], layers)}
+    models = {
+        name: wire(["x"], outputs, layers, values(*"xabc"))
+        for name, outputs in {"plain": ["c"], "features": ["a", "c"]}.items()
+    }
     assert [s.start for s in plan(models, 0)["plain"]] == [0, 1]
+
+
+def net(*sizes: tuple[float, float], head: str = "") -> list[Wired]:
+    """Layers in a chain, each by the MB that it writes for a row and those that it weighs."""
+    names = ["x", *(f"v{i}" for i in range(len(sizes)))]
+    layers = [
+        Layer(f"{wrote} {weighs} {head * (i == len(sizes))}", (r,), (w,), round(weighs * MB))
+        for i, (r, w, (wrote, weighs)) in enumerate(
+            zip(names, names[1:], sizes, strict=False), start=1
+        )
+    ]
+    found = [
+        Value(w, "UINT8", (round(wrote * MB),))
+        for w, (wrote, _) in zip(names[1:], sizes, strict=True)
+    ]
+    return wire(["x"], [names[-1]], layers, found)
+
+
+def starts(models: Mapping[str, list[Wired]], min_bytes: int = MIN) -> dict[str, list[int]]:
+    return {name: [s.start for s in spans] for name, spans in plan(models, min_bytes).items()}
+
+
+CONVOLUTIONS = ((3.0, 0.1), (1.5, 0.2), (0.5, 0.3), (0.1, 2.0), (0.1, 3.0))
+
+
+def test_large_activations_and_large_weights_are_blocks_of_their_own() -> None:
+    assert starts({"a": net(*CONVOLUTIONS)}) == {"a": [0, 3]}
+    # What crosses is written and read: 0.1 MB rather than 1.5 MB, for 0.1 MB that weigh 0.2 MB.
+    narrow = ((3.0, 0.1), (1.5, 0.2), (0.1, 0.2), (0.1, 5.0))
+    assert starts({"a": net(*narrow)}) == {"a": [0, 3]}
+
+
+def test_models_share_both_parts() -> None:
+    models = {head: net(*CONVOLUTIONS, (0.001, 0.05), head=head) for head in "ab"}
+    assert starts(models) == {"a": [0, 3, 5], "b": [0, 3, 5]}
+
+
+def test_what_is_small_on_either_side_of_the_turn_stays_whole() -> None:
+    images = [(wrote / 10, weighs) for wrote, weighs in CONVOLUTIONS]  # smaller ones
+    weights = [(wrote, weighs / 10) for wrote, weighs in CONVOLUTIONS]
+    backwards = CONVOLUTIONS[::-1]  # a decoder: weights first
+    for sizes in (images, weights, backwards, [(9.0, 9.0)]):
+        assert starts({"a": net(*sizes)}) == {"a": [0]}
+    assert starts({"a": net(*CONVOLUTIONS)}, min_bytes=MB) == {"a": [0]}
 
 
 words = st.lists(st.text("ABCDabc.", min_size=1, max_size=9), min_size=1, max_size=5)

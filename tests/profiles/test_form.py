@@ -7,6 +7,7 @@ import pytest
 
 from edged import profiles
 from edged.core.events import GroupCost
+from edged.core.microbatch import CALL_S
 from edged.errors import ConfigError
 from edged.profiles.form import (
     SCHEMA,
@@ -17,6 +18,7 @@ from edged.profiles.form import (
     decode,
     encode,
     group_costs,
+    microbatches,
 )
 from tests.daemon.samples import BACKBONE, OTHER_BACKBONE, manifest
 
@@ -29,7 +31,7 @@ PROFILE = Profile(
         BACKBONE: BlockProfile((1, 2, 4), (0.010, 0.012, 0.020), weight_bytes=100),
         OTHER_BACKBONE: BlockProfile((1, 4), (0.001, 0.004)),
         HEADS["flowers"]: BlockProfile((1, 4), (0.001, 0.001)),
-        HEADS["food"]: BlockProfile((1, 4), (0.0005, 0.0035), load_cold_s=0.5, load_warm_s=0.1),
+        HEADS["food"]: BlockProfile((1, 4), (0.0008, 0.0032), load_cold_s=0.5, load_warm_s=0.1),
         HEADS["fine"]: BlockProfile((1,), (0.002,)),
     },
     **HERE,
@@ -44,7 +46,7 @@ def test_a_group_costs_what_its_slowest_path_costs_at_each_size():
     models = [manifest("flowers"), manifest("food"), manifest("fine", backbone=OTHER_BACKBONE)]
     first, second = group_costs(PROFILE, models)
     assert (first.group, first.rows) == (BACKBONE, (1, 2, 4))
-    assert first.time_s == pytest.approx((0.011, 0.0135, 0.0235))
+    assert first.time_s == pytest.approx((0.011, 0.0136, 0.0232))
     assert second == GroupCost(OTHER_BACKBONE, (1, 4), (0.003, 0.012))
 
 
@@ -60,6 +62,17 @@ def test_a_group_is_sooner_on_all_lanes_by_what_its_slowest_path_is():
     first, second = group_costs(profile, models)
     assert first.speed_up == pytest.approx(0.011 / 0.005)
     assert second.speed_up is None
+
+
+def test_a_block_that_is_quicker_row_by_row_is_counted_so():
+    blocks = PROFILE.blocks | {BACKBONE: BlockProfile((1, 2, 4), (0.010, 0.025, 0.060))}
+    profile = msgspec.structs.replace(PROFILE, blocks=blocks)
+    assert microbatches(PROFILE) == {}
+    assert microbatches(profile) == {BACKBONE: 1}
+    (cost,) = group_costs(profile, [manifest("flowers")])
+    calls_s = [0.0, CALL_S, 3 * CALL_S]
+    runs_s = [0.010 + 0.001, 0.020 + 0.001, 0.040 + 0.001]
+    assert cost.time_s == pytest.approx([a + b for a, b in zip(calls_s, runs_s, strict=True)])
 
 
 def test_one_bad_point_does_not_move_the_line():
