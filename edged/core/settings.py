@@ -18,9 +18,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     queue_rows: int = 256  # waiting for the device
     queue_bytes: int = 2**28  # of their payloads
-    staging_rows: int = 32  # being prepared, ready or running
+    staging_rows: int = 48  # being prepared, ready or running
     staging_bytes: int = 2**27  # of their payloads, or one request
-    max_batch_rows: int = 8
+    max_batch_rows: int = 16
     levels: int = 3  # of priority
     lanes: int = 0  # batches that run side by side; 0: as many as the device can
     max_attempts: int = 2  # runs of a request whose runs kill the device

@@ -72,7 +72,7 @@ def test_classes_come_without_a_tensor(bench):
             "RESOURCE_EXHAUSTED",
             "priority",
         ),
-        (infer("r1", shape=(9,)), 9, "RESOURCE_EXHAUSTED", "9 rows"),
+        (infer("r1", shape=(17,)), 17, "RESOURCE_EXHAUSTED", "17 rows"),
         (wire.ModelMetadata("r1", "birds"), 0, "NOT_FOUND", "birds"),
     ],
 )

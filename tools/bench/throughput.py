@@ -45,7 +45,7 @@ FRAMES = 64  # distinct ones
 HEIGHT, WIDTH, QUALITY = 480, 640, 90  # of the JPEG files, from a camera
 SCAN_S = 0.5
 DISTURBED = 0.05  # share of the processors that others take in a turn that is not counted
-IN_FLIGHT = 32
+IN_FLIGHT = 64
 _KEEP_BYTES, _KEEP_PIECE_BYTES = 64 * 2**20, 4 * 2**20  # as docs/tuning.md has it for clients
 
 
