@@ -146,11 +146,21 @@ def _turn(layers: Sequence[Wired], span: Span, min_bytes: int) -> int | None:
         return None
     weights = list(accumulate((layer.weight_bytes for layer in inside), initial=0))
     surplus = list(accumulate((la.write_bytes - la.weight_bytes for la in inside), initial=0))
+    crossing = _crossing(inside)
     # What crosses is written and read once more: rather a little aside, where it is less.
-    turn = max(range(1, len(inside)), key=lambda i: surplus[i] - inside[i - 1].write_bytes)
+    turn = max(range(1, len(inside)), key=lambda i: surplus[i] - crossing[i])
     heavy = min(surplus[turn], surplus[turn] - surplus[-1]) >= TURN_BYTES
     large = min(weights[turn], weights[-1] - weights[turn]) >= min_bytes
     return span.start + turn if heavy and large else None
+
+
+def _crossing(layers: Sequence[Wired]) -> list[int]:
+    """Before each layer: bytes a row of what it or a later one reads of an earlier one."""
+    last = {i - back: i for i, layer in enumerate(layers) for back, _ in layer.reads}
+    return [
+        sum(layers[made].write_bytes for made, read in last.items() if 0 <= made < i <= read)
+        for i in range(len(layers))
+    ]
 
 
 @dataclass(frozen=True, slots=True)

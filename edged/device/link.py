@@ -258,7 +258,7 @@ class Answer(_Part, frozen=True):
 
 
 class BlockRun(_Part, frozen=True):
-    """One run of one block within a batch."""
+    """One block within a batch, on all its rows, in one run or in micro-batches."""
 
     block: str
     rows: int

@@ -111,11 +111,19 @@ def test_an_inner_value_that_one_model_gives_out_ends_a_block() -> None:
     assert [s.start for s in plan(models, 0)["plain"]] == [0, 1]
 
 
-def net(*sizes: tuple[float, float], head: str = "") -> list[Wired]:
-    """Layers in a chain, each by the MB that it writes for a row and those that it weighs."""
+def net(*sizes: tuple[float, float], head: str = "", skip: tuple[int, int] = (0, 0)) -> list[Wired]:
+    """Layers in a chain, each by the MB that it writes for a row and those that it weighs.
+
+    skip   a layer, counted from 1, and a later one that reads it besides
+    """
     names = ["x", *(f"v{i}" for i in range(len(sizes)))]
     layers = [
-        Layer(f"{wrote} {weighs} {head * (i == len(sizes))}", (r,), (w,), round(weighs * MB))
+        Layer(
+            f"{wrote} {weighs} {head * (i == len(sizes))}",
+            (r, names[skip[0]]) if i == skip[1] else (r,),
+            (w,),
+            round(weighs * MB),
+        )
         for i, (r, w, (wrote, weighs)) in enumerate(
             zip(names, names[1:], sizes, strict=False), start=1
         )
@@ -139,6 +147,11 @@ def test_large_activations_and_large_weights_are_blocks_of_their_own() -> None:
     # What crosses is written and read: 0.1 MB rather than 1.5 MB, for 0.1 MB that weigh 0.2 MB.
     narrow = ((3.0, 0.1), (1.5, 0.2), (0.1, 0.2), (0.1, 5.0))
     assert starts({"a": net(*narrow)}) == {"a": [0, 3]}
+
+
+def test_what_a_later_layer_comes_back_to_crosses_too() -> None:
+    assert starts({"a": net(*CONVOLUTIONS, skip=(1, 4))}) == {"a": [0, 4]}
+    assert starts({"a": net(*CONVOLUTIONS, skip=(1, 3))}) == {"a": [0, 3]}
 
 
 def test_models_share_both_parts() -> None:
