@@ -150,7 +150,7 @@ def _receive(dealer: zmq.Socket) -> wire.ReplyHeader:
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_stream_is_answered_in_turn_where_it_asks_for_it(start, ordered):
     """Every second request is urgent and every tenth is no image: left alone, they overtake."""
-    daemon = start(settings="[scheduler]\nstreams = 'fifo'\nstaging_rows = 8\n")
+    daemon = start(settings="[scheduler]\nstreams = 'fifo'\nmax_batch_rows = 8\nstaging_rows = 8\n")
     ids = [str(number) for number in range(60)]
     with Client(daemon.endpoint) as client, a_dealer(daemon) as dealer:
         until(lambda: client.ready().ready)
