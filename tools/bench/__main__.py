@@ -30,6 +30,7 @@ BENCHES = {
     "scheduler": "tools.bench.scheduler",
     "table2": "tools.bench.table2",
     "throughput": "tools.bench.throughput",
+    "versus": "tools.bench.versus",
 }
 
 
