@@ -1,10 +1,55 @@
-"""What holds for all tests."""
+"""What holds for all tests, and `--units`: the tests that run in seconds on any Python."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).parent
+
+# What `--units` leaves out. A file that starts processes and is not named here fails under
+# `--units`; one that needs torch fails where torch is not installed.
+STARTS_PROCESSES = (
+    "backends/test_ort.py",
+    "bench/*",
+    "client/test_cli.py",
+    "client/test_client.py",
+    "client/test_node.py",
+    "client/test_real_daemon.py",
+    "daemon/test_awake.py",
+    "daemon/test_live*.py",
+    "daemon/test_uplink.py",
+    "demo/test_demo.py",
+    "device/test_loading.py",
+    "device/test_process.py",
+    "device/test_worker.py",
+    "export/test_cli.py",
+    "planner/fleet/test_decompose.py",
+    "planner/fleet/test_names.py",
+    "profiles/test_command.py",
+    "store/test_crash.py",
+    "store/test_store.py",
+    "systemd/*",
+    "test_heap.py",
+    "test_install.py",
+    "test_layers.py",
+    "test_package.py",
+    "test_systemd_notify.py",
+)
+NEEDS_TORCH = (
+    "backends/test_conformance.py",
+    "backends/test_torch*.py",
+    "demo/*",
+    "export/test_add.py",
+    "export/test_architectures.py",
+    "export/test_toolchains.py",
+    "export/test_torch.py",
+    "gpucheck/*",
+)
 
 # Machines are noisy, and how long an example takes is nothing that a test asserts. Under CI the
 # examples are the same each time; at home new ones are tried.
@@ -15,3 +60,38 @@ settings.register_profile(
     derandomize="CI" in os.environ,
 )
 settings.load_profile("edged")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--units",
+        action="store_true",
+        help="leave out the files that start processes or need torch (tests/conftest.py lists them)",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if not config.getoption("units"):
+        return None
+    left_out = ", ".join((*STARTS_PROCESSES, *NEEDS_TORCH))
+    return f"units only; left out, as they start processes or need torch: {left_out}"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """True leaves a file out; None leaves the decision to others."""
+    if not config.getoption("units") or ROOT not in collection_path.parents:
+        return None
+    place = collection_path.relative_to(ROOT)
+    return any(place.match(glob) for glob in (*STARTS_PROCESSES, *NEEDS_TORCH)) or None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_processes_among_units(request: pytest.FixtureRequest) -> None:
+    """Under `--units`, a test that starts a process fails and says where to name its file."""
+    if not request.config.getoption("units"):
+        return
+
+    def refuse(*args: object, **_: object) -> None:
+        pytest.fail(f"starts a process ({args[1:]}): name the file in tests/conftest.py")
+
+    subprocess.Popen.__init__ = refuse  # type: ignore[method-assign]
