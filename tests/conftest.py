@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 ROOT = Path(__file__).parent
 
 # What `--units` leaves out. A file that starts processes and is not named here fails under
-# `--units`; one that needs torch fails where torch is not installed.
+# `--units`; one that needs torch or matplotlib fails where these are not installed.
 STARTS_PROCESSES = (
     "backends/test_ort.py",
     "bench/*",
@@ -40,15 +40,18 @@ STARTS_PROCESSES = (
     "test_package.py",
     "test_systemd_notify.py",
 )
-NEEDS_TORCH = (
+NEEDS_MORE = (
     "backends/test_conformance.py",
     "backends/test_torch*.py",
     "demo/*",
+    "device/test_executor.py",
     "export/test_add.py",
     "export/test_architectures.py",
     "export/test_toolchains.py",
     "export/test_torch.py",
     "gpucheck/*",
+    "planner/test_papers.py",
+    "sim/test_command.py",
 )
 
 # Machines are noisy, and how long an example takes is nothing that a test asserts. Under CI the
@@ -66,15 +69,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--units",
         action="store_true",
-        help="leave out the files that start processes or need torch (tests/conftest.py lists them)",
+        help="leave out the files that start processes or need torch, as tests/conftest.py lists",
     )
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     if not config.getoption("units"):
         return None
-    left_out = ", ".join((*STARTS_PROCESSES, *NEEDS_TORCH))
-    return f"units only; left out, as they start processes or need torch: {left_out}"
+    left_out = ", ".join((*STARTS_PROCESSES, *NEEDS_MORE))
+    return f"units only; left out, as they start processes or need torch or matplotlib: {left_out}"
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -82,7 +85,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if not config.getoption("units") or ROOT not in collection_path.parents:
         return None
     place = collection_path.relative_to(ROOT)
-    return any(place.match(glob) for glob in (*STARTS_PROCESSES, *NEEDS_TORCH)) or None
+    return any(place.match(glob) for glob in (*STARTS_PROCESSES, *NEEDS_MORE)) or None
 
 
 @pytest.fixture(scope="session", autouse=True)
