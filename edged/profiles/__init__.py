@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import platform
+import errno
+import os
 from importlib import resources
 from pathlib import Path
 
 from edged.errors import ConfigError
+from edged.profiles import boards
 from edged.profiles.form import Profile, decode, encode
 
 SMOOTH_TABLE_2 = "smooth-table2"
+_MAX_BYTES = 64 << 20  # of a profile; others are mistaken for one
 
 
 def read(name: str) -> Profile:
@@ -20,7 +23,10 @@ def read(name: str) -> Profile:
     here = resources.files("edged.profiles") / f"{name}.json"
     source = Path(name) if name.endswith(".json") else here
     try:
-        data = source.read_bytes()
+        with source.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     except OSError as error:
         raise ConfigError(
             f"profile {name}: {error.strerror}; name a file.json that `edged profile` wrote, or "
@@ -48,14 +54,4 @@ def shipped() -> list[str]:
 
 def machine() -> str:
     """The processor, as `AMD EPYC 9B14, x86_64`; of a board its model."""
-    return f"{_model()}, {platform.machine()}"
-
-
-def _model() -> str:
-    board = Path("/proc/device-tree/model")
-    if board.exists():
-        return board.read_text(errors="replace").rstrip("\0\n")
-    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown processor"
+    return boards.name()
