@@ -17,18 +17,22 @@ from edged.errors import Unavailable
 log = logging.getLogger("edged")
 
 
-def listen(socket: zmq.Socket[Any], endpoint: Endpoint, mode: int) -> list[int]:
+def listen(
+    socket: zmq.Socket[Any], endpoint: Endpoint, mode: int, purpose: str = "listening"
+) -> list[int]:
     """Bind to an endpoint; an ipc socket has these permissions from its first moment on.
 
     Returns the descriptors to be kept open while it is listened at. Raises Unavailable.
     """
     if isinstance(endpoint, Ipc):
-        return [_listen_in_file_system(socket, endpoint, mode)]
+        lock = _listen_in_file_system(socket, endpoint, mode)
+        log.info("%s at ipc://%s", purpose, endpoint.path)
+        return [lock]
     address = f"tcp://{endpoint.host}:{endpoint.port}"
     socket.setsockopt(zmq.IPV6, int(endpoint.is_ipv6))
     _bind(socket, address)
     who = "every account of this machine" if endpoint.is_loopback else "every host of the network"
-    log.info("listening at %s, where %s may connect", address, who)
+    log.info("%s at %s, where %s may connect", purpose, address, who)
     return []
 
 
@@ -44,7 +48,6 @@ def _listen_in_file_system(socket: zmq.Socket[Any], endpoint: Ipc, mode: int) ->
         raise
     finally:
         os.umask(before)
-    log.info("listening at %s", address)
     return lock
 
 

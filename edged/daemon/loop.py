@@ -400,8 +400,7 @@ class Loop:
         admins.setsockopt(zmq.ROUTER_HANDOVER, 1)
         admins.setsockopt(zmq.MAXMSGSIZE, self._config.limits.max_header_bytes)
         admins.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
-        self._locks += listen(admins, endpoint, 0o600)
-        log.info("administration at %s", self._config.server.admin_endpoint)
+        self._locks += listen(admins, endpoint, 0o600, "administration")
         self._poller.register(self._admins.descriptor, select.POLLIN)
 
     def _close(self) -> None:
