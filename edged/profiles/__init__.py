@@ -12,7 +12,6 @@ from edged.profiles import boards
 from edged.profiles.form import Profile, decode, encode
 
 SMOOTH_TABLE_2 = "smooth-table2"
-_MAX_BYTES = 64 << 20  # of a profile; others are mistaken for one
 
 
 def read(name: str) -> Profile:
@@ -23,10 +22,9 @@ def read(name: str) -> Profile:
     here = resources.files("edged.profiles") / f"{name}.json"
     source = Path(name) if name.endswith(".json") else here
     try:
-        with source.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-        if len(data) > _MAX_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        if not source.is_file():  # nor a device or a pipe, which may have no end
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        data = source.read_bytes()
     except OSError as error:
         raise ConfigError(
             f"profile {name}: {error.strerror}; name a file.json that `edged profile` wrote, or "

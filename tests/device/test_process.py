@@ -247,5 +247,5 @@ def test_a_checkout_runs_from_its_own_directory() -> None:
     done = subprocess.run(
         [sys.executable, "-c", shown], cwd=CHECKOUT, env=environment, capture_output=True, text=True
     )
-    assert f"sys.path[:] = ['{CHECKOUT}'" in done.stdout or f"'{CHECKOUT}'" in done.stdout
+    assert f"'{CHECKOUT}'" in done.stdout
     assert "''" not in done.stdout
