@@ -60,7 +60,7 @@ def test_an_empty_file_is_all_defaults():
         ("[server]\nendpoints = ['ipc:///a.admin']", "name two"),
         ("[server]\nadmin = 'ipc://@a'", "every account of the machine"),
         ("[server]\nendpoints = ['tcp://127.0.0.1.example.org:5']", "is no address"),
-        (f"queue = {'9' * 5000}", "4300 digits"),
+        (f"queue = {'9' * 5000}", "integer string conversion"),
         (f"queue = {'[' * 5000}", "nested too deep"),
     ],
 )
