@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from edged import options as backend_options
 from edged.backends.base import Backend
 from edged.errors import ConfigError, Unsupported
 
@@ -25,7 +24,7 @@ NAMES = tuple(_BACKENDS)
 def create(name: str, options: Mapping[str, Any], *, threads: int, cache_dir: Path) -> Backend:
     """The backend called `name`; `cache_dir` is for what it prepares of blocks for this host.
 
-    A backend's module has `Options`, a frozen struct, and `create(options, threads, cache_dir)`.
+    A backend's module has `create(options, threads, cache_dir)`; its options are in edged.options.
     Raises ConfigError for a name or an option that there is not, Unsupported where the machine
     lacks what the backend needs.
     """
@@ -38,9 +37,6 @@ def create(name: str, options: Mapping[str, Any], *, threads: int, cache_dir: Pa
             f"backend {name} needs {error.name}, which is not installed: install it, or choose "
             "another backend"
         ) from error
-    try:
-        checked = msgspec.convert(options, module.Options)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"options of backend {name}: {error}") from error
+    checked = backend_options.parse(name, options)
     backend: Backend = module.create(checked, threads=threads, cache_dir=cache_dir)
     return backend

@@ -12,28 +12,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
-
 from edged import profiles
 from edged.backends.base import Loaded, Use
 from edged.backends.memory import Array, HostMemory
 from edged.core.cost import interpolate
-from edged.errors import ConfigError, StoreError
-from edged.profiles.form import BlockProfile, check_block
-
-
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which block takes what.
-
-    `blocks`: by block id, by the beginning of one, or for all others by `*`, either the figures
-    or the name that they have in `profile`. Blocks that are in the profile need no entry.
-    """
-
-    profile: str | None = None  # a file.json, or the name of one that ships with edged
-    blocks: dict[str, BlockProfile | str] = {}
-    device: str | None = None  # None: that of the profile
-    load_bytes_per_ms: float | None = None  # where a block has no load time; None: it takes none
-    speed: float = 1.0  # 2.0: everything takes half the time
+from edged.errors import StoreError
+from edged.options import Emulated as Options
+from edged.options import figures as figures_of
+from edged.profiles.form import BlockProfile
 
 
 class _Memory(HostMemory):
@@ -54,14 +40,7 @@ class Emulated:
 
     def __init__(self, options: Options) -> None:
         profile = profiles.read(options.profile) if options.profile is not None else None
-        self._figures = dict(profile.blocks) if profile is not None else {}
-        for key, value in options.blocks.items():
-            if isinstance(value, str):
-                if profile is None or value not in profile.blocks:
-                    raise ConfigError(f"blocks.{key}: the profile has no block called {value!r}")
-                value = profile.blocks[value]
-            check_block(value, f"blocks.{key}")
-            self._figures[key] = value
+        self._figures = figures_of(options)
         name = options.device or (profile.device if profile is not None else "unnamed")
         self.device = f"{name}, emulated"
         prepare_s = profile.prepare_s if profile is not None else None

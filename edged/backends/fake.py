@@ -13,27 +13,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from edged.backends.base import DeviceLost, Loaded, Use
 from edged.backends.memory import Array, HostMemory
 from edged.errors import EdgedError, StoreError
-
-
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Durations, and faults, which a run has when a row of it begins with that value."""
-
-    run_us: float = 0.0  # time that each run of a block takes
-    row_us: float = 0.0  # and each row in it
-    fail_on: float | None = None
-    hang_on: float | None = None
-    die_on: float | None = None  # the process ends
-    lose_on: float | None = None  # the device is lost, and says so
-    fail_on_load: int | None = None  # the n-th block that is loaded
-    fail_every_load: int | None = None  # and each n-th one
-    load_bytes_per_ms: float | None = None  # None: loading takes no time
-    max_rows: int | None = None  # of each block
+from edged.options import Fake as Options
 
 
 class Fake:

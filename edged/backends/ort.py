@@ -24,9 +24,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-import msgspec
 import numpy as np
 import onnxruntime as ort
 
@@ -37,6 +36,7 @@ from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import Arg, check
 from edged.errors import ConfigError, EdgedError, StoreError, Unsupported
 from edged.manifest import DataType
+from edged.options import OnnxRuntime as Options
 
 _MODEL = "model.onnx"
 _WEIGHTS = "weights.bin"
@@ -56,14 +56,6 @@ _TYPES: dict[str, DataType] = {
 }  # fmt: skip
 
 _BindingKey: TypeAlias = "tuple[str, bool, int, tuple[int, ...]]"  # block, wide, rows, addresses
-
-
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
-    lanes: int = 0  # batches side by side; 0: one for each thread on the CPU, one on a GPU
-    pack: bool = False  # keep weights of products as the CPU wants them: faster runs, slower loads
-    device_id: int = 0  # of the GPU
-    provider_options: dict[str, Any] = {}  # handed to ONNX Runtime as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +80,6 @@ class OnnxRuntime:
                 "set provider = cpu"
             )
         on_cpu = options.provider == "cpu"
-        if options.lanes < 0 or (options.lanes > 1 and not on_cpu):
-            raise ConfigError(
-                f"lanes = {options.lanes} with provider {options.provider}: it must be 0 "
-                "(automatic) or more, and at most 1 on a GPU"
-            )
         self.lanes = options.lanes or (threads if on_cpu else 1)
         self._shares_threads = self.lanes == 1 and threads > 1
         if self._shares_threads:

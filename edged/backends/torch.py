@@ -12,9 +12,7 @@ import functools
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
-import msgspec
 import torch
 from torch import Tensor
 
@@ -25,18 +23,12 @@ from edged.backends.signature import check
 from edged.backends.torch_replay import Record, Recorder, Replays, Work
 from edged.errors import EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
+from edged.options import Torch as Options
 from edged.paths.layout import Tensor as Row
 
 _TYPES: dict[DataType, torch.dtype] = {
     name: getattr(torch, kind.__name__.rstrip("_")) for name, kind in NUMPY.items()
 }
-
-
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    device: Literal["cpu", "cuda"] = "cpu"
-    device_id: int = 0  # of the GPU
-    tf32: bool = False  # let the GPU round the factors of float32 products to 10 bits
-    graphs: bool = True  # on a GPU, replay runs that come again
 
 
 class TorchMemory:

@@ -135,11 +135,11 @@ def blocks_alone(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
 def measure_apart(order: Order) -> Measured:
     """Measure one block in a process of its own. Raises what that raised, or EdgedError."""
     from edged.device.measuring import Failed, Measured
-    from edged.device.process import environment
+    from edged.device.process import command, environment
 
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "edged.device.measuring"],
+            command("edged.device.measuring"),
             input=msgspec.json.encode(order),
             stdout=subprocess.PIPE,
             env={**os.environ, **environment(order.settings)},

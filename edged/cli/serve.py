@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def register(commands: Any) -> None:
     )
     serve.set_defaults(run=_serve)
 
-    check = commands.add_parser("check", help="check a configuration")
+    check = commands.add_parser("check", help="check a configuration, and this machine for it")
     check.add_argument("config", type=Path)
     check.add_argument("--json", action="store_true", help="print it with all defaults")
     check.set_defaults(run=_check)
@@ -40,7 +41,14 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from edged.daemon.preflight import check
+    from edged.daemon.shelf import Shelf
+    from edged.store import Store
+
     config = configuration.read(args.config)
+    shelf = Shelf(Store(config.store), config.models)
+    with contextlib.closing(shelf):
+        check(config, shelf)
     if args.json:
         print_json(msgspec.to_builtins(config))
     else:

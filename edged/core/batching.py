@@ -6,6 +6,7 @@ what a View says and nothing else; which requests fill the rows is not its busin
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -155,7 +156,7 @@ def smallest_feasible(cost: GroupCost, rate_rows_s: float, assumed: Smooth) -> i
 def policy(name: str, assumed: Smooth | None = None) -> Policy:
     """The policy called `name`; `static:B` waits for B rows. Raises InvalidArgument."""
     kind, _, parameter = name.partition(":")
-    if kind == "static" and parameter.isdecimal() and int(parameter) > 0:
+    if kind == "static" and _STATIC_ROWS.fullmatch(parameter):
         return _simple(static(int(parameter)))
     if name in _SMOOTH:
         make = _SMOOTH[name]
@@ -164,13 +165,16 @@ def policy(name: str, assumed: Smooth | None = None) -> Policy:
         return _SIMPLE[name]
     raise InvalidArgument(
         f"no batching policy is called {name!r}: there are "
-        f"{', '.join(sorted([*_SIMPLE, *_SMOOTH]))} and static:B, as static:4"
+        f"{', '.join(sorted([*_SIMPLE, *_SMOOTH]))} and static:B, as static:4, "
+        "with B from 1 to 9999"
     )
 
 
 def _simple(rule: Rule, *, exclusive: bool = False) -> Policy:
     return Policy(lambda: rule, exclusive=exclusive)
 
+
+_STATIC_ROWS = re.compile(r"[1-9][0-9]{0,3}")
 
 _SIMPLE = {
     "work-conserving": _simple(work_conserving),

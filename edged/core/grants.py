@@ -21,10 +21,12 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
+from edged.bounds import Bytes, BytesOrNone, Seconds
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable
 
 Key: TypeAlias = tuple[int, str]
@@ -38,13 +40,14 @@ TRANSIT_S = 0.5  # after a lease, in which what is on its way is still taken
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The configuration of the uplink. With `rate_bytes_s` 0 nothing is shared out."""
 
-    rate_bytes_s: int = 0  # what all uploads together may take
+    rate_bytes_s: BytesOrNone = 0  # what all uploads together may take
     shares: Literal["finish-together", "equal"] = "finish-together"
-    gather_s: float = 0.01  # from an announcement until it is granted: for others to join
-    max_lease_s: float = 5.0  # longer uploads take turns
-    stall_s: float = 2.0  # without a byte, after which an upload is given up
-    max_bytes: int = 268_435_456  # announced by all clients, and not yet part of a request
-    max_client_bytes: int = 67_108_864  # by one
+    # From an announcement until it is granted: for others to join.
+    gather_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.01
+    max_lease_s: Seconds = 5.0  # longer uploads take turns
+    stall_s: Seconds = 2.0  # without a byte, after which an upload is given up
+    max_bytes: Bytes = 268_435_456  # announced by all clients, and not yet part of a request
+    max_client_bytes: Bytes = 67_108_864  # by one
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ worker is started, given up or restarted; what requests do meanwhile is the sche
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import logging
 import math
@@ -17,7 +16,6 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import zmq
@@ -28,6 +26,7 @@ from edged.daemon.administration import Shelf
 from edged.daemon.awake import Awake
 from edged.daemon.endpoint import Endpoint
 from edged.daemon.front import Front
+from edged.daemon.listening import listen
 from edged.daemon.recording import Recorder
 from edged.daemon.regions import Regions
 from edged.daemon.restarts import Restarts
@@ -36,6 +35,7 @@ from edged.daemon.vigil import Vigil
 from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings as WorkerSettings
+from edged.endpoints import Endpoint as Address
 from edged.errors import Code, Unavailable, from_code
 from edged.profiles.form import Profile
 from edged.systemd import Notifier, Watchdog
@@ -88,7 +88,7 @@ class Loop:
         self._sweep_at = now
         idle_latency_us = config.device.idle_latency_us
         self._awake = None if idle_latency_us is None else Awake(idle_latency_us)
-        self._regions = Regions(int(config.server.socket_mode, 8))
+        self._regions = Regions(config.server.socket_permissions)
         self._front = Front(
             config,
             versions,
@@ -113,7 +113,7 @@ class Loop:
                 if len(self._signals) > 1:
                     log.warning("told to end twice: %d requests dropped", self._front.open_requests)
                     return 128 + self._signals[-1]
-                if time.monotonic() > self._drain_by:
+                if time.monotonic() > self._drain_by and not self._front.drained:
                     log.error("not drained in time: %d dropped", self._front.open_requests)
                     return 1
             log.info("drained; every accepted request was answered")
@@ -384,59 +384,24 @@ class Loop:
         clients.setsockopt(zmq.SNDHWM, limits.max_in_flight + REFUSALS)
         clients.setsockopt(zmq.RCVHWM, limits.max_in_flight)
         clients.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
-        for endpoint in self._config.server.endpoints:
-            if endpoint.startswith("ipc://"):
-                self._claim(endpoint)
-            try:
-                clients.bind(endpoint)
-            except zmq.ZMQError as error:
-                raise Unavailable(
-                    f"cannot listen at {endpoint}: {error.strerror}; is another daemon running, "
-                    "and does the directory of the socket exist?"
-                ) from error
-            if endpoint.startswith("ipc://"):
-                os.chmod(Path(endpoint[len("ipc://") :]), int(self._config.server.socket_mode, 8))
-            log.info("listening at %s", endpoint)
+        server = self._config.server
+        for endpoint in server.parsed_endpoints:
+            self._locks += listen(clients, endpoint, server.socket_permissions)
         self._poller.register(self._clients.descriptor, select.POLLIN)
-        if self._config.server.shared_memory:
-            self._regions.open(self._config.server.endpoints)
-        self._bind_admins(self._config.server.admin_endpoint)
+        if server.shared_memory:
+            self._regions.open(server.endpoints)
+        self._bind_admins(server.parsed_admin)
 
-    def _bind_admins(self, endpoint: str | None) -> None:
-        """Nobody but the account of the daemon may connect, from the first moment on."""
+    def _bind_admins(self, endpoint: Address | None) -> None:
+        """Nobody but the account of the daemon may connect."""
         if endpoint is None:
             return
         admins = self._admins.socket
         admins.setsockopt(zmq.ROUTER_HANDOVER, 1)
         admins.setsockopt(zmq.MAXMSGSIZE, self._config.limits.max_header_bytes)
         admins.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
-        self._claim(endpoint)
-        before = os.umask(0o177)
-        try:
-            admins.bind(endpoint)
-        except zmq.ZMQError as error:
-            raise Unavailable(f"cannot listen at {endpoint}: {error.strerror}") from error
-        finally:
-            os.umask(before)
-        log.info("administration at %s", endpoint)
+        self._locks += listen(admins, endpoint, 0o600, "administration")
         self._poller.register(self._admins.descriptor, select.POLLIN)
-
-    def _claim(self, endpoint: str) -> None:
-        """Lock the path of an ipc socket: ZeroMQ would take it away from a living daemon."""
-        path = endpoint[len("ipc://") :] + ".lock"
-        try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise Unavailable(
-                f"cannot listen at {endpoint}: {path}: {error.strerror}; make its directory first"
-            ) from error
-        self._locks.append(lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Unavailable(
-                f"cannot listen at {endpoint}: another daemon does; stop it, or name another socket"
-            ) from error
 
     def _close(self) -> None:
         at_once = len(self._signals) > 1

@@ -10,11 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 
 from edged.device.channel import Receiver, Sender, channel_pair
 from edged.device.settings import Settings, Start
+
+_ROOT = str(Path(__file__).parents[2])  # that `edged` lies in
 
 
 class WorkerProcess:
@@ -35,7 +38,7 @@ class WorkerProcess:
         with orders, reports:
             theirs = (orders.fileno(), reports.fileno())
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edged.device"],
+                command("edged.device"),
                 stdin=subprocess.PIPE,
                 env={**os.environ, **environment(settings)},
                 pass_fds=theirs,
@@ -85,6 +88,23 @@ class WorkerProcess:
         os.close(self.death_fd)
         self._orders.close()
         self._reports.close()
+
+
+# As `python -m`, but for where modules are looked for: `-c` and `-m` begin with the working
+# directory, and whoever may write there could put a module in the place of a library.
+_RUN = (
+    "import sys; sys.path[:] = {path}; import runpy; "
+    "runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+)
+
+
+def command(module: str) -> list[str]:
+    """How to run a module in a process of its own, which imports from where this one does."""
+    path = [os.path.abspath(entry) for entry in sys.path if entry]
+    if _ROOT not in path:
+        path.insert(0, _ROOT)
+    run = _RUN.format(path=path, module=module)
+    return [sys.executable, "-c", run, "-m", module]  # the last two for whoever lists processes
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import platform
+import errno
+import os
 from importlib import resources
 from pathlib import Path
 
 from edged.errors import ConfigError
+from edged.profiles import boards
 from edged.profiles.form import Profile, decode, encode
 
 SMOOTH_TABLE_2 = "smooth-table2"
@@ -20,6 +22,8 @@ def read(name: str) -> Profile:
     here = resources.files("edged.profiles") / f"{name}.json"
     source = Path(name) if name.endswith(".json") else here
     try:
+        if not source.is_file():  # nor a device or a pipe, which may have no end
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         data = source.read_bytes()
     except OSError as error:
         raise ConfigError(
@@ -48,14 +52,4 @@ def shipped() -> list[str]:
 
 def machine() -> str:
     """The processor, as `AMD EPYC 9B14, x86_64`; of a board its model."""
-    return f"{_model()}, {platform.machine()}"
-
-
-def _model() -> str:
-    board = Path("/proc/device-tree/model")
-    if board.exists():
-        return board.read_text(errors="replace").rstrip("\0\n")
-    for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown processor"
+    return boards.name()

@@ -14,9 +14,10 @@ import pytest
 import zmq
 
 from edged import wire
-from edged.backends.fake import Fake, Options
+from edged.backends.fake import Fake
 from edged.client import Client, Pending
 from edged.errors import EdgedError
+from edged.options import Fake as Options
 from edged.store import Store
 from tests.backends.blocks import rotations
 from tests.colors import SIDE, picture, png

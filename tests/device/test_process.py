@@ -210,3 +210,42 @@ def test_closing_leaves_nothing(store: Store, tmp_path: Path) -> None:
     assert os.listdir("/proc/self/fd") == before
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+# --- what it imports ----------------------------------------------------------------------------
+
+TRAP = "raise SystemExit('a module of the working directory was run')"
+
+
+@pytest.mark.parametrize("module", ["cv2", "msgspec", "numpy", "runpy", "edged", "logging"])
+def test_modules_of_the_working_directory_are_not_imported(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    folder = tmp_path / "anywhere"
+    folder.mkdir()
+    (folder / f"{module}.py").write_text(TRAP)
+    monkeypatch.chdir(folder)
+    with worker(store, backend="fake") as rig:
+        assert rig.ready.backend == "fake"
+
+
+def test_neither_does_the_front_run_as_a_module(tmp_path: Path) -> None:
+    for module in ("msgspec", "argparse", "zmq"):
+        (tmp_path / f"{module}.py").write_text(TRAP)
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "edged", "check", str(CHECKOUT / "configs" / "none.toml")],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    assert "name a configuration that exists" in done.stderr
+
+
+def test_a_checkout_runs_from_its_own_directory() -> None:
+    """Also without any other word of where it is."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    shown = "from edged.device.process import command; print(command('edged')[2])"
+    done = subprocess.run(
+        [sys.executable, "-c", shown], cwd=CHECKOUT, env=environment, capture_output=True, text=True
+    )
+    assert f"'{CHECKOUT}'" in done.stdout
+    assert "''" not in done.stdout

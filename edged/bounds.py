@@ -1,0 +1,53 @@
+"""Types with bounds, for all that a configuration may say. Pure.
+
+Whoever decodes a configuration checks them, and the error names the key; values that are made in
+Python are not looked at. Beyond the bounds nothing could start, or serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias, get_args
+
+import msgspec
+from msgspec import Meta
+
+Seconds: TypeAlias = Annotated[float, Meta(ge=0.001, le=86_400.0)]
+"""A time-out or an interval, of up to a day."""
+
+RowSeconds: TypeAlias = Annotated[float, Meta(ge=1e-6, le=3_600.0)]
+"""What a row takes."""
+
+Bytes: TypeAlias = Annotated[int, Meta(ge=1, le=2**40)]
+
+BytesOrNone: TypeAlias = Annotated[int, Meta(ge=0, le=2**40)]
+"""Where 0 means that there is no such bound, or none of them."""
+
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=65_536)]
+
+Rows: TypeAlias = Count
+
+Threads: TypeAlias = Annotated[int, Meta(ge=0, le=256)]
+"""Threads, or lanes; 0: as many as are of use here."""
+
+Levels: TypeAlias = Annotated[int, Meta(ge=1, le=100)]
+"""Of priority; each has a queue of its own."""
+
+PathText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4_000, pattern=r"^[^\x00]+\Z")]
+
+ModelName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
+
+
+def explained(error: msgspec.ValidationError, of: Any, says: Mapping[str, str] = {}) -> str:
+    """The error, which names the key, and what that key of the struct `of` may be where the error
+    does not tell. `says`: likewise, by the error's path to the key.
+    """
+    text = str(error)
+    key = text.rpartition(" - at `")[2].rstrip("`")
+    if key in says:
+        return f"{text}: {says[key]}"
+    if not text.startswith("Invalid enum value"):
+        return text
+    for name in key.split(".")[1:]:
+        of = {field.name: field.type for field in msgspec.structs.fields(of)}[name]
+    return f"{text}: one of {', '.join(map(str, get_args(of)))}"

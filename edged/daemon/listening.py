@@ -1,0 +1,110 @@
+"""Binding a ZeroMQ socket so that nobody gets in, or in the way, who may not. Knows no messages."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from edged.endpoints import Endpoint, Ipc
+from edged.errors import Unavailable
+
+log = logging.getLogger("edged")
+
+
+def listen(
+    socket: zmq.Socket[Any], endpoint: Endpoint, mode: int, purpose: str = "listening"
+) -> list[int]:
+    """Bind to an endpoint; an ipc socket has these permissions from its first moment on.
+
+    Returns the descriptors to be kept open while it is listened at. Raises Unavailable.
+    """
+    if isinstance(endpoint, Ipc):
+        lock = _listen_in_file_system(socket, endpoint, mode)
+        log.info("%s at ipc://%s", purpose, endpoint.path)
+        return [lock]
+    address = f"tcp://{endpoint.host}:{endpoint.port}"
+    socket.setsockopt(zmq.IPV6, int(endpoint.is_ipv6))
+    _bind(socket, address)
+    who = "every account of this machine" if endpoint.is_loopback else "every host of the network"
+    log.info("%s at %s, where %s may connect", purpose, address, who)
+    return []
+
+
+def _listen_in_file_system(socket: zmq.Socket[Any], endpoint: Ipc, mode: int) -> int:
+    address = f"ipc://{endpoint.path}"
+    _prepare_directory(endpoint)
+    lock = _claim(endpoint)
+    before = os.umask(0o777 & ~mode)
+    try:
+        _bind(socket, address)
+    except Unavailable:
+        os.close(lock)
+        raise
+    finally:
+        os.umask(before)
+    return lock
+
+
+def _bind(socket: zmq.Socket[Any], address: str) -> None:
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise Unavailable(
+            f"cannot listen at {address}: {error.strerror}; is another daemon running?"
+        ) from error
+
+
+def _prepare_directory(endpoint: Ipc) -> None:
+    """Make it if it alone is missing. Who may write there can take a socket's place."""
+    directory = Path(endpoint.path).absolute().parent
+    try:
+        directory.mkdir(0o755, exist_ok=True)
+        permissions = directory.stat().st_mode
+    except OSError as error:
+        raise Unavailable(
+            f"cannot listen at ipc://{endpoint.path}: {directory}: {error.strerror}; make its "
+            "directory first"
+        ) from error
+    if permissions & stat.S_IWOTH and not permissions & stat.S_ISVTX:
+        log.warning(
+            "every account may write to %s, and put a socket of its own in place of the daemon's",
+            directory,
+        )
+
+
+def _claim(endpoint: Ipc) -> int:
+    """Lock the path of an ipc socket: ZeroMQ would take it away from a living daemon.
+
+    A lock file that is another account's is not taken: that account could hold it at any time.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    cannot = f"cannot listen at ipc://{endpoint.path}: "
+    try:
+        lock = os.open(endpoint.lock, flags, 0o600)
+    except OSError as error:
+        raise Unavailable(
+            f"{cannot}{endpoint.lock}: {error.strerror}; remove it, or name another socket"
+        ) from error
+    try:
+        found = os.fstat(lock)
+        if found.st_uid not in (os.geteuid(), 0) or not stat.S_ISREG(found.st_mode):
+            raise Unavailable(
+                f"{cannot}{endpoint.lock} is not the daemon's: remove it, or name a socket in a "
+                "directory that other accounts may not write"
+            )
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise Unavailable(
+            f"{cannot}another daemon does; stop it, or name another socket"
+        ) from error
+    except Unavailable:
+        os.close(lock)
+        raise
+    return lock

@@ -1,0 +1,119 @@
+"""What `device.options` may say for each backend. Knows no runtimes, so every process may read it.
+
+A backend's own module takes its options from here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from edged import profiles
+from edged.bounds import Rows, Threads, explained
+from edged.errors import ConfigError, Unsupported
+from edged.profiles.form import BlockProfile, check_block
+
+Name: TypeAlias = Literal["onnxruntime", "torch", "emulated", "fake"]
+_DeviceId: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
+_Microseconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e9)]
+_Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31)]
+_Speed: TypeAlias = Annotated[float, Meta(ge=1e-6, le=1e12)]
+
+
+class OnnxRuntime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    lanes: Threads = 0  # batches side by side; 0: one for each thread on the CPU, one on a GPU
+    pack: bool = False  # keep weights of products as the CPU wants them: faster runs, slower loads
+    device_id: _DeviceId = 0  # of the GPU
+    provider_options: dict[str, Any] = {}  # handed to ONNX Runtime as they are
+
+
+class Torch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    device: Literal["cpu", "cuda"] = "cpu"
+    device_id: _DeviceId = 0  # of the GPU
+    tf32: bool = False  # let the GPU round the factors of float32 products to 10 bits
+    graphs: bool = True  # on a GPU, replay runs that come again
+
+
+class Emulated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which block takes what.
+
+    `blocks`: by block id, by the beginning of one, or for all others by `*`, either the figures
+    or the name that they have in `profile`. Blocks that are in the profile need no entry.
+    """
+
+    profile: str | None = None  # a file.json, or the name of one that ships with edged
+    blocks: dict[str, BlockProfile | str] = {}
+    device: str | None = None  # None: that of the profile
+    load_bytes_per_ms: _Speed | None = None  # where a block has no load time; None: it takes none
+    speed: _Speed = 1.0  # 2.0: everything takes half the time
+
+
+class Fake(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Durations, and faults, which a run has when a row of it begins with that value."""
+
+    run_us: _Microseconds = 0.0  # time that each run of a block takes
+    row_us: _Microseconds = 0.0  # and each row in it
+    fail_on: float | None = None
+    hang_on: float | None = None
+    die_on: float | None = None  # the process ends
+    lose_on: float | None = None  # the device is lost, and says so
+    fail_on_load: _Count | None = None  # the n-th block that is loaded
+    fail_every_load: _Count | None = None  # and each n-th one
+    load_bytes_per_ms: _Speed | None = None  # None: loading takes no time
+    max_rows: Rows | None = None  # of each block
+
+
+Options: TypeAlias = OnnxRuntime | Torch | Emulated | Fake
+
+_TYPES: dict[str, type[Options]] = {
+    "onnxruntime": OnnxRuntime,
+    "torch": Torch,
+    "emulated": Emulated,
+    "fake": Fake,
+}
+_NEEDS = {"onnxruntime": ("onnxruntime",), "torch": ("torch", "onnx")}
+
+
+def parse(backend: str, options: Mapping[str, Any]) -> Options:
+    """The options of a backend. Raises ConfigError that names the option."""
+    try:
+        checked = msgspec.convert(options, _TYPES[backend])
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"device.options of backend {backend}: {explained(error, _TYPES[backend])}"
+        ) from error
+    if isinstance(checked, OnnxRuntime) and checked.lanes > 1 and checked.provider != "cpu":
+        raise ConfigError(
+            f"device.options of backend {backend}: lanes = {checked.lanes} with provider "
+            f"{checked.provider}: it must be 0 (automatic) or 1 on a GPU"
+        )
+    return checked
+
+
+def check_installed(backend: str) -> None:
+    """Raises Unsupported if a package that the backend needs is not there; imports none."""
+    for package in _NEEDS.get(backend, ()):
+        if importlib.util.find_spec(package) is None:
+            raise Unsupported(
+                f"backend {backend} needs {package}, which is not installed: install it, or choose "
+                "another backend"
+            )
+
+
+def figures(options: Emulated) -> dict[str, BlockProfile]:
+    """What each block takes, by its id, the beginning of one, or `*`. Raises ConfigError."""
+    profile = profiles.read(options.profile) if options.profile is not None else None
+    found = dict(profile.blocks) if profile is not None else {}
+    for key, value in options.blocks.items():
+        if isinstance(value, str):
+            if profile is None or value not in profile.blocks:
+                raise ConfigError(f"blocks.{key}: the profile has no block called {value!r}")
+            value = profile.blocks[value]
+        check_block(value, f"blocks.{key}")
+        found[key] = value
+    return found

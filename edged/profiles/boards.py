@@ -1,0 +1,87 @@
+"""Which machine this is, as profiles name it: figures of one are not those of another.
+
+A PC is named by its processor. Of a board the device tree tells the model; where it does not, what
+distinguishes boards stands in its place: the kinds of their chips and cores, how many and how fast
+they are, how much memory there is.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections import Counter
+from pathlib import Path
+
+_TREES = ("proc/device-tree", "sys/firmware/devicetree/base")
+_PCS = ("x86_64", "i686")
+_GIB = 1 << 30
+
+
+def name(root: Path = Path("/"), architecture: str | None = None) -> str:
+    """As `AMD EPYC 9B14, x86_64`. `root`: where /proc, /sys and /etc are looked for."""
+    architecture = architecture or platform.machine()
+    return f"{_model(root, is_pc=architecture in _PCS)}, {architecture}"
+
+
+def _model(root: Path, *, is_pc: bool) -> str:
+    for tree in _TREES:
+        if board := _text(root / tree / "model").rstrip("\0\n"):
+            return board
+    cpuinfo = _text(root / "proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(\S.*?)\s*$", cpuinfo, re.MULTILINE)
+    processor = found[1] if found else ""
+    if is_pc and processor:
+        return processor
+    # Elsewhere that is hardly more than the architecture, as `ARMv8 Processor rev 1 (v8l)`.
+    facts = (processor, _chips(root), _release(root), _cores(root, cpuinfo), _memory(root))
+    return "; ".join(fact for fact in facts if fact) or "unknown processor"
+
+
+def _chips(root: Path) -> str:
+    """What drivers go by, as `nvidia,p3768-0000+p3767-0005 nvidia,tegra234`."""
+    found = (_text(root / tree / "compatible") for tree in _TREES)
+    return next((" ".join(text.split("\0")).strip() for text in found if text), "")
+
+
+def _release(root: Path) -> str:
+    """The first line of NVIDIA's release file, without its date, names the kind of board."""
+    board = re.search(r"BOARD: *([^,\s]+)", _text(root / "etc/nv_tegra_release"))
+    return board[1] if board else ""
+
+
+def _cores(root: Path, cpuinfo: str) -> str:
+    """As `4 cores 0x41:0xd42 at most 2.2 GHz`, in groups of the same kind and speed."""
+    kinds = []
+    for paragraph in re.split(r"\n\s*\n", cpuinfo):
+        facts = dict(_fact(line) for line in paragraph.splitlines() if ":" in line)
+        if "processor" in facts:
+            ids = [facts[key] for key in ("CPU implementer", "CPU part") if key in facts]
+            kind = ":".join(ids) or facts.get("uarch", "")
+            kinds.append((kind, _fastest(root, facts["processor"])))
+    groups = sorted(Counter(kinds).items())
+    return " + ".join(f"{count} cores {kind}{speed}".strip() for (kind, speed), count in groups)
+
+
+def _fact(line: str) -> tuple[str, str]:
+    key, _, value = line.partition(":")
+    return key.strip(), value.strip()
+
+
+def _fastest(root: Path, processor: str) -> str:
+    frequency = root / f"sys/devices/system/cpu/cpu{processor}/cpufreq/cpuinfo_max_freq"
+    khz = _text(frequency).strip()
+    return f" at most {int(khz) / 1e6:.2f} GHz" if khz.isdigit() else ""
+
+
+def _memory(root: Path) -> str:
+    """In whole GiB, rounded up: how much of it the kernel keeps differs from release to release."""
+    total = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
+    return f"{-(-int(total[1]) * 1024 // _GIB)} GiB" if total else ""
+
+
+def _text(path: Path) -> str:
+    """What a file says; nothing where there is none."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
