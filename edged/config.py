@@ -18,6 +18,7 @@ from edged.core.grants import Settings as Uplink
 from edged.core.settings import Memory as MemorySettings
 from edged.core.settings import Settings as SchedulerSettings
 from edged.errors import ConfigError, InvalidArgument
+from edged.typeinfo import describe
 from edged.wire import DEFAULT_ENDPOINT
 
 _LOOPBACK = ("tcp://127.", "tcp://[::1]:", "tcp://localhost:")
@@ -246,3 +247,6 @@ def _check_endpoints(server: Server) -> None:
                 f"server.endpoints: {endpoint!r} is open to the network without encryption; "
                 "set server.allow_plain_tcp = true if that network is trusted"
             )
+
+
+describe(Config)

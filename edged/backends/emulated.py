@@ -20,6 +20,7 @@ from edged.backends.memory import Array, HostMemory
 from edged.core.cost import interpolate
 from edged.errors import ConfigError, StoreError
 from edged.profiles.form import BlockProfile, check_block
+from edged.typeinfo import describe
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,3 +135,6 @@ class Emulated:
 
 def create(options: Options, *, threads: int, cache_dir: Path) -> Emulated:
     return Emulated(options)
+
+
+describe(Options)

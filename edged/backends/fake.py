@@ -19,6 +19,7 @@ import numpy as np
 from edged.backends.base import DeviceLost, Loaded, Use
 from edged.backends.memory import Array, HostMemory
 from edged.errors import EdgedError, StoreError
+from edged.typeinfo import describe
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,3 +120,6 @@ def compute(factor: float, inputs: Sequence[Array], outputs: Sequence[Array]) ->
 
 def create(options: Options, *, threads: int, cache_dir: Path) -> Fake:
     return Fake(options)
+
+
+describe(Options)

@@ -37,6 +37,7 @@ from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import Arg, check
 from edged.errors import ConfigError, EdgedError, StoreError, Unsupported
 from edged.manifest import DataType
+from edged.typeinfo import describe
 
 _MODEL = "model.onnx"
 _WEIGHTS = "weights.bin"
@@ -346,3 +347,6 @@ def _args(args: Sequence[Any]) -> list[Arg]:
 def _line(error: Exception) -> str:
     """The message of an error of onnxruntime, on one line and not for ever."""
     return " ".join(str(error).split())[:300]
+
+
+describe(Options)

@@ -26,6 +26,7 @@ from edged.backends.torch_replay import Record, Recorder, Replays, Work
 from edged.errors import EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
 from edged.paths.layout import Tensor as Row
+from edged.typeinfo import describe
 
 _TYPES: dict[DataType, torch.dtype] = {
     name: getattr(torch, kind.__name__.rstrip("_")) for name, kind in NUMPY.items()
@@ -236,3 +237,6 @@ def _out_of_memory(device: torch.device) -> ResourceExhausted:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+describe(Options)

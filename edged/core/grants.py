@@ -26,6 +26,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable
+from edged.typeinfo import describe
 
 Key: TypeAlias = tuple[int, str]
 """An upload: the number of its client, and the client's name for it."""
@@ -318,3 +319,6 @@ def _equal(needs_s: list[float]) -> list[float]:
 
 
 _PARTS = {"finish-together": _finish_together, "equal": _equal}
+
+
+describe(Settings)
