@@ -145,7 +145,7 @@ def test_types_that_are_read_are_described_by_the_module_that_defines_them(path:
 
 
 def test_an_undescribed_type_is_seen() -> None:
-    """The test above rests on how msgspec keeps its descriptions; this one tells if that changes."""
+    """The test above rests on how msgspec keeps its descriptions; this tells if that changes."""
     probe = PROBE.partition("import_one")[0] + (
         "import msgspec\n"
         "from typing import NamedTuple\n"
