@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,16 +142,19 @@ asyncio.run(main())
 @pytest.mark.parametrize("ending", ["multiprocessing", "exit"])
 @pytest.mark.parametrize("program", [BLOCKING, ASYNCIO], ids=["blocking", "asyncio"])
 def test_a_client_in_a_forked_child_is_refused_at_once_and_the_parents_goes_on(
-    program: str, ending: str, real_daemon: Daemon, tmp_path: Path
+    program: str, ending: str, real_daemon: Daemon
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", COMMON + program, real_daemon.endpoint, ending],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    command = [sys.executable, "-c", COMMON + program, real_daemon.endpoint, ending]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        try:
+            out, errors = running.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGKILL)  # its child, too
+            raise
+    assert running.returncode == 0, errors
+    found: dict[str, Any] = json.loads(out)
     child = found["child"]
     assert child["seen"] == {
         use: "INVALID_ARG: this client belongs to the process that this one was forked from: open "
@@ -162,4 +166,4 @@ def test_a_client_in_a_forked_child_is_refused_at_once_and_the_parents_goes_on(
     assert set(child["answers"]) == {"color"}
     assert found["status"] == 0
     assert found["parent"] == 59
-    assert "Error" not in done.stderr
+    assert "Error" not in errors
