@@ -149,8 +149,9 @@ class AsyncClient:
         if self._connection is not None:
             forks.leave(self._connection)
             for socket in (self._connection.socket, self._connection.monitor):
-                # pyzmq's, which a child that goes on with its parent's loop would wait in for ever.
-                socket._handle_events = _ignore
+                # What pyzmq asks for events: a child that goes on with its parent's event loop, if
+                # only to end it, would wait there for ever.
+                socket._shadow_sock = _Closed
         self._connection, self._is_forked = None, True
 
     async def __aenter__(self) -> AsyncClient:
@@ -389,8 +390,14 @@ class AsyncClient:
             raise InvalidArgument("the client is not connected: use it in an async with statement")
 
 
-def _ignore(*_: object) -> None:
-    pass
+class _Closed:
+    """A socket as pyzmq sees it when it is closed."""
+
+    closed = True
+
+    @staticmethod
+    def get(option: int) -> int:
+        return 0
 
 
 def _now() -> float:
