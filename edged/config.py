@@ -34,6 +34,7 @@ from edged.endpoints import Endpoint, Tcp, clash, parse
 from edged.errors import ConfigError, InvalidArgument
 from edged.options import Name as BackendName
 from edged.options import parse as parse_options
+from edged.typeinfo import describe
 from edged.wire import DEFAULT_ENDPOINT
 
 MAX_CONFIG_BYTES = 2**20
@@ -321,3 +322,6 @@ def _parsed(key: str, text: str) -> Endpoint:
         return parse(text)
     except InvalidArgument as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+describe(Config)

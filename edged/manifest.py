@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from edged.errors import InvalidArgument, StoreError
+from edged.typeinfo import describe
 
 SCHEMA = 1  # raised when an older daemon could misread a newer manifest
 
@@ -255,3 +256,6 @@ def _written(step: Step, refuse: Callable[[str], StoreError]) -> set[str]:
     if missing := set(step.writes) - written:
         raise refuse(f"no layer of block {step.block[:12]} writes {sorted(missing)}")
     return written
+
+
+describe(Manifest)

@@ -16,6 +16,7 @@ from edged import profiles
 from edged.bounds import Rows, Threads, explained
 from edged.errors import ConfigError, Unsupported
 from edged.profiles.form import BlockProfile, check_block
+from edged.typeinfo import describe
 
 Name: TypeAlias = Literal["onnxruntime", "torch", "emulated", "fake"]
 _DeviceId: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
@@ -117,3 +118,6 @@ def figures(options: Emulated) -> dict[str, BlockProfile]:
         check_block(value, f"blocks.{key}")
         found[key] = value
     return found
+
+
+describe(Fake, Emulated, OnnxRuntime, Torch)

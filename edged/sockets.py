@@ -36,6 +36,25 @@ def receive(socket: zmq.Socket[Any]) -> list[zmq.Frame]:
     return frames
 
 
+def owned(frames: Sequence[Any]) -> list[Any]:
+    """`frames` as ZeroMQ's own memory where they are large, to be sent with `copy=False`.
+
+    Otherwise pyzmq sends them from Python's memory. What tells it when that is free again (a
+    thread, a socket, a lock) it makes at the first such message of the process, unprotected: when
+    several threads send their first one together, some of it is made twice, and the process may
+    hang.
+    """
+    return [
+        frame if isinstance(frame, zmq.Frame) or _is_small(frame) else zmq.Frame(frame, copy=True)
+        for frame in frames
+    ]
+
+
+def _is_small(frame: Any) -> bool:
+    """Whether pyzmq copies it in any case."""
+    return memoryview(frame).nbytes < zmq.COPY_THRESHOLD
+
+
 def send(socket: zmq.Socket[Any], frames: Sequence[Any], *, copy: bool = True) -> None:
     """Send a message. Raises ZMQError when it is not taken at once."""
     for frame in frames[:-1]:

@@ -31,6 +31,7 @@ import msgspec
 from edged import manifest as manifests
 from edged.errors import NotFound, StoreError, Unavailable
 from edged.manifest import Manifest
+from edged.typeinfo import describe
 
 SCHEMA = 1  # of store.json; raised when an older reader could misread a newer directory
 
@@ -421,3 +422,6 @@ def _remove_unheld(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+describe(_Root, _Schema)

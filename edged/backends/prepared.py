@@ -23,6 +23,7 @@ import msgspec
 import xxhash
 
 from edged.errors import ConfigError, StoreError
+from edged.typeinfo import describe
 
 _LAYOUT = 3  # of an entry; raised when an older one would be misread
 _SUMS = "checksums.json"  # XXH3 and size of each other file
@@ -162,3 +163,6 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+describe(_Sum)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import json
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
 
 from edged.errors import EdgedError, InvalidArgument
 
@@ -21,7 +23,8 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     """
     args = parser.parse_args(argv)
     try:
-        return int(args.run(args) or 0)
+        with _results_alone():
+            return int(args.run(args) or 0)
     except EdgedError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidArgument) else 1
@@ -31,6 +34,30 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
         # The reader (head, less) has gone: nothing is left to say, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+@contextlib.contextmanager
+def _results_alone() -> Iterator[None]:
+    """Standard output holds what the command prints and nothing else.
+
+    What native libraries write to its descriptor, as solvers do to greet, goes to standard error.
+    """
+    before: TextIO = sys.stdout
+    if not before or not sys.stderr or before != sys.__stdout__:
+        yield  # it was closed, or is what another program puts in its place
+        return
+    before.flush()
+    descriptor = before.fileno()
+    ours, kept = os.dup(descriptor), os.dup(descriptor)
+    os.dup2(sys.stderr.fileno(), descriptor)
+    try:
+        with open(ours, "w", encoding=before.encoding, errors=before.errors) as sys.stdout:
+            yield
+    finally:
+        sys.stdout = before
+        ctypes.CDLL(None).fflush(None)  # what C has kept, while its descriptor is standard error
+        os.dup2(kept, descriptor)
+        os.close(kept)
 
 
 def print_json(value: Any) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from edged.cli.console import print_json, table
 from edged.errors import InvalidArgument
+from edged.typeinfo import describe
 
 
 class _Kind(msgspec.Struct):
@@ -107,3 +108,6 @@ def _plot(path: Path, latencies: dict[str, tuple[float | None, ...]]) -> None:
     axes.set(xlabel="latency (ms), simulated", ylabel="share of requests", xscale="log")
     axes.legend()
     figure.savefig(path)
+
+
+describe(_Kind)

@@ -20,6 +20,7 @@ import zmq
 import zmq.asyncio
 
 from edged import wire
+from edged.client import forks
 from edged.client.call import Call, Retry, positive_count, positive_s
 from edged.client.link import Connection, Link, checked_endpoint, connect, link_event
 from edged.client.requests import Inputs, Options, Tasks, submit_infer
@@ -27,7 +28,7 @@ from edged.client.results import Result, reply_of, result_of
 from edged.client.session import Session
 from edged.client.sharing import DEFAULT_BYTES, shared_bytes
 from edged.errors import Cancelled, EdgedError, InvalidArgument
-from edged.sockets import has_room
+from edged.sockets import has_room, owned
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -67,7 +68,8 @@ class AsyncClient:
         async with AsyncClient("ipc:///run/edged/edged.sock") as client:
             result = await client.infer(Path("rose.jpg"), ["flowers", "food"], top_k=3)
 
-    Survives restarts of the daemon. Any number of tasks may use it at a time.
+    Survives restarts of the daemon. Any number of tasks may use it at a time. After a fork, open
+    one in each process: in a child, what it inherited refuses to be used.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class AsyncClient:
         self._tasks: list[asyncio.Task[None]] = []
         self._to_send = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._is_forked = False  # this is a child of the process that connected
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -104,7 +107,10 @@ class AsyncClient:
         """Connect and hear the daemon's limits. Raises Unavailable when no daemon answers."""
         if self._connection is not None:
             raise InvalidArgument("the client is connected already: connect it once")
+        if self._is_forked:
+            raise forks.refusal()
         connection = self._connection = connect(zmq.asyncio.Context(), self._endpoint)
+        forks.watch(self)
         for job in (self._write(connection), self._read(connection), self._watch(connection)):
             self._start(job)
         try:
@@ -121,6 +127,7 @@ class AsyncClient:
         if self._connection is None:
             return
         connection, self._connection = self._connection, None
+        forks.forget(self)
         self._session.close(_now())
         self._settle()
         for task in self._tasks:
@@ -128,12 +135,24 @@ class AsyncClient:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         while self._session.can_send() and has_room(connection.socket):
-            frames = self._session.next_to_send(_now())
-            await connection.socket.send_multipart(frames, copy=False)
+            await self._send_next(connection)
         connection.close()
         for waiter in self._waiters.values():
             waiter.set_exception(Cancelled("the client was closed"))
         self._waiters.clear()
+
+    def on_fork(self) -> None:
+        """For `edged.client.forks`."""
+        self._session.leave_memory()
+        self._session = Session(self._endpoint, Retry())
+        self._waiters, self._timer = {}, None  # of the parent's event loop
+        if self._connection is not None:
+            forks.leave(self._connection)
+            for socket in (self._connection.socket, self._connection.monitor):
+                # What pyzmq asks for events: a child that goes on with its parent's event loop, if
+                # only to end it, would wait there for ever.
+                socket._shadow_sock = _Closed
+        self._connection, self._is_forked = None, True
 
     async def __aenter__(self) -> AsyncClient:
         return await self.connect()
@@ -278,6 +297,8 @@ class AsyncClient:
             return error
 
     async def _cancel(self, call: Call) -> bool:
+        if call.outcome is None:
+            self._open()
         asked = self._session.cancel(call, timeout_s=self._timeout_s, now=_now())
         self._settle()
         if asked is None:
@@ -286,13 +307,15 @@ class AsyncClient:
         return isinstance(reply, wire.CancelReply) and reply.cancelled
 
     def _abandon(self, pending: AsyncPending) -> None:
-        self._session.abandon(pending._call, _now())
-        self._settle()
+        if self._connection is not None:  # else it has ended, or is the parent's
+            self._session.abandon(pending._call, _now())
+            self._settle()
 
     async def _wait(self, call: Call) -> Call:
         """`call` when it has ended, which its deadline makes sure of."""
         self._settle()
         if call.outcome is None:
+            self._open()
             waiter = self._waiters.setdefault(call, asyncio.get_running_loop().create_future())
             await asyncio.shield(waiter)
         return call
@@ -319,9 +342,12 @@ class AsyncClient:
             await self._to_send.wait()
             self._to_send.clear()
             while self._session.can_send():
-                frames = self._session.next_to_send(_now())
-                await connection.socket.send_multipart(frames, copy=False)
+                await self._send_next(connection)
             self._settle()
+
+    async def _send_next(self, connection: Connection) -> None:
+        frames = owned(self._session.next_to_send(_now()))
+        await connection.socket.send_multipart(frames, copy=False)
 
     async def _read(self, connection: Connection) -> None:
         while True:
@@ -359,7 +385,19 @@ class AsyncClient:
 
     def _open(self) -> None:
         if self._connection is None:
+            if self._is_forked:
+                raise forks.refusal()
             raise InvalidArgument("the client is not connected: use it in an async with statement")
+
+
+class _Closed:
+    """A socket as pyzmq sees it when it is closed."""
+
+    closed = True
+
+    @staticmethod
+    def get(option: int) -> int:
+        return 0
 
 
 def _now() -> float:

@@ -164,6 +164,15 @@ class Session:
                 self.abandon(call, now)
         self._sharing.close()
 
+    def leave_memory(self) -> None:
+        """Let go of what is shared with the daemon, requests or not: the last that is done with it.
+
+        For a forked child, whose parent goes on: the child's hold would outlive the parent's.
+        """
+        for call in list(self.calls.values()):
+            call.piece, call.payload = None, ()
+        self._sharing.close()
+
     # --- what happens -------------------------------------------------------------------------
 
     def on_connected(self, now: float) -> None:

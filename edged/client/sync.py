@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 import zmq
 
 from edged import wire
+from edged.client import forks
 from edged.client.call import Call, Retry, positive_count, positive_s
 from edged.client.link import Connection, Link, checked_endpoint, connect, link_event
 from edged.client.requests import Inputs, Options, Tasks, submit_infer
@@ -70,7 +71,8 @@ class Client:
             print(result["flowers"].classes[0][0].label)
 
     Survives restarts of the daemon. Every method raises a coded error of `edged.errors`, at the
-    latest after its time-out. One thread uses a client; open one for each thread.
+    latest after its time-out. One thread uses a client; open one for each thread, and after a fork
+    one in each process: in a child, what it inherited refuses to be used.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Client:
         )
         self._connection: Connection | None = None
         self._thread = 0
+        self._is_forked = False  # this is a child of the process that connected
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -103,7 +106,10 @@ class Client:
         """Connect and hear the daemon's limits. Raises Unavailable when no daemon answers."""
         if self._connection is not None:
             raise InvalidArgument("the client is connected already: connect it once")
+        if self._is_forked:
+            raise forks.refusal()
         connection = self._connection = connect(zmq.Context(), self._endpoint)
+        forks.watch(self)
         self._link_changed = True  # perhaps: it was not looked at
         self._monitor_fd = connection.monitor.FD
         self._changes = select.poll()
@@ -126,6 +132,15 @@ class Client:
         self._send(self._connection)
         self._connection.close()
         self._connection = None
+        forks.forget(self)
+
+    def on_fork(self) -> None:
+        """For `edged.client.forks`."""
+        self._session.leave_memory()
+        self._session = Session(self._endpoint, Retry())
+        if self._connection is not None:
+            forks.leave(self._connection)
+        self._connection, self._is_forked = None, True
 
     def __enter__(self) -> Client:
         return self.connect()
@@ -153,7 +168,7 @@ class Client:
         try:
             return result_of(self._wait(call))
         finally:  # an interrupt must not leave the daemon at work
-            self._session.abandon(call, time.monotonic())
+            self._abandon(call)
 
     def submit(self, inputs: Inputs, tasks: Tasks, **options: Unpack[Options]) -> Pending:
         """As `infer`, but returns at once."""
@@ -216,7 +231,7 @@ class Client:
         finally:
             for pending in window:
                 if isinstance(pending, Pending):
-                    self._session.abandon(pending._call, time.monotonic())
+                    self._abandon(pending._call)
 
     # --- questions ----------------------------------------------------------------------------
 
@@ -285,11 +300,17 @@ class Client:
             return error
 
     def _cancel(self, call: Call) -> bool:
+        if call.outcome is None:
+            self._open()
         asked = self._session.cancel(call, timeout_s=self._timeout_s, now=time.monotonic())
         if asked is None:
             return isinstance(call.outcome, Cancelled)
         reply = reply_of(self._wait(asked)).header
         return isinstance(reply, wire.CancelReply) and reply.cancelled
+
+    def _abandon(self, call: Call) -> None:
+        if self._connection is not None:  # else it has ended, or is the parent's
+            self._session.abandon(call, time.monotonic())
 
     def _wait(self, call: Call) -> Call:
         """`call` when it has ended, which its deadline makes sure of."""
@@ -334,6 +355,8 @@ class Client:
 
     def _open(self) -> Connection:
         if self._connection is None:
+            if self._is_forked:
+                raise forks.refusal()
             raise InvalidArgument("the client is not connected: use it in a with statement")
         if threading.get_ident() != self._thread:
             raise InvalidArgument("this client belongs to another thread: open one for each thread")

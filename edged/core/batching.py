@@ -15,6 +15,7 @@ import msgspec
 
 from edged.core.events import GroupCost
 from edged.errors import InvalidArgument
+from edged.typeinfo import describe
 
 
 class View(msgspec.Struct, frozen=True):
@@ -189,3 +190,6 @@ _SMOOTH: dict[str, Callable[[Smooth], Rule]] = {
     "smooth-keep": smooth_keep,
     "smooth-timeout": smooth_timeout,
 }
+
+
+describe(Smooth)

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import msgspec
 
 from edged.errors import Code
+from edged.typeinfo import describe
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -329,3 +330,6 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
 
 
 Command: TypeAlias = Prepare | Run | Discard | Load | Unload | Answer | Refuse | Settled | Drained
+
+
+describe(Event, Command)

@@ -28,6 +28,7 @@ from msgspec import Meta
 
 from edged.bounds import Bytes, BytesOrNone, Seconds
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable
+from edged.typeinfo import describe
 
 Key: TypeAlias = tuple[int, str]
 """An upload: the number of its client, and the client's name for it."""
@@ -321,3 +322,6 @@ def _equal(needs_s: list[float]) -> list[float]:
 
 
 _PARTS = {"finish-together": _finish_together, "equal": _equal}
+
+
+describe(Settings)

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from edged.core.batching import Smooth
+from edged.typeinfo import describe
 
 WhenFull = Literal["reject", "drop-oldest"]
 Streams = Literal["latest-frame", "fifo"]
@@ -37,3 +38,6 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: Loading = "partial"
     pinned: tuple[str, ...] = ()  # models that are never evicted
     max_wait_s: float = 10.0  # after which the oldest request's model is loaded before all others
+
+
+describe(Settings, Memory)

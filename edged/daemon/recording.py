@@ -16,6 +16,7 @@ from edged.core.events import Command, Event
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Memory, Settings
 from edged.errors import EdgedError, InvalidArgument
+from edged.typeinfo import describe
 
 VERSION = 1
 
@@ -101,3 +102,6 @@ def _decode(line: bytes, path: Path, number: int) -> Turn:
         return msgspec.json.decode(line, type=Turn)
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"{path}, line {number}: {error}") from error
+
+
+describe(Header, Turn)

@@ -28,6 +28,7 @@ from edged.errors import Code, EdgedError
 from edged.manifest import Manifest
 from edged.profiles.form import BlockProfile
 from edged.store import Store
+from edged.typeinfo import describe
 
 _LOADS = 3  # from the page cache; their median counts
 _ROUNDS = (3, 200)  # at least and at most; in each, every number of rows once
@@ -190,3 +191,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+describe(Order, Measured, Failed)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from edged.manifest import Manifest
+from edged.typeinfo import describe
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,3 +41,6 @@ class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orders: int  # to be read
     reports: int  # to be written
     settings: Settings
+
+
+describe(Start)

@@ -17,6 +17,7 @@ from edged.core.events import GroupCost
 from edged.core.microbatch import CALL_S, pieces, quickest
 from edged.errors import ConfigError
 from edged.manifest import Manifest
+from edged.typeinfo import describe
 
 SCHEMA = 1  # raised when an older edged could misread a newer profile
 
@@ -180,3 +181,6 @@ def affine(block: BlockProfile) -> tuple[float, float]:
 
 class _Schema(msgspec.Struct):
     schema: int
+
+
+describe(Profile, _Schema)

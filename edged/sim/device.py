@@ -8,6 +8,7 @@ import msgspec
 
 from edged.core.cost import interpolate
 from edged.core.events import BatchDone, Command, Event, GroupCost, Prepare, Prepared, Run
+from edged.typeinfo import describe
 
 
 class DeviceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,3 +56,6 @@ class SimulatedDevice:
         tasks = {model for member in command.members for model in member.models}
         shared_s = interpolate(self._model.rows, self._model.time_s, command.rows)
         return shared_s + self._model.head_s * len(tasks)
+
+
+describe(DeviceModel)

@@ -43,6 +43,7 @@ from edged.core.settings import Memory, Settings
 from edged.errors import InvalidArgument, PlanError
 from edged.planner.instance import Count, Index, NonNegative, Positive, decode
 from edged.sim.engine import Engine, Trace
+from edged.typeinfo import describe
 
 
 class Speed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -282,3 +283,6 @@ class _Simulation:
                 following = command.rid + 1
                 if following < len(self._scenario.asked):
                     self._engine.expect(now, self._arrival(following, now))
+
+
+describe(Scenario)

@@ -22,6 +22,7 @@ from edged.sim.arrivals import Arrivals, generate
 from edged.sim.device import DeviceModel
 from edged.sim.engine import Trace
 from edged.sim.simulator import Outcome, simulate
+from edged.typeinfo import describe
 
 UNBOUNDED = 10**9  # rows; the paper's queues have no limit
 
@@ -172,3 +173,6 @@ def of_recording(path: Path) -> Scenario:
         arrivals_ms=tuple((at - start) * 1e3 for at, _ in arrived),
         tasks=tuple(numbers[name] for name in names),
     )
+
+
+describe(Scenario)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TypeAlias
 
+from edged.typeinfo import describe
 from edged.wire.messages import (
     REPLIES,
     REQUESTS,
@@ -163,3 +164,6 @@ ALL_REPLIES: dict[int, type[ReplyHeader]] = {
     AdminOp.REPOSITORY_RELOAD: ReloadReply,
     AdminOp.RESIDENCY: ResidencyReply,
 }
+
+
+describe(*ADMIN_REQUESTS.values(), *ALL_REPLIES.values())

@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from edged.errors import Code
 from edged.manifest import DataType
+from edged.typeinfo import describe
 
 MAX_ITEMS = 256  # of one array or map in a request's header
 GRANTS, SHARED_MEMORY = "grants", "shared_memory"  # extensions that clients look for
@@ -512,3 +513,6 @@ REPLIES: dict[int, type[OrdinaryReply]] = {
     Op.STATISTICS: StatisticsReply,
     Op.ERROR: ErrorReply,
 }
+
+
+describe(*REQUESTS.values(), *REPLIES.values())

@@ -7,7 +7,9 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from zmq.utils import garbage
 
 from edged import wire
 from edged.client import Retry
@@ -53,6 +55,29 @@ def test_many_tasks_share_one_client(daemon: FakeDaemon) -> None:
 
     with_client(daemon, test)
     assert len({received.id for received in daemon.infers}) == 50
+
+
+def test_large_payloads_need_no_collector_thread_of_pyzmq(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes parts of it twice when several threads send their first such message together."""
+    collected: list[object] = []
+    store = garbage.gc.store
+    monkeypatch.setattr(
+        garbage.gc, "store", lambda obj, event=None: collected.append(obj) or store(obj, event)
+    )
+    pixels = np.full((200, 300, 3), 7, np.uint8)
+    file = bytes(range(256)) * 1000
+
+    async def test(client: AsyncClient) -> None:
+        await client.infer(file, "flowers")
+        await client.infer(pixels, "flowers")
+        await client.infer(bytearray(file), "flowers", announce=True)
+
+    with_client(daemon, test)
+    assert not collected
+    sent = [b"".join(map(bytes, received.request.payload)) for received in daemon.infers]
+    assert sent == [file, pixels.tobytes(), file]
 
 
 def test_questions(daemon: FakeDaemon) -> None:

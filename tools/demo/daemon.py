@@ -17,6 +17,7 @@ from edged.errors import EdgedError
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.toml"
 SOCKET = "edged.sock"  # in the daemon's folder, as the configuration has it
 
+_LEASH = Path(__file__).resolve().with_name("leash.py")
 _START_S = 120.0
 _DRAIN_S = 40.0
 
@@ -35,6 +36,8 @@ class Daemon:
 
     `config` has it listen at `folder`/edged.sock.
 
+    It ends with the thread that entered the block, too, whatever ends that: it is told to drain.
+
     Its log is `folder`/daemon.log. Raises DaemonFailed when it does not get ready in time, or
     ends with a status other than 0.
     """
@@ -51,7 +54,7 @@ class Daemon:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify, self.log.open("wb") as log:
             notify.bind(address)
             self._process = subprocess.Popen(
-                command(self._config),
+                self._command(),
                 cwd=self._folder,
                 env=os.environ | {"NOTIFY_SOCKET": f"@{address[1:]}"},
                 stdout=log,
@@ -64,6 +67,9 @@ class Daemon:
                 self._process.wait()
                 raise
         return self
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-I", str(_LEASH), str(os.getpid()), *command(self._config)]
 
     @property
     def pid(self) -> int:

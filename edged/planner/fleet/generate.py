@@ -17,6 +17,7 @@ import numpy as np
 from edged.errors import PlanError
 from edged.planner.fleet.problem import Array, FleetProblem, Mode
 from edged.planner.instance import Count, NonNegative, Positive
+from edged.typeinfo import describe
 
 CITY_PENALTY = 0.01  # accuracy lost for each task that shares a Cityscape3D model [guess]
 CITY_INT8_LOSS = 0.03  # accuracy lost by the INT8 copy on a client [guess]
@@ -340,3 +341,6 @@ FAMILIES: Mapping[str, Family] = {
     "hard": Family(30, 3, 2000.0, 0.4, 0.12, 5, _hard, _tight),
     "hardhet": Family(15, 3, 1000.0, 0.4, 0.12, 5, _hard_heterogeneous, _tight),
 }
+
+
+describe(Scenario)

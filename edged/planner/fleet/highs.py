@@ -129,7 +129,7 @@ class Solver:
 
     def __init__(self, model: Model, **options: float | int | str) -> None:
         self._highspy = load()
-        self._highs = self._highspy.Highs()
+        self._highs = _silent(self._highspy)
         for name, value in {"output_flag": False, "threads": THREADS, **options}.items():
             self._highs.setOptionValue(name, value)
         self._highs.passModel(model.to_highs(self._highspy))
@@ -215,6 +215,20 @@ def load() -> ModuleType:
         ) from None
     module: ModuleType = highspy
     return module
+
+
+def _silent(highspy: ModuleType) -> Any:
+    """A Highs object that prints nothing.
+
+    Since 1.16 its constructor greets on standard output when it sets up its callbacks, before a
+    caller can set an option. No callback is used here.
+    """
+
+    class Silent(highspy.Highs):  # type: ignore[misc, name-defined]
+        def enableCallbacks(self) -> None:
+            self.setOptionValue("output_flag", False)
+
+    return Silent()
 
 
 def _join(parts: list[Array]) -> Array:

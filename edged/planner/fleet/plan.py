@@ -14,6 +14,7 @@ import numpy as np
 from edged.planner.fleet import verify
 from edged.planner.fleet.assignment import NONE, Assignment, Flows, value_of
 from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints
+from edged.typeinfo import describe
 
 OPTIMAL_GAP = 1e-6  # relative; the MILP's own tolerance
 
@@ -129,3 +130,6 @@ def _held(z: Ints) -> tuple[tuple[int, ...], ...]:
 def _tuples(array: Array | Ints) -> Any:
     """Tuples of tuples of the array's own type."""
     return tuple(tuple(row) for row in array.tolist())
+
+
+describe(FleetPlan)

@@ -25,6 +25,7 @@ from edged.planner.instance import (
     Seconds,
     decode,
 )
+from edged.typeinfo import describe
 
 KIND = "j3o"
 LEAST = 1e-9  # MB, MB/s or GFLOP/s: a thousandth of a byte, an operation a second; less is none
@@ -253,3 +254,6 @@ def _floats(value: Any) -> Array:
     array = np.array(value, dtype=np.float64)
     array.flags.writeable = False
     return array
+
+
+describe(Instance)

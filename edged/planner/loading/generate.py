@@ -16,6 +16,7 @@ from edged.planner.instance import Count, Fraction, Index, NonNegative, Positive
 from edged.planner.loading.problem import FamilyName, Load, LoadingProblem, Model, User
 from edged.planner.loading.resnet import layer_bytes
 from edged.planner.loading.tables import Floats
+from edged.typeinfo import describe
 
 RADIUS_M = 250.0  # [paper] users are spread evenly over this disc
 POWER_W_PER_HZ = 5e-9  # [paper] P
@@ -173,3 +174,6 @@ FAMILIES: dict[FamilyName, Family] = {
     "small-bls": Family(_SMALL, _small_nested),
     "small-general": Family(_SMALL, _small_general),
 }
+
+
+describe(Setting)

@@ -12,6 +12,7 @@ import msgspec
 
 from edged.errors import PlanError
 from edged.planner.instance import Count, Index, NonNegative, Positive, decode
+from edged.typeinfo import describe
 
 KIND = "partial_loading"
 
@@ -119,3 +120,6 @@ def _check_clusters(problem: LoadingProblem) -> None:
             )
         if len(prefix) > len(best):
             longest[model.cluster] = (i, prefix)
+
+
+describe(LoadingProblem)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -129,3 +130,34 @@ def test_a_scenario_that_cannot_be_is_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+GREETING = """
+import ctypes, sys
+import highspy
+
+class Greeting(highspy._Highs):
+    \"\"\"As highspy 1.16: it greets while it is made, unless its options forbid it by then.\"\"\"
+
+    def __init__(self):
+        super().__init__()
+        self.enableCallbacks()
+
+    def enableCallbacks(self):
+        if self.getOptionValue("output_flag")[1]:
+            ctypes.CDLL(None).puts(b"Running HiGHS")
+
+highspy.Highs = Greeting
+from edged.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_the_solver_greets_nobody() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GREETING, "plan", "fleet", HARD, "--method", "milp", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["method"] == "milp"
