@@ -156,9 +156,14 @@ class DeviceUp(msgspec.Struct, frozen=True, tag=True):
 
 
 class DeviceDown(msgspec.Struct, frozen=True, tag=True):
-    """The worker is gone, and with it everything that was on the device."""
+    """The worker is gone, and with it everything that was on the device.
+
+    `suspects`: the requests that it is gone because of, where that is known; else it may be any
+    that it was working on.
+    """
 
     reason: str
+    suspects: tuple[int, ...] | None = None
 
 
 class Library(msgspec.Struct, frozen=True, tag=True):

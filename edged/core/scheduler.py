@@ -323,7 +323,11 @@ class Scheduler:
             if job.answered:
                 self._drop(job)
                 continue
-            if job.stage is Stage.PREPARING or job.running_parts:
+            if event.suspects is None:
+                is_suspect = job.stage is Stage.PREPARING or job.running_parts > 0
+            else:
+                is_suspect = job.request.rid in event.suspects
+            if is_suspect:
                 job.attempts += 1
                 job.solo = True
             job.restart()

@@ -15,6 +15,7 @@ import msgspec
 
 from edged import manifest as manifests
 from edged.core.events import Part
+from edged.daemon.fitting import check_inputs, check_output, signature
 from edged.device import link
 from edged.device.inputs import preparations
 from edged.errors import InvalidArgument, NotFound, Unsupported
@@ -109,11 +110,14 @@ class Catalog:
         if len({wanted.model for wanted in outputs}) < len(outputs):
             raise InvalidArgument("two outputs ask for the same model: ask for it once")
         inputs = _inputs(tensors, manifests)
-        for manifest in manifests:
+        check_inputs(tensors, manifests)
+        for manifest, output in zip(manifests, asked, strict=True):
             _check_rows(manifest, rows)
+            check_output(manifest, output.parameters)
             if inputs[0].kind != "tensor" and manifest.preprocess is None:
                 raise InvalidArgument(
-                    f"task {manifest.task!r} takes no images, only tensors: {_signature(manifest)}"
+                    f"task {manifest.task!r} takes no images, only tensors: "
+                    f"{signature(manifest, manifest.inputs)}"
                 )
         groups: dict[tuple[str, bool], list[str]] = {}
         for manifest in manifests:
@@ -229,13 +233,6 @@ def _check_rows(manifest: Manifest, rows: int) -> None:
             f"model {manifest.name!r} takes at most {manifest.max_rows} rows at a time, "
             f"{rows} were sent: send them one by one"
         )
-
-
-def _signature(manifest: Manifest) -> str:
-    return ", ".join(
-        f"{value.name} {value.datatype} {['rows', *value.shape]}".replace("'", "")
-        for value in map(manifest.value, manifest.inputs)
-    )
 
 
 def _listed(names: Mapping[str, object] | list[str]) -> str:

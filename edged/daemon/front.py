@@ -48,6 +48,7 @@ from edged.daemon.clients import Client, Clients
 from edged.daemon.costs import costs_of_a_lane
 from edged.daemon.gauge import Gauge, library, resident
 from edged.daemon.inquiries import Situation
+from edged.daemon.owed import Owed
 from edged.daemon.pending import Pending, answers_of
 from edged.daemon.recording import Recorder
 from edged.daemon.regions import Regions
@@ -118,6 +119,7 @@ class Front:
         self._pending: dict[int, Pending] = {}
         self._last_rid = 0
         self._device: link.Ready | None = None
+        self._owed = Owed()  # by the worker that there is, or is started next
         self._reason = "the device worker is starting"
         self._started_at = started_at
         self._restarts = 0
@@ -212,14 +214,15 @@ class Front:
         self._administration.on_drain(now)
         self._tell(DrainAsked(), now)
 
-    def on_worker_lost(self, reason: str, now: float) -> None:
-        """The worker has ended; another will be started."""
+    def on_worker_lost(self, reason: str, now: float, *, batch: int | None = None) -> None:
+        """The worker has ended, because of `batch` if that is known; another will be started."""
         self._restarts += 1
         self._reason = reason
+        suspects, self._owed = self._owed.members(batch), Owed()
         if self._device is not None:
             self._device = None
             self._resident = {}
-            self._tell(DeviceDown(reason), now)
+            self._tell(DeviceDown(reason, suspects), now)
             self._administration.on_worker_lost(reason, now)
         self._report_statistics(now)
 
@@ -247,7 +250,8 @@ class Front:
     def on_worker(
         self, message: link.FromWorker, payload: Sequence[wire.Buffer], now: float
     ) -> None:
-        """A message of the worker."""
+        """A message of the worker. Raises Untrusted if it owes no such message."""
+        self._owed.settle(message, payload, self._pending, self._versions.models)
         handler = _ON_WORKER.get(type(message))
         if handler is not None:
             handler(self, message, payload, now)
@@ -262,6 +266,7 @@ class Front:
 
     def order(self, message: link.Define | link.Forget | link.Close) -> None:
         if self._device is not None:  # else the worker that is started next knows of it
+            self._owed.order(message)
             self._outlet.to_worker([link.encode(message)])
 
     def tell_versions(self, now: float) -> None:
@@ -388,7 +393,9 @@ class Front:
         """Have the worker measure its memory, now and some time later again."""
         self._measure_at = now + MEASURE_S
         self._measures += 1
-        self._outlet.to_worker([link.encode(link.Measure(self._measures))])
+        measure = link.Measure(self._measures)
+        self._owed.order(measure)
+        self._outlet.to_worker([link.encode(measure)])
 
     def _why_not_ready(self) -> str:
         if self._draining:
@@ -471,15 +478,18 @@ class Front:
     def _do_prepare(self, command: Prepare, now: float) -> None:
         pending = self._pending[command.rid]
         pending.forget_results()
+        self._owed.prepare(command.rid, light=pending.light)
         # A light one is for a Run, and none comes before that: the worker wakes once for all.
         is_for_later = pending.light and self.settled_until_s > now
         self._outlet.to_worker(pending.to_prepare, soon=not is_for_later)
 
     def _do_order(self, command: Command, now: float) -> None:
         order = translation.ORDERS[type(command)](command)
+        self._owed.order(order)
         self._outlet.to_worker([link.encode(order)])
 
     def _do_run(self, command: Run, now: float) -> None:
+        self._owed.run(command.batch, command.members)
         self._do_order(command, now)
         models = self._versions.models
         tasks = {models[key].task for member in command.members for key in member.models}
@@ -507,6 +517,7 @@ class Front:
 
     def _settle(self, rid: int) -> Pending:
         pending = self._pending.pop(rid)
+        self._owed.answered(rid)
         self._clients.end(pending.client, pending.id)
         return pending
 

@@ -352,8 +352,8 @@ def is_light(inputs: Sequence[Input], payload_bytes: int, *, lanes_prepare: bool
     return (inputs[0].kind == "tensor" or lanes_prepare) and payload_bytes <= LIGHT_BYTES
 
 
-# Between messages and their first frames. Decoding raises msgspec.DecodeError: both ends are ours,
-# so that is a bug.
+# Between messages and their first frames. Decoding raises msgspec.DecodeError or a ValueError: both
+# ends are ours, so that is a bug; the front reads by edged.daemon.owed, and outlives it.
 encode: Callable[[ToWorker | FromWorker], bytes] = msgspec.msgpack.Encoder().encode
 decode_to_worker: Callable[[bytes | memoryview], ToWorker]
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode
