@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 from edged import config as configuration
 from edged.cli.console import print_json
 from edged.config import Config
+from edged.store import Store
 
 DEFAULT_CONFIG = Path("/etc/edged/edged.toml")
 
@@ -23,7 +25,12 @@ def register(commands: Any) -> None:
     )
     serve.set_defaults(run=_serve)
 
-    check = commands.add_parser("check", help="check a configuration")
+    check = commands.add_parser(
+        "check",
+        help="check a configuration",
+        description="Check a configuration and, if it is here, the store that it names: every "
+        "block is read. The exit status is 1 if a model cannot be served.",
+    )
     check.add_argument("config", type=Path)
     check.add_argument("--json", action="store_true", help="print it with all defaults")
     check.set_defaults(run=_check)
@@ -45,7 +52,19 @@ def _check(args: argparse.Namespace) -> int:
         print_json(msgspec.to_builtins(config))
     else:
         print(f"{args.config} is good: {_summary(config)}")
-    return 0
+    unusable = _unusable(config)
+    for name, why in unusable.items():
+        print(f"edged: model {name} cannot be served: {why}", file=sys.stderr)
+    return 1 if unusable else 0
+
+
+def _unusable(config: Config) -> dict[str, str]:
+    """Models of the store that the daemon will not serve, and why; none where the store is not
+    here, since a configuration may be checked on another machine."""
+    from edged.daemon.shelf import inspect
+
+    store = Store(config.store)
+    return inspect(store, config.models) if store.path.is_dir() else {}
 
 
 def _replay(args: argparse.Namespace) -> int:

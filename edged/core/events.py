@@ -83,6 +83,14 @@ class HeldBlock(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class FailedBlock(msgspec.Struct, frozen=True):
+    """A block that could not be put on the device, and why."""
+
+    block: str
+    code: Code
+    message: str
+
+
 class Overhead(msgspec.Struct, frozen=True):
     """Bytes that the daemon's processes hold besides blocks."""
 
@@ -153,6 +161,7 @@ class DeviceUp(msgspec.Struct, frozen=True, tag=True):
     lanes: int = 1  # batches that it runs side by side
     resident: tuple[HeldBlock, ...] = ()
     overhead: Overhead = Overhead()
+    failed: tuple[FailedBlock, ...] = ()
 
 
 class DeviceDown(msgspec.Struct, frozen=True, tag=True):

@@ -23,6 +23,7 @@ from edged.core.events import (
     Command,
     DeviceDown,
     DeviceUp,
+    FailedBlock,
     Library,
     Load,
     MemoryMeasured,
@@ -155,6 +156,14 @@ class DeviceMemory:
             f"{max(0, int(capacity_bytes))} bytes that the budget leaves for blocks"
         )
 
+    def failing(self) -> dict[str, str]:
+        """Models whose last load failed, and why; until one succeeds."""
+        return {
+            name: error[1]
+            for name, need in self.residency.models.items()
+            if need.missing and (error := self.residency.last_error(need)) is not None
+        }
+
     def load_s(self, need: Need) -> float:
         """Expected seconds until the need is on the device, if it is loaded next."""
         return sum(map(self.residency.load_s, self.residency.missing(need)))
@@ -195,6 +204,8 @@ class DeviceMemory:
         self.residency.reset(event.resident)
         for held in event.resident:
             self.ledger.hold(held.block, held.bytes)
+        for failed in event.failed:
+            self._failed(self.residency.block(failed.block), failed, now)
         self._strays = any(not block.needs for block in self.residency.blocks)
         self._fit_batch()
 
@@ -225,13 +236,16 @@ class DeviceMemory:
         """A block gives back all that was reserved for it, and is not tried again for a while."""
         block = self._ordered(event.block)
         self.ledger.release(block.id)
-        wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0**block.failures)
-        block.failures += 1
-        block.retry_s, block.error = now + wait_s, (event.code, event.message)
+        self._failed(block, event, now)
         for plan in self._plans:
             if plan.need in block.needs:
                 plan.queue.clear()
         self.residency.move(block, Where.ABSENT)
+
+    def _failed(self, block: Block, why: BlockLoadFailed | FailedBlock, now: float) -> None:
+        wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0**block.failures)
+        block.failures += 1
+        block.retry_s, block.error = now + wait_s, (why.code, why.message)
 
     def on_unloaded(self, event: BlockUnloaded, now: float) -> None:
         """A block has given its bytes back."""

@@ -136,6 +136,10 @@ class Scheduler:
         """What is on the device, and who holds how much of its budget."""
         return report(self._memory)
 
+    def failing_models(self) -> dict[str, str]:
+        """Models that could not be loaded when it was tried last, and why."""
+        return self._memory.failing()
+
     @property
     def running_batches(self) -> int:
         return len(self._running)

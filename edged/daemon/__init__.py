@@ -20,6 +20,8 @@ from edged.profiles.form import Profile, microbatches
 from edged.store import Store
 from edged.systemd import JournalFormatter, Notifier, is_journal
 
+log = logging.getLogger("edged")
+
 _KEEP_BYTES, _KEEP_PIECE_BYTES = 32 << 20, 16 << 20  # of freed payloads, for those that come next
 
 
@@ -32,6 +34,8 @@ def serve(config: Config, *, record: Path | None = None) -> int:
         shelf = Shelf(Store(config.store), config.models)
         stack.callback(shelf.close)
         versions = Versions(shelf.read())
+        for name, model in versions.unusable.items():
+            log.error("model %s cannot be served: %s", name, model.reason)
         recorder = None
         if record is not None:
             try:
@@ -43,7 +47,7 @@ def serve(config: Config, *, record: Path | None = None) -> int:
             config,
             versions,
             shelf,
-            worker_settings(config, versions.served, profile),
+            worker_settings(config, [*versions.served, *versions.unusable], profile),
             notifier=Notifier(),
             recorder=recorder,
             profile=profile,
@@ -63,7 +67,7 @@ def _start_logging(level: str) -> None:
 def worker_settings(
     config: Config, models: Iterable[str], profile: Profile | None = None
 ) -> WorkerSettings:
-    """What every worker is told, with automatic values filled in. `models`: that are served."""
+    """What every worker is told, with automatic values filled in. `models`: that the daemon has."""
     device = config.device
     if unknown := sorted(set(config.memory.pinned) - set(models)):
         raise ConfigError(

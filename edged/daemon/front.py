@@ -29,6 +29,7 @@ from edged.core.events import (
     DrainAsked,
     Drained,
     Event,
+    FailedBlock,
     LoadAsked,
     PinAsked,
     Prepare,
@@ -43,7 +44,7 @@ from edged.core.scheduler import RESTART_S, Scheduler
 from edged.daemon import inquiries, translation
 from edged.daemon.admin import AdminEndpoint, residency
 from edged.daemon.administration import Administration, Shelf
-from edged.daemon.catalog import Catalog
+from edged.daemon.catalog import NOT_LOADED, Catalog
 from edged.daemon.clients import Client, Clients
 from edged.daemon.costs import costs_of_a_lane
 from edged.daemon.gauge import Gauge, library, resident
@@ -148,7 +149,12 @@ class Front:
     @property
     def served_models(self) -> int:
         """How many can be asked for, unloaded ones included."""
-        return len(self._catalog.models)
+        return len(self._catalog.models) - len(self._failing())
+
+    @property
+    def unserved_models(self) -> int:
+        """How many cannot, since something is wrong with them."""
+        return len(self._versions.unusable) + len(self._failing())
 
     @property
     def device_is_up(self) -> bool:
@@ -279,6 +285,10 @@ class Front:
             for wanted in pending.resolved.outputs
         )
 
+    def failing_models(self) -> list[str]:
+        failing = self._scheduler.failing_models()
+        return [key for key in self._versions.served.values() if key in failing]
+
     def serve(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._statistics.know(catalog.tasks)
@@ -377,9 +387,17 @@ class Front:
         self._send(client, inquiries.reply(request.header, self._situation()), (), now)
 
     def _situation(self) -> Situation:
-        reason, unloaded = self._why_not_ready(), self._administration.unloaded
-        shares = self._regions.are_open
-        return Situation(self._catalog, self._limits, self.state, reason, unloaded, shares)
+        reason, shares = self._why_not_ready(), self._regions.are_open
+        return Situation(self._catalog, self._limits, self.state, reason, self._idle, shares)
+
+    def _idle(self) -> dict[str, str]:
+        """Models that are known and not served at present, by name, and why."""
+        return {**self._failing(), **dict.fromkeys(self._administration.unloaded, NOT_LOADED)}
+
+    def _failing(self) -> dict[str, str]:
+        """Models that could not be loaded when it was tried last, by name, and why."""
+        whys, served = self._scheduler.failing_models(), self._versions.served
+        return {name: whys[key] for name, key in served.items() if key in whys}
 
     def _ask_statistics(self, client: Client, request: wire.Request, now: float) -> None:
         """Answered when the worker has measured its memory, or is found gone."""
@@ -414,8 +432,11 @@ class Front:
         self.tell_versions(now)
         self._tell(msgspec.structs.replace(measured, used_bytes=0), now)  # the budget to begin with
         overhead = self._gauge.overhead(message)
-        self._tell(DeviceUp(costs, message.lanes, resident(message), overhead), now)
+        failed = tuple(FailedBlock(one.id, one.code, one.message) for one in message.failed)
+        self._tell(DeviceUp(costs, message.lanes, resident(message), overhead, failed), now)
         self._tell(measured, now)
+        for name, why in self._failing().items():
+            log.error("model %s cannot be served: %s", name, why)
         self._administration.try_reload(now)
 
     def _failed(self, message: link.Failed, frames: Sequence[wire.Buffer], now: float) -> None:

@@ -292,7 +292,9 @@ class Loop:
     def _say_what_is_served(self, device: str) -> None:
         self._device_name = device
         self._models_said = self._front.served_models
-        self._notifier.status(f"serving {self._models_said} models on {device}")
+        missing = self._front.unserved_models
+        but = f"; {missing} cannot be served (edged models)" if missing else ""
+        self._notifier.status(f"serving {self._models_said} models on {device}{but}")
 
     def _check_worker(self, now: float) -> None:
         """Give up a worker that starts or works without a sign of life."""

@@ -35,7 +35,7 @@ class Untrusted(EdgedError):
         self.batch = batch
 
 
-def read(frame: Buffer) -> link.FromWorker:
+def read(frame: bytes | memoryview) -> link.FromWorker:
     """The report in the first frame of a message. Raises Untrusted."""
     try:
         return link.decode_from_worker(frame)
@@ -44,7 +44,7 @@ def read(frame: Buffer) -> link.FromWorker:
         raise Untrusted(text, _batch_in(frame)) from error
 
 
-def _batch_in(frame: Buffer) -> int | None:
+def _batch_in(frame: bytes | memoryview) -> int | None:
     """The batch that an unreadable report begins with, if it does."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(frame)

@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 from edged.backends.base import DeviceLost
 from edged.device import link
+from edged.device.failures import typed
 from edged.device.loader import Loader
-from edged.errors import EdgedError
 from edged.manifest import Manifest
 
 log = logging.getLogger("edged.device")
@@ -126,6 +126,7 @@ class Orders:
                 self._redefine(self._loader.manifests)
             except Exception:
                 self._loader.forget(new)
+                self._redefine(self._loader.manifests)  # some may have got to know the new ones
                 raise
         except Exception as caught:
             error = typed(caught, "models could not be defined")
@@ -142,10 +143,3 @@ class Orders:
             self._loader.forget(order.models)
         self._redefine(self._loader.manifests)
 
-
-def typed(error: Exception, what: str) -> EdgedError:
-    """An error that can go to the front; one that is not ours is a bug and leaves a traceback."""
-    if isinstance(error, EdgedError):
-        return error
-    log.error("%s; this is a bug", what, exc_info=error)
-    return EdgedError(f"{what}: {type(error).__name__}: {error}; this is a bug")

@@ -29,10 +29,11 @@ from edged.budget import footprint
 from edged.device import link, preparing
 from edged.device.channel import Receiver, SharedSender
 from edged.device.executor import Executor
+from edged.device.failures import typed
 from edged.device.filling import Filling
 from edged.device.lanes import Lanes
 from edged.device.loader import Loader
-from edged.device.orders import Orders, typed
+from edged.device.orders import Orders
 from edged.device.regions import Regions
 from edged.device.settings import Settings
 from edged.device.staging import Deferred, Staged, Staging
@@ -87,7 +88,7 @@ class Worker:
             cache_dir=Path(settings.cache_dir),
         )
         loader = Loader(store, self._backend)
-        loader.define(self._manifests)
+        failed = loader.begin(self._manifests)
         fixed_bytes = footprint().pss_bytes
         self._executors = [
             Executor(self._manifests, self._backend, loader.max_rows)
@@ -108,6 +109,7 @@ class Worker:
             fixed_bytes=fixed_bytes,
             budget_bytes=settings.budget_bytes,
             max_batch_rows=settings.max_batch_rows,
+            failed=failed,
         )
         filling.run(self._manifests, settings.pinned)
         self._orders = Orders(loader, self._redefine, self._report)
@@ -142,6 +144,7 @@ class Worker:
                 workspace_bytes=filling.workspace_bytes,
                 loading_bytes=loader.extra_bytes,
                 max_batch_rows=filling.max_batch_rows,
+                failed=filling.failures(),
             )
         )
 

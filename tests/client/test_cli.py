@@ -79,7 +79,7 @@ def test_unless_told_infer_asks_for_classes_where_there_are_any(
         else other_reply(received)
     ]
     main(["infer", "--task", "flowers", "--endpoint", daemon.endpoint, images[0]])
-    (asked,) = daemon.infers[0].header.outputs
+    (asked,) = daemon.infers[0].request.header.outputs
     assert asked.parameters.classification == classification
 
 

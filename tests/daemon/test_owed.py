@@ -1,10 +1,10 @@
-"""A worker that reports what cannot be read, or what was never ordered, and the front that stays."""
+"""A worker reports what cannot be read, or was never ordered, and the front stays."""
 
 from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,6 @@ def test_whatever_is_reported_each_request_gets_its_one_answer(seed: int) -> Non
                 bench.front.on_worker(owed.read(frame), payload, bench.now)
             except Untrusted as error:
                 deaths += 1
-                assert "\n" not in str(error)
                 bench.front.on_worker_lost(str(error), bench.now, batch=error.batch)
                 bench.worker.clear()
                 bench.worker_is_ready()
@@ -90,13 +89,13 @@ def test_whatever_is_reported_each_request_gets_its_one_answer(seed: int) -> Non
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def bench() -> Bench:
     """A front with a request that runs as batch 1."""
     bench = Bench()
     bench.worker_is_ready()
     bench.ask(infer("r1", "flowers"))
     bench.front.on_worker(link.Prepared(1, 1000), [], 0.0)
-    yield bench
+    return bench
 
 
 HEAD = manifest("flowers").steps[1].block
@@ -191,7 +190,7 @@ def test_the_front_outlives_a_worker_that_talks_nonsense(
     """The culprit is refused, and all others are answered by the next worker."""
     (tmp_path / "sitecustomize.py").write_text(SPOIL.format(how=how))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
-    # Where nothing in a stream makes sense, nobody knows whose batch it was, so that one runs alone.
+    # Where nothing makes sense nobody knows whose batch it was: so no other runs beside it.
     daemon = start(settings="threads = 1" if how == "stream" else "")
     pixels = picture(200, 100, 50)
     with Client(daemon.endpoint, timeout_s=30.0) as good, Client(daemon.endpoint) as bad:
