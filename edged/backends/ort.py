@@ -35,7 +35,7 @@ from edged.backends.base import Loaded, Use
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import Arg, check
-from edged.errors import ConfigError, EdgedError, StoreError, Unsupported
+from edged.errors import ConfigError, EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
 
 _MODEL = "model.onnx"
@@ -143,6 +143,8 @@ class OnnxRuntime:
         except (EdgedError, OSError):
             raise
         except Exception as error:  # onnxruntime's own have no common base
+            if _is_of_memory(error):
+                raise ResourceExhausted(f"no memory to load block {block[:12]}") from error
             raise StoreError(
                 f"block {block[:12]} does not load in onnxruntime ({_line(error)}): export its "
                 "models again"
@@ -178,6 +180,10 @@ class OnnxRuntime:
         try:
             session.run_with_iobinding(binding)
         except Exception as error:
+            if _is_of_memory(error):
+                raise ResourceExhausted(
+                    f"no memory to run block {block[:12]}: {_line(error)}"
+                ) from error
             raise EdgedError(f"block {block[:12]} failed: {_line(error)}") from error
 
     def close(self) -> None:
@@ -341,6 +347,12 @@ def _args(args: Sequence[Any]) -> list[Arg]:
         )
         for arg in args
     ]
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether onnxruntime could not allocate what it needed; its errors say so in words only."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in text or "bad_alloc" in text
 
 
 def _line(error: Exception) -> str:

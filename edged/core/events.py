@@ -212,6 +212,7 @@ class MemoryMeasured(msgspec.Struct, frozen=True, tag=True):
 
     budget_bytes: int
     used_bytes: int = 0  # 0: not measured
+    ceiling_bytes: int = 0  # the budget if nobody else took memory; 0: it does not change
 
 
 class LoadAsked(msgspec.Struct, frozen=True, tag=True):
@@ -316,6 +317,7 @@ class Settled(msgspec.Struct, frozen=True, tag=True):
     ask: int
     code: Code | None = None  # None: done
     message: str = ""
+    retry_after_s: float | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):

@@ -49,6 +49,7 @@ from edged.core.supply import TO_ASKS, TO_MEMORY, Supply
 from edged.core.waiting import WaitingQueue
 from edged.errors import Code
 
+AGAIN_S = 1.0  # where nothing says how long something will be wanting
 RESTART_S = 1.0  # after which a daemon that shuts down to start again may be there
 
 
@@ -161,8 +162,8 @@ class Scheduler:
             text = "the daemon is shutting down"
             commands.append(Refuse(request.rid, Code.UNAVAILABLE, text, RESTART_S))
             return
-        if (reason := self._forecast.too_large(request)) is not None:
-            commands.append(Refuse(request.rid, Code.RESOURCE_EXHAUSTED, reason))
+        if (verdict := self._forecast.too_large(request)) is not None:
+            commands.append(Refuse(request.rid, *verdict))
             return
         need = self._memory.enter(request, now)
         if isinstance(need, Verdict):
@@ -193,13 +194,13 @@ class Scheduler:
             )
         for victim in admission.pushed_out:
             text = "the queue is full and this client holds most of it; slow down"
-            self._forget(victim, Code.UNAVAILABLE, text, commands, self._backlog_s())
+            self._forget(victim, Code.UNAVAILABLE, text, commands, self._backlog_s() or AGAIN_S)
         if not admission.admitted:
             self._memory.leave(need)
             waiting = f"{self._waiting.rows} rows and {self._waiting.bytes} bytes wait"
             text = f"the queue is full ({waiting}); try again later"
             commands.append(
-                Refuse(request.rid, Code.UNAVAILABLE, text, retry_after_s=self._backlog_s())
+                Refuse(request.rid, Code.UNAVAILABLE, text, self._backlog_s() or AGAIN_S)
             )
             return
         self._accept(job, now)
@@ -245,13 +246,14 @@ class Scheduler:
         job = self._jobs.get(event.rid)
         if job is None or job.stage is Stage.STAGED:  # a light one, which counted as staged
             if job is not None and not job.answered:
-                self._refuse(job, event.code, event.message, commands)
+                self._refuse(job, event.code, event.message, commands, _again_s(event.code))
             return
         self._preparing -= 1
         self._release(job, commands, discard=False)
         if not job.answered:
             self._open -= 1
-            commands.append(Refuse(event.rid, event.code, event.message))
+            again_s = _again_s(event.code)
+            commands.append(Refuse(event.rid, event.code, event.message, again_s))
 
     # --- batches --------------------------------------------------------------------------------
 
@@ -291,7 +293,7 @@ class Scheduler:
                 if not job.running_parts:
                     self._release(job, commands, discard=True)
             elif alone:
-                self._refuse(job, event.code, event.message, commands)
+                self._refuse(job, event.code, event.message, commands, _again_s(event.code))
             else:
                 job.solo = True
                 self._ready.put_back(ready)
@@ -344,7 +346,7 @@ class Scheduler:
     def _on_supply(self, event: Any, now: float, commands: list[Command]) -> None:
         for refusal in self._supply.handle(event, now, self._jobs.values(), commands):
             job = self._jobs[refusal.rid]
-            self._refuse(job, refusal.code, refusal.message, commands)
+            self._refuse(job, refusal.code, refusal.message, commands, refusal.retry_after_s)
 
     def _on_drain_asked(self, event: DrainAsked, now: float, commands: list[Command]) -> None:
         self._draining = True
@@ -488,15 +490,22 @@ class Scheduler:
 
     # --- endings ------------------------------------------------------------------------------
 
-    def _refuse(self, job: Job, code: Code, message: str, commands: list[Command]) -> None:
+    def _refuse(
+        self,
+        job: Job,
+        code: Code,
+        message: str,
+        commands: list[Command],
+        retry_after_s: float | None = None,
+    ) -> None:
         """Answer with an error, wherever the request is, and let go of what it holds."""
         if job.stage is Stage.WAITING:
             self._waiting.remove(job)
-            self._forget(job, code, message, commands)
+            self._forget(job, code, message, commands, retry_after_s)
             return
         job.answered = True
         self._open -= 1
-        commands.append(Refuse(job.request.rid, code, message))
+        commands.append(Refuse(job.request.rid, code, message, retry_after_s))
         if job.stage is Stage.STAGED:
             self._ready.remove(job)
             if not job.running_parts:
@@ -535,6 +544,11 @@ class Scheduler:
 
     def _backlog_s(self) -> float | None:
         return self._forecast.backlog_s(self._costs, self._staged_rows)
+
+
+def _again_s(code: Code) -> float | None:
+    """When to try again what the device could not do."""
+    return AGAIN_S if code is Code.UNAVAILABLE else None
 
 
 _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = {

@@ -130,8 +130,7 @@ class Administration:
 
     def settled(self, event: Settled, now: float) -> None:
         """The scheduler has answered."""
-        error = None if event.code is None else from_code(event.code, event.message)
-        self._asks.pop(event.ask)(error, now)
+        self._asks.pop(event.ask)(_error(event), now)
 
     # --- reload ---------------------------------------------------------------------------------
 
@@ -299,6 +298,12 @@ class Administration:
         self._last_ask += 1
         self._asks[self._last_ask] = done
         self._host.ask(event(self._last_ask), now)
+
+
+def _error(event: Settled) -> EdgedError | None:
+    if event.code is None:
+        return None
+    return from_code(event.code, event.message, retry_after_s=event.retry_after_s)
 
 
 def _load(key: str, ask: int) -> LoadAsked:

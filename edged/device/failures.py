@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 
-from edged.errors import EdgedError, Unavailable
+from edged.errors import EdgedError, ResourceExhausted, Unavailable
 
 log = logging.getLogger("edged.device")
 
@@ -33,3 +33,10 @@ def typed(error: Exception, what: str) -> EdgedError:
         return Unavailable(f"{what} for want of {lacks}: try again later, or make room")
     log.error("%s; this is a bug", what, exc_info=error)
     return EdgedError(f"{what}: {type(error).__name__}: {error}; this is a bug")
+
+
+def passing(error: EdgedError) -> EdgedError:
+    """As it is told of what has been possible before: memory that is wanting now may be there
+    again later.
+    """
+    return Unavailable(str(error)) if isinstance(error, ResourceExhausted) else error

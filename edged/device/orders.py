@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 from edged.backends.base import DeviceLost
 from edged.device import link
-from edged.device.failures import typed
+from edged.device.failures import passing, typed
 from edged.device.loader import Loader
 from edged.manifest import Manifest
 
@@ -108,7 +108,7 @@ class Orders:
             except DeviceLost:
                 raise
             except Exception as caught:
-                error = typed(caught, f"block {order.block[:12]} could not be loaded")
+                error = passing(typed(caught, f"block {order.block[:12]} could not be loaded"))
                 self._report(link.LoadFailed(order.block, error.code, str(error)))
             else:
                 self._report(link.Loaded(order.block, info.bytes_used, info.load_us))

@@ -29,7 +29,7 @@ from edged.budget import footprint
 from edged.device import link, preparing
 from edged.device.channel import Receiver, SharedSender
 from edged.device.executor import Executor
-from edged.device.failures import typed
+from edged.device.failures import passing, typed
 from edged.device.filling import Filling
 from edged.device.lanes import Lanes
 from edged.device.loader import Loader
@@ -304,7 +304,7 @@ class Worker:
             raise
         except Exception as caught:
             self._staging.end(message.members, requests, done=False)
-            failure = typed(caught, "a batch could not be run")
+            failure = passing(typed(caught, "a batch could not be run"))
             self._report(link.BatchFailed(message.batch, failure.code, str(failure)))
         else:
             self._staging.end(message.members, requests, done=True)
