@@ -19,7 +19,7 @@ _PASSING = {
 }
 
 
-def typed(error: Exception, what: str) -> EdgedError:
+def typed(error: BaseException, what: str) -> EdgedError:
     """An error that can go to the front. What the machine lacks for the moment is Unavailable; one
     that is not ours is a bug and leaves a traceback.
     """

@@ -142,7 +142,10 @@ class Define(_Message, frozen=True):
 
 
 class Forget(_Message, frozen=True):
-    """Models that no request asks for any more; what only they needed is unloaded already."""
+    """Models that no request asks for any more; what only they needed is unloaded already.
+
+    A batch may still run with a request that was taken back: the worker waits for its end.
+    """
 
     models: tuple[str, ...]
 

@@ -84,13 +84,16 @@ class Orders:
     def _work(self, next_order: Callable[[], Order | threading.Event | None]) -> None:
         with contextlib.suppress(PermissionError):  # a sandbox may not allow it
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # this thread alone
-        while (order := next_order()) is not None:
-            try:
+        order: Order | threading.Event | None = None
+        try:
+            while (order := next_order()) is not None:
                 self._handlers[type(order)](order)
-            except Exception as caught:
+        except BaseException as caught:
+            try:
                 error = typed(caught, f"{type(order).__name__} could not be done")
                 self._report(link.Failed(error.code, str(error)))
-                os._exit(1)  # what is loaded is not known any more; the next worker begins anew
+            finally:
+                os._exit(1)  # what is loaded is not known any more; the next one begins anew
 
     def _next(self) -> Order | None:
         """The next order but to unload; the one after it is read ahead if it has come by now."""
@@ -98,7 +101,8 @@ class Orders:
             self._waiting.append(self._queue.get())
         order = self._waiting.popleft()
         if self._waiting and isinstance(self._waiting[0], link.Load):
-            self._loader.read_ahead(self._waiting[0].block)
+            with contextlib.suppress(OSError):  # whoever loads it will say what is wrong
+                self._loader.read_ahead(self._waiting[0].block)
         return order
 
     def _load(self, order: link.Load) -> None:
