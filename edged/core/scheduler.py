@@ -7,12 +7,12 @@ rows and times, never payloads, and it is told the time.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 from math import ceil, inf
 from typing import Any
 
 from edged.core.cost import CostModel
+from edged.core.deadlines import Deadlines
 from edged.core.events import (
     Answer,
     Arrived,
@@ -70,7 +70,7 @@ class Scheduler:
         self._ready = ReadyQueues(settings.levels)
         self._order = AnswerOrder()
         self._running = Running(1)
-        self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
+        self._deadlines = Deadlines(self._is_settled)
         self._costs = CostModel()
         supply = Supply(memory_settings or Memory(), settings.max_batch_rows, self._waiting)
         self._supply = supply
@@ -109,10 +109,7 @@ class Scheduler:
 
     def wakeup_at(self) -> float:
         """When to call again with `Woke`, at the latest; infinity: when something happens."""
-        deadlines = self._deadlines
-        while deadlines and self._is_settled(deadlines[0][1]):
-            heapq.heappop(deadlines)
-        deadline_s = deadlines[0][0] if deadlines else inf
+        deadline_s = self._deadlines.next_s()
         return min(deadline_s, self._sizes.next_beat_s, self._memory.wakeup_s, self._order_at)
 
     # --- what the driver may look at ------------------------------------------------------------
@@ -211,7 +208,7 @@ class Scheduler:
         self._open += 1
         self._sizes.arrived(request, now)
         if request.deadline_s is not None:
-            heapq.heappush(self._deadlines, (request.deadline_s, request.rid))
+            self._deadlines.add(request.deadline_s, request.rid)
 
     def _on_cancel_asked(self, event: CancelAsked, now: float, commands: list[Command]) -> None:
         job = self._jobs.get(event.rid)
@@ -358,11 +355,9 @@ class Scheduler:
     # --- after every event ------------------------------------------------------------------------
 
     def _expire(self, now: float, commands: list[Command]) -> None:
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, rid = heapq.heappop(self._deadlines)
-            if not self._is_settled(rid):
-                text = "the request's time-out has passed"
-                self._refuse(self._jobs[rid], Code.DEADLINE_EXCEEDED, text, commands)
+        while (rid := self._deadlines.pop(now)) is not None:
+            text = "the request's time-out has passed"
+            self._refuse(self._jobs[rid], Code.DEADLINE_EXCEEDED, text, commands)
 
     def _keep_busy(self, now: float, commands: list[Command]) -> None:
         while True:

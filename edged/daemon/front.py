@@ -64,6 +64,7 @@ from edged.profiles.form import Profile
 log = logging.getLogger("edged")
 
 MEASURE_S = 5.0  # between two looks at how much memory there is, and how much is taken
+FIGURES_S = 1.0  # after which statistics go out without the worker's figures
 
 
 class Outlet(Protocol):
@@ -126,6 +127,7 @@ class Front:
         self._restarts = 0
         self._draining = False
         self._asked_statistics: list[tuple[Client, str]] = []  # they wait for the worker's figures
+        self._statistics_by = math.inf  # when they are answered without
         self._measures = 0
         self._measure_at = started_at
         self._gauge = Gauge(config.memory)
@@ -192,12 +194,15 @@ class Front:
 
     def wakeup_at(self) -> float:
         """When to call `on_woke` if nothing else happens."""
-        return min(self._scheduler.wakeup_at(), self._uploads.wakeup_at())
+        ours = min(self._uploads.wakeup_at(), self._statistics_by)
+        return min(self._scheduler.wakeup_at(), ours)
 
     # --- from the loop ------------------------------------------------------------------------
 
     def on_woke(self, now: float) -> None:
         self._tell(Woke(), now)
+        if self._statistics_by <= now:
+            self._report_statistics(now)
         for notice in self._uploads.notices(now):
             if isinstance(notice.what, EdgedError):
                 self._send_error(notice.client, notice.what, notice.id, now)
@@ -400,11 +405,12 @@ class Front:
         return {name: whys[key] for name, key in served.items() if key in whys}
 
     def _ask_statistics(self, client: Client, request: wire.Request, now: float) -> None:
-        """Answered when the worker has measured its memory, or is found gone."""
+        """Answered when the worker has measured its memory, or is gone, or does not say."""
         self._asked_statistics.append((client, request.header.id))
         if self._device is None:
             self._report_statistics(now)
         elif len(self._asked_statistics) == 1:
+            self._statistics_by = now + FIGURES_S
             self._measure(now)
 
     def _measure(self, now: float) -> None:
@@ -574,6 +580,7 @@ class Front:
 
     def _report_statistics(self, now: float, worker: link.Memory | None = None) -> None:
         asked, self._asked_statistics = self._asked_statistics, []
+        self._statistics_by = math.inf
         if not asked:
             return
         body = wire.StatisticsReply(
