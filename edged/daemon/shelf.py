@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from edged.errors import StoreError
 from edged.manifest import Manifest
-from edged.servable import check_servable
+from edged.servable import check_servable, conflicting
 from edged.store import Hold, Store
 
 
@@ -52,6 +52,8 @@ class Shelf:
             else:
                 models[name] = manifest
                 block_bytes |= sizes
+        for name, conflict in conflicting(models).items():
+            unusable[name] = Unusable(str(conflict), models.pop(name))
         return Contents(models, block_bytes, unusable)
 
     def _hold(self, block: str) -> int:

@@ -146,4 +146,3 @@ class Orders:
         with self._going:
             self._loader.forget(order.models)
         self._redefine(self._loader.manifests)
-

@@ -165,7 +165,9 @@ def test_a_store_that_cannot_be_read_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "error", [PermissionError(13, "no"), RecursionError(), MemoryError(), KeyError("steps")], ids=repr
+    "error",
+    [PermissionError(13, "no"), RecursionError(), MemoryError(), KeyError("steps")],
+    ids=repr,
 )
 def test_whatever_goes_wrong_with_the_store_changes_nothing(
     error: Exception, monkeypatch: pytest.MonkeyPatch
