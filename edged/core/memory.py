@@ -139,7 +139,10 @@ class DeviceMemory:
             return lacking
         failed = self.residency.failed(need, now)
         if failed is not None and failed.error is not None:
-            return Verdict(*failed.error, failed.retry_s - now)
+            code, text = failed.error
+            # What is damaged is tried again too, but nobody should wait for that.
+            retry_after_s = failed.retry_s - now if code is Code.UNAVAILABLE else None
+            return Verdict(code, text, retry_after_s)
         return None
 
     def lacking(self, need: Need) -> Verdict | None:

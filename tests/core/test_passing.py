@@ -7,6 +7,7 @@ import pytest
 from edged.core.events import (
     BatchFailed,
     BlockCost,
+    BlockLoadFailed,
     DeviceUp,
     FailedBlock,
     HeldBlock,
@@ -144,11 +145,20 @@ def test_a_block_that_failed_at_the_start_refuses_its_models_and_is_tried_again(
     tell(arrived(1, "huge"))
     damaged = FailedBlock("h1", Code.INTERNAL, "h1 is damaged")
     commands = tell(DeviceUp(resident=(HeldBlock("a1", 50),), failed=(damaged,)), 1.0)
-    assert refusal(commands) == Refuse(1, Code.INTERNAL, "h1 is damaged", 1.0)
-    assert refusal(tell(arrived(2, "huge"), 1.5)).retry_after_s == 0.5
+    assert refusal(commands) == Refuse(1, Code.INTERNAL, "h1 is damaged")
+    assert refusal(tell(arrived(2, "huge"), 1.5)).retry_after_s is None
     assert not [c for c in tell(arrived(3, "a"), 1.5) if isinstance(c, Refuse)]
     assert tell.scheduler.failing_models() == {"huge": "h1 is damaged"}
     assert [type(c).__name__ for c in tell(arrived(4, "huge"), 2.5)] == ["Load"]
+
+
+def test_a_load_that_failed_for_want_of_something_names_the_time_of_the_next() -> None:
+    tell = scheduler(budget=100, ceiling=100)
+    tell(arrived(1, "a"))
+    refuse = refusal(tell(BlockLoadFailed("a1", Code.UNAVAILABLE, "the disk is full"), 1.0))
+    assert (refuse.rid, refuse.code, refuse.retry_after_s) == (1, Code.UNAVAILABLE, 1.0)
+    assert refusal(tell(arrived(2, "a"), 1.5)).retry_after_s == 0.5
+    assert [type(c).__name__ for c in tell(arrived(3, "a"), 2.0)] == ["Load"]
 
 
 def test_an_unloaded_model_is_for_an_administrator_to_bring_back() -> None:
