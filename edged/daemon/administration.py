@@ -19,7 +19,7 @@ from edged.daemon.shelf import Contents
 from edged.daemon.versions import Change, Versions
 from edged.device import link
 from edged.device.failures import typed
-from edged.errors import EdgedError, NotFound, Unavailable, from_code
+from edged.errors import EdgedError, NotFound, StoreError, Unavailable, from_code
 
 log = logging.getLogger("edged")
 
@@ -285,7 +285,7 @@ class Administration:
     def _key(self, name: str) -> str:
         key = self.versions.served.get(name)
         if key is None and name in self.versions.unusable:
-            raise Unavailable(
+            raise StoreError(
                 f"model {name!r} cannot be served: {self.versions.unusable[name].reason}; when "
                 "that is mended: edged reload"
             )

@@ -19,7 +19,7 @@ from edged.daemon.fitting import check_inputs, check_output, signature
 from edged.daemon.shelf import Unusable
 from edged.device import link
 from edged.device.inputs import preparations
-from edged.errors import InvalidArgument, NotFound, StoreError, Unavailable, Unsupported
+from edged.errors import InvalidArgument, NotFound, StoreError, Unsupported
 from edged.manifest import Manifest
 from edged.wire import (
     Infer,
@@ -107,7 +107,7 @@ class Catalog:
     def find(self, name: str) -> Manifest:
         """The model called `name`, or the default model of the task called so.
 
-        Raises NotFound, or Unavailable for one that cannot be served.
+        Raises NotFound, or StoreError for one that cannot be served.
         """
         model = self.tasks[name][0] if name in self.tasks else name
         self._check_usable(model)
@@ -116,7 +116,9 @@ class Catalog:
         raise NotFound(f"no task or model {name!r} is served here; there are {_listed(self.tasks)}")
 
     def resolve(self, infer: Infer) -> Resolved:
-        """What `infer` needs. Raises NotFound, InvalidArgument or Unsupported."""
+        """What `infer` needs. Raises NotFound, InvalidArgument, Unsupported, or StoreError for a
+        model that cannot be served.
+        """
         return self._resolved(infer.inputs, infer.outputs)
 
     def _resolve(
@@ -206,9 +208,9 @@ class Catalog:
         return self.models[name]
 
     def _check_usable(self, model: str) -> None:
-        """Raise Unavailable for a model that cannot be served."""
+        """Raise StoreError for a model that cannot be served."""
         if model in self._unusable:
-            raise Unavailable(
+            raise StoreError(
                 f"model {model!r} cannot be served: {self._unusable[model].reason}; when that is "
                 "mended, an administrator can: edged reload"
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 from edged import __version__, wire
 from edged.daemon.catalog import Catalog
-from edged.errors import Unavailable
+from edged.errors import StoreError
 
 EXTENSIONS = (
     "zmq_binary_frames", "classification", "schedule_policy", "statistics", "cancel", wire.GRANTS,
@@ -58,7 +58,7 @@ def _server_metadata(header: wire.ServerMetadata, situation: Situation) -> wire.
 def _model_ready(header: wire.ModelReady, situation: Situation) -> wire.ModelReadyReply:
     try:
         name = situation.catalog.find(header.name).name
-    except Unavailable as error:
+    except StoreError as error:
         return wire.ModelReadyReply(header.id, header.name, False, str(error))
     idle = situation.idle()
     if name in idle:

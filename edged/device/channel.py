@@ -113,7 +113,7 @@ class Receiver:
         if have < _COUNT.size:
             return _COUNT.size - have
         count, first_bytes = _COUNT.unpack_from(self._ahead, self._begin)
-        if count > _MAX_FRAMES or not 0 < first_bytes <= _MAX_FIRST_BYTES:
+        if count > _MAX_FRAMES or first_bytes > _MAX_FIRST_BYTES:
             raise Garbled(
                 f"a message of {count} frames after one of {first_bytes} bytes; this is a bug of "
                 "whoever sent it"

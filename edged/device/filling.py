@@ -108,9 +108,6 @@ class Filling:
                 raise
             except Exception as caught:
                 self._fail(manifest, typed(caught, f"model {key} could not be warmed up"))
-        error = self._failure(manifest)
-        if error is not None:
-            log.error("model %s cannot be served: %s", key, error)
 
     def _fail(self, manifest: Manifest, error: EdgedError) -> None:
         """It could be loaded and does not run: what is most its own stands for it."""
