@@ -30,6 +30,7 @@ from edged.core.events import (
     Drained,
     Event,
     FailedBlock,
+    Load,
     LoadAsked,
     PinAsked,
     Prepare,
@@ -37,6 +38,7 @@ from edged.core.events import (
     Request,
     Run,
     Settled,
+    Unload,
     UnloadAsked,
     Woke,
 )
@@ -277,7 +279,8 @@ class Front:
 
     def order(self, message: link.Define | link.Forget | link.Close) -> None:
         if self._device is not None:  # else the worker that is started next knows of it
-            self._owed.order(message)
+            if isinstance(message, link.Define):
+                self._owed.define()
             self._outlet.to_worker([link.encode(message)])
 
     def tell_versions(self, now: float) -> None:
@@ -417,9 +420,8 @@ class Front:
         """Have the worker measure its memory, now and some time later again."""
         self._measure_at = now + MEASURE_S
         self._measures += 1
-        measure = link.Measure(self._measures)
-        self._owed.order(measure)
-        self._outlet.to_worker([link.encode(measure)])
+        self._owed.measure()
+        self._outlet.to_worker([link.encode(link.Measure(self._measures))])
 
     def _why_not_ready(self) -> str:
         if self._draining:
@@ -512,8 +514,15 @@ class Front:
 
     def _do_order(self, command: Command, now: float) -> None:
         order = translation.ORDERS[type(command)](command)
-        self._owed.order(order)
         self._outlet.to_worker([link.encode(order)])
+
+    def _do_load(self, command: Load, now: float) -> None:
+        self._owed.load(command.block)
+        self._do_order(command, now)
+
+    def _do_unload(self, command: Unload, now: float) -> None:
+        self._owed.unload(command.block)
+        self._do_order(command, now)
 
     def _do_run(self, command: Run, now: float) -> None:
         self._owed.run(command.batch, command.members)
@@ -648,6 +657,8 @@ _ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None
 _ON_COMMAND: dict[type, Callable[[Front, Any, float], None]] = {
     **dict.fromkeys(translation.ORDERS, Front._do_order),
     Prepare: Front._do_prepare,
+    Load: Front._do_load,
+    Unload: Front._do_unload,
     Run: Front._do_run,
     Answer: Front._do_answer,
     Refuse: Front._do_refuse,

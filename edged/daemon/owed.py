@@ -58,7 +58,7 @@ def _batch_in(frame: bytes | memoryview) -> int | None:
 
 
 class Owed:
-    """Of one worker, from its start. `owes` is told the orders, `settle` the reports."""
+    """Of one worker, from its start: it is told the orders, and `settle` takes the reports."""
 
     def __init__(self) -> None:
         self._is_up = False
@@ -78,16 +78,17 @@ class Owed:
     def run(self, batch: int, members: tuple[Member, ...]) -> None:
         self._runs[batch] = members
 
-    def order(self, message: link.ToWorker) -> None:
-        """Any other one."""
-        if isinstance(message, link.Load):
-            self._loads.add(message.block)
-        elif isinstance(message, link.Unload):
-            self._unloads.add(message.block)
-        elif isinstance(message, link.Define):
-            self._defines += 1
-        elif isinstance(message, link.Measure):
-            self._measures += 1
+    def load(self, block: str) -> None:
+        self._loads.add(block)
+
+    def unload(self, block: str) -> None:
+        self._unloads.add(block)
+
+    def define(self) -> None:
+        self._defines += 1
+
+    def measure(self) -> None:
+        self._measures += 1
 
     def answered(self, rid: int) -> None:
         """The front owes its client nothing any more."""
@@ -111,10 +112,14 @@ class Owed:
 
         `pending`: the requests that have no answer yet; `models`: all versions, by key.
         """
-        if isinstance(message, link.BatchDone):
+        kind = type(message)
+        if kind is link.BatchDone:
             fits = self._batch_done(message, frames, pending, models)
+        elif kind is link.Prepared:
+            fits = message.rid in self._prepares and message.prepare_us >= 0 and not frames
+            self._prepares.discard(message.rid)
         else:
-            fits = not frames and _SETTLE[type(message)](self, message, pending)
+            fits = not frames and _SETTLE[kind](self, message, pending)
         if not fits:
             raise Untrusted(
                 f"the device worker has reported a {type(message).__name__} that does not fit "
@@ -129,9 +134,6 @@ class Owed:
 
     def _failed(self, message: link.Failed, pending: Mapping[int, Pending]) -> bool:
         return True
-
-    def _prepared(self, message: link.Prepared, pending: Mapping[int, Pending]) -> bool:
-        return _take(self._prepares, message.rid) and message.prepare_us >= 0
 
     def _prepare_failed(self, message: link.PrepareFailed, pending: Mapping[int, Pending]) -> bool:
         """A light one may have been answered before this is heard."""
@@ -175,26 +177,25 @@ class Owed:
         """Whether there is an answer for each model of each member that is owed one, and each
         answer is whole."""
         members = self._runs.get(message.batch)
-        if members is None or min(message.infer_us, message.output_us, message.prepare_us) < 0:
+        if members is None or message.infer_us < 0 or message.output_us < 0:
             return False
-        owed = {(m.rid, model) for m in members if m.rid in pending for model in m.models}
         asked = {(m.rid, model) for m in members for model in m.models}
         given = iter(frames)
         for answer in message.answers:
             key = (answer.rid, answer.model)
             if key not in asked:
                 return False
-            owed.discard(key)
-            asked.discard(key)
+            asked.remove(key)
             request = pending.get(answer.rid)
+            rows = None
             if request is not None:
-                names = tuple([output.name for output in answer.outputs])
-                if names != models[answer.model].outputs:
+                rows = request.resolved.rows
+                if len(answer.outputs) != len(models[answer.model].outputs):
                     return False
-            rows = None if request is None else request.resolved.rows
-            if not all([_is_whole(output, rows, given) for output in answer.outputs]):
-                return False
-        if owed or next(given, None) is not None:
+            for output in answer.outputs:
+                if not _is_whole(output, rows, given):
+                    return False
+        if next(given, None) is not None or any([rid in pending for rid, _ in asked]):
             return False
         del self._runs[message.batch]
         return True
@@ -202,13 +203,13 @@ class Owed:
 
 def _is_whole(output: link.Output, rows: int | None, frames: Iterator[Buffer]) -> bool:
     """Whether an output says something of each row; `rows` None: of any number."""
-    if not output.shape or (rows is not None and output.shape[0] != rows):
+    shape = output.shape
+    if not shape or (rows is not None and shape[0] != rows):
         return False
     if output.classes is not None:
-        return len(output.classes) == output.shape[0]
+        return len(output.classes) == shape[0]
     frame = next(frames, None)
-    need_bytes = prod(output.shape) * ITEM_BYTES[output.datatype]
-    return frame is not None and memoryview(frame).nbytes == need_bytes
+    return frame is not None and len(frame) == prod(shape) * ITEM_BYTES[output.datatype]
 
 
 def _take(owed: set[T], what: T) -> bool:
@@ -222,7 +223,6 @@ def _take(owed: set[T], what: T) -> bool:
 _SETTLE: dict[type, Callable[[Owed, Any, Mapping[int, Pending]], bool]] = {
     link.Ready: Owed._ready,
     link.Failed: Owed._failed,
-    link.Prepared: Owed._prepared,
     link.PrepareFailed: Owed._prepare_failed,
     link.BatchFailed: Owed._batch_failed,
     link.Loaded: Owed._loaded,
