@@ -63,7 +63,8 @@ class Owed:
     def __init__(self) -> None:
         self._is_up = False
         self._prepares: set[int] = set()  # each gets one answer
-        self._light: set[int] = set()  # that have not failed; forgotten when they are answered
+        self._light: set[int] = set()  # that have not failed; both are forgotten when the front
+        self._left_out: set[int] = set()  # has answered; these have failed, and batches run without
         self._runs: dict[int, tuple[Member, ...]] = {}
         self._loads: set[str] = set()
         self._unloads: set[str] = set()
@@ -93,6 +94,7 @@ class Owed:
     def answered(self, rid: int) -> None:
         """The front owes its client nothing any more."""
         self._light.discard(rid)
+        self._left_out.discard(rid)
 
     def members(self, batch: int | None) -> tuple[int, ...] | None:
         """The requests of a batch that was ordered and has not been reported."""
@@ -138,7 +140,11 @@ class Owed:
     def _prepare_failed(self, message: link.PrepareFailed, pending: Mapping[int, Pending]) -> bool:
         """A light one may have been answered before this is heard."""
         rid = message.rid
-        return _take(self._prepares, rid) or _take(self._light, rid) or rid not in pending
+        if rid in self._light:
+            self._light.remove(rid)
+            self._left_out.add(rid)
+            return True
+        return _take(self._prepares, rid) or rid not in pending
 
     def _batch_failed(self, message: link.BatchFailed, pending: Mapping[int, Pending]) -> bool:
         return self._runs.pop(message.batch, None) is not None
@@ -195,7 +201,8 @@ class Owed:
             for output in answer.outputs:
                 if not _is_whole(output, rows, given):
                     return False
-        if next(given, None) is not None or any([rid in pending for rid, _ in asked]):
+        missing = [rid for rid, _ in asked if rid in pending and rid not in self._left_out]
+        if missing or next(given, None) is not None:
             return False
         del self._runs[message.batch]
         return True

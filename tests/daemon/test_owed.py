@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from edged.device import link
 from edged.device.channel import Garbled, Receiver, channel_pair
 from edged.errors import Code, EdgedError
 from tests.colors import picture
-from tests.daemon.samples import Bench, batch_done, catalog, infer, manifest
+from tests.daemon.samples import OTHER_BACKBONE, Bench, batch_done, catalog, infer, manifest
 
 
 def reports(bench: Bench) -> list[tuple[bytes, list[bytes]]]:
@@ -144,6 +144,26 @@ def test_what_was_not_ordered_is_not_believed(
     assert isinstance(bench.reply().header, wire.InferReply)
 
 
+def test_a_batch_owes_nothing_to_whom_it_left_out_though_its_refusal_waits_for_its_turn() -> None:
+    bench = Bench()
+    bench.worker_is_ready(lanes_prepare=True)
+    ordered = wire.InferParameters(ordered=True)
+    bench.ask(infer("first", parameters=ordered))
+    for id in ("good", "bad", "last"):
+        bench.ask(infer(id, parameters=ordered))
+    (first,) = [order for order in bench.worker if isinstance(order, link.Run)]
+    bench.worker.clear()
+    bench.front.on_worker(*batch_done(first), 0.0)
+    (run,) = [order for order in bench.worker if isinstance(order, link.Run)]
+    bad = run.members[1]
+    bench.front.on_worker(link.PrepareFailed(bad.rid, Code.INVALID_ARG, "no image"), [], 0.0)
+    others = tuple(member for member in run.members if member is not bad)
+    bench.front.on_worker(*batch_done(link.Run(run.batch, others)), 0.0)
+    replies = [reply.header for _, reply in bench.sent]
+    assert [reply.id for reply in replies] == ["first", "good", "bad", "last"]
+    assert [type(reply).__name__ for reply in replies].count("ErrorReply") == 1
+
+
 @pytest.mark.parametrize(
     "stream",
     [
@@ -204,3 +224,88 @@ def test_the_front_outlives_a_worker_that_talks_nonsense(
                 np.testing.assert_array_equal(tensor, expected[name])
     assert daemon.process.poll() is None
     assert daemon.stop() == 0
+
+
+class HonestWorker:
+    """Does what it is ordered to, one order at a time; what it prepares or runs may fail."""
+
+    def __init__(self, bench: Bench, dice: random.Random) -> None:
+        self._bench = bench
+        self._dice = dice
+        self._discarded: set[int] = set()
+        self._left_out: set[int] = set()
+
+    def work(self) -> None:
+        if not self._bench.worker:
+            return
+        order = self._bench.worker.pop(0)
+        if isinstance(order, link.Discard):
+            self._discarded.add(order.rid)
+        elif isinstance(order, link.Prepare):
+            self._prepare(order)
+        elif isinstance(order, link.Run):
+            self._run(order)
+
+    def _prepare(self, order: link.Prepare) -> None:
+        fails = self._dice.random() < 0.2
+        if fails and order.light:
+            self._left_out.add(order.rid)
+        if fails:
+            self._say(link.PrepareFailed(order.rid, Code.INVALID_ARG, "no image"))
+        elif not order.light:
+            discarded = link.Discard(order.rid) in self._bench.worker
+            self._discarded.add(order.rid) if discarded else None
+            self._say(
+                link.PrepareFailed(order.rid, Code.CANCELLED, "cancelled")
+                if order.rid in self._discarded
+                else link.Prepared(order.rid, 1000)
+            )
+
+    def _run(self, order: link.Run) -> None:
+        if self._dice.random() < 0.1:
+            self._say(link.BatchFailed(order.batch, Code.INTERNAL, "it failed"))
+            return
+        members = tuple(m for m in order.members if m.rid not in self._left_out)
+        done, payload = batch_done(link.Run(order.batch, members), self._bench.rows)
+        self._say(done, payload)
+
+    def _say(self, message: link.FromWorker, payload: Sequence[bytes] = ()) -> None:
+        read = owed.read(link.encode(message))
+        self._bench.front.on_worker(read, payload, self._bench.now)
+
+
+@pytest.mark.parametrize("lanes_prepare", [False, True])
+@pytest.mark.parametrize("seed", range(40))
+def test_an_honest_worker_is_never_distrusted(seed: int, lanes_prepare: bool) -> None:
+    """Whatever clients take back, and in whatever order they are to be answered."""
+    dice = random.Random(seed)
+    models = [manifest("flowers"), manifest("food"), manifest("signal", backbone=OTHER_BACKBONE)]
+    bench = Bench(models=catalog(*models))
+    bench.worker_is_ready(lanes_prepare=lanes_prepare)
+    worker = HonestWorker(bench, dice)
+    asked: list[str] = []
+    for number in range(150):
+        match dice.randrange(6):
+            case 0 | 1:
+                parameters = wire.InferParameters(
+                    timeout=dice.choice([None, 2_000, 50_000]),
+                    stream=dice.choice([None, None, "camera"]),
+                    ordered=dice.random() < 0.4,
+                )
+                rows, id = dice.randint(1, 3), f"r{number}"
+                tasks = dice.sample(["flowers", "food", "signal"], k=dice.randint(1, 3))
+                bench.ask(infer(id, *tasks, shape=(rows,), parameters=parameters), (b"j",) * rows)
+                asked.append(id)
+            case 2 if asked:
+                bench.ask(wire.Cancel(f"c{number}", dice.choice(asked)))
+            case 3:
+                bench.now += dice.choice([0.001, 0.01])
+                bench.front.on_woke(bench.now)
+            case _:
+                worker.work()
+    while bench.worker:
+        worker.work()
+    bench.now += 100.0
+    bench.front.on_woke(bench.now)
+    answered = [reply.header.id for _, reply in bench.sent if reply.header.id.startswith("r")]
+    assert sorted(answered) == sorted(asked)
