@@ -53,6 +53,14 @@ class Machine:
             limits.append(configured_bytes)
         return max(0, min(limits))
 
+    def ceiling_bytes(self, configured_bytes: int, reserve_bytes: int) -> int:
+        """What it may hold at most, when nobody else holds any. `configured_bytes` 0: any."""
+        limits = [_sizes((self.proc / "meminfo").read_text())["MemTotal"] - reserve_bytes]
+        limits += [group.limit_bytes - reserve_bytes for group in self._groups()]
+        if configured_bytes:
+            limits.append(configured_bytes)
+        return max(0, min(limits))
+
     def _available_bytes(self) -> int:
         return _sizes((self.proc / "meminfo").read_text())["MemAvailable"]
 

@@ -170,12 +170,16 @@ def _digest(value: object) -> str:
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
 
 
+# What decoding may raise, whatever the bytes are: text that is no UTF-8 is a ValueError.
+DECODING = (msgspec.MsgspecError, ValueError, RecursionError, MemoryError)
+
+
 def decode(data: bytes) -> Manifest:
-    """A checked manifest. Raises StoreError (damaged, or of a newer version)."""
+    """A checked manifest. Raises StoreError (damaged, or of a newer version), nothing else."""
     try:
         probe = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         schema = msgspec.json.decode(probe.get("schema", msgspec.Raw(b"null")), type=int)
-    except msgspec.DecodeError as error:
+    except DECODING as error:
         raise StoreError(f"the manifest is not readable: {error}") from error
     if schema > SCHEMA:
         raise StoreError(
@@ -184,9 +188,12 @@ def decode(data: bytes) -> Manifest:
         )
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as error:
+    except DECODING as error:
         raise StoreError(f"the manifest is damaged: {error}") from error
-    check(manifest)
+    try:
+        check(manifest)
+    except (LookupError, StopIteration, ValueError, RecursionError) as error:
+        raise StoreError(f"the manifest contradicts itself: {error!r}") from error
     return manifest
 
 

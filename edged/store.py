@@ -22,6 +22,7 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ _MANIFESTS = "manifests"
 _BLOCKS = "blocks"
 _TEMPORARY = ".tmp"
 _CHUNK_BYTES = 1 << 20
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"([0-9a-f]{64})\.(onnx|json)")
 
 
@@ -115,23 +117,41 @@ class Store:
 
         Raises NotFound, or StoreError if something is missing, damaged or of a newer version.
         """
+        found, damaged = self.survey(names)
+        for error in damaged.values():
+            raise error
+        return found
+
+    def survey(
+        self, names: Iterable[str] | None = None
+    ) -> tuple[dict[str, Manifest], dict[str, StoreError]]:
+        """As `models`, but a model whose manifest is missing, damaged or of a newer version takes
+        no other one with it: those that are whole, and what is wrong with the others.
+
+        Raises NotFound, or StoreError if the root cannot be read.
+        """
         wanted = None if names is None else set(names)
         while True:
             root = self._root()
             if unknown := sorted((wanted or set()) - set(root)):
                 raise _no_model(unknown[0], root, self.path)
-            try:
-                return {
-                    name: self._manifest(name, root[name])
-                    for name in sorted(root if wanted is None else wanted)
-                }
-            except FileNotFoundError as error:
-                # A change and a gc may have passed since the root was read; else it is damage.
-                if self._root() == root:
-                    raise StoreError(
+            found: dict[str, Manifest] = {}
+            damaged: dict[str, StoreError] = {}
+            is_missing = False
+            for name in sorted(root if wanted is None else wanted):
+                try:
+                    found[name] = self._manifest(name, root[name])
+                except FileNotFoundError as error:
+                    is_missing = True
+                    damaged[name] = StoreError(
                         f"manifest {error.filename} is missing: restore the store from a copy, or "
                         "remove the model and export it again"
-                    ) from error
+                    )
+                except StoreError as error:
+                    damaged[name] = error
+            # A change and a gc may have passed since the root was read; else it is damage.
+            if not is_missing or self._root() == root:
+                return found, damaged
 
     def model(self, name: str) -> Manifest:
         """One model; errors as in `models`."""
@@ -222,13 +242,11 @@ class Store:
     def _root(self) -> dict[str, str]:
         path = self.path / _ROOT
         try:
-            data = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
+            data = _read(path)
+        except FileNotFoundError as error:
             raise StoreError(
                 f"there is no store at {self.path}: name the directory that edged-export wrote"
             ) from error
-        except OSError as error:
-            raise StoreError(f"the store's root {path} cannot be read: {error.strerror}") from error
         try:
             schema = msgspec.json.decode(data, type=_Schema).schema
             if schema > SCHEMA:
@@ -237,15 +255,17 @@ class Store:
                     f"{SCHEMA}: upgrade edged"
                 )
             return msgspec.json.decode(data, type=_Root).models
-        except msgspec.DecodeError as error:
+        except manifests.DECODING as error:
             raise StoreError(
                 f"the store's root {path} is damaged ({error}): restore it from a copy, or export "
                 "the models again into a new directory"
             ) from error
 
     def _manifest(self, name: str, digest: str) -> Manifest:
+        if not _DIGEST.fullmatch(digest):
+            raise StoreError(f"the store's root names {digest!r} as the manifest of {name!r}")
         path = self.path / _MANIFESTS / f"{digest}.json"
-        data = path.read_bytes()
+        data = _read(path)
         if hashlib.sha256(data).hexdigest() != digest:
             raise StoreError(
                 f"manifest {path} of model {name!r} is damaged: restore it from a copy, or remove "
@@ -261,17 +281,11 @@ class Store:
 
     @contextlib.contextmanager
     def _open_block(self, block: str) -> Iterator[int]:
-        path = self.block_path(block)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            with _open(self.block_path(block)) as descriptor:
+                yield descriptor
         except FileNotFoundError as error:
             raise self._missing(block) from error
-        except OSError as error:
-            raise StoreError(f"block {path} cannot be read: {error.strerror}") from error
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
 
     def _missing(self, block: str) -> StoreError:
         return StoreError(
@@ -287,7 +301,13 @@ class Store:
             )
 
     def _files(self, folder: str) -> list[tuple[str, Path]]:
-        found = sorted((self.path / folder).iterdir())
+        try:
+            found = sorted((self.path / folder).iterdir())
+        except OSError as error:
+            raise StoreError(
+                f"{self.path / folder} cannot be read: {error.strerror}; restore the store from a "
+                "copy"
+            ) from error
         return [(match[1], path) for path in found if (match := _FILE.fullmatch(path.name))]
 
     @contextlib.contextmanager
@@ -372,6 +392,39 @@ def _no_model(name: str, root: Iterable[str], path: Path) -> NotFound:
 def _encode_root(models: dict[str, str]) -> bytes:
     root = _Root(SCHEMA, dict(sorted(models.items())))
     return msgspec.json.format(msgspec.json.encode(root), indent=1)
+
+
+def _read(path: Path) -> bytes:
+    """The content of a file. Raises FileNotFoundError where there is none, and StoreError for
+    whatever else keeps it from being read.
+    """
+    with _open(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[int]:
+    """A descriptor to read the file. Errors as of `_read`, for what is done with it too."""
+    try:
+        # A pipe of that name would keep us waiting for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise StoreError(f"{path} is not a file: restore the store from a copy")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be read: {error.strerror}; let the account of the daemon read it, or "
+            "restore it from a copy"
+        ) from error
+    except MemoryError as error:
+        raise StoreError(f"{path} cannot be read: there is no memory for it") from error
 
 
 def _has_content(path: Path, data: bytes) -> bool:

@@ -34,7 +34,7 @@ from edged.backends.base import Loaded, Use
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import Arg, check
-from edged.errors import ConfigError, EdgedError, StoreError, Unsupported
+from edged.errors import ConfigError, EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
 from edged.options import OnnxRuntime as Options
 
@@ -118,8 +118,8 @@ class OnnxRuntime:
         try:
             if self._prepared is not None:
                 self.prepare(block, path)
+                self._prepared.hold(block)
                 self._prepared.verify(block)
-                self._prepared.touch(block)
             wide = narrow = self._session(block, path, wide=self.lanes == 1)
             inputs, outputs = _args(narrow.get_inputs()), _args(narrow.get_outputs())
             max_rows = check(block, inputs, outputs, uses)
@@ -127,9 +127,15 @@ class OnnxRuntime:
                 self._quick[block] = all(_is_quick(narrow, use) for use in uses)
             if self.lanes > 1 and not self._quick[block]:
                 wide = self._session(block, path, wide=True)
-        except (EdgedError, OSError):
+        except (EdgedError, OSError) as error:
+            self._let_go(block)
+            if self._prepared is not None and isinstance(error, FileNotFoundError):
+                raise self._prepared.damaged(block, "another process has removed it") from error
             raise
         except Exception as error:  # onnxruntime's own have no common base
+            self._let_go(block)
+            if _is_of_memory(error):
+                raise ResourceExhausted(f"no memory to load block {block[:12]}") from error
             raise StoreError(
                 f"block {block[:12]} does not load in onnxruntime ({_line(error)}): export its "
                 "models again"
@@ -147,6 +153,7 @@ class OnnxRuntime:
             for key in [key for key in self._bindings if key[0] == block]:
                 del self._bindings[key]
         del self._blocks[block]
+        self._let_go(block)
         if self._prepared is not None:
             for file in self._prepared.files(block):
                 mapped.give_cache_back(file)
@@ -165,11 +172,21 @@ class OnnxRuntime:
         try:
             session.run_with_iobinding(binding)
         except Exception as error:
+            if _is_of_memory(error):
+                raise ResourceExhausted(
+                    f"no memory to run block {block[:12]}: {_line(error)}"
+                ) from error
             raise EdgedError(f"block {block[:12]} failed: {_line(error)}") from error
 
     def close(self) -> None:
+        for block in self._blocks:
+            self._let_go(block)
         self._bindings.clear()
         self._blocks.clear()
+
+    def _let_go(self, block: str) -> None:
+        if self._prepared is not None:
+            self._prepared.let_go(block)
 
     def _session(self, block: str, path: Path, *, wide: bool) -> Any:
         entry = self._prepared.find(block) if self._prepared is not None else None
@@ -328,6 +345,12 @@ def _args(args: Sequence[Any]) -> list[Arg]:
         )
         for arg in args
     ]
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether onnxruntime could not allocate what it needed; its errors say so in words only."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "allocate memory" in text or "bad_alloc" in text
 
 
 def _line(error: Exception) -> str:

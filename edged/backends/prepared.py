@@ -9,6 +9,9 @@ protection against whoever may write to the folder.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import platform
@@ -22,7 +25,7 @@ from pathlib import Path
 import msgspec
 import xxhash
 
-from edged.errors import ConfigError, StoreError
+from edged.errors import ConfigError, EdgedError, StoreError, Unavailable
 from edged.typeinfo import describe
 
 _LAYOUT = 3  # of an entry; raised when an older one would be misread
@@ -30,6 +33,7 @@ _SUMS = "checksums.json"  # XXH3 and size of each other file
 _CHUNK_BYTES = 1 << 18
 _KEEP_S = 30 * 86_400.0  # an entry that no start has used for so long is removed
 _TEMPORARY = ".tmp-"
+_FULL_BYTES = 1 << 20  # where less is free, what could not be written failed for that
 
 
 class DamagedCopy(StoreError):
@@ -49,40 +53,79 @@ class PreparedBlocks:
         body = msgspec.json.encode(known, order="deterministic")
         self._folder = folder
         self._suffix = hashlib.sha256(body).hexdigest()[:16]
+        self._holds: dict[str, int] = {}  # descriptors, by block
 
     def find(self, block: str) -> Path | None:
         """The entry of a block, if there is one."""
         entry = self._entry(block)
         return entry if entry.is_dir() else None
 
+    def hold(self, block: str) -> None:
+        """Keep the entry from being swept by any process, and say that it is in use.
+
+        Raises FileNotFoundError when it is not there any more.
+        """
+        if block not in self._holds:
+            self._holds[block] = _lock(self._entry(block), fcntl.LOCK_SH)
+        os.utime(self._holds[block])
+
+    def let_go(self, block: str) -> None:
+        """It may be swept, when it has not been used for long."""
+        lock = self._holds.pop(block, None)
+        if lock is not None:
+            os.close(lock)
+
     def make(self, block: str, write: Callable[[Path], None]) -> Path:
         """Let `write` fill a directory, and make that the block's entry in one step.
 
-        Raises ConfigError if the folder cannot be written.
+        Raises ConfigError if the folder cannot be written, Unavailable if there is no room in it.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=self._folder))
         except OSError as error:
-            raise ConfigError(
-                f"prepared blocks cannot be kept in {self._folder} ({error.strerror}): set "
-                "device.cache_dir to a directory that the daemon may write"
-            ) from error
+            raise self._unwritable(error) from error
         try:
-            write(temporary)
-            sums = {path.name: _sum(path) for path in temporary.iterdir()}
-            (temporary / _SUMS).write_bytes(msgspec.json.encode(sums))
-            for path in [*temporary.iterdir(), temporary]:
-                _sync(path)
-            try:
-                temporary.rename(self._entry(block))
-            except OSError:
-                if self.find(block) is None:  # else another process was faster: as good
-                    raise
+            self._fill(temporary, block, write)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        except Exception as error:
+            if self._is_full():  # which libraries say in words of their own
+                raise self._no_room() from error
+            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        _sync(self._folder)
         return self._entry(block)
+
+    def _fill(self, temporary: Path, block: str, write: Callable[[Path], None]) -> None:
+        write(temporary)
+        sums = {path.name: _sum(path) for path in temporary.iterdir()}
+        (temporary / _SUMS).write_bytes(msgspec.json.encode(sums))
+        for path in [*temporary.iterdir(), temporary]:
+            _sync(path)
+        try:
+            temporary.rename(self._entry(block))
+        except OSError:
+            if self.find(block) is None:  # else another process was faster: as good
+                raise
+        _sync(self._folder)
+
+    def _unwritable(self, error: OSError) -> EdgedError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return self._no_room()
+        return ConfigError(
+            f"prepared blocks cannot be kept in {self._folder} ({error.strerror}): set "
+            "device.cache_dir to a directory that the daemon may write"
+        )
+
+    def _no_room(self) -> Unavailable:
+        return Unavailable(
+            f"there is no room for prepared blocks in {self._folder}: make room there, or set "
+            "device.cache_dir to a larger place"
+        )
+
+    def _is_full(self) -> bool:
+        return shutil.disk_usage(self._folder).free < _FULL_BYTES
 
     def files(self, block: str) -> tuple[Path, ...]:
         """What is there of an entry."""
@@ -110,19 +153,19 @@ class PreparedBlocks:
             "it is prepared anew when it is loaded again"
         )
 
-    def touch(self, block: str) -> None:
-        """Say that the entry is in use, so that `sweep` keeps it."""
-        os.utime(self._entry(block))
-
     def remove(self, block: str) -> None:
+        self.let_go(block)
         shutil.rmtree(self._entry(block), ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove entries of any facts that have not been used for long, and litter of a crash."""
+        """Remove entries of any facts that have not been used for long, and litter of a crash.
+
+        What other processes use, or have just removed themselves, is passed over.
+        """
         oldest_s = time.time() - _KEEP_S
-        for entry in self._folder.iterdir() if self._folder.is_dir() else ():
-            if entry.stat().st_mtime < oldest_s:
-                shutil.rmtree(entry, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is no folder, or `make` will say what is wrong
+            for entry in list(self._folder.iterdir()):
+                _remove_unused(entry, oldest_s)
 
     def _sums(self, block: str) -> dict[str, _Sum]:
         try:
@@ -134,6 +177,35 @@ class PreparedBlocks:
 
     def _entry(self, block: str) -> Path:
         return self._folder / f"{block}-{self._suffix}"
+
+
+def _lock(entry: Path, how: int) -> int:
+    """A descriptor with a lock on a directory that is still the one of that name.
+
+    Raises FileNotFoundError if there is none (any more), BlockingIOError as flock(2) does.
+    """
+    lock = os.open(entry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, how)
+        if not os.path.samestat(os.fstat(lock), entry.stat()):
+            raise FileNotFoundError(errno.ENOENT, "replaced meanwhile", str(entry))
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _remove_unused(entry: Path, oldest_s: float) -> None:
+    """Remove a directory that was not used since then, unless a process holds it."""
+    with contextlib.suppress(OSError):  # another process uses it, or has just removed it
+        if entry.stat().st_mtime >= oldest_s:
+            return
+        lock = _lock(entry, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            if os.fstat(lock).st_mtime < oldest_s:
+                shutil.rmtree(entry, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def processor() -> str:

@@ -12,7 +12,8 @@ from edged.cli.console import print_json, table
 from edged.errors import EdgedError, NotFound
 
 if TYPE_CHECKING:
-    from edged.client import Result, TaskResult
+    from edged import wire
+    from edged.client import Client, Result, TaskResult
 
 
 def register(commands: Any) -> None:
@@ -27,7 +28,12 @@ def register(commands: Any) -> None:
         "--task", action="append", required=True, metavar="NAME", help="repeat for several"
     )
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--top-k", type=int, default=1, metavar="K", help="best classes (%(default)s)")
+    how.add_argument(
+        "--top-k",
+        type=int,
+        metavar="K",
+        help="best classes (1, of models that tell classes apart; else all outputs)",
+    )
     how.add_argument("--raw", action="store_true", help="all outputs of the model, as they are")
     parser.add_argument("--softmax", action="store_true", help="scores as probabilities")
     parser.add_argument(
@@ -46,10 +52,8 @@ def _infer(args: argparse.Namespace) -> int:
     with client_of(args) as client:
         outcomes = client.infer_many(
             args.images,
-            args.task,
+            [_wanted(client, task, args) for task in args.task],
             return_exceptions=True,
-            top_k=None if args.raw else args.top_k,
-            softmax=args.softmax,
             priority=args.priority,
         )
         for image, outcome in zip(args.images, outcomes, strict=True):
@@ -63,6 +67,18 @@ def _infer(args: argparse.Namespace) -> int:
     if rows:
         print(table(["image", "task", "answer", "score", "time"], rows))
     return 1 if failed else 0
+
+
+def _wanted(client: Client, task: str, args: argparse.Namespace) -> wire.RequestedOutput:
+    """What to ask of a task: unless told, the best class where its model has an output of them."""
+    from edged import wire  # with all that it imports, which other commands do without
+
+    top_k = args.top_k
+    if top_k is None and not args.raw:
+        first = client.model(task).outputs[0]
+        top_k = 1 if len(first.shape) == 2 else None
+    how = wire.OutputParameters(classification=top_k, softmax=args.softmax)
+    return wire.RequestedOutput(task, how)
 
 
 def _rows(image: Path, result: Result) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,12 @@ def register(commands: Any) -> None:
     )
     serve.set_defaults(run=_serve)
 
-    check = commands.add_parser("check", help="check a configuration, and this machine for it")
+    check = commands.add_parser(
+        "check",
+        help="check a configuration, and this machine for it",
+        description="Check a configuration, this machine for it, and the store that it names: "
+        "every block is read. The exit status is 1 if a model cannot be served.",
+    )
     check.add_argument("config", type=Path)
     check.add_argument("--json", action="store_true", help="print it with all defaults")
     check.set_defaults(run=_check)
@@ -42,18 +48,21 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     from edged.daemon.preflight import check
-    from edged.daemon.shelf import Shelf
+    from edged.daemon.shelf import Shelf, inspect
     from edged.store import Store
 
     config = configuration.read(args.config)
-    shelf = Shelf(Store(config.store), config.models)
-    with contextlib.closing(shelf):
+    store = Store(config.store)
+    with contextlib.closing(Shelf(store, config.models)) as shelf:
         check(config, shelf)
     if args.json:
         print_json(msgspec.to_builtins(config))
     else:
         print(f"{args.config} is good: {_summary(config)}")
-    return 0
+    unusable = inspect(store, config.models)
+    for name, why in unusable.items():
+        print(f"edged: model {name} cannot be served: {why}", file=sys.stderr)
+    return 1 if unusable else 0
 
 
 def _replay(args: argparse.Namespace) -> int:

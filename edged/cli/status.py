@@ -26,11 +26,15 @@ def register(commands: Any) -> None:
 def _status(args: argparse.Namespace) -> int:
     with client_of(args) as client:
         metadata, ready, statistics = client.metadata(), client.ready(), client.statistics()
+        models = client.models() if ready.ready else ()
     if args.json:
         about = {"endpoint": args.endpoint, "version": metadata.version, "ready": ready.ready}
         print_json({**about, **plain(statistics)})
     else:
         print(f"{metadata.name} {metadata.version} at {args.endpoint}")
+        for model in models:
+            if model.state == "UNAVAILABLE":
+                print(f"model {model.name} cannot be served: {model.reason}")
         print("\n\n".join(part for part in _parts(statistics) if part))
     return 0 if ready.ready else 1
 

@@ -79,9 +79,9 @@ class Asks:
             return [_unknown(ask, model)]
         settled = self._cancel(model, loads=False)
         memory.serve(retired=memory.retired - {model})
-        reason = memory.never_fits(need)
-        if reason is not None:
-            return [*settled, Settled(ask, Code.RESOURCE_EXHAUSTED, reason)]
+        lacking = memory.lacking(need)
+        if lacking is not None:
+            return [*settled, Settled(ask, *lacking)]
         if pin:
             memory.pinned.add(model)
         memory.wish(need)
@@ -113,7 +113,7 @@ class Asks:
         if verdict is None:
             return None
         memory.wished.pop(ask.model, None)
-        return Settled(ask.ask, verdict.code, verdict.message)
+        return Settled(ask.ask, *verdict)
 
 
 def _unknown(ask: int, model: str) -> Settled:

@@ -84,6 +84,14 @@ class HeldBlock(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class FailedBlock(msgspec.Struct, frozen=True):
+    """A block that could not be put on the device, and why."""
+
+    block: str
+    code: Code
+    message: str
+
+
 class Overhead(msgspec.Struct, frozen=True):
     """Bytes that the daemon's processes hold besides blocks."""
 
@@ -154,12 +162,18 @@ class DeviceUp(msgspec.Struct, frozen=True, tag=True):
     lanes: int = 1  # batches that it runs side by side
     resident: tuple[HeldBlock, ...] = ()
     overhead: Overhead = Overhead()
+    failed: tuple[FailedBlock, ...] = ()
 
 
 class DeviceDown(msgspec.Struct, frozen=True, tag=True):
-    """The worker is gone, and with it everything that was on the device."""
+    """The worker is gone, and with it everything that was on the device.
+
+    `suspects`: the requests that it is gone because of, where that is known; else it may be any
+    that it was working on.
+    """
 
     reason: str
+    suspects: tuple[int, ...] | None = None
 
 
 class Library(msgspec.Struct, frozen=True, tag=True):
@@ -199,6 +213,7 @@ class MemoryMeasured(msgspec.Struct, frozen=True, tag=True):
 
     budget_bytes: int
     used_bytes: int = 0  # 0: not measured
+    ceiling_bytes: int = 0  # the budget if nobody else took memory; 0: it does not change
 
 
 class LoadAsked(msgspec.Struct, frozen=True, tag=True):
@@ -303,6 +318,7 @@ class Settled(msgspec.Struct, frozen=True, tag=True):
     ask: int
     code: Code | None = None  # None: done
     message: str = ""
+    retry_after_s: float | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):

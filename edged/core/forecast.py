@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from edged.core.cost import CostModel
 from edged.core.demand import Need
 from edged.core.events import Request
-from edged.core.memory import DeviceMemory
+from edged.core.memory import DeviceMemory, Verdict, too_many_rows_now
 from edged.core.running import Batch
 from edged.core.settings import Settings
 from edged.core.waiting import WaitingQueue
+from edged.errors import Code
 
 
 class Forecast:
@@ -24,17 +25,21 @@ class Forecast:
         self._waiting = waiting
         self._memory = memory
 
-    def too_large(self, request: Request) -> str | None:
-        """Why the request does not fit the limits, if it does not."""
-        limits = self._settings
-        most = min(self._memory.ledger.batch_rows, limits.queue_rows)
+    def too_large(self, request: Request) -> Verdict | None:
+        """Why the request does not fit the limits, or not the memory that there is now."""
+        limits, ledger = self._settings, self._memory.ledger
+        most = min(ledger.most_batch_rows, limits.queue_rows)
         if request.rows > most:
-            return f"{request.rows} rows in one request, at most {most} are allowed"
+            text = f"{request.rows} rows in one request, at most {most} are allowed"
+            return Verdict(Code.RESOURCE_EXHAUSTED, text)
         if request.staging_rows > limits.staging_rows:
-            return (
+            text = (
                 f"the request needs {request.staging_rows} prepared rows, "
                 f"at most {limits.staging_rows} are allowed: ask in several requests"
             )
+            return Verdict(Code.RESOURCE_EXHAUSTED, text)
+        if request.rows > ledger.batch_rows:
+            return too_many_rows_now(ledger.batch_rows)
         return None
 
     def late_by(

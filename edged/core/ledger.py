@@ -33,7 +33,9 @@ class Ledger:
 
     def __init__(self, batch_rows: int) -> None:
         self.budget_bytes = math.inf
+        self.ceiling_bytes = math.inf  # of the budget, when nobody else takes memory
         self.batch_rows = batch_rows  # of the largest batch that workspace is counted for
+        self.most_batch_rows = batch_rows  # of the largest one under the ceiling
         self.overhead = Overhead()
         self.blocks_bytes = 0
         self._excess_bytes = 0  # measured above fixed, staging and blocks; workspace is part of it
@@ -61,6 +63,11 @@ class Ledger:
     def capacity_bytes(self) -> float:
         """What blocks may hold together."""
         return self.budget_bytes - self._besides_blocks_bytes()
+
+    @property
+    def most_capacity_bytes(self) -> float:
+        """What blocks may hold together at the ceiling, beside a batch of one row."""
+        return self._capacity_bytes(self.ceiling_bytes, 0)
 
     @property
     def room_bytes(self) -> float:
@@ -107,14 +114,31 @@ class Ledger:
     def fit_batch(self, most_rows: int, blocks_bytes: Callable[[float], int]) -> None:
         """Allow batches of as many rows, `most_rows` at most, as leave room for so many bytes of
         blocks: `blocks_bytes(capacity)` of the capacity that a batch of one row leaves."""
-        self.batch_rows = most_rows
+        budgets = (self.budget_bytes, self._excess_bytes), (self.ceiling_bytes, 0)
+        self.batch_rows, self.most_batch_rows = (
+            self._fitting_rows(most_rows, blocks_bytes, *budget) for budget in budgets
+        )
+
+    def _fitting_rows(
+        self,
+        most_rows: int,
+        blocks_bytes: Callable[[float], int],
+        budget_bytes: float,
+        excess_bytes: int,
+    ) -> int:
         row_bytes = self.overhead.row_bytes
-        if not row_bytes or math.isinf(self.budget_bytes):
-            return
-        self.batch_rows = 1
-        spare_bytes = self.capacity_bytes - blocks_bytes(self.capacity_bytes)
-        rows = (max(row_bytes, self._excess_bytes) + spare_bytes) // row_bytes
-        self.batch_rows = int(max(1, min(most_rows, rows)))
+        if not row_bytes or math.isinf(budget_bytes):
+            return most_rows
+        capacity_bytes = self._capacity_bytes(budget_bytes, excess_bytes)
+        spare_bytes = capacity_bytes - blocks_bytes(capacity_bytes)
+        rows = (max(row_bytes, excess_bytes) + spare_bytes) // row_bytes
+        return int(max(1, min(most_rows, rows)))
+
+    def _capacity_bytes(self, budget_bytes: float, excess_bytes: int) -> float:
+        """What such a budget leaves for blocks beside a batch of one row."""
+        overhead = self.overhead
+        besides = max(overhead.row_bytes, excess_bytes)
+        return budget_bytes - overhead.fixed_bytes - overhead.staging_bytes - besides
 
     def _set(self, block: str, size_bytes: int) -> None:
         self.blocks_bytes += size_bytes - self._blocks.get(block, 0)

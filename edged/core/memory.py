@@ -23,6 +23,7 @@ from edged.core.events import (
     Command,
     DeviceDown,
     DeviceUp,
+    FailedBlock,
     Library,
     Load,
     MemoryMeasured,
@@ -38,6 +39,7 @@ from edged.errors import Code
 PLANS = 2  # needs that are being loaded: the next one's room is made while one comes
 AHEAD = 4  # loads that are ordered at once, so that the device can read ahead
 PAUSE_S = 0.01  # before another look where nothing was worth loading
+AGAIN_S = 5.0  # after which the budget has been looked at again
 BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0  # after a load that failed; doubled each time
 
 
@@ -132,16 +134,20 @@ class DeviceMemory:
 
     def verdict(self, need: Need, now: float) -> Verdict | None:
         """Why the need cannot be loaded, if it cannot."""
-        reason = self.never_fits(need)
-        if reason is not None:
-            return Verdict(Code.RESOURCE_EXHAUSTED, reason)
+        lacking = self.lacking(need)
+        if lacking is not None:
+            return lacking
         failed = self.residency.failed(need, now)
         if failed is not None and failed.error is not None:
-            return Verdict(*failed.error, failed.retry_s - now)
+            code, text = failed.error
+            # What is damaged is tried again too, but nobody should wait for that.
+            retry_after_s = failed.retry_s - now if code is Code.UNAVAILABLE else None
+            return Verdict(code, text, retry_after_s)
         return None
 
-    def never_fits(self, need: Need) -> str | None:
-        """Why the need cannot be on the device whatever else leaves, if it cannot."""
+    def lacking(self, need: Need) -> Verdict | None:
+        """Why the need cannot be on the device whatever else leaves, if it cannot: never, or not
+        while others take so much of the machine's memory."""
         blocks = self.residency.path(need)
         others = self._pinned_blocks().keys() - set(blocks)
         need_bytes = self.residency.bytes(need)
@@ -149,11 +155,23 @@ class DeviceMemory:
         capacity_bytes = self.ledger.capacity_bytes
         if need_bytes + other_bytes <= capacity_bytes:
             return None
+        is_passing = need_bytes + other_bytes <= self.ledger.most_capacity_bytes
         besides = f" beside {other_bytes} bytes of pinned models" if other_bytes else ""
-        return (
+        text = (
             f"{' and '.join(need.models)}: {need_bytes} bytes of blocks{besides} do not fit the "
             f"{max(0, int(capacity_bytes))} bytes that the budget leaves for blocks"
         )
+        if is_passing:
+            return Verdict(Code.UNAVAILABLE, f"{text} at the moment: try again later", AGAIN_S)
+        return Verdict(Code.RESOURCE_EXHAUSTED, text)
+
+    def failing(self) -> dict[str, str]:
+        """Models whose last load failed, and why; until one succeeds."""
+        return {
+            name: error[1]
+            for name, need in self.residency.models.items()
+            if need.missing and (error := self.residency.last_error(need)) is not None
+        }
 
     def load_s(self, need: Need) -> float:
         """Expected seconds until the need is on the device, if it is loaded next."""
@@ -195,6 +213,8 @@ class DeviceMemory:
         self.residency.reset(event.resident)
         for held in event.resident:
             self.ledger.hold(held.block, held.bytes)
+        for failed in event.failed:
+            self._failed(self.residency.block(failed.block), failed, now)
         self._strays = any(not block.needs for block in self.residency.blocks)
         self._fit_batch()
 
@@ -209,6 +229,7 @@ class DeviceMemory:
     def on_measured(self, event: MemoryMeasured, now: float) -> None:
         """The budget, or what the processes hold, has changed."""
         self.ledger.budget_bytes = event.budget_bytes
+        self.ledger.ceiling_bytes = max(event.budget_bytes, event.ceiling_bytes)
         if event.used_bytes:
             self.ledger.measured(event.used_bytes)
         self._fit_batch()
@@ -225,13 +246,16 @@ class DeviceMemory:
         """A block gives back all that was reserved for it, and is not tried again for a while."""
         block = self._ordered(event.block)
         self.ledger.release(block.id)
-        wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0**block.failures)
-        block.failures += 1
-        block.retry_s, block.error = now + wait_s, (event.code, event.message)
+        self._failed(block, event, now)
         for plan in self._plans:
             if plan.need in block.needs:
                 plan.queue.clear()
         self.residency.move(block, Where.ABSENT)
+
+    def _failed(self, block: Block, why: BlockLoadFailed | FailedBlock, now: float) -> None:
+        wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0**block.failures)
+        block.failures += 1
+        block.retry_s, block.error = now + wait_s, (why.code, why.message)
 
     def on_unloaded(self, event: BlockUnloaded, now: float) -> None:
         """A block has given its bytes back."""
@@ -467,3 +491,9 @@ def models_of(request: Request) -> tuple[str, ...]:
     if len(request.parts) == 1:
         return request.parts[0].models
     return tuple(model for part in request.parts for model in part.models)
+
+
+def too_many_rows_now(most_rows: int) -> Verdict:
+    """Why a request has to wait until there is memory for more than `most_rows` rows."""
+    text = f"memory is short at the moment: at most {most_rows} rows fit in one request"
+    return Verdict(Code.UNAVAILABLE, text, AGAIN_S)

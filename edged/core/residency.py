@@ -104,6 +104,10 @@ class Residency:
         """A block of the need that is not to be loaded at `now`, since it has failed lately."""
         return next((b for b in self._path[need] if b.error and b.retry_s > now), None)
 
+    def last_error(self, need: Need) -> tuple[Code, str] | None:
+        """What the last load of one of its blocks failed with, unless it has succeeded since."""
+        return next((b.error for b in self._path[need] if b.error), None)
+
     def close(self, need: Need) -> None:
         """No request has this need any more; that of a single model stays for its history."""
         if len(need.models) > 1:

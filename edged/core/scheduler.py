@@ -7,12 +7,12 @@ rows and times, never payloads, and it is told the time.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 from math import ceil, inf
 from typing import Any
 
 from edged.core.cost import CostModel
+from edged.core.deadlines import Deadlines
 from edged.core.events import (
     Answer,
     Arrived,
@@ -49,6 +49,7 @@ from edged.core.supply import TO_ASKS, TO_MEMORY, Supply
 from edged.core.waiting import WaitingQueue
 from edged.errors import Code
 
+AGAIN_S = 1.0  # where nothing says how long something will be wanting
 RESTART_S = 1.0  # after which a daemon that shuts down to start again may be there
 
 
@@ -69,7 +70,7 @@ class Scheduler:
         self._ready = ReadyQueues(settings.levels)
         self._order = AnswerOrder()
         self._running = Running(1)
-        self._deadlines: list[tuple[float, int]] = []  # heap; answered requests stay till due
+        self._deadlines = Deadlines(self._is_settled)
         self._costs = CostModel()
         supply = Supply(memory_settings or Memory(), settings.max_batch_rows, self._waiting)
         self._supply = supply
@@ -108,10 +109,7 @@ class Scheduler:
 
     def wakeup_at(self) -> float:
         """When to call again with `Woke`, at the latest; infinity: when something happens."""
-        deadlines = self._deadlines
-        while deadlines and self._is_settled(deadlines[0][1]):
-            heapq.heappop(deadlines)
-        deadline_s = deadlines[0][0] if deadlines else inf
+        deadline_s = self._deadlines.next_s()
         return min(deadline_s, self._sizes.next_beat_s, self._memory.wakeup_s, self._order_at)
 
     # --- what the driver may look at ------------------------------------------------------------
@@ -136,6 +134,10 @@ class Scheduler:
         """What is on the device, and who holds how much of its budget."""
         return report(self._memory)
 
+    def failing_models(self) -> dict[str, str]:
+        """Models that could not be loaded when it was tried last, and why."""
+        return self._memory.failing()
+
     @property
     def running_batches(self) -> int:
         return len(self._running)
@@ -157,8 +159,8 @@ class Scheduler:
             text = "the daemon is shutting down"
             commands.append(Refuse(request.rid, Code.UNAVAILABLE, text, RESTART_S))
             return
-        if (reason := self._forecast.too_large(request)) is not None:
-            commands.append(Refuse(request.rid, Code.RESOURCE_EXHAUSTED, reason))
+        if (verdict := self._forecast.too_large(request)) is not None:
+            commands.append(Refuse(request.rid, *verdict))
             return
         need = self._memory.enter(request, now)
         if isinstance(need, Verdict):
@@ -189,13 +191,13 @@ class Scheduler:
             )
         for victim in admission.pushed_out:
             text = "the queue is full and this client holds most of it; slow down"
-            self._forget(victim, Code.UNAVAILABLE, text, commands, self._backlog_s())
+            self._forget(victim, Code.UNAVAILABLE, text, commands, self._backlog_s() or AGAIN_S)
         if not admission.admitted:
             self._memory.leave(need)
             waiting = f"{self._waiting.rows} rows and {self._waiting.bytes} bytes wait"
             text = f"the queue is full ({waiting}); try again later"
             commands.append(
-                Refuse(request.rid, Code.UNAVAILABLE, text, retry_after_s=self._backlog_s())
+                Refuse(request.rid, Code.UNAVAILABLE, text, self._backlog_s() or AGAIN_S)
             )
             return
         self._accept(job, now)
@@ -206,7 +208,7 @@ class Scheduler:
         self._open += 1
         self._sizes.arrived(request, now)
         if request.deadline_s is not None:
-            heapq.heappush(self._deadlines, (request.deadline_s, request.rid))
+            self._deadlines.add(request.deadline_s, request.rid)
 
     def _on_cancel_asked(self, event: CancelAsked, now: float, commands: list[Command]) -> None:
         job = self._jobs.get(event.rid)
@@ -241,13 +243,14 @@ class Scheduler:
         job = self._jobs.get(event.rid)
         if job is None or job.stage is Stage.STAGED:  # a light one, which counted as staged
             if job is not None and not job.answered:
-                self._refuse(job, event.code, event.message, commands)
+                self._refuse(job, event.code, event.message, commands, _again_s(event.code))
             return
         self._preparing -= 1
         self._release(job, commands, discard=False)
         if not job.answered:
             self._open -= 1
-            commands.append(Refuse(event.rid, event.code, event.message))
+            again_s = _again_s(event.code)
+            commands.append(Refuse(event.rid, event.code, event.message, again_s))
 
     # --- batches --------------------------------------------------------------------------------
 
@@ -287,7 +290,7 @@ class Scheduler:
                 if not job.running_parts:
                     self._release(job, commands, discard=True)
             elif alone:
-                self._refuse(job, event.code, event.message, commands)
+                self._refuse(job, event.code, event.message, commands, _again_s(event.code))
             else:
                 job.solo = True
                 self._ready.put_back(ready)
@@ -323,7 +326,11 @@ class Scheduler:
             if job.answered:
                 self._drop(job)
                 continue
-            if job.stage is Stage.PREPARING or job.running_parts:
+            if event.suspects is None:
+                is_suspect = job.stage is Stage.PREPARING or job.running_parts > 0
+            else:
+                is_suspect = job.request.rid in event.suspects
+            if is_suspect:
                 job.attempts += 1
                 job.solo = True
             job.restart()
@@ -336,7 +343,7 @@ class Scheduler:
     def _on_supply(self, event: Any, now: float, commands: list[Command]) -> None:
         for refusal in self._supply.handle(event, now, self._jobs.values(), commands):
             job = self._jobs[refusal.rid]
-            self._refuse(job, refusal.code, refusal.message, commands)
+            self._refuse(job, refusal.code, refusal.message, commands, refusal.retry_after_s)
 
     def _on_drain_asked(self, event: DrainAsked, now: float, commands: list[Command]) -> None:
         self._draining = True
@@ -348,11 +355,9 @@ class Scheduler:
     # --- after every event ------------------------------------------------------------------------
 
     def _expire(self, now: float, commands: list[Command]) -> None:
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, rid = heapq.heappop(self._deadlines)
-            if not self._is_settled(rid):
-                text = "the request's time-out has passed"
-                self._refuse(self._jobs[rid], Code.DEADLINE_EXCEEDED, text, commands)
+        while (rid := self._deadlines.pop(now)) is not None:
+            text = "the request's time-out has passed"
+            self._refuse(self._jobs[rid], Code.DEADLINE_EXCEEDED, text, commands)
 
     def _keep_busy(self, now: float, commands: list[Command]) -> None:
         while True:
@@ -480,15 +485,22 @@ class Scheduler:
 
     # --- endings ------------------------------------------------------------------------------
 
-    def _refuse(self, job: Job, code: Code, message: str, commands: list[Command]) -> None:
+    def _refuse(
+        self,
+        job: Job,
+        code: Code,
+        message: str,
+        commands: list[Command],
+        retry_after_s: float | None = None,
+    ) -> None:
         """Answer with an error, wherever the request is, and let go of what it holds."""
         if job.stage is Stage.WAITING:
             self._waiting.remove(job)
-            self._forget(job, code, message, commands)
+            self._forget(job, code, message, commands, retry_after_s)
             return
         job.answered = True
         self._open -= 1
-        commands.append(Refuse(job.request.rid, code, message))
+        commands.append(Refuse(job.request.rid, code, message, retry_after_s))
         if job.stage is Stage.STAGED:
             self._ready.remove(job)
             if not job.running_parts:
@@ -527,6 +539,11 @@ class Scheduler:
 
     def _backlog_s(self) -> float | None:
         return self._forecast.backlog_s(self._costs, self._staged_rows)
+
+
+def _again_s(code: Code) -> float | None:
+    """When to try again what the device could not do."""
+    return AGAIN_S if code is Code.UNAVAILABLE else None
 
 
 _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = {

@@ -27,7 +27,7 @@ from edged.core.events import (
     UnloadAsked,
 )
 from edged.core.job import Job, Stage
-from edged.core.memory import DeviceMemory
+from edged.core.memory import DeviceMemory, too_many_rows_now
 from edged.core.settings import Memory
 from edged.core.waiting import WaitingQueue
 from edged.errors import Code
@@ -39,6 +39,7 @@ class Refusal(NamedTuple):
     rid: int
     code: Code
     message: str
+    retry_after_s: float | None = None
 
 
 class Supply:
@@ -92,16 +93,15 @@ class Supply:
             self._give_needs(jobs)
         self._move_shelves()
         refusals = [
-            Refusal(rid, verdict.code, verdict.message)
+            Refusal(rid, *verdict)
             for need, verdict in self.memory.doomed(now)
             for rid in need.arrived_s
         ]
         if not self.memory.has_whole_batches:
             most_rows = self.memory.ledger.batch_rows
-            text = f"memory has become short: at most {most_rows} rows fit in one request"
             named = {refusal.rid for refusal in refusals}
             refusals += [
-                Refusal(job.request.rid, Code.RESOURCE_EXHAUSTED, text)
+                Refusal(job.request.rid, *too_many_rows_now(most_rows))
                 for job in self._waiting
                 if job.request.rows > most_rows and job.request.rid not in named
             ]

@@ -19,6 +19,8 @@ from edged.systemd import JournalFormatter, Notifier, is_journal
 
 __all__ = ["serve", "worker_settings"]
 
+log = logging.getLogger("edged")
+
 _KEEP_BYTES, _KEEP_PIECE_BYTES = 32 << 20, 16 << 20  # of freed payloads, for those that come next
 
 
@@ -30,6 +32,8 @@ def serve(config: Config, *, record: Path | None = None) -> int:
         shelf = Shelf(Store(config.store), config.models)
         stack.callback(shelf.close)
         checked = check(config, shelf)
+        for name, model in checked.versions.unusable.items():
+            log.error("model %s cannot be served: %s", name, model.reason)
         recorder = None
         if record is not None:
             try:

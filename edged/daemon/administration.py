@@ -18,7 +18,8 @@ from edged.daemon.catalog import Catalog
 from edged.daemon.shelf import Contents
 from edged.daemon.versions import Change, Versions
 from edged.device import link
-from edged.errors import EdgedError, NotFound, Unavailable, from_code
+from edged.device.failures import typed
+from edged.errors import EdgedError, NotFound, StoreError, Unavailable, from_code
 
 log = logging.getLogger("edged")
 
@@ -56,6 +57,9 @@ class Host(Protocol):
 
     def is_in_use(self, key: str) -> bool:
         """Whether a request that was accepted for this version is not answered yet."""
+
+    def failing_models(self) -> Collection[str]:
+        """Keys of served versions that could not be loaded when it was tried last."""
 
     def serve(self, catalog: Catalog) -> None:
         """Take new requests for these models."""
@@ -126,8 +130,7 @@ class Administration:
 
     def settled(self, event: Settled, now: float) -> None:
         """The scheduler has answered."""
-        error = None if event.code is None else from_code(event.code, event.message)
-        self._asks.pop(event.ask)(error, now)
+        self._asks.pop(event.ask)(_error(event), now)
 
     # --- reload ---------------------------------------------------------------------------------
 
@@ -142,20 +145,29 @@ class Administration:
             return
         done, self._next_reload = self._next_reload, []
         try:
-            contents = self._shelf.read()
-            if not contents.models:
-                raise NotFound("the store holds no model; add one with edged-export")
-        except EdgedError as error:
+            change = self._read()
+        except Exception as caught:  # whatever it is, it concerns the new contents and not the old
+            error = typed(caught, "the store could not be read")
             self._keep_blocks()
             log.error("reload failed, all is served as before: %s", error)
             for tell in done:
                 tell(error, now)
             return
-        reload = self._reload = _Reload(self.versions.compare(contents), done)
+        for key in self._host.failing_models():
+            if not self._wish(self.versions.models[key].name).unloaded:
+                self._ask(functools.partial(_load, key), _ignore, now)  # it may have been mended
+        reload = self._reload = _Reload(change, done)
         if reload.change.new:
             self._host.order(link.Define(tuple(reload.change.new.items())))
         else:
             self._switch(reload, now)
+
+    def _read(self) -> Change:
+        """What the store would change. Raises, when it cannot be served as a whole."""
+        contents = self._shelf.read()
+        change = self.versions.compare(contents)
+        Catalog(contents.models, contents.block_bytes, change.keys, contents.unusable)
+        return change
 
     def defined(self, now: float) -> None:
         """The worker knows the new versions: have them loaded."""
@@ -272,6 +284,11 @@ class Administration:
 
     def _key(self, name: str) -> str:
         key = self.versions.served.get(name)
+        if key is None and name in self.versions.unusable:
+            raise StoreError(
+                f"model {name!r} cannot be served: {self.versions.unusable[name].reason}; when "
+                "that is mended: edged reload"
+            )
         if key is None:
             known = ", ".join(sorted(self.versions.served))
             raise NotFound(f"there is no model {name!r}; there are {known}")
@@ -281,6 +298,12 @@ class Administration:
         self._last_ask += 1
         self._asks[self._last_ask] = done
         self._host.ask(event(self._last_ask), now)
+
+
+def _error(event: Settled) -> EdgedError | None:
+    if event.code is None:
+        return None
+    return from_code(event.code, event.message, retry_after_s=event.retry_after_s)
 
 
 def _load(key: str, ask: int) -> LoadAsked:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,9 +15,11 @@ import msgspec
 
 from edged import manifest as manifests
 from edged.core.events import Part
+from edged.daemon.fitting import check_inputs, check_output, signature
+from edged.daemon.shelf import Unusable
 from edged.device import link
 from edged.device.inputs import preparations
-from edged.errors import InvalidArgument, NotFound, Unsupported
+from edged.errors import InvalidArgument, NotFound, StoreError, Unsupported
 from edged.manifest import Manifest
 from edged.wire import (
     Infer,
@@ -62,15 +64,27 @@ class Catalog:
         manifests: Mapping[str, Manifest],
         block_bytes: Mapping[str, int],
         keys: Mapping[str, str],
+        unusable: Mapping[str, Unusable] | None = None,
     ) -> None:
-        """`keys` of the versions that `manifests` are, both by name of the model."""
-        if not manifests:
+        """`keys` of the versions that `manifests` are, both by name of the model; `unusable`: other
+        models of the store, which are listed with the reason and not served.
+
+        Raises NotFound where there is no model at all, StoreError where none can be served.
+        """
+        self._unusable = dict(unusable or {})
+        if not manifests and not self._unusable:
             raise NotFound("the store holds no model; add one with edged-export")
+        if not manifests:
+            name, model = next(iter(self._unusable.items()))
+            raise StoreError(
+                f"no model of the store can be served; {name!r} cannot because {model.reason}"
+            )
         self.models = dict(manifests)
         self._block_bytes = dict(block_bytes)  # of their files
         self._keys = dict(keys)
         self.tasks: dict[str, list[str]] = {}  # models of each task, the default one first
-        for manifest in sorted(manifests.values(), key=_preference):
+        known = [m.manifest for m in self._unusable.values() if m.manifest is not None]
+        for manifest in sorted([*manifests.values(), *known], key=_preference):
             self.tasks.setdefault(manifest.task, []).append(manifest.name)
         self._users = Counter(
             block for m in manifests.values() for block in {step.block for step in m.steps}
@@ -79,8 +93,10 @@ class Catalog:
         self._resolved = lru_cache(_RESOLVED)(self._resolve)
 
     def preferred(self) -> tuple[str, ...]:
-        """All models; the default one of each task before the others."""
-        ranked = sorted(self.tasks.values())
+        """All models that can be served; the default one of each task before the others."""
+        ranked = sorted(
+            served for of in self.tasks.values() if (served := [m for m in of if m in self.models])
+        )
         first = [models[0] for models in ranked]
         return (*first, *(model for models in ranked for model in models[1:]))
 
@@ -89,15 +105,20 @@ class Catalog:
         return self.models[model].steps[0].block
 
     def find(self, name: str) -> Manifest:
-        """The model called `name`, or the default model of the task called so."""
-        if name in self.tasks:
-            return self.models[self.tasks[name][0]]
-        if name in self.models:
-            return self.models[name]
+        """The model called `name`, or the default model of the task called so.
+
+        Raises NotFound, or StoreError for one that cannot be served.
+        """
+        model = self.tasks[name][0] if name in self.tasks else name
+        self._check_usable(model)
+        if model in self.models:
+            return self.models[model]
         raise NotFound(f"no task or model {name!r} is served here; there are {_listed(self.tasks)}")
 
     def resolve(self, infer: Infer) -> Resolved:
-        """What `infer` needs. Raises NotFound, InvalidArgument or Unsupported."""
+        """What `infer` needs. Raises NotFound, InvalidArgument, Unsupported, or StoreError for a
+        model that cannot be served.
+        """
         return self._resolved(infer.inputs, infer.outputs)
 
     def _resolve(
@@ -109,11 +130,14 @@ class Catalog:
         if len({wanted.model for wanted in outputs}) < len(outputs):
             raise InvalidArgument("two outputs ask for the same model: ask for it once")
         inputs = _inputs(tensors, manifests)
-        for manifest in manifests:
+        check_inputs(tensors, manifests)
+        for manifest, output in zip(manifests, asked, strict=True):
             _check_rows(manifest, rows)
+            check_output(manifest, output.parameters)
             if inputs[0].kind != "tensor" and manifest.preprocess is None:
                 raise InvalidArgument(
-                    f"task {manifest.task!r} takes no images, only tensors: {_signature(manifest)}"
+                    f"task {manifest.task!r} takes no images, only tensors: "
+                    f"{signature(manifest, manifest.inputs)}"
                 )
         groups: dict[tuple[str, bool], list[str]] = {}
         for manifest in manifests:
@@ -157,19 +181,39 @@ class Catalog:
         )
 
     def index(
-        self, state: str, reason: str, unloaded: Collection[str] = ()
+        self, state: str, reason: str, idle: Mapping[str, str] | None = None
     ) -> tuple[ModelState, ...]:
-        """The rows of REPOSITORY_INDEX, by task and preference. `unloaded`: models that are not
-        served at present."""
-        return tuple(
+        """The rows of REPOSITORY_INDEX, by task and preference. `idle`: models that are not served
+        at present, and why. Last those of which nothing but the name is known.
+        """
+        whys = {**(idle or {}), **{name: m.reason for name, m in self._unusable.items()}}
+        rows = [
             self._state(
-                self.models[model],
-                *(("UNAVAILABLE", NOT_LOADED) if model in unloaded else (state, reason)),
+                self._manifest(model),
+                *(("UNAVAILABLE", whys[model]) if model in whys else (state, reason)),
                 default=model == models[0],
             )
             for _, models in sorted(self.tasks.items())
             for model in models
-        )
+        ]
+        for name, model in self._unusable.items():
+            if model.manifest is None:
+                rows.append(ModelState(name, "", "UNAVAILABLE", model.reason, default=False))
+        return tuple(rows)
+
+    def _manifest(self, name: str) -> Manifest:
+        unusable = self._unusable.get(name)
+        if unusable is not None and unusable.manifest is not None:
+            return unusable.manifest
+        return self.models[name]
+
+    def _check_usable(self, model: str) -> None:
+        """Raise StoreError for a model that cannot be served."""
+        if model in self._unusable:
+            raise StoreError(
+                f"model {model!r} cannot be served: {self._unusable[model].reason}; when that is "
+                "mended, an administrator can: edged reload"
+            )
 
     def _state(self, manifest: Manifest, state: str, reason: str, *, default: bool) -> ModelState:
         blocks = {step.block for step in manifest.steps}
@@ -181,19 +225,25 @@ class Catalog:
             default=default,
             precision=manifest.precision,
             version=version_of(manifest),
-            total_bytes=sum(self._block_bytes[b] for b in blocks),
-            shared_bytes=sum(self._block_bytes[b] for b in blocks if self._users[b] > 1),
+            total_bytes=(
+                sum(self._block_bytes[b] for b in blocks)
+                if blocks <= self._block_bytes.keys()
+                else None
+            ),
+            shared_bytes=sum(self._block_bytes.get(b, 0) for b in blocks if self._users[b] > 1),
         )
 
     def _choose(self, output: RequestedOutput) -> Wanted:
         models = self.tasks.get(output.name)
         if models is None:
+            self._check_usable(output.name)
             raise NotFound(
                 f"no task {output.name!r} is served here; there are {_listed(self.tasks)}"
             )
         model = output.parameters.model or models[0]
         if model not in models:
             raise NotFound(f"task {output.name!r} has no model {model!r}, only {_listed(models)}")
+        self._check_usable(model)
         return Wanted(output.name, model, self._keys[model])
 
 
@@ -229,13 +279,6 @@ def _check_rows(manifest: Manifest, rows: int) -> None:
             f"model {manifest.name!r} takes at most {manifest.max_rows} rows at a time, "
             f"{rows} were sent: send them one by one"
         )
-
-
-def _signature(manifest: Manifest) -> str:
-    return ", ".join(
-        f"{value.name} {value.datatype} {['rows', *value.shape]}".replace("'", "")
-        for value in map(manifest.value, manifest.inputs)
-    )
 
 
 def _listed(names: Mapping[str, object] | list[str]) -> str:

@@ -29,6 +29,8 @@ from edged.core.events import (
     DrainAsked,
     Drained,
     Event,
+    FailedBlock,
+    Load,
     LoadAsked,
     PinAsked,
     Prepare,
@@ -36,6 +38,7 @@ from edged.core.events import (
     Request,
     Run,
     Settled,
+    Unload,
     UnloadAsked,
     Woke,
 )
@@ -43,11 +46,12 @@ from edged.core.scheduler import RESTART_S, Scheduler
 from edged.daemon import inquiries, translation
 from edged.daemon.admin import AdminEndpoint, residency
 from edged.daemon.administration import Administration, Shelf
-from edged.daemon.catalog import Catalog
+from edged.daemon.catalog import NOT_LOADED, Catalog
 from edged.daemon.clients import Client, Clients
 from edged.daemon.costs import costs_of_a_lane
 from edged.daemon.gauge import Gauge, library, resident
 from edged.daemon.inquiries import Situation
+from edged.daemon.owed import Owed
 from edged.daemon.pending import Pending, answers_of
 from edged.daemon.recording import Recorder
 from edged.daemon.regions import Regions
@@ -62,6 +66,7 @@ from edged.profiles.form import Profile
 log = logging.getLogger("edged")
 
 MEASURE_S = 5.0  # between two looks at how much memory there is, and how much is taken
+FIGURES_S = 1.0  # after which statistics go out without the worker's figures
 
 
 class Outlet(Protocol):
@@ -118,11 +123,13 @@ class Front:
         self._pending: dict[int, Pending] = {}
         self._last_rid = 0
         self._device: link.Ready | None = None
+        self._owed = Owed()  # by the worker that there is, or is started next
         self._reason = "the device worker is starting"
         self._started_at = started_at
         self._restarts = 0
         self._draining = False
         self._asked_statistics: list[tuple[Client, str]] = []  # they wait for the worker's figures
+        self._statistics_by = math.inf  # when they are answered without
         self._measures = 0
         self._measure_at = started_at
         self._gauge = Gauge(config.memory)
@@ -146,7 +153,12 @@ class Front:
     @property
     def served_models(self) -> int:
         """How many can be asked for, unloaded ones included."""
-        return len(self._catalog.models)
+        return len(self._catalog.models) - len(self._failing())
+
+    @property
+    def unserved_models(self) -> int:
+        """How many cannot, since something is wrong with them."""
+        return len(self._versions.unusable) + len(self._failing())
 
     @property
     def device_is_up(self) -> bool:
@@ -184,12 +196,15 @@ class Front:
 
     def wakeup_at(self) -> float:
         """When to call `on_woke` if nothing else happens."""
-        return min(self._scheduler.wakeup_at(), self._uploads.wakeup_at())
+        ours = min(self._uploads.wakeup_at(), self._statistics_by)
+        return min(self._scheduler.wakeup_at(), ours)
 
     # --- from the loop ------------------------------------------------------------------------
 
     def on_woke(self, now: float) -> None:
         self._tell(Woke(), now)
+        if self._statistics_by <= now:
+            self._report_statistics(now)
         for notice in self._uploads.notices(now):
             if isinstance(notice.what, EdgedError):
                 self._send_error(notice.client, notice.what, notice.id, now)
@@ -212,14 +227,15 @@ class Front:
         self._administration.on_drain(now)
         self._tell(DrainAsked(), now)
 
-    def on_worker_lost(self, reason: str, now: float) -> None:
-        """The worker has ended; another will be started."""
+    def on_worker_lost(self, reason: str, now: float, *, batch: int | None = None) -> None:
+        """The worker has ended, because of `batch` if that is known; another will be started."""
         self._restarts += 1
         self._reason = reason
+        suspects, self._owed = self._owed.members(batch), Owed()
         if self._device is not None:
             self._device = None
             self._resident = {}
-            self._tell(DeviceDown(reason), now)
+            self._tell(DeviceDown(reason, suspects), now)
             self._administration.on_worker_lost(reason, now)
         self._report_statistics(now)
 
@@ -247,7 +263,8 @@ class Front:
     def on_worker(
         self, message: link.FromWorker, payload: Sequence[wire.Buffer], now: float
     ) -> None:
-        """A message of the worker."""
+        """A message of the worker. Raises Untrusted if it owes no such message."""
+        self._owed.settle(message, payload, self._pending, self._versions.models)
         handler = _ON_WORKER.get(type(message))
         if handler is not None:
             handler(self, message, payload, now)
@@ -262,6 +279,8 @@ class Front:
 
     def order(self, message: link.Define | link.Forget | link.Close) -> None:
         if self._device is not None:  # else the worker that is started next knows of it
+            if isinstance(message, link.Define):
+                self._owed.define()
             self._outlet.to_worker([link.encode(message)])
 
     def tell_versions(self, now: float) -> None:
@@ -273,6 +292,10 @@ class Front:
             for pending in self._pending.values()
             for wanted in pending.resolved.outputs
         )
+
+    def failing_models(self) -> list[str]:
+        failing = self._scheduler.failing_models()
+        return [key for key in self._versions.served.values() if key in failing]
 
     def serve(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -372,22 +395,32 @@ class Front:
         self._send(client, inquiries.reply(request.header, self._situation()), (), now)
 
     def _situation(self) -> Situation:
-        reason, unloaded = self._why_not_ready(), self._administration.unloaded
-        shares = self._regions.are_open
-        return Situation(self._catalog, self._limits, self.state, reason, unloaded, shares)
+        reason, shares = self._why_not_ready(), self._regions.are_open
+        return Situation(self._catalog, self._limits, self.state, reason, self._idle, shares)
+
+    def _idle(self) -> dict[str, str]:
+        """Models that are known and not served at present, by name, and why."""
+        return {**self._failing(), **dict.fromkeys(self._administration.unloaded, NOT_LOADED)}
+
+    def _failing(self) -> dict[str, str]:
+        """Models that could not be loaded when it was tried last, by name, and why."""
+        whys, served = self._scheduler.failing_models(), self._versions.served
+        return {name: whys[key] for name, key in served.items() if key in whys}
 
     def _ask_statistics(self, client: Client, request: wire.Request, now: float) -> None:
-        """Answered when the worker has measured its memory, or is found gone."""
+        """Answered when the worker has measured its memory, or is gone, or does not say."""
         self._asked_statistics.append((client, request.header.id))
         if self._device is None:
             self._report_statistics(now)
         elif len(self._asked_statistics) == 1:
+            self._statistics_by = now + FIGURES_S
             self._measure(now)
 
     def _measure(self, now: float) -> None:
         """Have the worker measure its memory, now and some time later again."""
         self._measure_at = now + MEASURE_S
         self._measures += 1
+        self._owed.measure()
         self._outlet.to_worker([link.encode(link.Measure(self._measures))])
 
     def _why_not_ready(self) -> str:
@@ -407,8 +440,11 @@ class Front:
         self.tell_versions(now)
         self._tell(msgspec.structs.replace(measured, used_bytes=0), now)  # the budget to begin with
         overhead = self._gauge.overhead(message)
-        self._tell(DeviceUp(costs, message.lanes, resident(message), overhead), now)
+        failed = tuple(FailedBlock(one.id, one.code, one.message) for one in message.failed)
+        self._tell(DeviceUp(costs, message.lanes, resident(message), overhead, failed), now)
         self._tell(measured, now)
+        for name, why in self._failing().items():
+            log.error("model %s cannot be served: %s", name, why)
         self._administration.try_reload(now)
 
     def _failed(self, message: link.Failed, frames: Sequence[wire.Buffer], now: float) -> None:
@@ -471,6 +507,7 @@ class Front:
     def _do_prepare(self, command: Prepare, now: float) -> None:
         pending = self._pending[command.rid]
         pending.forget_results()
+        self._owed.prepare(command.rid, light=pending.light)
         # A light one is for a Run, and none comes before that: the worker wakes once for all.
         is_for_later = pending.light and self.settled_until_s > now
         self._outlet.to_worker(pending.to_prepare, soon=not is_for_later)
@@ -479,7 +516,16 @@ class Front:
         order = translation.ORDERS[type(command)](command)
         self._outlet.to_worker([link.encode(order)])
 
+    def _do_load(self, command: Load, now: float) -> None:
+        self._owed.load(command.block)
+        self._do_order(command, now)
+
+    def _do_unload(self, command: Unload, now: float) -> None:
+        self._owed.unload(command.block)
+        self._do_order(command, now)
+
     def _do_run(self, command: Run, now: float) -> None:
+        self._owed.run(command.batch, command.members)
         self._do_order(command, now)
         models = self._versions.models
         tasks = {models[key].task for member in command.members for key in member.models}
@@ -507,6 +553,7 @@ class Front:
 
     def _settle(self, rid: int) -> Pending:
         pending = self._pending.pop(rid)
+        self._owed.answered(rid)
         self._clients.end(pending.client, pending.id)
         return pending
 
@@ -542,6 +589,7 @@ class Front:
 
     def _report_statistics(self, now: float, worker: link.Memory | None = None) -> None:
         asked, self._asked_statistics = self._asked_statistics, []
+        self._statistics_by = math.inf
         if not asked:
             return
         body = wire.StatisticsReply(
@@ -609,6 +657,8 @@ _ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None
 _ON_COMMAND: dict[type, Callable[[Front, Any, float], None]] = {
     **dict.fromkeys(translation.ORDERS, Front._do_order),
     Prepare: Front._do_prepare,
+    Load: Front._do_load,
+    Unload: Front._do_unload,
     Run: Front._do_run,
     Answer: Front._do_answer,
     Refuse: Front._do_refuse,

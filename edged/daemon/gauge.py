@@ -31,7 +31,9 @@ class Gauge:
         """The budget as of now, and what front and worker take together."""
         self.front = footprint()
         held = self.front + Footprint(worker.pss_bytes, worker.private_bytes)
-        return MemoryMeasured(self._budget_bytes(held), held.pss_bytes)
+        settings = self._settings
+        ceiling_bytes = self._machine.ceiling_bytes(settings.budget_bytes, settings.reserve_bytes)
+        return MemoryMeasured(self._budget_bytes(held), held.pss_bytes, ceiling_bytes)
 
     def overhead(self, ready: link.Ready) -> Overhead:
         """What a worker and the front take besides blocks."""

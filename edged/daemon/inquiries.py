@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from edged import __version__, wire
-from edged.daemon.catalog import NOT_LOADED, Catalog
+from edged.daemon.catalog import Catalog
+from edged.errors import StoreError
 
 EXTENSIONS = (
     "zmq_binary_frames", "classification", "schedule_policy", "statistics", "cancel", wire.GRANTS,
@@ -24,7 +25,7 @@ class Situation:
     limits: wire.Limits
     state: str  # STARTING, READY, RECOVERING, DRAINING
     reason: str  # why it is not ready, for people; empty if it is
-    unloaded: Collection[str] = ()  # models that an administrator has unloaded
+    idle: Callable[[], Mapping[str, str]] = dict  # models that are not served now, and why
     shares_memory: bool = False  # with clients on this host
 
     @property
@@ -55,9 +56,13 @@ def _server_metadata(header: wire.ServerMetadata, situation: Situation) -> wire.
 
 
 def _model_ready(header: wire.ModelReady, situation: Situation) -> wire.ModelReadyReply:
-    name = situation.catalog.find(header.name).name
-    if name in situation.unloaded:
-        return wire.ModelReadyReply(header.id, name, False, NOT_LOADED)
+    try:
+        name = situation.catalog.find(header.name).name
+    except StoreError as error:
+        return wire.ModelReadyReply(header.id, header.name, False, str(error))
+    idle = situation.idle()
+    if name in idle:
+        return wire.ModelReadyReply(header.id, name, False, idle[name])
     return wire.ModelReadyReply(header.id, name, situation.ready, situation.reason)
 
 
@@ -71,7 +76,7 @@ def _repository_index(
     if header.ready and not situation.ready:
         return wire.RepositoryIndexReply(header.id, ())
     state = _MODEL_STATES.get(situation.state, "LOADING")
-    models = situation.catalog.index(state, situation.reason, situation.unloaded)
+    models = situation.catalog.index(state, situation.reason, situation.idle())
     wanted = tuple(model for model in models if not header.ready or model.state == "READY")
     return wire.RepositoryIndexReply(header.id, wanted)
 

@@ -22,17 +22,20 @@ import zmq
 
 from edged import wire
 from edged.config import Config
+from edged.daemon import owed
 from edged.daemon.administration import Shelf
 from edged.daemon.awake import Awake
 from edged.daemon.endpoint import Endpoint
 from edged.daemon.front import Front
 from edged.daemon.listening import listen
+from edged.daemon.owed import Untrusted
 from edged.daemon.recording import Recorder
 from edged.daemon.regions import Regions
 from edged.daemon.restarts import Restarts
 from edged.daemon.versions import Versions
 from edged.daemon.vigil import Vigil
 from edged.device import link
+from edged.device.channel import Garbled
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings as WorkerSettings
 from edged.endpoints import Endpoint as Address
@@ -155,6 +158,7 @@ class Loop:
         front, worker = self._front, self._worker
         if worker is not None and worker.receiver.descriptor in ready:
             self._read_worker(worker, now)
+            worker = self._worker  # it may have been given up
         if worker is not None and worker.sender.descriptor in ready:
             self._flush(writable=True)
         for endpoint, take in ((self._clients, front.on_request), (self._admins, front.on_admin)):
@@ -168,7 +172,8 @@ class Loop:
         if worker is not None and worker.death_fd in ready:
             while self._read_worker(worker, now):
                 pass  # its last words
-            self._on_worker_ended(worker.exit_reason(), now)
+            if worker is self._worker:
+                self._on_worker_ended(worker.exit_reason(), now)
         if self._awake is not None and front.device_is_busy:
             self._awake.needed(now)
         if wakeup_at <= now:
@@ -208,12 +213,21 @@ class Loop:
         )
 
     def _read_worker(self, worker: WorkerProcess, now: float) -> bool:
-        """Take what has come; False if that is nothing."""
+        """Take what has come; False if that is nothing. A worker that talks nonsense has to go."""
+        try:
+            return self._take_reports(worker, now)
+        except Untrusted as error:
+            self._give_up(str(error), now, batch=error.batch)
+        except Garbled as error:
+            self._give_up(str(error), now)
+        return False
+
+    def _take_reports(self, worker: WorkerProcess, now: float) -> bool:
         heard = False
         while (frames := worker.receiver.receive()) is not None:
             heard = True
             self._vigil.heard(now)
-            message = link.decode_from_worker(frames[0])
+            message = owed.read(frames[0])
             self._front.on_worker(message, frames[1:], now)
             if isinstance(message, link.Ready):
                 self._on_worker_ready(message, now)
@@ -278,7 +292,9 @@ class Loop:
     def _say_what_is_served(self, device: str) -> None:
         self._device_name = device
         self._models_said = self._front.served_models
-        self._notifier.status(f"serving {self._models_said} models on {device}")
+        missing = self._front.unserved_models
+        but = f"; {missing} cannot be served (edged models)" if missing else ""
+        self._notifier.status(f"serving {self._models_said} models on {device}{but}")
 
     def _check_worker(self, now: float) -> None:
         """Give up a worker that starts or works without a sign of life."""
@@ -289,12 +305,12 @@ class Loop:
         if reason is not None:
             self._give_up(reason, now)
 
-    def _give_up(self, reason: str, now: float) -> None:
+    def _give_up(self, reason: str, now: float, *, batch: int | None = None) -> None:
         assert self._worker is not None
         self._worker.kill()
-        self._on_worker_ended(reason, now)
+        self._on_worker_ended(reason, now, batch=batch)
 
-    def _on_worker_ended(self, reason: str, now: float) -> None:
+    def _on_worker_ended(self, reason: str, now: float, *, batch: int | None = None) -> None:
         """Start another one, unless none was ever ready: then say why and end the daemon."""
         self._drop_worker()
         code = Code.INTERNAL
@@ -304,7 +320,7 @@ class Loop:
             raise from_code(code, reason)
         log.error("%s", reason)
         self._notifier.status(f"recovering: {reason}")
-        self._front.on_worker_lost(reason, now)
+        self._front.on_worker_lost(reason, now, batch=batch)
         self._start_worker_at = self._restarts.on_ended(now)
 
     def _flush(self, *, writable: bool = False) -> None:

@@ -49,7 +49,8 @@ def check(config: Config, shelf: Shelf) -> Checked:
     versions = Versions(shelf.read())
     models = versions.models
     profile = _profile(config, models)
-    worker = worker_settings(config, versions.served, profile)
+    versions.catalog()  # raises where no model can be served
+    worker = worker_settings(config, [*versions.served, *versions.unusable], profile)
     _check_backend(config)
     _check_memory(config, models)
     if config.device.idle_latency_us is not None:
@@ -64,7 +65,7 @@ def check(config: Config, shelf: Shelf) -> Checked:
 def worker_settings(
     config: Config, models: Iterable[str], profile: Profile | None = None
 ) -> WorkerSettings:
-    """What every worker is told, with automatic values filled in. `models`: that are served."""
+    """What every worker is told, with automatic values filled in. `models`: that the daemon has."""
     device = config.device
     if unknown := sorted(set(config.memory.pinned) - set(models)):
         raise ConfigError(

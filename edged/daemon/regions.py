@@ -11,6 +11,7 @@ ends when its lock is gone, or, if it never had one, when the client has not bee
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import logging
@@ -29,6 +30,7 @@ from edged.errors import InvalidArgument, ResourceExhausted, Unavailable, Unsupp
 log = logging.getLogger("edged")
 
 MAX_REGIONS = 256  # each takes a descriptor of the front and one of the worker
+_TRIES = 100  # to make a directory that others take away
 _ANYWHERE, _PREFIX = Path("/dev/shm"), "edged-"
 
 
@@ -180,12 +182,25 @@ def _is_memory(directory: Path) -> bool:
 
 
 def _make(directory: Path) -> int:
-    """A lock on our own new directory, where others may look up what they know the name of."""
-    directory.mkdir(mode=0o700)
-    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    directory.chmod(0o711)
-    return lock
+    """A lock on our own new directory, where others may look up what they know the name of.
+
+    Between its making and its lock another daemon may take it for what a killed one has left, and
+    remove it: then it is made again. Raises OSError.
+    """
+    for _ in range(_TRIES):
+        directory.mkdir(mode=0o700)
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # whoever removes it has it for a moment only
+                if os.path.samestat(os.fstat(lock), directory.stat()):
+                    os.fchmod(lock, 0o711)
+                    return lock
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+    raise FileNotFoundError(errno.ENOENT, "taken away again and again", str(directory))
 
 
 def _remove_left(directory: Path) -> None:
@@ -193,7 +208,10 @@ def _remove_left(directory: Path) -> None:
     with contextlib.suppress(OSError):  # there is none, or it is not for us to touch
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            if os.fstat(lock).st_uid == os.geteuid() and not _is_locked(lock):
+            if os.fstat(lock).st_uid == os.geteuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as long as it is being removed
+                if not os.path.samestat(os.fstat(lock), directory.stat()):
+                    return  # another has removed it, and who made it anew lives
                 for left in directory.iterdir():
                     left.unlink()
                 directory.rmdir()

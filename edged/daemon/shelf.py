@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from edged.errors import StoreError
 from edged.manifest import Manifest
+from edged.servable import check_servable, conflicting
 from edged.store import Hold, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A model that cannot be served as the store is now."""
+
+    reason: str
+    manifest: Manifest | None = None  # None: that is what cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +25,7 @@ class Contents:
 
     models: Mapping[str, Manifest]
     block_bytes: Mapping[str, int]
+    unusable: Mapping[str, Unusable] = field(default_factory=dict)  # the other models
 
 
 class Shelf:
@@ -27,12 +38,29 @@ class Shelf:
         self._holds: dict[str, Hold] = {}
 
     def read(self) -> Contents:
-        """What the store says now; its blocks are held from here on. Raises as Store.models."""
-        models = self._store.models(self._names)
-        blocks = dict.fromkeys(step.block for m in models.values() for step in m.steps)
-        for block in blocks.keys() - self._holds.keys():
+        """What the store says now; its blocks are held from here on. Raises as Store.survey."""
+        models: dict[str, Manifest] = {}
+        block_bytes: dict[str, int] = {}
+        found, damaged = self._store.survey(self._names)
+        unusable = {name: Unusable(str(error)) for name, error in damaged.items()}
+        for name, manifest in found.items():
+            try:
+                check_servable(manifest)
+                sizes = {step.block: self._hold(step.block) for step in manifest.steps}
+            except StoreError as error:
+                unusable[name] = Unusable(str(error), manifest)
+            else:
+                models[name] = manifest
+                block_bytes |= sizes
+        for name, conflict in conflicting(models).items():
+            unusable[name] = Unusable(str(conflict), models.pop(name))
+        return Contents(models, block_bytes, unusable)
+
+    def _hold(self, block: str) -> int:
+        """Its bytes."""
+        if block not in self._holds:
             self._holds[block] = self._store.hold([block])
-        return Contents(models, {block: self._store.block_size(block) for block in blocks})
+        return self._store.block_size(block)
 
     def keep(self, blocks: Collection[str]) -> None:
         """Let go of all blocks but these."""
@@ -41,3 +69,26 @@ class Shelf:
 
     def close(self) -> None:
         self.keep(())
+
+
+def inspect(store: Store, names: Iterable[str] | None) -> dict[str, str]:
+    """The models that cannot be served, and why; every block is read to its end.
+
+    Raises as Store.survey.
+    """
+    shelf = Shelf(store, names)
+    try:
+        contents = shelf.read()
+        damaged: dict[str, str] = {}
+        for block in contents.block_bytes:
+            try:
+                store.verify_block(block)
+            except StoreError as error:
+                damaged[block] = str(error)
+    finally:
+        shelf.close()
+    found = {name: model.reason for name, model in contents.unusable.items()}
+    for name, manifest in contents.models.items():
+        whys = [damaged[step.block] for step in manifest.steps if step.block in damaged]
+        found |= {name: whys[0]} if whys else {}
+    return found

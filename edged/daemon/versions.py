@@ -13,6 +13,7 @@ from itertools import count
 
 from edged.daemon.catalog import Catalog
 from edged.daemon.shelf import Contents
+from edged.errors import StoreError
 from edged.manifest import Manifest
 
 
@@ -35,16 +36,23 @@ class Versions:
         self.served = {name: name for name in contents.models}  # keys by name
         self.models: dict[str, Manifest] = dict(contents.models)  # by key, all that there are
         self.block_bytes = dict(contents.block_bytes)
+        self.unusable = dict(contents.unusable)  # models of the store that are not served, by name
         self._coming: set[str] = set()
         self._numbers = count(2)
 
     def catalog(self) -> Catalog:
         """What can be asked for."""
         models = {name: self.models[key] for name, key in self.served.items()}
-        return Catalog(models, self.block_bytes, self.served)
+        return Catalog(models, self.block_bytes, self.served, self.unusable)
 
     def compare(self, contents: Contents) -> Change:
-        """What a reload of `contents` would change."""
+        """What a reload of `contents` would change.
+
+        Raises StoreError for a model that could be served before, or is new, and cannot be now.
+        """
+        for name, model in contents.unusable.items():
+            if name not in self.unusable:
+                raise StoreError(f"model {name!r} cannot be served: {model.reason}")
         before = {name: self.models[key] for name, key in self.served.items()}
         keys = dict.fromkeys(contents.models, "")
         new = {}
@@ -73,6 +81,7 @@ class Versions:
         """Serve what the change leads to. Returns the keys that are not served any more."""
         gone = tuple(key for key in self.served.values() if key not in change.keys.values())
         self.served = dict(change.keys)
+        self.unusable = dict(change.contents.unusable)
         self.give_up(change)
         return gone
 

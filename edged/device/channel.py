@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TypeAlias
 
-from edged.errors import Unavailable
+from edged.errors import EdgedError, Unavailable
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
@@ -28,6 +28,11 @@ _AHEAD_BYTES = 4096  # read at once: a few short messages, or the beginning of a
 _GATHER = 64  # buffers that one call sends
 _SOCKET_BYTES = 1 << 20  # that the kernel holds for the other end, if it allows so many
 _COUNT = struct.Struct("=II")  # payload frames; bytes of the first frame
+_MAX_FRAMES, _MAX_FIRST_BYTES = 1 << 20, 1 << 30  # of a message that makes sense
+
+
+class Garbled(EdgedError):
+    """What comes is no message: where the next one begins is not known any more."""
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
@@ -60,6 +65,7 @@ class Receiver:
     def receive(self) -> list[memoryview] | None:
         """The next message; None at the end, or when it would have to wait and must not.
 
+        Raises Garbled, here and in the other two, when what comes is no message.
         The first frame is valid until the next call, payload frames for as long as they are used.
         """
         first = self._first if self._first is not None else self.begin()
@@ -107,6 +113,11 @@ class Receiver:
         if have < _COUNT.size:
             return _COUNT.size - have
         count, first_bytes = _COUNT.unpack_from(self._ahead, self._begin)
+        if count > _MAX_FRAMES or first_bytes > _MAX_FIRST_BYTES:
+            raise Garbled(
+                f"a message of {count} frames after one of {first_bytes} bytes; this is a bug of "
+                "whoever sent it"
+            )
         head = _COUNT.size + 8 * count
         if have < head + first_bytes:
             return int(head + first_bytes - have)
@@ -116,10 +127,14 @@ class Receiver:
         return 0
 
     def _lay_out(self, into: Sequence[memoryview] | None) -> list[memoryview]:
-        """Memory for the payload, with what was read ahead of it."""
+        """Memory for the payload, with what was read ahead of it. Raises Garbled for too much."""
         view = memoryview(self._ahead)
         if into is None:
-            into = [memoryview(bytearray(size)) for size in self.sizes]
+            try:
+                into = [memoryview(bytearray(size)) for size in self.sizes]
+            except (MemoryError, OverflowError):
+                size = sum(self.sizes)
+                raise Garbled(f"there is no memory for a message of {size} bytes") from None
         for frame in into:
             here = min(frame.nbytes, self._end - self._begin)
             frame[:here] = view[self._begin : self._begin + here]

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from edged.backends.base import DeviceLost
 from edged.budget import footprint
 from edged.device import link
+from edged.device.failures import typed
 from edged.device.loader import Loader
 from edged.device.warming import Warming
-from edged.errors import ResourceExhausted
+from edged.errors import EdgedError, ResourceExhausted
 from edged.manifest import Manifest
 
 log = logging.getLogger("edged.device")
@@ -35,26 +37,38 @@ class Filling:
         fixed_bytes: int,
         budget_bytes: int | None,
         max_batch_rows: int,
+        failed: Mapping[str, EdgedError] | None = None,
     ) -> None:
-        """`fixed_bytes`: of this process before any block. `budget_bytes`: for all of it."""
+        """`fixed_bytes`: of this process before any block. `budget_bytes`: for all of it. `failed`:
+        blocks that are known to be unusable.
+        """
         self._loader = loader
         self._warming = warming
         self._fixed_bytes = fixed_bytes
         self._budget_bytes = budget_bytes
         self._last_use: dict[str, int] = {}  # of loaded blocks: number of the model
         self._infos: dict[str, link.BlockInfo] = {}
+        self._failed = dict(failed or {})
         self.max_batch_rows = max_batch_rows
         self.workspace_bytes = 0
 
     def run(self, manifests: Mapping[str, Manifest], pinned: Sequence[str]) -> None:
-        """All models, the most wanted first. Raises ResourceExhausted if the pinned do not fit."""
-        needed_bytes = sum(map(self._loader.block_bytes, self._loader.blocks)) + self._fixed_bytes
+        """All models, the most wanted first. Those that cannot be loaded are left out.
+
+        Raises ResourceExhausted if the pinned do not fit, and what the first model failed with if
+        all of them do.
+        """
+        usable = [block for block in self._loader.blocks if block not in self._failed]
+        needed_bytes = sum(map(self._loader.block_bytes, usable)) + self._fixed_bytes
         if self._budget_bytes is not None and self._budget_bytes > _EASY * needed_bytes:
             self._budget_bytes = None
         wanted = [*pinned, *(key for key in manifests if key not in pinned)]
         for number, key in enumerate(reversed(wanted)):
             self._take(key, manifests[key], number)
-        missing = [key for key in pinned if not self.is_resident(manifests[key])]
+        whys = {key: self._failure(manifests[key]) for key in wanted}
+        if all(whys.values()):
+            raise next(filter(None, whys.values()))
+        missing = [k for k in pinned if not (whys[k] or self.is_resident(manifests[k]))]
         if missing:
             raise ResourceExhausted(
                 f"memory.pinned: {', '.join(missing)} cannot stay in memory beside the others, "
@@ -71,11 +85,50 @@ class Filling:
             for block, info in self._infos.items()
         )
 
+    def failures(self) -> tuple[link.FailedBlock, ...]:
+        """The blocks that could not be loaded, and why."""
+        return tuple(
+            link.FailedBlock(block, error.code, str(error)) for block, error in self._failed.items()
+        )
+
     def is_resident(self, manifest: Manifest) -> bool:
         return all(step.block in self._loader.resident for step in manifest.steps)
 
+    def _failure(self, manifest: Manifest) -> EdgedError | None:
+        """Why the model cannot be loaded, if one of its blocks cannot."""
+        failures = (self._failed.get(step.block) for step in manifest.steps)
+        return next((error for error in failures if error is not None), None)
+
     def _take(self, key: str, manifest: Manifest, number: int) -> None:
-        """Load and warm up one model, if there is any way to make room for it."""
+        """Load and warm up one model, unless it fails: others go on."""
+        if self._failure(manifest) is None:
+            try:
+                self._load_and_warm(key, manifest, number)
+            except DeviceLost:
+                raise
+            except Exception as caught:
+                self._fail(manifest, typed(caught, f"model {key} could not be warmed up"))
+
+    def _fail(self, manifest: Manifest, error: EdgedError) -> None:
+        """It could be loaded and does not run: what is most its own stands for it."""
+        last = manifest.steps[-1].block
+        self._failed[last] = error
+        if last in self._loader.resident:
+            self._loader.unload(last)
+
+    def _load(self, block: str) -> bool:
+        """False if it cannot be loaded."""
+        try:
+            self._infos[block] = self._loader.load(block)
+        except DeviceLost:
+            raise
+        except Exception as caught:
+            self._failed[block] = typed(caught, f"block {block[:12]} could not be loaded")
+            return False
+        return True
+
+    def _load_and_warm(self, key: str, manifest: Manifest, number: int) -> None:
+        """If there is any way to make room for it."""
         blocks = list(dict.fromkeys(step.block for step in manifest.steps))
         missing = [block for block in blocks if block not in self._loader.resident]
         for block in missing:
@@ -83,7 +136,8 @@ class Filling:
             if not self._make_room(wanted_bytes, blocks):
                 log.warning("model %s does not fit into the budget, whatever else is unloaded", key)
                 return
-            self._infos[block] = self._loader.load(block)
+            if not self._load(block):
+                return
             self._last_use[block] = number
         self._last_use.update(dict.fromkeys(blocks, number))
         rows = min(self.max_batch_rows, manifest.max_rows or self.max_batch_rows)

@@ -22,7 +22,8 @@ Rules that both ends hold to:
 * Load, Unload, Define and Forget are done in the order in which they come, beside the batches.
   Each Load gets one Loaded or LoadFailed, each Unload one Unloaded, each Define one Defined or
   DefineFailed. The front unloads nothing that a staged request needs.
-* A worker that cannot start sends Failed and exits with status 1.
+* A worker that cannot start sends Failed and exits with status 1. One that can load some models and
+  not all starts, and says in Ready which blocks failed.
 """
 
 from __future__ import annotations
@@ -141,7 +142,10 @@ class Define(_Message, frozen=True):
 
 
 class Forget(_Message, frozen=True):
-    """Models that no request asks for any more; what only they needed is unloaded already."""
+    """Models that no request asks for any more; what only they needed is unloaded already.
+
+    A batch may still run with a request that was taken back: the worker waits for its end.
+    """
 
     models: tuple[str, ...]
 
@@ -179,6 +183,14 @@ class BlockInfo(_Part, frozen=True):
     resident: bool = True  # False: it was loaded to be measured, and had to make room
 
 
+class FailedBlock(_Part, frozen=True):
+    """One block that could not be loaded; no model that needs it can run until it is."""
+
+    id: str
+    code: Code
+    message: str
+
+
 class WarmUp(_Part, frozen=True):
     """Time of one model alone, all blocks of its path, measured after a first untimed run."""
 
@@ -190,7 +202,7 @@ class WarmUp(_Part, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """All models were loaded once and are warm; what fits has stayed."""
+    """All models that could be loaded were, and are warm; what fits has stayed."""
 
     backend: str
     device: str  # for people, as "cpu (2 threads)"
@@ -208,6 +220,7 @@ class Ready(_Message, frozen=True):
     loading_bytes: int = 0  # that loading a block takes on top, for a moment
     max_batch_rows: int | None = None  # None: as asked for; else what there is memory for
     lanes_prepare: bool = False  # they decode small images themselves: see `is_light`
+    failed: tuple[FailedBlock, ...] = ()  # blocks; a Load of one tries again
 
 
 class Failed(_Message, frozen=True):
@@ -352,8 +365,8 @@ def is_light(inputs: Sequence[Input], payload_bytes: int, *, lanes_prepare: bool
     return (inputs[0].kind == "tensor" or lanes_prepare) and payload_bytes <= LIGHT_BYTES
 
 
-# Between messages and their first frames. Decoding raises msgspec.DecodeError: both ends are ours,
-# so that is a bug.
+# Between messages and their first frames. Decoding raises msgspec.DecodeError or a ValueError: both
+# ends are ours, so that is a bug; the front reads by edged.daemon.owed, and outlives it.
 encode: Callable[[ToWorker | FromWorker], bytes] = msgspec.msgpack.Encoder().encode
 decode_to_worker: Callable[[bytes | memoryview], ToWorker]
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode

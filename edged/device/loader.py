@@ -13,12 +13,14 @@ from contextlib import ExitStack
 
 from edged import heap
 from edged.backends import mapped
-from edged.backends.base import Backend, Loaded, Use
+from edged.backends.base import Backend, DeviceLost, Loaded, Use
 from edged.backends.prepared import DamagedCopy
 from edged.device import link
-from edged.errors import EdgedError, StoreError
+from edged.device.failures import typed
+from edged.errors import EdgedError
 from edged.manifest import Manifest
 from edged.paths.layout import Tensor
+from edged.servable import check_servable
 from edged.store import Hold, Store
 
 log = logging.getLogger("edged.device")
@@ -51,12 +53,35 @@ class Loader:
         """All that the models need, in the order in which they need them."""
         return tuple(self._uses)
 
+    def begin(self, manifests: Mapping[str, Manifest]) -> dict[str, EdgedError]:
+        """The models of a start, those too that have blocks which cannot be had now: these blocks,
+        and why. A load tries again.
+
+        Raises StoreError for a model that says of itself what cannot be.
+        """
+        failed = {}
+        for manifest in manifests.values():
+            check_servable(manifest)
+        for block in _uses(manifests.values()):
+            try:
+                self._hold(block)
+                if not self._backend.is_prepared(block):
+                    self._prepare(block)
+            except DeviceLost:
+                raise
+            except Exception as caught:
+                self._let_go(block)
+                failed[block] = typed(caught, f"block {block[:12]} could not be prepared")
+        self._know(dict(manifests))
+        return failed
+
     def define(self, manifests: Mapping[str, Manifest]) -> None:
         """More models: check them, and prepare their blocks for this host, one by one.
 
         Raises StoreError for a missing or damaged block.
         """
-        check_manifests(manifests)
+        for manifest in manifests.values():
+            check_servable(manifest)
         new = [block for block in _uses(manifests.values()) if block not in self._holds]
         with ExitStack() as undo:
             holds = {block: undo.enter_context(self._store.hold([block])) for block in new}
@@ -74,7 +99,16 @@ class Loader:
         for block in self._holds.keys() - self._uses.keys():
             if block in self.resident:
                 self.unload(block)
+            self._let_go(block)
+
+    def _let_go(self, block: str) -> None:
+        if block in self._holds:
             self._holds.pop(block).close()
+
+    def _hold(self, block: str) -> None:
+        """Keep the file in the store. Raises StoreError if it is missing."""
+        if block not in self._holds:
+            self._holds[block] = self._store.hold([block])
 
     def block_bytes(self, block: str) -> int:
         """What a block will take; of one that was never loaded the size of its file."""
@@ -92,9 +126,11 @@ class Loader:
         if block not in self._uses:
             raise EdgedError(f"block {block[:12]} is of no model here; this is a bug of the front")
         started_ns = time.perf_counter_ns()
+        self._hold(block)
         try:
             loaded = self._load(block)
         except Exception:
+            self._let_go(block)  # whoever mends it puts another file in its place
             heap.give_back()
             raise
         self.resident[block] = loaded
@@ -140,27 +176,6 @@ class Loader:
         finally:
             mapped.give_cache_back(path)
             heap.give_back()
-
-
-def check_manifests(manifests: Mapping[str, Manifest]) -> None:
-    """Raise StoreError where a model says of itself what cannot be."""
-    for name, manifest in manifests.items():
-        spec = manifest.preprocess
-        if spec is not None:
-            plane = (spec.height, spec.width)
-            shape = (3, *plane) if spec.layout == "NCHW" else (*plane, 3)
-            inputs = [manifest.value(value) for value in manifest.inputs]
-            if [(v.datatype, v.shape) for v in inputs] != [("FP32", shape)]:
-                raise StoreError(
-                    f"model {name!r} has a preprocessing that makes FP32 {list(shape)}, which is "
-                    "not its input; export it again"
-                )
-        first = manifest.value(manifest.outputs[0])
-        if manifest.labels and (not first.shape or first.shape[-1] != len(manifest.labels)):
-            raise StoreError(
-                f"model {name!r} has {len(manifest.labels)} labels for an output of shape "
-                f"{list(first.shape)}; export it again"
-            )
 
 
 def _uses(manifests: Iterable[Manifest]) -> dict[str, list[Use]]:

@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 from edged.backends.base import DeviceLost
 from edged.device import link
+from edged.device.failures import passing, typed
 from edged.device.loader import Loader
-from edged.errors import EdgedError
 from edged.manifest import Manifest
 
 log = logging.getLogger("edged.device")
@@ -84,13 +84,16 @@ class Orders:
     def _work(self, next_order: Callable[[], Order | threading.Event | None]) -> None:
         with contextlib.suppress(PermissionError):  # a sandbox may not allow it
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # this thread alone
-        while (order := next_order()) is not None:
-            try:
+        order: Order | threading.Event | None = None
+        try:
+            while (order := next_order()) is not None:
                 self._handlers[type(order)](order)
-            except Exception as caught:
+        except BaseException as caught:
+            try:
                 error = typed(caught, f"{type(order).__name__} could not be done")
                 self._report(link.Failed(error.code, str(error)))
-                os._exit(1)  # what is loaded is not known any more; the next worker begins anew
+            finally:
+                os._exit(1)  # what is loaded is not known any more; the next one begins anew
 
     def _next(self) -> Order | None:
         """The next order but to unload; the one after it is read ahead if it has come by now."""
@@ -98,7 +101,8 @@ class Orders:
             self._waiting.append(self._queue.get())
         order = self._waiting.popleft()
         if self._waiting and isinstance(self._waiting[0], link.Load):
-            self._loader.read_ahead(self._waiting[0].block)
+            with contextlib.suppress(OSError):  # whoever loads it will say what is wrong
+                self._loader.read_ahead(self._waiting[0].block)
         return order
 
     def _load(self, order: link.Load) -> None:
@@ -108,7 +112,7 @@ class Orders:
             except DeviceLost:
                 raise
             except Exception as caught:
-                error = typed(caught, f"block {order.block[:12]} could not be loaded")
+                error = passing(typed(caught, f"block {order.block[:12]} could not be loaded"))
                 self._report(link.LoadFailed(order.block, error.code, str(error)))
             else:
                 self._report(link.Loaded(order.block, info.bytes_used, info.load_us))
@@ -126,6 +130,7 @@ class Orders:
                 self._redefine(self._loader.manifests)
             except Exception:
                 self._loader.forget(new)
+                self._redefine(self._loader.manifests)  # some may have got to know the new ones
                 raise
         except Exception as caught:
             error = typed(caught, "models could not be defined")
@@ -141,11 +146,3 @@ class Orders:
         with self._going:
             self._loader.forget(order.models)
         self._redefine(self._loader.manifests)
-
-
-def typed(error: Exception, what: str) -> EdgedError:
-    """An error that can go to the front; one that is not ours is a bug and leaves a traceback."""
-    if isinstance(error, EdgedError):
-        return error
-    log.error("%s; this is a bug", what, exc_info=error)
-    return EdgedError(f"{what}: {type(error).__name__}: {error}; this is a bug")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -160,6 +160,7 @@ class Staging:
     def __init__(self, manifests: Mapping[str, Manifest], rows: int, memory: Memory) -> None:
         self._lock = threading.Lock()
         self._requests: dict[int, Staged] = {}
+        self._unused: list[tuple[Collection[str], Callable[[], None]]] = []  # see `when_unused`
         self._rows = rows
         self._memory = memory
         self._numbers = itertools.count()
@@ -273,10 +274,31 @@ class Staging:
                 if not staged.running and (staged.discarded or not staged.left):
                     self._free(staged)
 
+    def when_unused(self, models: Collection[str], then: Callable[[], None]) -> None:
+        """Call `then` once, as soon as no request is for one of these models: at once, or in the
+        thread that ends the last one, which has the lock. No more such requests come meanwhile.
+        """
+        with self._lock:
+            if any(not staged.asks.keys().isdisjoint(models) for staged in self._requests.values()):
+                self._unused.append((frozenset(models), then))
+                return
+        then()
+
     def _free(self, staged: Staged) -> None:
         del self._requests[staged.rid]
         for feed in staged.feeds:
             feed.pool.give_back(feed.rows)
+        if self._unused:
+            self._tell_unused()
+
+    def _tell_unused(self) -> None:
+        used = {model for staged in self._requests.values() for model in staged.asks}
+        waiting, self._unused = self._unused, []
+        for models, then in waiting:
+            if used.isdisjoint(models):
+                then()
+            else:
+                self._unused.append((models, then))
 
 
 def _needs(

@@ -7,6 +7,7 @@ Each thread reports to the front by itself. Knows no scheduler: the front says w
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import logging
@@ -16,7 +17,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,10 +30,11 @@ from edged.budget import footprint
 from edged.device import link, preparing
 from edged.device.channel import Receiver, SharedSender
 from edged.device.executor import Executor
+from edged.device.failures import passing, typed
 from edged.device.filling import Filling
 from edged.device.lanes import Lanes
 from edged.device.loader import Loader
-from edged.device.orders import Orders, typed
+from edged.device.orders import Orders
 from edged.device.regions import Regions
 from edged.device.settings import Settings
 from edged.device.staging import Deferred, Staged, Staging
@@ -66,9 +68,9 @@ class Worker:
             link.Discard: lambda discard: self._staging.discard(discard.rid),
             link.Close: lambda close: self._regions.forget(close.path),
             **dict.fromkeys(
-                (link.Load, link.Unload, link.Define, link.Forget),
-                lambda order: self._orders.put(order),
+                (link.Load, link.Unload, link.Define), lambda order: self._orders.put(order)
             ),
+            link.Forget: self._on_forget,
             link.Ping: lambda ping: self._report(link.Pong(ping.n)),
             link.Measure: lambda ask: self._looks.put(functools.partial(self._measure, ask.n)),
         }
@@ -87,7 +89,7 @@ class Worker:
             cache_dir=Path(settings.cache_dir),
         )
         loader = Loader(store, self._backend)
-        loader.define(self._manifests)
+        failed = loader.begin(self._manifests)
         fixed_bytes = footprint().pss_bytes
         self._executors = [
             Executor(self._manifests, self._backend, loader.max_rows)
@@ -108,6 +110,7 @@ class Worker:
             fixed_bytes=fixed_bytes,
             budget_bytes=settings.budget_bytes,
             max_batch_rows=settings.max_batch_rows,
+            failed=failed,
         )
         filling.run(self._manifests, settings.pinned)
         self._orders = Orders(loader, self._redefine, self._report)
@@ -142,6 +145,7 @@ class Worker:
                 workspace_bytes=filling.workspace_bytes,
                 loading_bytes=loader.extra_bytes,
                 max_batch_rows=filling.max_batch_rows,
+                failed=filling.failures(),
             )
         )
 
@@ -179,16 +183,18 @@ class Worker:
 
     def _work_in(self, lanes: Lanes[link.Run]) -> None:
         """The life of a lane's thread."""
-        try:
+        with self._fatal():
             lanes.work()
-        except Exception as error:
-            self.fail(error)
-            os._exit(1)  # other threads still run: there is nothing that could be put in order
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Say why it cannot start, or cannot go on."""
         failure = typed(error, "the device worker cannot go on")
         self._report(link.Failed(failure.code, str(failure)))
+
+    def _on_forget(self, order: link.Forget) -> None:
+        """Not before the last batch with one of the models has ended: a request that was taken back
+        runs on in it, and its answer is made by what the model says."""
+        self._staging.when_unused(order.models, functools.partial(self._orders.put, order))
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -301,7 +307,7 @@ class Worker:
             raise
         except Exception as caught:
             self._staging.end(message.members, requests, done=False)
-            failure = typed(caught, "a batch could not be run")
+            failure = passing(typed(caught, "a batch could not be run"))
             self._report(link.BatchFailed(message.batch, failure.code, str(failure)))
         else:
             self._staging.end(message.members, requests, done=True)
@@ -333,7 +339,11 @@ class Worker:
     def _measure(self, n: int) -> None:
         """Between two loads, so that the front counts the same blocks when it hears of it."""
         with self._orders.steady():
-            taken = footprint()
+            try:
+                taken = footprint()
+            except OSError as error:  # as without a descriptor left; it is asked again soon
+                log.error("memory could not be measured: %s", error.strerror)
+                return
             self._report(
                 link.Memory(
                     n=n,
@@ -350,9 +360,23 @@ class Worker:
         thread.start()
 
     def _work(self, jobs: Jobs) -> None:
-        """The life of a thread that is not the main one."""
-        while (job := jobs.get()) is not None:
-            job()
+        """The life of a thread that does jobs."""
+        with self._fatal():
+            while (job := jobs.get()) is not None:
+                job()
+
+    @contextlib.contextmanager
+    def _fatal(self) -> Iterator[None]:
+        """No thread ends in silence: what it cannot cope with ends the worker, and the front knows
+        why. Other threads still run, so there is nothing that could be put in order first.
+        """
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self.fail(error)
+            finally:
+                os._exit(1)
 
     def _report(self, message: link.FromWorker, payload: Sequence[memoryview] = ()) -> None:
         """Tell the front, from any thread. The payload's memory may be used again at once."""

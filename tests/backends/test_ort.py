@@ -95,6 +95,7 @@ def test_a_damaged_prepared_copy_is_removed_and_said(
 def test_old_prepared_copies_are_removed(backend: Backend, cache: Path, tmp_path: Path) -> None:
     for block in (old := dense(6, 4, seed=1), new := dense(6, 4, seed=2)):
         load(backend, block, tmp_path)
+    backend.unload(old.id)
     (entry,) = cache.glob(f"{old.id}*")
     os.utime(entry, (0, 0))
     again = backends.create("onnxruntime", {}, threads=1, cache_dir=cache)

@@ -64,6 +64,25 @@ def test_infer_raw(
     assert "logits: float32 [1, 3]" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("shape", "classification"), [((-1, 3), 1), ((-1,), None), ((-1, 100, 6), None)]
+)
+def test_unless_told_infer_asks_for_classes_where_there_are_any(
+    daemon: FakeDaemon, images: list[str], shape: tuple[int, ...], classification: int | None
+) -> None:
+    output = wire.TensorMetadata("y", "FP32", shape)
+    daemon.answer_others = lambda received: [
+        wire.encode_reply(
+            wire.ModelMetadataReply(received.id, "net", "flowers", "onnx_onnxv1", (), (output,))
+        )
+        if isinstance(received.request.header, wire.ModelMetadata)
+        else other_reply(received)
+    ]
+    main(["infer", "--task", "flowers", "--endpoint", daemon.endpoint, images[0]])
+    (asked,) = daemon.infers[0].request.header.outputs
+    assert asked.parameters.classification == classification
+
+
 def test_infer_goes_on_after_a_bad_image(
     daemon: FakeDaemon, images: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

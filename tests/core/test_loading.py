@@ -163,7 +163,7 @@ def test_a_failed_load_refuses_those_who_wait_for_it_and_is_tried_again_after_a_
     assert Unload("trunk") in commands  # the others go on
     assert tell.scheduler.memory().account.blocks == 60
     (refusal,) = tell(arrived(3, "b"), 1.5)
-    assert refusal == Refuse(3, Code.INTERNAL, "b1: a flipped bit", retry_after_s=0.5)
+    assert refusal == Refuse(3, Code.INTERNAL, "b1: a flipped bit")
     tell(BlockUnloaded("trunk"), 2.0)
     assert tell.load("c1", now=2.0) == [Prepare(2)]
     tell(arrived(4, "b"), 2.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -95,6 +95,7 @@ class Bench:
         self.worker: list[link.ToWorker] = []
         self.payloads: list[Sequence[wire.Buffer]] = []
         self.soon: list[bool] = []
+        self.rows: dict[int, int] = {}  # of each request that was to be prepared
         self.gone: set[bytes] = set()
         self.now = 0.0
         self.store = models or catalog()
@@ -129,7 +130,10 @@ class Bench:
 
     def to_worker(self, frames: Sequence[wire.Buffer], *, soon: bool = True) -> None:
         self.soon.append(soon)
-        self.worker.append(link.decode_to_worker(bytes(frames[0])))
+        order = link.decode_to_worker(bytes(frames[0]))
+        self.worker.append(order)
+        if isinstance(order, link.Prepare):
+            self.rows[order.rid] = order.rows
         self.payloads.append(frames[1:])
 
     def worker_is_ready(self, *, lanes_prepare: bool = False) -> None:
@@ -165,15 +169,19 @@ class Bench:
                 if isinstance(order, link.Prepare) and not order.light:
                     self.front.on_worker(link.Prepared(order.rid, 1000), (), self.now)
                 elif isinstance(order, link.Run):
-                    self.front.on_worker(*batch_done(order), self.now)
+                    self.front.on_worker(*batch_done(order, self.rows), self.now)
 
 
-def batch_done(run: link.Run) -> tuple[link.BatchDone, list[bytes]]:
+def batch_done(
+    run: link.Run, rows: Mapping[int, int] | None = None
+) -> tuple[link.BatchDone, list[bytes]]:
+    """`rows` of each request, where it is not one."""
     answers, tensors = [], []
     for member in run.members:
         for model in member.models:
-            raw = model.encode().ljust(8)[:8]
-            output = link.Output("logits", "UINT8", (len(raw),))
+            count = (rows or {}).get(member.rid, 1)
+            raw = model.encode().ljust(8)[:8] * count
+            output = link.Output("logits", "UINT8", (count, 8))
             answers.append(link.Answer(member.rid, model, (output,)))
             tensors.append(raw)
     return link.BatchDone(run.batch, 2000, 100, (), tuple(answers)), tensors

@@ -10,7 +10,7 @@ import pytest
 from edged.core.events import LoadAsked, PinAsked, Settled, UnloadAsked
 from edged.daemon.administration import Administration
 from edged.daemon.catalog import Catalog
-from edged.daemon.shelf import Contents
+from edged.daemon.shelf import Contents, Unusable
 from edged.daemon.versions import Change, Versions
 from edged.device import link
 from edged.errors import Code, EdgedError, NotFound, ResourceExhausted, StoreError, Unavailable
@@ -38,6 +38,7 @@ class Site:
         self.kept: set[str] = set()
         self.outcomes: list[Any] = []
         self.in_use: set[str] = set()
+        self.failing: list[str] = []
         versions = Versions(contents(*manifests))
         self.administration = Administration(versions, self, pinned, self)
 
@@ -60,6 +61,9 @@ class Site:
 
     def is_in_use(self, key: str) -> bool:
         return key in self.in_use
+
+    def failing_models(self) -> list[str]:
+        return self.failing
 
     def serve(self, catalog: Catalog) -> None:
         self.served = catalog
@@ -158,6 +162,51 @@ def test_a_store_that_cannot_be_read_changes_nothing():
     site.store = Contents({}, {})
     site.reload()
     assert isinstance(site.outcomes[1], NotFound)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError(13, "no"), RecursionError(), MemoryError(), KeyError("steps")],
+    ids=repr,
+)
+def test_whatever_goes_wrong_with_the_store_changes_nothing(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+):
+    site = Site(OLD)
+
+    def read() -> Contents:
+        raise error
+
+    monkeypatch.setattr(site, "read", read)
+    site.reload()
+    (outcome,) = site.outcomes
+    assert isinstance(outcome, EdgedError)
+    assert site.served is None
+    monkeypatch.undo()
+    site.reload(OLD, FOOD)
+    site.administration.defined(0.0)
+    site.settle()
+    assert set(site.served.models) == {"flowers", "food"}
+
+
+def test_a_model_that_becomes_unusable_fails_the_reload_and_one_that_was_does_not():
+    site = Site(OLD, FOOD)
+    site.store = Contents(
+        contents(FOOD).models, contents(FOOD).block_bytes, {"flowers": Unusable("it is damaged")}
+    )
+    site.reload()
+    assert "'flowers' cannot be served: it is damaged" in str(site.outcomes.pop())
+    assert site.served is None
+    site.administration.versions.unusable["flowers"] = Unusable("it was damaged")
+    site.reload()
+    assert site.outcomes.pop().removed == ("flowers",)
+
+
+def test_a_reload_tries_again_what_could_not_be_loaded():
+    site = Site(OLD, FOOD)
+    site.failing = ["flowers"]
+    site.reload()
+    assert [(type(event), event.model) for event in site.asked] == [(LoadAsked, "flowers")]
 
 
 def test_a_new_version_that_the_worker_cannot_prepare_is_not_served():

@@ -352,6 +352,21 @@ def test_statistics_wait_for_the_workers_figures(bench):
     assert sum(header.memory[f"{part}_bytes"] for part in parts) == header.memory["total_bytes"]
 
 
+def test_statistics_do_not_wait_for_a_worker_that_says_nothing(bench):
+    """As one that is stopped and has nothing to do: nobody gives it up."""
+    bench.ask(wire.Statistics("s1"))
+    bench.ask(wire.Statistics("s2"))
+    assert not bench.sent
+    assert bench.front.wakeup_at() == 1.0
+    bench.front.on_woke(1.0)
+    first, second = (reply.header for _, reply in bench.sent)
+    assert (first.id, second.id) == ("s1", "s2")
+    assert first.server.state == "READY"
+    assert "worker_pss_bytes" not in first.memory
+    bench.front.on_worker(link.Memory(bench.worker[-1].n, 1, 1, 1), (), 2.0)
+    assert len(bench.sent) == 2
+
+
 def test_statistics_are_there_without_a_worker():
     bench = Bench()
     bench.ask(infer("r1"))

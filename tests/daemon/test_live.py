@@ -27,6 +27,7 @@ from edged.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from edged.store import Store
 from tests.colors import picture, png
 from tests.daemon.live import until
 from tests.processes import suspend
@@ -240,7 +241,7 @@ def test_a_timeout_and_a_cancel_end_a_request_on_the_daemon(start):
 def test_a_damaged_store_is_refused_at_the_start(start, store, tmp_path, damage, says):
     broken = tmp_path / "broken"
     shutil.copytree(store, broken)
-    block = max((broken / "blocks").iterdir(), key=lambda path: path.stat().st_size)
+    block = Store(broken).block_path(Store(broken).model("color").steps[0].block)  # of all models
     if damage == "flip":
         data = bytearray(block.read_bytes())
         data[len(data) // 2] ^= 1

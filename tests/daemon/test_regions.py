@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from edged import wire
-from edged.daemon.regions import MAX_REGIONS, Regions
+from edged.daemon.regions import MAX_REGIONS, Regions, _make, _remove_left
 from edged.device import link
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable, Unsupported
 from tests.daemon.samples import Bench, infer
@@ -125,6 +126,33 @@ def test_what_a_killed_daemon_left_is_removed_and_what_a_living_one_has_is_not(
     assert share(other).path.startswith(str(left.parent))
     other.close()
     assert not left.parent.exists()
+
+
+def test_a_directory_that_others_take_away_while_it_is_made_is_made_again(memory: Path) -> None:
+    """Daemons that start together look for what killed ones have left."""
+    place = memory / "busy.sock.shared"
+    done = threading.Event()
+
+    def remove() -> None:
+        while not done.is_set():
+            _remove_left(place)
+
+    removers = [threading.Thread(target=remove) for _ in range(3)]
+    for remover in removers:
+        remover.start()
+    try:
+        for _ in range(200):
+            lock = _make(place)
+            kept = place / "region"
+            kept.write_bytes(b"x")
+            assert os.path.samestat(os.fstat(lock), place.stat())
+            kept.unlink()
+            place.rmdir()
+            os.close(lock)
+    finally:
+        done.set()
+        for remover in removers:
+            remover.join()
 
 
 def test_a_place_that_is_not_ours_is_not_used(memory: Path, caplog) -> None:

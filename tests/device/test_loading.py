@@ -138,6 +138,20 @@ def test_a_model_is_forgotten_after_what_was_to_be_unloaded() -> None:
     assert loader.calls == ["unload", "forget"]
 
 
+def test_a_model_is_forgotten_after_the_last_batch_with_it(store: Store) -> None:
+    """Which has yet to begin here: its request was taken back when it was ordered already."""
+    with worker(store, options={"run_us": 100_000}) as rig:
+        first, second = rig.prepared(X, "cat"), rig.prepared(X + 1, "dog")
+        rig.run((first, ["cat"]))
+        rig.run((second, ["dog"]))
+        rig.send(link.Forget(("dog",)))
+        for batch in (1, 2):
+            assert rig.expect(link.BatchDone).batch == batch
+        rig.send(link.Load(HEADS["dog"].id))
+        assert "is of no model" in rig.expect(link.LoadFailed).message
+        assert rig.refused(X, "dog").code is Code.NOT_FOUND
+
+
 def test_an_order_that_makes_no_sense_ends_the_worker(store: Store) -> None:
     """What is loaded is in doubt then; the front starts another one."""
     with worker(store) as rig:

@@ -179,3 +179,19 @@ def test_deferred_work_is_done_once_and_all_wait_for_it() -> None:
     for thread in threads:
         thread.join(30)
     assert seen == [1, 1, 1, 1]
+
+
+def test_a_model_is_unused_when_the_last_request_for_it_has_ended() -> None:
+    staging = Staging(MODELS, 4, HostMemory())
+    said: list[str] = []
+    staging.when_unused(["a"], lambda: said.append("at once"))
+    assert said == ["at once"]
+    staging.settle(staging.admit(prepare(1, "a")), prepared=True)
+    staging.settle(staging.admit(prepare(2, "a", "b")), prepared=True)
+    staging.when_unused(["a"], lambda: said.append("a"))
+    staging.when_unused(["c"], lambda: said.append("c"))
+    begun = staging.begin(member(1, "a"))
+    staging.discard(2)
+    assert said == ["at once", "c"]
+    staging.end(member(1, "a"), begun, done=True)
+    assert said == ["at once", "c", "a"]

@@ -1,0 +1,73 @@
+"""Whether models can be served, as far as their manifests say. Pure.
+
+One place for all such checks: whoever serves models looks here first, at the start and at each
+reload, and lists those that cannot be served with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edged.errors import StoreError
+from edged.manifest import Manifest
+from edged.paths.layout import Tensor
+from edged.paths.trie import Trie
+
+_MOST_ROW_BYTES = 1 << 30  # of one row of an input: many times what a message can bring
+
+
+def check_servable(manifest: Manifest) -> None:
+    """Raise StoreError where a model says of itself what cannot be."""
+    _check_inputs(manifest)
+    _check_preprocess(manifest)
+    _check_labels(manifest)
+
+
+def conflicting(manifests: Mapping[str, Manifest]) -> dict[str, StoreError]:
+    """Models that cannot be served beside those that come before them, and why."""
+    bad: dict[str, StoreError] = {}
+    try:
+        Trie(manifests)
+    except StoreError:
+        good: dict[str, Manifest] = {}
+        for name, manifest in manifests.items():
+            try:
+                Trie({**good, name: manifest})
+            except StoreError as error:
+                bad[name] = error
+            else:
+                good[name] = manifest
+    return bad
+
+
+def _check_inputs(manifest: Manifest) -> None:
+    for value in map(manifest.value, manifest.inputs):
+        row_bytes = Tensor(value.datatype, value.shape).row_bytes
+        if not 0 < row_bytes <= _MOST_ROW_BYTES:
+            raise StoreError(
+                f"model {manifest.name!r} has an input {value.name!r} of {list(value.shape)}, "
+                f"{row_bytes} bytes a row, which nothing can be sent for; export it again"
+            )
+
+
+def _check_preprocess(manifest: Manifest) -> None:
+    spec = manifest.preprocess
+    if spec is None:
+        return
+    plane = (spec.height, spec.width)
+    shape = (3, *plane) if spec.layout == "NCHW" else (*plane, 3)
+    inputs = [manifest.value(value) for value in manifest.inputs]
+    if [(v.datatype, v.shape) for v in inputs] != [("FP32", shape)]:
+        raise StoreError(
+            f"model {manifest.name!r} has a preprocessing that makes FP32 {list(shape)}, which is "
+            "not its input; export it again"
+        )
+
+
+def _check_labels(manifest: Manifest) -> None:
+    first = manifest.value(manifest.outputs[0])
+    if manifest.labels and (not first.shape or first.shape[-1] != len(manifest.labels)):
+        raise StoreError(
+            f"model {manifest.name!r} has {len(manifest.labels)} labels for an output of shape "
+            f"{list(first.shape)}; export it again"
+        )
