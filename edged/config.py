@@ -65,7 +65,7 @@ class Device(_Section, frozen=True):
     # While there is work processors enter no idle state that takes longer to leave; None: any.
     idle_latency_us: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
     start_timeout_s: float = 300.0  # loading and warming up
-    hang_timeout_s: float = 30.0  # without any sign of the worker while it has work
+    hang_timeout_s: float = 10.0  # that a batch may take at least; then the worker is restarted
 
 
 class Memory(MemorySettings, frozen=True, forbid_unknown_fields=True):

@@ -5,7 +5,7 @@ Puts together what the queue, the memory and the measured costs say. Decides and
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from edged.core.cost import CostModel
 from edged.core.demand import Need
@@ -13,6 +13,7 @@ from edged.core.events import Request
 from edged.core.memory import DeviceMemory
 from edged.core.running import Batch
 from edged.core.settings import Settings
+from edged.core.staging import Staging
 from edged.core.waiting import WaitingQueue
 
 
@@ -43,14 +44,16 @@ class Forecast:
         need: Need | None,
         costs: CostModel,
         *,
-        staged_rows: int,
-        running: Iterable[Batch],
+        staging: Staging,
+        running: Collection[Batch],
         now: float,
     ) -> float:
         """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
         if request.deadline_s is None:
             return 0.0
-        ahead = self._waiting.rows_ahead_of(request) + staged_rows
+        ordered_rows = min(staging.rows, sum([batch.run.rows for batch in running]))
+        ahead = self._waiting.rows_ahead_of(request) + ordered_rows
+        ahead += staging.rows_ahead_of(request, ordered_rows)
         ready_s = (costs.pace_s or 0.0) * (ahead - _rows_done(running, costs, now))
         if need is not None and need.missing:
             ready_s = max(ready_s, self._memory.load_s(need))

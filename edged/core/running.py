@@ -56,6 +56,11 @@ class Running:
         """Up to then no batch is ordered. Minus infinity while a lane is free."""
         return min(self.order_at, self.free_s)
 
+    def expected_s(self, number: int) -> float | None:
+        """That this batch takes; None where nothing is known."""
+        expected_s = self._batches[number].expected_s
+        return expected_s if expected_s < math.inf else None
+
     def order(
         self, run: Run, parts: Iterable[ReadyPart], expected_s: float | None, now: float
     ) -> None:

@@ -29,6 +29,7 @@ from edged.core.events import (
     DrainAsked,
     Drained,
     Event,
+    Load,
     LoadAsked,
     PinAsked,
     Prepare,
@@ -36,6 +37,7 @@ from edged.core.events import (
     Request,
     Run,
     Settled,
+    Unload,
     UnloadAsked,
     Woke,
 )
@@ -54,6 +56,7 @@ from edged.daemon.regions import Regions
 from edged.daemon.statistics import Statistics
 from edged.daemon.uploads import Uploads
 from edged.daemon.versions import Versions
+from edged.daemon.vigil import Vigil
 from edged.device import link
 from edged.errors import EdgedError, ResourceExhausted, Unavailable, from_code
 from edged.manifest import Manifest
@@ -126,6 +129,7 @@ class Front:
         self._measures = 0
         self._measure_at = started_at
         self._gauge = Gauge(config.memory)
+        self.vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
         self.drained = False
         self.tell_versions(started_at)
 
@@ -216,6 +220,7 @@ class Front:
         """The worker has ended; another will be started."""
         self._restarts += 1
         self._reason = reason
+        self.vigil.begin(now)
         if self._device is not None:
             self._device = None
             self._resident = {}
@@ -248,6 +253,7 @@ class Front:
         self, message: link.FromWorker, payload: Sequence[wire.Buffer], now: float
     ) -> None:
         """A message of the worker."""
+        self.vigil.heard(message, now)
         handler = _ON_WORKER.get(type(message))
         if handler is not None:
             handler(self, message, payload, now)
@@ -262,6 +268,8 @@ class Front:
 
     def order(self, message: link.Define | link.Forget | link.Close) -> None:
         if self._device is not None:  # else the worker that is started next knows of it
+            if isinstance(message, link.Define):
+                self.vigil.define(tuple(key for key, _ in message.models))
             self._outlet.to_worker([link.encode(message)])
 
     def tell_versions(self, now: float) -> None:
@@ -303,7 +311,11 @@ class Front:
         size = sum(sizes)
         lanes_prepare = self._device is not None and self._device.lanes_prepare
         light = link.is_light(resolved.inputs, size, lanes_prepare=lanes_prepare)
-        prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks, light, shared)
+        prepare = link.Prepare(
+            *(rid, resolved.rows, resolved.inputs, resolved.asks, light, shared),
+            client=client.number,
+            level=self._level(infer.parameters),
+        )
         to_prepare = [link.encode(prepare), *payload]
         pending = Pending(client, infer.id, resolved, to_prepare, size, light)
         self._pending[rid] = pending
@@ -327,13 +339,17 @@ class Front:
             parts=resolved.parts,
             rows=resolved.rows,
             staging_rows=resolved.staging_rows,
-            level=parameters.priority - 1 if parameters.priority else server.default_level,
+            level=prepare.level,
             deadline_s=now + (timeout_us / 1e6 if timeout_us else server.default_timeout_s),
             stream=parameters.stream,
             ordered=parameters.ordered,
             payload_bytes=pending.payload_bytes,
             light=prepare.light,
         )
+
+    def _level(self, parameters: wire.InferParameters) -> int:
+        priority = parameters.priority
+        return priority - 1 if priority else self._config.server.default_level
 
     def _cancel(self, client: Client, request: wire.Request, now: float) -> None:
         header = request.header
@@ -473,14 +489,26 @@ class Front:
         pending.forget_results()
         # A light one is for a Run, and none comes before that: the worker wakes once for all.
         is_for_later = pending.light and self.settled_until_s > now
+        if not pending.light:  # else it is a part of its batch
+            self.vigil.prepare(command.rid, pending.resolved.rows, now)
         self._outlet.to_worker(pending.to_prepare, soon=not is_for_later)
 
     def _do_order(self, command: Command, now: float) -> None:
         order = translation.ORDERS[type(command)](command)
         self._outlet.to_worker([link.encode(order)])
 
+    def _do_load(self, command: Load, now: float) -> None:
+        self._do_order(command, now)
+        self.vigil.load(command.block, now)
+
+    def _do_unload(self, command: Unload, now: float) -> None:
+        self._do_order(command, now)
+        self.vigil.unload(command.block, now)
+
     def _do_run(self, command: Run, now: float) -> None:
         self._do_order(command, now)
+        images = sum([self._pending[member.rid].late_images for member in command.members])
+        self.vigil.run(command, self._scheduler.expected_s(command.batch), images, now)
         models = self._versions.models
         tasks = {models[key].task for member in command.members for key in member.models}
         self._statistics.ran(tasks, command.rows)
@@ -610,6 +638,8 @@ _ON_COMMAND: dict[type, Callable[[Front, Any, float], None]] = {
     **dict.fromkeys(translation.ORDERS, Front._do_order),
     Prepare: Front._do_prepare,
     Run: Front._do_run,
+    Load: Front._do_load,
+    Unload: Front._do_unload,
     Answer: Front._do_answer,
     Refuse: Front._do_refuse,
     Settled: Front._do_settled,
