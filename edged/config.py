@@ -5,7 +5,6 @@ Every key has a default and its unit in its name; configs/edged.toml lists them 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from edged import wire
+from edged.cgroups import processors
 from edged.core.batching import policy
 from edged.core.grants import Settings as Uplink
 from edged.core.settings import Memory as MemorySettings
@@ -108,7 +108,7 @@ class Config(_Section, frozen=True):
 
 def cores() -> int:
     """Processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return processors()
 
 
 def read(path: Path) -> Config:
