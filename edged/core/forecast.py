@@ -5,13 +5,13 @@ Puts together what the queue, the memory and the measured costs say. Decides and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from edged.core.cost import CostModel
 from edged.core.demand import Need
 from edged.core.events import Request
 from edged.core.memory import DeviceMemory
-from edged.core.running import Batch
+from edged.core.running import Batch, Running
 from edged.core.settings import Settings
 from edged.core.staging import Staging
 from edged.core.waiting import WaitingQueue
@@ -45,16 +45,17 @@ class Forecast:
         costs: CostModel,
         *,
         staging: Staging,
-        running: Collection[Batch],
+        running: Running,
         now: float,
     ) -> float:
         """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
         if request.deadline_s is None:
             return 0.0
-        ordered_rows = min(staging.rows, sum([batch.run.rows for batch in running]))
-        ahead = self._waiting.rows_ahead_of(request) + ordered_rows
-        ahead += staging.rows_ahead_of(request, ordered_rows)
-        ready_s = (costs.pace_s or 0.0) * (ahead - _rows_done(running, costs, now))
+        ahead = self._waiting.rows_ahead_of(request)
+        if staging.rows:
+            ordered_rows = min(staging.rows, running.rows)
+            ahead += ordered_rows + staging.rows_ahead_of(request, ordered_rows)
+        ready_s = (costs.pace_s or 0.0) * (ahead - _rows_done(running.batches, costs, now))
         if need is not None and need.missing:
             ready_s = max(ready_s, self._memory.load_s(need))
         run_s = sum([costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts])

@@ -62,24 +62,23 @@ class ReadyGroup:
         """Whole parts: at least one, at most `limit_rows` rows; what must run alone does."""
         taken: list[ReadyPart] = []
         rows = 0
-        for turns, queue in zip(self._turns, self._queues, strict=True):
-            count = 0
-            is_full = False
+        is_full = False
+        for level, queue in enumerate(self._queues):
+            if not queue or is_full:
+                continue
+            before = len(taken)
             for ready in queue:
-                if taken and (ready.alone or rows + ready.rows > limit_rows):
-                    is_full = True
+                is_full = bool(taken) and (ready.alone or rows + ready.rows > limit_rows)
+                if is_full:
                     break
                 taken.append(ready)
-                count += 1
                 rows += ready.rows
                 if ready.alone:
                     is_full = True
                     break
-            if count:
-                turns.take(queue[count - 1].turn)
-                del queue[:count]
-            if is_full:
-                break
+            if len(taken) > before:
+                self._turns[level].take(taken[-1].turn)
+                del queue[: len(taken) - before]
         self.rows -= rows
         return taken
 

@@ -42,6 +42,7 @@ class Running:
         self._lanes = lanes
         self._batches: dict[int, Batch] = {}  # in the order in which lanes take them up
         self.batches = self._batches.values()
+        self.rows = 0  # of all of them
         self._error_s = 0.0  # between expected and real times
         self.handover_s = 0.0  # from an order to the news of its end, without the work itself
         self.has_free_lane = True
@@ -67,12 +68,14 @@ class Running:
         known_s = math.inf if expected_s is None else expected_s
         begins_s, ahead = max(now, self.free_s), not self.has_free_lane
         self._batches[run.batch] = Batch(run, tuple(parts), begins_s, known_s, ahead)
+        self.rows += run.rows
         self._look_ahead()
 
     def end(self, number: int, busy_s: float | None, now: float) -> Batch:
         """A batch has ended after so much work, or failed (None); the next one begins."""
         waits = len(self._batches) > self._lanes
         ended = self._batches.pop(number)
+        self.rows -= ended.run.rows
         if waits:
             batch = next(islice(self.batches, self._lanes - 1, None))
             self._batches[batch.run.batch] = replace(batch, started_s=now)

@@ -173,7 +173,7 @@ class Scheduler:
             need,
             self._costs,
             staging=self._staging,
-            running=self._running.batches,
+            running=self._running,
             now=now,
         )
         if late_s > 0.0:
@@ -368,6 +368,8 @@ class Scheduler:
                 return  # else some were refused, too late to run, and others can be prepared
 
     def _fill_staging(self, now: float, commands: list[Command]) -> None:
+        if self._staging.is_full:
+            return
         may_go = self._staging.is_fair
         while (job := self._waiting.peek(may_go)) is not None and self._fits(job.request):
             self._waiting.take(job)
@@ -391,6 +393,8 @@ class Scheduler:
             return False
         if job.need is not None and job.need.missing:
             return False
+        if not self._staging.rows:
+            return True  # nothing is there that it would have to fit beside
         return self._fits(job.request) and self._staging.is_fair(job.request)
 
     def _fits(self, request: Request) -> bool:
@@ -432,7 +436,7 @@ class Scheduler:
         if self._waiting.rows > self._waiting.parked_rows:
             head = self._waiting.peek(self._staging.is_fair)
             return head is not None and self._fits(head.request)
-        return self._staging.rows < self.settings.staging_rows
+        return not self._staging.is_full
 
     def _limit(self, group: str) -> int:
         most_rows, around_s = self._memory.ledger.batch_rows, self._running.handover_s

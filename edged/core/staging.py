@@ -7,6 +7,8 @@ wait for a batch to end first. Does not know what is prepared, ready or running.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from msgspec import Struct
 
 from edged.core.events import Request
@@ -19,6 +21,7 @@ _KEPT = 4  # one part of so many
 class _Held(Struct, eq=False):
     rows: int = 0
     bytes: int = 0  # of payload
+    left_s: float = 0.0  # when it last came to hold nothing
 
 
 class Staging:
@@ -38,7 +41,11 @@ class Staging:
         self.bytes = 0
         self._level_rows = [0] * self._levels
         self._held: dict[int, _Held] = {}  # by client
-        self._lately: dict[int, float] = {}  # clients that hold nothing: since when, oldest first
+        self._lately: dict[int, _Held] = {}  # those that hold nothing any more, oldest first
+
+    @property
+    def is_full(self) -> bool:
+        return self.rows >= self._rows
 
     def has_room(self, request: Request) -> bool:
         """Whether it fits beside what is there; by its bytes, any request can be alone."""
@@ -58,29 +65,38 @@ class Staging:
         return served == 1 or max(held.rows / self._rows, held.bytes / self._bytes) * served < 1.0
 
     def enter(self, request: Request, now: float) -> None:
-        client = request.client
+        client, rows, size = request.client, request.staging_rows, request.payload_bytes
         held = self._held.get(client)
         if held is None:
-            held = self._held[client] = _Held()
-            self._lately.pop(client, None)
-        held.rows += request.staging_rows
-        held.bytes += request.payload_bytes
-        self.rows += request.staging_rows
-        self.bytes += request.payload_bytes
-        self._level_rows[request.level] += request.staging_rows
-        while self._lately and next(iter(self._lately.values())) < now - LATELY_S:
-            del self._lately[next(iter(self._lately))]
+            held = self._held[client] = self._lately.pop(client, None) or _Held()
+            if self._lately:
+                self._forget(now - LATELY_S)
+        held.rows += rows
+        held.bytes += size
+        self.rows += rows
+        self.bytes += size
+        self._level_rows[request.level] += rows
 
     def leave(self, request: Request, now: float) -> None:
-        held = self._held[request.client]
-        held.rows -= request.staging_rows
-        held.bytes -= request.payload_bytes
-        self.rows -= request.staging_rows
-        self.bytes -= request.payload_bytes
-        self._level_rows[request.level] -= request.staging_rows
+        client, rows, size = request.client, request.staging_rows, request.payload_bytes
+        held = self._held[client]
+        held.rows -= rows
+        held.bytes -= size
+        self.rows -= rows
+        self.bytes -= size
+        self._level_rows[request.level] -= rows
+        if self._lately:
+            self._forget(now - LATELY_S)
         if not held.rows:
-            del self._held[request.client]
-            self._lately[request.client] = now
+            del self._held[client]
+            held.left_s = now
+            self._lately[client] = held
+
+    def _forget(self, before_s: float) -> None:
+        """Clients that hold nothing since."""
+        for client, held in list(islice(self._lately.items(), 2)):
+            if held.left_s < before_s:
+                del self._lately[client]
 
     def rows_ahead_of(self, request: Request, ordered_rows: int) -> int:
         """At most how many rows go before a newcomer's, besides those that are ordered: all of

@@ -21,7 +21,9 @@ class Turns:
 
     def enter(self, client: int, rows: int) -> int:
         """The turn of a client's next rows."""
-        turn = max(self._now, self._ends.get(client, 0))
+        turn = self._ends.get(client, 0)
+        if turn < self._now:
+            turn = self._now
         self._ends[client] = turn + rows
         if len(self._ends) > self._most:
             self._tidy()
@@ -29,7 +31,8 @@ class Turns:
 
     def take(self, turn: int) -> None:
         """What had this turn is served."""
-        self._now = max(self._now, turn)
+        if turn > self._now:
+            self._now = turn
 
     def _tidy(self) -> None:
         """Forget clients that a new one would have nothing ahead of."""
