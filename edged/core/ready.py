@@ -82,6 +82,15 @@ class ReadyGroup:
         self.rows -= rows
         return taken
 
+    def take_beside(self, others: list[ReadyPart], limit_rows: int) -> list[ReadyPart]:
+        """As `take`, but only what fits; it may be nothing."""
+        if not self.rows:
+            return []
+        head = self.head()
+        if head.rows > limit_rows or (others and head.alone):
+            return []
+        return self.take(limit_rows)
+
     def oldest_s(self) -> float:
         """When the longest waiting part became ready; only asked while there is one."""
         return min([ready.ready_s for queue in self._queues for ready in queue])

@@ -40,7 +40,7 @@ from edged.core.forecast import Forecast
 from edged.core.job import Job, Stage
 from edged.core.memory import Verdict
 from edged.core.order import AnswerOrder
-from edged.core.ready import ReadyPart, ReadyQueues
+from edged.core.ready import ReadyGroup, ReadyPart, ReadyQueues
 from edged.core.report import MemoryState, report
 from edged.core.running import Running
 from edged.core.settings import Memory, Settings
@@ -423,7 +423,7 @@ class Scheduler:
             if not rows and not ahead and not self._more_may_come():
                 rows = min(group.rows, limit)
             if rows:
-                self._run(name, group.take(rows), now, commands)
+                self._run(name, self._take(name, group, rows, now, commands), now, commands)
                 return True
         return False
 
@@ -442,24 +442,33 @@ class Scheduler:
         most_rows, around_s = self._memory.ledger.batch_rows, self._running.handover_s
         return self._sizes.limit_rows(group, self._costs, most_rows, around_s)
 
-    def _run(self, group: str, taken: list[ReadyPart], now: float, commands: list[Command]) -> None:
-        """Order a batch of what was taken, less what could not be answered in time any more."""
-        rows = sum([ready.rows for ready in taken])
-        takes_s = self._costs.batch_s(group, rows)
+    def _take(
+        self, name: str, group: ReadyGroup, rows: int, now: float, commands: list[Command]
+    ) -> list[ReadyPart]:
+        """What goes first of a group, up to so many rows. What could not be answered in time any
+        more is refused, and others take its place."""
+        parts: list[ReadyPart] = []
+        taken = group.take(rows)
+        takes_s = self._costs.batch_s(name, sum([ready.rows for ready in taken]))
         done_s = max(now, self._running.free_s) + (takes_s or 0.0)
-        parts = []
-        for ready in taken:
-            deadline_s = ready.job.request.deadline_s
-            if deadline_s is None or done_s <= deadline_s:
-                parts.append(ready)
-            else:
-                rows -= ready.rows
-                text = "the time-out cannot be met any more"
-                self._refuse(ready.job, Code.DEADLINE_EXCEEDED, text, now, commands)
+        while taken:
+            late_rows = 0
+            for ready in taken:
+                deadline_s = ready.job.request.deadline_s
+                if deadline_s is None or done_s <= deadline_s:
+                    parts.append(ready)
+                else:
+                    late_rows += ready.rows
+                    text = "the time-out cannot be met any more"
+                    self._refuse(ready.job, Code.DEADLINE_EXCEEDED, text, now, commands)
+            taken = group.take_beside(parts, late_rows) if late_rows else []
+        return parts
+
+    def _run(self, group: str, parts: list[ReadyPart], now: float, commands: list[Command]) -> None:
         if not parts:
             return
-        if len(parts) < len(taken):
-            takes_s = self._costs.batch_s(group, rows)
+        rows = sum([ready.rows for ready in parts])
+        takes_s = self._costs.batch_s(group, rows)
         self._last_batch += 1
         members = tuple([Member(r.job.request.rid, r.part.models) for r in parts])
         wide = self._lanes == 1 or (not self._running and self._pays_wide(group, parts))
