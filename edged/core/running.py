@@ -57,6 +57,11 @@ class Running:
         """Up to then no batch is ordered. Minus infinity while a lane is free."""
         return min(self.order_at, self.free_s)
 
+    @property
+    def spare_s(self) -> float:
+        """By how much a batch may well take longer than expected."""
+        return _ERRORS * self._error_s
+
     def expected_s(self, number: int) -> float | None:
         """That this batch takes; None where nothing is known."""
         expected_s = self._batches[number].expected_s
@@ -96,7 +101,7 @@ class Running:
             self.order_at = math.inf
             return
         shortest_s = min([b.expected_s for b in batches])
-        lead_s = self.handover_s + _ERRORS * self._error_s + _TIMER_S
+        lead_s = self.handover_s + self.spare_s + _TIMER_S
         self.order_at = self.free_s - min(lead_s, _MOST * shortest_s)
 
     def _learn(self, ended: Batch, busy_s: float, took_s: float) -> None:

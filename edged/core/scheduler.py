@@ -450,7 +450,7 @@ class Scheduler:
         parts: list[ReadyPart] = []
         taken = group.take(rows)
         takes_s = self._costs.batch_s(name, sum([ready.rows for ready in taken]))
-        done_s = max(now, self._running.free_s) + (takes_s or 0.0)
+        done_s = max(now, self._running.free_s) + (takes_s or 0.0) + self._running.spare_s
         while taken:
             late_rows = 0
             for ready in taken:
