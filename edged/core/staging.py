@@ -68,7 +68,8 @@ class Staging:
         client, rows, size = request.client, request.staging_rows, request.payload_bytes
         held = self._held.get(client)
         if held is None:
-            held = self._held[client] = self._lately.pop(client, None) or _Held()
+            held = self._lately.pop(client) if client in self._lately else _Held()
+            self._held[client] = held
             if self._lately:
                 self._forget(now - LATELY_S)
         held.rows += rows
