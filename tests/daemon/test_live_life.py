@@ -108,10 +108,10 @@ class Flood(threading.Thread):
 
 
 def test_who_asks_little_is_answered_in_time_beside_a_flood(start):
-    """A full batch takes 100 ms, in two blocks; in the order of arrival four would go before it."""
+    """A full batch takes 200 ms, in two blocks; in the order of arrival four would go before it."""
     daemon = start(
         settings="backend = 'fake'\n"
-        "options = {run_us = 10000, row_us = 2500}\n"
+        "options = {run_us = 20000, row_us = 5000}\n"
         "[scheduler]\nmax_batch_rows = 16\nstaging_rows = 48\n"
     )
     pause = threading.Event()
@@ -122,7 +122,7 @@ def test_who_asks_little_is_answered_in_time_beside_a_flood(start):
             until(lambda: flood.replies.total() > 100)
             for number in range(20):
                 try:
-                    client.infer({"image": row(number)}, ["color"], timeout_s=0.3)
+                    client.infer({"image": row(number)}, ["color"], timeout_s=0.65)
                     answered += 1
                 except EdgedError:
                     pass
