@@ -41,11 +41,16 @@ class ReadyGroup:
         self.rows = 0
 
     def put(self, ready: ReadyPart) -> None:
+        """The newest of all, so it goes behind those of its turn."""
         queue = self._queues[ready.job.request.level]
-        if not queue or _place(queue[-1]) < _place(ready):
+        if not queue or queue[-1].turn <= ready.turn:
             queue.append(ready)
+            self.rows += ready.rows
         else:
-            insort(queue, ready, key=_place)
+            self.put_back(ready)
+
+    def put_back(self, ready: ReadyPart) -> None:
+        insort(self._queues[ready.job.request.level], ready, key=_place)
         self.rows += ready.rows
 
     def remove(self, job: Job) -> None:
@@ -116,7 +121,7 @@ class ReadyQueues:
 
     def put_back(self, ready: ReadyPart) -> None:
         """Return a part whose batch did not run, to where it was."""
-        self._groups[ready.part.group].put(ready)
+        self._groups[ready.part.group].put_back(ready)
 
     def remove(self, job: Job) -> None:
         for part in job.request.parts:

@@ -423,7 +423,9 @@ class Scheduler:
             if not rows and not ahead and not self._more_may_come():
                 rows = min(group.rows, limit)
             if rows:
-                self._run(name, self._take(name, group, rows, now, commands), now, commands)
+                parts = self._take(name, group, rows, now, commands)
+                if parts:
+                    self._run(name, parts, now, commands)
                 return True
         return False
 
@@ -465,8 +467,6 @@ class Scheduler:
         return parts
 
     def _run(self, group: str, parts: list[ReadyPart], now: float, commands: list[Command]) -> None:
-        if not parts:
-            return
         rows = sum([ready.rows for ready in parts])
         takes_s = self._costs.batch_s(group, rows)
         self._last_batch += 1
