@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from edged import cgroups
+
 
 class Footprint(NamedTuple):
     """Proportional set sizes: a page that n processes share counts 1/n in each, so they add up."""
@@ -66,22 +68,9 @@ class Machine:
 
     def _groups(self) -> Iterator[_Group]:
         """Those with a limit, from this process's own to the root."""
-        for line in (self.proc / "self" / "cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if "memory" in controllers.split(","):
-                root, names = self.cgroups / "memory", _V1
-            elif not controllers:
-                root, names = self.cgroups, _V2
-            else:
-                continue
-            # In a container the path may be the host's, and the root here the group itself.
-            folder = root / path.lstrip("/")
-            if not folder.is_dir():
-                folder = root
-            for at in (folder, *folder.parents):
-                if not at.is_relative_to(root):
-                    break
-                group = names.read(at)
+        for folder in cgroups.folders("memory", self.proc, self.cgroups):
+            for names in (_V1, _V2):
+                group = names.read(folder)
                 if group is not None:
                     yield group
 

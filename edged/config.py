@@ -5,7 +5,6 @@ Every key has a default and its unit in its name; configs/edged.toml lists them 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -26,6 +25,7 @@ from edged.bounds import (
     Threads,
     explained,
 )
+from edged.cgroups import processors
 from edged.core.batching import Smooth, policy
 from edged.core.grants import Settings as Uplink
 from edged.core.settings import Memory as MemorySettings
@@ -153,8 +153,8 @@ class Device(_Section, frozen=True):
     idle_latency_us: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
     # For loading and warming up.
     start_timeout_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 300.0
-    # Without any sign of the worker while it has work.
-    hang_timeout_s: Annotated[float, Meta(ge=0.1, le=86_400.0)] = 30.0
+    # That a batch may take at least; then the worker is restarted.
+    hang_timeout_s: Annotated[float, Meta(ge=0.1, le=86_400.0)] = 10.0
 
 
 class Memory(MemorySettings, frozen=True, forbid_unknown_fields=True):
@@ -200,7 +200,7 @@ class Config(_Section, frozen=True):
 
 def cores() -> int:
     """Processors that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return processors()
 
 
 def read(path: Path) -> Config:

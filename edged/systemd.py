@@ -54,8 +54,8 @@ class Notifier:
 class Watchdog:
     """Says when to feed the service manager's watchdog: only while the daemon gets on.
 
-    It gets on when nobody waits, or when something was done less than `patience_s` ago. A loop
-    that turns without getting anywhere starves the watchdog, and systemd restarts the service.
+    It gets on when no work is under way, or when that went on until less than `patience_s` ago. A
+    loop that turns without getting anywhere starves the watchdog, and systemd restarts the service.
     """
 
     def __init__(self, period_s: float | None, patience_s: float) -> None:
@@ -65,7 +65,7 @@ class Watchdog:
         self.ask_at = math.inf if period_s is None else -math.inf
 
     def due(self, now: float, *, busy: bool, progress_at: float) -> bool:
-        """True when it should be fed now. `progress_at`: when something last got done.
+        """True when it should be fed now. `progress_at`: up to when work went on.
 
         To be asked at `ask_at`, which is never without a watchdog.
         """

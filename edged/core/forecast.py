@@ -11,8 +11,9 @@ from edged.core.cost import CostModel
 from edged.core.demand import Need
 from edged.core.events import Request
 from edged.core.memory import DeviceMemory, Verdict, too_many_rows_now
-from edged.core.running import Batch
+from edged.core.running import Batch, Running
 from edged.core.settings import Settings
+from edged.core.staging import Staging
 from edged.core.waiting import WaitingQueue
 from edged.errors import Code
 
@@ -48,15 +49,18 @@ class Forecast:
         need: Need | None,
         costs: CostModel,
         *,
-        staged_rows: int,
-        running: Iterable[Batch],
+        staging: Staging,
+        running: Running,
         now: float,
     ) -> float:
         """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
         if request.deadline_s is None:
             return 0.0
-        ahead = self._waiting.rows_ahead_of(request) + staged_rows
-        ready_s = (costs.pace_s or 0.0) * (ahead - _rows_done(running, costs, now))
+        ahead = self._waiting.rows_ahead_of(request)
+        if staging.rows:
+            ordered_rows = min(staging.rows, running.rows)
+            ahead += ordered_rows + staging.rows_ahead_of(request, ordered_rows)
+        ready_s = (costs.pace_s or 0.0) * (ahead - _rows_done(running.batches, costs, now))
         if need is not None and need.missing:
             ready_s = max(ready_s, self._memory.load_s(need))
         run_s = sum([costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts])

@@ -42,6 +42,7 @@ class Running:
         self._lanes = lanes
         self._batches: dict[int, Batch] = {}  # in the order in which lanes take them up
         self.batches = self._batches.values()
+        self.rows = 0  # of all of them
         self._error_s = 0.0  # between expected and real times
         self.handover_s = 0.0  # from an order to the news of its end, without the work itself
         self.has_free_lane = True
@@ -56,18 +57,30 @@ class Running:
         """Up to then no batch is ordered. Minus infinity while a lane is free."""
         return min(self.order_at, self.free_s)
 
+    @property
+    def spare_s(self) -> float:
+        """By how much a batch may well take longer than expected."""
+        return _ERRORS * self._error_s
+
+    def expected_s(self, number: int) -> float | None:
+        """That this batch takes; None where nothing is known."""
+        expected_s = self._batches[number].expected_s
+        return expected_s if expected_s < math.inf else None
+
     def order(
         self, run: Run, parts: Iterable[ReadyPart], expected_s: float | None, now: float
     ) -> None:
         known_s = math.inf if expected_s is None else expected_s
         begins_s, ahead = max(now, self.free_s), not self.has_free_lane
         self._batches[run.batch] = Batch(run, tuple(parts), begins_s, known_s, ahead)
+        self.rows += run.rows
         self._look_ahead()
 
     def end(self, number: int, busy_s: float | None, now: float) -> Batch:
         """A batch has ended after so much work, or failed (None); the next one begins."""
         waits = len(self._batches) > self._lanes
         ended = self._batches.pop(number)
+        self.rows -= ended.run.rows
         if waits:
             batch = next(islice(self.batches, self._lanes - 1, None))
             self._batches[batch.run.batch] = replace(batch, started_s=now)
@@ -88,7 +101,7 @@ class Running:
             self.order_at = math.inf
             return
         shortest_s = min([b.expected_s for b in batches])
-        lead_s = self.handover_s + _ERRORS * self._error_s + _TIMER_S
+        lead_s = self.handover_s + self.spare_s + _TIMER_S
         self.order_at = self.free_s - min(lead_s, _MOST * shortest_s)
 
     def _learn(self, ended: Batch, busy_s: float, took_s: float) -> None:

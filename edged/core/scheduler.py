@@ -40,11 +40,12 @@ from edged.core.forecast import Forecast
 from edged.core.job import Job, Stage
 from edged.core.memory import Verdict
 from edged.core.order import AnswerOrder
-from edged.core.ready import ReadyPart, ReadyQueues
+from edged.core.ready import ReadyGroup, ReadyPart, ReadyQueues
 from edged.core.report import MemoryState, report
 from edged.core.running import Running
 from edged.core.settings import Memory, Settings
 from edged.core.sizing import BatchSizes
+from edged.core.staging import Staging
 from edged.core.supply import TO_ASKS, TO_MEMORY, Supply
 from edged.core.waiting import WaitingQueue
 from edged.errors import Code
@@ -76,8 +77,7 @@ class Scheduler:
         self._supply = supply
         self._memory = supply.memory
         self._forecast = Forecast(settings, self._waiting, supply.memory)
-        self._staged_rows = 0
-        self._staged_bytes = 0  # of payload
+        self._staging = Staging(settings)
         self._preparing = 0  # requests that the device has not said Prepared of
         self._open = 0  # requests that are owed an answer
         self._last_batch = 0
@@ -124,7 +124,7 @@ class Scheduler:
 
     @property
     def staged_rows(self) -> int:
-        return self._staged_rows
+        return self._staging.rows
 
     @property
     def open_requests(self) -> int:
@@ -141,6 +141,10 @@ class Scheduler:
     @property
     def running_batches(self) -> int:
         return len(self._running)
+
+    def expected_s(self, batch: int) -> float | None:
+        """That a batch takes which was ordered and has not ended, where anything is known."""
+        return self._running.expected_s(batch)
 
     @property
     def settled_until_s(self) -> float:
@@ -170,8 +174,8 @@ class Scheduler:
             request,
             need,
             self._costs,
-            staged_rows=self._staged_rows,
-            running=self._running.batches,
+            staging=self._staging,
+            running=self._running,
             now=now,
         )
         if late_s > 0.0:
@@ -215,14 +219,14 @@ class Scheduler:
         text = "cancelled by the client"
         self._order.excuse(event.rid)
         if job is not None and not job.answered:
-            self._refuse(job, Code.CANCELLED, text, commands)
+            self._refuse(job, Code.CANCELLED, text, now, commands)
         elif self._order.holds(event.rid):
             commands.append(Refuse(event.rid, Code.CANCELLED, text))
 
     def _on_client_gone(self, event: ClientGone, now: float, commands: list[Command]) -> None:
         for job in [j for j in self._jobs.values() if j.request.client == event.client]:
             if not job.answered:
-                self._refuse(job, Code.CANCELLED, "the client is gone", commands)
+                self._refuse(job, Code.CANCELLED, "the client is gone", now, commands)
 
     def _on_prepared(self, event: Prepared, now: float, commands: list[Command]) -> None:
         job = self._jobs[event.rid]
@@ -230,7 +234,7 @@ class Scheduler:
         job.prepare_s = event.prepare_s
         self._stage(job, now)
         if job.answered:
-            self._release(job, commands, discard=True)
+            self._release(job, now, commands, discard=True)
 
     def _stage(self, job: Job, now: float) -> None:
         """The job's rows are in staging memory, or will be before the device does anything else."""
@@ -243,10 +247,10 @@ class Scheduler:
         job = self._jobs.get(event.rid)
         if job is None or job.stage is Stage.STAGED:  # a light one, which counted as staged
             if job is not None and not job.answered:
-                self._refuse(job, event.code, event.message, commands, _again_s(event.code))
+                self._refuse(job, event.code, event.message, now, commands, _again_s(event.code))
             return
         self._preparing -= 1
-        self._release(job, commands, discard=False)
+        self._release(job, now, commands, discard=False)
         if not job.answered:
             self._open -= 1
             again_s = _again_s(event.code)
@@ -273,9 +277,9 @@ class Scheduler:
             job.batch_rows = max(job.batch_rows, batch.run.rows)
             if job.answered:
                 if not job.running_parts:
-                    self._release(job, commands, discard=job.open_parts > 0)
+                    self._release(job, now, commands, discard=job.open_parts > 0)
             elif not job.open_parts:
-                self._release(job, commands, discard=False)
+                self._release(job, now, commands, discard=False)
                 self._open -= 1
                 commands.append(self._answer(job, now))
 
@@ -288,9 +292,9 @@ class Scheduler:
             job.running_parts -= 1
             if job.answered:
                 if not job.running_parts:
-                    self._release(job, commands, discard=True)
+                    self._release(job, now, commands, discard=True)
             elif alone:
-                self._refuse(job, event.code, event.message, commands, _again_s(event.code))
+                self._refuse(job, event.code, event.message, now, commands, _again_s(event.code))
             else:
                 job.solo = True
                 self._ready.put_back(ready)
@@ -321,7 +325,8 @@ class Scheduler:
         self._running = Running(self._lanes)
         self._order_at = self._sizes.next_beat_s = inf
         self._ready.clear()
-        self._staged_rows = self._staged_bytes = self._preparing = 0
+        self._staging.clear()
+        self._preparing = 0
         for job in reversed([j for j in self._jobs.values() if j.stage is not Stage.WAITING]):
             if job.answered:
                 self._drop(job)
@@ -337,13 +342,13 @@ class Scheduler:
             self._waiting.put_back(job)
             if job.attempts >= self.settings.max_attempts:
                 text = f"the device worker ended {job.attempts} times with it: {event.reason}"
-                self._refuse(job, Code.INTERNAL, text, commands)
+                self._refuse(job, Code.INTERNAL, text, now, commands)
         self._on_supply(event, now, commands)
 
     def _on_supply(self, event: Any, now: float, commands: list[Command]) -> None:
         for refusal in self._supply.handle(event, now, self._jobs.values(), commands):
             job = self._jobs[refusal.rid]
-            self._refuse(job, refusal.code, refusal.message, commands, refusal.retry_after_s)
+            self._refuse(job, refusal.code, refusal.message, now, commands, refusal.retry_after_s)
 
     def _on_drain_asked(self, event: DrainAsked, now: float, commands: list[Command]) -> None:
         self._draining = True
@@ -357,25 +362,27 @@ class Scheduler:
     def _expire(self, now: float, commands: list[Command]) -> None:
         while (rid := self._deadlines.pop(now)) is not None:
             text = "the request's time-out has passed"
-            self._refuse(self._jobs[rid], Code.DEADLINE_EXCEEDED, text, commands)
+            self._refuse(self._jobs[rid], Code.DEADLINE_EXCEEDED, text, now, commands)
 
     def _keep_busy(self, now: float, commands: list[Command]) -> None:
         while True:
             self._fill_staging(now, commands)
-            staged_rows = self._staged_rows
+            staged_rows = self._staging.rows
             self._start_batches(now, commands)
-            if self._staged_rows == staged_rows:
+            if self._staging.rows == staged_rows:
                 return  # else some were refused, too late to run, and others can be prepared
 
     def _fill_staging(self, now: float, commands: list[Command]) -> None:
-        while (job := self._waiting.peek()) is not None and self._fits(job.request):
+        if self._staging.is_full:
+            return
+        may_go = self._staging.is_fair
+        while (job := self._waiting.peek(may_go)) is not None and self._fits(job.request):
             self._waiting.take(job)
             self._prepare(job, now, commands)
 
     def _prepare(self, job: Job, now: float, commands: list[Command]) -> None:
         request = job.request
-        self._staged_rows += request.staging_rows
-        self._staged_bytes += request.payload_bytes
+        self._staging.enter(request, now)
         job.stage = Stage.PREPARING
         if job.need is not None:
             self._memory.start(job.need, now)
@@ -389,16 +396,17 @@ class Scheduler:
         """Whether an arrival would be the next to be prepared anyway: it need not queue."""
         if not self._device_up or self._waiting.rows or not self._waiting.has_room(job.request):
             return False
-        return (job.need is None or not job.need.missing) and self._fits(job.request)
+        if job.need is not None and job.need.missing:
+            return False
+        if not self._staging.rows:
+            return True  # nothing is there that it would have to fit beside
+        return self._fits(job.request) and self._staging.is_fair(job.request)
 
     def _fits(self, request: Request) -> bool:
-        """Whether it can be prepared beside what is; by its bytes, any request can be alone."""
-        if self._sizes.exclusive and self._staged_rows:
+        """Whether it can be prepared beside what is."""
+        if self._sizes.exclusive and self._staging.rows:
             return False
-        rows = self._staged_rows + request.staging_rows
-        size = self._staged_bytes + request.payload_bytes
-        of_bytes = size <= self.settings.staging_bytes or not self._staged_rows
-        return rows <= self.settings.staging_rows and of_bytes
+        return self._staging.has_room(request)
 
     def _start_batches(self, now: float, commands: list[Command]) -> None:
         self._sizes.next_beat_s = inf
@@ -420,7 +428,9 @@ class Scheduler:
             if not rows and not ahead and not self._more_may_come():
                 rows = min(group.rows, limit)
             if rows:
-                self._run(name, group.take(rows), now, commands)
+                parts = self._take(name, group, rows, now, commands)
+                if parts:
+                    self._run(name, parts, now, commands)
                 return True
         return False
 
@@ -428,33 +438,42 @@ class Scheduler:
         """Whether it can be of use to wait for more staged rows than there are."""
         if self._draining or self._memory.residency.going:
             return False
-        head = self._waiting.peek()
-        is_full = self._staged_rows >= self.settings.staging_rows
-        fits = not is_full if head is None else self._fits(head.request)
-        return fits or self._preparing > 0
+        if self._preparing:
+            return True
+        if self._waiting.rows > self._waiting.parked_rows:
+            head = self._waiting.peek(self._staging.is_fair)
+            return head is not None and self._fits(head.request)
+        return not self._staging.is_full
 
     def _limit(self, group: str) -> int:
         most_rows, around_s = self._memory.ledger.batch_rows, self._running.handover_s
         return self._sizes.limit_rows(group, self._costs, most_rows, around_s)
 
-    def _run(self, group: str, taken: list[ReadyPart], now: float, commands: list[Command]) -> None:
-        """Order a batch of what was taken, less what could not be answered in time any more."""
-        rows = sum([ready.rows for ready in taken])
+    def _take(
+        self, name: str, group: ReadyGroup, rows: int, now: float, commands: list[Command]
+    ) -> list[ReadyPart]:
+        """What goes first of a group, up to so many rows. What could not be answered in time any
+        more is refused, and others take its place."""
+        parts: list[ReadyPart] = []
+        taken = group.take(rows)
+        takes_s = self._costs.batch_s(name, sum([ready.rows for ready in taken]))
+        done_s = max(now, self._running.free_s) + (takes_s or 0.0) + self._running.spare_s
+        while taken:
+            late_rows = 0
+            for ready in taken:
+                deadline_s = ready.job.request.deadline_s
+                if deadline_s is None or done_s <= deadline_s:
+                    parts.append(ready)
+                else:
+                    late_rows += ready.rows
+                    text = "the time-out cannot be met any more"
+                    self._refuse(ready.job, Code.DEADLINE_EXCEEDED, text, now, commands)
+            taken = group.take_beside(parts, late_rows) if late_rows else []
+        return parts
+
+    def _run(self, group: str, parts: list[ReadyPart], now: float, commands: list[Command]) -> None:
+        rows = sum([ready.rows for ready in parts])
         takes_s = self._costs.batch_s(group, rows)
-        done_s = max(now, self._running.free_s) + (takes_s or 0.0)
-        parts = []
-        for ready in taken:
-            deadline_s = ready.job.request.deadline_s
-            if deadline_s is None or done_s <= deadline_s:
-                parts.append(ready)
-            else:
-                rows -= ready.rows
-                text = "the time-out cannot be met any more"
-                self._refuse(ready.job, Code.DEADLINE_EXCEEDED, text, commands)
-        if not parts:
-            return
-        if len(parts) < len(taken):
-            takes_s = self._costs.batch_s(group, rows)
         self._last_batch += 1
         members = tuple([Member(r.job.request.rid, r.part.models) for r in parts])
         wide = self._lanes == 1 or (not self._running and self._pays_wide(group, parts))
@@ -478,7 +497,7 @@ class Scheduler:
         does in any case: a warm-up on a busy machine may have measured too little.
         """
         jobs = {id(ready.job): ready.job for ready in parts}.values()
-        others = self._staged_rows + self._waiting.rows - self._waiting.parked_rows
+        others = self._staging.rows + self._waiting.rows - self._waiting.parked_rows
         others -= sum(job.request.staging_rows for job in jobs)
         batches = 1 + ceil(others / self._limit(group))
         return batches == 1 or batches < self._costs.speed_up(group)
@@ -490,6 +509,7 @@ class Scheduler:
         job: Job,
         code: Code,
         message: str,
+        now: float,
         commands: list[Command],
         retry_after_s: float | None = None,
     ) -> None:
@@ -504,7 +524,7 @@ class Scheduler:
         if job.stage is Stage.STAGED:
             self._ready.remove(job)
             if not job.running_parts:
-                self._release(job, commands, discard=True)
+                self._release(job, now, commands, discard=True)
 
     def _forget(
         self,
@@ -519,13 +539,12 @@ class Scheduler:
         self._open -= 1
         commands.append(Refuse(job.request.rid, code, message, retry_after_s))
 
-    def _release(self, job: Job, commands: list[Command], *, discard: bool) -> None:
+    def _release(self, job: Job, now: float, commands: list[Command], *, discard: bool) -> None:
         """The device's part of a request is over; `discard` tells the device so."""
         self._drop(job)
         if job.need is not None:
             job.need.in_use -= 1
-        self._staged_rows -= job.request.staging_rows
-        self._staged_bytes -= job.request.payload_bytes
+        self._staging.leave(job.request, now)
         if discard:
             commands.append(Discard(job.request.rid))
 
@@ -538,7 +557,7 @@ class Scheduler:
         return job is None or job.answered
 
     def _backlog_s(self) -> float | None:
-        return self._forecast.backlog_s(self._costs, self._staged_rows)
+        return self._forecast.backlog_s(self._costs, self._staging.rows)
 
 
 def _again_s(code: Code) -> float | None:

@@ -15,7 +15,7 @@ is O(clients + shelves of one client) at most, whatever the number of requests.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from msgspec import Struct, field
@@ -194,17 +194,23 @@ class WaitingQueue:
         job.need = need
         self._append(job, place)
 
-    def peek(self) -> Job | None:
-        """The job whose turn it is."""
+    def peek(self, may_go: Callable[[Request], bool]) -> Job | None:
+        """The job whose turn it is. Clients whose oldest may not go are passed over, for others of
+        their level only."""
         if self.rows == self.parked_rows:
             return None
         for lines, turns in zip(self._levels, self._turns, strict=True):
             if not turns:
                 continue
-            while (line := lines[turns[0]]).debt > 0 and len(turns) > 1:
-                line.debt -= 1
+            for _ in range(len(turns)):
+                while (line := lines[turns[0]]).debt > 0 and len(turns) > 1:
+                    line.debt -= 1
+                    turns.rotate(-1)
+                job = _oldest(line.runnable)
+                if may_go(job.request):
+                    return job
                 turns.rotate(-1)
-            return _oldest(line.runnable)
+            return None
         return None
 
     def take(self, job: Job) -> None:

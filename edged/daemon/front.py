@@ -58,6 +58,7 @@ from edged.daemon.regions import Regions
 from edged.daemon.statistics import Statistics
 from edged.daemon.uploads import Uploads
 from edged.daemon.versions import Versions
+from edged.daemon.vigil import Vigil
 from edged.device import link
 from edged.errors import EdgedError, ResourceExhausted, Unavailable, from_code
 from edged.manifest import Manifest
@@ -133,6 +134,7 @@ class Front:
         self._measures = 0
         self._measure_at = started_at
         self._gauge = Gauge(config.memory)
+        self.vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
         self.drained = False
         self.tell_versions(started_at)
 
@@ -232,6 +234,7 @@ class Front:
         self._restarts += 1
         self._reason = reason
         suspects, self._owed = self._owed.members(batch), Owed()
+        self.vigil.begin(now)
         if self._device is not None:
             self._device = None
             self._resident = {}
@@ -265,6 +268,7 @@ class Front:
     ) -> None:
         """A message of the worker. Raises Untrusted if it owes no such message."""
         self._owed.settle(message, payload, self._pending, self._versions.models)
+        self.vigil.heard(message, now)
         handler = _ON_WORKER.get(type(message))
         if handler is not None:
             handler(self, message, payload, now)
@@ -281,6 +285,7 @@ class Front:
         if self._device is not None:  # else the worker that is started next knows of it
             if isinstance(message, link.Define):
                 self._owed.define()
+                self.vigil.define(tuple(key for key, _ in message.models))
             self._outlet.to_worker([link.encode(message)])
 
     def tell_versions(self, now: float) -> None:
@@ -326,7 +331,11 @@ class Front:
         size = sum(sizes)
         lanes_prepare = self._device is not None and self._device.lanes_prepare
         light = link.is_light(resolved.inputs, size, lanes_prepare=lanes_prepare)
-        prepare = link.Prepare(rid, resolved.rows, resolved.inputs, resolved.asks, light, shared)
+        prepare = link.Prepare(
+            *(rid, resolved.rows, resolved.inputs, resolved.asks, light, shared),
+            client=client.number,
+            level=self._level(infer.parameters),
+        )
         to_prepare = [link.encode(prepare), *payload]
         pending = Pending(client, infer.id, resolved, to_prepare, size, light)
         self._pending[rid] = pending
@@ -350,13 +359,17 @@ class Front:
             parts=resolved.parts,
             rows=resolved.rows,
             staging_rows=resolved.staging_rows,
-            level=parameters.priority - 1 if parameters.priority else server.default_level,
+            level=prepare.level,
             deadline_s=now + (timeout_us / 1e6 if timeout_us else server.default_timeout_s),
             stream=parameters.stream,
             ordered=parameters.ordered,
             payload_bytes=pending.payload_bytes,
             light=prepare.light,
         )
+
+    def _level(self, parameters: wire.InferParameters) -> int:
+        priority = parameters.priority
+        return priority - 1 if priority else self._config.server.default_level
 
     def _cancel(self, client: Client, request: wire.Request, now: float) -> None:
         header = request.header
@@ -510,6 +523,8 @@ class Front:
         self._owed.prepare(command.rid, light=pending.light)
         # A light one is for a Run, and none comes before that: the worker wakes once for all.
         is_for_later = pending.light and self.settled_until_s > now
+        if not pending.light:  # else it is a part of its batch
+            self.vigil.prepare(command.rid, pending.resolved.rows, now)
         self._outlet.to_worker(pending.to_prepare, soon=not is_for_later)
 
     def _do_order(self, command: Command, now: float) -> None:
@@ -519,14 +534,18 @@ class Front:
     def _do_load(self, command: Load, now: float) -> None:
         self._owed.load(command.block)
         self._do_order(command, now)
+        self.vigil.load(command.block, now)
 
     def _do_unload(self, command: Unload, now: float) -> None:
         self._owed.unload(command.block)
         self._do_order(command, now)
+        self.vigil.unload(command.block, now)
 
     def _do_run(self, command: Run, now: float) -> None:
         self._owed.run(command.batch, command.members)
         self._do_order(command, now)
+        images = sum([self._pending[member.rid].late_images for member in command.members])
+        self.vigil.run(command, self._scheduler.expected_s(command.batch), images, now)
         models = self._versions.models
         tasks = {models[key].task for member in command.members for key in member.models}
         self._statistics.ran(tasks, command.rows)

@@ -33,7 +33,6 @@ from edged.daemon.recording import Recorder
 from edged.daemon.regions import Regions
 from edged.daemon.restarts import Restarts
 from edged.daemon.versions import Versions
-from edged.daemon.vigil import Vigil
 from edged.device import link
 from edged.device.channel import Garbled
 from edged.device.process import WorkerProcess
@@ -79,7 +78,6 @@ class Loop:
         self._is_due = False  # whether what is left for it is to be sent now
         self._is_blocked = False  # whether that has to wait until there is room
         self._start_worker_at = math.inf
-        self._vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
         self._failure: link.Failed | None = None  # the last words of the current worker
         self._was_ready = False
         self._device_name = ""
@@ -226,7 +224,6 @@ class Loop:
         heard = False
         while (frames := worker.receiver.receive()) is not None:
             heard = True
-            self._vigil.heard(now)
             message = owed.read(frames[0])
             self._front.on_worker(message, frames[1:], now)
             if isinstance(message, link.Ready):
@@ -254,8 +251,8 @@ class Loop:
             is_serving = self._front.device_is_up and self._drain_by == math.inf
             if is_serving and self._front.served_models != self._models_said:
                 self._say_what_is_served(self._device_name)
-        busy = self._front.device_is_busy
-        if self._watchdog.due(now, busy=busy, progress_at=self._vigil.heard_at):
+        busy = self._front.vigil.is_waiting
+        if self._watchdog.due(now, busy=busy, progress_at=self._front.vigil.progress_at(now)):
             self._notifier.alive()
         self._flush()
 
@@ -263,7 +260,7 @@ class Loop:
 
     def _start_worker(self, now: float) -> None:
         self._start_worker_at = math.inf
-        self._vigil.heard(now)
+        self._front.vigil.begin(now)
         self._failure = None
         budget_bytes = self._front.worker_budget_bytes()
         models, pinned = self._front.worker_models()
@@ -297,12 +294,9 @@ class Loop:
         self._notifier.status(f"serving {self._models_said} models on {device}{but}")
 
     def _check_worker(self, now: float) -> None:
-        """Give up a worker that starts or works without a sign of life."""
-        if self._worker is None:
-            return
-        front = self._front
-        reason = self._vigil.verdict(now, up=front.device_is_up, busy=front.device_is_busy)
-        if reason is not None:
+        """Give up a worker that does not get ready, or does not get on."""
+        reason = self._front.vigil.verdict(now)
+        if reason is not None and self._worker is not None:
             self._give_up(reason, now)
 
     def _give_up(self, reason: str, now: float, *, batch: int | None = None) -> None:

@@ -29,6 +29,12 @@ class Pending(msgspec.Struct, eq=False):
     # Of each model, by its key: the outputs, and the tensors of those without classes.
     results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
 
+    @property
+    def late_images(self) -> int:
+        """Images that are decoded by the lane that runs them, as a part of the batch."""
+        resolved = self.resolved
+        return resolved.rows if self.light and resolved.inputs[0].kind != "tensor" else 0
+
     def forget_results(self) -> None:
         """They were of a worker that has died."""
         self.results.clear()

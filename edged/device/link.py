@@ -101,6 +101,9 @@ class Prepare(_Message, frozen=True):
     asks: tuple[Ask, ...]
     light: bool = False  # `is_light`
     shared: Shared | None = None  # the payload lies there; no frames follow
+    # Whose it is and how urgent: what is decoded first is chosen as what runs first is.
+    client: int = 0
+    level: int = 0
 
 
 class Run(_Message, frozen=True):

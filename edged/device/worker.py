@@ -38,6 +38,7 @@ from edged.device.orders import Orders
 from edged.device.regions import Regions
 from edged.device.settings import Settings
 from edged.device.staging import Deferred, Staged, Staging
+from edged.device.turns import Job, TurnQueue
 from edged.device.warming import Warming
 from edged.errors import Code, EdgedError
 from edged.manifest import Manifest
@@ -45,8 +46,7 @@ from edged.store import Store
 
 log = logging.getLogger("edged.device")
 
-Job: TypeAlias = "Callable[[], None]"
-Jobs: TypeAlias = "queue.SimpleQueue[Job | None]"  # None ends the thread that takes it
+Jobs: TypeAlias = "queue.SimpleQueue[Job | None] | TurnQueue"  # None ends the thread that takes it
 
 
 class Worker:
@@ -58,7 +58,7 @@ class Worker:
         self._commands = Receiver(orders)
         self._reports = SharedSender(reports)
         self._regions = Regions()
-        self._jobs: Jobs = queue.SimpleQueue()
+        self._jobs = TurnQueue()
         self._looks: Jobs = queue.SimpleQueue()
         # One for each lane; the last one that was used goes first, its memory is in the cache.
         self._idle: list[Executor] = []
@@ -210,7 +210,12 @@ class Worker:
         except EdgedError as error:
             self._report(link.PrepareFailed(message.rid, error.code, str(error)))
             return
-        self._jobs.put(functools.partial(self._prepare, message, payload, staged))
+        self._jobs.put_in_turn(
+            functools.partial(self._prepare, message, payload, staged),
+            level=message.level,
+            client=message.client,
+            rows=message.rows,
+        )
 
     def _prepare_light(self, message: link.Prepare) -> None:
         """Ready for the Run that may be the next message; only a failure is reported."""

@@ -58,10 +58,15 @@ def check(scheduler: Scheduler) -> None:
     assert scheduler.staged_rows == sum(job.request.staging_rows for job in staged)
     assert scheduler.staged_rows <= scheduler.settings.staging_rows
     staged_bytes = sum(job.request.payload_bytes for job in staged)
-    assert scheduler._staged_bytes == staged_bytes
+    assert scheduler._staging.bytes == staged_bytes
+    held = {client: held.rows for client, held in scheduler._staging._held.items()}
+    for client, rows in held.items():
+        own = [job.request for job in staged if job.request.client == client]
+        assert rows == sum(request.staging_rows for request in own) > 0
+    assert sum(scheduler._staging._level_rows) == sum(held.values()) == scheduler.staged_rows
     assert staged_bytes <= scheduler.settings.staging_bytes or len(staged) == 1
-    held = [p.request.rid for p in scheduler._order._places.values() if p.ending is not None]
-    assert scheduler.open_requests == sum(not job.answered for job in jobs) + len(held)
+    ended = [p.request.rid for p in scheduler._order._places.values() if p.ending is not None]
+    assert scheduler.open_requests == sum(not job.answered for job in jobs) + len(ended)
     for sequence in scheduler._order._sequences.values():
         first = next(iter(sequence.values()))
         assert first.ending is None
@@ -75,4 +80,6 @@ def check(scheduler: Scheduler) -> None:
     for _, group in scheduler._ready.by_urgency():
         ready = [part for queue in group._queues for part in queue]
         assert group.rows == sum(part.rows for part in ready)
+        for queue in group._queues:
+            assert queue == sorted(queue, key=lambda part: (part.turn, part.order))
         assert not any(part.job.answered for part in ready)

@@ -453,3 +453,15 @@ def test_the_configuration_can_hold_lanes_down():
     stage(scheduler, 1)
     scheduler(arrived(2))
     assert scheduler(Prepared(2, 0.0)) == []
+
+
+def test_what_has_become_too_late_leaves_its_place_in_the_batch_to_others():
+    scheduler = Checked(max_batch_rows=4)
+    scheduler(DeviceUp((GroupCost(BACKBONE, (1, 4), (0.1, 0.1)),)))
+    scheduler(arrived(1, light=True))
+    for rid, deadline_s in ((2, 0.15), (3, 0.9), (4, 0.15), (5, 0.9), (6, 0.9), (7, 0.9)):
+        assert scheduler(arrived(rid, light=True, deadline_s=deadline_s)) == [Prepare(rid)]
+    orders = scheduler(BatchDone(1, 0.1, 0.0), 0.1)
+    assert [order.rid for order in orders if isinstance(order, Refuse)] == [2, 4]
+    members = [(rid, "a") for rid in (3, 5, 6, 7)]
+    assert [order for order in orders if isinstance(order, Run)] == [run(2, *members)]

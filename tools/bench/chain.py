@@ -24,6 +24,7 @@ import onnxruntime as ort
 
 from edged import backends
 from edged.backends.base import Use
+from edged.config import cores
 from edged.paths.layout import Tensor
 from export.assemble import whole_block
 from export.layers import Path as Layers
@@ -42,7 +43,7 @@ PAUSE_S = 0.05
 def register(commands: Any) -> None:
     parser = commands.add_parser("chain", help="a chain of six blocks against the uncut model")
     parser.add_argument("--runs", type=int, default=300, help="timed of each")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--seed", type=int, default=0)
     parser.set_defaults(run=run)
 

@@ -28,6 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edged.client import Client
 from edged.client.admin import Admin
+from edged.config import cores
 from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
@@ -452,8 +453,8 @@ class _Worker:
 
 @contextlib.contextmanager
 def _worker(store: Store) -> Iterator[_Worker]:
-    cores = len(os.sched_getaffinity(0))
-    settings = Settings(str(store.path), str(store.path.parent / "cache"), threads=cores)
+    threads = cores()
+    settings = Settings(str(store.path), str(store.path.parent / "cache"), threads=threads)
     process = WorkerProcess(settings)
     try:
         worker = _Worker(process)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import numpy as np
 import psutil
 
 from edged.client import Client
+from edged.config import cores
 from edged.store import Store
 from tools.bench.backbones import NOTHING, store_of, whole_models
 from tools.bench.report import emit
@@ -39,7 +39,7 @@ def register(commands: Any) -> None:
     parser.add_argument("--models", nargs="+", choices=BACKBONES, default=BACKBONES)
     parser.add_argument("--tasks", type=int, default=5)
     parser.add_argument("--rows", type=int, default=4, help="in each batch")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--dir", type=Path, help="keep models and store here and use them again")
     parser.set_defaults(run=_run)

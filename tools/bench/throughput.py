@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ import simplejpeg
 
 from edged import heap, preprocess
 from edged.client import Client
+from edged.config import cores
 from edged.errors import Unavailable
 from edged.manifest import Preprocess
 from tools.bench.backbones import store_of, whole_models
@@ -161,7 +161,7 @@ class _Loop:
     """The other process; takes no processor time between calls."""
 
     def __init__(self, models: Sequence[Path], frames: Path, spec: str | None) -> None:
-        threads = len(os.sched_getaffinity(0))
+        threads = cores()
         self._command = [sys.executable, "-m", "tools.bench.whole_loop", *map(str, models)]
         self._command += ["--threads", str(threads), "--frames", str(frames)]
         self._command += ["--preprocess", spec] if spec is not None else []

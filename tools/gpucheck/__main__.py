@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.util
-import os
 import platform
 import re
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from edged.cli.console import run_command
+from edged.config import cores
 from tools.bench.report import machine
 from tools.gpucheck import measure
 from tools.gpucheck.findings import Findings, all_held, checks
@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> int:
             model="swinv2-micro" if args.dry_run else "swinv2-base",
             tasks=3,
             sizes=_sizes(args.rows),
-            threads=len(os.sched_getaffinity(0)),
+            threads=cores(),
             seconds=args.seconds,
             seed=args.seed,
             folder=folder,
