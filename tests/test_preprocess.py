@@ -1,18 +1,14 @@
 from __future__ import annotations
 
-import struct
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from edged import preprocess
-from edged.errors import EdgedError, InvalidArgument, ResourceExhausted
+from edged.errors import InvalidArgument
 from edged.manifest import Preprocess
+from tests.pictures.making import encoded, picture
 
 IMAGENET = Preprocess(
     height=224,
@@ -23,35 +19,6 @@ IMAGENET = Preprocess(
     mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225),
 )
-
-
-def picture(height: int = 60, width: int = 80, seed: int = 0) -> np.ndarray:
-    """A smooth random RGB picture, so that JPEG keeps it recognisable."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def encoded(image: np.ndarray, kind: str = ".jpg", *options: int) -> bytes:
-    return cv2.imencode(kind, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it has so many pixels, and holds almost none of them."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        crc = zlib.crc32(kind + body)
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", crc)
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
-    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
-
-
-def with_exif(jpeg: bytes, orientation: int, order: str) -> bytes:
-    mark = b"II*\0" if order == "<" else b"MM\0*"
-    tiff = mark + struct.pack(order + "IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
-    body = b"Exif\0\0" + tiff
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
 
 
 def reference(image: np.ndarray, spec: Preprocess) -> np.ndarray:
@@ -84,19 +51,6 @@ def test_png_and_pixels_are_the_same_input_bit_for_bit() -> None:
     np.testing.assert_array_equal(from_png, from_pixels)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_exif_orientation_as_opencv_applies_it(orientation: int, order: str) -> None:
-    jpeg = with_exif(encoded(picture()), orientation, order)
-    expected = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    np.testing.assert_array_equal(preprocess.decode(jpeg), expected)
-
-
-def test_a_broken_exif_block_does_not_matter() -> None:
-    jpeg = with_exif(encoded(picture()), 6, "<").replace(b"II*\0\x08", b"II*\0\xf0")
-    assert preprocess.decode(jpeg).shape == (60, 80, 3)
-
-
 @pytest.mark.parametrize(
     ("height", "width", "spec", "expected"),
     [
@@ -121,44 +75,6 @@ def test_the_crop_is_the_middle() -> None:
     out = np.empty((3, 224, 224), np.float32)
     preprocess.prepare(image, Preprocess(224, 224, "shorter-side", 256, crop="center"), out)
     assert (out == 1.0).all()
-
-
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (b"", "is empty"),
-        (b"hello, this is text", "neither JPEG nor PNG"),
-        (encoded(picture())[:60], "JPEG is damaged"),
-        (encoded(picture())[:-200], "JPEG is damaged"),
-        (encoded(picture())[:-2], "JPEG is damaged"),
-        (encoded(picture(), ".png")[:20], "PNG is damaged"),
-        (encoded(picture(), ".png")[:-200], "PNG is damaged"),
-        (png_header(300, 300), "PNG is damaged"),
-    ],
-)
-def test_a_damaged_file_is_refused_in_one_line(data: bytes, says: str) -> None:
-    with pytest.raises(InvalidArgument, match=says) as caught:
-        preprocess.decode(data)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_jpeg_damaged_in_the_middle_is_not_half_decoded() -> None:
-    good = encoded(picture(480, 640, seed=1))
-    middle = len(good) // 2
-    bad = good[:middle] + bytes(byte ^ 0xFF for byte in good[middle : middle + 40])
-    bad += good[middle + 40 :]
-    assert cv2.imdecode(np.frombuffer(bad, np.uint8), cv2.IMREAD_COLOR) is not None  # the trap
-    with pytest.raises(InvalidArgument, match="JPEG is damaged"):
-        preprocess.decode(bad)
-
-
-def test_pixels_are_limited_before_decoding() -> None:
-    with pytest.raises(ResourceExhausted, match=r"30000 x 30000 pixels, the limit is 50000000"):
-        preprocess.decode(png_header(30_000, 30_000))
-    jpeg = encoded(picture(60, 80))
-    assert preprocess.decode(jpeg, max_pixels=4800).shape == (60, 80, 3)
-    with pytest.raises(ResourceExhausted, match="the limit is 4799"):
-        preprocess.decode(jpeg, max_pixels=4799)
 
 
 def test_a_strip_does_not_become_gigabytes() -> None:
@@ -198,23 +114,3 @@ def test_threads_do_not_change_a_bit() -> None:
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
             assert list(pool.map(one, files)) == alone
-
-
-@given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]))
-def test_any_bytes_give_a_typed_error(data: bytes, magic: bytes) -> None:
-    with pytest.raises(EdgedError):
-        preprocess.decode(magic + data)
-
-
-@given(st.data())
-def test_flipped_bytes_give_a_whole_picture_or_a_typed_error(data: st.DataObject) -> None:
-    good = bytearray(encoded(picture(), data.draw(st.sampled_from([".jpg", ".png"]))))
-    for _ in range(data.draw(st.integers(1, 4))):
-        good[data.draw(st.integers(0, len(good) - 1))] ^= data.draw(st.integers(1, 255))
-    try:
-        image = preprocess.decode(bytes(good), max_pixels=100_000)
-    except EdgedError:
-        return
-    assert image.dtype == np.uint8
-    assert image.ndim == 3
-    assert image.shape[2] == 3

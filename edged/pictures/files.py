@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from edged.errors import InvalidArgument
 from edged.pictures import jpeg, png
 from edged.pictures.header import Bytes, Header
 
-PEEK_BYTES = 4096  # of a file: enough for `light_pixels`, unless metadata come first
+PEEK_BYTES = 4096  # of a file: enough for `light_pixels`, unless much else comes first
 
 
 def look(data: Bytes) -> Header:
@@ -14,6 +16,7 @@ def look(data: Bytes) -> Header:
 
     Raises InvalidArgument for anything else and for a damaged one; Unsupported for some JPEGs.
     """
+    data = memoryview(data)  # its slices are not copied
     magic = bytes(data[:8])
     if magic.startswith(jpeg.MAGIC):
         return jpeg.look(data)
@@ -26,11 +29,22 @@ def look(data: Bytes) -> Header:
     )
 
 
-def light_pixels(data: Bytes) -> int | None:
-    """Pixels of a picture whose decoding takes a time in proportion to them, by its beginning.
+def light_pixels(beginnings: Iterable[Bytes]) -> int | None:
+    """Pixels of all pictures, if decoding each takes a time in proportion to them.
 
-    None: it is a progressive JPEG, not a picture, or its beginning does not say.
+    `beginnings`: of the files, or all of them. None: one is a progressive JPEG, no picture, or its
+    beginning does not say.
     """
+    total = 0
+    for data in beginnings:
+        pixels = _light_pixels(data)
+        if pixels is None:
+            return None
+        total += pixels
+    return total
+
+
+def _light_pixels(data: Bytes) -> int | None:
     magic = bytes(data[:8])
     if magic.startswith(jpeg.MAGIC):
         return jpeg.pixels_at_once(data)

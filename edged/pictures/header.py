@@ -22,13 +22,13 @@ _PNG_BYTES = 8  # a pixel; measured 6.1 at most, whatever the colour type, depth
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`file` is what a decoder is to be given: without what is odd but means nothing."""
+    """`pieces` of the file are what a decoder is to be given: without what means nothing to it."""
 
     kind: Literal["JPEG", "PNG"]
     height: int  # pixels, as stored
     width: int
     orientation: int  # of EXIF; 1: upright
-    file: Bytes
+    pieces: tuple[Bytes, ...]
     components: int = 3
     scans: int = 1  # of a JPEG: how often its decoder goes over the picture
     is_whole: bool = False  # of a JPEG: all coefficients are kept until the last scan is read
@@ -36,6 +36,17 @@ class Header:
     @property
     def pixels(self) -> int:
         return self.height * self.width
+
+    @property
+    def file(self) -> Bytes:
+        """What a decoder is to be given, in one piece; a copy if there are several."""
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Height and width of the upright picture."""
+        is_on_its_side = self.orientation >= 5
+        return (self.width, self.height) if is_on_its_side else (self.height, self.width)
 
 
 def damaged(kind: str, why: object) -> InvalidArgument:
@@ -58,11 +69,12 @@ def check(header: Header, max_pixels: int) -> None:
 
 def decode_bytes(header: Header) -> int:
     """The most memory that decoding takes at one time, the upright picture included."""
+    copied_bytes = sum(map(len, header.pieces)) if len(header.pieces) > 1 else 0
     if header.kind == "PNG":
-        return header.pixels * _PNG_BYTES + _SLACK_BYTES
+        return header.pixels * _PNG_BYTES + copied_bytes + _SLACK_BYTES
     coefficients = 2 * header.components if header.is_whole else 0
     turned = 3 if header.orientation != 1 else 0
-    return header.pixels * (3 + max(coefficients, turned)) + _SLACK_BYTES
+    return header.pixels * (3 + max(coefficients, turned)) + copied_bytes + _SLACK_BYTES
 
 
 def most_decode_bytes(max_pixels: int) -> int:

@@ -83,7 +83,7 @@ class _Walk:
             self._mend_scan()
         scans = 1 + self._more_scans() if is_whole else 1
         return Header(
-            "JPEG", height, width, orientation or 1, self._file(), components, scans, is_whole
+            "JPEG", height, width, orientation or 1, self._pieces(), components, scans, is_whole
         )
 
     def _next(self, pattern: re.Pattern[bytes]) -> int | None:
@@ -140,10 +140,8 @@ class _Walk:
         self._kept.append(self._data[self._begin : start])
         self._begin = stop
 
-    def _file(self) -> Bytes:
-        if not self._kept:
-            return self._data
-        return b"".join((*self._kept, self._data[self._begin :]))
+    def _pieces(self) -> tuple[Bytes, ...]:
+        return (*self._kept, self._data[self._begin :])
 
 
 def _frame(marker: int, segment: Bytes) -> tuple[int, int, int, bool]:

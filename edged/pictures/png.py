@@ -45,8 +45,7 @@ def look(data: Bytes) -> Header:
             break
     else:
         raise damaged("PNG", f"it has more than {_MOST_CHUNKS} chunks")
-    file = b"".join((*kept, data[begin:at])) if kept else data
-    return Header("PNG", height, width, orientation or 1, file)
+    return Header("PNG", height, width, orientation or 1, (*kept, data[begin:at]))
 
 
 def pixels(data: Bytes) -> int | None:

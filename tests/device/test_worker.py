@@ -23,7 +23,7 @@ from tests.backends.blocks import (
     sum_and_difference,
 )
 from tests.device.rig import Done, Model, Rig, make_store, worker
-from tests.test_preprocess import encoded, picture, png_header
+from tests.pictures.making import encoded, picture, png_header
 
 COLOURS = ("red", "green", "blue")
 BODY = dense(6, 16, seed=1)

@@ -1,4 +1,4 @@
-"""Picture files, byte by byte: what no picture library would write."""
+"""Picture files, many of them byte by byte: what no picture library would write."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 
+import cv2
 import numpy as np
 
 # Of Adam7: first line and column, steps down and across.
@@ -13,6 +14,24 @@ _PASSES = [
     (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4),
     (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1),
 ]  # fmt: skip
+
+
+def picture(height: int = 60, width: int = 80, seed: int = 0) -> np.ndarray:
+    """A smooth random RGB picture, so that JPEG keeps it recognisable."""
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def encoded(image: np.ndarray, kind: str = ".jpg", *options: int) -> bytes:
+    return cv2.imencode(kind, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says it has so many pixels, and holds almost none of them."""
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
 
 
 def segment(marker: int, body: bytes) -> bytes:
