@@ -20,6 +20,7 @@ from edged.manifest import Manifest, Value
 from edged.preprocess import prepare
 from edged.store import Store
 from export.assemble import stored_layers, whole_block
+from export.labels import check_name
 from export.layers import Path
 from export.probe import run, session
 
@@ -66,7 +67,7 @@ def images(folder: File) -> Images:
             raise InvalidArgument(f"{path} has no JPEG or PNG files")
         files += found
         targets += [index] * len(found)
-    return Images(tuple(files), np.array(targets), tuple(path.name for path in classes))
+    return Images(tuple(files), np.array(targets), tuple(map(check_name, classes)))
 
 
 def below(store: Store, model: Manifest, at: str | None = None) -> Features:

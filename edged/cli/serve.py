@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edged import config as configuration
-from edged.cli.console import print_json
+from edged.cli.console import print_json, say
 from edged.config import Config
 
 DEFAULT_CONFIG = Path("/etc/edged/edged.toml")
@@ -44,14 +44,14 @@ def _check(args: argparse.Namespace) -> int:
     if args.json:
         print_json(msgspec.to_builtins(config))
     else:
-        print(f"{args.config} is good: {_summary(config)}")
+        say(f"{args.config} is good: {_summary(config)}")
     return 0
 
 
 def _replay(args: argparse.Namespace) -> int:
     from edged.daemon.recording import replay
 
-    print(f"{replay(args.recording)} turns, every decision the same")
+    say(f"{replay(args.recording)} turns, every decision the same")
     return 0
 
 

@@ -14,7 +14,7 @@ from edged.errors import Unsupported
 from edged.pictures import exif
 from edged.pictures.header import MAX_SCANS, Bytes, Header, damaged
 
-MAGIC = b"\xff\xd8\xff"
+MAGIC = b"\xff\xd8"  # SOI
 
 _MOST_SEGMENTS = 2000  # a file of millions of empty ones would take seconds to walk through
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
