@@ -63,8 +63,9 @@ def prepare(
 
 def resize_bytes(height: int, width: int, spec: Preprocess) -> int:
     """The most memory that `normalise` takes for a picture of this size, less what it writes."""
-    to_height, to_width = resized(height, width, spec)
-    return resizing.resize_bytes(to_height, to_width) + 3 * spec.height * spec.width
+    to = resized(height, width, spec)
+    row_bytes = 3 * spec.height * spec.width  # its planes
+    return resizing.resize_bytes((height, width), to, spec.interpolation) + row_bytes
 
 
 def resized(height: int, width: int, spec: Preprocess) -> tuple[int, int]:

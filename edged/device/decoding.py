@@ -43,6 +43,11 @@ class Room:
         self._turns: deque[object] = deque()
         self._changed = threading.Condition()
 
+    @property
+    def waiting(self) -> int:
+        """Threads that wait for their turn."""
+        return len(self._turns)
+
     @contextlib.contextmanager
     def take(self, nbytes: int) -> Iterator[None]:
         """Hold so many bytes, when there are. Raises ResourceExhausted for what can never fit."""

@@ -37,14 +37,14 @@ def light_pixels(beginnings: Iterable[Bytes]) -> int | None:
     """
     total = 0
     for data in beginnings:
-        pixels = _light_pixels(data)
+        pixels = _light_pixels(memoryview(data))
         if pixels is None:
             return None
         total += pixels
     return total
 
 
-def _light_pixels(data: Bytes) -> int | None:
+def _light_pixels(data: memoryview) -> int | None:
     magic = bytes(data[:8])
     if magic.startswith(jpeg.MAGIC):
         return jpeg.pixels_at_once(data)

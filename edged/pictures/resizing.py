@@ -24,7 +24,7 @@ Sums: TypeAlias = npt.NDArray[np.float64]
 Method: TypeAlias = Literal["linear", "area", "cubic"]
 
 _AT_ONCE = 4  # pixels of the result whose weights are one matrix
-_STRIP = 2**18  # sums that are kept at one time, at about which a picture is cut into strips
+_STRIP = 2**17  # sums that are kept at one time, at about which a picture is cut into strips
 _CUBIC_ONE = 2**14  # the weights of a cubic are multiples of 1 / _CUBIC_ONE
 _OF_OPENCV = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
 
@@ -55,9 +55,14 @@ def resize_in_version_1(image: Image, height: int, width: int, method: Method) -
     return cv2.resize(image, (width, height), interpolation=_OF_OPENCV[method])
 
 
-def resize_bytes(height: int, width: int) -> int:
-    """The most memory that making a picture of this size takes."""
-    return 3 * height * width + 8 * 8 * _STRIP
+def resize_bytes(size: tuple[int, int], to: tuple[int, int], method: Method) -> int:
+    """The most memory that resizing takes, the result included; sizes are (height, width)."""
+    result_bytes = 3 * to[0] * to[1]
+    if method == "linear":
+        return result_bytes
+    columns = min(size[1], _STRIP // (3 * to[0]) + _AT_ONCE * size[1] // to[1] + 8)
+    rows = 3 * to[0] + _AT_ONCE * size[0] // to[0] + 8  # of sums, and of what they are made of
+    return 2 * result_bytes + 3 * columns * (size[0] + 8 * rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
