@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
+import msgspec
 import numpy as np
 import pytest
 
-from edged import preprocess
+from edged import manifest, preprocess
 from edged.errors import InvalidArgument
 from edged.manifest import Preprocess
+from edged.pictures import resizing
+from edged.pictures.resizing import Method
 from tests.pictures.making import encoded, picture
 
 IMAGENET = Preprocess(
@@ -114,3 +119,102 @@ def test_threads_do_not_change_a_bit() -> None:
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
             assert list(pool.map(one, files)) == alone
+
+
+# --- versions of resizing -------------------------------------------------------------------------
+
+OLD_MANIFEST = {  # as it was stored before resizing had a version
+    "schema": 1,
+    "name": "old",
+    "task": "old",
+    "precision": "fp32",
+    "inputs": ["image"],
+    "outputs": ["y"],
+    "values": [
+        {"name": "image", "datatype": "FP32", "shape": [3, 8, 8]},
+        {"name": "y", "datatype": "FP32", "shape": [2]},
+    ],
+    "steps": [{"block": "0" * 64, "reads": ["image"], "writes": ["y"], "layers": []}],
+    "whole_bytes": 10,
+    "preprocess": {
+        "height": 8,
+        "width": 8,
+        "resize": "shorter-side",
+        "resize_to": 10,
+        "interpolation": "linear",
+        "crop": "center",
+        "color": "RGB",
+        "scale": 0.00392156862745098,
+        "mean": [0.485, 0.456, 0.406],
+        "std": [1.0, 1.0, 1.0],
+        "layout": "NCHW",
+    },
+    "max_rows": None,
+    "labels": ["no", "yes"],
+    "accuracy": None,
+    "head_of": None,
+}
+OLD_FEATURES = "d5dadaeccaa81f13ac6e93cd369cb2541852aff75bb0021cbb278f3998b7546d"
+
+
+def test_a_model_that_is_stored_keeps_the_resizing_that_it_was_made_with() -> None:
+    old = manifest.decode(json.dumps(OLD_MANIFEST).encode())
+    spec = old.preprocess
+    assert spec is not None
+    assert spec.resize_version == 1
+    again = json.loads(manifest.encode(old))
+    assert again["preprocess"] == OLD_MANIFEST["preprocess"]
+    assert list(again["preprocess"]) == list(OLD_MANIFEST["preprocess"])
+    assert manifest.features_digest(old, "y") == OLD_FEATURES  # heads are bound to it
+    image = picture(48, 64)
+    resized = cv2.resize(image, (13, 10), interpolation=cv2.INTER_LINEAR)
+    row = np.empty((3, 8, 8), np.float32)
+    preprocess.normalise(image, spec, row)
+    np.testing.assert_array_equal(row, reference(resized[1:9, 2:10], spec))
+
+
+def test_the_version_of_a_new_model_is_part_of_what_its_heads_stand_on() -> None:
+    old = manifest.decode(json.dumps(OLD_MANIFEST).encode())
+    spec = Preprocess(8, 8, "shorter-side", 10, crop="center", mean=(0.485, 0.456, 0.406))
+    assert spec.resize_version == 2
+    new = msgspec.structs.replace(old, preprocess=spec)
+    assert json.loads(manifest.encode(new))["preprocess"]["resize_version"] == 2
+    assert manifest.decode(manifest.encode(new)) == new
+    assert manifest.features_digest(new, "y") != OLD_FEATURES
+
+
+@pytest.mark.parametrize(("method", "most"), [("linear", 1), ("area", 1), ("cubic", 1)])
+def test_exact_resizing_is_the_resizing_that_is_meant(method: Method, most: int) -> None:
+    """OpenCV's on this machine differs by its rounding alone."""
+    for size, to in (((480, 640), (224, 224)), ((48, 36), (100, 90)), ((33, 50), (32, 60))):
+        image = picture(*size)
+        exact = resizing.resize(image, *to, method).astype(int)
+        assert np.abs(exact - resizing.resize_in_version_1(image, *to, method)).max() <= most
+
+
+def test_area_is_the_mean_of_what_a_pixel_covers() -> None:
+    """In whole numbers: a pixel of the result covers 7/3 by 5/2 pixels, half goes up."""
+    image = picture(70, 50)
+    rows, columns = (
+        np.array(
+            [
+                [
+                    max(0, min((i + 1) * to, (j + 1) * size) - max(i * to, j * size))
+                    for i in range(size)
+                ]
+                for j in range(to)
+            ]
+        )
+        for size, to in ((70, 30), (50, 20))
+    )
+    sums = np.einsum("jh,hwc,iw->jic", rows, image.astype(np.int64), columns)
+    expected = (2 * sums + 70 * 50) // (2 * 70 * 50)
+    np.testing.assert_array_equal(resizing.resize(image, 30, 20, "area"), expected)
+
+
+def test_a_picture_that_is_resized_in_strips_is_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = picture(300, 400)
+    whole = {method: resizing.resize(image, 90, 110, method) for method in ("area", "cubic")}
+    monkeypatch.setattr(resizing, "_STRIP", 5000)
+    for method, expected in whole.items():
+        np.testing.assert_array_equal(resizing.resize(image, 90, 110, method), expected)
