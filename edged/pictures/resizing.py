@@ -24,6 +24,7 @@ Sums: TypeAlias = npt.NDArray[np.float64]
 Method: TypeAlias = Literal["linear", "area", "cubic"]
 
 _AT_ONCE = 4  # pixels of the result whose weights are one matrix
+_ROWS = 256  # that are weighed at once
 _STRIP = 2**17  # sums that are kept at one time, at about which a picture is cut into strips
 _CUBIC_ONE = 2**14  # the weights of a cubic are multiples of 1 / _CUBIC_ONE
 _OF_OPENCV = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
@@ -61,8 +62,8 @@ def resize_bytes(size: tuple[int, int], to: tuple[int, int], method: Method) -> 
     if method == "linear":
         return result_bytes
     columns = min(size[1], _STRIP // (3 * to[0]) + _AT_ONCE * size[1] // to[1] + 8)
-    rows = 3 * to[0] + _AT_ONCE * size[0] // to[0] + 8  # of sums, and of what they are made of
-    return 2 * result_bytes + 3 * columns * (size[0] + 8 * rows)
+    rows = 3 * to[0] + min(_ROWS, _AT_ONCE * size[0] // to[0] + 8)  # of sums, and weighed
+    return 2 * result_bytes + 3 * columns * (size[0] + 8 * rows) + 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -159,9 +160,15 @@ def _weigh(
     count = blocks[-1].first + len(blocks[-1].weights) - first
     sums = np.empty((count, rows.shape[1]))
     for block in blocks:
-        taken = rows[block.start - left : block.stop - left].astype(np.float64, copy=False)
-        at = block.first - first
-        np.matmul(block.weights, taken, out=sums[at : at + len(block.weights)])
+        out = sums[block.first - first : block.first - first + len(block.weights)]
+        for start in range(block.start, block.stop, _ROWS):
+            stop = min(start + _ROWS, block.stop)
+            taken = rows[start - left : stop - left].astype(np.float64, copy=False)
+            weights = block.weights[:, start - block.start : stop - block.start]
+            if start == block.start:
+                np.matmul(weights, taken, out=out)
+            else:
+                out += weights @ taken
     return sums
 
 
