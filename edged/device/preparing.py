@@ -45,6 +45,7 @@ def steps(
 ) -> Iterator[None]:
     """Fill the rows that `staged` holds. Raises InvalidArgument or ResourceExhausted, and
     Cancelled as soon as the request is discarded."""
+    _check_wanted(staged)
     if message.inputs[0].kind == "tensor":
         _prepare_tensors(message, payload, staged, manifests)
     else:
@@ -117,13 +118,17 @@ def _prepare_image(picture: Image | Header, row: int, staged: Staged, decoding: 
     specs = [feed.preparation.preprocess for feed in staged.feeds]
     resized_bytes = max(preprocess.resize_bytes(height, width, spec) for spec in specs if spec)
     with decoding.memory(header, resized_bytes):
-        if staged.discarded:
-            raise Cancelled("nobody waits for the request any more")
+        _check_wanted(staged)  # it may have waited for the memory
         image = pixels_of(picture) if isinstance(picture, Header) else picture
         for feed, spec in zip(staged.feeds, specs, strict=True):
             assert spec is not None
             preprocess.normalise(image, spec, feed.pool.arrays[0][feed.rows[row]])
         del image  # before its memory is given back
+
+
+def _check_wanted(staged: Staged) -> None:
+    if staged.discarded:
+        raise Cancelled("nobody waits for the request any more")
 
 
 def _prepare_tensors(

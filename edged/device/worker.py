@@ -270,14 +270,14 @@ class Worker:
     def _go_on(
         self, message: link.Prepare, staged: Staged, steps: Iterator[None], spent_ns: int
     ) -> Job | None:
-        """Prepare step by step, and let others have their turn when they wait for one.
+        """Prepare step by step; what is left when others wait for their turn comes after them.
 
         `spent_ns`: on the steps before.
         """
         started_ns = time.perf_counter_ns() - spent_ns
         error: EdgedError | None = None
         try:
-            while not staged.discarded and next(steps, message) is None:
+            for _ in steps:
                 if not self._jobs.empty():
                     spent_ns = time.perf_counter_ns() - started_ns
                     return functools.partial(self._go_on, message, staged, steps, spent_ns)
