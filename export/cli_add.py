@@ -6,6 +6,7 @@ What only one of them needs is imported when it runs.
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import sys
 import tempfile
@@ -116,10 +117,10 @@ def _source(args: argparse.Namespace, task: str, name: str, file: File) -> Sourc
 
 def read_preprocess(file: File) -> Preprocess:
     """The table of a TOML file. Raises NotFound or InvalidArgument."""
-    data = _read(file)
+    data = _read(file).removeprefix(codecs.BOM_UTF8)
     try:
         return msgspec.toml.decode(data, type=Preprocess)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{file}: {error}") from error
 
 
