@@ -21,6 +21,7 @@ SCHEMA = 1  # raised when an older daemon could misread a newer manifest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_NULL = msgspec.Raw(b"null")
 
 DataType = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
@@ -67,6 +68,9 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Decode to 8-bit RGB (EXIF orientation applied), resize, crop, then (x * scale - mean) / std
     per channel. The head of a model was trained on exactly this, so it is part of its identity.
+
+    `resize_version` 2 gives the same bytes on every processor. A stored manifest without it was
+    written before, and means 1.
     """
 
     height: int  # pixels, of the model's input
@@ -82,6 +86,7 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     layout: Literal["NCHW", "NHWC"] = "NCHW"
+    resize_version: Literal[1, 2] = 2
 
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,7 +143,8 @@ def features_digest(manifest: Manifest, value: str) -> str:
         sources = [known[name] for name in layer.reads]
         for i, name in enumerate(layer.writes):
             known[name] = _digest([layer.digest, i, sources])
-    return _digest([known[value], manifest.precision, manifest.preprocess])
+    preprocess = msgspec.Raw(msgspec.json.encode(_stored(manifest.preprocess)))
+    return _digest([known[value], manifest.precision, preprocess])
 
 
 def check_head(manifest: Manifest) -> None:
@@ -178,7 +184,7 @@ def decode(data: bytes) -> Manifest:
     """A checked manifest. Raises StoreError (damaged, or of a newer version), nothing else."""
     try:
         probe = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        schema = msgspec.json.decode(probe.get("schema", msgspec.Raw(b"null")), type=int)
+        schema = msgspec.json.decode(probe.get("schema", _NULL), type=int)
     except DECODING as error:
         raise StoreError(f"the manifest is not readable: {error}") from error
     if schema > SCHEMA:
@@ -188,8 +194,14 @@ def decode(data: bytes) -> Manifest:
         )
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
+        stored = msgspec.json.decode(
+            probe.get("preprocess", _NULL), type=dict[str, msgspec.Raw] | None
+        )
     except DECODING as error:
         raise StoreError(f"the manifest is damaged: {error}") from error
+    if manifest.preprocess is not None and "resize_version" not in (stored or {}):
+        older = msgspec.structs.replace(manifest.preprocess, resize_version=1)
+        manifest = msgspec.structs.replace(manifest, preprocess=older)
     try:
         check(manifest)
     except (LookupError, StopIteration, ValueError, RecursionError) as error:
@@ -200,7 +212,18 @@ def decode(data: bytes) -> Manifest:
 def encode(manifest: Manifest) -> bytes:
     """Canonical JSON: the same manifest is always the same bytes."""
     check(manifest)
-    return msgspec.json.format(msgspec.json.encode(manifest, order="deterministic"), indent=1)
+    fields = {**msgspec.to_builtins(manifest), "preprocess": _stored(manifest.preprocess)}
+    return msgspec.json.format(msgspec.json.encode(fields), indent=1)
+
+
+def _stored(preprocess: Preprocess | None) -> dict[str, object] | None:
+    """As the store has it. Of version 1 neither bytes nor digests have changed."""
+    if preprocess is None:
+        return None
+    fields: dict[str, object] = msgspec.to_builtins(preprocess)
+    if preprocess.resize_version == 1:
+        del fields["resize_version"]
+    return fields
 
 
 def check_name(name: str, what: str) -> str:

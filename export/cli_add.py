@@ -6,6 +6,7 @@ What only one of them needs is imported when it runs.
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import sys
 import tempfile
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edged.cli.console import print_json, show_bytes, table
+from edged.cli.console import print_json, say, show_bytes, table
 from edged.errors import InvalidArgument, NotFound
 from edged.manifest import Preprocess
 from edged.store import Store
-from export import listing
+from export import labels, listing
 from export.cli_look import add_min_block, extra, new_command, summary
 
 if TYPE_CHECKING:
@@ -116,10 +117,10 @@ def _source(args: argparse.Namespace, task: str, name: str, file: File) -> Sourc
 
 def read_preprocess(file: File) -> Preprocess:
     """The table of a TOML file. Raises NotFound or InvalidArgument."""
-    data = _read(file)
+    data = _read(file).removeprefix(codecs.BOM_UTF8)
     try:
         return msgspec.toml.decode(data, type=Preprocess)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{file}: {error}") from error
 
 
@@ -128,8 +129,7 @@ def _labels(options: Sequence[str], task: str) -> tuple[str, ...]:
     files += [File(text.partition("=")[2]) for text in options if text.startswith(f"{task}=")]
     if not files:
         return ()
-    lines = _read(files[-1]).decode("utf-8", "replace").splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    return labels.decode(_read(files[-1]), files[-1])
 
 
 def _read(file: File) -> bytes:
@@ -175,13 +175,13 @@ def _add(args: argparse.Namespace, sources: Sequence[Source]) -> None:
         for added in report.added
     ]
     headers = ["model", "task", "blocks", "whole", "new here", "max diff", "relative"]
-    print(table(headers, rows))
+    say(table(headers, rows))
     for added in report.added:
         for note in _notes(added):
-            print(f"{added.manifest.name}: {note}")
+            say(f"{added.manifest.name}: {note}")
     if report.recut:
-        print(f"cut anew, computing the same: {', '.join(report.recut)}")
-    print(summary(listing.contents(store)))
+        say(f"cut anew, computing the same: {', '.join(report.recut)}")
+    say(summary(listing.contents(store)))
 
 
 def _notes(added: Added) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from edged.cli.console import print_json, show_bytes
+from edged.cli.console import print_json, say, show_bytes
 from edged.errors import InvalidArgument
 from edged.store import Store
 from export.cli_look import add_min_block, extra, new_command
@@ -84,7 +84,7 @@ def _head(args: argparse.Namespace) -> None:
             }
         )
         return
-    print(
+    say(
         f"{added.manifest.name}: top-1 accuracy {measured.value:.4f} on {measured.images} images "
         f"({measured.note}), chance {measured.chance:.4f}; {len(added.manifest.labels)} classes, "
         f"{show_bytes(added.new_bytes)} on top of {args.model}"

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from edged.cli.console import print_json, show_bytes, table
+from edged.cli.console import print_json, say, show_bytes, table
 from edged.errors import Unsupported
 from edged.manifest import Manifest, Value
 from edged.store import Store
@@ -112,8 +112,8 @@ def _ls(args: argparse.Namespace) -> None:
         "whole",
         "accuracy",
     ]
-    print(table(headers, rows))
-    print(summary(found))
+    say(table(headers, rows))
+    say(summary(found))
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -121,26 +121,26 @@ def _show(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"model": msgspec.to_builtins(model), "blocks": msgspec.to_builtins(blocks)})
         return
-    print(f"{model.name}, a model for {model.task} ({model.precision})")
+    say(f"{model.name}, a model for {model.task} ({model.precision})")
     for kind, names in (("input", model.inputs), ("output", model.outputs)):
         for name in names:
-            print(f"  {kind} {_value(model.value(name))}")
+            say(f"  {kind} {_value(model.value(name))}")
     if model.preprocess is not None:
         fields = msgspec.to_builtins(model.preprocess)
-        print("  preprocess " + ", ".join(f"{key} {value}" for key, value in fields.items()))
+        say("  preprocess " + ", ".join(f"{key} {value}" for key, value in fields.items()))
     if model.labels:
-        print(f"  {len(model.labels)} labels: {', '.join(model.labels[:6])} ...")
+        say(f"  {len(model.labels)} labels: {', '.join(model.labels[:6])} ...")
     if model.accuracy is not None:
         measured = model.accuracy
-        print(
+        say(
             f"  {measured.metric} {measured.value:.4f} on {measured.images} images "
             f"(chance {measured.chance:.4f}; {measured.note})"
         )
     if model.head_of is not None:
-        print(f"  its last layer is a head trained on {model.head_of.model}")
+        say(f"  its last layer is a head trained on {model.head_of.model}")
     if model.max_rows is not None:
-        print(f"  at most {model.max_rows} rows at once")
-    print(_layers(model) if args.layers else _blocks(model, blocks))
+        say(f"  at most {model.max_rows} rows at once")
+    say(_layers(model) if args.layers else _blocks(model, blocks))
 
 
 def _blocks(model: Manifest, blocks: tuple[BlockLine, ...]) -> str:
@@ -185,8 +185,8 @@ def _diff(args: argparse.Namespace) -> None:
         [f"only in {found.first}", str(found.first_only), show_bytes(found.first_only_bytes)],
         [f"only in {found.second}", str(found.second_only), show_bytes(found.second_only_bytes)],
     ]
-    print(table(["", "blocks", "bytes"], rows))
-    print(f"{found.layers} equal layers with {show_bytes(found.layer_bytes)} of weights")
+    say(table(["", "blocks", "bytes"], rows))
+    say(f"{found.layers} equal layers with {show_bytes(found.layer_bytes)} of weights")
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -196,9 +196,9 @@ def _verify(args: argparse.Namespace) -> int:
         print_json(msgspec.to_builtins(damage))
     else:
         for one in damage:
-            print(f"{one.what} (needed by {', '.join(one.models)})")
+            say(f"{one.what} (needed by {', '.join(one.models)})")
         if not damage:
-            print(f"all is well: {summary(listing.contents(store))}")
+            say(f"all is well: {summary(listing.contents(store))}")
     return 1 if damage else 0
 
 
@@ -210,7 +210,7 @@ def _rm(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"removed": args.models, "left": left})
     else:
-        print(f"removed {', '.join(args.models)}; {len(left)} models left")
+        say(f"removed {', '.join(args.models)}; {len(left)} models left")
 
 
 def _gc(args: argparse.Namespace) -> None:
@@ -220,6 +220,6 @@ def _gc(args: argparse.Namespace) -> None:
             {"removed": done.removed, "removed_bytes": done.removed_bytes, "held": done.held}
         )
         return
-    print(f"removed {len(done.removed)} blocks ({show_bytes(done.removed_bytes)})")
+    say(f"removed {len(done.removed)} blocks ({show_bytes(done.removed_bytes)})")
     if done.held:
-        print(f"kept {len(done.held)} unused blocks that a running daemon holds: try again later")
+        say(f"kept {len(done.held)} unused blocks that a running daemon holds: try again later")

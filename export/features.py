@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edged import manifest as manifests
-from edged.errors import InvalidArgument, NotFound
+from edged.errors import InvalidArgument, NotFound, ResourceExhausted, Unsupported
 from edged.manifest import Layer as Use
 from edged.manifest import Manifest, Value
 from edged.preprocess import prepare
 from edged.store import Store
 from export.assemble import stored_layers, whole_block
+from export.labels import check_name
 from export.layers import Path
 from export.probe import run, session
 
@@ -66,7 +67,7 @@ def images(folder: File) -> Images:
             raise InvalidArgument(f"{path} has no JPEG or PNG files")
         files += found
         targets += [index] * len(found)
-    return Images(tuple(files), np.array(targets), tuple(path.name for path in classes))
+    return Images(tuple(files), np.array(targets), tuple(map(check_name, classes)))
 
 
 def below(store: Store, model: Manifest, at: str | None = None) -> Features:
@@ -99,7 +100,8 @@ def below(store: Store, model: Manifest, at: str | None = None) -> Features:
 def compute(features: Features, files: Sequence[File]) -> Floats:
     """The features of image files, of shape (files, width of the features).
 
-    Raises InvalidArgument for a model without preprocessing and for a damaged image.
+    Raises InvalidArgument for a model without preprocessing and for a damaged image; Unsupported
+    and ResourceExhausted for one that cannot be decoded.
     """
     model = features.model
     spec = model.preprocess
@@ -117,8 +119,8 @@ def compute(features: Features, files: Sequence[File]) -> Floats:
         out = np.empty(value.shape, np.float32)
         try:
             prepare(file.read_bytes(), spec, out)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"{file}: {error}") from error
+        except (InvalidArgument, ResourceExhausted, Unsupported) as error:
+            raise type(error)(f"{file}: {error}") from error
         return out
 
     rows = model.max_rows or _BATCH

@@ -9,7 +9,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from edged.cli.connection import add_connection_options, plain
-from edged.cli.console import print_json, show_bytes, table
+from edged.cli.console import print_json, say, show_bytes, table
 from edged.wire import DEFAULT_ADMIN_ENDPOINT
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _change(args: argparse.Namespace) -> int:
     if args.json:
         print_json({args.change: args.model})
     else:
-        print(f"{args.model} is {_DONE[args.change]}")
+        say(f"{args.model} is {_DONE[args.change]}")
     return 0
 
 
@@ -73,7 +73,7 @@ def _reload(args: argparse.Namespace) -> int:
         return 0
     parts = {"added": reply.added, "changed": reply.changed, "removed": reply.removed}
     lines = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
-    print("\n".join(lines) or "nothing has changed")
+    say("\n".join(lines) or "nothing has changed")
     return 0
 
 
@@ -84,8 +84,8 @@ def _residency(args: argparse.Namespace) -> int:
         print_json(plain(reply))
         return 0
     headers = ["model", "version", "state", "blocks", "on the device", "of", "pinned"]
-    print(table(headers, [_row(model) for model in reply.models]))
-    print(f"{show_bytes(reply.resident_bytes)} of blocks on the device")
+    say(table(headers, [_row(model) for model in reply.models]))
+    say(f"{show_bytes(reply.resident_bytes)} of blocks on the device")
     return 0
 
 

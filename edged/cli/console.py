@@ -1,4 +1,8 @@
-"""What the command lines share: running a command, tables, JSON, bytes and times."""
+"""What the command lines share: running a command, what they print, tables, JSON, bytes and times.
+
+Names, labels and messages come from files and from other processes: whatever is in them, a terminal
+shows it and obeys nothing. So the commands print by `say` and `print_json` alone.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,14 @@ import json
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from edged.errors import EdgedError, InvalidArgument
+
+_JOINERS = "\u200c\u200d"  # without which some scripts cannot be read
+_NOT_ESCAPED = re.compile("[\x7f-\x9f\ud800-\udfff]")  # by JSON, which escapes those below
 
 
 def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
@@ -26,7 +34,7 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
         with _results_alone():
             return int(args.run(args) or 0)
     except EdgedError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        say(printable(f"{parser.prog}: {error}"), error=True)
         return 2 if isinstance(error, InvalidArgument) else 1
     except KeyboardInterrupt:
         return 130
@@ -60,14 +68,28 @@ def _results_alone() -> Iterator[None]:
         os.close(kept)
 
 
+def printable(text: str) -> str:
+    """`text` in one line, with what a terminal would obey or hide written as Python escapes it."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_shown, text))
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print lines that hold names, labels or messages of others; `error`: on standard error."""
+    lines = map(printable, text.split("\n"))
+    print("\n".join(lines), file=sys.stderr if error else sys.stdout)
+
+
 def print_json(value: Any) -> None:
     """One JSON value for programs."""
-    print(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    print(_NOT_ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned by content: text to the left, figures to the right."""
-    cells = [list(headers), *[list(row) for row in rows]]
+    cells = [list(map(printable, row)) for row in (headers, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     numeric = [
         bool(rows) and all(re.match(r"[+-]?\.?\d", row[i]) for row in rows if row[i])
@@ -91,3 +113,11 @@ def show_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.2f} GB"
+
+
+def _shown(character: str) -> str:
+    """Controls, marks of direction, line separators and lone surrogates are escaped."""
+    kind = unicodedata.category(character)
+    if character in _JOINERS or not (kind[0] == "C" or kind in ("Zl", "Zp")):
+        return character
+    return character.encode("unicode_escape").decode()

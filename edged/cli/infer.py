@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edged.cli.connection import add_connection_options, client_of, plain, show_ms
-from edged.cli.console import print_json, table
+from edged.cli.console import print_json, say, table
 from edged.errors import EdgedError, NotFound
 
 if TYPE_CHECKING:
@@ -61,11 +60,11 @@ def _infer(args: argparse.Namespace) -> int:
             if args.json:
                 print_json({"image": str(image), **_plain(outcome)})
             elif isinstance(outcome, EdgedError):
-                print(f"edged: {image}: {outcome}", file=sys.stderr)
+                say(f"edged: {image}: {outcome}", error=True)
             else:
                 rows += _rows(image, outcome)
     if rows:
-        print(table(["image", "task", "answer", "score", "time"], rows))
+        say(table(["image", "task", "answer", "score", "time"], rows))
     return 1 if failed else 0
 
 

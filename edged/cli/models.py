@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from edged.cli.connection import add_connection_options, client_of, plain
-from edged.cli.console import print_json, show_bytes, table
+from edged.cli.console import print_json, say, show_bytes, table
 
 if TYPE_CHECKING:
     from edged import wire
@@ -26,13 +26,13 @@ def _models(args: argparse.Namespace) -> int:
             if args.json:
                 print_json(plain(model))
             else:
-                print(_one(model))
+                say(_one(model))
             return 0
         models = client.models()
     if args.json:
         print_json([plain(model) for model in models])
     else:
-        print(_all(models))
+        say(_all(models))
     return 0
 
 

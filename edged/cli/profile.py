@@ -6,14 +6,13 @@ import argparse
 import datetime
 import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edged.cli.console import print_json, show_bytes, table
+from edged.cli.console import print_json, say, show_bytes, table
 from edged.cli.serve import DEFAULT_CONFIG
 from edged.errors import ConfigError, EdgedError, InvalidArgument, from_code
 from edged.manifest import Manifest
@@ -70,7 +69,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(msgspec.json.decode(encode(profile)))
     else:
-        print(shown(profile))
+        say(shown(profile))
     return 0
 
 
@@ -90,7 +89,7 @@ def _measure(args: argparse.Namespace) -> Profile:
     found: dict[str, Measured] = {}
     with store.hold(alone):
         for number, (block, manifest) in enumerate(alone.items(), start=1):
-            print(f"block {number} of {len(alone)}: {block[:12]}", file=sys.stderr)
+            say(f"block {number} of {len(alone)}: {block[:12]}", error=True)
             found[block] = measure_apart(Order(settings, manifest, rows, args.seconds))
     device = next(iter(found.values()))
     if device.emulated:

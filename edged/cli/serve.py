@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edged import config as configuration
-from edged.cli.console import print_json
+from edged.cli.console import print_json, say
 from edged.config import Config
 
 DEFAULT_CONFIG = Path("/etc/edged/edged.toml")
@@ -58,17 +57,17 @@ def _check(args: argparse.Namespace) -> int:
     if args.json:
         print_json(msgspec.to_builtins(config))
     else:
-        print(f"{args.config} is good: {_summary(config)}")
+        say(f"{args.config} is good: {_summary(config)}")
     unusable = inspect(store, config.models)
     for name, why in unusable.items():
-        print(f"edged: model {name} cannot be served: {why}", file=sys.stderr)
+        say(f"edged: model {name} cannot be served: {why}", error=True)
     return 1 if unusable else 0
 
 
 def _replay(args: argparse.Namespace) -> int:
     from edged.daemon.recording import replay
 
-    print(f"{replay(args.recording)} turns, every decision the same")
+    say(f"{replay(args.recording)} turns, every decision the same")
     return 0
 
 

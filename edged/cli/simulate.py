@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from edged.cli.console import print_json, table
+from edged.cli.console import print_json, say, table
 from edged.errors import InvalidArgument
 from edged.typeinfo import describe
 
@@ -72,8 +72,8 @@ def _run(args: argparse.Namespace) -> int:
         for name, summary in summaries.items()
     ]
     requests = len(next(iter(outcomes.values())).latency_s)
-    print(f"simulated, {requests} requests; latencies in ms")
-    print(table(["policy", *columns], rows))
+    say(f"simulated, {requests} requests; latencies in ms")
+    say(table(["policy", *columns], rows))
     return 0
 
 

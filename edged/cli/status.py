@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from edged.cli.connection import add_connection_options, client_of, plain, show_ms
-from edged.cli.console import print_json, show_bytes, table
+from edged.cli.console import print_json, say, show_bytes, table
 
 if TYPE_CHECKING:
     from edged import wire
@@ -31,11 +31,11 @@ def _status(args: argparse.Namespace) -> int:
         about = {"endpoint": args.endpoint, "version": metadata.version, "ready": ready.ready}
         print_json({**about, **plain(statistics)})
     else:
-        print(f"{metadata.name} {metadata.version} at {args.endpoint}")
+        say(f"{metadata.name} {metadata.version} at {args.endpoint}")
         for model in models:
             if model.state == "UNAVAILABLE":
-                print(f"model {model.name} cannot be served: {model.reason}")
-        print("\n\n".join(part for part in _parts(statistics) if part))
+                say(f"model {model.name} cannot be served: {model.reason}")
+        say("\n\n".join(part for part in _parts(statistics) if part))
     return 0 if ready.ready else 1
 
 

@@ -96,7 +96,7 @@ class Overhead(msgspec.Struct, frozen=True):
     """Bytes that the daemon's processes hold besides blocks."""
 
     fixed_bytes: int = 0  # measured, without any block
-    staging_bytes: int = 0  # of all staging rows
+    staging_bytes: int = 0  # of all staging rows, and of pictures that are being decoded
     row_bytes: int = 0  # of activations and buffers, for each row of the largest batch
 
 

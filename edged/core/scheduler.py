@@ -233,8 +233,8 @@ class Scheduler:
         self._preparing -= 1
         job.prepare_s = event.prepare_s
         self._stage(job, now)
-        if job.answered:
-            self._release(job, now, commands, discard=True)
+        if job.answered:  # and discarded: the two have crossed
+            self._release(job, now, commands, discard=False)
 
     def _stage(self, job: Job, now: float) -> None:
         """The job's rows are in staging memory, or will be before the device does anything else."""
@@ -521,7 +521,9 @@ class Scheduler:
         job.answered = True
         self._open -= 1
         commands.append(Refuse(job.request.rid, code, message, retry_after_s))
-        if job.stage is Stage.STAGED:
+        if job.stage is Stage.PREPARING:
+            commands.append(Discard(job.request.rid))  # its rows are free when that is answered
+        elif job.stage is Stage.STAGED:
             self._ready.remove(job)
             if not job.running_parts:
                 self._release(job, now, commands, discard=True)

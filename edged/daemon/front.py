@@ -62,6 +62,7 @@ from edged.daemon.vigil import Vigil
 from edged.device import link
 from edged.errors import EdgedError, ResourceExhausted, Unavailable, from_code
 from edged.manifest import Manifest
+from edged.pictures.files import light_pixels
 from edged.profiles.form import Profile
 
 log = logging.getLogger("edged")
@@ -330,7 +331,14 @@ class Front:
         sizes = [memoryview(p).nbytes for p in payload] if shared is None else shared.sizes
         size = sum(sizes)
         lanes_prepare = self._device is not None and self._device.lanes_prepare
-        light = link.is_light(resolved.inputs, size, lanes_prepare=lanes_prepare)
+        light = link.is_light(
+            resolved.inputs,
+            size,
+            lanes_prepare=lanes_prepare,
+            pixels=lambda: light_pixels(
+                payload if shared is None else self._regions.beginnings(client.routing_id, shared)
+            ),
+        )
         prepare = link.Prepare(
             *(rid, resolved.rows, resolved.inputs, resolved.asks, light, shared),
             client=client.number,

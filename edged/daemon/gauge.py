@@ -42,7 +42,7 @@ class Gauge:
             fixed_bytes=sum(
                 (footprint().pss_bytes, ready.fixed_bytes, ready.loading_bytes, _GROWTH_BYTES)
             ),
-            staging_bytes=ready.staging_bytes,
+            staging_bytes=ready.staging_bytes + ready.decoding_bytes,
             row_bytes=-(-ready.workspace_bytes // rows),
         )
 

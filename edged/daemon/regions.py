@@ -26,6 +26,7 @@ import psutil
 from edged import wire
 from edged.device import link
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable, Unsupported
+from edged.pictures.files import PEEK_BYTES
 
 log = logging.getLogger("edged")
 
@@ -127,6 +128,13 @@ class Regions:
             )
         region.was_locked = region.was_locked or _is_locked(region.descriptor)
         return link.Shared(region.path, where.frames)
+
+    def beginnings(self, routing_id: bytes, where: link.Shared) -> list[bytes]:
+        """Of each frame of a payload that was found: what says which picture it is."""
+        descriptor = self._regions[routing_id].descriptor
+        return [
+            os.pread(descriptor, min(size, PEEK_BYTES), offset) for offset, size in where.frames
+        ]
 
     def sweep(self, is_known: Callable[[bytes], bool]) -> Iterator[str]:
         """End the regions of clients that are gone; the paths of these."""

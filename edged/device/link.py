@@ -15,8 +15,9 @@ Rules that both ends hold to:
 * The worker has freed these rows when the front reads PrepareFailed, or the BatchDone that ran the
   last of the request's models. A BatchFailed leaves them in place, so its members can run again.
 * Discard may come at any time, and is not answered. Before the Prepare was answered, it turns the
-  answer into PrepareFailed(CANCELLED), unless they crossed; while a batch runs with the request,
-  its rows stay until that batch answers. Otherwise they are free for the next Prepare at once.
+  answer into PrepareFailed(CANCELLED), unless they crossed, and no further picture is decoded;
+  while a batch runs with the request, its rows stay until that batch answers. Otherwise they are
+  free for the next Prepare at once.
 * The payload of a Prepare that is shared is read when it is prepared, at the latest before the
   BatchDone of its Run. Close tells that no Prepare will name a file again.
 * Load, Unload, Define and Forget are done in the order in which they come, beside the batches.
@@ -38,6 +39,7 @@ from edged.manifest import DataType, Manifest
 
 LIGHT_BYTES = 1 << 20  # to copy that much takes less time than to tell the front that it is done;
 # and larger images would hold up those that they share a batch with
+LIGHT_PIXELS = 2**22  # of all pictures of a request: they take a lane a tenth of a second at most
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -224,6 +226,7 @@ class Ready(_Message, frozen=True):
     max_batch_rows: int | None = None  # None: as asked for; else what there is memory for
     lanes_prepare: bool = False  # they decode small images themselves: see `is_light`
     failed: tuple[FailedBlock, ...] = ()  # blocks; a Load of one tries again
+    decoding_bytes: int = 0  # of pictures that are being decoded, at most
 
 
 class Failed(_Message, frozen=True):
@@ -359,13 +362,24 @@ FromWorker: TypeAlias = (
 )
 
 
-def is_light(inputs: Sequence[Input], payload_bytes: int, *, lanes_prepare: bool) -> bool:
+def is_light(
+    inputs: Sequence[Input],
+    payload_bytes: int,
+    *,
+    lanes_prepare: bool,
+    pixels: Callable[[], int | None],
+) -> bool:
     """Whether a request needs no more preparation than to copy a few bytes, or lanes do the rest.
 
-    `lanes_prepare`: as the worker has said; lanes that take all processors of the host have nobody
-    to wait for but each other.
+    lanes_prepare  as the worker has said; lanes that take all processors of the host have nobody
+                   to wait for but each other
+    pixels         of its files together, if their beginnings say; asked only where it matters
     """
-    return (inputs[0].kind == "tensor" or lanes_prepare) and payload_bytes <= LIGHT_BYTES
+    if payload_bytes > LIGHT_BYTES:
+        return False
+    if inputs[0].kind == "encoded":
+        return lanes_prepare and (pixels() or LIGHT_PIXELS + 1) <= LIGHT_PIXELS
+    return inputs[0].kind == "tensor" or lanes_prepare
 
 
 # Between messages and their first frames. Decoding raises msgspec.DecodeError or a ValueError: both

@@ -1,4 +1,6 @@
-"""From a request's payload to staging rows: decode, check, normalise, copy. Knows no threads.
+"""From a request's payload to staging rows: decode, check, normalise, copy.
+
+It goes by steps, a picture each, so that whoever prepares can do something else in between.
 
 What a client sends is checked here against what its models take, and refused in words that say
 what they take.
@@ -6,17 +8,20 @@ what they take.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from edged import preprocess
 from edged.backends.memory import NUMPY, Array
 from edged.device import link
+from edged.device.decoding import Decoding
 from edged.device.staging import Feed, Staged
-from edged.errors import InvalidArgument
+from edged.errors import Cancelled, InvalidArgument
 from edged.manifest import Manifest, Value
 from edged.paths.layout import Tensor
+from edged.pictures.decoding import Image, pixels_of
+from edged.pictures.header import Header
 
 
 def prepare(
@@ -24,14 +29,27 @@ def prepare(
     payload: Sequence[memoryview],
     staged: Staged,
     manifests: Mapping[str, Manifest],
-    *,
-    max_pixels: int,
+    decoding: Decoding,
 ) -> None:
-    """Fill the rows that `staged` holds. Raises InvalidArgument or ResourceExhausted."""
+    """All steps at once."""
+    for _ in steps(message, payload, staged, manifests, decoding):
+        pass
+
+
+def steps(
+    message: link.Prepare,
+    payload: Sequence[memoryview],
+    staged: Staged,
+    manifests: Mapping[str, Manifest],
+    decoding: Decoding,
+) -> Iterator[None]:
+    """Fill the rows that `staged` holds. Raises InvalidArgument or ResourceExhausted, and
+    Cancelled as soon as the request is discarded."""
+    _check_wanted(staged)
     if message.inputs[0].kind == "tensor":
         _prepare_tensors(message, payload, staged, manifests)
     else:
-        _prepare_images(message, payload, staged, max_pixels)
+        yield from _prepare_images(message, payload, staged, decoding)
     mark(staged)
 
 
@@ -66,8 +84,8 @@ def in_place(
 
 
 def _prepare_images(
-    message: link.Prepare, payload: Sequence[memoryview], staged: Staged, max_pixels: int
-) -> None:
+    message: link.Prepare, payload: Sequence[memoryview], staged: Staged, decoding: Decoding
+) -> Iterator[None]:
     for feed in staged.feeds:
         if feed.preparation.preprocess is None:
             raise InvalidArgument(f"model {feed.models[0]!r} takes no images, only tensors")
@@ -83,15 +101,34 @@ def _prepare_images(
     elif len(payload) != message.rows:
         raise InvalidArgument(f"{len(payload)} files were sent for {message.rows} rows: one a row")
     for row in range(message.rows):
-        image = (
-            pixels[row]
-            if given.kind == "pixels"
-            else preprocess.decode(payload[row], max_pixels=max_pixels)
-        )
-        for feed in staged.feeds:
-            spec = feed.preparation.preprocess
+        if given.kind == "pixels":
+            _prepare_image(pixels[row], row, staged, decoding)
+        else:
+            header = decoding.look(payload[row], light=message.light)
+            _prepare_image(header, row, staged, decoding)
+        yield
+
+
+def _prepare_image(picture: Image | Header, row: int, staged: Staged, decoding: Decoding) -> None:
+    """One picture, of which nothing is left afterwards but its row of each feed."""
+    if isinstance(picture, Header):
+        header, (height, width) = picture, picture.upright
+    else:
+        header, (height, width) = None, picture.shape[:2]
+    specs = [feed.preparation.preprocess for feed in staged.feeds]
+    resized_bytes = max(preprocess.resize_bytes(height, width, spec) for spec in specs if spec)
+    with decoding.memory(header, resized_bytes):
+        _check_wanted(staged)  # it may have waited for the memory
+        image = pixels_of(picture) if isinstance(picture, Header) else picture
+        for feed, spec in zip(staged.feeds, specs, strict=True):
             assert spec is not None
             preprocess.normalise(image, spec, feed.pool.arrays[0][feed.rows[row]])
+        del image  # before its memory is given back
+
+
+def _check_wanted(staged: Staged) -> None:
+    if staged.discarded:
+        raise Cancelled("nobody waits for the request any more")
 
 
 def _prepare_tensors(

@@ -6,6 +6,7 @@ rows of a batch they get. Knows no messages: only levels, clients and rows.
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import threading
@@ -16,7 +17,7 @@ from typing import TypeAlias
 
 from edged.core.turns import Turns
 
-Job: TypeAlias = "Callable[[], None]"
+Job: TypeAlias = "Callable[[], Job | None]"  # what is left of it, if it is to go on later
 
 
 class TurnQueue:
@@ -41,12 +42,25 @@ class TurnQueue:
             heapq.heappush(self._jobs, (level, turn, next(self._order), job))
             self._changed.notify()
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._jobs
+
     def get(self) -> Job | None:
-        """The next one, as soon as there is one."""
+        """The next one, as soon as there is one. What it leaves comes back by itself."""
         with self._changed:
             while not self._jobs:
                 self._changed.wait()
             level, turn, _, job = heapq.heappop(self._jobs)
             if level in self._turns:
                 self._turns[level].take(turn)
-            return job
+            return None if job is None else functools.partial(self._do, job, level, turn)
+
+    def _do(self, job: Job, level: float, turn: int) -> None:
+        """Its rows have turns of their own, one after the other. So between two rows, those whose
+        turn comes before that of the next one go first."""
+        rest = job()
+        if rest is not None:
+            with self._changed:
+                heapq.heappush(self._jobs, (level, turn + 1, next(self._order), rest))
+                self._changed.notify()

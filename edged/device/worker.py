@@ -29,6 +29,7 @@ from edged.backends.base import DeviceLost
 from edged.budget import footprint
 from edged.device import link, preparing
 from edged.device.channel import Receiver, SharedSender
+from edged.device.decoding import Decoding, Room, room_bytes
 from edged.device.executor import Executor
 from edged.device.failures import passing, typed
 from edged.device.filling import Filling
@@ -96,6 +97,11 @@ class Worker:
             for _ in range(self._backend.lanes)
         ]
         self._idle.extend(reversed(self._executors))
+        threads = settings.prepare_threads + self._backend.lanes
+        room = Room(room_bytes(settings.budget_bytes, settings.max_pixels), threads)
+        self._decoding = Decoding(settings.max_pixels, room)
+        takes_images = any(manifest.preprocess for manifest in self._manifests.values())
+        decoding_bytes = room.nbytes if takes_images else 0
         self._staging = Staging(self._manifests, settings.staging_rows, self._backend.memory)
         warming = Warming(
             self._executors,
@@ -108,7 +114,9 @@ class Worker:
             loader,
             warming,
             fixed_bytes=fixed_bytes,
-            budget_bytes=settings.budget_bytes,
+            budget_bytes=(
+                None if settings.budget_bytes is None else settings.budget_bytes - decoding_bytes
+            ),
             max_batch_rows=settings.max_batch_rows,
             failed=failed,
         )
@@ -139,6 +147,7 @@ class Worker:
                     **self._backend.versions,
                 },
                 staging_bytes=self._staging.nbytes,
+                decoding_bytes=decoding_bytes,
                 pss_bytes=taken.pss_bytes,
                 private_bytes=taken.private_bytes,
                 fixed_bytes=fixed_bytes,
@@ -255,7 +264,8 @@ class Worker:
         self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
     ) -> None:
         try:
-            self._fill(message, payload, staged)
+            for _ in self._steps(message, payload, staged):
+                pass
         except Exception as caught:
             self._leave_out(message, typed(caught, "a request could not be prepared"))
 
@@ -265,14 +275,25 @@ class Worker:
 
     def _prepare(
         self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
-    ) -> None:
-        started_ns = time.perf_counter_ns()
+    ) -> Job | None:
+        return self._go_on(message, staged, self._steps(message, payload, staged), 0)
+
+    def _go_on(
+        self, message: link.Prepare, staged: Staged, steps: Iterator[None], spent_ns: int
+    ) -> Job | None:
+        """Prepare step by step; what is left when others wait for their turn comes after them.
+
+        `spent_ns`: on the steps before.
+        """
+        started_ns = time.perf_counter_ns() - spent_ns
         error: EdgedError | None = None
-        if not staged.discarded:
-            try:
-                self._fill(message, payload, staged)
-            except Exception as caught:
-                error = typed(caught, "a request could not be prepared")
+        try:
+            for _ in steps:
+                if not self._jobs.is_empty:
+                    spent_ns = time.perf_counter_ns() - started_ns
+                    return functools.partial(self._go_on, message, staged, steps, spent_ns)
+        except Exception as caught:
+            error = typed(caught, "a request could not be prepared")
         self._emulate_preparing(message.rows, started_ns)
         prepare_us = (time.perf_counter_ns() - started_ns) // 1000
         if self._staging.settle(staged, prepared=error is None):
@@ -281,13 +302,14 @@ class Worker:
             self._report(link.PrepareFailed(message.rid, Code.CANCELLED, "cancelled"))
         else:
             self._report(link.PrepareFailed(message.rid, error.code, str(error)))
+        return None
 
-    def _fill(self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged) -> None:
+    def _steps(
+        self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
+    ) -> Iterator[None]:
         if message.shared is not None:
             payload = self._regions.read(message.shared)
-        preparing.prepare(
-            message, payload, staged, self._manifests, max_pixels=self._settings.max_pixels
-        )
+        yield from preparing.steps(message, payload, staged, self._manifests, self._decoding)
 
     def _emulate_preparing(self, rows: int, started_ns: int) -> None:
         """Wait until as long has passed as the device that is emulated would take."""

@@ -47,6 +47,7 @@ class Device:
 
     def __init__(self) -> None:
         self.preparing: set[int] = set()
+        self.unwanted: set[int] = set()  # of these: discarded
         self.light: set[int] = set()  # which may still turn out to be unusable
         self.staged: dict[int, set[str]] = {}  # models that have not run
         self.running: dict[int, Run] = {}
@@ -73,7 +74,18 @@ class Device:
             self.running[command.batch] = command
         elif isinstance(command, Discard):
             assert not any(m.rid == command.rid for r in self.running.values() for m in r.members)
-            del self.staged[command.rid]
+            if command.rid in self.preparing:
+                assert command.rid not in self.unwanted
+                self.unwanted.add(command.rid)
+            else:
+                del self.staged[command.rid]
+
+    def prepare(self, rid: int, models: set[str]) -> None:
+        """Its rows are staged, unless a Discard has crossed with the news."""
+        self.preparing.remove(rid)
+        if rid not in self.unwanted:
+            self.staged[rid] = set(models)
+        self.unwanted.discard(rid)
 
     def finish(self, batch: int) -> None:
         for member in self.end(batch).members:
@@ -200,11 +212,12 @@ class Traffic(RuleBasedStateMachine):
     @rule(data=st.data(), good=st.booleans())
     def prepared(self, data: st.DataObject, good: bool) -> None:
         rid = data.draw(st.sampled_from(sorted(self.device.preparing)))
-        self.device.preparing.remove(rid)
         if good:
-            self.device.staged[rid] = set(self.models[rid])
+            self.device.prepare(rid, self.models[rid])
             self.tell(Prepared(rid, 0.0))
         else:
+            self.device.preparing.remove(rid)
+            self.device.unwanted.discard(rid)
             self.tell(PrepareFailed(rid, Code.INVALID_ARG, "not an image"))
 
     @precondition(lambda self: self.device and self.device.light)
@@ -243,8 +256,7 @@ class Traffic(RuleBasedStateMachine):
             self.device_comes_up()
         while self.device.preparing or self.device.running:
             for rid in sorted(self.device.preparing):
-                self.device.preparing.remove(rid)
-                self.device.staged[rid] = set(self.models[rid])
+                self.device.prepare(rid, self.models[rid])
                 self.tell(Prepared(rid, 0.0))
             for batch in sorted(self.device.running):
                 self.device.finish(batch)

@@ -83,6 +83,7 @@ class Worker:
         self.loading: list[str] = []
         self.unloading: list[str] = []
         self.preparing: list[int] = []
+        self.unwanted: set[int] = set()  # of these: discarded
         self.staged: dict[int, set[str]] = {}  # models that have not run
         self.running: dict[int, Run] = {}
 
@@ -107,7 +108,10 @@ class Worker:
                     assert set(PATHS[model]) <= self.resident.keys(), "run without its blocks"
             self.running[command.batch] = command
         elif isinstance(command, Discard):
-            del self.staged[command.rid]
+            if command.rid in self.preparing:
+                self.unwanted.add(command.rid)
+            else:
+                del self.staged[command.rid]
 
     def finish(self, batch: int) -> None:
         for member in self.running.pop(batch).members:
@@ -243,7 +247,8 @@ class Loading(RuleBasedStateMachine):
     def prepared(self) -> None:
         assert self.worker is not None
         rid = self.worker.preparing.pop(0)
-        self.worker.staged[rid] = set(self.models[rid])
+        if rid not in self.worker.unwanted:  # else a Discard has crossed with the news
+            self.worker.staged[rid] = set(self.models[rid])
         self.tell(Prepared(rid, 0.0))
 
     @precondition(lambda self: self.worker and self.worker.running)

@@ -258,6 +258,17 @@ def test_a_request_that_expires_in_staging_frees_its_rows():
     assert scheduler.scheduler.staged_rows == 1
 
 
+def test_a_request_that_expires_while_it_is_prepared_is_taken_back_at_once():
+    scheduler = up()
+    scheduler(arrived(1, deadline_s=0.5))
+    refusal, discard = scheduler(Woke(), 0.5)
+    assert (refusal.rid, refusal.code) == (1, Code.DEADLINE_EXCEEDED)
+    assert discard == Discard(1)
+    assert scheduler.scheduler.staged_rows == 1  # the device works on it until it says otherwise
+    assert scheduler(PrepareFailed(1, Code.CANCELLED, "cancelled"), 0.6) == []
+    assert scheduler.scheduler.staged_rows == 0
+
+
 def test_an_answer_that_comes_too_late_is_an_error():
     scheduler = up()
     scheduler(arrived(1, deadline_s=0.5))

@@ -14,6 +14,7 @@ from edged.device import link
 from edged.errors import Code, InvalidArgument
 from edged.manifest import Preprocess
 from tests.daemon.samples import OTHER_BACKBONE, Bench, batch_done, catalog, infer, manifest
+from tests.pictures.making import encoded, picture, png_of_zeros, progressive_of_zeros
 
 
 @pytest.fixture
@@ -290,17 +291,26 @@ def test_a_large_tensor_is_prepared_like_an_image():
     assert not prepare.light
 
 
-def test_lanes_that_prepare_get_small_images_at_once():
+@pytest.mark.parametrize(
+    ("files", "light"),
+    [
+        ([png_of_zeros(64, 48)], True),
+        ([encoded(picture())], True),
+        ([encoded(picture())] * 16, True),
+        ([encoded(picture()) + bytes(2 * 2**20)], False),  # in bytes
+        ([png_of_zeros(2049, 2048)], False),  # in pixels, in a file of 13 kB
+        ([png_of_zeros(1024, 1024)] * 5, False),  # together
+        ([progressive_of_zeros(1024, 900)], False),  # in scans
+        ([b"no picture"], False),
+    ],
+)
+def test_lanes_that_prepare_get_images_at_once_that_are_small_in_every_way(files, light):
     bench = Bench(Config(), models=catalog(manifest("a")))
     bench.worker_is_ready(lanes_prepare=True)
-    bench.ask(infer("r1", "a"))
-    prepare, run = bench.worker
-    assert (prepare.inputs[0].kind, prepare.light) == ("encoded", True)
-    assert [member.rid for member in run.members] == [prepare.rid]
-    bench.worker.clear()
-    bench.ask(infer("r2", "a"), (bytes(2 * 2**20),))
-    (prepare,) = bench.worker
-    assert not prepare.light
+    bench.ask(infer("r1", "a", shape=(len(files),)), files)
+    prepare, *rest = bench.worker
+    assert (prepare.inputs[0].kind, prepare.light) == ("encoded", light)
+    assert [[m.rid for m in run.members] for run in rest] == ([[prepare.rid]] if light else [])
 
 
 @pytest.mark.parametrize("lanes_prepare", [True, False])

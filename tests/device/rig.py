@@ -107,6 +107,7 @@ class Rig:
         *asks: str | link.Ask,
         kind: str = "tensor",
         light: bool = False,
+        client: int = 0,
         share: Path | None = None,
         spoil: Callable[[Path], object] = lambda path: None,
     ) -> int:
@@ -136,7 +137,8 @@ class Rig:
             shared = link.Shared(str(share), tuple(zip(ends, map(len, payload), strict=False)))
             payload = []
             spoil(share)
-        self.send(link.Prepare(rid, rows, inputs, wanted, light, shared), *payload)
+        asked = link.Prepare(rid, rows, inputs, wanted, light, shared, client=client)
+        self.send(asked, *payload)
         return rid
 
     def prepared(self, *args: Any, **kwargs: Any) -> int:

@@ -17,6 +17,7 @@ from edged import backends
 from edged.backends.base import Backend
 from edged.backends.memory import Array
 from edged.device import link
+from edged.device.decoding import Decoding, Room
 from edged.device.executor import Executor
 from edged.device.loader import Loader
 from edged.device.preparing import prepare
@@ -73,6 +74,7 @@ MODELS = {
     )
 }
 ROWS = 24
+NO_PICTURES = Decoding(0, Room(0, 1))
 
 
 class Spy:
@@ -123,7 +125,7 @@ class Requests:
         given = link.Input("x", "tensor", "FP32", x.shape)
         message = link.Prepare(rid, len(x), (given,), tuple(map(link.Ask, models)))
         staged = self.staging.admit(message)
-        prepare(message, [x.reshape(-1).view(np.uint8).data], staged, self.manifests, max_pixels=0)
+        prepare(message, [x.reshape(-1).view(np.uint8).data], staged, self.manifests, NO_PICTURES)
         assert self.staging.settle(staged, prepared=True)
         self.inputs[rid] = x
         return staged

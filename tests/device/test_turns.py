@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edged.device.turns import TurnQueue
+from edged.device.turns import Job, TurnQueue
 
 
 def done(queue: TurnQueue, count: int, said: list[str]) -> list[str]:
@@ -42,3 +42,17 @@ def test_what_a_batch_waits_for_and_what_is_more_urgent_goes_first():
     queue.put(None)
     assert done(queue, 4, said) == ["batch", "level 0", "level 1", "level 2"]
     assert queue.get() is None
+
+
+def test_what_is_left_of_a_request_waits_for_those_whose_turn_comes_before():
+    queue, said = TurnQueue(), []
+
+    def picture(number: int) -> Job | None:
+        said.append(f"picture {number}")
+        return None if number == 2 else lambda: picture(number + 1)
+
+    queue.put_in_turn(lambda: picture(0), level=1, client=1, rows=3)
+    queue.put_in_turn(lambda: said.append("its next"), level=1, client=1, rows=1)
+    assert done(queue, 1, said) == ["picture 0"]
+    queue.put_in_turn(lambda: said.append("another's"), level=1, client=2, rows=1)
+    assert done(queue, 4, said) == ["another's", "picture 1", "picture 2", "its next"]

@@ -23,7 +23,13 @@ from tests.backends.blocks import (
     sum_and_difference,
 )
 from tests.device.rig import Done, Model, Rig, make_store, worker
-from tests.test_preprocess import encoded, picture, png_header
+from tests.pictures.making import (
+    encoded,
+    picture,
+    png_header,
+    png_of_zeros,
+    progressive_of_zeros,
+)
 
 COLOURS = ("red", "green", "blue")
 BODY = dense(6, 16, seed=1)
@@ -243,6 +249,43 @@ def test_a_picture_that_is_none(rig: Rig, data: bytes, code: Code, says: str) ->
     failed = rig.refused([encoded(picture()), data], "stretch")
     assert failed.code is code
     assert says in failed.message
+
+
+def test_pictures_take_turns_and_none_is_decoded_for_who_has_given_up(store: Store) -> None:
+    """One thread and a request of many large pictures: a small one of another client need not wait
+    for all of them, and what nobody waits for any more ends with the picture it is at."""
+    many = [png_of_zeros(3000, 3000)] * 15  # a second at least
+    with worker(store, backend="onnxruntime", prepare_threads=1, staging_rows=16) as rig:
+        large = rig.prepare(many, "stretch")
+        small = rig.prepare([encoded(picture())], "stretch", client=1)
+        assert rig.expect(link.Prepared).rid == small
+        rig.send(link.Discard(large))
+        failed = rig.expect(link.PrepareFailed)
+        assert (failed.rid, failed.code) == (large, Code.CANCELLED)
+        rig.ran((small, ["stretch"]))
+        rig.prepared([encoded(picture())] * 16, "stretch")  # all rows are free again
+
+
+def test_a_picture_above_what_the_budget_has_for_it_is_refused(store: Store) -> None:
+    budget_bytes = 240_000_000  # of which 30 MB for pictures, 22 of them for large ones
+    with worker(store, prepare_threads=2, budget_bytes=budget_bytes, models=("stretch",)) as rig:
+        assert rig.ready.decoding_bytes == budget_bytes // 8
+        failed = rig.refused([png_of_zeros(1700, 1700)], "stretch")
+        assert failed.code is Code.RESOURCE_EXHAUSTED
+        assert "takes 24168672 bytes to decode, and there is memory for 22500000" in failed.message
+        rig.prepared([png_of_zeros(1600, 1600)] * 4, "stretch")
+
+
+def test_a_light_picture_that_has_become_another_is_refused(rig: Rig, tmp_path: Path) -> None:
+    """Whoever called it light looked at shared memory that its client has changed since."""
+    for number, large in enumerate((png_of_zeros(2049, 2048), progressive_of_zeros(1024, 300))):
+        rid = rig.prepare([large], "stretch", light=True, share=tmp_path / f"region-{number}")
+        batch = rig.run((rid, ["stretch"]))
+        failed = rig.expect(link.PrepareFailed)
+        assert (failed.rid, failed.code) == (rid, Code.INVALID_ARG)
+        assert "leave shared memory as it is" in failed.message
+        assert rig.expect(link.BatchDone).batch == batch
+        rig.send(link.Discard(rid))
 
 
 def test_pictures_for_a_model_of_tensors(rig: Rig) -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from edged.errors import InvalidArgument
+from edged.manifest import Preprocess
 from edged.store import Store
 from export.cli import main
+from export.cli_add import read_preprocess
 from tests.export.helpers import picture
 from tests.export.nets import Net, classifier
 from tests.export.test_heads import draw
@@ -228,3 +231,16 @@ def test_the_module_runs() -> None:
         cwd=CHECKOUT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.startswith("usage: edged-export")
+
+
+def test_a_preprocessing_is_exact_unless_it_says_otherwise(tmp_path: Path) -> None:
+    file = tmp_path / "p.toml"
+    size = b"height = 8\nwidth = 8\n"
+    marked, older = b"\xef\xbb\xbf" + size, size + b"resize_version = 1\n"
+    for data, version in ((size, 2), (marked, 2), (older, 1)):
+        file.write_bytes(data)
+        assert read_preprocess(file) == Preprocess(8, 8, resize_version=version)
+    for end in (b"# caf\xe9\n", b"\0", b"resize_version = 3\n"):
+        file.write_bytes(size + end)
+        with pytest.raises(InvalidArgument, match=r"p\.toml"):
+            read_preprocess(file)

@@ -23,6 +23,7 @@ BENCHES = {
     "papers": "tools.bench.papers",
     "partial": "tools.bench.partial",
     "partial-live": "tools.bench.partial_live",
+    "pictures": "tools.bench.pictures",
     "planners-fleet": "tools.bench.fleet",
     "planners-loading": "tools.bench.planners_loading",
     "policies": "tools.bench.policies",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edged.cli.console import table
+from edged.cli.console import print_json, say, table
 from edged.errors import PlanError
 from edged.planner.cli_files import read_instance, write_output
 from edged.planner.fleet.names import EFFORTS, FAMILIES, METHODS, MODES, PLACES
@@ -100,9 +100,9 @@ def _solve(args: argparse.Namespace) -> int:
     if args.out:
         write_output(args.out, text)
     if args.json:
-        print(text)
+        print_json(msgspec.to_builtins(result))
     else:
-        print(_show(problem, plan, extra, time_s))
+        say(_show(problem, plan, extra, time_s))
     return 0
 
 

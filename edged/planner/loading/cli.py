@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from edged.cli.console import table
+from edged.cli.console import print_json, say, table
 from edged.planner.cli_files import read_instance, write_output
 from edged.planner.instance import convert
 from edged.planner.loading.plan import LoadingPlan, Method
@@ -74,10 +74,13 @@ def _solve(args: argparse.Namespace) -> int:
     plan = solve(problem, args.method)
     solve_ms = 1000.0 * (time.perf_counter() - started)
     plan.verify(problem)
-    text = json.dumps({**msgspec.to_builtins(plan), "solve_ms": solve_ms})
+    result = {**msgspec.to_builtins(plan), "solve_ms": solve_ms}
     if args.out:
-        write_output(args.out, text)
-    print(text if args.json else _show(problem, plan, solve_ms))
+        write_output(args.out, json.dumps(result))
+    if args.json:
+        print_json(result)
+    else:
+        say(_show(problem, plan, solve_ms))
     return 0
 
 

@@ -1,0 +1,88 @@
+"""From a picture's file to its pixels: whole or not at all, and upright.
+
+JPEG goes through libjpeg-turbo in its strict mode: OpenCV fills what it cannot read with grey
+and only warns. Decoding releases the GIL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+
+from edged.errors import InvalidArgument
+from edged.pictures import files
+from edged.pictures.header import MAX_PIXELS, Bytes, Header, check, damaged
+
+Image: TypeAlias = npt.NDArray[Any]  # (height, width, 3) uint8, RGB
+
+_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+def _transverse(image: Image) -> Image:
+    turned = cv2.transpose(image)
+    return cv2.flip(turned, -1, turned)
+
+
+# EXIF 2.32, tag 0x0112: what brings the stored picture upright. Each makes one copy, no more:
+# `decode_bytes` counts on it.
+_UPRIGHT: dict[int, Callable[[Image], Image]] = {
+    2: lambda image: cv2.flip(image, 1),
+    3: lambda image: cv2.flip(image, -1),
+    4: lambda image: cv2.flip(image, 0),
+    5: cv2.transpose,
+    6: lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE),
+    7: _transverse,
+    8: lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+
+
+def decode(data: Bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
+    """The upright picture, uint8 RGB of shape (height, width, 3).
+
+    Raises ResourceExhausted for one that would take too much, before anything is decoded;
+    InvalidArgument for a damaged file, Unsupported for some kinds of JPEG.
+    """
+    header = files.look(data)
+    check(header, max_pixels)
+    return pixels_of(header)
+
+
+def pixels_of(header: Header) -> Image:
+    """The upright picture of a file that was looked at and checked."""
+    image = _decode_jpeg(header) if header.kind == "JPEG" else _decode_png(header)
+    turn = _UPRIGHT.get(header.orientation)
+    return image if turn is None else turn(image)
+
+
+def _decode_jpeg(header: Header) -> Image:
+    try:
+        image: Image = simplejpeg.decode_jpeg(header.file, colorspace="RGB")
+    except ValueError as error:
+        raise damaged("JPEG", error) from error
+    return _as_announced(header, image)
+
+
+def _decode_png(header: Header) -> Image:
+    try:
+        image = cv2.imdecode(np.frombuffer(header.file, np.uint8), _STORED)
+    except cv2.error as error:
+        raise damaged("PNG", error.err) from error
+    if image is None:
+        raise damaged("PNG", "it does not decode")
+    return _as_announced(header, cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image))
+
+
+def _as_announced(header: Header, image: Image) -> Image:
+    """What was admitted by its header has to be what was decoded."""
+    if image.shape != (header.height, header.width, 3):
+        found = f"it decodes to {image.shape[1]} x {image.shape[0]} pixels"
+        raise InvalidArgument(
+            f"the {header.kind} is ambiguous ({found}, its header says {header.width} x "
+            f"{header.height}): save it anew"
+        )
+    return image

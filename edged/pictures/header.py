@@ -1,0 +1,82 @@
+"""What a picture's file says of itself, and what it will take to decode. Pure Python, no pixels.
+
+Everything that decides about a picture is known from here, before a library has allocated or
+decoded anything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from edged.errors import InvalidArgument, ResourceExhausted
+
+Bytes: TypeAlias = "bytes | bytearray | memoryview"
+
+MAX_PIXELS = 50_000_000  # of a picture, where nobody says less
+MAX_SCANS = 500  # of a JPEG; what libjpeg-turbo advises, real ones have about ten
+MAX_SCANNED_PIXELS = 2**29  # scans times pixels: decoding goes over the whole picture in each scan
+_SLACK_BYTES = 1 << 20  # rows, tables and windows of the libraries
+_PNG_BYTES = 8  # a pixel; measured 6.1 at most, whatever the colour type, depth and interlacing
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """`pieces` of the file are what a decoder is to be given: without what means nothing to it."""
+
+    kind: Literal["JPEG", "PNG"]
+    height: int  # pixels, as stored
+    width: int
+    orientation: int  # of EXIF; 1: upright
+    pieces: tuple[Bytes, ...]
+    components: int = 3
+    scans: int = 1  # of a JPEG: how often its decoder goes over the picture
+    is_whole: bool = False  # of a JPEG: all coefficients are kept until the last scan is read
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+    @property
+    def file(self) -> Bytes:
+        """What a decoder is to be given, in one piece; a copy if there are several."""
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Height and width of the upright picture."""
+        is_on_its_side = self.orientation >= 5
+        return (self.width, self.height) if is_on_its_side else (self.height, self.width)
+
+
+def damaged(kind: str, why: object) -> InvalidArgument:
+    return InvalidArgument(f"the {kind} is damaged ({why}): send the file again")
+
+
+def check(header: Header, max_pixels: int) -> None:
+    """Raise ResourceExhausted for a picture that would take too much time or memory."""
+    size = f"{header.width} x {header.height} pixels"
+    if header.pixels > max_pixels:
+        raise ResourceExhausted(
+            f"the {header.kind} has {size}, the limit is {max_pixels}: send a smaller picture"
+        )
+    most = min(MAX_SCANS, MAX_SCANNED_PIXELS // header.pixels)
+    if header.scans > max(1, most):
+        raise ResourceExhausted(
+            f"the JPEG has more than {most} scans over {size}: save it as a baseline JPEG"
+        )
+
+
+def decode_bytes(header: Header) -> int:
+    """The most memory that decoding takes at one time, the upright picture included."""
+    copied_bytes = sum(map(len, header.pieces)) if len(header.pieces) > 1 else 0
+    if header.kind == "PNG":
+        return header.pixels * _PNG_BYTES + copied_bytes + _SLACK_BYTES
+    coefficients = 2 * header.components if header.is_whole else 0
+    turned = 3 if header.orientation != 1 else 0
+    return header.pixels * (3 + max(coefficients, turned)) + copied_bytes + _SLACK_BYTES
+
+
+def most_decode_bytes(max_pixels: int) -> int:
+    """What the most demanding picture of so many pixels takes."""
+    return max_pixels * 9 + _SLACK_BYTES  # a JPEG whose coefficients are all kept
