@@ -114,14 +114,13 @@ class Owed:
 
         `pending`: the requests that have no answer yet; `models`: all versions, by key.
         """
-        kind = type(message)
-        if kind is link.BatchDone:
+        if isinstance(message, link.BatchDone):
             fits = self._batch_done(message, frames, pending, models)
-        elif kind is link.Prepared:
+        elif isinstance(message, link.Prepared):
             fits = message.rid in self._prepares and message.prepare_us >= 0 and not frames
             self._prepares.discard(message.rid)
         else:
-            fits = not frames and _SETTLE[kind](self, message, pending)
+            fits = not frames and _SETTLE[type(message)](self, message, pending)
         if not fits:
             raise Untrusted(
                 f"the device worker has reported a {type(message).__name__} that does not fit "
