@@ -38,6 +38,8 @@ class Deadlines:
 
     def pop(self, now: float) -> int | None:
         """A request whose time is up; None when there is none any more."""
-        if self.next_s() > now:
-            return None
-        return heapq.heappop(self._heap)[1]
+        while self._heap and self._heap[0][0] <= now:
+            _, rid = heapq.heappop(self._heap)
+            if not self._has_ended(rid):
+                return rid
+        return None

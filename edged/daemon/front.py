@@ -236,6 +236,8 @@ class Front:
         self._reason = reason
         suspects, self._owed = self._owed.members(batch), Owed()
         self.vigil.begin(now)
+        for pending in self._pending.values():
+            pending.is_ordered = False
         if self._device is not None:
             self._device = None
             self._resident = {}
@@ -527,12 +529,12 @@ class Front:
 
     def _do_prepare(self, command: Prepare, now: float) -> None:
         pending = self._pending[command.rid]
-        pending.forget_results()
-        self._owed.prepare(command.rid, light=pending.light)
+        pending.ordered()
+        if not pending.light:  # else it is a part of its batch
+            self._owed.prepare(command.rid)
+            self.vigil.prepare(command.rid, pending.resolved.rows, now)
         # A light one is for a Run, and none comes before that: the worker wakes once for all.
         is_for_later = pending.light and self.settled_until_s > now
-        if not pending.light:  # else it is a part of its batch
-            self.vigil.prepare(command.rid, pending.resolved.rows, now)
         self._outlet.to_worker(pending.to_prepare, soon=not is_for_later)
 
     def _do_order(self, command: Command, now: float) -> None:
@@ -580,7 +582,6 @@ class Front:
 
     def _settle(self, rid: int) -> Pending:
         pending = self._pending.pop(rid)
-        self._owed.answered(rid)
         self._clients.end(pending.client, pending.id)
         return pending
 

@@ -62,9 +62,7 @@ class Owed:
 
     def __init__(self) -> None:
         self._is_up = False
-        self._prepares: set[int] = set()  # each gets one answer
-        self._light: set[int] = set()  # that have not failed; both are forgotten when the front
-        self._left_out: set[int] = set()  # has answered; these have failed, and batches run without
+        self._prepares: set[int] = set()  # that are not light: each gets one answer
         self._runs: dict[int, tuple[Member, ...]] = {}
         self._loads: set[str] = set()
         self._unloads: set[str] = set()
@@ -73,8 +71,9 @@ class Owed:
 
     # --- orders ---------------------------------------------------------------------------------
 
-    def prepare(self, rid: int, *, light: bool) -> None:
-        (self._light if light else self._prepares).add(rid)
+    def prepare(self, rid: int) -> None:
+        """One that is not light."""
+        self._prepares.add(rid)
 
     def run(self, batch: int, members: tuple[Member, ...]) -> None:
         self._runs[batch] = members
@@ -90,11 +89,6 @@ class Owed:
 
     def measure(self) -> None:
         self._measures += 1
-
-    def answered(self, rid: int) -> None:
-        """The front owes its client nothing any more."""
-        self._light.discard(rid)
-        self._left_out.discard(rid)
 
     def members(self, batch: int | None) -> tuple[int, ...] | None:
         """The requests of a batch that was ordered and has not been reported."""
@@ -114,14 +108,13 @@ class Owed:
 
         `pending`: the requests that have no answer yet; `models`: all versions, by key.
         """
-        kind = type(message)
-        if kind is link.BatchDone:
+        if isinstance(message, link.BatchDone):
             fits = self._batch_done(message, frames, pending, models)
-        elif kind is link.Prepared:
+        elif isinstance(message, link.Prepared):
             fits = message.rid in self._prepares and message.prepare_us >= 0 and not frames
             self._prepares.discard(message.rid)
         else:
-            fits = not frames and _SETTLE[kind](self, message, pending)
+            fits = not frames and _SETTLE[type(message)](self, message, pending)
         if not fits:
             raise Untrusted(
                 f"the device worker has reported a {type(message).__name__} that does not fit "
@@ -139,12 +132,14 @@ class Owed:
 
     def _prepare_failed(self, message: link.PrepareFailed, pending: Mapping[int, Pending]) -> bool:
         """A light one may have been answered before this is heard."""
-        rid = message.rid
-        if rid in self._light:
-            self._light.remove(rid)
-            self._left_out.add(rid)
+        if _take(self._prepares, message.rid):
             return True
-        return _take(self._prepares, rid) or rid not in pending
+        request = pending.get(message.rid)
+        if request is None:
+            return True
+        fits = request.light and request.is_ordered and not request.is_left_out
+        request.is_left_out = request.is_left_out or fits
+        return fits
 
     def _batch_failed(self, message: link.BatchFailed, pending: Mapping[int, Pending]) -> bool:
         return self._runs.pop(message.batch, None) is not None
@@ -185,23 +180,28 @@ class Owed:
         members = self._runs.get(message.batch)
         if members is None or message.infer_us < 0 or message.output_us < 0:
             return False
-        asked = {(m.rid, model) for m in members for model in m.models}
-        given = iter(frames)
-        for answer in message.answers:
-            key = (answer.rid, answer.model)
-            if key not in asked:
+        asked, missing = {}, 0
+        for member in members:
+            request = pending.get(member.rid)
+            asked[member.rid] = (member.models, request)
+            if request is not None and not request.is_left_out:
+                missing += len(member.models)
+        given, answers = iter(frames), message.answers
+        if len(answers) > 1 and len({(a.rid, a.model) for a in answers}) < len(answers):
+            return False
+        for answer in answers:
+            wanted, request = asked.get(answer.rid, ((), None))
+            if answer.model not in wanted:
                 return False
-            asked.remove(key)
-            request = pending.get(answer.rid)
             rows = None
             if request is not None:
+                missing -= 1
                 rows = request.resolved.rows
                 if len(answer.outputs) != len(models[answer.model].outputs):
                     return False
             for output in answer.outputs:
                 if not _is_whole(output, rows, given):
                     return False
-        missing = [rid for rid, _ in asked if rid in pending and rid not in self._left_out]
         if missing or next(given, None) is not None:
             return False
         del self._runs[message.batch]

@@ -26,6 +26,8 @@ class Pending(msgspec.Struct, eq=False):
     to_prepare: list[wire.Buffer]
     payload_bytes: int
     light: bool  # as of link.Prepare
+    is_ordered: bool = False  # the worker that there is has its Prepare
+    is_left_out: bool = False  # that of a light one has failed: batches run without it
     # Of each model, by its key: the outputs, and the tensors of those without classes.
     results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
 
@@ -35,9 +37,10 @@ class Pending(msgspec.Struct, eq=False):
         resolved = self.resolved
         return resolved.rows if self.light and resolved.inputs[0].kind != "tensor" else 0
 
-    def forget_results(self) -> None:
-        """They were of a worker that has died."""
+    def ordered(self) -> None:
+        """The worker is told to prepare it; results were of one that has died."""
         self.results.clear()
+        self.is_ordered, self.is_left_out = True, False
 
     def add(self, model: Manifest, answer: link.Answer, raw: Sequence[wire.Buffer]) -> None:
         """What one model has found; `raw` are the tensors of its outputs without classes."""

@@ -125,6 +125,23 @@ def test_a_stuck_worker_is_replaced(start):
     assert "hung" in daemon.log()
 
 
+def test_statistics_are_answered_while_an_idle_worker_is_stopped(start):
+    daemon = start()
+    with Client(daemon.endpoint, timeout_s=10.0) as client:
+        until(lambda: client.ready().ready)
+        assert "worker_pss_bytes" in client.statistics().memory
+        worker = daemon.worker()
+        suspend(worker)
+        found = client.statistics()
+        assert (found.server.state, found.server.worker_restarts) == ("READY", 0)
+        assert "worker_pss_bytes" not in found.memory
+        worker.resume()
+        answer = client.infer(picture(9, 8, 7), ["color"])["color"].tensor[0]
+        np.testing.assert_allclose(answer, expect((9, 8, 7), "color"), atol=1e-6)
+        assert "worker_pss_bytes" in client.statistics().memory
+    assert daemon.stop() == 0
+
+
 def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(start):
     daemon = start()
     with Client(daemon.endpoint) as client, Client(daemon.endpoint) as late:
