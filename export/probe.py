@@ -1,18 +1,14 @@
 """What running a graph at several numbers of rows tells of its values: types, sizes, constants.
 
 Measured instead of inferred: ONNX Runtime knows every operator that it can run, shape inference
-does not. Three kinds of value are told apart by what they depend on:
-
-    CONSTANT   weights only
-    ROWS       also on the number of rows, through Shape and Size operators
-    DATA       on the content of an input
+does not. What depends on the content of an input is not measured, since one input more could come
+out differently: `export.extents` finds that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +17,7 @@ import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edged.errors import InvalidArgument, Unsupported
+from export.extents import NONE, Axes, Kind, classify
 from export.graph import Graph, to_model
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -39,12 +36,6 @@ _FREE_BYTES = 1024  # a folded constant may be this large, even if it was made f
 _LARGEST_INTEGERS = 1 << 16  # elements of a value that could be a shape
 
 
-class Kind(IntEnum):
-    CONSTANT = 0
-    ROWS = 1
-    DATA = 2
-
-
 @dataclass(frozen=True, slots=True)
 class Affine:
     """Integers that depend on the number of rows as `fixed + per_row * rows`."""
@@ -59,9 +50,10 @@ class Facts:
 
     kinds: dict[str, Kind]
     types: dict[str, str]  # by value; in the words of ONNX Runtime, as "tensor(float)"
-    sizes: dict[str, Affine]  # extents of each axis
+    sizes: dict[str, Affine]  # extents of each axis, where none depends on DATA
     integers: dict[str, Affine]  # content of values that follow from the number of rows
     folded: dict[str, TensorProto]  # content of constants worth computing now
+    varying: dict[str, Axes]  # axes whose extents depend on DATA
 
 
 def session(model: bytes, *, optimise: bool = True) -> ort.InferenceSession:
@@ -140,14 +132,13 @@ def random_array(
 
 def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
     """Run the graph at each of `rows` and compare. Raises InvalidArgument and Unsupported."""
-    kinds = classify(graph)
-    names = list(kinds)
+    names = [name for node in graph.nodes for name in node.output if name]
     typed = session(to_model(graph, names).SerializeToString(), optimise=False)
     types = {value.name: value.type for value in (*typed.get_inputs(), *typed.get_outputs())}
     del typed
     sized = [name for name in names if types[name].startswith("tensor(")]
     shape_of = {name: f"edged.shape.{i}" for i, name in enumerate(sized)}
-    small = [name for name in names if kinds[name] < Kind.DATA]
+    small = _perhaps_small(graph)
     model = to_model(
         graph,
         [*shape_of.values(), *small],
@@ -159,34 +150,31 @@ def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
         return dict(zip(wanted, run(runner, wanted, feed(graph, count)), strict=True))
 
     shapes = [fetch(list(shape_of.values()), count) for count in rows]
+    ranks = {name: len(shapes[0][out]) for name, out in shape_of.items()}
+    ranks |= {value.name: len(value.type.tensor_type.shape.dim) for value in graph.inputs}
+    traits = classify(graph, ranks)
+    kinds = traits.kinds
     sizes = {
         name: fitted
         for name, out in shape_of.items()
-        if (fitted := _fit(rows, [found[out] for found in shapes])) is not None
+        if not traits.varying.get(name, NONE)
+        and (fitted := _fit(rows, [found[out] for found in shapes])) is not None
     }
     sizes |= _input_sizes(graph, rows)
-    counts = [name for name in small if _is_count(types[name], sizes.get(name))]
+    counts = [n for n in small if kinds[n] < Kind.DATA and _is_count(types[n], sizes.get(n))]
     folds = _foldable(graph, kinds, types, sizes, counts)
     contents = [fetch([*counts, *folds], count) for count in rows]
     fitted_counts = {name: _fit(rows, [found[name] for found in contents]) for name in counts}
     integers = {n: fit for n, fit in fitted_counts.items() if fit is not None and fit.per_row.any()}
     fixed = [n for n, fit in fitted_counts.items() if fit is not None and n not in integers]
     folded = {name: numpy_helper.from_array(contents[0][name]) for name in (*folds, *fixed)}
-    return Facts(kinds, types, sizes, integers, folded)
+    return Facts(kinds, types, sizes, integers, folded, traits.varying)
 
 
-def classify(graph: Graph) -> dict[str, Kind]:
-    """The kind of every value that an operator makes."""
-    kinds = dict.fromkeys(graph.weights, Kind.CONSTANT)
-    kinds |= {value.name: Kind.DATA for value in graph.inputs}
-    made: dict[str, Kind] = {}
-    for node in graph.nodes:
-        kind = max((kinds[name] for name in node.input if name), default=Kind.CONSTANT)
-        if kind == Kind.DATA and node.op_type in ("Shape", "Size"):
-            kind = Kind.ROWS
-        made |= {name: kind for name in node.output if name}
-        kinds |= made
-    return made
+def _perhaps_small(graph: Graph) -> list[str]:
+    """The values that do not depend on DATA if no extent does."""
+    kinds = classify(graph, {}, believing=True).kinds
+    return [name for name, kind in kinds.items() if kind < Kind.DATA]
 
 
 def _fit(rows: Sequence[int], found: Sequence[Array]) -> Affine | None:

@@ -17,7 +17,7 @@ from edged import manifest as manifests
 from edged.core.events import Part
 from edged.device import link
 from edged.device.inputs import preparations
-from edged.errors import InvalidArgument, NotFound, Unsupported
+from edged.errors import InvalidArgument, NotFound
 from edged.manifest import Manifest
 from edged.wire import (
     Infer,
@@ -97,7 +97,7 @@ class Catalog:
         raise NotFound(f"no task or model {name!r} is served here; there are {_listed(self.tasks)}")
 
     def resolve(self, infer: Infer) -> Resolved:
-        """What `infer` needs. Raises NotFound, InvalidArgument or Unsupported."""
+        """What `infer` needs. Raises NotFound or InvalidArgument."""
         return self._resolved(infer.inputs, infer.outputs)
 
     def _resolve(
@@ -110,14 +110,13 @@ class Catalog:
             raise InvalidArgument("two outputs ask for the same model: ask for it once")
         inputs = _inputs(tensors, manifests)
         for manifest in manifests:
-            _check_rows(manifest, rows)
             if inputs[0].kind != "tensor" and manifest.preprocess is None:
                 raise InvalidArgument(
                     f"task {manifest.task!r} takes no images, only tensors: {_signature(manifest)}"
                 )
         groups: dict[tuple[str, bool], list[str]] = {}
         for manifest in manifests:
-            key = (self.group(manifest.name), manifest.max_rows is not None)
+            key = (self.group(manifest.name), manifest.rows_at_once is not None)
             groups.setdefault(key, []).append(self._keys[manifest.name])
         images = inputs[0].kind != "tensor"
         return Resolved(
@@ -150,7 +149,7 @@ class Catalog:
             platform="onnx_onnxv1",
             inputs=tensors(manifest.inputs),
             outputs=tensors(manifest.outputs),
-            max_rows=manifest.max_rows,
+            max_rows=manifest.rows_at_once,
             labels=manifest.labels,
             preprocess=_plain(manifest.preprocess),
             accuracy=_plain(manifest.accuracy),
@@ -221,14 +220,6 @@ def _inputs(tensors: tuple[InputTensor, ...], manifests: list[Manifest]) -> tupl
     if len(converted) > 1 and any(item.kind != "tensor" for item in converted):
         raise InvalidArgument("images must be the only input: stack them as rows of one input")
     return tuple(converted)
-
-
-def _check_rows(manifest: Manifest, rows: int) -> None:
-    if manifest.max_rows is not None and rows > manifest.max_rows:
-        raise Unsupported(
-            f"model {manifest.name!r} takes at most {manifest.max_rows} rows at a time, "
-            f"{rows} were sent: send them one by one"
-        )
 
 
 def _signature(manifest: Manifest) -> str:

@@ -27,8 +27,12 @@ class Shelf:
         self._holds: dict[str, Hold] = {}
 
     def read(self) -> Contents:
-        """What the store says now; its blocks are held from here on. Raises as Store.models."""
+        """What the store says now; its blocks are held from here on. Raises as Store.models and
+        Store.check_fit.
+        """
         models = self._store.models(self._names)
+        for model in models.values():
+            self._store.check_fit(model)
         blocks = dict.fromkeys(step.block for m in models.values() for step in m.steps)
         for block in blocks.keys() - self._holds.keys():
             self._holds[block] = self._store.hold([block])

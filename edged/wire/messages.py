@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from edged.errors import Code
-from edged.manifest import DataType
+from edged.manifest import MAX_TENSOR_NAME, NAME, DataType
 
 MAX_ITEMS = 256  # of one array or map in a request's header
 GRANTS, SHARED_MEMORY = "grants", "shared_memory"  # extensions that clients look for
@@ -68,10 +68,10 @@ class Limits(msgspec.Struct, frozen=True):
 Id: TypeAlias = Annotated[str, Meta(pattern=r"^[!-~]{1,128}\Z")]
 """What a client calls a request or a stream: 1 to 128 visible ASCII characters."""
 
-Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
+Name: TypeAlias = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
 """Of a task or a model, as in a manifest."""
 
-TensorName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
+TensorName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_TENSOR_NAME)]
 
 Extent: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
