@@ -162,6 +162,7 @@ def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
         whole_bytes=0,
         preprocess=base.preprocess,
         max_rows=base.max_rows,
+        checks=base.checks,
         labels=head.bound.labels,
         accuracy=head.bound.accuracy,
         head_of=HeadOf(base.name, head.bound.features),

@@ -139,7 +139,7 @@ def _cut(
         if isinstance(failed, DataSized):
             raise
         # The rows are not axis 0 of everything, or it declares what it cannot run.
-        path, coupled, error = None, "it does not run with more", failed
+        path, coupled, error = None, f"it does not run with more ({failed})", failed
     if path is not None:
         return path, None
     if fixed not in (None, 1):
