@@ -31,7 +31,7 @@ from pathlib import Path
 import msgspec
 
 from edged import manifest as manifests
-from edged.errors import NotFound, StoreError, Unavailable, Unsupported
+from edged.errors import NotFound, StoreError, Unavailable
 from edged.manifest import Manifest
 
 SCHEMA = 1  # of store.json; raised when an older reader could misread a newer directory
@@ -43,9 +43,6 @@ _BLOCKS = "blocks"
 _TEMPORARY = ".tmp"
 _CHUNK_BYTES = 1 << 20
 _FILE = re.compile(r"([0-9a-f]{64})\.(onnx|json)")
-
-
-_DATA_SIZED = ("Compress", "NonMaxSuppression", "NonZero", "Unique")  # operators
 
 
 class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -168,26 +165,6 @@ class Store:
             data = f.read()
         self._compare(block, hashlib.sha256(data).hexdigest())
         return data
-
-    def check_fit(self, model: Manifest) -> None:
-        """Raise Unsupported if the model must not be served.
-
-        Of one that older checks let pass, a block is looked at for operators whose results are as
-        long as the data says: that length may have been taken for a constant.
-        """
-        reason = model.unfit
-        if not reason and model.checks < manifests.CHECKS:
-            found = {n for step in model.steps for n in _data_sized(self.block_bytes(step.block))}
-            if found:
-                reason = (
-                    f"it has {', '.join(sorted(found))}, and the edged-export that made it may "
-                    "have taken the length of the result for a constant"
-                )
-        if reason:
-            raise Unsupported(
-                f"model {model.name!r} is not served: {reason}; run edged-export recheck, or "
-                "export it again"
-            )
 
     def hold(self, blocks: Iterable[str]) -> Hold:
         """Keep these block files from `gc`. Raises StoreError if one is missing."""
@@ -458,15 +435,6 @@ def _sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _data_sized(block: bytes) -> Iterator[str]:
-    """Those of `_DATA_SIZED` that the file has. In ONNX the type of an operator is field 4, text:
-    so few bytes in this order do not occur by chance, and if they did, a model would be refused.
-    """
-    for operator in _DATA_SIZED:
-        if b"\x22" + bytes([len(operator)]) + operator.encode() in block:
-            yield operator
 
 
 def _remove_unheld(path: Path) -> bool:

@@ -163,6 +163,7 @@ def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
         preprocess=base.preprocess,
         max_rows=base.max_rows,
         checks=base.checks,
+        unfit=base.unfit,
         labels=head.bound.labels,
         accuracy=head.bound.accuracy,
         head_of=HeadOf(base.name, head.bound.features),
@@ -179,7 +180,7 @@ def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
 
 def _layer(features: Features, head: Head) -> Content:
     """The head as the last layer of a model: one Gemm, in float32."""
-    at, rows = features.at, features.model.max_rows
+    at, rows = features.at, _rows(features)
     nodes = [
         helper.make_node("Cast", ["features"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Gemm", ["floats", "weights", "bias"], ["logits"], transB=1),
@@ -193,6 +194,13 @@ def _layer(features: Features, head: Head) -> Content:
     reads = [("features", Type(element_type(at.datatype), at.shape, rows))]
     writes = [("logits", Type(TensorProto.FLOAT, head.bias.shape, rows))]
     return make_layer(nodes, weights, reads, writes, {"": OLDEST_OPSET})[0]
+
+
+def _rows(features: Features) -> int | None:
+    """How many rows the file of the layer below can run, which its model may not use."""
+    name, path = features.at.name, features.path
+    (below,) = [use for use in path.uses if name in use.writes]
+    return path.layers[below.digest].outputs[below.writes.index(name)].rows
 
 
 def _free_name(path: Path) -> str:

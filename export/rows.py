@@ -124,10 +124,6 @@ def _normalised(node: NodeProto, rank: int, _: Graph) -> Iterable[int]:
     return (0, 2, 3)
 
 
-def _in_training(node: NodeProto, rank: int, _: Graph) -> Iterable[int]:
-    return range(rank) if _attribute(node, "training_mode", 0) else ()
-
-
 def _sequence(node: NodeProto, _: int, __: Graph) -> Iterable[int]:
     return (1, 2) if _attribute(node, "layout", 0) else (0, 2)
 
@@ -149,7 +145,6 @@ _ALONG: dict[str, Callable[[NodeProto, int, Graph], Iterable[int]]] = {
         ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool",
          "InstanceNormalization", "LpPool", "MaxPool"), _after(2)),
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _sequence),
-    "BatchNormalization": _in_training,
     "CumSum": _cumulated,
     "LRN": lambda *_: (1,),
     "MeanVarianceNormalization": _normalised,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from edged.manifest import Manifest
+from edged.older import check_fit
 from edged.store import Hold, Store
 
 
@@ -28,11 +29,11 @@ class Shelf:
 
     def read(self) -> Contents:
         """What the store says now; its blocks are held from here on. Raises as Store.models and
-        Store.check_fit.
+        check_fit.
         """
         models = self._store.models(self._names)
         for model in models.values():
-            self._store.check_fit(model)
+            check_fit(model, self._store.block_bytes)
         blocks = dict.fromkeys(step.block for m in models.values() for step in m.steps)
         for block in blocks.keys() - self._holds.keys():
             self._holds[block] = self._store.hold([block])
