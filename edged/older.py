@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from edged.errors import StoreError, Unsupported
+from edged.errors import StoreError
 from edged.manifest import CHECKS, Manifest
 
 _DATA_SIZED = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}  # operators
@@ -30,7 +30,7 @@ _Field: TypeAlias = "tuple[int, int | memoryview]"  # its number; a number, or b
 
 
 def check_fit(model: Manifest, block_bytes: Callable[[str], bytes]) -> None:
-    """Raise Unsupported if the model must not be served; StoreError for a damaged block."""
+    """Raise StoreError if the model must not be served, or if a block is damaged."""
     reason = model.unfit
     if not reason and model.checks < CHECKS:
         extents = {extent for value in model.values for extent in value.shape}
@@ -38,7 +38,7 @@ def check_fit(model: Manifest, block_bytes: Callable[[str], bytes]) -> None:
         found = (_suspicion(block, block_bytes(block), extents) for block in blocks)
         reason = next(filter(None, found), "")
     if reason:
-        raise Unsupported(
+        raise StoreError(
             f"model {model.name!r} is not served: {reason}; run edged-export recheck, or export "
             "it again"
         )

@@ -29,9 +29,7 @@ _BRIGHT = 1e3
 _BRIGHT_HALF = 30.0  # squares of more leave the range of half precision
 
 
-def dependence(
-    graph: Graph, watched: Sequence[str], tolerance: float, floor: float
-) -> str | None:
+def dependence(graph: Graph, watched: Sequence[str], tolerance: float, floor: float) -> str | None:
     """What shows that a row depends on the others, for people; None if nothing does.
 
     `watched` are values whose first axis is the batch, the outputs among them. `tolerance` and

@@ -311,8 +311,7 @@ def _gemm(operator: _Operator, _: Axes) -> Axes:
     row = 1 if operator.attribute("transA", 0) else 0
     column = 0 if operator.attribute("transB", 0) else 1
     return frozenset(
-        ({0} if row in operator.axes(0) else set())
-        | ({1} if column in operator.axes(1) else set())
+        ({0} if row in operator.axes(0) else set()) | ({1} if column in operator.axes(1) else set())
     )
 
 

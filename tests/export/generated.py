@@ -417,11 +417,13 @@ def build(one: Recipe, folder: Path) -> Path:
     m = Maker(one.number, one.kind, "rows" if one.free else 1)
     pieces = ANY + (IMAGE if one.kind == "image" else [])
     gadgets = {gadget.__name__: gadget for gadget in (*COUPLED, *DATA_SIZED)}
+    if one.lengths:  # of the input itself, whose range is known: so that lengths do differ
+        m.mix(gadgets[one.gadget](m))
     count = int(m.random.integers(2, 5))
     at = int(m.random.integers(count))
     for i in range(count):
         pieces[int(m.random.integers(len(pieces)))](m)
-        if i == at and one.gadget:
+        if i == at and one.gadget and not one.lengths:
             m.mix(gadgets[one.gadget](m))
     out = m.do("MatMul", m.flat(), m.weight(m.width, 5))
     return m.net.save(folder / f"m{one.number}.onnx", out)
