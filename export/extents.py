@@ -206,6 +206,12 @@ _SHAPES: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 
 
+def content_read(node: NodeProto) -> list[str]:
+    """The inputs that do more than to say how large the outputs are."""
+    sized = (0,) if node.op_type in ("Shape", "Size") else _SHAPES.get(node.op_type, ())
+    return [name for i, name in enumerate(node.input) if name and i not in sized]
+
+
 # --- how varying extents pass through the others; the result may name axes that are not there ----
 
 

@@ -17,7 +17,7 @@ import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edged.errors import InvalidArgument, Unsupported
-from export.extents import NONE, Axes, Kind, classify
+from export.extents import NONE, Axes, Kind, classify, content_read
 from export.graph import Graph, to_model
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -31,6 +31,12 @@ ROWS_TRIED = (1, 2, 3)
 _MOVES = {
     "Concat", "Flatten", "Gather", "GatherND", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
     "Unsqueeze", "Where", "Pad", "Expand", "Tile", "ConstantOfShape",
+}  # fmt: skip
+# What these make of values that grow with the rows in a straight line does so too, or else it
+# bends within the first few rows.
+_STRAIGHT = _MOVES | {
+    "Add", "Cast", "Identity", "Mul", "Neg", "Range", "ReduceProd", "ReduceSum", "Shape", "Size",
+    "Sub", "Sum",
 }  # fmt: skip
 _FREE_BYTES = 1024  # a folded constant may be this large, even if it was made from less
 _LARGEST_INTEGERS = 1 << 16  # elements of a value that could be a shape
@@ -166,9 +172,39 @@ def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
     contents = [fetch([*counts, *folds], count) for count in rows]
     fitted_counts = {name: _fit(rows, [found[name] for found in contents]) for name in counts}
     integers = {n: fit for n, fit in fitted_counts.items() if fit is not None and fit.per_row.any()}
+    for name in _bent(graph, kinds, integers, contents[0]):
+        integers.pop(name, None)
+        fitted_counts.pop(name, None)
     fixed = [n for n, fit in fitted_counts.items() if fit is not None and n not in integers]
     folded = {name: numpy_helper.from_array(contents[0][name]) for name in (*folds, *fixed)}
     return Facts(kinds, types, sizes, integers, folded, traits.varying)
+
+
+def _bent(
+    graph: Graph, kinds: Mapping[str, Kind], integers: Mapping[str, Affine], known: Arrays
+) -> list[str]:
+    """The values that may follow a straight line only as far as was tried.
+
+    As the rows by four: 0, 0, 0 for the first three. `known`: contents at some number of rows.
+    """
+    found: dict[str, None] = {}
+    constants = {name: known[name] for name in known if kinds[name] == Kind.CONSTANT}
+    constants |= {
+        name: numpy_helper.to_array(tensor)
+        for name, tensor in graph.weights.items()
+        if list(tensor.dims) in ([], [1])
+    }
+    for node in graph.nodes:
+        if kinds[node.output[0]] != Kind.ROWS:
+            continue
+        read = content_read(node)
+        bends = node.op_type not in _STRAIGHT and any(name in integers for name in read)
+        if node.op_type == "Div" and node.input[0] in integers and node.input[1] in constants:
+            by, of = constants[node.input[1]].astype(np.int64), integers[node.input[0]]
+            bends = bool((by == 0).any() or (of.fixed % by).any() or (of.per_row % by).any())
+        if bends or any(name in found for name in read):
+            found |= dict.fromkeys(name for name in node.output if name)
+    return list(found)
 
 
 def _perhaps_small(graph: Graph) -> list[str]:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 from onnx import NodeProto, helper, numpy_helper
 
-from export.extents import Kind
+from export.extents import Kind, content_read
 from export.graph import Graph
 from export.probe import Facts
 
 _FIRST_FLAT_OPSET = 13  # before it, Softmax and its like work along all axes from `axis` on
+
+_COMPUTED_WITH = {"tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bool)"}
 
 # One scale for all that they are given.
 _WHOLE_BATCH = {"DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul"}
@@ -30,15 +32,31 @@ def coupling(graph: Graph, facts: Facts) -> str | None:
     read = {name for node in graph.nodes for name in node.input} | set(graph.outputs)
     makers = {name: node for node in graph.nodes for name in node.output if name}
     kinds = dict.fromkeys((value.name for value in graph.inputs), Kind.DATA) | facts.kinds
+    counts = _counts(graph, facts)
     for node in graph.nodes:
         if facts.kinds[node.output[0]] != Kind.DATA:
             continue
         if _works_along_rows(node, graph, facts) or _looks_up_rows(node, facts, kinds, makers):
             return _named(node)
+        if any(name in counts for name in content_read(node)):
+            return _named(node)
         for name in node.output:
             if name in read and len(_row_axes(name, facts)) != 1:
                 return _named(node)
     return None
+
+
+def _counts(graph: Graph, facts: Facts) -> set[str]:
+    """Floats and bools that differ with the number of rows, or with a row's number.
+
+    Integers are left out: they say extents, and which elements of its own row a row looks up.
+    """
+    counted = set(facts.integers)
+    for node in graph.nodes:
+        read = node.input if node.op_type == "Range" else content_read(node)
+        if facts.kinds[node.output[0]] == Kind.ROWS and counted & set(read):
+            counted |= {name for name in node.output if name and name not in facts.folded}
+    return {name for name in counted if facts.types[name] in _COMPUTED_WITH}
 
 
 def _row_axes(name: str, facts: Facts) -> list[int]:
@@ -147,6 +165,7 @@ _ALONG: dict[str, Callable[[NodeProto, int, Graph], Iterable[int]]] = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), _sequence),
     "CumSum": _cumulated,
     "LRN": lambda *_: (1,),
+    "ReverseSequence": lambda node, *_: (_attribute(node, "time_axis", 0),),
     "MeanVarianceNormalization": _normalised,
 }  # fmt: skip
 

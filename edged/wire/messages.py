@@ -378,7 +378,7 @@ class ModelMetadataReply(ReplyBase, frozen=True):
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
-    max_rows: int | None = None  # None: the daemon's limit
+    max_rows: int | None = None  # rows that run at once; None: as many as come together
     labels: tuple[str, ...] = ()  # of the last axis of the first output
     preprocess: dict[str, Any] | None = None  # as in the manifest; None: takes tensors only
     accuracy: dict[str, Any] | None = None  # as in the manifest

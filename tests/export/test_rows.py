@@ -111,6 +111,27 @@ def test_scores_by_the_best_of_the_batch_beside_boxes_in_pixels(
     assert drafted(file).manifest.max_rows == 1
 
 
+def test_scores_by_the_number_of_rows_beside_boxes_in_pixels(tmp_path: Path) -> None:
+    """Nothing changes before there are four rows, and more rows than that are never tried."""
+    net = Net((8,))
+    fours = net.add("Div", net.rows(), net.integers(4))
+    count = net.add("Cast", net.add("Add", fours, net.integers(1)), to=TensorProto.FLOAT)
+    scores = net.add("Div", net.add("Sigmoid", net.x), count)
+    pixels = net.add("Mul", net.x, net.constant(np.float32(640)))
+    found = drafted(net.save(tmp_path / "m.onnx", net.add("Concat", pixels, scores, axis=1)))
+    assert found.manifest.max_rows == 1
+    assert "Div" in (found.coupled or "")
+
+
+def test_a_sequence_whose_time_are_the_rows(tmp_path: Path) -> None:
+    """As many rows are turned round as the data says, which random input never does."""
+    net = Net((4,))
+    high = net.add("Cast", net.add("Greater", net.add("ReduceMax", net.x, axes=[0], keepdims=0),
+                   net.constant(np.float32(1e6))), to=TensorProto.INT64)  # fmt: skip
+    turned = net.add("ReverseSequence", net.x, net.add("Add", high, net.integers(1)))
+    assert drafted(net.save(tmp_path / "m.onnx", turned)).manifest.max_rows == 1
+
+
 def test_scores_that_are_an_output_of_their_own(tmp_path: Path) -> None:
     net = Net((8,), rows=1)
     size = net.add("Abs", net.x)
