@@ -242,8 +242,8 @@ def check(manifest: Manifest) -> None:
         raise refuse("two values have the same name")
     if any(extent < 0 for value in manifest.values for extent in value.shape):
         raise refuse("a value has a negative extent")
-    if manifest.max_rows is not None and manifest.max_rows < 1:
-        raise refuse(f"max_rows is {manifest.max_rows}, where 1 is the least")
+    if manifest.max_rows not in (None, 1):
+        raise refuse(f"max_rows is {manifest.max_rows}, where it can be 1 or null")
     if manifest.checks < 0:
         raise refuse(f"checks is {manifest.checks}")
     if not manifest.inputs or not manifest.outputs or not manifest.steps:

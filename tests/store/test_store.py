@@ -298,7 +298,9 @@ def test_an_unused_pipe_is_collected(store: Store) -> None:
     assert store.gc().removed == ("0" * 64,)
 
 
-@pytest.mark.parametrize("change", [{"max_rows": 0}, {"max_rows": -1}, {"checks": -1}])
+@pytest.mark.parametrize(
+    "change", [{"max_rows": 0}, {"max_rows": -1}, {"max_rows": 2**62}, {"checks": -1}]
+)
 def test_a_number_that_means_nothing_is_refused(store: Store, change: dict[str, int]) -> None:
     wrong = msgspec.structs.replace(model("ab", A, B), **change)
     (name,) = change
