@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edged import manifest as manifests
 from edged.errors import InvalidArgument
-from edged.manifest import SCHEMA, Accuracy, HeadOf, Layer, Manifest, Value
+from edged.manifest import Accuracy, HeadOf, Layer, Value
 from edged.store import Store
 from export.add import Added, add_drafts
 from export.assemble import whole_block
@@ -150,20 +150,15 @@ def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
         (*features.path.values, Value(output, "FP32", (len(head.bias),))),
         features.path.layers | {layer.digest: layer},
     )
-    manifest = Manifest(
-        schema=SCHEMA,
+    manifest = msgspec.structs.replace(
+        base,
         name=manifests.check_name(name, "model"),
         task=manifests.check_name(task, "task"),
-        precision=base.precision,
         inputs=path.inputs,
         outputs=path.outputs,
         values=path.values,
         steps=(),
         whole_bytes=0,
-        preprocess=base.preprocess,
-        max_rows=base.max_rows,
-        checks=base.checks,
-        unfit=base.unfit,
         labels=head.bound.labels,
         accuracy=head.bound.accuracy,
         head_of=HeadOf(base.name, head.bound.features),

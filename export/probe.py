@@ -156,9 +156,7 @@ def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
         return dict(zip(wanted, run(runner, wanted, feed(graph, count)), strict=True))
 
     shapes = [fetch(list(shape_of.values()), count) for count in rows]
-    ranks = {name: len(shapes[0][out]) for name, out in shape_of.items()}
-    ranks |= {value.name: len(value.type.tensor_type.shape.dim) for value in graph.inputs}
-    traits = classify(graph, ranks)
+    traits = classify(graph, _ranks(graph, {n: shapes[0][out] for n, out in shape_of.items()}))
     kinds = traits.kinds
     sizes = {
         name: fitted
@@ -178,6 +176,12 @@ def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
     fixed = [n for n, fit in fitted_counts.items() if fit is not None and n not in integers]
     folded = {name: numpy_helper.from_array(contents[0][name]) for name in (*folds, *fixed)}
     return Facts(kinds, types, sizes, integers, folded, traits.varying)
+
+
+def _ranks(graph: Graph, shapes: Mapping[str, Array]) -> dict[str, int]:
+    """Of the inputs and of all values whose shapes are given."""
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.inputs}
+    return ranks | {name: len(shape) for name, shape in shapes.items()}
 
 
 def _bent(

@@ -266,7 +266,7 @@ def test_a_model_of_one_row_never_shares_a_batch_and_takes_several_rows():
     bench.sent.clear()
     bench.ask(infer("r4", "a", shape=(2,)), (b"x", b"y"))
     bench.finish()
-    assert bench.reply().header.outputs[0].shape[0] == 2
+    assert bench.reply().header.parameters.batch_size == 2
 
 
 def test_an_image_for_a_task_that_takes_tensors_is_refused_with_the_signature():

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from edged.daemon.shelf import Shelf
 from edged.errors import StoreError
-from edged.manifest import CHECKS
+from edged.manifest import CHECKS, Preprocess
 from edged.older import check_fit
 from edged.store import Store
 from export.add import add_models
+from export.assemble import stored_layers
 from export.cli import main
+from export.heads import train_head
 from export.recheck import recheck
 from export.source import Source
 from tests.export import generated
@@ -21,6 +24,7 @@ from tests.export.generated import Maker
 from tests.export.nets import Net, classifier, transformer
 from tests.export.older import age, export_unchecked
 from tests.export.test_generated import Served
+from tests.export.test_heads import draw
 
 
 def coupled(path: Path) -> Path:
@@ -139,3 +143,19 @@ def test_a_damaged_model_does_not_keep_the_others_from_being_looked_at(old: Stor
     found = {one.name: one for one in recheck(old)}
     assert (found["cnn"].before, found["cnn"].after) == ("cannot be read", "as before")
     assert old.model("vit").checks == CHECKS
+
+
+def test_a_head_on_an_older_model_is_as_unchecked_as_that(tmp_path: Path) -> None:
+    """The blocks below run any number of rows, and the head has to fit them; its model runs one."""
+    store = Store(tmp_path / "store").create()
+    spec = Preprocess(height=16, width=16)
+    add_models(store, [Source("base", classifier(tmp_path / "b.onnx", "ab"), preprocess=spec)])
+    with store.update() as change:
+        change.put_model(msgspec.structs.replace(store.model("base"), max_rows=1))
+    age(store, "base")
+    train_head(store, "base", "colour", draw(tmp_path / "images"), min_bytes=0)
+    head = store.model("colour")
+    assert (head.checks, head.max_rows, head.rows_at_once) == (0, 1, 1)
+    stored_layers(store, head.steps)  # each block can be split again
+    found = {one.name: one.after for one in recheck(store)}
+    assert found == {"base": "one row at a time", "colour": "one row at a time"}
