@@ -47,16 +47,16 @@ def coupling(graph: Graph, facts: Facts) -> str | None:
 
 
 def _counts(graph: Graph, facts: Facts) -> set[str]:
-    """Floats and bools that differ with the number of rows, or with a row's number.
+    """What differs with the number of rows, or with a row's number, and is no extent.
 
-    Integers are left out: they say extents, and which elements of its own row a row looks up.
+    Integers with one for each row are left out: by those a row finds what is its own.
     """
     counted = set(facts.integers)
     for node in graph.nodes:
         read = node.input if node.op_type == "Range" else content_read(node)
         if facts.kinds[node.output[0]] == Kind.ROWS and counted & set(read):
             counted |= {name for name in node.output if name and name not in facts.folded}
-    return {name for name in counted if facts.types[name] in _COMPUTED_WITH}
+    return {n for n in counted if facts.types[n] in _COMPUTED_WITH or not _row_axes(n, facts)}
 
 
 def _row_axes(name: str, facts: Facts) -> list[int]:

@@ -123,6 +123,15 @@ def test_scores_by_the_number_of_rows_beside_boxes_in_pixels(tmp_path: Path) -> 
     assert "Div" in (found.coupled or "")
 
 
+def test_a_feature_that_the_number_of_rows_chooses(tmp_path: Path) -> None:
+    """The first one for up to three rows, which is all that is tried; then the second."""
+    net = Net((8,))
+    which = net.add("Div", net.rows(), net.integers(4))
+    chosen = net.add("Mul", net.x, net.add("Gather", net.x, which, axis=1))
+    found = drafted(net.save(tmp_path / "m.onnx", chosen))
+    assert (found.manifest.max_rows, "Gather" in (found.coupled or "")) == (1, True)
+
+
 def test_a_sequence_whose_time_are_the_rows(tmp_path: Path) -> None:
     """As many rows are turned round as the data says, which random input never does."""
     net = Net((4,))
