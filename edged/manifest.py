@@ -18,8 +18,12 @@ from edged.errors import InvalidArgument, StoreError
 from edged.typeinfo import describe
 
 SCHEMA = 1  # raised when an older daemon could misread a newer manifest
+CHECKS = 1  # raised when the exporter learns to see what an older one has let pass
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"  # of a task or a model, here and on the wire
+MAX_TENSOR_NAME = 256  # characters of an input's or output's name, here and on the wire
+
+_NAME = re.compile(NAME)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NULL = msgspec.Raw(b"null")
 
@@ -119,7 +123,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     steps: tuple[Step, ...]
     whole_bytes: int  # bytes of the model as one uncut ONNX file, to compare with
     preprocess: Preprocess | None = None  # None: the model takes tensors only
-    max_rows: int | None = None  # None: any; 1 for a model exported with a fixed batch of one
+    max_rows: int | None = None  # of one run; None: any; 1: its rows cannot be kept apart in one
+    checks: int = CHECKS  # version of the checks that it passed; a manifest without it is older
+    unfit: str = ""  # why it must not be served, as far as these checks have found
     labels: tuple[str, ...] = ()  # of the first output's last axis
     accuracy: Accuracy | None = None
     head_of: HeadOf | None = None
@@ -127,6 +133,11 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def value(self, name: str) -> Value:
         """The value of that name; `check` has made sure that each one used is listed."""
         return next(v for v in self.values if v.name == name)
+
+    @property
+    def rows_at_once(self) -> int | None:
+        """The most rows of one run; None: any number. Older checks let coupled rows pass."""
+        return 1 if self.checks < CHECKS else self.max_rows
 
 
 def features_digest(manifest: Manifest, value: str) -> str:
@@ -202,6 +213,8 @@ def decode(data: bytes) -> Manifest:
     if manifest.preprocess is not None and "resize_version" not in (stored or {}):
         older = msgspec.structs.replace(manifest.preprocess, resize_version=1)
         manifest = msgspec.structs.replace(manifest, preprocess=older)
+    if "checks" not in probe:
+        manifest = msgspec.structs.replace(manifest, checks=0)
     try:
         check(manifest)
     except (LookupError, StopIteration, ValueError, RecursionError) as error:
@@ -236,6 +249,16 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def check_tensor_name(name: str, what: str) -> str:
+    """`name` if requests and replies can name an input or output so, else InvalidArgument."""
+    if not 1 <= len(name) <= MAX_TENSOR_NAME:
+        raise InvalidArgument(
+            f"{what} {name[:40]!r}.. has a name of {len(name)} characters, and requests have room "
+            f"for {MAX_TENSOR_NAME}: rename it in the model"
+        )
+    return name
+
+
 def check(manifest: Manifest) -> None:
     """Raise StoreError unless the steps form a path from the inputs to the outputs."""
 
@@ -250,6 +273,10 @@ def check(manifest: Manifest) -> None:
         raise refuse("two values have the same name")
     if any(extent < 0 for value in manifest.values for extent in value.shape):
         raise refuse("a value has a negative extent")
+    if manifest.max_rows not in (None, 1):
+        raise refuse(f"max_rows is {manifest.max_rows}, where it can be 1 or null")
+    if manifest.checks < 0:
+        raise refuse(f"checks is {manifest.checks}")
     if not manifest.inputs or not manifest.outputs or not manifest.steps:
         raise refuse("inputs, outputs and steps must not be empty")
     known = set(manifest.inputs)

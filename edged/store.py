@@ -265,7 +265,10 @@ class Store:
         if not _DIGEST.fullmatch(digest):
             raise StoreError(f"the store's root names {digest!r} as the manifest of {name!r}")
         path = self.path / _MANIFESTS / f"{digest}.json"
-        data = _read(path)
+        try:
+            data = _read(path)
+        except StoreError as error:
+            raise StoreError(f"the manifest of model {name!r}: {error}") from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise StoreError(
                 f"manifest {path} of model {name!r} is damaged: restore it from a copy, or remove "
@@ -429,8 +432,8 @@ def _open(path: Path) -> Iterator[int]:
 
 def _has_content(path: Path, data: bytes) -> bool:
     try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
-    except FileNotFoundError:
+        return path.stat().st_size == len(data) and _read(path) == data
+    except (OSError, StoreError):
         return False
 
 
@@ -442,7 +445,8 @@ def _replace(path: Path, data: bytes) -> None:
     """
     temporary = path.with_name(path.name + _TEMPORARY)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(temporary, flags, 0o666)
         try:
             view = memoryview(data)
             while view:
@@ -466,7 +470,7 @@ def _sync_folder(path: Path) -> None:
 
 def _remove_unheld(path: Path) -> bool:
     """Unlink under an exclusive lock, which nobody gets while a daemon holds a shared one."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()

@@ -26,6 +26,7 @@ class Added:
     manifest: Manifest
     difference: Difference  # of its blocks to the uncut model
     new_bytes: int  # of blocks that no other model had
+    coupled: str | None = None  # why it runs one row at a time, where it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def add_models(
 ) -> Report:
     """Cut models into blocks, check them against the uncut models, and add them to the store.
 
-    `tolerance` is relative to the largest output; by default it depends on the precision.
+    `tolerance` is relative to row and channel; by default it depends on the precision.
     Waits while another process changes the store. Raises InvalidArgument, NotFound, Unsupported,
     CheckFailed or StoreError; then the store is as it was.
     """
@@ -96,7 +97,7 @@ def _checked(assembly: Assembly, one: Draft, tolerance: float | None) -> Added:
         if model.name != manifest.name
     }
     own = {step.block for step in manifest.steps} - others
-    return Added(manifest, difference, sum(map(assembly.block_size, own)))
+    return Added(manifest, difference, sum(map(assembly.block_size, own)), one.coupled)
 
 
 def _check_recut(store: Store, before: Manifest, assembly: Assembly) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 from onnx import NodeProto, ValueInfoProto, helper
 
 from edged.errors import InvalidArgument, Unsupported
+from export.extents import Kind
 from export.graph import Graph, integers
-from export.probe import Facts, Integers, Kind
+from export.probe import Facts, Integers
 
 
 def fixed_rows(graph: Graph) -> int | None:
@@ -61,13 +62,23 @@ def set_free(graph: Graph, facts: Facts, fixed: int) -> Graph:
     writer = _Writer(graph, facts, fixed)
     for node in graph.nodes:
         writer.add(node)
+    freed = replace(graph, nodes=tuple(writer.nodes), weights=writer.weights)
+    return with_rows(freed, None)
+
+
+def with_rows(graph: Graph, rows: int | None) -> Graph:
+    """The graph with inputs of so many rows; None for any number."""
     inputs = []
     for value in graph.inputs:
         copy = ValueInfoProto()
         copy.CopyFrom(value)
-        copy.type.tensor_type.shape.dim[0].dim_param = "rows"
+        axis = copy.type.tensor_type.shape.dim[0]
+        if rows is None:
+            axis.dim_param = "rows"
+        else:
+            axis.dim_value = rows
         inputs.append(copy)
-    return replace(graph, nodes=tuple(writer.nodes), weights=writer.weights, inputs=tuple(inputs))
+    return replace(graph, inputs=tuple(inputs))
 
 
 class _Writer:

@@ -66,7 +66,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=float,
         metavar="X",
-        help="largest difference to the uncut model, relative to its largest output",
+        help="largest difference to the uncut model, relative to the row and the channel",
     )
     command.add_argument("--replace", action="store_true", help="models that are there already")
 
@@ -186,8 +186,8 @@ def _add(args: argparse.Namespace, sources: Sequence[Source]) -> None:
 
 def _notes(added: Added) -> list[str]:
     notes = []
-    if added.manifest.max_rows is not None:
-        notes.append("runs one row at a time: it was exported so, and could not be set free")
+    if added.coupled is not None:
+        notes.append(f"runs one row at a time: {added.coupled}")
     if added.difference.largest < 1e-6:
         notes.append(
             f"its largest output on random input is {added.difference.largest:.1g}: the "
@@ -207,6 +207,7 @@ def _plain(report: Report) -> dict[str, Any]:
                 "whole_bytes": added.manifest.whole_bytes,
                 "new_bytes": added.new_bytes,
                 "max_rows": added.manifest.max_rows,
+                "coupled": added.coupled,
                 "largest_difference": added.difference.absolute,
                 "relative_difference": added.difference.relative,
                 "accuracy": msgspec.to_builtins(added.manifest.accuracy),

@@ -15,7 +15,7 @@ import msgspec
 
 from edged.cli.console import print_json, say, show_bytes, table
 from edged.errors import Unsupported
-from edged.manifest import Manifest, Value
+from edged.manifest import CHECKS, Manifest, Value
 from edged.store import Store
 from export import listing
 from export.blocks import MIN_BYTES
@@ -138,8 +138,12 @@ def _show(args: argparse.Namespace) -> None:
         )
     if model.head_of is not None:
         say(f"  its last layer is a head trained on {model.head_of.model}")
-    if model.max_rows is not None:
-        say(f"  at most {model.max_rows} rows at once")
+    if model.checks < CHECKS:
+        say("  runs one row at a time: an older version exported it (see recheck)")
+    elif model.max_rows is not None:
+        say(f"  runs {model.max_rows} row at a time")
+    if model.unfit:
+        say(f"  not served: {model.unfit}")
     say(_layers(model) if args.layers else _blocks(model, blocks))
 
 

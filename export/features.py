@@ -123,7 +123,7 @@ def compute(features: Features, files: Sequence[File]) -> Floats:
             raise type(error)(f"{file}: {error}") from error
         return out
 
-    rows = model.max_rows or _BATCH
+    rows = model.rows_at_once or _BATCH
     parts = []
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), rows):

@@ -195,10 +195,19 @@ def _refuse(node: NodeProto, weights: dict[str, TensorProto]) -> None:
                 f"control flow ({node.op_type} {node.name!r}) is not supported: export the model "
                 "for one fixed size of image, or cut the operator off"
             )
+    if node.op_type == "BatchNormalization" and _learns(node):
+        raise Unsupported(
+            f"it learns from what it is given ({node.op_type} {node.name!r} in training mode): "
+            "export it in evaluation mode"
+        )
     if node.op_type in _RANDOM or (node.op_type == "Dropout" and _drops(node, weights)):
         raise Unsupported(
             f"it draws random numbers ({node.op_type} {node.name!r}): export it in evaluation mode"
         )
+
+
+def _learns(node: NodeProto) -> bool:
+    return any(a.name == "training_mode" and a.i for a in node.attribute)
 
 
 def _drops(node: NodeProto, weights: dict[str, TensorProto]) -> bool:

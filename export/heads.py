@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edged import manifest as manifests
 from edged.errors import InvalidArgument
-from edged.manifest import SCHEMA, Accuracy, HeadOf, Layer, Manifest, Value
+from edged.manifest import Accuracy, HeadOf, Layer, Value
 from edged.store import Store
 from export.add import Added, add_drafts
 from export.assemble import whole_block
@@ -150,18 +150,15 @@ def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
         (*features.path.values, Value(output, "FP32", (len(head.bias),))),
         features.path.layers | {layer.digest: layer},
     )
-    manifest = Manifest(
-        schema=SCHEMA,
+    manifest = msgspec.structs.replace(
+        base,
         name=manifests.check_name(name, "model"),
         task=manifests.check_name(task, "task"),
-        precision=base.precision,
         inputs=path.inputs,
         outputs=path.outputs,
         values=path.values,
         steps=(),
         whole_bytes=0,
-        preprocess=base.preprocess,
-        max_rows=base.max_rows,
         labels=head.bound.labels,
         accuracy=head.bound.accuracy,
         head_of=HeadOf(base.name, head.bound.features),
@@ -178,7 +175,7 @@ def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
 
 def _layer(features: Features, head: Head) -> Content:
     """The head as the last layer of a model: one Gemm, in float32."""
-    at, rows = features.at, features.model.max_rows
+    at, rows = features.at, _rows(features)
     nodes = [
         helper.make_node("Cast", ["features"], ["floats"], to=TensorProto.FLOAT),
         helper.make_node("Gemm", ["floats", "weights", "bias"], ["logits"], transB=1),
@@ -192,6 +189,13 @@ def _layer(features: Features, head: Head) -> Content:
     reads = [("features", Type(element_type(at.datatype), at.shape, rows))]
     writes = [("logits", Type(TensorProto.FLOAT, head.bias.shape, rows))]
     return make_layer(nodes, weights, reads, writes, {"": OLDEST_OPSET})[0]
+
+
+def _rows(features: Features) -> int | None:
+    """How many rows the file of the layer below can run, which its model may not use."""
+    name, path = features.at.name, features.path
+    (below,) = [use for use in path.uses if name in use.writes]
+    return path.layers[below.digest].outputs[below.writes.index(name)].rows
 
 
 def _free_name(path: Path) -> str:

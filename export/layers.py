@@ -20,7 +20,9 @@ from edged.errors import Unsupported
 from edged.manifest import DataType, Value
 from edged.manifest import Layer as Use
 from export.canonical import Layer, Type, make_layer
+from export.graph import Graph
 from export.normalise import Flow
+from export.probe import Facts
 
 MAX_CROSSING = 8  # values at a cut that are read after it
 NEAR = 6  # weighted operators; a residual block, an attention or an inverted bottleneck is shorter
@@ -43,6 +45,10 @@ _ELEMENTS: dict[str, tuple[int, DataType]] = {
 }
 _DATATYPES = {element: datatype for element, datatype in _ELEMENTS.values()}
 _NUMPY = {d: helper.tensor_dtype_to_np_dtype(element) for element, d in _ELEMENTS.values()}
+
+
+class DataSized(Unsupported):
+    """An output whose length depends on the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,18 @@ def cut(flow: Flow, rows: int | None = None) -> Path:
     )
     values = tuple(Value(n, _DATATYPES[types[n].element], types[n].shape) for n in named)
     return Path(flow.inputs, flow.outputs, tuple(uses), values, layers)
+
+
+def refuse_data_sized(graph: Graph, facts: Facts) -> None:
+    """Raise DataSized if an extent of an output depends on the content of an input."""
+    for name in graph.outputs:
+        if name in facts.varying:
+            axes = ", ".join(map(str, sorted(facts.varying[name])))
+            raise DataSized(
+                f"output {name!r} has a length that depends on the data (axis {axes}), which "
+                "cannot be served yet: export the model without this last step, or with one that "
+                "always gives as many (the best 100, say)"
+            )
 
 
 def element_type(datatype: DataType) -> int:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
+from export.extents import Kind
 from export.graph import Graph, integers
-from export.probe import Affine, Facts, Integers, Kind
+from export.probe import Affine, Facts, Integers
 
 _FLOATS = {
     TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE,

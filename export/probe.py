@@ -1,18 +1,14 @@
 """What running a graph at several numbers of rows tells of its values: types, sizes, constants.
 
 Measured instead of inferred: ONNX Runtime knows every operator that it can run, shape inference
-does not. Three kinds of value are told apart by what they depend on:
-
-    CONSTANT   weights only
-    ROWS       also on the number of rows, through Shape and Size operators
-    DATA       on the content of an input
+does not. What depends on the content of an input is not measured, since one input more could come
+out differently: `export.extents` finds that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +17,7 @@ import onnxruntime as ort
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edged.errors import InvalidArgument, Unsupported
+from export.extents import NONE, Axes, Kind, classify, content_read
 from export.graph import Graph, to_model
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -35,14 +32,14 @@ _MOVES = {
     "Concat", "Flatten", "Gather", "GatherND", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
     "Unsqueeze", "Where", "Pad", "Expand", "Tile", "ConstantOfShape",
 }  # fmt: skip
+# What these make of values that grow with the rows in a straight line does so too, or else it
+# bends within the first few rows.
+_STRAIGHT = _MOVES | {
+    "Add", "Cast", "Identity", "Mul", "Neg", "Range", "ReduceProd", "ReduceSum", "Shape", "Size",
+    "Sub", "Sum",
+}  # fmt: skip
 _FREE_BYTES = 1024  # a folded constant may be this large, even if it was made from less
 _LARGEST_INTEGERS = 1 << 16  # elements of a value that could be a shape
-
-
-class Kind(IntEnum):
-    CONSTANT = 0
-    ROWS = 1
-    DATA = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +56,10 @@ class Facts:
 
     kinds: dict[str, Kind]
     types: dict[str, str]  # by value; in the words of ONNX Runtime, as "tensor(float)"
-    sizes: dict[str, Affine]  # extents of each axis
+    sizes: dict[str, Affine]  # extents of each axis, where none depends on DATA
     integers: dict[str, Affine]  # content of values that follow from the number of rows
     folded: dict[str, TensorProto]  # content of constants worth computing now
+    varying: dict[str, Axes]  # axes whose extents depend on DATA
 
 
 def session(model: bytes, *, optimise: bool = True) -> ort.InferenceSession:
@@ -140,14 +138,13 @@ def random_array(
 
 def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
     """Run the graph at each of `rows` and compare. Raises InvalidArgument and Unsupported."""
-    kinds = classify(graph)
-    names = list(kinds)
+    names = [name for node in graph.nodes for name in node.output if name]
     typed = session(to_model(graph, names).SerializeToString(), optimise=False)
     types = {value.name: value.type for value in (*typed.get_inputs(), *typed.get_outputs())}
     del typed
     sized = [name for name in names if types[name].startswith("tensor(")]
     shape_of = {name: f"edged.shape.{i}" for i, name in enumerate(sized)}
-    small = [name for name in names if kinds[name] < Kind.DATA]
+    small = _perhaps_small(graph)
     model = to_model(
         graph,
         [*shape_of.values(), *small],
@@ -159,34 +156,65 @@ def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
         return dict(zip(wanted, run(runner, wanted, feed(graph, count)), strict=True))
 
     shapes = [fetch(list(shape_of.values()), count) for count in rows]
+    traits = classify(graph, _ranks(graph, {n: shapes[0][out] for n, out in shape_of.items()}))
+    kinds = traits.kinds
     sizes = {
         name: fitted
         for name, out in shape_of.items()
-        if (fitted := _fit(rows, [found[out] for found in shapes])) is not None
+        if not traits.varying.get(name, NONE)
+        and (fitted := _fit(rows, [found[out] for found in shapes])) is not None
     }
     sizes |= _input_sizes(graph, rows)
-    counts = [name for name in small if _is_count(types[name], sizes.get(name))]
+    counts = [n for n in small if kinds[n] < Kind.DATA and _is_count(types[n], sizes.get(n))]
     folds = _foldable(graph, kinds, types, sizes, counts)
     contents = [fetch([*counts, *folds], count) for count in rows]
     fitted_counts = {name: _fit(rows, [found[name] for found in contents]) for name in counts}
     integers = {n: fit for n, fit in fitted_counts.items() if fit is not None and fit.per_row.any()}
+    for name in _bent(graph, kinds, integers, contents[0]):
+        integers.pop(name, None)
+        fitted_counts.pop(name, None)
     fixed = [n for n, fit in fitted_counts.items() if fit is not None and n not in integers]
     folded = {name: numpy_helper.from_array(contents[0][name]) for name in (*folds, *fixed)}
-    return Facts(kinds, types, sizes, integers, folded)
+    return Facts(kinds, types, sizes, integers, folded, traits.varying)
 
 
-def classify(graph: Graph) -> dict[str, Kind]:
-    """The kind of every value that an operator makes."""
-    kinds = dict.fromkeys(graph.weights, Kind.CONSTANT)
-    kinds |= {value.name: Kind.DATA for value in graph.inputs}
-    made: dict[str, Kind] = {}
+def _ranks(graph: Graph, shapes: Mapping[str, Array]) -> dict[str, int]:
+    """Of the inputs and of all values whose shapes are given."""
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.inputs}
+    return ranks | {name: len(shape) for name, shape in shapes.items()}
+
+
+def _bent(
+    graph: Graph, kinds: Mapping[str, Kind], integers: Mapping[str, Affine], known: Arrays
+) -> list[str]:
+    """The values that may follow a straight line only as far as was tried.
+
+    As the rows by four: 0, 0, 0 for the first three. `known`: contents at some number of rows.
+    """
+    found: dict[str, None] = {}
+    constants = {name: known[name] for name in known if kinds[name] == Kind.CONSTANT}
+    constants |= {
+        name: numpy_helper.to_array(tensor)
+        for name, tensor in graph.weights.items()
+        if list(tensor.dims) in ([], [1])
+    }
     for node in graph.nodes:
-        kind = max((kinds[name] for name in node.input if name), default=Kind.CONSTANT)
-        if kind == Kind.DATA and node.op_type in ("Shape", "Size"):
-            kind = Kind.ROWS
-        made |= {name: kind for name in node.output if name}
-        kinds |= made
-    return made
+        if kinds[node.output[0]] != Kind.ROWS:
+            continue
+        read = content_read(node)
+        bends = node.op_type not in _STRAIGHT and any(name in integers for name in read)
+        if node.op_type == "Div" and node.input[0] in integers and node.input[1] in constants:
+            by, of = constants[node.input[1]].astype(np.int64), integers[node.input[0]]
+            bends = bool((by == 0).any() or (of.fixed % by).any() or (of.per_row % by).any())
+        if bends or any(name in found for name in read):
+            found |= dict.fromkeys(name for name in node.output if name)
+    return list(found)
+
+
+def _perhaps_small(graph: Graph) -> list[str]:
+    """The values that do not depend on DATA if no extent does."""
+    kinds = classify(graph, {}, believing=True).kinds
+    return [name for name, kind in kinds.items() if kind < Kind.DATA]
 
 
 def _fit(rows: Sequence[int], found: Sequence[Array]) -> Affine | None:

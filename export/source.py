@@ -15,13 +15,15 @@ from onnx import ModelProto, TensorProto
 
 from edged import manifest as manifests
 from edged.errors import InvalidArgument, NotFound, Unsupported
-from edged.manifest import SCHEMA, Accuracy, Manifest, Preprocess
-from export.batch import fixed_rows, set_free, with_shapes
-from export.check import TOLERANCE, Uncut, compare, feeds
+from edged.manifest import CHECKS, SCHEMA, Accuracy, Manifest, Preprocess
+from export.batch import fixed_rows, set_free, with_rows, with_shapes
+from export.check import FLOOR, TOLERANCE, Uncut, compare, feeds
+from export.company import dependence
 from export.graph import Graph, load, tidy, to_model
-from export.layers import Path, cut
+from export.layers import DataSized, Path, cut, refuse_data_sized
 from export.normalise import normalise
 from export.probe import Arrays, feed, probe, session
+from export.rows import coupling
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
@@ -52,6 +54,7 @@ class Draft:
     manifest: Manifest  # without steps
     path: Path
     expected: tuple[Arrays, ...]  # what the uncut model makes of feeds(manifest)
+    coupled: str | None = None  # why it runs one row at a time, where it does
 
 
 def draft(source: Source) -> Draft:
@@ -68,7 +71,12 @@ def draft(source: Source) -> Draft:
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Raise InvalidArgument if the preprocessing or the labels do not fit the model."""
+    """Raise InvalidArgument if the preprocessing or the labels do not fit the model, or a name
+    does not fit into a request.
+    """
+    for what, names in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for name in names:
+            manifests.check_tensor_name(name, what)
     fed, named = manifest.preprocess, manifest.labels
     if fed is not None:
         values = [manifest.value(name) for name in manifest.inputs]
@@ -93,7 +101,7 @@ def _draft(source: Source) -> Draft:
     precision = source.precision or _precision(graph)
     fixed = fixed_rows(graph)
     uncut = _uncut(loaded.model, graph, fixed)
-    path, max_rows = _cut(graph, fixed, uncut, TOLERANCE[precision])
+    path, coupled = _cut(graph, fixed, uncut, precision)
     manifest = Manifest(
         schema=SCHEMA,
         name=manifests.check_name(source.name or source.task, "model"),
@@ -104,36 +112,75 @@ def _draft(source: Source) -> Draft:
         values=path.values,
         steps=(),
         whole_bytes=0,
+        checks=CHECKS,
         preprocess=source.preprocess,
-        max_rows=max_rows,
+        max_rows=None if coupled is None else 1,
         labels=source.labels,
         accuracy=source.accuracy,
     )
     check_manifest(manifest)
-    return Draft(manifest, path, tuple(map(uncut, feeds(manifest))))
+    return Draft(manifest, path, tuple(map(uncut, feeds(manifest))), coupled)
 
 
 def _cut(
-    graph: Graph, fixed: int | None, uncut: Uncut, tolerance: float
-) -> tuple[Path, int | None]:
-    """The layers, and how many rows they can run at once."""
-    if fixed is None:
-        return cut(normalise(graph, probe(graph))), None
-    facts = probe(graph, (fixed,))
-    freed = tidy(set_free(graph, facts, fixed))
-    given = feed(graph, fixed + 2)  # at the rows that it was exported for, all would seem well
+    graph: Graph, fixed: int | None, uncut: Uncut, precision: Precision
+) -> tuple[Path, str | None]:
+    """The layers; and why they run one row at a time, where they do."""
+    facts = probe(graph, (fixed,)) if fixed else None
+    error: Exception | None = None
     try:
-        found = _uncut(to_model(freed), graph, None)(given)
-        if compare(uncut(given), found).relative <= tolerance:
-            return cut(normalise(freed, probe(freed))), None
+        if facts is None or fixed is None:
+            path, coupled = _free(graph, None, precision)
+        else:
+            refuse_data_sized(graph, facts)
+            freed = tidy(set_free(graph, facts, fixed))
+            path, coupled = _free(freed, (fixed, uncut), precision)
+    except (InvalidArgument, Unsupported) as failed:
+        if isinstance(failed, DataSized):
+            raise
+        # The rows are not axis 0 of everything, or it declares what it cannot run.
+        path, coupled, error = None, f"it does not run with more ({failed})", failed
+    if path is not None:
+        return path, None
+    if fixed not in (None, 1):
+        raise Unsupported(
+            f"it runs batches of exactly {fixed}, and could not be set free ({coupled}): export it "
+            "with a dynamic batch axis, or for one row"
+        )
+    try:
+        one = with_rows(graph, 1)
+        facts = probe(one, (1,))
+        refuse_data_sized(one, facts)
+        return cut(normalise(one, facts), rows=1), coupled
     except (InvalidArgument, Unsupported):
-        pass  # the rows are not axis 0 of everything: the model stays as it was exported
-    if fixed == 1:
-        return cut(normalise(graph, facts), rows=1), 1
-    raise Unsupported(
-        f"it runs batches of exactly {fixed}, and could not be set free: export it with a dynamic "
-        "batch axis, or for one row"
-    )
+        if error is None or fixed is not None:
+            raise
+        raise error from None  # about the model as it is
+
+
+def _free(
+    graph: Graph, before: tuple[int, Uncut] | None, precision: Precision
+) -> tuple[Path | None, str | None]:
+    """The layers for any number of rows, or why there are none.
+
+    `before`: for how many rows the graph was exported, and what it was then.
+    """
+    facts = probe(graph)
+    refuse_data_sized(graph, facts)
+    if (mixing := coupling(graph, facts)) is not None:
+        return None, f"{mixing} mixes the rows of a batch"
+    path = cut(normalise(graph, facts))
+    tolerance, floor = TOLERANCE[precision], FLOOR[precision]
+    if before is not None:
+        fixed, uncut = before
+        given = feed(graph, fixed + 2)  # at as many rows as before, all would seem well
+        found = _uncut(to_model(graph), graph, None)(given)
+        if not compare(uncut(given), found, floor).relative <= tolerance:
+            return None, "set free for more, it computes something else"
+    crossing = [value.name for value in path.values if value.name not in path.inputs]
+    watched = dict.fromkeys([*graph.outputs, *crossing])
+    dependent = dependence(graph, list(watched), tolerance, floor)
+    return (path, None) if dependent is None else (None, dependent)
 
 
 def _uncut(model: ModelProto, graph: Graph, fixed: int | None) -> Uncut:

@@ -62,7 +62,7 @@ def _one(model: wire.ModelMetadataReply) -> str:
             extents = ", ".join("any" if n < 0 else str(n) for n in tensor.shape)
             lines.append(f"  {kind} {tensor.name}: {tensor.datatype} [{extents}]")
     if model.max_rows is not None:
-        lines.append(f"  at most {model.max_rows} rows a request")
+        lines.append(f"  runs {model.max_rows} row at a time")
     if model.labels:
         shown = ", ".join(model.labels[:5])
         more = f", ... ({len(model.labels)} in all)" if len(model.labels) > 5 else ""

@@ -121,7 +121,6 @@ def blocks_alone(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
             outputs=step.writes,
             steps=(msgspec.structs.replace(step, layers=()),),
             preprocess=None,
-            max_rows=None,
             labels=(),
             accuracy=None,
             head_of=None,

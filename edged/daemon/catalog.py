@@ -19,7 +19,7 @@ from edged.daemon.fitting import check_inputs, check_output, signature
 from edged.daemon.shelf import Unusable
 from edged.device import link
 from edged.device.inputs import preparations
-from edged.errors import InvalidArgument, NotFound, StoreError, Unsupported
+from edged.errors import InvalidArgument, NotFound, StoreError
 from edged.manifest import Manifest
 from edged.wire import (
     Infer,
@@ -116,8 +116,9 @@ class Catalog:
         raise NotFound(f"no task or model {name!r} is served here; there are {_listed(self.tasks)}")
 
     def resolve(self, infer: Infer) -> Resolved:
-        """What `infer` needs. Raises NotFound, InvalidArgument, Unsupported, or StoreError for a
-        model that cannot be served.
+        """What `infer` needs.
+
+        Raises NotFound, InvalidArgument, or StoreError for a model that cannot be served.
         """
         return self._resolved(infer.inputs, infer.outputs)
 
@@ -132,7 +133,6 @@ class Catalog:
         inputs = _inputs(tensors, manifests)
         check_inputs(tensors, manifests)
         for manifest, output in zip(manifests, asked, strict=True):
-            _check_rows(manifest, rows)
             check_output(manifest, output.parameters)
             if inputs[0].kind != "tensor" and manifest.preprocess is None:
                 raise InvalidArgument(
@@ -141,7 +141,7 @@ class Catalog:
                 )
         groups: dict[tuple[str, bool], list[str]] = {}
         for manifest in manifests:
-            key = (self.group(manifest.name), manifest.max_rows is not None)
+            key = (self.group(manifest.name), manifest.rows_at_once is not None)
             groups.setdefault(key, []).append(self._keys[manifest.name])
         images = inputs[0].kind != "tensor"
         return Resolved(
@@ -174,7 +174,7 @@ class Catalog:
             platform="onnx_onnxv1",
             inputs=tensors(manifest.inputs),
             outputs=tensors(manifest.outputs),
-            max_rows=manifest.max_rows,
+            max_rows=manifest.rows_at_once,
             labels=manifest.labels,
             preprocess=_plain(manifest.preprocess),
             accuracy=_plain(manifest.accuracy),
@@ -271,14 +271,6 @@ def _inputs(tensors: tuple[InputTensor, ...], manifests: list[Manifest]) -> tupl
     if len(converted) > 1 and any(item.kind != "tensor" for item in converted):
         raise InvalidArgument("images must be the only input: stack them as rows of one input")
     return tuple(converted)
-
-
-def _check_rows(manifest: Manifest, rows: int) -> None:
-    if manifest.max_rows is not None and rows > manifest.max_rows:
-        raise Unsupported(
-            f"model {manifest.name!r} takes at most {manifest.max_rows} rows at a time, "
-            f"{rows} were sent: send them one by one"
-        )
 
 
 def _listed(names: Mapping[str, object] | list[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from edged.errors import StoreError
 from edged.manifest import Manifest
+from edged.older import check_fit
 from edged.servable import check_servable, conflicting
 from edged.store import Hold, Store
 
@@ -46,6 +47,7 @@ class Shelf:
         for name, manifest in found.items():
             try:
                 check_servable(manifest)
+                check_fit(manifest, self._store.block_bytes)
                 sizes = {step.block: self._hold(step.block) for step in manifest.steps}
             except StoreError as error:
                 unusable[name] = Unusable(str(error), manifest)

@@ -140,7 +140,7 @@ class Filling:
                 return
             self._last_use[block] = number
         self._last_use.update(dict.fromkeys(blocks, number))
-        rows = min(self.max_batch_rows, manifest.max_rows or self.max_batch_rows)
+        rows = self.max_batch_rows
         fits = self._largest_batch(key, manifest, rows, blocks)
         if fits < rows:
             log.warning("batches have at most %d rows: more do not fit into the budget", fits)

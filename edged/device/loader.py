@@ -34,9 +34,11 @@ class Loader:
         self._backend = backend
         self.manifests: dict[str, Manifest] = {}
         self._holds: dict[str, Hold] = {}  # by block
+        self._one_by_one: set[str] = set()  # blocks of models that run one row at a time
         self._uses: dict[str, list[Use]] = {}
         self._extra_bytes = 0
         self.resident: dict[str, Loaded] = {}  # in the order in which they were loaded
+        self._most: dict[str, int | None] = {}  # rows that its file can run at once
         self.max_rows: dict[str, int | None] = {}  # of one run, of each block ever loaded
 
     @property
@@ -134,7 +136,8 @@ class Loader:
             heap.give_back()
             raise
         self.resident[block] = loaded
-        self.max_rows[block] = loaded.max_rows
+        self._most[block] = loaded.max_rows
+        self._limit_rows(block)
         self._extra_bytes = max(self._extra_bytes, loaded.extra_bytes)
         if loaded.extra_bytes:
             heap.give_back()
@@ -153,6 +156,15 @@ class Loader:
     def _know(self, manifests: dict[str, Manifest]) -> None:
         self.manifests = manifests
         self._uses = _uses(manifests.values())
+        self._one_by_one = {
+            step.block for m in manifests.values() if m.rows_at_once == 1 for step in m.steps
+        }
+        for block in self.max_rows:
+            self._limit_rows(block)
+
+    def _limit_rows(self, block: str) -> None:
+        """A block whose rows cannot be kept apart for one model is never batched for any."""
+        self.max_rows[block] = 1 if block in self._one_by_one else self._most[block]
 
     def _load(self, block: str) -> Loaded:
         path, uses = self._store.block_path(block), self._uses[block]

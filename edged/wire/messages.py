@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from edged.errors import Code
-from edged.manifest import DataType
+from edged.manifest import MAX_TENSOR_NAME, NAME, DataType
 from edged.typeinfo import describe
 
 MAX_ITEMS = 256  # of one array or map in a request's header
@@ -69,10 +69,10 @@ class Limits(msgspec.Struct, frozen=True):
 Id: TypeAlias = Annotated[str, Meta(pattern=r"^[!-~]{1,128}\Z")]
 """What a client calls a request or a stream: 1 to 128 visible ASCII characters."""
 
-Name: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
+Name: TypeAlias = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
 """Of a task or a model, as in a manifest."""
 
-TensorName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
+TensorName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_TENSOR_NAME)]
 
 Extent: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
@@ -379,7 +379,7 @@ class ModelMetadataReply(ReplyBase, frozen=True):
     platform: str
     inputs: tuple[TensorMetadata, ...]
     outputs: tuple[TensorMetadata, ...]
-    max_rows: int | None = None  # None: the daemon's limit
+    max_rows: int | None = None  # rows that run at once; None: as many as come together
     labels: tuple[str, ...] = ()  # of the last axis of the first output
     preprocess: dict[str, Any] | None = None  # as in the manifest; None: takes tensors only
     accuracy: dict[str, Any] | None = None  # as in the manifest

@@ -18,10 +18,10 @@ from edged.backends.base import Backend
 from edged.backends.memory import Array
 from edged.device import link
 from edged.device.decoding import Decoding, Room
-from edged.device.executor import Executor
+from edged.device.executor import Executor, Segment
 from edged.device.loader import Loader
 from edged.device.preparing import prepare
-from edged.device.staging import Staged, Staging
+from edged.device.staging import Pool, Staged, Staging, shape_of
 from edged.manifest import Step, Value
 from tests.backends.blocks import Block, dense, one_row_only, sum_and_difference
 from tests.device.rig import Model, make_store
@@ -210,6 +210,40 @@ def test_a_block_of_one_row_runs_row_by_row(executor: Executor) -> None:
     requests.stage(0, ["single"], rows(3, 0))
     done = requests.run(executor, (0, ["single"]))  # three at once would not be its shape
     assert [run.rows for run in done.blocks] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "torch"])
+def test_a_block_that_one_model_runs_row_by_row_is_batched_for_none(
+    name: str, tmp_path: Path
+) -> None:
+    """Its file would run any number; a model says that its rows cannot be kept apart in one run."""
+    backend = Spy(backends.create(name, {}, threads=1, cache_dir=tmp_path / "cache"))
+    coupled = Model("coupled", BODY, NECK, dense(5, 4, seed=41), max_rows=1)
+    other = Model("other", BODY, NECK, dense(5, 3, seed=42))
+    store = make_store(tmp_path / "store", [coupled, other])
+    loader = Loader(store, backend)
+    loader.define({"other": other.manifest})
+    for block in loader.blocks:
+        loader.load(block)
+    executor = Executor({"other": other.manifest}, backend, loader.max_rows)
+    pool = Pool(0, shape_of(other.manifest), 3, backend.memory)
+    pool.arrays[0][:] = rows(3, 0)
+
+    def body_runs(*models: str) -> list[int]:
+        backend.runs.clear()
+        executor.compute([Segment(pool, [0, 1, 2], models)])
+        return [count for block, count in backend.runs if block == BODY.id]
+
+    assert body_runs("other") == [3]
+    loader.define({"coupled": coupled.manifest})
+    executor.define(loader.manifests)
+    for block in set(loader.blocks) - loader.resident.keys():
+        loader.load(block)
+    assert body_runs("coupled", "other") == body_runs("other") == [1, 1, 1]
+    loader.forget(["coupled"])
+    executor.define(loader.manifests)
+    assert body_runs("other") == [3]
+    backend.close()
 
 
 def test_a_block_runs_in_micro_batches_and_the_others_at_once(

@@ -40,6 +40,11 @@ class Net:
         self.nodes.append(helper.make_node(operator, reads, [made], name=made, **attributes))
         return made
 
+    def add_all(self, operator: str, outputs: int, *reads: str, **attributes: Any) -> list[str]:
+        made = [next(self._names) for _ in range(outputs)]
+        self.nodes.append(helper.make_node(operator, reads, made, name=made[0], **attributes))
+        return made
+
     def constant(self, array: np.ndarray[Any, Any]) -> str:
         name = next(self._names)
         self.weights.append(numpy_helper.from_array(array, name))

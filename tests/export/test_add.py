@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from edged.errors import InvalidArgument, StoreError, Unsupported
 from edged.manifest import Preprocess
 from edged.store import Store
+from edged.wire.messages import TensorName
 from export import assemble
 from export.add import Report, add_models
 from export.check import CheckFailed
@@ -166,15 +168,6 @@ def test_a_damaged_block_is_mended_by_exporting_its_model_again(
     assert same_as_file(store, "task", file)
 
 
-def test_rows_that_depend_on_each_other_are_refused(store: Store, tmp_path: Path) -> None:
-    net = Net()
-    mean = net.add("ReduceMean", net.conv(net.x, 3, 4, seed=1), axes=[0], keepdims=1)
-    mixed = net.add("Sub", net.conv(net.x, 3, 4, seed=1), mean)
-    with pytest.raises(Unsupported, match="a row depends on the other rows of its batch"):
-        put(store, task=net.save(tmp_path / "m.onnx", mixed))
-    assert store.names() == ()
-
-
 def test_what_the_manifest_says(store: Store, tmp_path: Path) -> None:
     file = classifier(tmp_path / "m.onnx", "ab")
     spec = Preprocess(height=16, width=16, mean=(0.5, 0.5, 0.5))
@@ -202,6 +195,8 @@ def test_what_the_manifest_says(store: Store, tmp_path: Path) -> None:
             r"image of shape \[16, 16, 3\], .* takes x FP32 \[3, 16, 16\]: mend",
         ),
         ({"name": "../evil"}, "model name '../evil' is not allowed"),
+        ({"name": "m" * 129}, "model name 'm+' is not allowed: use 1 to 128"),
+        ({"task": "t" * 129, "name": "m"}, "task name 't+' is not allowed: use 1 to 128"),
         ({"shapes": {"x": (3, 8, 8)}}, r"'x' has shape \[3, 16, 16\] .* \[3, 8, 8\] does not fit"),
         ({"shapes": {"y": (3, 8, 8)}}, "no input 'y'; the model has: x"),
     ],
@@ -211,9 +206,30 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     file = classifier(tmp_path / "m.onnx", "ab")
     with pytest.raises(InvalidArgument, match=says) as caught:
-        add_models(store, [Source(task="t", path=file, **changes)])  # type: ignore[arg-type]
+        add_models(store, [Source(**{"task": "t", "path": file, **changes})])  # type: ignore[arg-type]
     assert str(file) in str(caught.value)
     assert store.names() == ()
+
+
+@pytest.mark.parametrize(("length", "fits"), [(256, True), (257, False)])
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_names_are_as_long_as_requests_have_room_for(
+    store: Store, tmp_path: Path, what: str, length: int, fits: bool
+) -> None:
+    net = Net((4,))
+    other = net.input("i" * length if what == "input" else "other", (4,))
+    out = "o" * length if what == "output" else "sum"
+    net.nodes.append(helper.make_node("Add", [net.x, other], [out]))
+    file = net.save(tmp_path / "m.onnx", out)
+    if fits:
+        put(store, task=file)
+        longest = max((*store.model("task").inputs, *store.model("task").outputs), key=len)
+        assert msgspec.convert(longest, TensorName) == longest  # the wire takes it
+    else:
+        with pytest.raises(InvalidArgument, match=f"{what} '.*has a name of 257 characters"):
+            put(store, task=file)
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert("n" * length, TensorName)
 
 
 def test_free_axes_are_set_by_shape_or_by_preprocessing(store: Store, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from edged import manifest as manifests
 from edged.errors import NotFound, StoreError, Unavailable
 from edged.store import Store
 from tests.store.samples import block_id, model
@@ -261,3 +262,63 @@ def test_a_full_disk_is_one_clear_error(store: Store, monkeypatch: pytest.Monkey
         change.put_model(model("ba", B, A))
     assert store.models() == before
     assert not list(store.path.rglob("*.tmp"))
+
+
+def other_kind(path: Path, kind: str) -> None:
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/zero")  # which never ends
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_an_error_and_not_waited_for(store: Store, kind: str) -> None:
+    block = block_id(B)
+    other_kind(store.block_path(block), kind)
+    reads = (store.block_bytes, store.verify_block, store.block_size, lambda b: store.hold([b]))
+    for read in reads:
+        with pytest.raises(StoreError, match="is not a file: restore the store"):
+            read(block)
+    with store.update() as change:
+        change.remove_model("ab")  # which needs none of its files
+    digest = store._root()["ac"]
+    other_kind(store.path / "manifests" / f"{digest}.json", kind)
+    with pytest.raises(StoreError, match="of model 'ac': .* is not a file"):
+        store.models()
+    other_kind(store.path / "store.json", kind)
+    with pytest.raises(StoreError, match=r"store.json cannot be read: it is no regular file"):
+        store.names()
+
+
+def test_an_unused_pipe_is_collected(store: Store) -> None:
+    os.mkfifo(store.block_path("0" * 64))
+    assert store.gc().removed == ("0" * 64,)
+
+
+@pytest.mark.parametrize(
+    "change", [{"max_rows": 0}, {"max_rows": -1}, {"max_rows": 2**62}, {"checks": -1}]
+)
+def test_a_number_that_means_nothing_is_refused(store: Store, change: dict[str, int]) -> None:
+    wrong = msgspec.structs.replace(model("ab", A, B), **change)
+    (name,) = change
+    with (
+        pytest.raises(StoreError, match=f"model 'ab': {name} is {change[name]}"),
+        store.update() as to,
+    ):
+        to.put_model(wrong)
+    plain = msgspec.json.encode(wrong)
+    with pytest.raises(StoreError, match=f"model 'ab': {name} is {change[name]}"):
+        manifests.decode(plain)
+
+
+def test_a_manifest_that_does_not_say_its_checks_is_of_before_them(store: Store) -> None:
+    plain = msgspec.to_builtins(model("ab", A, B))
+    del plain["checks"], plain["unfit"]
+    old = manifests.decode(msgspec.json.encode(plain))
+    assert (old.checks, old.max_rows, old.rows_at_once) == (0, None, 1)
+    new = manifests.decode(msgspec.json.encode(model("ab", A, B)))
+    assert (new.checks, new.rows_at_once) == (manifests.CHECKS, None)
+    assert manifests.decode(manifests.encode(old)) == old

@@ -1,0 +1,136 @@
+"""Whether rows keep to themselves, measured: the same rows in other company, and alone.
+
+A row in the same place of a batch of the same size is computed by the same instructions, whatever
+lies beside it, so it must come out the same to the last bit. That finds any coupling, however
+small it is beside a large channel, and no rounding is taken for one. Alone it is computed by
+others, so there the difference must be within a tolerance of each channel.
+
+The rows are unlike one another: dim beside bright, zeros, constants, pictures of bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnxruntime as ort
+from onnx import ValueInfoProto, helper
+
+from export.check import compare
+from export.graph import Graph, to_model
+from export.probe import Array, Arrays, run, session
+
+_PLACES = 3  # of a batch; as many rows as `probe` runs
+# Two rows take turns in each place, so that each meets others in every second batch.
+_COMPANIES = ((0, 0, 0), (1, 1, 1), (1, 0, 1), (0, 1, 0))
+_NATURAL = (0, 1, 3, 4)  # rows without equal elements, in which nothing is decided by rounding
+_BRIGHT = 1e3
+_BRIGHT_HALF = 30.0  # squares of more leave the range of half precision
+
+
+def dependence(graph: Graph, watched: Sequence[str], tolerance: float, floor: float) -> str | None:
+    """What shows that a row depends on the others, for people; None if nothing does.
+
+    `watched` are values whose first axis is the batch, the outputs among them. `tolerance` and
+    `floor` as in `compare`. Raises InvalidArgument where the graph does not run such rows.
+    """
+    runner = session(to_model(graph, watched).SerializeToString())
+    rows = unlike_rows(graph.inputs)
+    seen: dict[tuple[str, int], bytes] = {}
+    batches: list[tuple[list[int], Arrays]] = []
+    for company in _COMPANIES:
+        chosen = [place + _PLACES * turn for place, turn in enumerate(company)]
+        found = _run(runner, watched, rows, chosen)
+        for name, array in found.items():
+            if len(array) != len(chosen):
+                return f"the number of rows of {name!r} depends on their content"
+            for place, row in enumerate(chosen):
+                if seen.setdefault((name, row), _digest(array, place)) != _digest(array, place):
+                    again = _run(runner, watched, rows, chosen)
+                    if _digest(again[name], place) == _digest(array, place):
+                        return f"a row of {name!r} changes with the rows beside it"
+        batches.append((chosen, {name: found[name] for name in graph.outputs}))
+
+    def equal(one: Arrays, other: Arrays) -> bool:
+        return compare(one, other, floor).relative <= tolerance
+
+    return _alone(runner, graph.outputs, rows, batches, equal)
+
+
+def unlike_rows(inputs: Sequence[ValueInfoProto]) -> Arrays:
+    """Two rows for each place: normal, dim, zeros; bright, bytes, constant."""
+    random = np.random.default_rng(0)
+    arrays: Arrays = {}
+    for value in inputs:
+        tensor = value.type.tensor_type
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        shape = tuple(dim.dim_value for dim in tensor.shape.dim)[1:]
+        arrays[value.name] = np.stack(
+            _unlike_integers(random, dtype, shape)
+            if dtype.kind in "iub"
+            else _unlike_floats(random, dtype, shape)
+        )
+    return arrays
+
+
+def _unlike_floats(
+    random: np.random.Generator, dtype: np.dtype[np.generic], shape: tuple[int, ...]
+) -> list[Array]:
+    bright = _BRIGHT if dtype.itemsize > 2 else _BRIGHT_HALF
+    rows = [
+        random.standard_normal(shape),
+        1e-3 * random.standard_normal(shape),
+        np.zeros(shape),
+        bright * random.standard_normal(shape),
+        random.uniform(0, 255, shape),
+        np.full(shape, 0.5),
+    ]
+    return [row.astype(dtype) for row in rows]
+
+
+def _unlike_integers(
+    random: np.random.Generator, dtype: np.dtype[np.generic], shape: tuple[int, ...]
+) -> list[Array]:
+    """Bytes of any value; others 0 or 1, since they may be numbers of something."""
+    if dtype not in (np.uint8, np.int8):
+        spans = [(0, 1), (0, 1), (0, 0), (0, 1), (0, 1), (1, 1)]
+    elif dtype == np.uint8:
+        spans = [(0, 255), (0, 4), (0, 0), (200, 255), (0, 255), (128, 128)]
+    else:
+        spans = [(-128, 127), (-2, 2), (0, 0), (70, 127), (-128, 127), (64, 64)]
+    return [random.integers(low, high + 1, shape).astype(dtype) for low, high in spans]
+
+
+def _alone(
+    runner: ort.InferenceSession,
+    outputs: Sequence[str],
+    rows: Arrays,
+    batches: Sequence[tuple[list[int], Arrays]],
+    equal: Callable[[Arrays, Arrays], bool],
+) -> str | None:
+    """Compare rows with what they are alone, and in another place of a batch."""
+    singles = [_run(runner, outputs, rows, [row]) for row in _NATURAL]
+    moved = list(reversed(_NATURAL))[:_PLACES]
+    batches = [*batches, (moved, _run(runner, outputs, rows, moved))]
+    for name in outputs:
+        expected, found = [], []
+        for chosen, values in batches:
+            for place, row in enumerate(chosen):
+                if row in _NATURAL:
+                    expected.append(singles[_NATURAL.index(row)][name])
+                    found.append(values[name][place : place + 1])
+        if not equal({name: np.concatenate(expected)}, {name: np.concatenate(found)}):
+            return f"a row of {name!r} is another one alone than in a batch"
+    return None
+
+
+def _run(
+    runner: ort.InferenceSession, wanted: Sequence[str], rows: Arrays, chosen: Sequence[int]
+) -> Arrays:
+    given = {name: array[list(chosen)] for name, array in rows.items()}
+    return dict(zip(wanted, run(runner, wanted, given), strict=True))
+
+
+def _digest(array: Array, place: int) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(array[place]).tobytes(), digest_size=16).digest()
