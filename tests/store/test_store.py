@@ -289,7 +289,7 @@ def test_what_is_no_file_is_an_error_and_not_waited_for(store: Store, kind: str)
     with pytest.raises(StoreError, match="of model 'ac': .* is not a file"):
         store.models()
     other_kind(store.path / "store.json", kind)
-    with pytest.raises(StoreError, match=r"store.json cannot be read: it is no regular file"):
+    with pytest.raises(StoreError, match=r"store.json is not a file"):
         store.names()
 
 
