@@ -27,6 +27,7 @@ class Added:
     difference: Difference  # of its blocks to the uncut model
     new_bytes: int  # of blocks that no other model had
     coupled: str | None = None  # why it runs one row at a time, where it does
+    samples: int = 0  # rows that it was also checked on
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def _checked(assembly: Assembly, one: Draft, tolerance: float | None) -> Added:
     manifest = assembly.manifests[one.manifest.name]
     if tolerance is None:
         tolerance = TOLERANCE[manifest.precision]
-    difference = check_model(manifest, assembly.block, one.expected, tolerance)
+    difference = check_model(manifest, assembly.block, one.expected, tolerance, one.sampled)
     others = {
         step.block
         for model in assembly.manifests.values()
@@ -97,7 +98,9 @@ def _checked(assembly: Assembly, one: Draft, tolerance: float | None) -> Added:
         if model.name != manifest.name
     }
     own = {step.block for step in manifest.steps} - others
-    return Added(manifest, difference, sum(map(assembly.block_size, own)), one.coupled)
+    new_bytes = sum(map(assembly.block_size, own))
+    rows = sum(len(next(iter(given.values()))) for given, _ in one.sampled)
+    return Added(manifest, difference, new_bytes, one.coupled, rows)
 
 
 def _check_recut(store: Store, before: Manifest, assembly: Assembly) -> None:

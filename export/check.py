@@ -1,7 +1,8 @@
 """Whether a chain of blocks computes what the uncut model does.
 
-Runs both in ONNX Runtime on the same random input. A largest difference is given as it is and
-relative to what its row and channel are like: what is small beside a large channel counts too.
+Runs both in ONNX Runtime on the same random input, and on samples of real input. A largest
+difference is given as it is and relative to what its row and channel are like: what is small
+beside a large channel counts too.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ class Difference:
     absolute: float
     largest: float  # absolute value in the first
     relative: float  # to the row and channel, where that is largest
+
+    def or_larger(self, other: Difference) -> Difference:
+        """The larger of each figure."""
+        return Difference(
+            max(self.absolute, other.absolute),
+            max(self.largest, other.largest),
+            max(self.relative, other.relative),
+        )
 
 
 class Uncut:
@@ -89,6 +98,16 @@ def feeds(manifest: Manifest) -> list[Arrays]:
     }
     singles = [{n: array[i : i + 1] for n, array in rows.items()} for i in range(ROWS_COMPARED)]
     return singles if manifest.max_rows == 1 else [*singles, rows]
+
+
+def batches(samples: Arrays, max_rows: int | None) -> list[Arrays]:
+    """All rows of `samples`, in as few batches as are small and as the model can run."""
+    rows = max_rows or ROWS_COMPARED
+    count = len(next(iter(samples.values()), ()))
+    return [
+        {name: array[start : start + rows] for name, array in samples.items()}
+        for start in range(0, count, rows)
+    ]
 
 
 def compare(expected: Arrays, found: Arrays, floor: float = 1.0) -> Difference:
@@ -137,13 +156,18 @@ def check_model(
     block: Callable[[str], bytes],
     expected: Sequence[Arrays],
     tolerance: float,
+    sampled: Sequence[tuple[Arrays, Arrays]] = (),
 ) -> Difference:
     """Compare the blocks' results for `feeds(manifest)` with `expected`; the largest difference.
 
-    Raises CheckFailed above the tolerance.
+    `sampled` are samples, and what is expected of them. Raises CheckFailed above the tolerance.
     """
-    results = run_chain(manifest, block, feeds(manifest))
-    worst = compare(_joined(expected), _joined(results), FLOOR[manifest.precision])
+    floor = FLOOR[manifest.precision]
+    given = [*feeds(manifest), *(samples for samples, _ in sampled)]
+    results = run_chain(manifest, block, given)
+    worst = compare(_joined(expected), _joined(results[: len(expected)]), floor)
+    for (_, known), found in zip(sampled, results[len(expected) :], strict=True):
+        worst = worst.or_larger(compare(known, found, floor))
     if not worst.relative <= tolerance:
         raise CheckFailed(
             f"model {manifest.name!r}: its blocks differ from the uncut model by "

@@ -53,6 +53,14 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         metavar="[TASK=]FILE",
         help="names of the classes, one a line; for all models, or for those of one task",
     )
+    command.add_argument(
+        "--samples",
+        action="append",
+        default=[],
+        metavar="[TASK=]PATH",
+        help="real input to check with: a folder of images, or arrays as .npz or .npy; for all "
+        "models, or for those of one task",
+    )
     command.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"])
     command.add_argument(
         "--shape",
@@ -72,7 +80,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 
 def _onnx(args: argparse.Namespace) -> None:
-    named = [_named(text) for text in args.sources]
+    named = _all_named(args)
     _add(args, [_source(args, task, name, File(file)) for task, name, file in named])
 
 
@@ -80,16 +88,31 @@ def _torch(args: argparse.Namespace) -> None:
     with extra():
         from export.torch_model import export_module, load_module
 
+    named = _all_named(args)
     sys.path.insert(0, os.getcwd())  # a console script does not look there by itself
     with tempfile.TemporaryDirectory(prefix="edged-export-") as folder:
         sources = []
-        for i, text in enumerate(args.sources):
-            task, name, target = _named(text)
+        for i, (task, name, target) in enumerate(named):
             function = target.rpartition(":")[2]
             file = File(folder, f"{i}-{function}.onnx")
             export_module(*load_module(target), file)
             sources.append(_source(args, task, name, file))
         _add(args, sources)
+
+
+def _all_named(args: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """As `_named`. Raises InvalidArgument where an option is for a task that none of them has."""
+    named = [_named(text) for text in args.sources]
+    tasks = dict.fromkeys(task for task, _, _ in named)
+    for option, texts in (("--labels", args.labels), ("--samples", args.samples)):
+        for text in texts:
+            task, equals, _ = text.partition("=")
+            if equals and task not in tasks:
+                raise InvalidArgument(
+                    f"{option} {text}: no model here is for the task {task!r}; write TASK=PATH "
+                    f"with one of {', '.join(tasks)}, or a path without ="
+                )
+    return named
 
 
 def _named(text: str) -> tuple[str, str, str]:
@@ -112,6 +135,7 @@ def _source(args: argparse.Namespace, task: str, name: str, file: File) -> Sourc
         labels=_labels(args.labels, task),
         precision=args.precision,
         shapes=dict(_shape(text) for text in args.shape),
+        samples=_of_task(args.samples, task),
     )
 
 
@@ -125,11 +149,15 @@ def read_preprocess(file: File) -> Preprocess:
 
 
 def _labels(options: Sequence[str], task: str) -> tuple[str, ...]:
+    file = _of_task(options, task)
+    return () if file is None else labels.decode(_read(file), file)
+
+
+def _of_task(options: Sequence[str], task: str) -> File | None:
+    """The last of `[TASK=]PATH` that names this task, else the last that names none."""
     files = [File(text) for text in options if "=" not in text]
     files += [File(text.partition("=")[2]) for text in options if text.startswith(f"{task}=")]
-    if not files:
-        return ()
-    return labels.decode(_read(files[-1]), files[-1])
+    return files[-1] if files else None
 
 
 def _read(file: File) -> bytes:
@@ -188,9 +216,11 @@ def _notes(added: Added) -> list[str]:
     notes = []
     if added.coupled is not None:
         notes.append(f"runs one row at a time: {added.coupled}")
+    if added.samples:
+        notes.append(f"also checked on {added.samples} samples")
     if added.difference.largest < 1e-6:
         notes.append(
-            f"its largest output on random input is {added.difference.largest:.1g}: the "
+            f"its largest output on all that was tried is {added.difference.largest:.1g}: the "
             "comparison says little"
         )
     return notes
@@ -208,6 +238,7 @@ def _plain(report: Report) -> dict[str, Any]:
                 "new_bytes": added.new_bytes,
                 "max_rows": added.manifest.max_rows,
                 "coupled": added.coupled,
+                "samples": added.samples,
                 "largest_difference": added.difference.absolute,
                 "relative_difference": added.difference.relative,
                 "accuracy": msgspec.to_builtins(added.manifest.accuracy),

@@ -5,13 +5,15 @@ lies beside it, so it must come out the same to the last bit. That finds any cou
 small it is beside a large channel, and no rounding is taken for one. Alone it is computed by
 others, so there the difference must be within a tolerance of each channel.
 
-The rows are unlike one another: dim beside bright, zeros, constants, pictures of bytes.
+The rows are unlike one another: dim beside bright, zeros, constants, pictures of bytes, and the
+samples of the user.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import onnxruntime as ort
@@ -21,41 +23,70 @@ from export.check import compare
 from export.graph import Graph, to_model
 from export.probe import Array, Arrays, run, session
 
+Places: TypeAlias = tuple[int, ...]  # the row in each place of a batch
+
 _PLACES = 3  # of a batch; as many rows as `probe` runs
 # Two rows take turns in each place, so that each meets others in every second batch.
-_COMPANIES = ((0, 0, 0), (1, 1, 1), (1, 0, 1), (0, 1, 0))
+_COMPANIES = ((0, 1, 2), (3, 4, 5), (3, 1, 5), (0, 4, 2))
 _NATURAL = (0, 1, 3, 4)  # rows without equal elements, in which nothing is decided by rounding
 _BRIGHT = 1e3
 _BRIGHT_HALF = 30.0  # squares of more leave the range of half precision
 
 
-def dependence(graph: Graph, watched: Sequence[str], tolerance: float, floor: float) -> str | None:
+def dependence(
+    graph: Graph,
+    watched: Sequence[str],
+    tolerance: float,
+    floor: float,
+    samples: Arrays | None = None,
+) -> str | None:
     """What shows that a row depends on the others, for people; None if nothing does.
 
     `watched` are values whose first axis is the batch, the outputs among them. `tolerance` and
-    `floor` as in `compare`. Raises InvalidArgument where the graph does not run such rows.
+    `floor` as in `compare`; `samples` are further rows of the inputs. Raises InvalidArgument
+    where the graph does not run such rows.
     """
     runner = session(to_model(graph, watched).SerializeToString())
     rows = unlike_rows(graph.inputs)
-    seen: dict[tuple[str, int], bytes] = {}
-    batches: list[tuple[list[int], Arrays]] = []
-    for company in _COMPANIES:
-        chosen = [place + _PLACES * turn for place, turn in enumerate(company)]
+    if samples:
+        rows = {name: np.concatenate([array, samples[name]]) for name, array in rows.items()}
+    trios = _trios(range(2 * _PLACES, len(next(iter(rows.values())))))
+    seen: dict[tuple[str, int, int], bytes] = {}
+    batches: list[tuple[Places, Arrays]] = []
+    for chosen in (*_COMPANIES, *_companies_of(trios)):
         found = _run(runner, watched, rows, chosen)
         for name, array in found.items():
             if len(array) != len(chosen):
                 return f"the number of rows of {name!r} depends on their content"
             for place, row in enumerate(chosen):
-                if seen.setdefault((name, row), _digest(array, place)) != _digest(array, place):
+                digest = _digest(array, place)
+                if seen.setdefault((name, place, row), digest) != digest:
                     again = _run(runner, watched, rows, chosen)
-                    if _digest(again[name], place) == _digest(array, place):
+                    if _digest(again[name], place) == digest:
                         return f"a row of {name!r} changes with the rows beside it"
-        batches.append((chosen, {name: found[name] for name in graph.outputs}))
+        if chosen in _COMPANIES:
+            batches.append((chosen, {name: found[name] for name in graph.outputs}))
 
     def equal(one: Arrays, other: Arrays) -> bool:
         return compare(one, other, floor).relative <= tolerance
 
-    return _alone(runner, graph.outputs, rows, batches, equal)
+    shown = _alone(runner, graph.outputs, rows, _NATURAL, batches, equal)
+    for trio in trios[::_PLACES]:  # each sample once
+        shown = shown or _alone(runner, graph.outputs, rows, trio, [], equal)
+    return shown
+
+
+def _trios(samples: Sequence[int]) -> list[Places]:
+    """Each sample with the two after it; the first ones follow the last."""
+    count = len(samples)
+    return [tuple(samples[(i + k) % count] for k in range(_PLACES)) for i in range(count)]
+
+
+def _companies_of(trios: Sequence[Places]) -> Iterator[Places]:
+    """Each sample in each place, beside samples and beside other rows, dim and bright ones."""
+    for trio in trios:
+        first = trio[0]
+        yield from (trio, (first, 1, 5), (3, first, 2), (0, 4, first))
 
 
 def unlike_rows(inputs: Sequence[ValueInfoProto]) -> Arrays:
@@ -106,19 +137,20 @@ def _alone(
     runner: ort.InferenceSession,
     outputs: Sequence[str],
     rows: Arrays,
-    batches: Sequence[tuple[list[int], Arrays]],
+    natural: Places,
+    batches: Sequence[tuple[Places, Arrays]],
     equal: Callable[[Arrays, Arrays], bool],
 ) -> str | None:
-    """Compare rows with what they are alone, and in another place of a batch."""
-    singles = [_run(runner, outputs, rows, [row]) for row in _NATURAL]
-    moved = list(reversed(_NATURAL))[:_PLACES]
+    """Compare the `natural` rows with what they are alone, and in another place of a batch."""
+    singles = [_run(runner, outputs, rows, [row]) for row in natural]
+    moved = natural[::-1][:_PLACES]
     batches = [*batches, (moved, _run(runner, outputs, rows, moved))]
     for name in outputs:
         expected, found = [], []
         for chosen, values in batches:
             for place, row in enumerate(chosen):
-                if row in _NATURAL:
-                    expected.append(singles[_NATURAL.index(row)][name])
+                if row in natural:
+                    expected.append(singles[natural.index(row)][name])
                     found.append(values[name][place : place + 1])
         if not equal({name: np.concatenate(expected)}, {name: np.concatenate(found)}):
             return f"a row of {name!r} is another one alone than in a batch"

@@ -8,26 +8,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path as File
 
 import numpy as np
 import numpy.typing as npt
 
 from edged import manifest as manifests
-from edged.errors import InvalidArgument, NotFound, ResourceExhausted, Unsupported
+from edged.errors import InvalidArgument, NotFound
 from edged.manifest import Layer as Use
 from edged.manifest import Manifest, Value
-from edged.preprocess import prepare
 from edged.store import Store
 from export.assemble import stored_layers, whole_block
 from export.labels import check_name
 from export.layers import Path
+from export.pictures import ENDINGS, prepared
 from export.probe import run, session
 
 Floats = npt.NDArray[np.float32]
 
 _BATCH = 16
-_ENDINGS = {".jpeg", ".jpg", ".png"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def images(folder: File) -> Images:
         )
     files, targets = [], []
     for index, path in enumerate(classes):
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in _ENDINGS)
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
         if not found:
             raise InvalidArgument(f"{path} has no JPEG or PNG files")
         files += found
@@ -113,21 +113,11 @@ def compute(features: Features, files: Sequence[File]) -> Floats:
     block = whole_block(features.path)
     runner = session(block.data)
     output = f"y{block.writes.index(features.at.name)}"
-    (value,) = map(model.value, model.inputs)  # an image model has one input
-
-    def load(file: File) -> Floats:
-        out = np.empty(value.shape, np.float32)
-        try:
-            prepare(file.read_bytes(), spec, out)
-        except (InvalidArgument, ResourceExhausted, Unsupported) as error:
-            raise type(error)(f"{file}: {error}") from error
-        return out
-
     rows = model.rows_at_once or _BATCH
     parts = []
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(files), rows):
-            batch = np.stack(list(pool.map(load, files[start : start + rows])))
+            batch = np.stack([*pool.map(prepared, files[start : start + rows], repeat(spec))])
             parts += run(runner, [output], {"x0": batch})
     found: Floats = np.concatenate(parts).astype(np.float32)
     return found

@@ -16,12 +16,14 @@ from onnx import ModelProto, TensorProto
 from edged import manifest as manifests
 from edged.errors import InvalidArgument, NotFound, Unsupported
 from edged.manifest import CHECKS, SCHEMA, Accuracy, Manifest, Preprocess
+from export import samples
 from export.batch import fixed_rows, set_free, with_rows, with_shapes
-from export.check import FLOOR, TOLERANCE, Uncut, compare, feeds
+from export.check import FLOOR, TOLERANCE, Uncut, batches, compare, feeds
 from export.company import dependence
 from export.graph import Graph, load, tidy, to_model
 from export.layers import DataSized, Path, cut, refuse_data_sized
 from export.normalise import normalise
+from export.pictures import image_shape
 from export.probe import Arrays, feed, probe, session
 from export.rows import coupling
 
@@ -45,6 +47,7 @@ class Source:
     precision: Precision | None = None  # None: that of most weights
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of inputs, without rows
     accuracy: Accuracy | None = None
+    samples: File | None = None  # real input, see `export.samples`
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,9 @@ class Draft:
     path: Path
     expected: tuple[Arrays, ...]  # what the uncut model makes of feeds(manifest)
     coupled: str | None = None  # why it runs one row at a time, where it does
+    sampled: tuple[
+        tuple[Arrays, Arrays], ...
+    ] = ()  # samples, and what the uncut model makes of them
 
 
 def draft(source: Source) -> Draft:
@@ -80,7 +86,7 @@ def check_manifest(manifest: Manifest) -> None:
     fed, named = manifest.preprocess, manifest.labels
     if fed is not None:
         values = [manifest.value(name) for name in manifest.inputs]
-        shape = _image_shape(fed)
+        shape = image_shape(fed)
         if [(value.datatype, value.shape) for value in values] != [("FP32", shape)]:
             inputs = ", ".join(f"{v.name} {v.datatype} {list(v.shape)}" for v in values)
             raise InvalidArgument(
@@ -101,7 +107,8 @@ def _draft(source: Source) -> Draft:
     precision = source.precision or _precision(graph)
     fixed = fixed_rows(graph)
     uncut = _uncut(loaded.model, graph, fixed)
-    path, coupled = _cut(graph, fixed, uncut, precision)
+    rows = _samples(source, graph, uncut)
+    path, coupled = _cut(graph, fixed, uncut, precision, rows)
     manifest = Manifest(
         schema=SCHEMA,
         name=manifests.check_name(source.name or source.task, "model"),
@@ -119,22 +126,39 @@ def _draft(source: Source) -> Draft:
         accuracy=source.accuracy,
     )
     check_manifest(manifest)
-    return Draft(manifest, path, tuple(map(uncut, feeds(manifest))), coupled)
+    expected = tuple(map(uncut, feeds(manifest)))
+    sampled = tuple((given, uncut(given)) for given in batches(rows, manifest.max_rows))
+    return Draft(manifest, path, expected, coupled, sampled)
+
+
+def _samples(source: Source, graph: Graph, uncut: Uncut) -> Arrays:
+    """The rows of the samples, which the model runs; none where there are no samples."""
+    if source.samples is None:
+        return {}
+    rows = samples.read(source.samples, feed(graph, 1), source.preprocess)
+    try:
+        for row in batches(rows, 1):
+            uncut(row)
+    except InvalidArgument as error:
+        raise InvalidArgument(
+            f"the samples {source.samples} are no input of the model: {error}"
+        ) from error
+    return rows
 
 
 def _cut(
-    graph: Graph, fixed: int | None, uncut: Uncut, precision: Precision
+    graph: Graph, fixed: int | None, uncut: Uncut, precision: Precision, rows: Arrays
 ) -> tuple[Path, str | None]:
-    """The layers; and why they run one row at a time, where they do."""
+    """The layers; and why they run one row at a time, where they do. `rows` are samples."""
     facts = probe(graph, (fixed,)) if fixed else None
     error: Exception | None = None
     try:
         if facts is None or fixed is None:
-            path, coupled = _free(graph, None, precision)
+            path, coupled = _free(graph, None, precision, rows)
         else:
             refuse_data_sized(graph, facts)
             freed = tidy(set_free(graph, facts, fixed))
-            path, coupled = _free(freed, (fixed, uncut), precision)
+            path, coupled = _free(freed, (fixed, uncut), precision, rows)
     except (InvalidArgument, Unsupported) as failed:
         if isinstance(failed, DataSized):
             raise
@@ -159,7 +183,7 @@ def _cut(
 
 
 def _free(
-    graph: Graph, before: tuple[int, Uncut] | None, precision: Precision
+    graph: Graph, before: tuple[int, Uncut] | None, precision: Precision, rows: Arrays
 ) -> tuple[Path | None, str | None]:
     """The layers for any number of rows, or why there are none.
 
@@ -174,12 +198,13 @@ def _free(
     if before is not None:
         fixed, uncut = before
         given = feed(graph, fixed + 2)  # at as many rows as before, all would seem well
-        found = _uncut(to_model(graph), graph, None)(given)
-        if not compare(uncut(given), found, floor).relative <= tolerance:
-            return None, "set free for more, it computes something else"
+        freed = _uncut(to_model(graph), graph, None)
+        for tried in (given, *batches(rows, None)):
+            if not compare(uncut(tried), freed(tried), floor).relative <= tolerance:
+                return None, "set free for more, it computes something else"
     crossing = [value.name for value in path.values if value.name not in path.inputs]
     watched = dict.fromkeys([*graph.outputs, *crossing])
-    dependent = dependence(graph, list(watched), tolerance, floor)
+    dependent = dependence(graph, list(watched), tolerance, floor, rows)
     return (path, None) if dependent is None else (None, dependent)
 
 
@@ -195,15 +220,10 @@ def _shapes(source: Source, graph: Graph) -> dict[str, tuple[int, ...]]:
         return dict(source.shapes)
     (value,) = graph.inputs
     own = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
-    made = _image_shape(source.preprocess)
+    made = image_shape(source.preprocess)
     return (
         {value.name: tuple(a or b for a, b in zip(own, made, strict=True))} if len(own) == 3 else {}
     )
-
-
-def _image_shape(preprocess: Preprocess) -> tuple[int, ...]:
-    size = (preprocess.height, preprocess.width)
-    return (3, *size) if preprocess.layout == "NCHW" else (*size, 3)
 
 
 def _precision(graph: Graph) -> Precision:

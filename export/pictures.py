@@ -1,0 +1,32 @@
+"""Files of pictures as rows of a model's input, by the preprocessing that serving uses."""
+
+from __future__ import annotations
+
+from pathlib import Path as File
+
+import numpy as np
+import numpy.typing as npt
+
+from edged.errors import InvalidArgument, NotFound, ResourceExhausted, Unsupported
+from edged.manifest import Preprocess
+from edged.preprocess import prepare
+
+ENDINGS = {".jpeg", ".jpg", ".png"}
+
+
+def image_shape(spec: Preprocess) -> tuple[int, ...]:
+    """Of one row that the preprocessing makes."""
+    size = (spec.height, spec.width)
+    return (3, *size) if spec.layout == "NCHW" else (*size, 3)
+
+
+def prepared(file: File, spec: Preprocess) -> npt.NDArray[np.float32]:
+    """The row of an image file. Raises what `prepare` does, or NotFound, with the file's name."""
+    row = np.empty(image_shape(spec), np.float32)
+    try:
+        prepare(file.read_bytes(), spec, row)
+    except OSError as error:
+        raise NotFound(f"{file} cannot be read: {error.strerror}") from error
+    except (InvalidArgument, ResourceExhausted, Unsupported) as error:
+        raise type(error)(f"{file}: {error}") from error
+    return row

@@ -1,0 +1,113 @@
+"""Samples: real input of a user, as rows that a model is checked on beside those that are made up.
+
+What a model does only on real input (a threshold that noise never reaches) shows on nothing else.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path as File
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from numpy.lib.npyio import NpzFile
+
+from edged.errors import InvalidArgument, NotFound
+from edged.manifest import Preprocess
+from export.pictures import ENDINGS, image_shape, prepared
+from export.probe import Array, Arrays
+
+MOST = 12  # rows; each is run in four batches and alone
+
+
+def read(path: File, inputs: Arrays, preprocess: Preprocess | None) -> Arrays:
+    """Rows from a folder of images, or from an .npz or .npy file: at most MOST, evenly spread.
+
+    `inputs` are arrays like those that the model takes, by name. Raises NotFound or
+    InvalidArgument, and for an image also what `prepared` does.
+    """
+    try:
+        if path.is_dir():
+            return _pictures(path, inputs, preprocess)
+        if not path.is_file():
+            raise NotFound(
+                f"there are no samples {path}: give a folder of images, or an .npz or .npy file"
+            )
+    except OSError as error:
+        raise NotFound(f"the samples {path} cannot be read: {error.strerror}") from error
+    return _arrays(path, inputs)
+
+
+def _pictures(folder: File, inputs: Arrays, spec: Preprocess | None) -> Arrays:
+    if spec is None:
+        raise InvalidArgument(
+            f"the samples {folder} are a folder of images, and nothing says how an image becomes "
+            "the input: give --preprocess too, or an .npz file of the model's inputs"
+        )
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in ENDINGS and file.name[0] != "." and file.is_file()
+    )
+    if not files:
+        raise InvalidArgument(f"the samples {folder} have no JPEG or PNG files: give some")
+    shape = image_shape(spec)
+    (name, like), *others = inputs.items()
+    if others or like.dtype != np.float32 or like.shape[1:] != shape:
+        raise InvalidArgument(
+            f"the preprocessing makes one float32 image of shape {list(shape)} of the samples "
+            f"{folder}, and the model takes {_told(inputs)}: mend the preprocessing, or say whose "
+            "samples they are (--samples TASK=PATH)"
+        )
+    return {name: np.stack([prepared(files[i], spec) for i in _spread(len(files))])}
+
+
+def _arrays(file: File, inputs: Arrays) -> Arrays:
+    """Numbers alone are read: none of the readers here takes pickled objects."""
+    try:
+        found = _archived(file) if zipfile.is_zipfile(file) else _alone(file, inputs)
+    except Exception as error:  # of numpy's readers, which have no other common base
+        reason = " ".join(str(error).split())[:200]
+        raise InvalidArgument(
+            f"the samples {file} cannot be read as .npz or .npy ({reason}): write them with "
+            "numpy.savez(FILE, INPUT=array)"
+        ) from error
+    counts = {len(array) if np.ndim(array) else 0 for array in found.values()}
+    if _forms(found) != _forms(inputs) or len(counts) != 1 or counts == {0}:
+        raise InvalidArgument(
+            f"the samples {file} have {_told(found, shown_rows=True)}, and the model takes "
+            f"{_told(inputs)}: give arrays of these names, types and shapes, all with as many "
+            "rows, or say whose samples they are (--samples TASK=PATH)"
+        )
+    chosen = _spread(*counts)
+    return {name: np.ascontiguousarray(found[name][chosen]) for name in inputs}
+
+
+def _archived(file: File) -> Arrays:
+    with file.open("rb") as opened, NpzFile(opened, allow_pickle=False) as archive:
+        return {name: np.asarray(archive[name]) for name in archive.files}
+
+
+def _alone(file: File, inputs: Arrays) -> Arrays:
+    """An array that is mapped: however large it is, only the rows that are taken are read."""
+    name = next(iter(inputs)) if len(inputs) == 1 else "(no name)"
+    return {name: open_memmap(file, mode="r")}
+
+
+def _spread(count: int) -> list[int]:
+    """All places of so many, or MOST of them from the first to the last."""
+    spread = np.linspace(0, count - 1, min(count, MOST))
+    return [int(place) for place in spread.round()]
+
+
+def _forms(arrays: Arrays) -> dict[str, object]:
+    return {name: (np.dtype(a.dtype), a.shape[1:]) for name, a in arrays.items()}
+
+
+def _told(arrays: Arrays, shown_rows: bool = False) -> str:
+    def told(name: str, array: Array) -> str:
+        shape = [str(n) for n in array.shape]
+        shown = shape if shown_rows else ["rows", *shape[1:]]
+        return f"{name} {array.dtype} [{', '.join(shown)}]"
+
+    return ", ".join(told(name, array) for name, array in arrays.items()) or "no arrays"
