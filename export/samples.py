@@ -17,7 +17,7 @@ from edged.manifest import Preprocess
 from export.pictures import ENDINGS, image_shape, prepared
 from export.probe import Array, Arrays
 
-MOST = 12  # rows; each is run in four batches and alone
+MOST = 8  # rows; each is run in four batches of three, and alone
 
 
 def read(path: File, inputs: Arrays, preprocess: Preprocess | None) -> Arrays:
@@ -77,7 +77,7 @@ def _arrays(file: File, inputs: Arrays) -> Arrays:
         raise InvalidArgument(
             f"the samples {file} have {_told(found, shown_rows=True)}, and the model takes "
             f"{_told(inputs)}: give arrays of these names, types and shapes, all with as many "
-            "rows, or say whose samples they are (--samples TASK=PATH)"
+            "rows and at least one, or say whose samples they are (--samples TASK=PATH)"
         )
     chosen = _spread(*counts)
     return {name: np.ascontiguousarray(found[name][chosen]) for name in inputs}

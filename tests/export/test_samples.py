@@ -96,13 +96,13 @@ def test_plain_models_stay_in_batches(
     tmp_path: Path, make: Callable[..., Path], rows: int | str
 ) -> None:
     """Flat pictures among them, in which all elements are equal."""
-    pictures = draw(tmp_path / "pictures", count=3)
+    pictures = draw(tmp_path / "pictures", count=1)
     for value in (0, 128, 255):
         cv2.imwrite(str(pictures / f"{value}.png"), np.full((16, 16, 3), value, np.uint8))
     file = make(tmp_path / "m.onnx", "ab", rows=rows)
     found = draft(Source("t", file, preprocess=SPEC, samples=pictures))
     assert (found.manifest.max_rows, found.coupled) == (None, None)
-    assert sum(len(given["x"]) for given, _ in found.sampled) == MOST
+    assert sum(len(given["x"]) for given, _ in found.sampled) == 6
 
 
 def test_samples_of_several_inputs_and_of_several_models(
@@ -128,7 +128,7 @@ def test_the_rows_taken_reach_from_the_first_to_the_last(tmp_path: Path) -> None
     np.save(tmp_path / "m.npy", np.arange(100, dtype=np.float32)[:, np.newaxis])
     taken = read(tmp_path / "m.npy", {"x": rows_like((1,))}, None)["x"][:, 0]
     assert (len(taken), taken[0], taken[-1]) == (MOST, 0, 99)
-    assert np.diff(taken).min() == 9
+    assert np.diff(taken).min() >= 99 // (MOST - 1)
 
 
 def test_blocks_are_compared_with_the_uncut_model_on_samples(
@@ -192,9 +192,9 @@ def test_a_model_that_is_set_free_is_compared_on_samples(
         ("x.npy", lambda p: np.save(p, rows_like((3, 16, 16)).astype(">f4")), "have x >f4"),
         ("x.npy", lambda p: np.save(p, rows_like((16, 16, 3))), "have x float32 [7, 16, 16, 3]"),
         ("x.npy", lambda p: np.save(p, np.float32(1)), "have x float32 []"),
-        ("x.npy", lambda p: np.save(p, rows_like((3, 16, 16), 0)), "x.npy "),
+        ("x.npy", lambda p: np.save(p, rows_like((3, 16, 16), 0)), "at least one"),
         ("x.txt", lambda p: p.write_text("1, 2, 3"), "x.txt cannot be read as .npz or .npy"),
-        ("pictures", lambda p: (draw(p, count=2) / "red" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n"),
+        ("pictures", lambda p: (draw(p, count=1) / "red" / "0.png").write_bytes(b"\x89PNG\r\n"),
          "0.png: "),
     ],
 )  # fmt: skip
