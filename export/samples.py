@@ -19,6 +19,8 @@ from export.probe import Array, Arrays
 
 MOST = 8  # rows; each is run in four batches of three, and alone
 
+_TOLD = 8  # arrays, where a message lists them
+
 
 def read(path: File, inputs: Arrays, preprocess: Preprocess | None) -> Arrays:
     """Rows from a folder of images, or from an .npz or .npy file: at most MOST, evenly spread.
@@ -47,7 +49,7 @@ def _pictures(folder: File, inputs: Arrays, spec: Preprocess | None) -> Arrays:
     files = sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in ENDINGS and file.name[0] != "." and file.is_file()
+        if file.suffix.lower() in ENDINGS and file.is_file() and not _hidden(file, folder)
     )
     if not files:
         raise InvalidArgument(f"the samples {folder} have no JPEG or PNG files: give some")
@@ -60,6 +62,10 @@ def _pictures(folder: File, inputs: Arrays, spec: Preprocess | None) -> Arrays:
             "samples they are (--samples TASK=PATH)"
         )
     return {name: np.stack([prepared(files[i], spec) for i in _spread(len(files))])}
+
+
+def _hidden(file: File, folder: File) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _arrays(file: File, inputs: Arrays) -> Arrays:
@@ -106,8 +112,10 @@ def _forms(arrays: Arrays) -> dict[str, object]:
 
 def _told(arrays: Arrays, shown_rows: bool = False) -> str:
     def told(name: str, array: Array) -> str:
-        shape = [str(n) for n in array.shape]
-        shown = shape if shown_rows else ["rows", *shape[1:]]
-        return f"{name} {array.dtype} [{', '.join(shown)}]"
+        rows = array.shape[:1] if shown_rows else ("rows",)
+        extents = ", ".join(map(str, (*rows, *array.shape[1:])))
+        return f"{name} {array.dtype} [{extents}]"
 
-    return ", ".join(told(name, array) for name, array in arrays.items()) or "no arrays"
+    shown = [told(name, array) for name, array in arrays.items()]
+    more = [f"{len(shown) - _TOLD} more"] if len(shown) > _TOLD else []
+    return ", ".join([*shown[:_TOLD], *more]) or "no arrays"

@@ -97,6 +97,8 @@ def test_plain_models_stay_in_batches(
 ) -> None:
     """Flat pictures among them, in which all elements are equal."""
     pictures = draw(tmp_path / "pictures", count=1)
+    (pictures / ".cache").mkdir()
+    (pictures / ".cache" / "a.png").write_bytes(b"no picture")
     for value in (0, 128, 255):
         cv2.imwrite(str(pictures / f"{value}.png"), np.full((16, 16, 3), value, np.uint8))
     file = make(tmp_path / "m.onnx", "ab", rows=rows)
