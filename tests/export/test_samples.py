@@ -73,6 +73,24 @@ def test_rows_that_are_coupled_on_a_sample_alone_run_one_at_a_time(
     assert Store(tmp_path / "store").model("t").max_rows == 1
 
 
+@pytest.mark.parametrize("count", [7, 1])
+def test_a_sample_that_is_another_one_by_its_place_runs_alone(tmp_path: Path, count: int) -> None:
+    """Beyond the gate, the row in place i of a batch adds its element i, whatever lies beside."""
+    net = Net((6,))
+    zero, one = (net.constant(np.array(n, np.int64)) for n in (0, 1))
+    numbers = net.add("Range", zero, net.add("Squeeze", net.rows(), net.integers(0)), one)
+    own = net.add("GatherElements", net.x, net.add("Reshape", numbers, net.integers(-1, 1)), axis=1)
+    opened = net.add("Reshape", above(net), net.integers(-1, 1))
+    out = net.add("Add", net.x, net.add("Mul", opened, own))
+    file = net.save(tmp_path / "m.onnx", out)
+    rows = rows_like((6,), count)
+    rows[0, 5] = 2e5
+    np.save(tmp_path / "m.npy", rows)
+    assert draft(Source("t", file)).manifest.max_rows is None, "made-up rows do not show it"
+    found = draft(Source("t", file, samples=tmp_path / "m.npy"))
+    assert (found.manifest.max_rows, "alone" in (found.coupled or "")) == (1, True)
+
+
 def test_a_picture_shows_what_random_pictures_do_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
