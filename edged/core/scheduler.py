@@ -28,6 +28,7 @@ from edged.core.events import (
     Drained,
     Event,
     Member,
+    PayloadRoom,
     Prepare,
     Prepared,
     PrepareFailed,
@@ -77,6 +78,7 @@ class Scheduler:
         self._forecast = Forecast(settings, self._waiting, supply.memory)
         self._staged_rows = 0
         self._staged_bytes = 0  # of payload
+        self._staging_bytes = settings.staging_bytes  # at most
         self._preparing = 0  # requests that the device has not said Prepared of
         self._open = 0  # requests that are owed an answer
         self._last_batch = 0
@@ -207,6 +209,10 @@ class Scheduler:
         self._sizes.arrived(request, now)
         if request.deadline_s is not None:
             heapq.heappush(self._deadlines, (request.deadline_s, request.rid))
+
+    def _on_payload_room(self, event: PayloadRoom, now: float, commands: list[Command]) -> None:
+        self._waiting.capacity_bytes = min(self.settings.queue_bytes, event.bytes)
+        self._staging_bytes = min(self.settings.staging_bytes, event.bytes)
 
     def _on_cancel_asked(self, event: CancelAsked, now: float, commands: list[Command]) -> None:
         job = self._jobs.get(event.rid)
@@ -392,7 +398,7 @@ class Scheduler:
             return False
         rows = self._staged_rows + request.staging_rows
         size = self._staged_bytes + request.payload_bytes
-        of_bytes = size <= self.settings.staging_bytes or not self._staged_rows
+        of_bytes = size <= self._staging_bytes or not self._staged_rows
         return rows <= self.settings.staging_rows and of_bytes
 
     def _start_batches(self, now: float, commands: list[Command]) -> None:
@@ -541,5 +547,6 @@ _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = 
     DeviceUp: Scheduler._on_device_up,
     DeviceDown: Scheduler._on_device_down,
     DrainAsked: Scheduler._on_drain_asked,
+    PayloadRoom: Scheduler._on_payload_room,
     Woke: Scheduler._on_woke,
 }

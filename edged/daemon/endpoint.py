@@ -1,40 +1,123 @@
 """A ZeroMQ socket that clients connect to, among the other descriptors of a poll loop.
 
-Knows no clients, and does not look into messages.
+Knows no clients, and does not look into messages. What it holds for a peer is bounded: frames of a
+message, bytes of answers that are not read. A peer beyond that is cut off, and what is left of its
+message is dropped in slices, so that no turn of the loop is long.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import zmq
 
 from edged import wire
-from edged.sockets import has_message, receive, send
+from edged.daemon.connections import Connection, Connections
+from edged.daemon.unread import MARK_BYTES, Unread, lent
+from edged.sockets import has_message, receive, send, skip
+
+log = logging.getLogger("edged")
 
 BURST = 64  # messages that are taken before others are looked at
+SLICE = 2_000  # frames that are dropped before others are looked at
+FLOOD = 20_000  # frames too many, for which nobody is answered but cut off
+COPIED_BYTES = MARK_BYTES  # of a message: to copy less is quicker than to lend it to ZeroMQ
 
 
 class Endpoint:
     """A ROUTER. While it is `unsure`, it may have messages that its descriptor does not tell of."""
 
-    def __init__(self, socket: zmq.Socket[Any]) -> None:
+    def __init__(self, socket: zmq.Socket[Any], limits: wire.Limits) -> None:
         self.socket = socket
         self.descriptor: int = socket.FD
         self.unsure = True
+        self.connections = Connections(socket)
+        self.unread = Unread(limits.max_message_bytes)
+        self._floods: list[Connection] = []
+        self._most = limits.max_frames + 2  # with the sender's name, and one to tell by
+        self._skipping: Connection | None = None  # whose message is read no further
+        self._skipped = 0
 
-    def send(self, routing_id: bytes, frames: Sequence[wire.Buffer], *, copy: bool = True) -> None:
-        """Raises ZMQError when nobody takes it at once."""
+    def send(self, routing_id: bytes, frames: Sequence[wire.Buffer]) -> None:
+        """Raises ZMQError when nobody takes it at once: EAGAIN, EHOSTUNREACH."""
         self.unsure = True
-        send(self.socket, [routing_id, *frames], copy=copy)
+        size = sum(map(len, frames))
+        copy = size < COPIED_BYTES
+        connection = self.connections.find(routing_id)
+        if connection is None:
+            send(self.socket, [routing_id, *frames], copy=copy)
+            return
+        if not self.unread.has_room(connection, size):
+            self._cut(connection, f"{connection.unread_bytes} bytes of answers are not read")
+            raise zmq.ZMQError(zmq.EAGAIN)
+        if connection.unmarked_bytes + size < MARK_BYTES:
+            send(self.socket, [routing_id, *frames])
+            self.unread.sent(connection, size)
+        else:
+            last = lent(frames[-1])
+            send(self.socket, [routing_id, *frames[:-1], last], copy=copy)
+            self.unread.sent(connection, size)
+            self.unread.mark(connection, last.tracker)
+            if self.unread.is_too_much:
+                self.relieve()
 
-    def messages(self) -> Iterator[tuple[bytes, list[wire.Buffer]]]:
-        """The sender and the frames of each of a burst."""
+    def messages(self, now: float) -> Iterator[tuple[bytes, list[wire.Buffer]]]:
+        """The sender and the frames of each of a burst; of one with too many, one too many."""
         for _ in range(BURST):
+            if self._skipping is not None and not self._skip(self._skipping):
+                return
             self.unsure = has_message(self.socket)
             if not self.unsure:
                 return
             # The payload stays ZeroMQ's: the very frames go on without a copy.
-            frames: list[Any] = receive(self.socket)
-            yield frames[0].bytes, frames[1:]
+            frames: list[Any] = receive(self.socket, self._most)
+            routing_id = frames[0].bytes
+            connection = self.connections.heard(frames[-1], routing_id, now)
+            if frames[-1].more:
+                self._skipping, self._skipped = connection, 0
+            yield routing_id, frames[1:]
+
+    def update(self, now: float) -> list[Connection]:
+        """Take in who has come and gone; who has come."""
+        come, gone = self.connections.update(now)
+        for connection in gone:
+            self.unread.forget(connection)
+        return come
+
+    def relieve(self) -> None:
+        """Count out what peers have read, and while they leave too much unread together, cut off
+        who leaves most.
+        """
+        for connection in self.connections:
+            self.unread.settle(connection)
+        while self.unread.is_too_much:
+            worst = max(self.connections, key=lambda c: c.unread_bytes)
+            self._cut(worst, f"{worst.unread_bytes} bytes of answers are not read")
+            self.unread.forget(worst)
+
+    def take_floods(self) -> list[Connection]:
+        """Who was cut off for messages of too many frames, since the last time."""
+        floods, self._floods = self._floods, []
+        return floods
+
+    def close(self, *, linger: int | None) -> None:
+        self.connections.close()
+        self.socket.close(linger=linger)
+
+    def _skip(self, connection: Connection) -> bool:
+        """Drop a slice of a message; whether it has come to its end."""
+        self.unsure = True
+        count = skip(self.socket, SLICE)
+        self._skipped += count
+        if count < SLICE:
+            self._skipping = None
+        elif self._skipped // FLOOD > (self._skipped - count) // FLOOD == 0:
+            self._cut(connection, f"it sends a message of more than {self._skipped} frames")
+            self._floods.append(connection)
+        return count < SLICE
+
+    def _cut(self, connection: Connection, reason: str) -> None:
+        log.warning("a client is cut off: %s", reason)
+        self.connections.cut(connection)

@@ -17,7 +17,6 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import zmq
@@ -26,8 +25,10 @@ from edged import wire
 from edged.config import Config
 from edged.daemon.administration import Shelf
 from edged.daemon.awake import Awake
+from edged.daemon.door import Door, allow_descriptors
 from edged.daemon.endpoint import Endpoint
 from edged.daemon.front import Front
+from edged.daemon.guard import Guard
 from edged.daemon.recording import Recorder
 from edged.daemon.regions import Regions
 from edged.daemon.restarts import Restarts
@@ -43,7 +44,7 @@ from edged.systemd import Notifier, Watchdog
 log = logging.getLogger("edged")
 
 REFUSALS = 1000  # that a client may leave unread, beside the answers that it is owed
-COPIED_BYTES = 65_536  # of a reply: to copy less is quicker than to lend it to ZeroMQ
+HANDSHAKE_S = 5.0  # from a connection until it speaks ZeroMQ's protocol; else it is closed
 GATHER_MS = 3  # at most, that one message waits for others while the device is busy for longer
 SWEEP_S = 1.0
 LINGER_S = 2.0  # for the last replies to leave
@@ -99,8 +100,11 @@ class Loop:
             recorder=recorder,
             profile=profile,
         )
-        self._clients = Endpoint(self._context.socket(zmq.ROUTER))
-        self._admins = Endpoint(self._context.socket(zmq.ROUTER))
+        limits = config.published_limits()
+        self._clients = Endpoint(self._context.socket(zmq.ROUTER), limits)
+        self._admins = Endpoint(self._context.socket(zmq.ROUTER), limits)
+        self._door = Door(allow_descriptors())
+        self._guard = Guard((self._clients, self._admins), self._door)
 
     def run(self) -> int:
         """Serve until drained (status 0), told twice to end (128 + signal), or unable to start."""
@@ -124,9 +128,8 @@ class Loop:
     # --- the front's outlet -------------------------------------------------------------------
 
     def to_client(self, routing_id: bytes, frames: wire.Frames) -> bool:
-        small = sum(map(len, frames)) < COPIED_BYTES
         try:
-            self._clients.send(routing_id, frames, copy=small)
+            self._clients.send(routing_id, frames)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
@@ -153,13 +156,19 @@ class Loop:
             self._on_signals(wakeup.recv(64), now)
             self._flush()
         front, worker = self._front, self._worker
+        if self._clients.connections.descriptor in ready or (
+            self._admins.connections.descriptor in ready
+        ):
+            self._guard.update(now)
+        if self._regions.descriptor in ready:
+            self._regions.hand_out()
         if worker is not None and worker.receiver.descriptor in ready:
             self._read_worker(worker, now)
         if worker is not None and worker.sender.descriptor in ready:
             self._flush(writable=True)
         for endpoint, take in ((self._clients, front.on_request), (self._admins, front.on_admin)):
             if endpoint.unsure or endpoint.descriptor in ready:
-                for routing_id, frames in endpoint.messages():
+                for routing_id, frames in endpoint.messages(now):
                     take(routing_id, frames, now)
                     if not gathered:
                         self._flush()
@@ -171,6 +180,8 @@ class Loop:
             self._on_worker_ended(worker.exit_reason(), now)
         if self._awake is not None and front.device_is_busy:
             self._awake.needed(now)
+        if self._guard.look_at <= now:
+            self._guard.look(front.payload_bytes, front.room.hidden_bytes, now)
         if wakeup_at <= now:
             self._on_time(now)
 
@@ -201,6 +212,7 @@ class Loop:
         """When something is due though nothing happens."""
         return min(
             self._sweep_at,
+            self._guard.look_at,
             self._front.wakeup_at(),
             self._watchdog.ask_at,
             self._start_worker_at,
@@ -234,6 +246,7 @@ class Loop:
         if self._sweep_at <= now:
             self._sweep_at = now + SWEEP_S
             self._front.on_sweep(now)
+            self._guard.sweep(self._front.room.unread_bytes, now)
             if self._awake is not None:
                 self._awake.sweep(now)
             self._check_worker(now)
@@ -384,22 +397,26 @@ class Loop:
         clients.setsockopt(zmq.SNDHWM, limits.max_in_flight + REFUSALS)
         clients.setsockopt(zmq.RCVHWM, limits.max_in_flight)
         clients.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
+        clients.setsockopt(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1e3))
+        clients.setsockopt(zmq.TCP_KEEPALIVE, 1)  # else who vanished keeps a descriptor for ever
+        clients.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 60)
         for endpoint in self._config.server.endpoints:
             if endpoint.startswith("ipc://"):
                 self._claim(endpoint)
             try:
-                clients.bind(endpoint)
+                self._door.bind(clients, endpoint, int(self._config.server.socket_mode, 8))
             except zmq.ZMQError as error:
                 raise Unavailable(
                     f"cannot listen at {endpoint}: {error.strerror}; is another daemon running, "
                     "and does the directory of the socket exist?"
                 ) from error
-            if endpoint.startswith("ipc://"):
-                os.chmod(Path(endpoint[len("ipc://") :]), int(self._config.server.socket_mode, 8))
             log.info("listening at %s", endpoint)
         self._poller.register(self._clients.descriptor, select.POLLIN)
+        self._poller.register(self._clients.connections.descriptor, select.POLLIN)
         if self._config.server.shared_memory:
             self._regions.open(self._config.server.endpoints)
+            if self._regions.descriptor is not None:
+                self._poller.register(self._regions.descriptor, select.POLLIN)
         self._bind_admins(self._config.server.admin_endpoint)
 
     def _bind_admins(self, endpoint: str | None) -> None:
@@ -410,16 +427,15 @@ class Loop:
         admins.setsockopt(zmq.ROUTER_HANDOVER, 1)
         admins.setsockopt(zmq.MAXMSGSIZE, self._config.limits.max_header_bytes)
         admins.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
+        admins.setsockopt(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1e3))
         self._claim(endpoint)
-        before = os.umask(0o177)
         try:
-            admins.bind(endpoint)
+            self._door.bind(admins, endpoint, 0o600)
         except zmq.ZMQError as error:
             raise Unavailable(f"cannot listen at {endpoint}: {error.strerror}") from error
-        finally:
-            os.umask(before)
         log.info("administration at %s", endpoint)
         self._poller.register(self._admins.descriptor, select.POLLIN)
+        self._poller.register(self._admins.connections.descriptor, select.POLLIN)
 
     def _claim(self, endpoint: str) -> None:
         """Lock the path of an ipc socket: ZeroMQ would take it away from a living daemon."""
@@ -440,8 +456,9 @@ class Loop:
 
     def _close(self) -> None:
         at_once = len(self._signals) > 1
+        self._door.shut()
         for endpoint in (self._clients, self._admins):
-            endpoint.socket.close(linger=0 if at_once else None)
+            endpoint.close(linger=0 if at_once else None)
         if self._worker is not None:
             if not at_once:
                 self.to_worker([link.encode(link.Stop())])

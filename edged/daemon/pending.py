@@ -25,9 +25,15 @@ class Pending(msgspec.Struct, eq=False):
     resolved: Resolved
     to_prepare: list[wire.Buffer]
     payload_bytes: int
+    held_bytes: int  # of them here, and not in memory that the client shares
     light: bool  # as of link.Prepare
     # Of each model, by its key: the outputs, and the tensors of those without classes.
     results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
+
+    @property
+    def answer_bytes(self) -> int:
+        """Of the tensors that were found so far."""
+        return sum([len(frame) for _, raw in self.results.values() for frame in raw])
 
     def forget_results(self) -> None:
         """They were of a worker that has died."""

@@ -10,23 +10,27 @@ from typing import Any
 import pytest
 import zmq
 
+from edged import wire
 from edged.daemon.endpoint import BURST, Endpoint
 
 TIMEOUT_MS = 10_000
+LIMITS = wire.Limits(max_frames=8, max_message_bytes=1_000_000)
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[Endpoint, zmq.Socket[Any]]]:
     """An endpoint and a client of it, which have spoken with each other."""
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+    with zmq.Context() as context:
+        router = context.socket(zmq.ROUTER)
+        endpoint = Endpoint(router, LIMITS)
         router.bind(f"ipc://{tmp_path}/a.sock")
-        endpoint = Endpoint(router)
         with context.socket(zmq.DEALER) as client:
             client.setsockopt(zmq.ROUTING_ID, b"c")
             client.connect(f"ipc://{tmp_path}/a.sock")
             client.send(b"hello")
             assert contents(endpoint, 1) == [b"hello"]
             yield endpoint, client
+        endpoint.close(linger=0)
 
 
 def contents(endpoint: Endpoint, count: int) -> list[bytes]:
@@ -37,7 +41,7 @@ def contents(endpoint: Endpoint, count: int) -> list[bytes]:
     while len(found) < count:
         if not endpoint.unsure:
             assert poller.poll(TIMEOUT_MS), f"slept on {count - len(found)} messages"
-        found += [bytes(frames[-1]) for _, frames in endpoint.messages()]
+        found += [bytes(frames[-1]) for _, frames in endpoint.messages(0.0)]
     return found
 
 
@@ -61,7 +65,7 @@ def test_a_burst_leaves_the_rest_for_the_next_turn(pair):
 def test_the_sender_and_all_frames_arrive(pair):
     endpoint, client = pair
     client.send_multipart([b"EDG1", b"", b"x" * 100_000])
-    while not (found := list(endpoint.messages())):
+    while not (found := list(endpoint.messages(0.0))):
         select.select([endpoint.descriptor], [], [], TIMEOUT_MS / 1e3)
     ((routing_id, frames),) = found
     assert routing_id == b"c"

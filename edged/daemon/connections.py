@@ -1,0 +1,165 @@
+"""The connections of a ZeroMQ socket, by their descriptors, and how one of them is cut.
+
+ZeroMQ neither counts its peers nor lets go of one. But its monitor tells the descriptor of each
+connection, and each message tells the descriptor that it came by. To shut a connection down from
+this side is to ZeroMQ as if the peer had left: it frees what it holds for it, messages that never
+ended and answers that nobody read among it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import struct
+import termios
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from edged.sockets import has_message
+
+_EVENTS = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+_ACCEPTED = int(zmq.EVENT_ACCEPTED)
+_SOURCE = 2  # ZMQ_SRCFD, which pyzmq does not name
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One peer. What it has not read is `edged.daemon.unread`'s business."""
+
+    descriptor: int
+    inode: int | None  # of its socket: a descriptor is used again
+    since: float
+    heard_at: float | None = None  # when its last whole message was read
+    routing_id: bytes | None = None
+    unmarked_bytes: int = 0
+    unread_bytes: int = 0
+    marks: deque[tuple[int, zmq.MessageTracker]] = field(default_factory=deque)
+
+
+class Connections:
+    """Owns the table of one socket."""
+
+    def __init__(self, zmq_socket: zmq.Socket[Any]) -> None:
+        self._socket = zmq_socket
+        self._monitor = zmq_socket.get_monitor_socket(_EVENTS)
+        self.descriptor: int = self._monitor.FD
+        self._by_descriptor: dict[int, Connection] = {}
+        self._by_routing_id: dict[bytes, Connection] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_descriptor)
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._by_descriptor.values()))
+
+    def find(self, routing_id: bytes) -> Connection | None:
+        """By which the peer of this name was heard last."""
+        return self._by_routing_id.get(routing_id)
+
+    def heard(self, frame: zmq.Frame, routing_id: bytes, now: float) -> Connection:
+        """A whole message has come, of which `frame` is one."""
+        descriptor = frame.get(_SOURCE)
+        connection = self._by_descriptor.get(descriptor)
+        if connection is None:  # the monitor's word comes later
+            connection = self._add(descriptor, now)
+        connection.heard_at = now
+        if connection.routing_id != routing_id:
+            connection.routing_id = routing_id
+        self._by_routing_id[routing_id] = connection
+        return connection
+
+    def update(self, now: float) -> tuple[list[Connection], list[Connection]]:
+        """Take in what the monitor says: who has come, and who has gone."""
+        come, gone = [], []
+        while has_message(self._monitor):
+            event, descriptor = struct.unpack("=Hi", self._monitor.recv_multipart()[0])
+            left = self._by_descriptor.pop(descriptor, None)
+            if left is not None and (event != _ACCEPTED or left.inode != _inode(descriptor)):
+                self._forget(left)
+                gone.append(left)
+                left = None
+            if event == _ACCEPTED:
+                if left is None:
+                    left = self._add(descriptor, now)
+                self._by_descriptor[descriptor] = left
+                come.append(left)
+        return come, gone
+
+    def cut(self, connection: Connection) -> None:
+        """Shut it down. ZeroMQ notices, and the monitor tells."""
+        with _socket_of(connection) as peer:
+            if peer is not None:
+                with contextlib.suppress(OSError):
+                    peer.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Before the socket is closed, which must take no connections any more."""
+        self.update(0.0)  # else its thread might wait for room to tell something
+        self._socket.disable_monitor()
+        self._monitor.close()
+
+    def _add(self, descriptor: int, now: float) -> Connection:
+        connection = Connection(descriptor, _inode(descriptor), now)
+        self._by_descriptor[descriptor] = connection
+        return connection
+
+    def _forget(self, connection: Connection) -> None:
+        name = connection.routing_id
+        if name is not None and self._by_routing_id.get(name) is connection:
+            del self._by_routing_id[name]
+
+
+def process_of(connection: Connection) -> int | None:
+    """The process at the other end, where that is one of this host and can be seen from here."""
+    with _socket_of(connection) as peer:
+        if peer is None or peer.family != socket.AF_UNIX:
+            return None
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return _CREDENTIALS.unpack(credentials)[0] or None
+
+
+def is_sending(connection: Connection) -> bool:
+    """Whether bytes wait to be read that the peer has sent."""
+    with _socket_of(connection) as peer:
+        if peer is None:
+            return False
+        count = fcntl.ioctl(peer, termios.FIONREAD, b"\0" * 4)
+        return bool(struct.unpack("i", count)[0])
+
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+@contextlib.contextmanager
+def _socket_of(connection: Connection) -> Iterator[socket.socket | None]:
+    """A socket of our own on it; None when its descriptor is somebody else's by now."""
+    if connection.inode is None:
+        yield None
+        return
+    try:
+        descriptor = os.dup(connection.descriptor)
+    except OSError:
+        yield None
+        return
+    if _inode(descriptor) != connection.inode:
+        os.close(descriptor)
+        yield None
+        return
+    with socket.socket(fileno=descriptor) as peer:
+        yield peer
+
+
+def _inode(descriptor: int) -> int | None:
+    """Of a socket; None when it is none, or not open (any more)."""
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_ino if stat.S_ISSOCK(status.st_mode) else None
