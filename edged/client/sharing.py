@@ -1,8 +1,8 @@
 """Memory that a client shares with a daemon on its own host, so that payloads need not be sent.
 
 The daemon makes a file that is memory, and gives it to who knows its name; `Sharing` maps it and
-hands it out in pieces, one for each request until its end. What does not fit goes in the message, as does all before the file is there.
-No sockets and no clock.
+hands it out in pieces, one for each request until its end. What does not fit goes in the message,
+as does all before the file is there. No messages and no clock.
 """
 
 from __future__ import annotations

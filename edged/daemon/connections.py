@@ -26,6 +26,7 @@ from edged.sockets import has_message
 
 _EVENTS = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 _ACCEPTED = int(zmq.EVENT_ACCEPTED)
+_EVENT = struct.Struct("=Hi")  # of the monitor: what, and the descriptor
 _SOURCE = 2  # ZMQ_SRCFD, which pyzmq does not name
 
 
@@ -36,6 +37,7 @@ class Connection:
     descriptor: int
     inode: int | None  # of its socket: a descriptor is used again
     since: float
+    origin: bytes = b""  # the address that it came by
     heard_at: float | None = None  # when its last whole message was read
     routing_id: bytes | None = None
     unmarked_bytes: int = 0
@@ -50,6 +52,7 @@ class Connections:
         self._socket = zmq_socket
         self._monitor = zmq_socket.get_monitor_socket(_EVENTS)
         self.descriptor: int = self._monitor.FD
+        has_message(self._monitor)  # only who has found nothing is told of what comes
         self._by_descriptor: dict[int, Connection] = {}
         self._by_routing_id: dict[bytes, Connection] = {}
 
@@ -79,18 +82,21 @@ class Connections:
         """Take in what the monitor says: who has come, and who has gone."""
         come, gone = [], []
         while has_message(self._monitor):
-            event, descriptor = struct.unpack("=Hi", self._monitor.recv_multipart()[0])
-            left = self._by_descriptor.pop(descriptor, None)
-            if left is not None and (event != _ACCEPTED or left.inode != _inode(descriptor)):
-                self._forget(left)
-                gone.append(left)
-                left = None
-            if event == _ACCEPTED:
-                if left is None:
-                    left = self._add(descriptor, now)
-                self._by_descriptor[descriptor] = left
-                come.append(left)
+            event, origin = self._monitor.recv_multipart()
+            number, descriptor = _EVENT.unpack(event)
+            known = self._by_descriptor.get(descriptor)
+            if known is not None and (number != _ACCEPTED or known.inode != _inode(descriptor)):
+                gone.append(self._remove(known))
+                known = None
+            if number == _ACCEPTED:
+                known = known or self._add(descriptor, now)
+                known.origin = origin
+                come.append(known)
         return come, gone
+
+    def lost(self) -> list[Connection]:
+        """Those that have gone without a word of the monitor."""
+        return [self._remove(c) for c in self if c.inode != _inode(c.descriptor)]
 
     def cut(self, connection: Connection) -> None:
         """Shut it down. ZeroMQ notices, and the monitor tells."""
@@ -110,10 +116,12 @@ class Connections:
         self._by_descriptor[descriptor] = connection
         return connection
 
-    def _forget(self, connection: Connection) -> None:
+    def _remove(self, connection: Connection) -> Connection:
+        del self._by_descriptor[connection.descriptor]
         name = connection.routing_id
         if name is not None and self._by_routing_id.get(name) is connection:
             del self._by_routing_id[name]
+        return connection
 
 
 def process_of(connection: Connection) -> int | None:

@@ -8,7 +8,7 @@ message is dropped in slices, so that no turn of the loop is long.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import zmq
@@ -21,24 +21,34 @@ from edged.sockets import has_message, receive, send, skip
 log = logging.getLogger("edged")
 
 BURST = 64  # messages that are taken before others are looked at
-SLICE = 2_000  # frames that are dropped before others are looked at
-FLOOD = 20_000  # frames too many, for which nobody is answered but cut off
+SLICE = 2_000  # frames too many of a message that are dropped one by one
 COPIED_BYTES = MARK_BYTES  # of a message: to copy less is quicker than to lend it to ZeroMQ
 
 
 class Endpoint:
     """A ROUTER. While it is `unsure`, it may have messages that its descriptor does not tell of."""
 
-    def __init__(self, socket: zmq.Socket[Any], limits: wire.Limits) -> None:
-        self.socket = socket
-        self.descriptor: int = socket.FD
-        self.unsure = True
-        self.connections = Connections(socket)
-        self.unread = Unread(limits.max_message_bytes)
-        self._floods: list[Connection] = []
+    def __init__(self, make: Callable[[], zmq.Socket[Any]], limits: wire.Limits) -> None:
+        self._make = make
+        self._limits = limits
         self._most = limits.max_frames + 2  # with the sender's name, and one to tell by
+        self._begin()
+
+    def _begin(self) -> None:
+        self.socket = self._make()
+        self.descriptor: int = self.socket.FD
+        self.unsure = True
+        self.connections = Connections(self.socket)
+        self.unread = Unread(self._limits.max_message_bytes)
         self._skipping: Connection | None = None  # whose message is read no further
         self._skipped = 0
+
+    def renew(self) -> None:
+        """Another socket, which is bound nowhere. ZeroMQ drops at once what the old one held, and
+        all its connections with it: their peers connect again, and send again.
+        """
+        self.close(linger=0)
+        self._begin()
 
     def send(self, routing_id: bytes, frames: Sequence[wire.Buffer]) -> None:
         """Raises ZMQError when nobody takes it at once: EAGAIN, EHOSTUNREACH."""
@@ -66,7 +76,7 @@ class Endpoint:
     def messages(self, now: float) -> Iterator[tuple[bytes, list[wire.Buffer]]]:
         """The sender and the frames of each of a burst; of one with too many, one too many."""
         for _ in range(BURST):
-            if self._skipping is not None and not self._skip(self._skipping):
+            if self._skipping is not None and not self._skip():
                 return
             self.unsure = has_message(self.socket)
             if not self.unsure:
@@ -79,12 +89,29 @@ class Endpoint:
                 self._skipping, self._skipped = connection, 0
             yield routing_id, frames[1:]
 
-    def update(self, now: float) -> list[Connection]:
-        """Take in who has come and gone; who has come."""
+    @property
+    def is_skipping(self) -> bool:
+        """Whether nobody can be heard, since ZeroMQ tells the frames of a message in a row."""
+        return self._skipping is not None
+
+    @property
+    def flooder(self) -> Connection | None:
+        """Who sends so many frames that to skip them takes too long: it is to be renewed."""
+        return self._skipping if self._skipped >= SLICE else None
+
+    def update(self, now: float) -> tuple[list[Connection], list[Connection]]:
+        """Take in who has come, and who has gone; both."""
         come, gone = self.connections.update(now)
         for connection in gone:
             self.unread.forget(connection)
-        return come
+        return come, gone
+
+    def lost(self) -> list[Connection]:
+        """Connections that are found gone."""
+        gone = self.connections.lost()
+        for connection in gone:
+            self.unread.forget(connection)
+        return gone
 
     def relieve(self) -> None:
         """Count out what peers have read, and while they leave too much unread together, cut off
@@ -93,29 +120,23 @@ class Endpoint:
         for connection in self.connections:
             self.unread.settle(connection)
         while self.unread.is_too_much:
-            worst = max(self.connections, key=lambda c: c.unread_bytes)
+            worst = max(self.connections, key=lambda c: c.unread_bytes, default=None)
+            if worst is None or not worst.unread_bytes:
+                return
             self._cut(worst, f"{worst.unread_bytes} bytes of answers are not read")
             self.unread.forget(worst)
-
-    def take_floods(self) -> list[Connection]:
-        """Who was cut off for messages of too many frames, since the last time."""
-        floods, self._floods = self._floods, []
-        return floods
 
     def close(self, *, linger: int | None) -> None:
         self.connections.close()
         self.socket.close(linger=linger)
 
-    def _skip(self, connection: Connection) -> bool:
+    def _skip(self) -> bool:
         """Drop a slice of a message; whether it has come to its end."""
         self.unsure = True
         count = skip(self.socket, SLICE)
         self._skipped += count
         if count < SLICE:
             self._skipping = None
-        elif self._skipped // FLOOD > (self._skipped - count) // FLOOD == 0:
-            self._cut(connection, f"it sends a message of more than {self._skipped} frames")
-            self._floods.append(connection)
         return count < SLICE
 
     def _cut(self, connection: Connection, reason: str) -> None:

@@ -42,6 +42,10 @@ class Hidden:
         self._all_at = -math.inf
         self._patience_s = PATIENCE_S
 
+    def begin(self) -> None:
+        """What is taken at the next look is as it should be."""
+        self._least_bytes = math.inf
+
     def look(self, taken_bytes: int, limit_bytes: int, now: float) -> Step:
         """`taken_bytes`: by the process, without what is accounted for."""
         self._least_bytes = min(self._least_bytes, taken_bytes)
@@ -61,6 +65,8 @@ class Hidden:
             self._least_bytes = taken_bytes
             return step
         self._next += 1
-        if step is not Step.TRIM:
-            self._again_at = now + SETTLE_S
         return step
+
+    def settle(self, now: float) -> None:
+        """Somebody was cut off: wait for what comes of it."""
+        self._again_at = now + SETTLE_S

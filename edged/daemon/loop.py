@@ -25,6 +25,7 @@ from edged import wire
 from edged.config import Config
 from edged.daemon.administration import Shelf
 from edged.daemon.awake import Awake
+from edged.daemon.connections import Connection
 from edged.daemon.door import Door, allow_descriptors
 from edged.daemon.endpoint import Endpoint
 from edged.daemon.front import Front
@@ -101,8 +102,8 @@ class Loop:
             profile=profile,
         )
         limits = config.published_limits()
-        self._clients = Endpoint(self._context.socket(zmq.ROUTER), limits)
-        self._admins = Endpoint(self._context.socket(zmq.ROUTER), limits)
+        self._clients = Endpoint(self._client_socket, limits)
+        self._admins = Endpoint(self._admin_socket, limits)
         self._door = Door(allow_descriptors())
         self._guard = Guard((self._clients, self._admins), self._door)
 
@@ -160,6 +161,8 @@ class Loop:
             self._admins.connections.descriptor in ready
         ):
             self._guard.update(now)
+        if self._door.descriptor in ready:
+            self._door.let_in()
         if self._regions.descriptor in ready:
             self._regions.hand_out()
         if worker is not None and worker.receiver.descriptor in ready:
@@ -174,6 +177,8 @@ class Loop:
                         self._flush()
                 if gathered:
                     self._flush()
+                if endpoint.flooder is not None:
+                    self._renew(endpoint, endpoint.flooder, now)
         if worker is not None and worker.death_fd in ready:
             while self._read_worker(worker, now):
                 pass  # its last words
@@ -282,6 +287,7 @@ class Loop:
         if not self._was_ready:
             gc.collect()
             gc.freeze()  # what lives now lives for ever: later collections need not look at it
+            self._guard.begin()
         self._was_ready = True
         self._restarts.on_ready(now)
         log.info("ready: %d models on %s", self._front.served_models, message.device)
@@ -388,31 +394,55 @@ class Loop:
             self._notifier.stopping(within_s=drain_timeout_s + LINGER_S + STOP_S + SWEEP_S)
             self._front.on_drain(now)
 
-    def _bind(self) -> None:
+    def _client_socket(self) -> zmq.Socket[bytes]:
         limits = self._config.published_limits()
-        clients = self._clients.socket
+        clients = self._router(limits.max_message_bytes)
         clients.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that nobody can get is an error
-        clients.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects keeps its name
-        clients.setsockopt(zmq.MAXMSGSIZE, limits.max_message_bytes)
         clients.setsockopt(zmq.SNDHWM, limits.max_in_flight + REFUSALS)
         clients.setsockopt(zmq.RCVHWM, limits.max_in_flight)
-        clients.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
-        clients.setsockopt(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1e3))
         clients.setsockopt(zmq.TCP_KEEPALIVE, 1)  # else who vanished keeps a descriptor for ever
         clients.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 60)
+        return clients
+
+    def _admin_socket(self) -> zmq.Socket[bytes]:
+        return self._router(self._config.limits.max_header_bytes)
+
+    def _router(self, max_frame_bytes: int) -> zmq.Socket[bytes]:
+        router = self._context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects keeps its name
+        router.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+        router.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
+        router.setsockopt(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1e3))
+        return router
+
+    def _listen(self, endpoint: Endpoint) -> None:
+        for descriptor in (endpoint.descriptor, endpoint.connections.descriptor):
+            self._poller.register(descriptor, select.POLLIN)
+
+    def _renew(self, endpoint: Endpoint, flooder: Connection, now: float) -> None:
+        """Let ZeroMQ drop a message that is too long to be read, with all that it holds."""
+        log.warning("a client sends messages of too many frames: all have to connect again")
+        self._guard.caught(flooder, now)
+        for descriptor in (endpoint.descriptor, endpoint.connections.descriptor):
+            self._poller.unregister(descriptor)
+        endpoint.renew()
+        self._door.renewed(endpoint)
+        self._listen(endpoint)
+
+    def _bind(self) -> None:
         for endpoint in self._config.server.endpoints:
             if endpoint.startswith("ipc://"):
                 self._claim(endpoint)
             try:
-                self._door.bind(clients, endpoint, int(self._config.server.socket_mode, 8))
-            except zmq.ZMQError as error:
+                self._door.bind(self._clients, endpoint, int(self._config.server.socket_mode, 8))
+            except (zmq.ZMQError, OSError) as error:
                 raise Unavailable(
-                    f"cannot listen at {endpoint}: {error.strerror}; is another daemon running, "
-                    "and does the directory of the socket exist?"
+                    f"cannot listen at {endpoint}: {error.strerror or error}; is another daemon "
+                    "running, and does the directory of the socket exist?"
                 ) from error
             log.info("listening at %s", endpoint)
-        self._poller.register(self._clients.descriptor, select.POLLIN)
-        self._poller.register(self._clients.connections.descriptor, select.POLLIN)
+        self._listen(self._clients)
+        self._poller.register(self._door.descriptor, select.POLLIN)
         if self._config.server.shared_memory:
             self._regions.open(self._config.server.endpoints)
             if self._regions.descriptor is not None:
@@ -423,19 +453,13 @@ class Loop:
         """Nobody but the account of the daemon may connect, from the first moment on."""
         if endpoint is None:
             return
-        admins = self._admins.socket
-        admins.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        admins.setsockopt(zmq.MAXMSGSIZE, self._config.limits.max_header_bytes)
-        admins.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
-        admins.setsockopt(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1e3))
         self._claim(endpoint)
         try:
-            self._door.bind(admins, endpoint, 0o600)
-        except zmq.ZMQError as error:
-            raise Unavailable(f"cannot listen at {endpoint}: {error.strerror}") from error
+            self._door.bind(self._admins, endpoint, 0o600)
+        except (zmq.ZMQError, OSError) as error:
+            raise Unavailable(f"cannot listen at {endpoint}: {error.strerror or error}") from error
         log.info("administration at %s", endpoint)
-        self._poller.register(self._admins.descriptor, select.POLLIN)
-        self._poller.register(self._admins.connections.descriptor, select.POLLIN)
+        self._listen(self._admins)
 
     def _claim(self, endpoint: str) -> None:
         """Lock the path of an ipc socket: ZeroMQ would take it away from a living daemon."""
@@ -456,7 +480,7 @@ class Loop:
 
     def _close(self) -> None:
         at_once = len(self._signals) > 1
-        self._door.shut()
+        self._door.close()
         for endpoint in (self._clients, self._admins):
             endpoint.close(linger=0 if at_once else None)
         if self._worker is not None:

@@ -140,7 +140,8 @@ class Regions:
 
     def hand_out(self) -> None:
         """Take those who have come for a region, and give it to those who have said which."""
-        assert self._ready is not None and self._listener is not None
+        assert self._ready is not None
+        assert self._listener is not None
         for descriptor, _ in self._ready.poll(0, MAX_ASKING):
             asking = self._asking.get(descriptor)
             if asking is not None:

@@ -1,8 +1,8 @@
 """How much of what was sent to a peer it has not taken yet, which ZeroMQ does not tell.
 
 Now and then a frame is lent to ZeroMQ instead of copied: when it gives that one back, all that was
-sent to the peer before has left this process. So the count is late by `MARK_BYTES`, and a small
-message costs an addition.
+sent to the peer before has left this process. Up to `MARK_BYTES` for each peer are not counted,
+and a small message costs an addition.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Unread:
         return not unread_bytes or unread_bytes + size <= self.peer_bytes
 
     def sent(self, connection: Connection, size: int) -> None:
-        """Count a message that was sent."""
-        connection.unread_bytes += size
+        """A message was sent."""
         connection.unmarked_bytes += size
-        self.total_bytes += size
 
     def mark(self, connection: Connection, tracker: zmq.MessageTracker) -> None:
         """The message that was sent last is marked by this one."""
-        connection.marks.append((connection.unmarked_bytes, tracker))
-        connection.unmarked_bytes = 0
+        size, connection.unmarked_bytes = connection.unmarked_bytes, 0
+        connection.marks.append((size, tracker))
+        connection.unread_bytes += size
+        self.total_bytes += size
         self.settle(connection)
 
     def settle(self, connection: Connection) -> None:

@@ -21,9 +21,8 @@ LIMITS = wire.Limits(max_frames=8, max_message_bytes=1_000_000)
 def pair(tmp_path: Path) -> Iterator[tuple[Endpoint, zmq.Socket[Any]]]:
     """An endpoint and a client of it, which have spoken with each other."""
     with zmq.Context() as context:
-        router = context.socket(zmq.ROUTER)
-        endpoint = Endpoint(router, LIMITS)
-        router.bind(f"ipc://{tmp_path}/a.sock")
+        endpoint = Endpoint(lambda: context.socket(zmq.ROUTER), LIMITS)
+        endpoint.socket.bind(f"ipc://{tmp_path}/a.sock")
         with context.socket(zmq.DEALER) as client:
             client.setsockopt(zmq.ROUTING_ID, b"c")
             client.connect(f"ipc://{tmp_path}/a.sock")
