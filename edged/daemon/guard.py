@@ -100,7 +100,7 @@ class Guard:
             if step is not Step.CUT_ALL and heard_at is not None and now - heard_at < SILENT_S:
                 continue
             if step is Step.CUT_SENDING:
-                if not is_sending(connection):
+                if heard_at is not None and not is_sending(connection):
                     continue
                 self._caught.catch(process_of(connection), now)
             endpoint.connections.cut(connection)

@@ -38,6 +38,7 @@ class Target(msgspec.Struct, frozen=True):
     path: str  # of an ipc socket
     task: str  # that takes images
     end_s: float
+    burn: float = 0.0  # of a processor
 
     @property
     def endpoint(self) -> str:
@@ -234,6 +235,17 @@ def flood(target: Target) -> None:
     _pictures(target, file.tobytes())
 
 
+def burn(target: Target) -> None:
+    """No attack: what an attacker takes of a processor, for comparison."""
+    began_s, began_cpu_s = time.monotonic(), time.process_time()
+    for _ in target.times():
+        due_s = target.burn * (time.monotonic() - began_s)
+        if time.process_time() - began_cpu_s < due_s:
+            sum(range(10_000))
+        else:
+            time.sleep(0.005)
+
+
 def many_scans(size: int) -> bytes:
     """A JPEG with one of its scans again and again, of about `size` bytes."""
     ok, encoded = cv2.imencode(
@@ -296,7 +308,7 @@ ATTACKS: dict[str, Callable[[Target], None]] = {
     attack.__name__: attack
     for attack in (
         *(progressive, png, unfinished, held, unread, large, region),
-        *(frames, connections, flood),
+        *(frames, connections, flood, burn),
     )
 }
 
@@ -307,9 +319,11 @@ def main() -> None:
     parser.add_argument("endpoint", help="ipc:// of the daemon")
     parser.add_argument("--task", required=True, help="a task that takes images")
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--burn", type=float, default=0.0, help="of a processor, with burn")
     args = parser.parse_args()
+    end_s = time.monotonic() + args.seconds
     path = args.endpoint.removeprefix("ipc://")
-    ATTACKS[args.name](Target(path, args.task, time.monotonic() + args.seconds))
+    ATTACKS[args.name](Target(path, args.task, end_s, args.burn))
 
 
 if __name__ == "__main__":
