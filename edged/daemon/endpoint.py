@@ -61,7 +61,7 @@ class Endpoint:
             return
         if not self.unread.has_room(connection, size):
             self._cut(connection, f"{connection.unread_bytes} bytes of answers are not read")
-            raise zmq.ZMQError(zmq.EAGAIN)
+            raise zmq.Again
         if connection.unmarked_bytes + size < MARK_BYTES:
             send(self.socket, [routing_id, *frames])
             self.unread.sent(connection, size)
