@@ -57,7 +57,7 @@ class Door:
 
     def bind(self, endpoint: Endpoint, where: str, mode: int) -> None:
         """Listen there. Raises ZMQError or OSError. `mode`: of the file of an ipc socket."""
-        if where.startswith("ipc:///"):
+        if where.startswith("ipc://") and not where.startswith("ipc://@"):
             gate = _Gate(endpoint, where.removeprefix("ipc://"), mode)
             gate.open(self._room())
             self._watch(gate)

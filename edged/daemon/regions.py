@@ -79,7 +79,8 @@ class Regions:
 
     def open(self, endpoints: Sequence[str]) -> None:
         """Share from now on, if clients of this host can come."""
-        paths = [e.removeprefix("ipc://") for e in endpoints if e.startswith("ipc:///")]
+        paths = [e.removeprefix("ipc://") for e in endpoints if e.startswith("ipc://")]
+        paths = [os.path.abspath(path) for path in paths if not path.startswith("@")]
         if not paths:
             return
         path = f"{paths[0]}.shared"
