@@ -230,7 +230,9 @@ def png(target: Target) -> None:
 
 def flood(target: Target) -> None:
     """As many ordinary requests as one client may have unanswered, always."""
-    ok, file = cv2.imencode(".jpg", np.random.default_rng(1).integers(0, 256, (240, 320, 3)))
+    ok, file = cv2.imencode(
+        ".jpg", np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
+    )
     assert ok
     _pictures(target, file.tobytes())
 
