@@ -40,6 +40,7 @@ class Connection:
     origin: bytes = b""  # the address that it came by
     heard_at: float | None = None  # when its last whole message was read
     routing_id: bytes | None = None
+    is_cut: bool = False  # ZeroMQ notices when all that came by it is read
     unmarked_bytes: int = 0
     unread_bytes: int = 0
     marks: deque[tuple[int, zmq.MessageTracker]] = field(default_factory=deque)
@@ -96,10 +97,15 @@ class Connections:
 
     def lost(self) -> list[Connection]:
         """Those that have gone without a word of the monitor."""
-        return [self._remove(c) for c in self if c.inode != _inode(c.descriptor)]
+        return [
+            self._remove(connection)
+            for connection in self
+            if connection.inode is None or connection.inode != _inode(connection.descriptor)
+        ]
 
     def cut(self, connection: Connection) -> None:
         """Shut it down. ZeroMQ notices, and the monitor tells."""
+        connection.is_cut = True
         with _socket_of(connection) as peer:
             if peer is not None:
                 with contextlib.suppress(OSError):
@@ -138,8 +144,9 @@ def is_sending(connection: Connection) -> bool:
     with _socket_of(connection) as peer:
         if peer is None:
             return False
-        count = fcntl.ioctl(peer, termios.FIONREAD, b"\0" * 4)
-        return bool(struct.unpack("i", count)[0])
+        with contextlib.suppress(OSError):
+            return bool(struct.unpack("i", fcntl.ioctl(peer, termios.FIONREAD, b"\0" * 4))[0])
+    return False
 
 
 _CREDENTIALS = struct.Struct("3i")
@@ -161,7 +168,21 @@ def _socket_of(connection: Connection) -> Iterator[socket.socket | None]:
         yield None
         return
     with socket.socket(fileno=descriptor) as peer:
-        yield peer
+        yield peer if _is_accepted(peer, connection.origin) else None
+
+
+def _is_accepted(peer: socket.socket, origin: bytes) -> bool:
+    """Whether it is a connection to that address: the descriptor may have been another's already
+    when the monitor's word of it was read.
+    """
+    if peer.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    if peer.family != socket.AF_UNIX:
+        return not origin.startswith(b"ipc")
+    name = peer.getsockname()
+    if not name or not origin or isinstance(name, bytes):
+        return bool(name)
+    return origin == f"ipc://{name}".encode()
 
 
 def _inode(descriptor: int) -> int | None:

@@ -14,7 +14,7 @@ from typing import Any
 import zmq
 
 from edged import wire
-from edged.daemon.connections import Connection, Connections
+from edged.daemon.connections import Connection, Connections, process_of
 from edged.daemon.unread import MARK_BYTES, Unread, lent
 from edged.sockets import has_message, receive, send, skip
 
@@ -32,6 +32,7 @@ class Endpoint:
         self._make = make
         self._limits = limits
         self._most = limits.max_frames + 2  # with the sender's name, and one to tell by
+        self.offenders: list[int] = []  # processes of peers that were cut off
         self._begin()
 
     def _begin(self) -> None:
@@ -87,7 +88,8 @@ class Endpoint:
             connection = self.connections.heard(frames[-1], routing_id, now)
             if frames[-1].more:
                 self._skipping, self._skipped = connection, 0
-            yield routing_id, frames[1:]
+            if not connection.is_cut:
+                yield routing_id, frames[1:]
 
     @property
     def is_skipping(self) -> bool:
@@ -141,4 +143,7 @@ class Endpoint:
 
     def _cut(self, connection: Connection, reason: str) -> None:
         log.warning("a client is cut off: %s", reason)
+        process = process_of(connection)
+        if process is not None:
+            self.offenders.append(process)
         self.connections.cut(connection)

@@ -66,6 +66,10 @@ class Guard:
         While the frames of one message are skipped it goes by itself, and silence means nothing.
         """
         self.look_at = now + LOOK_S if any(len(e.connections) for e in self._endpoints) else now + 1
+        for endpoint in self._endpoints:
+            offenders, endpoint.offenders = set(endpoint.offenders), []
+            for process in offenders:
+                self._keep_out(process, now)
         step = Step.NOTHING if any(e.is_skipping for e in self._endpoints) else Step.TRIM
         while step is not Step.NOTHING:
             unread_bytes = sum(endpoint.unread.total_bytes for endpoint in self._endpoints)
@@ -109,6 +113,13 @@ class Guard:
             log.warning("messages that do not end take too much memory: %d clients cut off", cut)
         return cut
 
+    def _keep_out(self, process: int, now: float) -> None:
+        """With all its connections: what one did another would go on with."""
+        if self._caught.catch(process, now):
+            for endpoint, connection in self._all():
+                if process_of(connection) == process:
+                    endpoint.connections.cut(connection)
+
     def _all(self) -> Iterable[tuple[Endpoint, Connection]]:
         return ((e, connection) for e in self._endpoints for connection in e.connections)
 
@@ -123,15 +134,16 @@ class Caught:
     def anyone(self) -> bool:
         return bool(self._until)
 
-    def catch(self, process: int | None, now: float, at_least_s: float = KEPT_OUT_S) -> None:
-        """`process` None: it cannot be told from others."""
-        if process is None:
-            return
+    def catch(self, process: int | None, now: float, at_least_s: float = KEPT_OUT_S) -> bool:
+        """Keep it out, if it is not already. `process` None: it cannot be told from others."""
+        if process is None or self.is_kept_out(process, now):
+            return False
         _, last_s = self._until.pop(process, (0.0, 0.0))
         wait_s = min(max(2 * last_s, at_least_s), MOST_KEPT_OUT_S)
         self._until[process] = now + wait_s, wait_s
         if len(self._until) > MOST_KNOWN:
             del self._until[next(iter(self._until))]
+        return True
 
     def is_kept_out(self, process: int | None, now: float) -> bool:
         if process is None or process not in self._until:
