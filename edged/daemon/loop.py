@@ -317,7 +317,7 @@ class Loop:
         """Give up a worker that does not get ready, or does not get on."""
         reason = self._front.vigil.verdict(now)
         if reason is not None and self._worker is not None:
-            self._give_up(reason, now)
+            self._give_up(reason, now, batch=self._front.vigil.late_batch(now))
 
     def _give_up(self, reason: str, now: float, *, batch: int | None = None) -> None:
         assert self._worker is not None
