@@ -50,6 +50,8 @@ class Guard:
                 if self._caught.is_kept_out(process_of(connection), now):
                     endpoint.connections.cut(connection)
             self._door.update(endpoint, come, gone)
+            if come:
+                self.look_at = min(self.look_at, now + LOOK_S)
 
     def caught(self, connection: Connection, now: float) -> None:
         """It did what nobody does by mistake: its process is kept out for long."""
@@ -59,6 +61,7 @@ class Guard:
         """What the process has taken so far is as it should be."""
         self._hidden.begin()
         self._door.begin()
+        self.look_at = -math.inf
 
     def look(self, accounted_bytes: int, limit_bytes: int, now: float) -> None:
         """At the memory of this process, of which `accounted_bytes` are known.

@@ -1,8 +1,8 @@
 """Memory that ZeroMQ holds without telling: messages that have not come to their end. Pure.
 
 It is what the process has taken beyond what is accounted for, and beyond what it took at its best.
-While that is too much, the allocator gives back what is free, and peers are cut off, more of them
-step by step, since nobody can tell which one it is: first those that are in the middle of sending
+While that is too much, peers are cut off, more of them step by step, since nobody can tell which
+one it is, and the allocator gives back what is free: first those that are in the middle of sending
 or were never heard, then those that were not heard for a moment, then all. If none of that helps
 for long, it is something else.
 """
@@ -28,7 +28,8 @@ class Step(Enum):
     GIVE_UP = auto()  # say so
 
 
-_STEPS = (Step.TRIM, Step.CUT_SENDING, Step.TRIM, Step.CUT_SILENT, Step.TRIM, Step.CUT_ALL)
+# To trim takes a while, in which who is sending could send hundreds of megabytes.
+_STEPS = (Step.CUT_SENDING, Step.TRIM, Step.CUT_SILENT, Step.TRIM, Step.CUT_ALL, Step.TRIM)
 
 
 class Hidden:

@@ -59,7 +59,6 @@ def test_peers_are_cut_off_step_by_step_and_all_of_them_ever_more_rarely() -> No
 def test_after_a_cut_it_waits_for_what_comes_of_it() -> None:
     hidden = Hidden()
     hidden.look(0, LIMIT, 0.0)
-    assert hidden.look(1000, LIMIT, 1.0) is Step.TRIM
     assert hidden.look(1000, LIMIT, 1.0) is Step.CUT_SENDING
     hidden.settle(1.0)
     assert not steps(hidden, 1000, 1.0 + SETTLE_S / 2)
