@@ -168,6 +168,11 @@ class Front:
         return len(self._versions.unusable) + len(self._failing())
 
     @property
+    def received_bytes(self) -> int:
+        """Of payloads that are held here, for requests that are open or still to come."""
+        return self.payload_bytes + self._uploads.held_bytes
+
+    @property
     def device_is_up(self) -> bool:
         return self._device is not None
 

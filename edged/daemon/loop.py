@@ -190,7 +190,7 @@ class Loop:
         if self._awake is not None and front.device_is_busy:
             self._awake.needed(now)
         if self._guard.look_at <= now:
-            self._guard.look(front.payload_bytes, front.room.hidden_bytes, now)
+            self._guard.look(front.received_bytes, front.room.hidden_bytes, now)
         if wakeup_at <= now:
             self._on_time(now)
 
