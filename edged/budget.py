@@ -9,6 +9,7 @@ Knows nothing of what the memory is for. Read again and again: others come and g
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,12 @@ def footprint(process: int | str = "self", proc: Path = Path("/proc")) -> Footpr
     """Of a process of ours. It takes the kernel about 1 ms for each 100 MB."""
     sizes = _sizes((proc / str(process) / "smaps_rollup").read_text())
     return Footprint(sizes["Pss"], sizes["Pss_Anon"])
+
+
+def anonymous_bytes(proc: Path = Path("/proc")) -> int:
+    """Of this process, what no file backs: a reading of some microseconds, to look often."""
+    _, resident, shared, *_ = (proc / "self" / "statm").read_text().split()
+    return (int(resident) - int(shared)) * _PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +112,7 @@ class _Names:
         return _Group(int(text), usage_bytes - unmapped)
 
 
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _NO_LIMIT = 1 << 60
 _V1 = _Names("memory.limit_in_bytes", "memory.usage_in_bytes", "total_", "mapped_file")
 _V2 = _Names("memory.max", "memory.current", "", "file_mapped")

@@ -18,17 +18,24 @@ import numpy.typing as npt
 
 from edged.errors import InvalidArgument
 from edged.manifest import Preprocess
-from edged.pictures import resizing
-from edged.pictures.decoding import Image, decode
-from edged.pictures.header import MAX_PIXELS, Bytes
+from edged.pictures import files, resizing
+from edged.pictures.decoding import Image, pixels_of
+from edged.pictures.header import MAX_PIXELS, Bytes, check
 
-__all__ = ["Image", "decode", "normalise", "prepare", "resize_bytes", "resized"]
-
+# From three or four channels, by which the model wants; RGB of three channels stays as it is.
+_TO_CHANNELS = {
+    (3, "BGR"): cv2.COLOR_RGB2BGR,
+    (4, "BGR"): cv2.COLOR_RGBA2BGR,
+    (4, "RGB"): cv2.COLOR_RGBA2RGB,
+}
 _MAX_ASPECT = 50  # a strip one pixel wide would grow to gigabytes before its crop
 
 
 def normalise(image: Image, spec: Preprocess, out: npt.NDArray[np.float32]) -> None:
-    """Write the model's input for `image` into `out`, one row, shape as the model wants it."""
+    """Write the model's input for `image` into `out`, one row, shape as the model wants it.
+
+    `image` may have a spare channel if `takes_spare(spec)`.
+    """
     _check_out(out, spec)
     height, width = image.shape[:2]
     to_height, to_width = resized(height, width, spec)
@@ -40,11 +47,11 @@ def normalise(image: Image, spec: Preprocess, out: npt.NDArray[np.float32]) -> N
     image = image[top : top + spec.height, left : left + spec.width]
     tables = _tables(spec)
     if spec.layout == "NHWC":
-        if spec.color == "BGR":
-            image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        code = _TO_CHANNELS.get((image.shape[2], spec.color))
+        image = image if code is None else cv2.cvtColor(image, code)
         cv2.LUT(image, tables.T[np.newaxis], out)
         return
-    planes = cv2.split(image)
+    planes = cv2.split(image)[:3]
     for channel, plane in enumerate(planes if spec.color == "RGB" else planes[::-1]):
         cv2.LUT(plane, tables[channel : channel + 1], out[channel])
 
@@ -57,8 +64,16 @@ def prepare(
     max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Write the model's input for a file's bytes, or for a decoded picture, into `out`."""
-    image = data if isinstance(data, np.ndarray) else decode(data, max_pixels=max_pixels)
-    normalise(image, spec, out)
+    if not isinstance(data, np.ndarray):
+        header = files.look(data)
+        check(header, max_pixels)
+        data = pixels_of(header, spare=takes_spare(spec))
+    normalise(data, spec, out)
+
+
+def takes_spare(spec: Preprocess) -> bool:
+    """Whether a picture may have a fourth channel that means nothing, which is faster."""
+    return spec.resize_version == 2 and spec.interpolation == "linear"
 
 
 def resize_bytes(height: int, width: int, spec: Preprocess) -> int:

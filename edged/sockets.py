@@ -7,6 +7,7 @@ and found nothing. zmq.Poller needs no such care, and several times as many syst
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,10 +29,13 @@ def has_room(socket: zmq.Socket[Any]) -> bool:
     return bool(int(socket.getsockopt(zmq.EVENTS)) & _WRITABLE)
 
 
-def receive(socket: zmq.Socket[Any]) -> list[zmq.Frame]:
-    """The message that is there. Its frames are buffers that share ZeroMQ's memory."""
+def receive(socket: zmq.Socket[Any], most: int = sys.maxsize) -> list[zmq.Frame]:
+    """The message that is there. Its frames are buffers that share ZeroMQ's memory.
+
+    At most so many of them: where the last one has `more`, the rest is to be skipped.
+    """
     frames = [socket.recv(_NO_WAIT, copy=False)]
-    while frames[-1].more:
+    while frames[-1].more and len(frames) < most:
         frames.append(socket.recv(_NO_WAIT, copy=False))
     return frames
 
@@ -53,6 +57,15 @@ def owned(frames: Sequence[Any]) -> list[Any]:
 def _is_small(frame: Any) -> bool:
     """Whether pyzmq copies it in any case."""
     return memoryview(frame).nbytes < zmq.COPY_THRESHOLD
+
+
+def skip(socket: zmq.Socket[Any], most: int) -> int:
+    """Drop up to so many frames of the rest of a message; how many, less than `most` at its end."""
+    receive_one = socket.recv
+    for count in range(most):
+        if not receive_one(_NO_WAIT, copy=False).more:
+            return count
+    return most
 
 
 def send(socket: zmq.Socket[Any], frames: Sequence[Any], *, copy: bool = True) -> None:

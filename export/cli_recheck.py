@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from edged.cli.console import print_json, table
+from edged.cli.console import print_json, say, table
 from edged.store import Store
 from export.cli_look import extra, new_command
 
@@ -27,4 +27,4 @@ def _recheck(args: argparse.Namespace) -> None:
         print_json([dataclasses.asdict(one) for one in found])
         return
     rows = [[one.name, one.before, one.after, one.reason] for one in found]
-    print(table(["model", "was served", "is served now", "because"], rows))
+    say(table(["model", "was served", "is served now", "because"], rows))

@@ -121,6 +121,19 @@ def test_threads_do_not_change_a_bit() -> None:
             assert list(pool.map(one, files)) == alone
 
 
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("color", ["RGB", "BGR"])
+@pytest.mark.parametrize("size", [(60, 80), (32, 32)])  # with and without resizing
+def test_a_spare_channel_changes_nothing(layout: str, color: str, size: tuple[int, int]) -> None:
+    """Decoders may leave one, since exact resizing is faster with four."""
+    spec = Preprocess(32, 32, layout=layout, color=color)
+    shape = (3, 32, 32) if layout == "NCHW" else (32, 32, 3)
+    image, (expected, found) = picture(*size), np.empty((2, *shape), np.float32)
+    preprocess.normalise(image, spec, expected)
+    preprocess.normalise(np.dstack([image, image[..., :1]]), spec, found)
+    np.testing.assert_array_equal(found, expected)
+
+
 # --- versions of resizing -------------------------------------------------------------------------
 
 OLD_MANIFEST = {  # as it was stored before resizing had a version

@@ -1,19 +1,21 @@
 """Memory that a client shares with a daemon on its own host, so that payloads need not be sent.
 
-The daemon makes a file that is memory; `Sharing` maps it and hands it out in pieces, one for each
-request until its end. What does not fit goes in the message, as does all before the file is there.
-No sockets and no clock.
+The daemon makes a file that is memory, and gives it to who knows its name; `Sharing` maps it and
+hands it out in pieces, one for each request until its end. What does not fit goes in the message,
+as does all before the file is there. No messages and no clock.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import mmap
 import os
+import socket
 from collections.abc import Sequence
 from io import FileIO
-from stat import S_ISREG
+from stat import S_ISREG, S_ISSOCK
 
 import msgspec
 
@@ -24,6 +26,7 @@ log = logging.getLogger("edged.client")
 
 DEFAULT_BYTES = 64 * 2**20
 LEAST_BYTES = 32 * 2**10  # of a payload; to send a smaller one costs less than it saves
+PATIENCE_S = 2.0  # with a daemon that is to hand out memory, which it does at once
 GRAIN_BYTES = 64 * 2**10  # pieces are multiples of it, so that one can be used for another
 
 
@@ -89,9 +92,9 @@ class Region:
         self.grains = Grains(reply.bytes // GRAIN_BYTES)
         self._there_bytes = 0  # that the file system has promised
         try:
-            self._file = FileIO(reply.path, "r+", opener=_open)
+            self._file = FileIO(_fetch(reply), "r+")
         except OSError as error:
-            raise Unavailable(f"{reply.path}: {error.strerror}") from error
+            raise Unavailable(f"{reply.path}: {error.strerror or error}") from error
         try:
             _check(self._file, reply.bytes)
             # Until it is closed or this process ends: so the daemon knows that somebody is here.
@@ -123,7 +126,9 @@ class Region:
 
     def close(self) -> None:
         """Give up the lock. Pieces that are in use stay readable."""
-        self._file.close()
+        if not self._file.closed:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # the mapping keeps the file open
+            self._file.close()
 
     def _extend(self, end: int) -> bool:
         """Whether memory up to `end` can be written: else the kernel would end this process."""
@@ -137,8 +142,18 @@ class Region:
         return True
 
 
-def _open(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _fetch(reply: wire.ShareReply) -> int:
+    """The open file. Raises OSError."""
+    if not S_ISSOCK(os.stat(reply.path).st_mode):  # of an older daemon, which gives a file a name
+        return os.open(reply.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as daemon:
+        daemon.settimeout(PATIENCE_S)
+        daemon.connect(reply.path)
+        daemon.sendall(reply.region.encode())
+        _, descriptors, _, _ = socket.recv_fds(daemon, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    if not descriptors:
+        raise OSError(errno.ENOENT, "the daemon does not hand it out")
+    return descriptors[0]
 
 
 def _check(file: FileIO, size: int) -> None:

@@ -216,6 +216,13 @@ class MemoryMeasured(msgspec.Struct, frozen=True, tag=True):
     ceiling_bytes: int = 0  # the budget if nobody else took memory; 0: it does not change
 
 
+class PayloadRoom(msgspec.Struct, frozen=True, tag=True):
+    """So many bytes there are for payloads of requests that wait, and as many for those that are
+    staged; never more than the settings say, and one request fits always."""
+
+    bytes: int
+
+
 class LoadAsked(msgspec.Struct, frozen=True, tag=True):
     """Put a model on the device, and serve it from now on. It may be evicted later."""
 
@@ -261,6 +268,7 @@ Event: TypeAlias = (
     | BlockLoadFailed
     | BlockUnloaded
     | MemoryMeasured
+    | PayloadRoom
     | LoadAsked
     | UnloadAsked
     | PinAsked

@@ -13,6 +13,9 @@ A grant is a lease. It is over when the bytes are there, when the client gives i
 has come for a while, or when its time is up; who has bytes left then announces them again. So a
 device whose link is slower than it said, or that has vanished, keeps the others waiting for no
 longer than a lease.
+
+Clients take turns, by uploads. One that sends nothing at all under a grant loses it soon, and its
+announcements wait for longer each time, until it has sent something.
 """
 
 from __future__ import annotations
@@ -36,6 +39,9 @@ Key: TypeAlias = tuple[int, str]
 LATE = 0.1  # of its time, which a lease is longer: a connection takes a while to get up to its rate
 LATE_S = 0.05  # likewise, whatever its time
 TRANSIT_S = 0.5  # after a lease, in which what is on its way is still taken
+FIRST_S = 0.5  # for the first bytes of a grant; doubled each time that none came
+MOST_LAPSES = 6  # that count
+MOST_KNOWN = 4_096  # clients that are known for that
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,6 +97,7 @@ class _Upload:
     announced_s: float
     stage: _Stage = _Stage.WAITING
     heard_s: float = 0.0
+    is_silent: bool = False  # since it was granted
     grant: Grant | None = None
 
     @property
@@ -118,6 +125,7 @@ class Grants:
         self._waiting: dict[Key, _Upload] = {}
         self._granted: dict[Key, _Upload] = {}
         self._complete: dict[Key, _Upload] = {}
+        self._lapses: Counter[int] = Counter()  # grants in a row that a client has not used
         self._bytes = 0
         self._client_bytes: Counter[int] = Counter()
         self._client_uploads: Counter[int] = Counter()
@@ -154,7 +162,7 @@ class Grants:
             left_bytes=announcement.size_bytes,
             received_bytes=announcement.sent_bytes,
             link_bytes_s=min(announcement.link_bytes_s or uplink, uplink),
-            announced_s=now,
+            announced_s=now + self._penalty_s(key[0]),
         )
         self.end(key)
         self._uploads[key] = self._waiting[key] = upload
@@ -185,6 +193,8 @@ class Grants:
         upload.received_bytes += size_bytes
         upload.left_bytes -= size_bytes
         upload.heard_s = now
+        upload.is_silent = False
+        self._lapses.pop(key[0], None)
         if not upload.left_bytes:
             upload.stage = _Stage.COMPLETE
             self._complete[key] = self._granted.pop(key)
@@ -214,8 +224,11 @@ class Grants:
             for key, upload in stage.items()
             if self._expires_at(upload) <= now
         )
+        silent = {key[0] for key in expired if self._uploads[key].is_silent}
         for key in expired:
             self.end(key)
+        for client in silent:
+            self._lapsed(client)
         if self._next_round_at() > now:
             return expired, ()
         return expired, self._begin_round(now)
@@ -240,14 +253,14 @@ class Grants:
         if not self._waiting:
             return math.inf
         gather_s = self._settings.gather_s
-        oldest = next(iter(self._waiting.values()))
-        return max(oldest.announced_s + gather_s, self._busy_until() - gather_s)
+        oldest_s = min(upload.announced_s for upload in self._waiting.values())
+        return max(oldest_s + gather_s, self._busy_until() - gather_s)
 
     def _busy_until(self) -> float:
         return max((grant.end_s for grant in self.active), default=-math.inf)
 
     def _begin_round(self, now: float) -> tuple[Grant, ...]:
-        members = self._choose()
+        members = self._choose(now)
         start_s = max(now, self._busy_until())
         parts = _PARTS[self._settings.shares]([upload.need_s for upload in members.values()])
         grants = []
@@ -258,16 +271,24 @@ class Grants:
             upload.grant = Grant(key, start_s, rate_bytes_s, end_s)
             upload.stage = _Stage.GRANTED
             upload.heard_s = start_s
+            upload.is_silent = True
             self._granted[key] = self._waiting.pop(key)
             grants.append(upload.grant)
         return tuple(grants)
 
-    def _choose(self) -> dict[Key, _Upload]:
-        """Of the group that has waited longest, in order, what is one batch and one lease."""
-        group = next(iter(self._waiting.values())).group
+    def _choose(self, now: float) -> dict[Key, _Upload]:
+        """Of the group whose turn it is, in order, what is one batch and one lease."""
+        turns: Counter[int] = Counter()
+        ranked = []
+        for key, upload in self._waiting.items():
+            if upload.announced_s <= now:
+                turns[key[0]] += 1
+                ranked.append((turns[key[0]], upload.announced_s, key, upload))
+        ranked.sort(key=lambda place: place[:2])
+        group = ranked[0][3].group
         chosen: dict[Key, _Upload] = {}
         rows, need_s = 0, 0.0
-        for key, upload in self._waiting.items():
+        for _, _, key, upload in ranked:
             if upload.group != group:
                 continue
             rows += upload.rows
@@ -277,10 +298,26 @@ class Grants:
             chosen[key] = upload
         return chosen
 
+    def _lapsed(self, client: int) -> None:
+        """It has let a grant pass without a byte: what else it announced waits for longer."""
+        if self._lapses[client] < MOST_LAPSES:
+            self._lapses[client] += 1
+        if len(self._lapses) > MOST_KNOWN:
+            del self._lapses[next(iter(self._lapses))]
+        for key, upload in self._waiting.items():
+            if key[0] == client:
+                upload.announced_s += self._penalty_s(client)
+
+    def _penalty_s(self, client: int) -> float:
+        return self._settings.stall_s * self._lapses.get(client, 0)
+
     def _expires_at(self, upload: _Upload) -> float:
         stalled_s = upload.heard_s + self._settings.stall_s
         if upload.stage is _Stage.COMPLETE or upload.grant is None:
             return stalled_s
+        if upload.is_silent:
+            patience_s = FIRST_S * 2.0 ** self._lapses.get(upload.grant.key[0], 0)
+            stalled_s = min(stalled_s, upload.heard_s + patience_s)
         return min(stalled_s, upload.grant.end_s + TRANSIT_S)
 
     def _check_room(self, key: Key, size_bytes: int, known_bytes: int) -> None:

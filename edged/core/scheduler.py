@@ -28,6 +28,7 @@ from edged.core.events import (
     Drained,
     Event,
     Member,
+    PayloadRoom,
     Prepare,
     Prepared,
     PrepareFailed,
@@ -213,6 +214,10 @@ class Scheduler:
         self._sizes.arrived(request, now)
         if request.deadline_s is not None:
             self._deadlines.add(request.deadline_s, request.rid)
+
+    def _on_payload_room(self, event: PayloadRoom, now: float, commands: list[Command]) -> None:
+        self._waiting.capacity_bytes = min(self.settings.queue_bytes, event.bytes)
+        self._staging.bound_bytes(min(self.settings.staging_bytes, event.bytes))
 
     def _on_cancel_asked(self, event: CancelAsked, now: float, commands: list[Command]) -> None:
         job = self._jobs.get(event.rid)
@@ -579,5 +584,6 @@ _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = 
     DeviceUp: Scheduler._on_device_up,
     DeviceDown: Scheduler._on_device_down,
     DrainAsked: Scheduler._on_drain_asked,
+    PayloadRoom: Scheduler._on_payload_room,
     Woke: Scheduler._on_woke,
 }

@@ -28,12 +28,17 @@ class Staging:
     """Owns the counts. Rows are those of staging, bytes those of the payloads."""
 
     def __init__(self, settings: Settings) -> None:
-        self._rows, self._bytes = settings.staging_rows, settings.staging_bytes
+        self._rows = settings.staging_rows
         # Up to these anyone may have what is free. A full batch of one client always fits.
         self._open_rows = max(settings.max_batch_rows, self._rows - self._rows // _KEPT)
-        self._open_bytes = self._bytes - self._bytes // _KEPT
         self._levels = settings.levels
+        self.bound_bytes(settings.staging_bytes)
         self.clear()
+
+    def bound_bytes(self, most_bytes: int) -> None:
+        """From now on there may be so many bytes of payload."""
+        self._bytes = most_bytes
+        self._open_bytes = most_bytes - most_bytes // _KEPT
 
     def clear(self) -> None:
         """The device is gone, and everything with it."""

@@ -84,7 +84,7 @@ class WaitingQueue:
         streams: Streams = "latest-frame",
     ) -> None:
         self._capacity_rows = capacity_rows
-        self._capacity_bytes = capacity_bytes
+        self.capacity_bytes = capacity_bytes  # may change at any time
         self._when_full = when_full
         self._streams = streams
         self._levels: list[dict[int, _Line]] = [{} for _ in range(levels)]
@@ -127,8 +127,11 @@ class WaitingQueue:
         return Admission(True, superseded, pushed_out)
 
     def has_room(self, request: Request) -> bool:
-        """Whether it fits beside what waits."""
-        return self._share(self.rows + request.rows, self.bytes + request.payload_bytes) <= 1.0
+        """Whether it fits beside what waits; alone, any does."""
+        return (
+            not self.rows
+            or self._share(self.rows + request.rows, self.bytes + request.payload_bytes) <= 1.0
+        )
 
     def rows_ahead_of(self, request: Request) -> int:
         """At most how many rows go before a newcomer's: all of higher levels, and of its own
@@ -283,7 +286,7 @@ class WaitingQueue:
 
     def _share(self, rows: int, size: int) -> float:
         """Of the queue: the larger of both shares."""
-        return max(rows / self._capacity_rows, size / self._capacity_bytes)
+        return max(rows / self._capacity_rows, size / self.capacity_bytes)
 
     def _rows_of(self, request: Request) -> int:
         line = self._levels[request.level].get(request.client)

@@ -1,40 +1,149 @@
 """A ZeroMQ socket that clients connect to, among the other descriptors of a poll loop.
 
-Knows no clients, and does not look into messages.
+Knows no clients, and does not look into messages. What it holds for a peer is bounded: frames of a
+message, bytes of answers that are not read. A peer beyond that is cut off, and what is left of its
+message is dropped in slices, so that no turn of the loop is long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import zmq
 
 from edged import wire
-from edged.sockets import has_message, receive, send
+from edged.daemon.connections import Connection, Connections, process_of
+from edged.daemon.unread import MARK_BYTES, Unread, lent
+from edged.sockets import has_message, receive, send, skip
+
+log = logging.getLogger("edged")
 
 BURST = 64  # messages that are taken before others are looked at
+SLICE = 2_000  # frames too many of a message that are dropped one by one
+COPIED_BYTES = MARK_BYTES  # of a message: to copy less is quicker than to lend it to ZeroMQ
 
 
 class Endpoint:
     """A ROUTER. While it is `unsure`, it may have messages that its descriptor does not tell of."""
 
-    def __init__(self, socket: zmq.Socket[Any]) -> None:
-        self.socket = socket
-        self.descriptor: int = socket.FD
-        self.unsure = True
+    def __init__(self, make: Callable[[], zmq.Socket[Any]], limits: wire.Limits) -> None:
+        self._make = make
+        self._limits = limits
+        self._most = limits.max_frames + 2  # with the sender's name, and one to tell by
+        self.offenders: list[int] = []  # processes of peers that were cut off
+        self._begin()
 
-    def send(self, routing_id: bytes, frames: Sequence[wire.Buffer], *, copy: bool = True) -> None:
-        """Raises ZMQError when nobody takes it at once."""
+    def _begin(self) -> None:
+        self.socket = self._make()
+        self.descriptor: int = self.socket.FD
         self.unsure = True
-        send(self.socket, [routing_id, *frames], copy=copy)
+        self.connections = Connections(self.socket)
+        self.unread = Unread(self._limits.max_message_bytes)
+        self._skipping: Connection | None = None  # whose message is read no further
+        self._skipped = 0
 
-    def messages(self) -> Iterator[tuple[bytes, list[wire.Buffer]]]:
-        """The sender and the frames of each of a burst."""
+    def renew(self) -> None:
+        """Another socket, which is bound nowhere. ZeroMQ drops at once what the old one held, and
+        all its connections with it: their peers connect again, and send again.
+        """
+        self.close(linger=0)
+        self._begin()
+
+    def send(self, routing_id: bytes, frames: Sequence[wire.Buffer]) -> None:
+        """Raises ZMQError when nobody takes it at once: EAGAIN, EHOSTUNREACH."""
+        self.unsure = True
+        size = sum(map(len, frames))
+        copy = size < COPIED_BYTES
+        connection = self.connections.find(routing_id)
+        if connection is None:
+            send(self.socket, [routing_id, *frames], copy=copy)
+            return
+        if not self.unread.has_room(connection, size):
+            self._cut(connection, f"{connection.unread_bytes} bytes of answers are not read")
+            raise zmq.Again
+        if connection.unmarked_bytes + size < MARK_BYTES:
+            send(self.socket, [routing_id, *frames])
+            self.unread.sent(connection, size)
+        else:
+            last = lent(frames[-1])
+            send(self.socket, [routing_id, *frames[:-1], last], copy=copy)
+            self.unread.sent(connection, size)
+            self.unread.mark(connection, last.tracker)
+            if self.unread.is_too_much:
+                self.relieve()
+
+    def messages(self, now: float) -> Iterator[tuple[bytes, list[wire.Buffer]]]:
+        """The sender and the frames of each of a burst; of one with too many, one too many."""
         for _ in range(BURST):
+            if self._skipping is not None and not self._skip():
+                return
             self.unsure = has_message(self.socket)
             if not self.unsure:
                 return
             # The payload stays ZeroMQ's: the very frames go on without a copy.
-            frames: list[Any] = receive(self.socket)
-            yield frames[0].bytes, frames[1:]
+            frames: list[Any] = receive(self.socket, self._most)
+            routing_id = frames[0].bytes
+            connection = self.connections.heard(frames[-1], routing_id, now)
+            if frames[-1].more:
+                self._skipping, self._skipped = connection, 0
+            if not connection.is_cut:
+                yield routing_id, frames[1:]
+
+    @property
+    def is_skipping(self) -> bool:
+        """Whether nobody can be heard, since ZeroMQ tells the frames of a message in a row."""
+        return self._skipping is not None
+
+    @property
+    def flooder(self) -> Connection | None:
+        """Who sends so many frames that to skip them takes too long: it is to be renewed."""
+        return self._skipping if self._skipped >= SLICE else None
+
+    def update(self, now: float) -> tuple[list[Connection], list[Connection]]:
+        """Take in who has come, and who has gone; both."""
+        come, gone = self.connections.update(now)
+        for connection in gone:
+            self.unread.forget(connection)
+        return come, gone
+
+    def lost(self) -> list[Connection]:
+        """Connections that are found gone."""
+        gone = self.connections.lost()
+        for connection in gone:
+            self.unread.forget(connection)
+        return gone
+
+    def relieve(self) -> None:
+        """Count out what peers have read, and while they leave too much unread together, cut off
+        who leaves most.
+        """
+        for connection in self.connections:
+            self.unread.settle(connection)
+        while self.unread.is_too_much:
+            worst = max(self.connections, key=lambda c: c.unread_bytes, default=None)
+            if worst is None or not worst.unread_bytes:
+                return
+            self._cut(worst, f"{worst.unread_bytes} bytes of answers are not read")
+            self.unread.forget(worst)
+
+    def close(self, *, linger: int | None) -> None:
+        self.connections.close()
+        self.socket.close(linger=linger)
+
+    def _skip(self) -> bool:
+        """Drop a slice of a message; whether it has come to its end."""
+        self.unsure = True
+        count = skip(self.socket, SLICE)
+        self._skipped += count
+        if count < SLICE:
+            self._skipping = None
+        return count < SLICE
+
+    def _cut(self, connection: Connection, reason: str) -> None:
+        log.warning("a client is cut off: %s", reason)
+        process = process_of(connection)
+        if process is not None:
+            self.offenders.append(process)
+        self.connections.cut(connection)

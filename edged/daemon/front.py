@@ -32,6 +32,7 @@ from edged.core.events import (
     FailedBlock,
     Load,
     LoadAsked,
+    PayloadRoom,
     PinAsked,
     Prepare,
     Refuse,
@@ -55,6 +56,7 @@ from edged.daemon.owed import Owed
 from edged.daemon.pending import Pending, answers_of
 from edged.daemon.recording import Recorder
 from edged.daemon.regions import Regions
+from edged.daemon.room import Room
 from edged.daemon.statistics import Statistics
 from edged.daemon.uploads import Uploads
 from edged.daemon.versions import Versions
@@ -134,8 +136,10 @@ class Front:
         self._statistics_by = math.inf  # when they are answered without
         self._measures = 0
         self._measure_at = started_at
-        self._gauge = Gauge(config.memory)
+        self._gauge = Gauge(config)
         self.vigil = Vigil(config.device.start_timeout_s, config.device.hang_timeout_s)
+        self.room = Room.of(config, None)
+        self.payload_bytes = 0  # that were sent, of requests without an answer
         self.drained = False
         self.tell_versions(started_at)
 
@@ -162,6 +166,11 @@ class Front:
     def unserved_models(self) -> int:
         """How many cannot, since something is wrong with them."""
         return len(self._versions.unusable) + len(self._failing())
+
+    @property
+    def received_bytes(self) -> int:
+        """Of payloads that are held here, for requests that are open or still to come."""
+        return self.payload_bytes + self._uploads.held_bytes
 
     @property
     def device_is_up(self) -> bool:
@@ -347,8 +356,10 @@ class Front:
             level=self._level(infer.parameters),
         )
         to_prepare = [link.encode(prepare), *payload]
-        pending = Pending(client, infer.id, resolved, to_prepare, size, light)
+        held_bytes = size if shared is None else 0
+        pending = Pending(client, infer.id, resolved, to_prepare, size, held_bytes, light)
         self._pending[rid] = pending
+        self.payload_bytes += pending.held_bytes
         self._clients.begin(client, infer.id, rid)
         self._statistics.arrived(resolved.tasks)
         arrived = self._to_schedule(prepare, pending, infer.parameters, now)
@@ -466,6 +477,7 @@ class Front:
         failed = tuple(FailedBlock(one.id, one.code, one.message) for one in message.failed)
         self._tell(DeviceUp(costs, message.lanes, resident(message), overhead, failed), now)
         self._tell(measured, now)
+        self._find_room(now)
         for name, why in self._failing().items():
             log.error("model %s cannot be served: %s", name, why)
         self._administration.try_reload(now)
@@ -489,7 +501,16 @@ class Front:
 
     def _memory(self, message: link.Memory, frames: Sequence[wire.Buffer], now: float) -> None:
         self._tell(self._gauge.measured(message), now)
+        self._find_room(now)
         self._report_statistics(now, message)
+
+    def _find_room(self, now: float) -> None:
+        """What blocks and workspace leave is for what clients send."""
+        account = self._scheduler.memory().account
+        room = Room.of(self._config, account, self.payload_bytes)
+        if room.payload_bytes != self.room.payload_bytes:
+            self._tell(PayloadRoom(room.payload_bytes), now)
+        self.room = room
 
     def _loaded(self, message: link.Loaded, frames: Sequence[wire.Buffer], now: float) -> None:
         self._resident[message.block] = message.bytes_used
@@ -582,6 +603,7 @@ class Front:
 
     def _settle(self, rid: int) -> Pending:
         pending = self._pending.pop(rid)
+        self.payload_bytes -= pending.held_bytes
         self._clients.end(pending.client, pending.id)
         return pending
 
@@ -589,8 +611,9 @@ class Front:
         """How many such requests its client may have unanswered: its share of the queue now."""
         limits, waiting = self._config.scheduler, self._clients.waiting
         by_rows = limits.queue_rows // (waiting * answered.resolved.rows)
-        by_bytes = limits.queue_bytes // (waiting * max(1, answered.payload_bytes))
-        return max(1, min(self._limits.max_in_flight, by_rows, by_bytes))
+        by_bytes = self.room.payload_bytes // (waiting * max(1, answered.payload_bytes))
+        by_answers = self._limits.max_message_bytes // max(1, answered.answer_bytes)
+        return max(1, min(self._limits.max_in_flight, by_rows, by_bytes, by_answers))
 
     # --- replies ------------------------------------------------------------------------------
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edged.budget import Footprint, Machine, footprint
-from edged.config import Memory
+from edged.config import Config
 from edged.core.events import BlockCost, HeldBlock, Library, MemoryMeasured, Model, Overhead
+from edged.daemon.room import kept_bytes
 from edged.daemon.versions import Versions
 from edged.device import link
 
@@ -17,8 +18,8 @@ _READ_BYTES_PER_S = 500e6  # assumed of a disk until a block was read from it
 class Gauge:
     """Reads the machine."""
 
-    def __init__(self, settings: Memory, machine: Machine | None = None) -> None:
-        self._settings = settings
+    def __init__(self, config: Config, machine: Machine | None = None) -> None:
+        self._config = config
         self._machine = machine or Machine()
         self.front = Footprint(0, 0)  # as it was measured last
 
@@ -31,23 +32,26 @@ class Gauge:
         """The budget as of now, and what front and worker take together."""
         self.front = footprint()
         held = self.front + Footprint(worker.pss_bytes, worker.private_bytes)
-        settings = self._settings
+        settings = self._config.memory
         ceiling_bytes = self._machine.ceiling_bytes(settings.budget_bytes, settings.reserve_bytes)
         return MemoryMeasured(self._budget_bytes(held), held.pss_bytes, ceiling_bytes)
 
     def overhead(self, ready: link.Ready) -> Overhead:
         """What a worker and the front take besides blocks."""
         rows = ready.max_batch_rows or 1
+        front = footprint()
+        budget_bytes = self._budget_bytes(front + Footprint(ready.pss_bytes, ready.private_bytes))
+        kept = kept_bytes(self._config, budget_bytes)
         return Overhead(
             fixed_bytes=sum(
-                (footprint().pss_bytes, ready.fixed_bytes, ready.loading_bytes, _GROWTH_BYTES)
+                (front.pss_bytes, ready.fixed_bytes, ready.loading_bytes, _GROWTH_BYTES, kept)
             ),
             staging_bytes=ready.staging_bytes + ready.decoding_bytes,
             row_bytes=-(-ready.workspace_bytes // rows),
         )
 
     def _budget_bytes(self, held: Footprint) -> int:
-        settings = self._settings
+        settings = self._config.memory
         return self._machine.budget_bytes(settings.budget_bytes, settings.reserve_bytes, held)
 
 

@@ -1,4 +1,4 @@
-"""Binding a ZeroMQ socket so that nobody gets in, or in the way, who may not. Knows no messages."""
+"""Listening so that nobody gets in, or in the way, who may not. Knows no messages."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import fcntl
 import logging
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import zmq
 
@@ -17,46 +18,43 @@ from edged.errors import Unavailable
 log = logging.getLogger("edged")
 
 
-def listen(
-    socket: zmq.Socket[Any], endpoint: Endpoint, mode: int, purpose: str = "listening"
-) -> list[int]:
-    """Bind to an endpoint; an ipc socket has these permissions from its first moment on.
+Bind: TypeAlias = "Callable[[str, int], None]"
+"""Binds to an address; an ipc socket is to have this mode from its first moment on."""
+
+
+def listen(bind: Bind, endpoint: Endpoint, mode: int, purpose: str = "listening") -> list[int]:
+    """Bind to an endpoint. `mode`: the permissions of an ipc socket.
 
     Returns the descriptors to be kept open while it is listened at. Raises Unavailable.
     """
     if isinstance(endpoint, Ipc):
-        lock = _listen_in_file_system(socket, endpoint, mode)
+        lock = _listen_in_file_system(bind, endpoint, mode)
         log.info("%s at ipc://%s", purpose, endpoint.path)
         return [lock]
     address = f"tcp://{endpoint.host}:{endpoint.port}"
-    socket.setsockopt(zmq.IPV6, int(endpoint.is_ipv6))
-    _bind(socket, address)
+    _bind(bind, address, mode)
     who = "every account of this machine" if endpoint.is_loopback else "every host of the network"
     log.info("%s at %s, where %s may connect", purpose, address, who)
     return []
 
 
-def _listen_in_file_system(socket: zmq.Socket[Any], endpoint: Ipc, mode: int) -> int:
-    address = f"ipc://{endpoint.path}"
+def _listen_in_file_system(bind: Bind, endpoint: Ipc, mode: int) -> int:
     _prepare_directory(endpoint)
     lock = _claim(endpoint)
-    before = os.umask(0o777 & ~mode)
     try:
-        _bind(socket, address)
+        _bind(bind, f"ipc://{endpoint.path}", mode)
     except Unavailable:
         os.close(lock)
         raise
-    finally:
-        os.umask(before)
     return lock
 
 
-def _bind(socket: zmq.Socket[Any], address: str) -> None:
+def _bind(bind: Bind, address: str, mode: int) -> None:
     try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
+        bind(address, mode)
+    except (zmq.ZMQError, OSError) as error:
         raise Unavailable(
-            f"cannot listen at {address}: {error.strerror}; is another daemon running?"
+            f"cannot listen at {address}: {error.strerror or error}; is another daemon running?"
         ) from error
 
 

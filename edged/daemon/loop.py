@@ -25,8 +25,11 @@ from edged.config import Config
 from edged.daemon import owed
 from edged.daemon.administration import Shelf
 from edged.daemon.awake import Awake
+from edged.daemon.connections import Connection
+from edged.daemon.door import Door, allow_descriptors
 from edged.daemon.endpoint import Endpoint
 from edged.daemon.front import Front
+from edged.daemon.guard import Guard
 from edged.daemon.listening import listen
 from edged.daemon.owed import Untrusted
 from edged.daemon.recording import Recorder
@@ -45,7 +48,7 @@ from edged.systemd import Notifier, Watchdog
 log = logging.getLogger("edged")
 
 REFUSALS = 1000  # that a client may leave unread, beside the answers that it is owed
-COPIED_BYTES = 65_536  # of a reply: to copy less is quicker than to lend it to ZeroMQ
+HANDSHAKE_S = 5.0  # from a connection until it speaks ZeroMQ's protocol; else it is closed
 GATHER_MS = 3  # at most, that one message waits for others while the device is busy for longer
 SWEEP_S = 1.0
 LINGER_S = 2.0  # for the last replies to leave
@@ -100,8 +103,11 @@ class Loop:
             recorder=recorder,
             profile=profile,
         )
-        self._clients = Endpoint(self._context.socket(zmq.ROUTER))
-        self._admins = Endpoint(self._context.socket(zmq.ROUTER))
+        limits = config.published_limits()
+        self._clients = Endpoint(self._client_socket, limits)
+        self._admins = Endpoint(self._admin_socket, limits)
+        self._door = Door(allow_descriptors())
+        self._guard = Guard((self._clients, self._admins), self._door)
 
     def run(self) -> int:
         """Serve until drained (status 0), told twice to end (128 + signal), or unable to start."""
@@ -125,9 +131,8 @@ class Loop:
     # --- the front's outlet -------------------------------------------------------------------
 
     def to_client(self, routing_id: bytes, frames: wire.Frames) -> bool:
-        small = sum(map(len, frames)) < COPIED_BYTES
         try:
-            self._clients.send(routing_id, frames, copy=small)
+            self._clients.send(routing_id, frames)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
@@ -154,6 +159,14 @@ class Loop:
             self._on_signals(wakeup.recv(64), now)
             self._flush()
         front, worker = self._front, self._worker
+        if self._clients.connections.descriptor in ready or (
+            self._admins.connections.descriptor in ready
+        ):
+            self._guard.update(now)
+        if self._door.descriptor in ready:
+            self._door.let_in()
+        if self._regions.descriptor in ready:
+            self._regions.hand_out()
         if worker is not None and worker.receiver.descriptor in ready:
             self._read_worker(worker, now)
             worker = self._worker  # it may have been given up
@@ -161,12 +174,14 @@ class Loop:
             self._flush(writable=True)
         for endpoint, take in ((self._clients, front.on_request), (self._admins, front.on_admin)):
             if endpoint.unsure or endpoint.descriptor in ready:
-                for routing_id, frames in endpoint.messages():
+                for routing_id, frames in endpoint.messages(now):
                     take(routing_id, frames, now)
                     if not gathered:
                         self._flush()
                 if gathered:
                     self._flush()
+                if endpoint.flooder is not None:
+                    self._renew(endpoint, endpoint.flooder, now)
         if worker is not None and worker.death_fd in ready:
             while self._read_worker(worker, now):
                 pass  # its last words
@@ -174,6 +189,8 @@ class Loop:
                 self._on_worker_ended(worker.exit_reason(), now)
         if self._awake is not None and front.device_is_busy:
             self._awake.needed(now)
+        if self._guard.look_at <= now:
+            self._guard.look(front.received_bytes, front.room.hidden_bytes, now)
         if wakeup_at <= now:
             self._on_time(now)
 
@@ -204,6 +221,7 @@ class Loop:
         """When something is due though nothing happens."""
         return min(
             self._sweep_at,
+            self._guard.look_at,
             self._front.wakeup_at(),
             self._watchdog.ask_at,
             self._start_worker_at,
@@ -245,6 +263,7 @@ class Loop:
         if self._sweep_at <= now:
             self._sweep_at = now + SWEEP_S
             self._front.on_sweep(now)
+            self._guard.sweep(self._front.room.unread_bytes, now)
             if self._awake is not None:
                 self._awake.sweep(now)
             self._check_worker(now)
@@ -280,6 +299,7 @@ class Loop:
         if not self._was_ready:
             gc.collect()
             gc.freeze()  # what lives now lives for ever: later collections need not look at it
+            self._guard.begin()
         self._was_ready = True
         self._restarts.on_ready(now)
         log.info("ready: %d models on %s", self._front.served_models, message.device)
@@ -297,7 +317,7 @@ class Loop:
         """Give up a worker that does not get ready, or does not get on."""
         reason = self._front.vigil.verdict(now)
         if reason is not None and self._worker is not None:
-            self._give_up(reason, now)
+            self._give_up(reason, now, batch=self._front.vigil.late_batch(now))
 
     def _give_up(self, reason: str, now: float, *, batch: int | None = None) -> None:
         assert self._worker is not None
@@ -385,38 +405,71 @@ class Loop:
             self._notifier.stopping(within_s=drain_timeout_s + LINGER_S + STOP_S + SWEEP_S)
             self._front.on_drain(now)
 
-    def _bind(self) -> None:
+    def _client_socket(self) -> zmq.Socket[bytes]:
         limits = self._config.published_limits()
-        clients = self._clients.socket
+        clients = self._router(limits.max_message_bytes)
         clients.setsockopt(zmq.ROUTER_MANDATORY, 1)  # an answer that nobody can get is an error
-        clients.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects keeps its name
-        clients.setsockopt(zmq.MAXMSGSIZE, limits.max_message_bytes)
         clients.setsockopt(zmq.SNDHWM, limits.max_in_flight + REFUSALS)
         clients.setsockopt(zmq.RCVHWM, limits.max_in_flight)
-        clients.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
+        clients.setsockopt(zmq.TCP_KEEPALIVE, 1)  # else who vanished keeps a descriptor for ever
+        clients.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 60)
+        return clients
+
+    def _admin_socket(self) -> zmq.Socket[bytes]:
+        return self._router(self._config.limits.max_header_bytes)
+
+    def _router(self, max_frame_bytes: int) -> zmq.Socket[bytes]:
+        router = self._context.socket(zmq.ROUTER)
+        router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a client that reconnects keeps its name
+        router.setsockopt(zmq.MAXMSGSIZE, max_frame_bytes)
+        router.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
+        router.setsockopt(zmq.HANDSHAKE_IVL, round(HANDSHAKE_S * 1e3))
+        return router
+
+    def _listen(self, endpoint: Endpoint) -> None:
+        for descriptor in (endpoint.descriptor, endpoint.connections.descriptor):
+            self._poller.register(descriptor, select.POLLIN)
+
+    def _renew(self, endpoint: Endpoint, flooder: Connection, now: float) -> None:
+        """Let ZeroMQ drop a message that is too long to be read, with all that it holds."""
+        log.warning("a client sends messages of too many frames: all have to connect again")
+        self._guard.caught(flooder, now)
+        for descriptor in (endpoint.descriptor, endpoint.connections.descriptor):
+            self._poller.unregister(descriptor)
+        endpoint.renew()
+        self._door.renewed(endpoint)
+        self._listen(endpoint)
+
+    def _bind(self) -> None:
         server = self._config.server
-        for endpoint in server.parsed_endpoints:
-            self._locks += listen(clients, endpoint, server.socket_permissions)
-        self._poller.register(self._clients.descriptor, select.POLLIN)
+        for address in server.parsed_endpoints:
+            self._locks += listen(self._clients_at, address, server.socket_permissions)
+        self._listen(self._clients)
+        self._poller.register(self._door.descriptor, select.POLLIN)
         if server.shared_memory:
             self._regions.open(server.endpoints)
+            if self._regions.descriptor is not None:
+                self._poller.register(self._regions.descriptor, select.POLLIN)
         self._bind_admins(server.parsed_admin)
+
+    def _clients_at(self, address: str, mode: int) -> None:
+        self._door.bind(self._clients, address, mode)
 
     def _bind_admins(self, endpoint: Address | None) -> None:
         """Nobody but the account of the daemon may connect."""
         if endpoint is None:
             return
-        admins = self._admins.socket
-        admins.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        admins.setsockopt(zmq.MAXMSGSIZE, self._config.limits.max_header_bytes)
-        admins.setsockopt(zmq.LINGER, round(LINGER_S * 1e3))
-        self._locks += listen(admins, endpoint, 0o600, "administration")
-        self._poller.register(self._admins.descriptor, select.POLLIN)
+        self._locks += listen(self._admins_at, endpoint, 0o600, "administration")
+        self._listen(self._admins)
+
+    def _admins_at(self, address: str, mode: int) -> None:
+        self._door.bind(self._admins, address, mode)
 
     def _close(self) -> None:
         at_once = len(self._signals) > 1
+        self._door.close()
         for endpoint in (self._clients, self._admins):
-            endpoint.socket.close(linger=0 if at_once else None)
+            endpoint.close(linger=0 if at_once else None)
         if self._worker is not None:
             if not at_once:
                 self.to_worker([link.encode(link.Stop())])

@@ -25,6 +25,7 @@ class Pending(msgspec.Struct, eq=False):
     resolved: Resolved
     to_prepare: list[wire.Buffer]
     payload_bytes: int
+    held_bytes: int  # of them here, and not in memory that the client shares
     light: bool  # as of link.Prepare
     is_ordered: bool = False  # the worker that there is has its Prepare
     is_left_out: bool = False  # that of a light one has failed: batches run without it
@@ -36,6 +37,11 @@ class Pending(msgspec.Struct, eq=False):
         """Images that are decoded by the lane that runs them, as a part of the batch."""
         resolved = self.resolved
         return resolved.rows if self.light and resolved.inputs[0].kind != "tensor" else 0
+
+    @property
+    def answer_bytes(self) -> int:
+        """Of the tensors that were found so far."""
+        return sum([len(frame) for _, raw in self.results.values() for frame in raw])
 
     def ordered(self) -> None:
         """The worker is told to prepare it; results were of one that has died."""

@@ -1,8 +1,8 @@
-"""Memory that clients on this host share with the daemon: for each of them a file that is memory.
+"""Memory that clients on this host share with the daemon: for each of them a file without a name.
 
-The front makes the file, its client maps and fills it, the worker reads payloads from it. Nobody
-in the daemon maps it: a client that cuts it short makes a read fail, not a process. A name that
-cannot be guessed, in a directory that cannot be listed, keeps clients out of each other's.
+The front makes the file and seals its size, its client maps and fills it, the worker reads payloads
+from it. A client gets the open file through a socket of its own beside the endpoint (SCM_RIGHTS):
+it says the name of its region, which cannot be guessed.
 
 A client locks its file. The kernel takes the lock away from a process that has died, so a region
 ends when its lock is gone, or, if it never had one, when the client has not been heard for long.
@@ -11,17 +11,14 @@ ends when its lock is gone, or, if it never had one, when the client has not bee
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
-import hashlib
 import logging
 import os
 import secrets
+import select
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import psutil
 
 from edged import wire
 from edged.device import link
@@ -31,71 +28,102 @@ from edged.pictures.files import PEEK_BYTES
 log = logging.getLogger("edged")
 
 MAX_REGIONS = 256  # each takes a descriptor of the front and one of the worker
-_TRIES = 100  # to make a directory that others take away
-_ANYWHERE, _PREFIX = Path("/dev/shm"), "edged-"
+MAX_ASKING = 16  # connections that have not said yet which region they want
+_NAME_BYTES = 32  # of a region, as text
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 @dataclass(slots=True)
 class _Region:
     name: str
-    path: str
     bytes: int
     descriptor: int
     was_locked: bool = False
 
     @classmethod
-    def make(cls, directory: Path, size: int, mode: int) -> _Region:
+    def make(cls, size: int) -> _Region:
         """A new one. Raises OSError, and leaves nothing then."""
-        name = secrets.token_hex(16)
-        path = str(directory / name)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        region = cls(name, path, size, os.open(path, flags, 0o600))
+        descriptor = os.memfd_create("edged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.fchmod(region.descriptor, mode)
-            os.ftruncate(region.descriptor, size)
+            os.ftruncate(descriptor, size)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         except OSError:
-            region.end()
+            os.close(descriptor)
             raise
-        return region
+        return cls(secrets.token_hex(_NAME_BYTES // 2), size, descriptor)
+
+    @property
+    def path(self) -> str:
+        """Where processes of our own account find it."""
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
+
+    def opened(self) -> int:
+        """It, opened anew: a lock belongs to an opening, so the client's is to be its own."""
+        return os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
 
     def end(self) -> None:
-        Path(self.path).unlink(missing_ok=True)
         os.close(self.descriptor)
 
 
 class Regions:
-    """Owns the directory and the files in it. Between `open` and `close` clients can share."""
+    """Owns the files, and the socket that hands them out. Between `open` and `close` clients can
+    share."""
 
-    def __init__(self, file_mode: int) -> None:
-        """`file_mode`: of the files, as of the socket that clients come by."""
-        self._file_mode = file_mode
-        self._place: Path | None = None  # for the directory, which the first region makes
-        self._lock: int | None = None  # on it, while we live
+    def __init__(self, mode: int) -> None:
+        """`mode`: of the socket, as of that which clients come by."""
+        self._mode = mode
+        self._listener: socket.socket | None = None
+        self._path = ""  # of it
+        self._asking: dict[int, socket.socket] = {}  # by descriptor; the oldest first
+        self._ready: select.epoll | None = None  # tells of it, and of those
         self._regions: dict[bytes, _Region] = {}  # by the routing id of the client
 
     def open(self, endpoints: Sequence[str]) -> None:
-        """Share from now on, if clients of this host can come and there is a place for it.
-
-        What daemons that were killed have left is removed.
-        """
-        self._place = _place(endpoints)
-        if self._place is not None:
-            others = _ANYWHERE.glob(f"{_PREFIX}*") if self._place.parent == _ANYWHERE else ()
-            for directory in {self._place, *others}:
-                _remove_left(directory)
+        """Share from now on, if clients of this host can come."""
+        paths = [e.removeprefix("ipc://") for e in endpoints if e.startswith("ipc://")]
+        paths = [os.path.abspath(path) for path in paths if not path.startswith("@")]
+        if not paths:
+            return
+        path = f"{paths[0]}.shared"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        before = os.umask(~self._mode & 0o777)
+        try:
+            with contextlib.suppress(FileNotFoundError):  # a daemon that was killed left it
+                os.unlink(path)
+            listener.bind(path)
+            listener.listen(MAX_ASKING)
+        except OSError as error:
+            log.warning("no memory is shared with clients: %s: %s", path, error.strerror)
+            listener.close()
+            return
+        finally:
+            os.umask(before)
+        self._listener, self._path = listener, path
+        self._ready = select.epoll()
+        self._ready.register(listener, select.EPOLLIN)
 
     def close(self) -> None:
         for routing_id in list(self._regions):
             self._end(routing_id)
-        if self._place is not None and self._lock is not None:
-            with contextlib.suppress(OSError):  # the next one removes what is left
-                self._place.rmdir()
-            os.close(self._lock)
-        self._place = self._lock = None
+        for descriptor in list(self._asking):
+            self._dismiss(descriptor)
+        if self._ready is not None:
+            self._ready.close()
+            self._ready = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
 
     @property
     def are_open(self) -> bool:
-        return self._place is not None
+        return self._listener is not None
+
+    @property
+    def descriptor(self) -> int | None:
+        """Readable when clients want their regions: see `hand_out`."""
+        return None if self._ready is None else self._ready.fileno()
 
     @property
     def nbytes(self) -> int:
@@ -110,7 +138,25 @@ class Regions:
         region = self._regions.get(routing_id)
         if region is None:
             region = self._regions[routing_id] = self._make_region(header.bytes)
-        return wire.ShareReply(header.id, region.name, region.path, region.bytes)
+        return wire.ShareReply(header.id, region.name, self._path, region.bytes)
+
+    def hand_out(self) -> None:
+        """Take those who have come for a region, and give it to those who have said which."""
+        assert self._ready is not None
+        assert self._listener is not None
+        for descriptor, _ in self._ready.poll(0, MAX_ASKING):
+            asking = self._asking.get(descriptor)
+            if asking is not None:
+                self._answer(asking)
+                self._dismiss(descriptor)
+                continue
+            with contextlib.suppress(OSError):  # it has left again
+                asking, _ = self._listener.accept()
+                asking.setblocking(False)
+                self._asking[asking.fileno()] = asking
+                self._ready.register(asking, select.EPOLLIN)
+        while len(self._asking) > MAX_ASKING:
+            self._dismiss(next(iter(self._asking)))
 
     def find(self, routing_id: bytes, where: wire.Shared) -> link.Shared:
         """Where the worker reads this payload. Raises Unavailable, or InvalidArgument."""
@@ -142,11 +188,12 @@ class Regions:
             if _is_locked(region.descriptor):
                 region.was_locked = True
             elif region.was_locked or not is_known(routing_id):
+                path = region.path
                 self._end(routing_id)
-                yield region.path
+                yield path
 
     def _make_region(self, size: int) -> _Region:
-        if self._place is None:
+        if self._listener is None:
             raise Unsupported("no memory is shared with clients here: send payloads in messages")
         if len(self._regions) >= MAX_REGIONS:
             raise ResourceExhausted(
@@ -154,77 +201,28 @@ class Regions:
                 "payloads in messages"
             )
         try:
-            if self._lock is None:
-                self._lock = _make(self._place)
-            return _Region.make(self._place, size, self._file_mode)
+            return _Region.make(size)
         except OSError as error:
-            log.warning("no memory is shared with clients: %s: %s", self._place, error.strerror)
+            log.warning("no memory is shared with a client: %s", error.strerror)
             raise Unavailable(f"memory cannot be shared: {error.strerror}") from error
+
+    def _answer(self, asking: socket.socket) -> None:
+        """Give it the region that it names; nothing for any other word."""
+        with contextlib.suppress(OSError):  # it has left
+            name = asking.recv(_NAME_BYTES).decode("ascii", "replace")
+            for region in self._regions.values():
+                if region.name == name:
+                    descriptor = region.opened()
+                    try:
+                        socket.send_fds(asking, [b"\0"], [descriptor])
+                    finally:
+                        os.close(descriptor)
+
+    def _dismiss(self, descriptor: int) -> None:
+        self._asking.pop(descriptor).close()  # which the epoll forgets with that
 
     def _end(self, routing_id: bytes) -> None:
         self._regions.pop(routing_id).end()
-
-
-def _place(endpoints: Sequence[str]) -> Path | None:
-    """Beside the socket, where those who see the one see the other, or wherever memory is a file.
-
-    None: there is no such place, or all clients come from other hosts.
-    """
-    sockets = [Path(e.removeprefix("ipc://")) for e in endpoints if e.startswith("ipc://")]
-    if not sockets:
-        return None
-    beside = sockets[0].absolute().with_name(sockets[0].name + ".shared")
-    if _is_memory(beside.parent):
-        return beside
-    if not _is_memory(_ANYWHERE):
-        return None
-    return _ANYWHERE / (_PREFIX + hashlib.sha256(bytes(beside)).hexdigest()[:16])
-
-
-def _is_memory(directory: Path) -> bool:
-    """Whether files there never reach a disk."""
-    place = directory.resolve()
-    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
-    within = (mounts[path] for path in (place, *place.parents) if path in mounts)
-    return next(within, "") in ("tmpfs", "ramfs")
-
-
-def _make(directory: Path) -> int:
-    """A lock on our own new directory, where others may look up what they know the name of.
-
-    Between its making and its lock another daemon may take it for what a killed one has left, and
-    remove it: then it is made again. Raises OSError.
-    """
-    for _ in range(_TRIES):
-        directory.mkdir(mode=0o700)
-        with contextlib.suppress(FileNotFoundError):
-            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # whoever removes it has it for a moment only
-                if os.path.samestat(os.fstat(lock), directory.stat()):
-                    os.fchmod(lock, 0o711)
-                    return lock
-            except BaseException:
-                os.close(lock)
-                raise
-            os.close(lock)
-    raise FileNotFoundError(errno.ENOENT, "taken away again and again", str(directory))
-
-
-def _remove_left(directory: Path) -> None:
-    """Remove it, if it was ours and nobody lives who holds its lock."""
-    with contextlib.suppress(OSError):  # there is none, or it is not for us to touch
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            if os.fstat(lock).st_uid == os.geteuid():
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as long as it is being removed
-                if not os.path.samestat(os.fstat(lock), directory.stat()):
-                    return  # another has removed it, and who made it anew lives
-                for left in directory.iterdir():
-                    left.unlink()
-                directory.rmdir()
-        finally:
-            os.close(lock)
 
 
 def _is_locked(descriptor: int) -> bool:

@@ -44,6 +44,11 @@ class Uploads:
         self._uploads: dict[Key, _Upload] = {}
         self._notices: list[Notice] = []
 
+    @property
+    def held_bytes(self) -> int:
+        """That have come, of requests that have not."""
+        return sum([len(upload.data) for upload in self._uploads.values()])
+
     def announce(self, client: Client, header: wire.Announce, group: str, now: float) -> None:
         """An ANNOUNCE for a task of `group`; its answer is a notice. Raises as Grants.announce."""
         if not self._shares_out:

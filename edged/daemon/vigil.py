@@ -170,6 +170,13 @@ class Vigil:
                 return f"the device worker hung: {what} within {bound_s:g} s"
         return None
 
+    def late_batch(self, now: float) -> int | None:
+        """The batch that has not ended in its time, if that is why the worker is given up."""
+        first = self._batches.first()
+        if first is None or first[0] >= now:
+            return None
+        return next(iter(self._runs), None)
+
     @property
     def is_waiting(self) -> bool:
         """Whether the worker owes anything."""

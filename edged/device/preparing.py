@@ -117,9 +117,10 @@ def _prepare_image(picture: Image | Header, row: int, staged: Staged, decoding: 
         header, (height, width) = None, picture.shape[:2]
     specs = [feed.preparation.preprocess for feed in staged.feeds]
     resized_bytes = max(preprocess.resize_bytes(height, width, spec) for spec in specs if spec)
+    spare = all(preprocess.takes_spare(spec) for spec in specs if spec)
     with decoding.memory(header, resized_bytes):
         _check_wanted(staged)  # it may have waited for the memory
-        image = pixels_of(picture) if isinstance(picture, Header) else picture
+        image = pixels_of(picture, spare=spare) if isinstance(picture, Header) else picture
         for feed, spec in zip(staged.feeds, specs, strict=True):
             assert spec is not None
             preprocess.normalise(image, spec, feed.pool.arrays[0][feed.rows[row]])

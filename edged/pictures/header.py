@@ -73,10 +73,10 @@ def decode_bytes(header: Header) -> int:
     if header.kind == "PNG":
         return header.pixels * _PNG_BYTES + copied_bytes + _SLACK_BYTES
     coefficients = 2 * header.components if header.is_whole else 0
-    turned = 3 if header.orientation != 1 else 0
-    return header.pixels * (3 + max(coefficients, turned)) + copied_bytes + _SLACK_BYTES
+    turned = 4 if header.orientation != 1 else 0
+    return header.pixels * (4 + max(coefficients, turned)) + copied_bytes + _SLACK_BYTES
 
 
 def most_decode_bytes(max_pixels: int) -> int:
     """What the most demanding picture of so many pixels takes."""
-    return max_pixels * 9 + _SLACK_BYTES  # a JPEG whose coefficients are all kept
+    return max_pixels * 10 + _SLACK_BYTES  # a JPEG whose coefficients are all kept

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Image: TypeAlias = npt.NDArray[Any]  # (height, width, 3) uint8
+Image: TypeAlias = npt.NDArray[Any]  # (height, width, 3) uint8; 4 for `linear`
 Sums: TypeAlias = npt.NDArray[np.float64]
 Method: TypeAlias = Literal["linear", "area", "cubic"]
 
@@ -58,7 +58,7 @@ def resize_in_version_1(image: Image, height: int, width: int, method: Method) -
 
 def resize_bytes(size: tuple[int, int], to: tuple[int, int], method: Method) -> int:
     """The most memory that resizing takes, the result included; sizes are (height, width)."""
-    result_bytes = 3 * to[0] * to[1]
+    result_bytes = 4 * to[0] * to[1]
     if method == "linear":
         return result_bytes
     columns = min(size[1], _STRIP // (3 * to[0]) + _AT_ONCE * size[1] // to[1] + 8)

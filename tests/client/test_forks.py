@@ -38,7 +38,7 @@ def regions():
             targets.append(os.readlink(f"/proc/self/fd/{number}"))
         except OSError:
             pass
-    return [t for t in targets if "/edged-" in t or ".shared/" in t]
+    return [t for t in targets if "memfd:edged" in t]
 
 def fork(child):
     reader, writer = os.pipe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edged.core.grants import TRANSIT_S, Announcement, Grant, Grants, Key, Settings
+from edged.core.grants import FIRST_S, TRANSIT_S, Announcement, Grant, Grants, Key, Settings
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable
 
 UPLINK = 1_000_000
@@ -126,6 +127,59 @@ def test_a_client_that_vanishes_holds_the_uplink_for_no_longer_than_it_may_be_si
     assert expired == ((1, "r"),)
     assert [grant.key for grant in new] == [(2, "r")]
     assert not table.received((1, "r"), 0, 1000, 1.0)
+
+
+def test_those_who_announce_and_send_nothing_hold_up_an_honest_one_for_a_moment():
+    """Twenty clients announce all that they may, again and again, and send nothing."""
+    table = grants(max_bytes=268_435_456)
+    dishonest = range(20)
+
+    def announce_all(now: float) -> None:
+        for client in dishonest:
+            for n in range(3):
+                with contextlib.suppress(Unavailable, ResourceExhausted):
+                    table.announce(Announcement((client, str(n)), "g", 1, 4_000_000), now)
+
+    announce_all(0.0)
+    waits, now = [], 0.05
+    for _ in range(30):
+        asked_s = now
+        table.announce(Announcement((99, "honest"), "g", 1, 20_000), now)
+        while True:
+            _, new = table.turn(now)
+            if any(grant.key == (99, "honest") for grant in new):
+                break
+            now = max(now, table.wakeup_at())
+        waits.append(now - asked_s)
+        assert table.received((99, "honest"), 0, 20_000, now)
+        table.end((99, "honest"))
+        now += 0.2
+        announce_all(now)
+    assert max(waits) < 20 * FIRST_S + 0.5  # each of them is believed once
+    assert sum(waits) / len(waits) < 1.5
+    assert max(waits[15:]) < 4.0
+
+
+def test_a_client_that_sent_nothing_gets_its_next_grant_later_and_has_longer_then():
+    table = grants(stall_s=2.0)
+    announce(table, 1, 1000)
+    granted(table, GATHER_S)
+    table.turn(GATHER_S + FIRST_S)
+    announce(table, 1, 1000, now=1.0)
+    assert table.wakeup_at() == pytest.approx(1.0 + 2.0 + GATHER_S)
+    assert set(granted(table, 3.0 + GATHER_S)) == {1}
+    assert table.received((1, "r"), 0, 1000, 3.2)
+    table.end((1, "r"))
+    announce(table, 1, 1000, now=4.0)
+    assert set(granted(table, 4.0 + GATHER_S)) == {1}  # it is believed again
+
+
+def test_clients_take_turns_however_much_they_announce():
+    table = grants()
+    for n in range(3):
+        table.announce(Announcement((1, str(n)), "g", 2, 1000), 0.0)
+    announce(table, 2, 1000, rows=2)
+    assert set(granted(table, GATHER_S)) == {1, 2}
 
 
 def test_what_is_on_its_way_when_the_lease_ends_is_still_taken():

@@ -21,6 +21,7 @@ from edged.core.events import (
     GroupCost,
     Member,
     Part,
+    PayloadRoom,
     Prepare,
     Prepared,
     PrepareFailed,
@@ -182,6 +183,17 @@ def test_the_queue_is_bounded_in_bytes_too():
     assert scheduler(arrived(3)) == []
     assert len(scheduler(CancelAsked(1))) == 1
     assert scheduler(arrived(4, payload_bytes=10)) == []
+
+
+def test_the_queue_is_as_large_as_the_memory_that_is_left_and_one_request_always_fits():
+    scheduler = Checked(queue_bytes=100)
+    scheduler(PayloadRoom(10))
+    assert scheduler(arrived(1, payload_bytes=30)) == []
+    (refusal,) = scheduler(arrived(2, payload_bytes=1))
+    assert (refusal.rid, refusal.code) == (2, Code.UNAVAILABLE)
+    scheduler(PayloadRoom(1_000))  # never more than the settings say
+    assert scheduler(arrived(3, payload_bytes=70)) == []
+    assert len(scheduler(arrived(4, payload_bytes=1))) == 1
 
 
 def test_who_fills_the_queue_with_few_large_payloads_makes_room_for_others():

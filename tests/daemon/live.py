@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -27,8 +27,11 @@ class Daemon:
         server: str = "",
         settings: str = "",
         record: bool = False,
+        under: Sequence[str] = (),
     ):
-        """`server`: lines of that section; `settings`: further sections."""
+        """`server`: lines of that section; `settings`: further sections; `under`: a command that
+        runs it.
+        """
         self.folder = folder
         self.endpoint = f"ipc://{folder}/edged.sock"
         self.admin = f"ipc://{folder}/edged.admin"
@@ -38,7 +41,7 @@ class Daemon:
             f'store = "{store}"\n[server]\nendpoints = ["{self.endpoint}"]\n{server}\n'
             f'[device]\ncache_dir = "{folder}/cache"\n{settings}'
         )
-        command = [sys.executable, "-m", "edged", "serve", "--config", str(config)]
+        command = [*under, sys.executable, "-m", "edged", "serve", "--config", str(config)]
         if record:
             command += ["--record", str(self.recording)]
         self.process = subprocess.Popen(

@@ -8,56 +8,61 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zmq
 
-from edged.daemon.listening import listen
+from edged.daemon.door import Door, allow_descriptors
+from edged.daemon.endpoint import Endpoint
+from edged.daemon.listening import Bind, listen
 from edged.endpoints import Ipc, parse
 from edged.errors import Unavailable
+from edged.wire import Limits
 
 
 @pytest.fixture
-def router() -> Iterator[zmq.Socket[Any]]:
-    with zmq.Context() as context, context.socket(zmq.ROUTER) as made:
-        made.linger = 0
-        yield made
+def bind() -> Iterator[Bind]:
+    """The daemon's own way of binding."""
+    with zmq.Context() as context:
+        endpoint = Endpoint(lambda: context.socket(zmq.ROUTER), Limits())
+        door = Door(allow_descriptors())
+        yield lambda address, mode: door.bind(endpoint, address, mode)
+        door.close()
+        endpoint.close(linger=0)
 
 
-def permissions(path: Path) -> int:
-    return stat.S_IMODE(path.lstat().st_mode)
+def permissions(path: str | Path) -> int:
+    return stat.S_IMODE(os.lstat(path).st_mode)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o660, 0o666, 0o777])
-def test_a_socket_has_its_permissions_when_it_is_bound(tmp_path, router, monkeypatch, mode):
-    bound_with = []
-    bind = zmq.Socket.bind
+def test_a_socket_has_its_permissions_when_it_is_bound(tmp_path, bind, monkeypatch, mode):
+    seen_with = []
+    rename = os.rename
 
-    def watched(self, address):
-        result = bind(self, address)
-        bound_with.append(permissions(tmp_path / "s.sock"))
-        return result
+    def watched(old, new):  # to where clients look for it
+        seen_with.append(permissions(old))
+        rename(old, new)
 
-    monkeypatch.setattr(zmq.Socket, "bind", watched)
+    monkeypatch.setattr(os, "rename", watched)
     before = os.umask(0o022)
     try:
-        (lock,) = listen(router, Ipc(f"{tmp_path}/s.sock"), mode)
+        (lock,) = listen(bind, Ipc(f"{tmp_path}/s.sock"), mode)
         assert os.umask(0o022) == 0o022
     finally:
         os.umask(before)
     os.close(lock)
-    assert bound_with == [mode]
+    assert seen_with == [mode]
     assert permissions(tmp_path / "s.sock") == mode
     assert permissions(tmp_path / "s.sock.lock") == 0o600
 
 
-def test_the_last_directory_is_made_and_no_other(tmp_path, router):
-    (lock,) = listen(router, Ipc(f"{tmp_path}/new/s.sock"), 0o660)
+def test_the_last_directory_is_made_and_no_other(tmp_path, bind):
+    (lock,) = listen(bind, Ipc(f"{tmp_path}/new/s.sock"), 0o660)
     os.close(lock)
     assert permissions(tmp_path / "new") & 0o777 == 0o755 & ~current_umask()
     with pytest.raises(Unavailable, match="make its directory first"):
-        listen(router, Ipc(f"{tmp_path}/a/b/s.sock"), 0o660)
+        listen(bind, Ipc(f"{tmp_path}/a/b/s.sock"), 0o660)
 
 
 def current_umask() -> int:
@@ -66,15 +71,15 @@ def current_umask() -> int:
     return mask
 
 
-def test_a_second_daemon_is_refused(tmp_path, router):
-    (lock,) = listen(router, Ipc(f"{tmp_path}/s.sock"), 0o660)
+def test_a_second_daemon_is_refused(tmp_path, bind):
+    (lock,) = listen(bind, Ipc(f"{tmp_path}/s.sock"), 0o660)
     with pytest.raises(Unavailable, match="another daemon does"):
-        listen(router, Ipc(f"{tmp_path}/s.sock"), 0o660)
+        listen(bind, Ipc(f"{tmp_path}/s.sock"), 0o660)
     os.close(lock)
 
 
 @pytest.mark.parametrize("kind", ["symlink", "fifo", "directory", "foreign"])
-def test_a_lock_that_is_not_the_daemons_is_not_taken(tmp_path, router, kind):
+def test_a_lock_that_is_not_the_daemons_is_not_taken(tmp_path, bind, kind):
     path, elsewhere = tmp_path / "s.sock.lock", tmp_path / "elsewhere"
     if kind == "symlink":
         path.symlink_to(elsewhere)
@@ -89,22 +94,22 @@ def test_a_lock_that_is_not_the_daemons_is_not_taken(tmp_path, router, kind):
         os.chown(path, 65534, 65534)
     descriptors = len(os.listdir("/proc/self/fd"))
     with pytest.raises(Unavailable, match=r"s\.sock\.lock"):
-        listen(router, Ipc(f"{tmp_path}/s.sock"), 0o660)
+        listen(bind, Ipc(f"{tmp_path}/s.sock"), 0o660)
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert not elsewhere.exists()
     assert not (tmp_path / "s.sock").exists()
 
 
-def test_a_directory_that_everybody_may_write_is_told_of(tmp_path, router, caplog):
+def test_a_directory_that_everybody_may_write_is_told_of(tmp_path, bind, caplog):
     tmp_path.chmod(0o777)
-    (lock,) = listen(router, Ipc(f"{tmp_path}/s.sock"), 0o660)
+    (lock,) = listen(bind, Ipc(f"{tmp_path}/s.sock"), 0o660)
     os.close(lock)
     assert [r.levelno for r in caplog.records] == [logging.WARNING]
     assert "every account may write" in caplog.text
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
-def test_loopback_is_listened_at_and_says_who_may_connect(router, caplog, host):
+def test_loopback_is_listened_at_and_says_who_may_connect(bind, caplog, host):
     caplog.set_level(logging.INFO)
     family = socket.AF_INET6 if host == "[::1]" else socket.AF_INET
     with socket.socket(family) as free:
@@ -113,7 +118,7 @@ def test_loopback_is_listened_at_and_says_who_may_connect(router, caplog, host):
         except OSError as error:
             pytest.skip(f"this machine has no {host}: {error}")
         port = free.getsockname()[1]
-    assert listen(router, parse(f"tcp://{host}:{port}"), 0o660) == []
+    assert listen(bind, parse(f"tcp://{host}:{port}"), 0o660) == []
     assert "every account of this machine may connect" in caplog.text
     with socket.create_connection((host.strip("[]"), port), timeout=10):
         pass

@@ -19,7 +19,7 @@ from edged.daemon.owed import Untrusted
 from edged.device import link
 from edged.device.channel import Garbled, Receiver, channel_pair
 from edged.errors import Code, EdgedError
-from tests.colors import picture
+from tests.colors import picture, png
 from tests.daemon.samples import OTHER_BACKBONE, Bench, batch_done, catalog, infer, manifest
 
 
@@ -148,9 +148,10 @@ def test_a_batch_owes_nothing_to_whom_it_left_out_though_its_refusal_waits_for_i
     bench = Bench()
     bench.worker_is_ready(lanes_prepare=True)
     ordered = wire.InferParameters(ordered=True)
-    bench.ask(infer("first", parameters=ordered))
+    image = [png(picture(1, 2, 3))]  # so small that lanes decode it
+    bench.ask(infer("first", parameters=ordered), image)
     for id in ("good", "bad", "last"):
-        bench.ask(infer(id, parameters=ordered))
+        bench.ask(infer(id, parameters=ordered), image)
     (first,) = [order for order in bench.worker if isinstance(order, link.Run)]
     bench.worker.clear()
     bench.front.on_worker(*batch_done(first), 0.0)

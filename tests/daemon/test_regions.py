@@ -2,71 +2,111 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import select
+import socket
 import stat
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 
 from edged import wire
-from edged.daemon.regions import MAX_REGIONS, Regions, _make, _remove_left
+from edged.client.sharing import Region
+from edged.daemon.regions import MAX_ASKING, MAX_REGIONS, Regions
 from edged.device import link
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable, Unsupported
 from tests.daemon.samples import Bench, infer
 
 SIZE = 1 << 20
+TIMEOUT_S = 10.0
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """A directory that is memory."""
-    place = Path("/dev/shm")
-    if place not in {Path(p.mountpoint) for p in psutil.disk_partitions(all=True)}:
-        pytest.skip("needs /dev/shm: without it nothing is shared")
-    folder = place / f"test-edged-{os.getpid()}-{tmp_path.name}"
-    folder.mkdir()
-    yield folder
-    for left in folder.iterdir():
-        left.unlink()
-    folder.rmdir()
-
-
-@pytest.fixture
-def regions(memory: Path) -> Iterator[Regions]:
+def regions(tmp_path: Path) -> Iterator[Regions]:
     regions = Regions(0o640)
-    regions.open([f"ipc://{memory}/edged.sock"])
+    regions.open([f"ipc://{tmp_path}/edged.sock"])
     yield regions
     regions.close()
+
+
+@pytest.fixture
+def fetch(regions: Regions) -> Iterator[Callable[[wire.ShareReply], Region]]:
+    """Let a client open its region, while the front hands regions out."""
+    fetched: list[Region] = []
+
+    def one(reply: wire.ShareReply) -> Region:
+        with ThreadPoolExecutor(1) as client:
+            opening = client.submit(Region, reply)
+            while not opening.done():
+                serve(regions, 0.01)
+        fetched.append(opening.result())
+        return fetched[-1]
+
+    yield one
+    for region in fetched:
+        region.close()
+
+
+def serve(regions: Regions, patience_s: float) -> None:
+    assert regions.descriptor is not None
+    if select.select([regions.descriptor], [], [], patience_s)[0]:
+        regions.hand_out()
 
 
 def share(regions: Regions, client: bytes = b"a") -> wire.ShareReply:
     return regions.share(client, wire.Share("1", SIZE))
 
 
-def test_a_client_has_one_region_which_others_cannot_find(regions: Regions, memory: Path) -> None:
+def test_a_client_has_one_region_which_others_cannot_have(
+    regions: Regions, fetch, tmp_path: Path
+) -> None:
     reply = share(regions)
-    path = Path(reply.path)
-    assert (path.stat().st_size, reply.bytes) == (SIZE, SIZE)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert path.parent == memory / "edged.sock.shared"
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o711
+    assert reply.path == f"{tmp_path}/edged.sock.shared"
+    assert stat.S_IMODE(os.stat(reply.path).st_mode) == 0o640
     again = regions.share(b"a", wire.Share("2", 2 * SIZE))
     assert (again.id, again.region, again.bytes) == ("2", reply.region, SIZE)
     assert share(regions, b"b").region != reply.region
     assert regions.nbytes == 0
-    path.write_bytes(b"x")
-    assert regions.nbytes == 4096
+    region = fetch(reply)
+    assert region.put([b"x"], 1) is not None
+    assert regions.nbytes > 0
+    guessed = wire.ShareReply("1", "0" * 32, reply.path, SIZE)
+    with pytest.raises(Unavailable, match="does not hand it out"):
+        fetch(guessed)
+
+
+def test_what_a_client_writes_is_what_the_worker_reads(regions: Regions, fetch) -> None:
+    reply = share(regions)
+    piece = fetch(reply).put([b"one", b"three"], 8)
+    where = regions.find(b"a", piece.where)
+    with open(where.path, "rb") as file:
+        frames = [os.pread(file.fileno(), size, offset) for offset, size in where.frames]
+    assert frames == [b"one", b"three"]
+
+
+def test_no_client_can_change_the_size_of_its_region(regions: Regions, fetch) -> None:
+    region = fetch(share(regions))
+    descriptor = region._file.fileno()
+    for change in (
+        lambda: os.ftruncate(descriptor, 8 << 30),
+        lambda: os.posix_fallocate(descriptor, SIZE, 8 << 30),
+        lambda: os.pwrite(descriptor, b"x", SIZE),
+        lambda: os.ftruncate(descriptor, 1),
+        lambda: os.truncate(f"/proc/self/fd/{descriptor}", 8 << 30),
+    ):
+        with pytest.raises(PermissionError):
+            change()
+    with pytest.raises(OSError, match="Invalid argument"):  # its path is no file at all
+        os.truncate(share(regions).path, 8 << 30)
+    assert os.fstat(descriptor).st_size == SIZE
 
 
 def test_only_its_own_client_finds_a_payload_and_only_inside(regions: Regions) -> None:
     reply = share(regions)
     frames = ((0, 10), (SIZE - 10, 10))
-    found = regions.find(b"a", wire.Shared(reply.region, frames))
-    assert found == link.Shared(reply.path, frames)
+    assert regions.find(b"a", wire.Shared(reply.region, frames)).frames == frames
     for client, region in ((b"b", reply.region), (b"a", "another")):
         with pytest.raises(Unavailable, match="in the message") as caught:
             regions.find(client, wire.Shared(region, frames))
@@ -76,15 +116,18 @@ def test_only_its_own_client_finds_a_payload_and_only_inside(regions: Regions) -
 
 
 def test_a_region_ends_with_its_lock_or_with_a_client_that_never_took_one(
-    regions: Regions,
+    regions: Regions, fetch
 ) -> None:
     locked, plain = share(regions, b"locked"), share(regions, b"plain")
-    with open(locked.path, "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        assert not list(regions.sweep(lambda client: client == b"plain"))
-    assert list(regions.sweep(lambda client: True)) == [locked.path]
-    assert not os.path.exists(locked.path)
-    assert list(regions.sweep(lambda client: False)) == [plain.path]
+    region = fetch(locked)
+    paths = {
+        name: regions.find(client, wire.Shared(name, ((0, 1),))).path
+        for client, name in ((b"locked", locked.region), (b"plain", plain.region))
+    }
+    assert not list(regions.sweep(lambda client: client == b"plain"))
+    region.close()
+    assert list(regions.sweep(lambda client: True)) == [paths[locked.region]]
+    assert list(regions.sweep(lambda client: False)) == [paths[plain.region]]
     with pytest.raises(Unavailable):
         regions.find(b"plain", wire.Shared(plain.region, ((0, 1),)))
 
@@ -97,84 +140,52 @@ def test_regions_are_bounded(regions: Regions) -> None:
     share(regions, b"0")
 
 
-def test_a_size_that_the_file_system_refuses_leaves_nothing(
-    regions: Regions, memory: Path, monkeypatch
-) -> None:
+def test_those_who_come_and_say_nothing_keep_nobody_out(regions: Regions, fetch) -> None:
+    reply = share(regions)
+    silent = []
+    for _ in range(3 * MAX_ASKING):
+        one = socket.socket(socket.AF_UNIX)
+        one.settimeout(TIMEOUT_S)
+        one.connect(reply.path)
+        silent.append(one)
+        serve(regions, TIMEOUT_S)
+    fetch(reply)
+    with silent[0]:
+        assert silent[0].recv(1) == b""  # it had its time
+    for one in silent[1:]:
+        one.close()
+
+
+def test_a_size_that_the_kernel_refuses_leaves_nothing(regions: Regions, monkeypatch) -> None:
     def refuse(*_: int) -> None:
         raise OSError(27, "File too large")
 
+    before = len(os.listdir("/proc/self/fd"))
     monkeypatch.setattr("os.ftruncate", refuse)
     with pytest.raises(Unavailable, match="cannot be shared: File too large"):
         share(regions)
     monkeypatch.undo()
-    assert not list((memory / "edged.sock.shared").iterdir())
+    assert len(os.listdir("/proc/self/fd")) == before
     share(regions)
 
 
-def test_what_a_killed_daemon_left_is_removed_and_what_a_living_one_has_is_not(
-    regions: Regions, memory: Path
-) -> None:
-    kept = Path(share(regions).path)
+def test_what_a_killed_daemon_left_is_replaced(regions: Regions, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{tmp_path}/other.sock.shared")
     other = Regions(0o600)
-    other.open([f"ipc://{memory}/edged.sock"])  # the lock of the socket keeps daemons from that
-    assert kept.exists()
-    left = memory / "other.sock.shared" / "left"
-    left.parent.mkdir()
-    left.write_bytes(b"x")
-    other.open([f"ipc://{memory}/other.sock"])
-    assert not left.parent.exists()
-    assert share(other).path.startswith(str(left.parent))
+    other.open([f"ipc://{tmp_path}/other.sock"])
+    assert share(other).path == f"{tmp_path}/other.sock.shared"
     other.close()
-    assert not left.parent.exists()
+    assert not os.path.exists(f"{tmp_path}/other.sock.shared")
 
 
-def test_a_directory_that_others_take_away_while_it_is_made_is_made_again(memory: Path) -> None:
-    """Daemons that start together look for what killed ones have left."""
-    place = memory / "busy.sock.shared"
-    done = threading.Event()
-
-    def remove() -> None:
-        while not done.is_set():
-            _remove_left(place)
-
-    removers = [threading.Thread(target=remove) for _ in range(3)]
-    for remover in removers:
-        remover.start()
-    try:
-        for _ in range(200):
-            lock = _make(place)
-            kept = place / "region"
-            kept.write_bytes(b"x")
-            assert os.path.samestat(os.fstat(lock), place.stat())
-            kept.unlink()
-            place.rmdir()
-            os.close(lock)
-    finally:
-        done.set()
-        for remover in removers:
-            remover.join()
-
-
-def test_a_place_that_is_not_ours_is_not_used(memory: Path, caplog) -> None:
-    (memory / "edged.sock.shared").write_bytes(b"")
-    regions = Regions(0o600)
-    regions.open([f"ipc://{memory}/edged.sock"])
-    with pytest.raises(Unavailable):
-        share(regions)
-    assert "no memory is shared with clients" in caplog.text
-
-
-def test_beside_a_socket_on_disk_there_is_no_memory(
-    tmp_path: Path, memory: Path, monkeypatch
-) -> None:
-    """A payload must not wear out a disk: the memory is elsewhere."""
-    monkeypatch.setattr("edged.daemon.regions._is_memory", lambda path: path == Path("/dev/shm"))
+def test_where_the_socket_cannot_be_made_nothing_is_shared(tmp_path: Path, caplog) -> None:
+    (tmp_path / "edged.sock.shared").mkdir()
     regions = Regions(0o600)
     regions.open([f"ipc://{tmp_path}/edged.sock"])
-    parent = Path(share(regions).path).parent
-    assert parent.parent == Path("/dev/shm")
-    regions.close()
-    assert not parent.exists()
+    assert "no memory is shared with clients" in caplog.text
+    with pytest.raises(Unsupported):
+        share(regions)
 
 
 def test_clients_of_other_hosts_share_nothing() -> None:
@@ -202,7 +213,7 @@ def test_the_worker_is_told_where_the_payload_lies(regions: Regions) -> None:
     reply = bench.reply().header
     bench.ask(shared_infer(reply.region, (8, 100)), ())
     (prepare,) = bench.worker
-    assert (prepare.shared.path, prepare.shared.frames) == (reply.path, ((8, 100),))
+    assert prepare.shared == regions.find(b"client-1", wire.Shared(reply.region, ((8, 100),)))
     assert bench.payloads == [[]]
     bench.finish()
     assert bench.reply().header.id == "r1"
@@ -235,7 +246,8 @@ def test_the_worker_closes_what_a_client_left(regions: Regions) -> None:
     bench = Bench(regions=regions)
     bench.worker_is_ready()
     bench.ask(wire.Share("s", SIZE))
-    path = bench.reply().header.path
+    region = bench.reply().header.region
+    path = regions.find(b"client-1", wire.Shared(region, ((0, 1),))).path
     bench.front.on_sweep(30.0)
     assert not any(isinstance(order, link.Close) for order in bench.worker)
     bench.front.on_sweep(61.0)

@@ -235,3 +235,18 @@ def test_one_client_cannot_fill_the_table():
     bench.sent.clear()
     announce(bench, b"two")
     assert bench.sent == []
+
+
+def test_what_was_uploaded_is_known_to_be_held_until_its_request_is_answered(bench: Bench) -> None:
+    """Else a large upload would look like a message that never ends, and clients be cut off."""
+    announce(bench, size=800)
+    pass_time(bench, GATHER_S)
+    assert isinstance(bench.reply().header, wire.GrantReply)
+    sent(bench, 500)
+    assert bench.front.received_bytes == 500
+    sent(bench, 300, offset=500)
+    assert bench.front.received_bytes == 800
+    bench.ask(uploaded(4, 796, rows=2), (), client=b"one")
+    assert bench.front.received_bytes == 800
+    bench.finish()
+    assert bench.front.received_bytes == 0

@@ -89,7 +89,10 @@ def test_a_lane_that_hangs_is_found_while_others_go_on():
         watched.vigil.run(run(batch), 0.002, 0, watched.now)
         watched.is_well_for(1.0)
         watched.hear(done(batch))
+        assert watched.vigil.late_batch(watched.now) is None
+    watched.vigil.run(run(13), 0.002, 0, watched.now)
     assert "batch 2 " in watched.is_given_up()
+    assert watched.vigil.late_batch(watched.now) == 2  # it alone is suspected
 
 
 def test_a_batch_has_its_time_from_when_those_ahead_of_it_have_ended():

@@ -78,6 +78,6 @@ def test_a_picture_that_fails_gives_its_room_back() -> None:
 
 
 def test_the_room_is_for_one_of_the_largest_unless_the_budget_is_small() -> None:
-    assert Room(room_bytes(None, 2**25), 4).nbytes == 4 * (9 * 2**25 + 2**20) // 3
+    assert Room(room_bytes(None, 2**25), 4).nbytes == 4 * (10 * 2**25 + 2**20) // 3
     assert room_bytes(800_000_000, 2**25) == 100_000_000
     assert room_bytes(8_000_000_000, 2**25) == room_bytes(None, 2**25)

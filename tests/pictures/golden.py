@@ -87,7 +87,7 @@ def digests() -> Iterator[tuple[str, str]]:
         for what, spec in SPECS.items():
             shape = (spec.height, spec.width)
             row = np.empty((3, *shape) if spec.layout == "NCHW" else (*shape, 3), np.float32)
-            preprocess.normalise(image, spec, row)
+            preprocess.prepare(data, spec, row)
             yield f"{name} {what}", _digest(row)
 
 

@@ -286,7 +286,7 @@ def test_what_is_no_file_is_an_error_and_not_waited_for(store: Store, kind: str)
         change.remove_model("ab")  # which needs none of its files
     digest = store._root()["ac"]
     other_kind(store.path / "manifests" / f"{digest}.json", kind)
-    with pytest.raises(StoreError, match="of model 'ac': .* is not a file"):
+    with pytest.raises(StoreError, match=r"of model 'ac': .* is not a file"):
         store.models()
     other_kind(store.path / "store.json", kind)
     with pytest.raises(StoreError, match=r"store.json is not a file"):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from edged.cli.console import run_command
 
 BENCHES = {
+    "attack": "tools.bench.attack",
     "chain": "tools.bench.chain",
     "grants": "tools.bench.grants",
     "loading": "tools.bench.loading",
