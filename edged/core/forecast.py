@@ -56,14 +56,19 @@ class Forecast:
         """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
         if request.deadline_s is None:
             return 0.0
+        pace_s = costs.pace_s or 0.0
+        run_s = sum([costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts])
+        is_missing = need is not None and need.missing
+        everything = self._waiting.rows + staging.rows
+        if not is_missing and now + pace_s * everything + run_s <= request.deadline_s:
+            return 0.0  # even behind everybody: most requests are told by these few sums
         ahead = self._waiting.rows_ahead_of(request)
         if staging.rows:
             ordered_rows = min(staging.rows, running.rows)
             ahead += ordered_rows + staging.rows_ahead_of(request, ordered_rows)
-        ready_s = (costs.pace_s or 0.0) * (ahead - _rows_done(running.batches, costs, now))
+        ready_s = pace_s * (ahead - _rows_done(running.batches, costs, now))
         if need is not None and need.missing:
             ready_s = max(ready_s, self._memory.load_s(need))
-        run_s = sum([costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts])
         return max(0.0, now + ready_s + run_s - request.deadline_s)
 
     def backlog_s(self, costs: CostModel, staged_rows: int) -> float | None:

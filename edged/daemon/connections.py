@@ -55,17 +55,13 @@ class Connections:
         self.descriptor: int = self._monitor.FD
         has_message(self._monitor)  # only who has found nothing is told of what comes
         self._by_descriptor: dict[int, Connection] = {}
-        self._by_routing_id: dict[bytes, Connection] = {}
+        self.by_routing_id: dict[bytes, Connection] = {}  # by which that peer was heard last
 
     def __len__(self) -> int:
         return len(self._by_descriptor)
 
     def __iter__(self) -> Iterator[Connection]:
         return iter(list(self._by_descriptor.values()))
-
-    def find(self, routing_id: bytes) -> Connection | None:
-        """By which the peer of this name was heard last."""
-        return self._by_routing_id.get(routing_id)
 
     def heard(self, frame: zmq.Frame, routing_id: bytes, now: float) -> Connection:
         """A whole message has come, of which `frame` is one."""
@@ -76,7 +72,7 @@ class Connections:
         connection.heard_at = now
         if connection.routing_id != routing_id:
             connection.routing_id = routing_id
-        self._by_routing_id[routing_id] = connection
+        self.by_routing_id[routing_id] = connection
         return connection
 
     def update(self, now: float) -> tuple[list[Connection], list[Connection]]:
@@ -125,8 +121,8 @@ class Connections:
     def _remove(self, connection: Connection) -> Connection:
         del self._by_descriptor[connection.descriptor]
         name = connection.routing_id
-        if name is not None and self._by_routing_id.get(name) is connection:
-            del self._by_routing_id[name]
+        if name is not None and self.by_routing_id.get(name) is connection:
+            del self.by_routing_id[name]
         return connection
 
 

@@ -56,16 +56,17 @@ class Endpoint:
         self.unsure = True
         size = sum(map(len, frames))
         copy = size < COPIED_BYTES
-        connection = self.connections.find(routing_id)
+        connection = self.connections.by_routing_id.get(routing_id)
         if connection is None:
             send(self.socket, [routing_id, *frames], copy=copy)
             return
-        if not self.unread.has_room(connection, size):
+        if connection.unread_bytes and not self.unread.has_room(connection, size):
             self._cut(connection, f"{connection.unread_bytes} bytes of answers are not read")
             raise zmq.Again
-        if connection.unmarked_bytes + size < MARK_BYTES:
+        unmarked_bytes = connection.unmarked_bytes + size
+        if unmarked_bytes < MARK_BYTES:
             send(self.socket, [routing_id, *frames])
-            self.unread.sent(connection, size)
+            connection.unmarked_bytes = unmarked_bytes
         else:
             last = lent(frames[-1])
             send(self.socket, [routing_id, *frames[:-1], last], copy=copy)

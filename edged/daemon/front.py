@@ -350,14 +350,17 @@ class Front:
                 payload if shared is None else self._regions.beginnings(client.routing_id, shared)
             ),
         )
+        rows, inputs, priority = resolved.rows, resolved.inputs, infer.parameters.priority
+        level = priority - 1 if priority else self._config.server.default_level
         prepare = link.Prepare(
-            *(rid, resolved.rows, resolved.inputs, resolved.asks, light, shared),
-            client=client.number,
-            level=self._level(infer.parameters),
+            rid, rows, inputs, resolved.asks, light, shared, client.number, level
         )
         to_prepare = [link.encode(prepare), *payload]
         held_bytes = size if shared is None else 0
-        pending = Pending(client, infer.id, resolved, to_prepare, size, held_bytes, light)
+        late_images = rows if light and inputs[0].kind != "tensor" else 0
+        pending = Pending(
+            client, infer.id, resolved, to_prepare, size, held_bytes, light, late_images
+        )
         self._pending[rid] = pending
         self.payload_bytes += pending.held_bytes
         self._clients.begin(client, infer.id, rid)
@@ -387,10 +390,6 @@ class Front:
             payload_bytes=pending.payload_bytes,
             light=prepare.light,
         )
-
-    def _level(self, parameters: wire.InferParameters) -> int:
-        priority = parameters.priority
-        return priority - 1 if priority else self._config.server.default_level
 
     def _cancel(self, client: Client, request: wire.Request, now: float) -> None:
         header = request.header

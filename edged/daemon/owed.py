@@ -180,29 +180,25 @@ class Owed:
         members = self._runs.get(message.batch)
         if members is None or message.infer_us < 0 or message.output_us < 0:
             return False
-        asked, missing = {}, 0
-        for member in members:
-            request = pending.get(member.rid)
-            asked[member.rid] = (member.models, request)
-            if request is not None and not request.is_left_out:
-                missing += len(member.models)
-        given, answers = iter(frames), message.answers
-        if len(answers) > 1 and len({(a.rid, a.model) for a in answers}) < len(answers):
-            return False
-        for answer in answers:
-            wanted, request = asked.get(answer.rid, ((), None))
-            if answer.model not in wanted:
-                return False
+        wanted = {(m.rid, model): pending.get(m.rid) for m in members for model in m.models}
+        given = iter(frames)
+        for answer in message.answers:
+            key = answer.rid, answer.model
+            if key not in wanted:
+                return False  # nobody asked for it, or it was given before
+            request = wanted.pop(key)
             rows = None
             if request is not None:
-                missing -= 1
                 rows = request.resolved.rows
                 if len(answer.outputs) != len(models[answer.model].outputs):
                     return False
             for output in answer.outputs:
                 if not _is_whole(output, rows, given):
                     return False
-        if missing or next(given, None) is not None:
+        for request in wanted.values():
+            if request is not None and not request.is_left_out:
+                return False
+        if next(given, None) is not None:
             return False
         del self._runs[message.batch]
         return True

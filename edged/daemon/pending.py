@@ -27,30 +27,23 @@ class Pending(msgspec.Struct, eq=False):
     payload_bytes: int
     held_bytes: int  # of them here, and not in memory that the client shares
     light: bool  # as of link.Prepare
+    late_images: int  # that the lane decodes which runs them, as a part of the batch
     is_ordered: bool = False  # the worker that there is has its Prepare
     is_left_out: bool = False  # that of a light one has failed: batches run without it
     # Of each model, by its key: the outputs, and the tensors of those without classes.
     results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
-
-    @property
-    def late_images(self) -> int:
-        """Images that are decoded by the lane that runs them, as a part of the batch."""
-        resolved = self.resolved
-        return resolved.rows if self.light and resolved.inputs[0].kind != "tensor" else 0
-
-    @property
-    def answer_bytes(self) -> int:
-        """Of the tensors that were found so far."""
-        return sum([len(frame) for _, raw in self.results.values() for frame in raw])
+    answer_bytes: int = 0  # of these tensors
 
     def ordered(self) -> None:
         """The worker is told to prepare it; results were of one that has died."""
         self.results.clear()
+        self.answer_bytes = 0
         self.is_ordered, self.is_left_out = True, False
 
     def add(self, model: Manifest, answer: link.Answer, raw: Sequence[wire.Buffer]) -> None:
         """What one model has found; `raw` are the tensors of its outputs without classes."""
         self.results[answer.model] = [_output(model, output) for output in answer.outputs], raw
+        self.answer_bytes += sum(map(len, raw))
 
     def reply(
         self, answer: Answer, *, emulated: bool, credits: int

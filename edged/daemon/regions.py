@@ -38,6 +38,7 @@ class _Region:
     name: str
     bytes: int
     descriptor: int
+    path: str  # where processes of our own account find it
     was_locked: bool = False
 
     @classmethod
@@ -50,12 +51,8 @@ class _Region:
         except OSError:
             os.close(descriptor)
             raise
-        return cls(secrets.token_hex(_NAME_BYTES // 2), size, descriptor)
-
-    @property
-    def path(self) -> str:
-        """Where processes of our own account find it."""
-        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
+        name, path = secrets.token_hex(_NAME_BYTES // 2), f"/proc/{os.getpid()}/fd/{descriptor}"
+        return cls(name, size, descriptor, path)
 
     def opened(self) -> int:
         """It, opened anew: a lock belongs to an opening, so the client's is to be its own."""

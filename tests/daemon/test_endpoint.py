@@ -131,7 +131,7 @@ def test_what_is_read_is_not_counted(pair):
     for _ in range(100):
         endpoint.send(b"c", [b"head", b"x" * 50_000])
         client.recv_multipart()
-    connection = endpoint.connections.find(b"c")
+    connection = endpoint.connections.by_routing_id.get(b"c")
     assert connection is not None
     while connection.unread_bytes:
         endpoint.relieve()
