@@ -73,6 +73,7 @@ class Regions:
         self._path = ""  # of it
         self._asking: dict[int, socket.socket] = {}  # by descriptor; the oldest first
         self._ready: select.epoll | None = None  # tells of it, and of those
+        self.descriptor: int | None = None  # readable when clients want their regions: `hand_out`
         self._regions: dict[bytes, _Region] = {}  # by the routing id of the client
 
     def open(self, endpoints: Sequence[str]) -> None:
@@ -97,6 +98,7 @@ class Regions:
             os.umask(before)
         self._listener, self._path = listener, path
         self._ready = select.epoll()
+        self.descriptor = self._ready.fileno()
         self._ready.register(listener, select.EPOLLIN)
 
     def close(self) -> None:
@@ -106,7 +108,7 @@ class Regions:
             self._dismiss(descriptor)
         if self._ready is not None:
             self._ready.close()
-            self._ready = None
+            self._ready = self.descriptor = None
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -116,11 +118,6 @@ class Regions:
     @property
     def are_open(self) -> bool:
         return self._listener is not None
-
-    @property
-    def descriptor(self) -> int | None:
-        """Readable when clients want their regions: see `hand_out`."""
-        return None if self._ready is None else self._ready.fileno()
 
     @property
     def nbytes(self) -> int:

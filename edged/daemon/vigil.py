@@ -88,8 +88,7 @@ class Vigil:
         if (run.group, run.rows) not in self._ran:
             bound_s *= FIRST
         self._runs[run.batch] = run.group, run.rows
-        order = bound_s + images * IMAGE_S, f"batch {run.batch} did not end"
-        self._batches.begin(run.batch, order, now)
+        self._batches.begin(run.batch, (bound_s + images * IMAGE_S, "a batch did not end"), now)
 
     def load(self, block: str, now: float) -> None:
         known_s = self._loads_s.get(block)

@@ -76,7 +76,7 @@ def test_a_batch_that_does_not_end_is_found_whatever_else_is_heard():
         watched.hear(link.Pong(1))
         watched.vigil.prepare(7, 1, watched.now)
         watched.hear(link.Prepared(7, 100))
-    assert watched.is_given_up() == "the device worker hung: batch 1 did not end within 10 s"
+    assert watched.is_given_up() == "the device worker hung: a batch did not end within 10 s"
 
 
 def test_a_lane_that_hangs_is_found_while_others_go_on():
@@ -91,7 +91,7 @@ def test_a_lane_that_hangs_is_found_while_others_go_on():
         watched.hear(done(batch))
         assert watched.vigil.late_batch(watched.now) is None
     watched.vigil.run(run(13), 0.002, 0, watched.now)
-    assert "batch 2 " in watched.is_given_up()
+    assert "a batch did not end" in watched.is_given_up()
     assert watched.vigil.late_batch(watched.now) == 2  # it alone is suspected
 
 
@@ -102,7 +102,8 @@ def test_a_batch_has_its_time_from_when_those_ahead_of_it_have_ended():
     watched.is_well_for(9.0)
     watched.hear(done(1))
     watched.is_well_for(10.0)
-    assert "batch 2 " in watched.is_given_up()
+    assert "a batch did not end" in watched.is_given_up()
+    assert watched.vigil.late_batch(watched.now) == 2
 
 
 def test_a_slow_model_has_a_multiple_of_what_its_batches_take():
