@@ -64,7 +64,7 @@ def test_a_batch_that_hangs_is_found_while_the_worker_still_talks(start):
             with pytest.raises(EdgedError, match="ended 2 times with it"):
                 hangs.result()
         assert watch.statistics().server.worker_restarts == 2
-    assert daemon.log().count("hung: batch") == 2
+    assert daemon.log().count("hung: a batch") == 2
     assert daemon.stop() == 0
 
 
