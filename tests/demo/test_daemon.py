@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # What a demo does, without its models: it starts the daemon, and is in the middle of its requests.
 DEMO = """
+import itertools
 import sys
 from pathlib import Path
 import numpy as np
@@ -29,7 +30,7 @@ from tools.demo.daemon import Daemon
 with Daemon(Path(sys.argv[1])) as daemon, Client(daemon.endpoint) as client:
     print(daemon.pid, flush=True)
     image = np.zeros((300, 300, 3), np.uint8)
-    for _ in client.infer_many(iter(lambda: image, None), "color"):
+    for _ in client.infer_many(itertools.repeat(image), "color"):
         pass
 """
 
