@@ -171,8 +171,12 @@ class Installation:
         return self._run(f"{PREFIX}/bin/edged", *arguments, group=group)
 
     def python(self, script: str, *, group: str | None = None) -> str:
-        """Run a script of a client there, likewise."""
-        return self._run(f"{PREFIX}/bin/python", "-c", script, group=group)
+        """Run a script of a client there, likewise.
+
+        Isolated (-I): Python 3.13.0 fails to import numpy where it cannot read the working
+        directory's name, as in the box, and would otherwise look there for modules.
+        """
+        return self._run(f"{PREFIX}/bin/python", "-I", "-c", script, group=group)
 
     def _run(self, *command: str, group: str | None) -> str:
         who = ["setpriv", "--reuid=65534", "--clear-groups", f"--regid={group}"] if group else []
