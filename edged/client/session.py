@@ -409,6 +409,7 @@ class Session:
         call.ended_s = now
         if call.piece is not None:
             call.piece.release()
+        call.piece, call.payload = None, ()  # which nobody sends again, however long it is kept
         del self.calls[call.header.id]
         self._ended.append(call)
 

@@ -193,6 +193,7 @@ def test_pieces_are_free_again_however_their_requests_end(talk: Talk, tmp_path: 
             talk.reply(wire.ErrorReply("no", "NOT_FOUND", call.id))
         else:
             talk.session.abandon(call, 0.0)
+        assert (call.piece, call.payload) == (None, ()), end  # whoever keeps it keeps no memory
     assert talk.submit(whole).piece is not None
 
 

@@ -21,12 +21,16 @@ ROOT = Path(__file__).resolve().parents[2]
 # What a demo does, without its models: it starts the daemon, and is in the middle of its requests.
 DEMO = """
 import itertools
+import signal
 import sys
 from pathlib import Path
 import numpy as np
 from edged.client import Client
 from tools.demo.daemon import Daemon
 
+# Whoever started the tests may have had these ignored, as nohup does, and that is inherited.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with Daemon(Path(sys.argv[1])) as daemon, Client(daemon.endpoint) as client:
     print(daemon.pid, flush=True)
     image = np.zeros((300, 300, 3), np.uint8)
