@@ -18,27 +18,35 @@ STARTS_PROCESSES = (
     "bench/*",
     "client/test_cli.py",
     "client/test_client.py",
+    "client/test_forks.py",
     "client/test_node.py",
     "client/test_real_daemon.py",
     "daemon/test_awake.py",
     "daemon/test_live*.py",
+    "daemon/test_owed.py",
+    "daemon/test_preflight.py",
     "daemon/test_uplink.py",
     "demo/test_demo.py",
     "device/test_loading.py",
     "device/test_process.py",
+    "device/test_threads.py",
     "device/test_worker.py",
     "export/test_cli.py",
+    "planner/fleet/test_cli.py",
     "planner/fleet/test_decompose.py",
     "planner/fleet/test_names.py",
     "profiles/test_command.py",
     "store/test_crash.py",
     "store/test_store.py",
     "systemd/*",
+    "test_cgroups.py",
     "test_heap.py",
     "test_install.py",
     "test_layers.py",
     "test_package.py",
+    "test_results_alone.py",
     "test_systemd_notify.py",
+    "test_typeinfo.py",
 )
 NEEDS_MORE = (
     "backends/test_conformance.py",
@@ -94,7 +102,8 @@ def _no_processes_among_units(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("units"):
         return
 
-    def refuse(*args: object, **_: object) -> None:
-        pytest.fail(f"starts a process ({args[1:]}): name the file in tests/conftest.py")
+    def refuse(process: subprocess.Popen[bytes], *command: object, **_: object) -> None:
+        process._child_created = False  # type: ignore[attr-defined]  # so that it can be thrown away
+        pytest.fail(f"starts a process ({command}): name the file in tests/conftest.py")
 
     subprocess.Popen.__init__ = refuse  # type: ignore[method-assign]
