@@ -55,6 +55,7 @@ NEEDS_MORE = (
     "device/test_executor.py",
     "export/test_add.py",
     "export/test_architectures.py",
+    "export/test_samples.py",
     "export/test_toolchains.py",
     "export/test_torch.py",
     "gpucheck/*",
