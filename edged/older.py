@@ -1,8 +1,10 @@
-"""Models that an older edged-export has put into a store, and what shows that they must not run.
+"""Which models of an older edged-export may be served, and why others must not.
 
-It took a length that depends on the data (how many boxes are left) for a constant. What then still
-shows in a block: the operator that makes the length, or a single number that is computed with and
-that is no extent of anything. `edged-export recheck` looks more closely, with a runtime.
+That exporter took every length for a function of the number of rows. A length that depends on the
+data (how many boxes are left) became a constant, or a multiple of the number of rows, and what had
+made the length disappeared. The constant looks like any other whole number in a block, so nothing
+in a block proves that a number was not such a length. A model is served only if its blocks compute
+with no whole number at all, as most convolutional networks do.
 
 Reads as much of an ONNX file as that takes: protocol buffers are fields of a number, a form and a
 value, and what is not looked for is stepped over.
@@ -10,82 +12,83 @@ value, and what is not looked for is stepped over.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from edged.errors import StoreError
 from edged.manifest import CHECKS, Manifest
 
 _DATA_SIZED = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}  # operators
-_WIDTHS = {6: 4, 7: 8, 9: 1}  # bytes, by number of the type: int32, int64, bool
+_WHOLE = {6, 7, 9}  # types of numbers that the older exporter folded: int32, int64, bool
+
+# Inputs that hold whole numbers which cannot have been lengths: axes; biases of quantised layers;
+# and the target of a Reshape, which has to divide the same number of elements for every picture.
+_NO_LENGTHS = {
+    "Reshape": 1, "Squeeze": 1, "Unsqueeze": 1, "CumSum": 1,
+    "ReduceL1": 1, "ReduceL2": 1, "ReduceLogSum": 1, "ReduceLogSumExp": 1, "ReduceMax": 1,
+    "ReduceMean": 1, "ReduceMin": 1, "ReduceProd": 1, "ReduceSum": 1, "ReduceSumSquare": 1,
+    "DequantizeLinear": 0, "QLinearConv": 8,
+}  # fmt: skip
 
 # Numbers of fields.
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_INPUT, _NODE_TYPE = 1, 4
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
+_TENSOR_TYPE, _TENSOR_NAME = 2, 8
 
 _Field: TypeAlias = "tuple[int, int | memoryview]"  # its number; a number, or bytes
 
 
 def check_fit(model: Manifest, block_bytes: Callable[[str], bytes]) -> None:
     """Raise StoreError if the model must not be served, or if a block is damaged."""
-    reason = model.unfit
-    if not reason and model.checks < CHECKS:
-        extents = {extent for value in model.values for extent in value.shape}
-        blocks = dict.fromkeys(step.block for step in model.steps)
-        found = (_suspicion(block, block_bytes(block), extents) for block in blocks)
-        reason = next(filter(None, found), "")
-    if reason:
-        raise StoreError(
-            f"model {model.name!r} is not served: {reason}; run edged-export recheck, or export "
-            "it again"
-        )
+    if reason := model.unfit or doubt(model, block_bytes):
+        raise StoreError(f"model {model.name!r} is not served: {reason}")
 
 
-@dataclass(slots=True)
-class _Block:
-    """What is looked at: types of operators with their inputs, single integers, extents."""
+def doubt(model: Manifest, block_bytes: Callable[[str], bytes]) -> str:
+    """Why a length of the data may be frozen in the model; empty if none can be.
 
-    operators: list[tuple[str, list[str]]] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)
-    extents: set[int] = field(default_factory=set)
+    Raises StoreError if a block is damaged.
+    """
+    if model.checks >= CHECKS:
+        return ""
+    blocks = dict.fromkeys(step.block for step in model.steps)
+    found = (_suspicion(block, block_bytes(block)) for block in blocks)
+    return next(filter(None, found), "")
 
 
-def _suspicion(block: str, data: bytes, extents: Iterable[int]) -> str:
+def _suspicion(block: str, data: bytes) -> str:
     try:
-        found = _read(data)
+        operators, whole = _read(data)
     except (IndexError, UnicodeDecodeError) as error:
         raise StoreError(f"block {block[:12]} is no ONNX file: export its models again") from error
-    known = {n for n in found.extents.union(extents) if n > 0}
-    for operator, inputs in found.operators:
+    for operator, inputs in operators:
         if operator in _DATA_SIZED:
-            return (
-                f"it has {operator}, and the edged-export that made it may have taken the length "
-                "of the result for a constant"
-            )
-        number = found.numbers.get(inputs[0]) if inputs else None
-        if number is None or operator not in ("Cast", "Where"):
+            found = f"it has {operator}"
+        elif operator in ("Shape", "Size"):
+            found = f"it computes with the number of rows ({operator})"
+        elif any(name in whole and _NO_LENGTHS.get(operator) != i for i, name in enumerate(inputs)):
+            found = f"its {operator} reads a constant whole number"
+        else:
             continue
-        if operator == "Where" or number < 1 or all(extent % number for extent in known):
-            return (
-                f"its {operator} reads the constant {number}, which may have been a length that "
-                "depends on the data"
-            )
+        return (
+            f"{found}, and the older edged-export that made it may have put that in place of a "
+            "length that depends on the data; export the model again from its file (--replace)"
+        )
     return ""
 
 
-def _read(data: bytes) -> _Block:
-    found = _Block()
+def _read(data: bytes) -> tuple[list[tuple[str, list[str]]], set[str]]:
+    """Each operator with its inputs, and the names of the weights that are whole numbers."""
+    operators, whole = list[tuple[str, list[str]]](), set[str]()
     for number, graph in _fields(memoryview(data)):
         if number == _MODEL_GRAPH and isinstance(graph, memoryview):
             for part, content in _fields(graph):
                 if part == _GRAPH_NODE and isinstance(content, memoryview):
-                    found.operators.append(_operator(content))
+                    operators.append(_operator(content))
                 elif part == _GRAPH_INITIALIZER and isinstance(content, memoryview):
-                    _tensor(content, found)
-    return found
+                    whole.add(_whole_number(content) or "")
+    return operators, whole - {""}
 
 
 def _operator(data: memoryview) -> tuple[str, list[str]]:
@@ -98,20 +101,15 @@ def _operator(data: memoryview) -> tuple[str, list[str]]:
     return kind, inputs
 
 
-def _tensor(data: memoryview, found: _Block) -> None:
-    name, width, extents, raw = "", None, list[int](), memoryview(b"")
+def _whole_number(data: memoryview) -> str | None:
+    """The name of a weight if its type is one that a length can have."""
+    name, kind = "", 0
     for number, value in _fields(data):
-        if number == _TENSOR_DIMS:
-            extents += [value] if isinstance(value, int) else _varints(value)
-        elif number == _TENSOR_TYPE and isinstance(value, int):
-            width = _WIDTHS.get(value)
+        if number == _TENSOR_TYPE and isinstance(value, int):
+            kind = value
         elif number == _TENSOR_NAME and isinstance(value, memoryview):
             name = str(value, "utf-8")
-        elif number == _TENSOR_RAW and isinstance(value, memoryview):
-            raw = value
-    found.extents.update(extents)
-    if width is not None and len(raw) == width:
-        found.numbers[name] = int.from_bytes(raw, "little", signed=True)
+    return name if kind in _WHOLE else None
 
 
 def _fields(data: memoryview) -> Iterator[_Field]:
@@ -141,11 +139,3 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         shift += 7
         at += 1
     return number | data[at] << shift, at + 1
-
-
-def _varints(data: memoryview) -> list[int]:
-    found, at = list[int](), 0
-    while at < len(data):
-        number, at = _varint(data, at)
-        found.append(number)
-    return found
