@@ -54,7 +54,7 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_bytes: int
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PathStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One block of a path. `reads[i]` feeds the block's input `x{i}`; `y{i}` writes `writes[i]`.
 
     `layers` are what the block consists of, in order. Only `export` looks at them; a block
@@ -120,7 +120,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: tuple[str, ...]  # names of values
     outputs: tuple[str, ...]  # names of values
     values: tuple[Value, ...]  # every tensor that a step or a layer names
-    steps: tuple[Step, ...]
+    steps: tuple[PathStep, ...]
     whole_bytes: int  # bytes of the model as one uncut ONNX file, to compare with
     preprocess: Preprocess | None = None  # None: the model takes tensors only
     max_rows: int | None = None  # of one run; None: any; 1: its rows cannot be kept apart in one
@@ -300,7 +300,7 @@ def check(manifest: Manifest) -> None:
     check_head(manifest)
 
 
-def _written(step: Step, refuse: Callable[[str], StoreError]) -> set[str]:
+def _written(step: PathStep, refuse: Callable[[str], StoreError]) -> set[str]:
     """All that the layers of a step write, once they are known to lead to its `writes`."""
     known, written = set(step.reads), set[str]()
     for layer in step.layers:

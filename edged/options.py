@@ -25,7 +25,7 @@ _Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31)]
 _Speed: TypeAlias = Annotated[float, Meta(ge=1e-6, le=1e12)]
 
 
-class OnnxRuntime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OnnxRuntimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     lanes: Threads = 0  # batches side by side; 0: one for each thread on the CPU, one on a GPU
     pack: bool = False  # keep weights of products as the CPU wants them: faster runs, slower loads
@@ -33,14 +33,14 @@ class OnnxRuntime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider_options: dict[str, Any] = {}  # handed to ONNX Runtime as they are
 
 
-class Torch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: Literal["cpu", "cuda"] = "cpu"
     device_id: _DeviceId = 0  # of the GPU
     tf32: bool = False  # let the GPU round the factors of float32 products to 10 bits
     graphs: bool = True  # on a GPU, replay runs that come again
 
 
-class Emulated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EmulatedOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which block takes what.
 
     `blocks`: by block id, by the beginning of one, or for all others by `*`, either the figures
@@ -54,7 +54,7 @@ class Emulated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speed: _Speed = 1.0  # 2.0: everything takes half the time
 
 
-class Fake(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FakeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Durations, and faults, which a run has when a row of it begins with that value."""
 
     run_us: _Microseconds = 0.0  # time that each run of a block takes
@@ -69,13 +69,13 @@ class Fake(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: Rows | None = None  # of each block
 
 
-Options: TypeAlias = OnnxRuntime | Torch | Emulated | Fake
+Options: TypeAlias = OnnxRuntimeOptions | TorchOptions | EmulatedOptions | FakeOptions
 
 _TYPES: dict[str, type[Options]] = {
-    "onnxruntime": OnnxRuntime,
-    "torch": Torch,
-    "emulated": Emulated,
-    "fake": Fake,
+    "onnxruntime": OnnxRuntimeOptions,
+    "torch": TorchOptions,
+    "emulated": EmulatedOptions,
+    "fake": FakeOptions,
 }
 _NEEDS = {"onnxruntime": ("onnxruntime",), "torch": ("torch", "onnx")}
 
@@ -88,7 +88,7 @@ def parse(backend: str, options: Mapping[str, Any]) -> Options:
         raise ConfigError(
             f"device.options of backend {backend}: {explained(error, _TYPES[backend])}"
         ) from error
-    if isinstance(checked, OnnxRuntime) and checked.lanes > 1 and checked.provider != "cpu":
+    if isinstance(checked, OnnxRuntimeOptions) and checked.lanes > 1 and checked.provider != "cpu":
         raise ConfigError(
             f"device.options of backend {backend}: lanes = {checked.lanes} with provider "
             f"{checked.provider}: it must be 0 (automatic) or 1 on a GPU"
@@ -106,7 +106,7 @@ def check_installed(backend: str) -> None:
             )
 
 
-def figures(options: Emulated) -> dict[str, BlockProfile]:
+def figures(options: EmulatedOptions) -> dict[str, BlockProfile]:
     """What each block takes, by its id, the beginning of one, or `*`. Raises ConfigError."""
     profile = profiles.read(options.profile) if options.profile is not None else None
     found = dict(profile.blocks) if profile is not None else {}
@@ -120,4 +120,4 @@ def figures(options: Emulated) -> dict[str, BlockProfile]:
     return found
 
 
-describe(Fake, Emulated, OnnxRuntime, Torch)
+describe(FakeOptions, EmulatedOptions, OnnxRuntimeOptions, TorchOptions)

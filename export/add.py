@@ -16,7 +16,7 @@ from edged.store import Store
 from export.assemble import Assembly
 from export.blocks import MIN_BYTES
 from export.check import TOLERANCE, Difference, check_model, feeds, run_chain
-from export.source import Draft, Source, draft
+from export.source import ModelDraft, Source, draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def add_models(
 
 def add_drafts(
     store: Store,
-    drafts: Sequence[Draft],
+    drafts: Sequence[ModelDraft],
     *,
     min_bytes: int = MIN_BYTES,
     tolerance: float | None = None,
@@ -86,7 +86,7 @@ def add_drafts(
     return Report(tuple(added), tuple(recut))
 
 
-def _checked(assembly: Assembly, one: Draft, tolerance: float | None) -> Added:
+def _checked(assembly: Assembly, one: ModelDraft, tolerance: float | None) -> Added:
     manifest = assembly.manifests[one.manifest.name]
     if tolerance is None:
         tolerance = TOLERANCE[manifest.precision]

@@ -13,13 +13,12 @@ import msgspec
 
 from edged import manifest as manifests
 from edged.errors import StoreError
-from edged.manifest import Layer as Use
-from edged.manifest import Manifest, Step
+from edged.manifest import Layer, Manifest, PathStep
 from edged.store import Store
 from export.blocks import Span, Wired, plan, signature, wire
-from export.canonical import Layer, Port, join, split
+from export.canonical import CanonicalLayer, Port, join, split
 from export.layers import Path
-from export.source import Draft
+from export.source import ModelDraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +48,17 @@ class Assembly:
     """
 
     def __init__(
-        self, store: Store, before: Mapping[str, Manifest], drafts: Sequence[Draft], min_bytes: int
+        self,
+        store: Store,
+        before: Mapping[str, Manifest],
+        drafts: Sequence[ModelDraft],
+        min_bytes: int,
     ) -> None:
         self.manifests: dict[str, Manifest] = {}
         self.new_blocks: dict[str, bytes] = {}
         self._store = store
         self._drafted = {d: layer for one in drafts for d, layer in one.path.layers.items()}
-        self._stored: dict[str, Layer] = {}
+        self._stored: dict[str, CanonicalLayer] = {}
         self._homes = {
             layer.digest: step
             for model in before.values()
@@ -91,7 +94,7 @@ class Assembly:
         data = self.new_blocks.get(block)
         return self._store.block_size(block) if data is None else len(data)
 
-    def _step(self, uses: Sequence[Use], wired: Sequence[Wired], span: Span) -> Step:
+    def _step(self, uses: Sequence[Layer], wired: Sequence[Wired], span: Span) -> PathStep:
         layers = tuple(uses[span.start : span.end])
         border = _border(uses, wired, span)
         run = signature(wired, span)
@@ -100,9 +103,9 @@ class Assembly:
             data = join(contents, border.ports, border.leaving)
             self._known[run] = hashlib.sha256(data).hexdigest()
             self.new_blocks[self._known[run]] = data
-        return Step(self._known[run], border.reads, border.writes, layers)
+        return PathStep(self._known[run], border.reads, border.writes, layers)
 
-    def _is_sound(self, block: str, layers: Sequence[Use]) -> bool:
+    def _is_sound(self, block: str, layers: Sequence[Layer]) -> bool:
         """False for a damaged block in the store that can be made again from the drafts."""
         remakable = all(use.digest in self._drafted for use in layers)
         if block in self.new_blocks or not remakable:
@@ -113,7 +116,7 @@ class Assembly:
             return False
         return True
 
-    def _layer(self, digest: str) -> Layer:
+    def _layer(self, digest: str) -> CanonicalLayer:
         """The content of a layer, from a draft or from the block that it is in now."""
         if digest in self._drafted:
             return self._drafted[digest]
@@ -130,16 +133,16 @@ def whole_block(path: Path) -> Whole:
     return Whole(data, border.reads, border.writes)
 
 
-def stored_layers(store: Store, steps: Iterable[Step]) -> dict[str, Layer]:
+def stored_layers(store: Store, steps: Iterable[PathStep]) -> dict[str, CanonicalLayer]:
     """The content of all layers of these steps, by digest. Raises StoreError."""
-    found: dict[str, Layer] = {}
+    found: dict[str, CanonicalLayer] = {}
     for step in steps:
         layers = split(store.block_bytes(step.block))
         found |= {use.digest: layer for use, layer in zip(step.layers, layers, strict=True)}
     return found
 
 
-def _uses(model: Manifest) -> tuple[Use, ...]:
+def _uses(model: Manifest) -> tuple[Layer, ...]:
     if not all(step.layers for step in model.steps):
         raise StoreError(
             f"model {model.name!r} was not written by edged-export (its blocks have no layers): "
@@ -148,14 +151,14 @@ def _uses(model: Manifest) -> tuple[Use, ...]:
     return manifests.layers(model)
 
 
-def _spans(model: Manifest) -> Iterator[tuple[Span, Step]]:
+def _spans(model: Manifest) -> Iterator[tuple[Span, PathStep]]:
     start = 0
     for step in model.steps:
         yield Span(start, start + len(step.layers)), step
         start += len(step.layers)
 
 
-def _border(uses: Sequence[Use], wired: Sequence[Wired], span: Span) -> _Border:
+def _border(uses: Sequence[Layer], wired: Sequence[Wired], span: Span) -> _Border:
     ports: list[tuple[Port, ...]] = []
     reads: list[str] = []
     again: dict[str, Port] = {}

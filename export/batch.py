@@ -15,11 +15,11 @@ from onnx import NodeProto, ValueInfoProto, helper
 
 from edged.errors import InvalidArgument, Unsupported
 from export.extents import Kind
-from export.graph import Graph, integers
+from export.graph import OnnxGraph, integers
 from export.probe import Facts, Integers
 
 
-def fixed_rows(graph: Graph) -> int | None:
+def fixed_rows(graph: OnnxGraph) -> int | None:
     """How many rows the graph runs at once; None for any number. Raises Unsupported."""
     found = {value.type.tensor_type.shape.dim[0].dim_value for value in _tensors(graph)}
     if len(found) > 1:
@@ -27,7 +27,7 @@ def fixed_rows(graph: Graph) -> int | None:
     return found.pop() or None
 
 
-def with_shapes(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> Graph:
+def with_shapes(graph: OnnxGraph, shapes: dict[str, tuple[int, ...]]) -> OnnxGraph:
     """The graph with the extents of these inputs set, without the row axis.
 
     Raises InvalidArgument if there is no such input, or if it has other extents.
@@ -54,7 +54,7 @@ def with_shapes(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> Graph:
     return replace(graph, inputs=tuple(inputs))
 
 
-def set_free(graph: Graph, facts: Facts, fixed: int) -> Graph:
+def set_free(graph: OnnxGraph, facts: Facts, fixed: int) -> OnnxGraph:
     """The graph with any number of rows, if the rows are axis 0 of all that was written down.
 
     `facts` are those of the graph at `fixed` rows.
@@ -66,7 +66,7 @@ def set_free(graph: Graph, facts: Facts, fixed: int) -> Graph:
     return with_rows(freed, None)
 
 
-def with_rows(graph: Graph, rows: int | None) -> Graph:
+def with_rows(graph: OnnxGraph, rows: int | None) -> OnnxGraph:
     """The graph with inputs of so many rows; None for any number."""
     inputs = []
     for value in graph.inputs:
@@ -84,7 +84,7 @@ def with_rows(graph: Graph, rows: int | None) -> Graph:
 class _Writer:
     """Copies a graph operator by operator; owns the new list and the weights."""
 
-    def __init__(self, graph: Graph, facts: Facts, fixed: int) -> None:
+    def __init__(self, graph: OnnxGraph, facts: Facts, fixed: int) -> None:
         self.nodes: list[NodeProto] = []
         self.weights = dict(graph.weights)
         self._facts = facts
@@ -159,7 +159,7 @@ class _Writer:
         return None if size is None or not len(size.fixed) else size.fixed
 
 
-def _tensors(graph: Graph) -> list[ValueInfoProto]:
+def _tensors(graph: OnnxGraph) -> list[ValueInfoProto]:
     for value in graph.inputs:
         if not value.type.HasField("tensor_type") or not value.type.tensor_type.shape.dim:
             raise Unsupported(f"input {value.name!r} is no tensor with the batch as its first axis")

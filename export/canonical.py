@@ -37,7 +37,7 @@ class Type:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class CanonicalLayer:
     """Its inputs are named x0, x1, ..., other values v0, v1, ..., weights by their digest."""
 
     digest: str
@@ -67,7 +67,7 @@ def make_layer(
     inputs: Sequence[tuple[str, Type]],
     outputs: Sequence[tuple[str, Type]],
     opsets: Mapping[str, int],
-) -> tuple[Layer, tuple[str, ...]]:
+) -> tuple[CanonicalLayer, tuple[str, ...]]:
     """The canonical layer, and the given names of its outputs in canonical order.
 
     `nodes` are sorted. `inputs` keep their order: it says which value is which.
@@ -91,7 +91,7 @@ def make_layer(
                 names[f"{key}.{i}"] = node.output[i] = f"v{len(names)}"
         body.append(node)
     border = [[dataclasses.astuple(kind) for _, kind in side] for side in (inputs, ordered)]
-    layer = Layer(
+    layer = CanonicalLayer(
         digest=_digest([_FORM, border, roots]),
         inputs=tuple(kind for _, kind in inputs),
         outputs=tuple(kind for _, kind in ordered),
@@ -103,7 +103,9 @@ def make_layer(
     return layer, tuple(name for name, _ in ordered)
 
 
-def join(layers: Sequence[Layer], reads: Sequence[Sequence[Port]], writes: Sequence[Port]) -> bytes:
+def join(
+    layers: Sequence[CanonicalLayer], reads: Sequence[Sequence[Port]], writes: Sequence[Port]
+) -> bytes:
     """The block that runs `layers` one after the other: x0, x1, ... in, y0, y1, ... out.
 
     `reads[i][j]` is where input j of layer i comes from; inputs of the block are numbered in the
@@ -160,7 +162,7 @@ def join(layers: Sequence[Layer], reads: Sequence[Sequence[Port]], writes: Seque
     return data
 
 
-def split(data: bytes) -> list[Layer]:
+def split(data: bytes) -> list[CanonicalLayer]:
     """The layers of a block. Raises StoreError if edged-export did not write it."""
     model = ModelProto.FromString(data)
     props = {entry.key: entry.value for entry in model.metadata_props}

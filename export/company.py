@@ -20,7 +20,7 @@ import onnxruntime as ort
 from onnx import ValueInfoProto, helper
 
 from export.check import compare
-from export.graph import Graph, to_model
+from export.graph import OnnxGraph, to_model
 from export.probe import Array, Arrays, run, session
 
 Places: TypeAlias = tuple[int, ...]  # the row in each place of a batch
@@ -34,7 +34,7 @@ _BRIGHT_HALF = 30.0  # squares of more leave the range of half precision
 
 
 def dependence(
-    graph: Graph,
+    graph: OnnxGraph,
     watched: Sequence[str],
     tolerance: float,
     floor: float,

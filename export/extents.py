@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from onnx import AttributeProto, NodeProto, helper, numpy_helper
 
-from export.graph import Graph
+from export.graph import OnnxGraph
 
 Axes: TypeAlias = frozenset[int]
 NONE: Axes = frozenset()
@@ -37,7 +37,7 @@ class Traits:
     varying: dict[str, Axes]  # axes whose extents depend on DATA; left out where there is none
 
 
-def classify(graph: Graph, ranks: Mapping[str, int], *, believing: bool = False) -> Traits:
+def classify(graph: OnnxGraph, ranks: Mapping[str, int], *, believing: bool = False) -> Traits:
     """`ranks` of tensors; whatever has none is taken for a list.
 
     `believing` that no extent depends on DATA: the least that each value can depend on.
@@ -63,7 +63,7 @@ class _Operator:
     """One operator, and what is known of its inputs."""
 
     node: NodeProto
-    graph: Graph
+    graph: OnnxGraph
     kinds: Mapping[str, Kind]
     known: Mapping[str, Axes]
     ranks: Mapping[str, int]

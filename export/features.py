@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from edged import manifest as manifests
 from edged.errors import InvalidArgument, NotFound
-from edged.manifest import Layer as Use
-from edged.manifest import Manifest, Value
+from edged.manifest import Layer, Manifest, Value
 from edged.store import Store
 from export.assemble import stored_layers, whole_block
 from export.labels import check_name
@@ -123,7 +122,7 @@ def compute(features: Features, files: Sequence[File]) -> Floats:
     return found
 
 
-def _leading_to(uses: Sequence[Use], value: str) -> tuple[Use, ...]:
+def _leading_to(uses: Sequence[Layer], value: str) -> tuple[Layer, ...]:
     """The layers that `value` depends on, in order."""
     wanted, chosen = {value}, []
     for use in reversed(uses):

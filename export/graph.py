@@ -27,7 +27,7 @@ _RANDOM = {
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class OnnxGraph:
     """Operators in an order in which they can run, and what they start from."""
 
     nodes: tuple[NodeProto, ...]
@@ -38,14 +38,14 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class ModelFile:
     """A model file, and its graph."""
 
     model: ModelProto
-    graph: Graph
+    graph: OnnxGraph
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path) -> ModelFile:
     """Read an ONNX file, with its external data if it has any.
 
     Raises NotFound, InvalidArgument (not an ONNX file, or damaged) and Unsupported.
@@ -65,12 +65,12 @@ def load(path: Path) -> Loaded:
             "that: export it in lower precision or in parts"
         )
     try:
-        return Loaded(model, read(model))
+        return ModelFile(model, read(model))
     except Unsupported as error:
         raise Unsupported(f"{path}: {error}") from error
 
 
-def read(model: ModelProto) -> Graph:
+def read(model: ModelProto) -> OnnxGraph:
     """The graph of a model in memory. Raises Unsupported."""
     opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
     if opsets.get("", OLDEST_OPSET) < OLDEST_OPSET:
@@ -93,10 +93,10 @@ def read(model: ModelProto) -> Graph:
             nodes.append(node)
     inputs = tuple(value for value in graph.input if value.name not in weights)
     outputs = tuple(value.name for value in graph.output)
-    return tidy(Graph(tuple(nodes), weights, inputs, outputs, opsets))
+    return tidy(OnnxGraph(tuple(nodes), weights, inputs, outputs, opsets))
 
 
-def tidy(graph: Graph) -> Graph:
+def tidy(graph: OnnxGraph) -> OnnxGraph:
     """Without Identity, Dropout, dead operators and unused weights.
 
     Graph outputs keep their names.
@@ -136,7 +136,7 @@ def tidy(graph: Graph) -> Graph:
 
 
 def to_model(
-    graph: Graph, outputs: Iterable[str] | None = None, extra: Iterable[NodeProto] = ()
+    graph: OnnxGraph, outputs: Iterable[str] | None = None, extra: Iterable[NodeProto] = ()
 ) -> ModelProto:
     """A runnable model, by default with the graph's own outputs; their types are left to infer."""
     names = graph.outputs if outputs is None else tuple(outputs)

@@ -21,14 +21,13 @@ from edged.store import Store
 from export.add import Added, add_drafts
 from export.assemble import whole_block
 from export.blocks import MIN_BYTES
-from export.canonical import Layer as Content
-from export.canonical import Type, make_layer
+from export.canonical import CanonicalLayer, Type, make_layer
 from export.check import Uncut, feeds
 from export.features import Features, Floats, below, compute, images
 from export.graph import OLDEST_OPSET, ir_version_of, load
 from export.layers import Path, element_type
 from export.probe import session
-from export.source import Draft
+from export.source import ModelDraft
 from export.training import C, fit, split
 
 HELD_OUT = 0.3  # of the images of each class
@@ -135,7 +134,7 @@ def _train(
     return Head(weights, bias, Bound(_digest(features), known.classes, accuracy))
 
 
-def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
+def _draft(features: Features, head: Head, task: str, name: str) -> ModelDraft:
     """The model that runs the features' layers and then the head."""
     base = features.model
     output = _free_name(features.path)
@@ -170,10 +169,10 @@ def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
         {name: f"y{i}" for i, name in enumerate(whole.writes)},
         base.max_rows,
     )
-    return Draft(manifest, path, tuple(map(uncut, feeds(manifest))))
+    return ModelDraft(manifest, path, tuple(map(uncut, feeds(manifest))))
 
 
-def _layer(features: Features, head: Head) -> Content:
+def _layer(features: Features, head: Head) -> CanonicalLayer:
     """The head as the last layer of a model: one Gemm, in float32."""
     at, rows = features.at, _rows(features)
     nodes = [

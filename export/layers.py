@@ -17,10 +17,9 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from edged.errors import Unsupported
-from edged.manifest import DataType, Value
-from edged.manifest import Layer as Use
-from export.canonical import Layer, Type, make_layer
-from export.graph import Graph
+from edged.manifest import DataType, Layer, Value
+from export.canonical import CanonicalLayer, Type, make_layer
+from export.graph import OnnxGraph
 from export.normalise import Flow
 from export.probe import Facts
 
@@ -57,9 +56,9 @@ class Path:
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    uses: tuple[Use, ...]
+    uses: tuple[Layer, ...]
     values: tuple[Value, ...]
-    layers: dict[str, Layer]
+    layers: dict[str, CanonicalLayer]
 
 
 def cut(flow: Flow, rows: int | None = None) -> Path:
@@ -74,8 +73,8 @@ def cut(flow: Flow, rows: int | None = None) -> Path:
                 f"{name!r} is no tensor whose first axis is the batch and whose other axes are "
                 "fixed: export the model so that it is, or without this output"
             )
-    layers: dict[str, Layer] = {}
-    uses: list[Use] = []
+    layers: dict[str, CanonicalLayer] = {}
+    uses: list[Layer] = []
     last_reads = {name: i for i, group in enumerate(flow.groups) for name in group.reads}
     last_reads |= dict.fromkeys(flow.outputs, len(flow.groups))
     for start, end in _spans(flow, types):
@@ -91,7 +90,7 @@ def cut(flow: Flow, rows: int | None = None) -> Path:
             flow.opsets,
         )
         layers[layer.digest] = layer
-        uses.append(Use(layer.digest, tuple(reads), ordered, layer.weight_bytes))
+        uses.append(Layer(layer.digest, tuple(reads), ordered, layer.weight_bytes))
     named = dict.fromkeys(
         [*flow.inputs, *(name for use in uses for name in (*use.reads, *use.writes))]
     )
@@ -99,7 +98,7 @@ def cut(flow: Flow, rows: int | None = None) -> Path:
     return Path(flow.inputs, flow.outputs, tuple(uses), values, layers)
 
 
-def refuse_data_sized(graph: Graph, facts: Facts) -> None:
+def refuse_data_sized(graph: OnnxGraph, facts: Facts) -> None:
     """Raise DataSized if an extent of an output depends on the content of an input."""
     for name in graph.outputs:
         if name in facts.varying:

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from export.extents import Kind
-from export.graph import Graph, integers
+from export.graph import OnnxGraph, integers
 from export.probe import Affine, Facts, Integers
 
 _FLOATS = {
@@ -56,7 +56,7 @@ class Flow:
     opsets: dict[str, int]
 
 
-def normalise(graph: Graph, facts: Facts) -> Flow:
+def normalise(graph: OnnxGraph, facts: Facts) -> Flow:
     """The graph as groups, in the order of its operators."""
     data = {value.name for value in graph.inputs}
     data |= {name for name, kind in facts.kinds.items() if kind == Kind.DATA}

@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edged.errors import InvalidArgument, Unsupported
 from export.extents import NONE, Axes, Kind, classify, content_read
-from export.graph import Graph, to_model
+from export.graph import OnnxGraph, to_model
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Arrays: TypeAlias = dict[str, Array]
@@ -102,7 +102,7 @@ def run(
         raise InvalidArgument(f"ONNX Runtime cannot run the model: {_line(error)}") from error
 
 
-def feed(graph: Graph, rows: int, seed: int = 0) -> Arrays:
+def feed(graph: OnnxGraph, rows: int, seed: int = 0) -> Arrays:
     """Random input: standard normal floats, bytes of any value, other integers 0 or 1.
 
     Raises Unsupported for an axis of unknown extent.
@@ -136,7 +136,7 @@ def random_array(
     return random.standard_normal(shape).astype(kind)
 
 
-def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
+def probe(graph: OnnxGraph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
     """Run the graph at each of `rows` and compare. Raises InvalidArgument and Unsupported."""
     names = [name for node in graph.nodes for name in node.output if name]
     typed = session(to_model(graph, names).SerializeToString(), optimise=False)
@@ -178,14 +178,14 @@ def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
     return Facts(kinds, types, sizes, integers, folded, traits.varying)
 
 
-def _ranks(graph: Graph, shapes: Mapping[str, Array]) -> dict[str, int]:
+def _ranks(graph: OnnxGraph, shapes: Mapping[str, Array]) -> dict[str, int]:
     """Of the inputs and of all values whose shapes are given."""
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.inputs}
     return ranks | {name: len(shape) for name, shape in shapes.items()}
 
 
 def _bent(
-    graph: Graph, kinds: Mapping[str, Kind], integers: Mapping[str, Affine], known: Arrays
+    graph: OnnxGraph, kinds: Mapping[str, Kind], integers: Mapping[str, Affine], known: Arrays
 ) -> list[str]:
     """The values that may follow a straight line only as far as was tried.
 
@@ -211,7 +211,7 @@ def _bent(
     return list(found)
 
 
-def _perhaps_small(graph: Graph) -> list[str]:
+def _perhaps_small(graph: OnnxGraph) -> list[str]:
     """The values that do not depend on DATA if no extent does."""
     kinds = classify(graph, {}, believing=True).kinds
     return [name for name, kind in kinds.items() if kind < Kind.DATA]
@@ -231,7 +231,7 @@ def _fit(rows: Sequence[int], found: Sequence[Array]) -> Affine | None:
     return None
 
 
-def _input_sizes(graph: Graph, rows: Sequence[int]) -> dict[str, Affine]:
+def _input_sizes(graph: OnnxGraph, rows: Sequence[int]) -> dict[str, Affine]:
     feeds = [feed(graph, count) for count in rows]
     found = {
         value.name: _fit(rows, [np.array(arrays[value.name].shape) for arrays in feeds])
@@ -250,7 +250,7 @@ def _is_count(kind: str, size: Affine | None) -> bool:
 
 
 def _foldable(
-    graph: Graph,
+    graph: OnnxGraph,
     kinds: Mapping[str, Kind],
     types: Mapping[str, str],
     sizes: Mapping[str, Affine],

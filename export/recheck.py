@@ -21,7 +21,7 @@ from edged.store import Store
 from export.assemble import stored_layers, whole_block
 from export.check import FLOOR, TOLERANCE
 from export.company import dependence
-from export.graph import Graph, read
+from export.graph import OnnxGraph, read
 from export.layers import Path
 from export.probe import Facts, probe
 from export.rows import coupling
@@ -96,7 +96,7 @@ def _judged(store: Store, model: Manifest, frozen: str) -> tuple[Manifest, str]:
     return after, unfit or coupled or ""
 
 
-def _coupled(graph: Graph, facts: Facts, watched: list[str], precision: str) -> str | None:
+def _coupled(graph: OnnxGraph, facts: Facts, watched: list[str], precision: str) -> str | None:
     if (mixing := coupling(graph, facts)) is not None:
         return f"{mixing} mixes the rows of a batch"
     return dependence(graph, watched, TOLERANCE[precision], FLOOR[precision])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from onnx import NodeProto, helper, numpy_helper
 
 from export.extents import Kind, content_read
-from export.graph import Graph
+from export.graph import OnnxGraph
 from export.probe import Facts
 
 _FIRST_FLAT_OPSET = 13  # before it, Softmax and its like work along all axes from `axis` on
@@ -24,7 +24,7 @@ _COMPUTED_WITH = {"tensor(float)", "tensor(float16)", "tensor(double)", "tensor(
 _WHOLE_BATCH = {"DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul"}
 
 
-def coupling(graph: Graph, facts: Facts) -> str | None:
+def coupling(graph: OnnxGraph, facts: Facts) -> str | None:
     """The first operator that mixes rows, for people; None if there is none.
 
     `facts` are those of the graph at several numbers of rows.
@@ -46,7 +46,7 @@ def coupling(graph: Graph, facts: Facts) -> str | None:
     return None
 
 
-def _counts(graph: Graph, facts: Facts) -> set[str]:
+def _counts(graph: OnnxGraph, facts: Facts) -> set[str]:
     """What differs with the number of rows, or with a row's number, and is no extent.
 
     Integers with one for each row are left out: by those a row finds what is its own.
@@ -65,7 +65,7 @@ def _row_axes(name: str, facts: Facts) -> list[int]:
     return [] if size is None else [axis for axis, n in enumerate(size.per_row) if n]
 
 
-def _works_along_rows(node: NodeProto, graph: Graph, facts: Facts) -> bool:
+def _works_along_rows(node: NodeProto, graph: OnnxGraph, facts: Facts) -> bool:
     if node.op_type in _WHOLE_BATCH:
         return True
     along = None if node.domain else _ALONG.get(node.op_type)
@@ -115,43 +115,43 @@ def _attribute(node: NodeProto, name: str, default: int) -> int:
     return default
 
 
-def _at_axis(default: int) -> Callable[[NodeProto, int, Graph], Iterable[int]]:
+def _at_axis(default: int) -> Callable[[NodeProto, int, OnnxGraph], Iterable[int]]:
     return lambda node, rank, _: [_attribute(node, "axis", default) % rank]
 
 
-def _from_axis(node: NodeProto, rank: int, _: Graph) -> Iterable[int]:
+def _from_axis(node: NodeProto, rank: int, _: OnnxGraph) -> Iterable[int]:
     return range(_attribute(node, "axis", -1) % rank, rank)
 
 
-def _softmax(node: NodeProto, rank: int, graph: Graph) -> Iterable[int]:
+def _softmax(node: NodeProto, rank: int, graph: OnnxGraph) -> Iterable[int]:
     if graph.opsets.get("", _FIRST_FLAT_OPSET) < _FIRST_FLAT_OPSET:
         return range(_attribute(node, "axis", 1) % rank, rank)
     return [_attribute(node, "axis", -1) % rank]
 
 
-def _cumulated(node: NodeProto, rank: int, graph: Graph) -> Iterable[int]:
+def _cumulated(node: NodeProto, rank: int, graph: OnnxGraph) -> Iterable[int]:
     if node.input[1] not in graph.weights:
         return range(rank)
     return [int(numpy_helper.to_array(graph.weights[node.input[1]]).ravel()[0]) % rank]
 
 
-def _normalised(node: NodeProto, rank: int, _: Graph) -> Iterable[int]:
+def _normalised(node: NodeProto, rank: int, _: OnnxGraph) -> Iterable[int]:
     for attribute in node.attribute:
         if attribute.name == "axes":
             return [axis % rank for axis in helper.get_attribute_value(attribute)]
     return (0, 2, 3)
 
 
-def _sequence(node: NodeProto, _: int, __: Graph) -> Iterable[int]:
+def _sequence(node: NodeProto, _: int, __: OnnxGraph) -> Iterable[int]:
     return (1, 2) if _attribute(node, "layout", 0) else (0, 2)
 
 
-def _after(first: int) -> Callable[[NodeProto, int, Graph], Iterable[int]]:
+def _after(first: int) -> Callable[[NodeProto, int, OnnxGraph], Iterable[int]]:
     return lambda _, rank, __: range(first, rank)
 
 
 # By operator: the axes of its first input along which its elements meet.
-_ALONG: dict[str, Callable[[NodeProto, int, Graph], Iterable[int]]] = {
+_ALONG: dict[str, Callable[[NodeProto, int, OnnxGraph], Iterable[int]]] = {
     **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), _softmax),
     **dict.fromkeys(
         ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), _from_axis),

@@ -20,7 +20,7 @@ from export import samples
 from export.batch import fixed_rows, set_free, with_rows, with_shapes
 from export.check import FLOOR, TOLERANCE, Uncut, batches, compare, feeds
 from export.company import dependence
-from export.graph import Graph, load, tidy, to_model
+from export.graph import OnnxGraph, load, tidy, to_model
 from export.layers import DataSized, Path, cut, refuse_data_sized
 from export.normalise import normalise
 from export.pictures import image_shape
@@ -51,7 +51,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class ModelDraft:
     """A model in layers that has no blocks yet."""
 
     manifest: Manifest  # without steps
@@ -63,7 +63,7 @@ class Draft:
     ] = ()  # samples, and what the uncut model makes of them
 
 
-def draft(source: Source) -> Draft:
+def draft(source: Source) -> ModelDraft:
     """Read and cut a model.
 
     Raises NotFound, InvalidArgument and Unsupported, with the name of the file.
@@ -101,7 +101,7 @@ def check_manifest(manifest: Manifest) -> None:
         )
 
 
-def _draft(source: Source) -> Draft:
+def _draft(source: Source) -> ModelDraft:
     loaded = load(source.path)
     graph = with_shapes(loaded.graph, _shapes(source, loaded.graph))
     precision = source.precision or _precision(graph)
@@ -128,10 +128,10 @@ def _draft(source: Source) -> Draft:
     check_manifest(manifest)
     expected = tuple(map(uncut, feeds(manifest)))
     sampled = tuple((given, uncut(given)) for given in batches(rows, manifest.max_rows))
-    return Draft(manifest, path, expected, coupled, sampled)
+    return ModelDraft(manifest, path, expected, coupled, sampled)
 
 
-def _samples(source: Source, graph: Graph, uncut: Uncut) -> Arrays:
+def _samples(source: Source, graph: OnnxGraph, uncut: Uncut) -> Arrays:
     """The rows of the samples, which the model runs; none where there are no samples."""
     if source.samples is None:
         return {}
@@ -147,7 +147,7 @@ def _samples(source: Source, graph: Graph, uncut: Uncut) -> Arrays:
 
 
 def _cut(
-    graph: Graph, fixed: int | None, uncut: Uncut, precision: Precision, rows: Arrays
+    graph: OnnxGraph, fixed: int | None, uncut: Uncut, precision: Precision, rows: Arrays
 ) -> tuple[Path, str | None]:
     """The layers; and why they run one row at a time, where they do. `rows` are samples."""
     facts = probe(graph, (fixed,)) if fixed else None
@@ -183,7 +183,7 @@ def _cut(
 
 
 def _free(
-    graph: Graph, before: tuple[int, Uncut] | None, precision: Precision, rows: Arrays
+    graph: OnnxGraph, before: tuple[int, Uncut] | None, precision: Precision, rows: Arrays
 ) -> tuple[Path | None, str | None]:
     """The layers for any number of rows, or why there are none.
 
@@ -208,13 +208,13 @@ def _free(
     return (path, None) if dependent is None else (None, dependent)
 
 
-def _uncut(model: ModelProto, graph: Graph, fixed: int | None) -> Uncut:
+def _uncut(model: ModelProto, graph: OnnxGraph, fixed: int | None) -> Uncut:
     names = {value.name: value.name for value in graph.inputs}
     outputs = {name: name for name in graph.outputs}
     return Uncut(session(model.SerializeToString()), names, outputs, fixed)
 
 
-def _shapes(source: Source, graph: Graph) -> dict[str, tuple[int, ...]]:
+def _shapes(source: Source, graph: OnnxGraph) -> dict[str, tuple[int, ...]]:
     """The extents of inputs: as asked, or free axes of a single one as its preprocessing makes."""
     if source.shapes or source.preprocess is None or len(graph.inputs) != 1:
         return dict(source.shapes)
@@ -226,7 +226,7 @@ def _shapes(source: Source, graph: Graph) -> dict[str, tuple[int, ...]]:
     )
 
 
-def _precision(graph: Graph) -> Precision:
+def _precision(graph: OnnxGraph) -> Precision:
     if any(node.op_type in _QUANTISED for node in graph.nodes):
         return "int8"
     kinds: Counter[int] = Counter()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edged.backends.memory import DeviceArray, Memory
+from edged.backends.memory import BackendMemory, DeviceArray
 from edged.errors import EdgedError
 from edged.paths.layout import Tensor
 
@@ -23,7 +23,7 @@ class DeviceLost(EdgedError):
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class BlockUse:
     """What a model feeds a block and expects of it, in the order of `x0`, `x1`, .. and `y0`, .."""
 
     reads: tuple[Tensor, ...]
@@ -31,7 +31,7 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedBlock:
     """What a block takes while it is loaded."""
 
     bytes_used: int
@@ -48,7 +48,7 @@ class Backend(Protocol):
     lanes: int  # batches that it runs side by side, each on a processor of the host; else 1
     prepare_row_s: float  # that the device that is emulated takes to prepare a row; else 0.0
     versions: Mapping[str, str]  # of the libraries that compute
-    memory: Memory
+    memory: BackendMemory
 
     def is_prepared(self, block: str) -> bool:
         """Whether `load` will use a copy that was made from a verified file, not the file."""
@@ -59,7 +59,7 @@ class Backend(Protocol):
     def files(self, block: str, path: Path) -> Sequence[Path]:
         """What `load` will read, for whoever wants to read it ahead."""
 
-    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+    def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         """Make a block ready to run. Raises StoreError if the file does not fit its `uses`.
 
         After a failure nothing of the block is left. DamagedCopy: load it from a verified file.

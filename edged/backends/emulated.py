@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edged import profiles
-from edged.backends.base import Loaded, Use
+from edged.backends.base import BlockUse, LoadedBlock
 from edged.backends.memory import Array, HostMemory
 from edged.core.cost import interpolate
 from edged.errors import StoreError
-from edged.options import Emulated as Options
+from edged.options import EmulatedOptions
 from edged.options import figures as figures_of
 from edged.profiles.form import BlockProfile
 
@@ -38,7 +38,7 @@ class Emulated:
     emulated = True
     lanes = 1
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: EmulatedOptions) -> None:
         profile = profiles.read(options.profile) if options.profile is not None else None
         self._figures = figures_of(options)
         name = options.device or (profile.device if profile is not None else "unnamed")
@@ -60,7 +60,7 @@ class Emulated:
     def files(self, block: str, path: Path) -> Sequence[Path]:
         return ()
 
-    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+    def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         started_s = time.monotonic()
         figures = self._find(block)
         size = figures.weight_bytes if figures.weight_bytes is not None else path.stat().st_size
@@ -71,7 +71,7 @@ class Emulated:
         self._take(load_s or 0.0, since=started_s)
         self._was_loaded.add(block)
         self._loaded[block] = figures
-        return Loaded(size)
+        return LoadedBlock(size)
 
     def unload(self, block: str) -> None:
         del self._loaded[block]
@@ -111,5 +111,5 @@ class Emulated:
         return until_s
 
 
-def create(options: Options, *, threads: int, cache_dir: Path) -> Emulated:
+def create(options: EmulatedOptions, *, threads: int, cache_dir: Path) -> Emulated:
     return Emulated(options)

@@ -29,7 +29,7 @@ NUMPY: dict[DataType, type[np.generic]] = {
 }  # fmt: skip
 
 
-class Memory(Protocol):
+class BackendMemory(Protocol):
     """A device's memory, and the host memory that it copies from best."""
 
     is_host: bool  # blocks can read staging memory where it lies

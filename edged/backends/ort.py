@@ -30,13 +30,13 @@ import numpy as np
 import onnxruntime as ort
 
 from edged.backends import mapped
-from edged.backends.base import Loaded, Use
+from edged.backends.base import BlockUse, LoadedBlock
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import Arg, check
 from edged.errors import ConfigError, EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
-from edged.options import OnnxRuntime as Options
+from edged.options import OnnxRuntimeOptions
 
 _MODEL = "model.onnx"
 _WEIGHTS = "weights.bin"
@@ -71,7 +71,7 @@ class OnnxRuntime:
     emulated = False
     prepare_row_s = 0.0
 
-    def __init__(self, options: Options, *, threads: int, cache_dir: Path) -> None:
+    def __init__(self, options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path) -> None:
         self._provider = _PROVIDERS[options.provider]
         if self._provider not in ort.get_available_providers():
             raise Unsupported(
@@ -114,7 +114,7 @@ class OnnxRuntime:
             return (path,)
         return self._prepared.files(block)
 
-    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+    def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         try:
             if self._prepared is not None:
                 self.prepare(block, path)
@@ -199,14 +199,14 @@ class OnnxRuntime:
         except Exception as error:
             raise self._prepared.damaged(block, _line(error)) from error
 
-    def _weigh(self, block: str, path: Path, max_rows: int | None) -> Loaded:
+    def _weigh(self, block: str, path: Path, max_rows: int | None) -> LoadedBlock:
         """What a loaded block takes: of a prepared one, the part of its weights that stays mapped.
 
         Weights that an operator packs are in the file twice, as they were and packed. ONNX Runtime
         reads them as they were, packs them for each session, and goes on with those in the file.
         """
         if self._prepared is None:
-            return Loaded(path.stat().st_size, max_rows)
+            return LoadedBlock(path.stat().st_size, max_rows)
         used = extra = 0
         for file in self._prepared.files(block):
             size = stays = file.stat().st_size
@@ -218,7 +218,7 @@ class OnnxRuntime:
             used += stays
             if stays < size:
                 mapped.give_cache_back(file)
-        return Loaded(used, max_rows, extra)
+        return LoadedBlock(used, max_rows, extra)
 
     def _optimise(self, path: Path, folder: Path) -> None:
         options = self._session_options()
@@ -280,7 +280,7 @@ class OnnxRuntime:
         return binding
 
 
-def create(options: Options, *, threads: int, cache_dir: Path) -> OnnxRuntime:
+def create(options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path) -> OnnxRuntime:
     return OnnxRuntime(options, threads=threads, cache_dir=cache_dir)
 
 
@@ -319,7 +319,7 @@ def _share_arena() -> None:
     ort.set_default_logger_severity(3)  # errors
 
 
-def _is_quick(session: Any, use: Use) -> bool:
+def _is_quick(session: Any, use: BlockUse) -> bool:
     """Whether one thread runs a row of zeros sooner than it would pay to wake others."""
     feeds = {
         f"x{index}": np.zeros((1, *tensor.shape), NUMPY[tensor.datatype])

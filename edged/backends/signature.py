@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edged.backends.base import Use
+from edged.backends.base import BlockUse
 from edged.errors import StoreError, Unsupported
 from edged.manifest import DataType
 from edged.paths.layout import Tensor
@@ -24,7 +24,7 @@ class Arg:
 
 
 def check(
-    block: str, inputs: Sequence[Arg], outputs: Sequence[Arg], uses: Sequence[Use]
+    block: str, inputs: Sequence[Arg], outputs: Sequence[Arg], uses: Sequence[BlockUse]
 ) -> int | None:
     """The most rows of one run, None for any number.
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from edged.backends import torch_graph
-from edged.backends.base import DeviceLost, Loaded, Use
+from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.signature import check
 from edged.backends.torch_replay import Record, Recorder, Replays, Work
 from edged.errors import EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
-from edged.options import Torch as Options
+from edged.options import TorchOptions
 from edged.paths.layout import Tensor as Row
 
 _TYPES: dict[DataType, torch.dtype] = {
@@ -116,7 +116,9 @@ class Torch:
     lanes = 1
     prepare_row_s = 0.0
 
-    def __init__(self, options: Options, *, threads: int, recorder: Recorder | None = None) -> None:
+    def __init__(
+        self, options: TorchOptions, *, threads: int, recorder: Recorder | None = None
+    ) -> None:
         """`recorder`: of runs that come again; by default of CUDA graphs where there is CUDA."""
         stream: torch.cuda.Stream | None = None
         self._device = torch.device(options.device)
@@ -135,7 +137,7 @@ class Torch:
         torch.set_num_threads(threads)
         self.versions = {"torch": str(torch.__version__)}
         self.memory = TorchMemory(self._device, stream)
-        self._blocks: dict[str, torch_graph.Graph] = {}
+        self._blocks: dict[str, torch_graph.TorchGraph] = {}
         if recorder is None and stream is not None and options.graphs:
             recorder = functools.partial(_cuda_graphs, stream)
         self._replays = None if recorder is None else Replays(self._device, recorder)
@@ -149,7 +151,7 @@ class Torch:
     def files(self, block: str, path: Path) -> Sequence[Path]:
         return (path,)
 
-    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+    def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         graph = torch_graph.load(path, self._device)
         max_rows = check(block, *graph.args, uses)
         try:
@@ -159,7 +161,9 @@ class Torch:
             raise _out_of_memory(self._device) from error
         self._blocks[block] = graph
         used = sum(buffer.nbytes for buffer in graph.buffers())
-        return Loaded(used, max_rows, extra_bytes=path.stat().st_size)  # the file, as it is parsed
+        return LoadedBlock(
+            used, max_rows, extra_bytes=path.stat().st_size
+        )  # the file, as it is parsed
 
     def unload(self, block: str) -> None:
         with self.memory.on_stream():
@@ -216,7 +220,7 @@ def _cuda_graphs(stream: torch.cuda.Stream) -> Record:
     return record
 
 
-def create(options: Options, *, threads: int, cache_dir: Path) -> Torch:
+def create(options: TorchOptions, *, threads: int, cache_dir: Path) -> Torch:
     return Torch(options, threads=threads)
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from edged.backends.signature import Arg
-from edged.backends.torch_operators import HOST, OPERATORS, Operator, constant
+from edged.backends.torch_operators import HOST, OPERATORS
+from edged.backends.torch_values import Operator, constant
 from edged.errors import StoreError, Unsupported
 from edged.manifest import DataType
 
@@ -58,7 +59,7 @@ class _Step:
     last_used: tuple[str, ...]  # values that nobody needs after it
 
 
-class Graph(torch.nn.Module):
+class TorchGraph(torch.nn.Module):
     """Called with a block's inputs in order, it returns its outputs in order."""
 
     def __init__(self, model: onnx.ModelProto, device: torch.device) -> None:
@@ -155,7 +156,7 @@ class Graph(torch.nn.Module):
         return key
 
 
-def load(path: Path, device: torch.device) -> Graph:
+def load(path: Path, device: torch.device) -> TorchGraph:
     """The module of a block's file, still in host memory.
 
     Raises StoreError for a file that is no ONNX, Unsupported.
@@ -166,7 +167,7 @@ def load(path: Path, device: torch.device) -> Graph:
         raise
     except Exception as error:  # of protobuf, which has no types
         raise StoreError(f"{path} is not an ONNX file: export its models again") from error
-    return Graph(model, device).eval()
+    return TorchGraph(model, device).eval()
 
 
 def _check_opsets(model: onnx.ModelProto) -> None:

@@ -65,7 +65,7 @@ from edged.device import link
 from edged.errors import EdgedError, ResourceExhausted, Unavailable, from_code
 from edged.manifest import Manifest
 from edged.pictures.files import light_pixels
-from edged.profiles.form import Profile
+from edged.profiles.form import DeviceProfile
 
 log = logging.getLogger("edged")
 
@@ -99,7 +99,7 @@ class Front:
         regions: Regions,
         started_at: float,
         recorder: Recorder | None = None,
-        profile: Profile | None = None,
+        profile: DeviceProfile | None = None,
     ) -> None:
         self._config = config
         self._limits = config.published_limits()

@@ -42,7 +42,7 @@ from edged.device.process import WorkerProcess
 from edged.device.settings import Settings as WorkerSettings
 from edged.endpoints import Endpoint as Address
 from edged.errors import Code, Unavailable, from_code
-from edged.profiles.form import Profile
+from edged.profiles.form import DeviceProfile
 from edged.systemd import Notifier, Watchdog
 
 log = logging.getLogger("edged")
@@ -67,7 +67,7 @@ class Loop:
         *,
         notifier: Notifier,
         recorder: Recorder | None = None,
-        profile: Profile | None = None,
+        profile: DeviceProfile | None = None,
     ) -> None:
         self._config = config
         self._worker_settings = worker_settings

@@ -17,7 +17,17 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from edged.paths.consecutive import consecutive_order
-from edged.paths.layout import Ask, Buffer, Gather, Layout, Place, Reorder, Run, Tensor, View
+from edged.paths.layout import (
+    Ask,
+    Buffer,
+    BufferView,
+    Gather,
+    Layout,
+    LayoutRun,
+    Place,
+    Reorder,
+    Tensor,
+)
 
 Row: TypeAlias = tuple[int, int]  # the rows of one ask, and which of their values
 
@@ -83,7 +93,7 @@ class _Gather:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class LayoutDraft:
     """A layout before the numbers of rows are known. `buffers` say which asks' rows they hold."""
 
     asks: tuple[Ask, ...]
@@ -101,14 +111,14 @@ class Draft:
             for _, asks in self.buffers
         ]
 
-        def view(span: _Span) -> View:
+        def view(span: _Span) -> BufferView:
             start = starts[span.buffer][span.first]
-            return View(span.buffer, start, starts[span.buffer][span.last] - start)
+            return BufferView(span.buffer, start, starts[span.buffer][span.last] - start)
 
-        def operation(op: _Run | _Gather) -> Run | Gather:
+        def operation(op: _Run | _Gather) -> LayoutRun | Gather:
             if isinstance(op, _Run):
                 reads, writes = tuple(map(view, op.reads)), tuple(map(view, op.writes))
-                return Run(op.block, writes[0].rows, reads, writes)
+                return LayoutRun(op.block, writes[0].rows, reads, writes)
             at = starts[op.source]
             rows = itertools.chain.from_iterable(range(at[e], at[e + 1]) for e in op.entries)
             return Gather(op.source, tuple(rows), view(op.target))
@@ -136,7 +146,7 @@ def draft(
     executions: Sequence[Execution],
     roots: Sequence[Root],
     outputs: Sequence[Mapping[str, tuple[int, ...]]],
-) -> Draft:
+) -> LayoutDraft:
     """Lay out `executions`, which can run in their order. `outputs`: value numbers, by ask."""
     order = _order(len(asks), executions)
     position = {ask: at for at, ask in enumerate(order)}
@@ -163,7 +173,7 @@ def draft(
         {model: tuple(drafter.span(((ask, v),)) for v in values) for model, values in of.items()}
         for ask, of in enumerate(outputs)
     )
-    return Draft(
+    return LayoutDraft(
         asks=asks,
         buffers=tuple(drafter.buffers),
         roots=tuple(b for b in range(len(drafter.buffers)) if b not in written),

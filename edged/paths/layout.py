@@ -38,7 +38,7 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class BufferView:
     """Rows `start` to `start + rows` of a buffer, which is an index into the layout's."""
 
     buffer: int
@@ -47,13 +47,13 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LayoutRun:
     """One run of one block."""
 
     block: str
     rows: int
-    reads: tuple[View, ...]
-    writes: tuple[View, ...]
+    reads: tuple[BufferView, ...]
+    writes: tuple[BufferView, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Gather:
 
     source: int
     rows: tuple[int, ...]
-    target: View
+    target: BufferView
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ class Reorder:
 class Place:
     """Where the rows of one ask find their inputs (by index) and outputs (by model)."""
 
-    inputs: tuple[tuple[int, View], ...]
-    outputs: dict[str, tuple[View, ...]]
+    inputs: tuple[tuple[int, BufferView], ...]
+    outputs: dict[str, tuple[BufferView, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +95,6 @@ class Layout:
 
     buffers: tuple[Buffer, ...]
     roots: tuple[int, ...]  # buffers that hold nothing but inputs
-    operations: tuple[Run | Gather, ...]
+    operations: tuple[LayoutRun | Gather, ...]
     places: dict[Ask, Place]
     reorder: Reorder | None  # None: nothing to gain

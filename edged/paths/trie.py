@@ -16,8 +16,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edged.errors import StoreError
-from edged.manifest import Manifest, Step
-from edged.paths.drafting import Draft, Execution, Pass, Root, draft
+from edged.manifest import Manifest, PathStep
+from edged.paths.drafting import Execution, LayoutDraft, Pass, Root, draft
 from edged.paths.layout import Ask, Layout, Place, Tensor
 
 _DRAFTS = 256  # sets of asks whose drafts are kept
@@ -98,7 +98,7 @@ class Trie:
         asks, rows = zip(*counts, strict=True)
         return self._draft(asks).layout(rows)
 
-    def _make_draft(self, asks: tuple[Ask, ...]) -> Draft:
+    def _make_draft(self, asks: tuple[Ask, ...]) -> LayoutDraft:
         paths = [[self._paths[model] for model in ask] for ask in asks]
         passed = [frozenset[int]().union(*(path.nodes for path in ask)) for ask in paths]
         executions = [
@@ -135,7 +135,7 @@ class Trie:
             nodes.append(node)
         return _Path(frozenset(nodes), tuple(known[name] for name in manifest.outputs))
 
-    def _node(self, step: Step, reads: tuple[int, ...], tensors: Mapping[str, Tensor]) -> int:
+    def _node(self, step: PathStep, reads: tuple[int, ...], tensors: Mapping[str, Tensor]) -> int:
         key = (step.block, reads)
         if key not in self._node_of:
             node = self._node_of[key] = len(self._nodes)

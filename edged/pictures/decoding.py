@@ -16,7 +16,7 @@ import simplejpeg
 
 from edged.errors import InvalidArgument
 from edged.pictures import files
-from edged.pictures.header import MAX_PIXELS, Bytes, Header, check, damaged
+from edged.pictures.header import MAX_PIXELS, Bytes, PictureHeader, check, damaged
 
 Image: TypeAlias = npt.NDArray[Any]  # (height, width, 3) uint8, RGB; or 4, the last unused
 
@@ -52,7 +52,7 @@ def decode(data: Bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
     return pixels_of(header)
 
 
-def pixels_of(header: Header, *, spare: bool = False) -> Image:
+def pixels_of(header: PictureHeader, *, spare: bool = False) -> Image:
     """The upright picture of a file that was looked at and checked.
 
     spare  a fourth channel that means nothing is welcome: a JPEG decodes as fast to four, and
@@ -63,7 +63,7 @@ def pixels_of(header: Header, *, spare: bool = False) -> Image:
     return image if turn is None else turn(image)
 
 
-def _decode_jpeg(header: Header, spare: bool) -> Image:
+def _decode_jpeg(header: PictureHeader, spare: bool) -> Image:
     try:
         image: Image = simplejpeg.decode_jpeg(header.file, colorspace="RGBX" if spare else "RGB")
     except ValueError as error:
@@ -71,7 +71,7 @@ def _decode_jpeg(header: Header, spare: bool) -> Image:
     return _as_announced(header, image)
 
 
-def _decode_png(header: Header) -> Image:
+def _decode_png(header: PictureHeader) -> Image:
     try:
         image = cv2.imdecode(np.frombuffer(header.file, np.uint8), _STORED)
     except cv2.error as error:
@@ -81,7 +81,7 @@ def _decode_png(header: Header) -> Image:
     return _as_announced(header, cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image))
 
 
-def _as_announced(header: Header, image: Image) -> Image:
+def _as_announced(header: PictureHeader, image: Image) -> Image:
     """What was admitted by its header has to be what was decoded."""
     if image.shape[:2] != (header.height, header.width):
         found = f"it decodes to {image.shape[1]} x {image.shape[0]} pixels"

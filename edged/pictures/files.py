@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 from edged.errors import InvalidArgument
 from edged.pictures import jpeg, png
-from edged.pictures.header import Bytes, Header
+from edged.pictures.header import Bytes, PictureHeader
 
 PEEK_BYTES = 4096  # of a file: enough for `light_pixels`, unless much else comes first
 
 
-def look(data: Bytes) -> Header:
+def look(data: Bytes) -> PictureHeader:
     """The header of a JPEG or PNG file.
 
     Raises InvalidArgument for anything else and for a damaged one; Unsupported for some JPEGs.

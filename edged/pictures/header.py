@@ -21,7 +21,7 @@ _PNG_BYTES = 8  # a pixel; measured 6.1 at most, whatever the colour type, depth
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class PictureHeader:
     """`pieces` of the file are what a decoder is to be given: without what means nothing to it."""
 
     kind: Literal["JPEG", "PNG"]
@@ -53,7 +53,7 @@ def damaged(kind: str, why: object) -> InvalidArgument:
     return InvalidArgument(f"the {kind} is damaged ({why}): send the file again")
 
 
-def check(header: Header, max_pixels: int) -> None:
+def check(header: PictureHeader, max_pixels: int) -> None:
     """Raise ResourceExhausted for a picture that would take too much time or memory."""
     size = f"{header.width} x {header.height} pixels"
     if header.pixels > max_pixels:
@@ -67,7 +67,7 @@ def check(header: Header, max_pixels: int) -> None:
         )
 
 
-def decode_bytes(header: Header) -> int:
+def decode_bytes(header: PictureHeader) -> int:
     """The most memory that decoding takes at one time, the upright picture included."""
     copied_bytes = sum(map(len, header.pieces)) if len(header.pieces) > 1 else 0
     if header.kind == "PNG":

@@ -12,7 +12,7 @@ import re
 
 from edged.errors import Unsupported
 from edged.pictures import exif
-from edged.pictures.header import MAX_SCANS, Bytes, Header, damaged
+from edged.pictures.header import MAX_SCANS, Bytes, PictureHeader, damaged
 
 MAGIC = b"\xff\xd8"  # SOI
 
@@ -26,7 +26,7 @@ _MARKER = re.compile(rb"\xff+([\x01-\xfe])", re.DOTALL)
 _MARKER_AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])", re.DOTALL)  # RST is part of it
 
 
-def look(data: Bytes) -> Header:
+def look(data: Bytes) -> PictureHeader:
     """Raises InvalidArgument for a damaged file, Unsupported for other kinds of JPEG."""
     return _Walk(data).header()
 
@@ -58,7 +58,7 @@ class _Walk:
         self._kept: list[Bytes] = []  # pieces of the file before `_begin`, where some is left out
         self._begin = 0
 
-    def header(self) -> Header:
+    def header(self) -> PictureHeader:
         orientation = frame = None
         while (marker := self._next(_MARKER)) != _SOS:
             if marker in (_SOI, _EOI) or marker is None:
@@ -82,7 +82,7 @@ class _Walk:
         if not is_progressive:
             self._mend_scan()
         scans = 1 + self._more_scans() if is_whole else 1
-        return Header(
+        return PictureHeader(
             "JPEG", height, width, orientation or 1, self._pieces(), components, scans, is_whole
         )
 

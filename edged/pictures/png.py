@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 
 from edged.pictures import exif
-from edged.pictures.header import Bytes, Header, damaged
+from edged.pictures.header import Bytes, PictureHeader, damaged
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -19,7 +19,7 @@ _DECODED = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _HARMLESS = frozenset((b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs", b"tIME", b"hIST"))
 
 
-def look(data: Bytes) -> Header:
+def look(data: Bytes) -> PictureHeader:
     """Raises InvalidArgument unless it is whole: checksums are left to the decoder."""
     if len(data) < 33 or data[8:16] != b"\0\0\0\rIHDR":
         raise damaged("PNG", "its header is cut short")
@@ -45,7 +45,7 @@ def look(data: Bytes) -> Header:
             break
     else:
         raise damaged("PNG", f"it has more than {_MOST_CHUNKS} chunks")
-    return Header("PNG", height, width, orientation or 1, (*kept, data[begin:at]))
+    return PictureHeader("PNG", height, width, orientation or 1, (*kept, data[begin:at]))
 
 
 def pixels(data: Bytes) -> int | None:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from edged.errors import ConfigError
 from edged.profiles import boards
-from edged.profiles.form import Profile, decode, encode
+from edged.profiles.form import DeviceProfile, decode, encode
 
 SMOOTH_TABLE_2 = "smooth-table2"
 
 
-def read(name: str) -> Profile:
+def read(name: str) -> DeviceProfile:
     """The profile in the file `name`, or, without `.json`, the one of that name in the package.
 
     Raises ConfigError that names the file.
@@ -36,7 +36,7 @@ def read(name: str) -> Profile:
         raise ConfigError(f"profile {name}: {error}") from error
 
 
-def write(path: Path, profile: Profile) -> None:
+def write(path: Path, profile: DeviceProfile) -> None:
     """Raises ConfigError if the file cannot be written."""
     try:
         path.write_bytes(encode(profile))

@@ -35,7 +35,7 @@ class BlockProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     wide_s: float | None = None  # of a run of rows[0] on all lanes together; None: not measured
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Blocks by id. In a profile that is only to be emulated they may have any names."""
 
     schema: int
@@ -50,7 +50,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     prepare_s: float | None = None  # of one row of input in one thread
 
 
-def decode(data: bytes) -> Profile:
+def decode(data: bytes) -> DeviceProfile:
     """A checked profile. Raises ConfigError that names the field."""
     try:
         probe = msgspec.json.decode(data, type=_Schema)
@@ -59,7 +59,7 @@ def decode(data: bytes) -> Profile:
                 f"schema {probe.schema}, this edged reads up to {SCHEMA}: upgrade edged, or "
                 "measure again with `edged profile`"
             )
-        profile = msgspec.json.decode(data, type=Profile)
+        profile = msgspec.json.decode(data, type=DeviceProfile)
     except msgspec.DecodeError as error:
         raise ConfigError(f"{error}; measure again with `edged profile`") from error
     for name, block in profile.blocks.items():
@@ -67,7 +67,7 @@ def decode(data: bytes) -> Profile:
     return profile
 
 
-def encode(profile: Profile) -> bytes:
+def encode(profile: DeviceProfile) -> bytes:
     return msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n"
 
 
@@ -94,7 +94,7 @@ def check_block(block: BlockProfile, where: str) -> None:
 
 
 def check_fits(
-    profile: Profile,
+    profile: DeviceProfile,
     blocks: Collection[str],
     *,
     backend: str,
@@ -121,7 +121,7 @@ def check_fits(
         )
 
 
-def group_costs(profile: Profile, manifests: Iterable[Manifest]) -> tuple[GroupCost, ...]:
+def group_costs(profile: DeviceProfile, manifests: Iterable[Manifest]) -> tuple[GroupCost, ...]:
     """Seconds of a batch through the slowest path of each group, to be on the safe side.
 
     All blocks of the manifests must be in the profile.
@@ -133,7 +133,7 @@ def group_costs(profile: Profile, manifests: Iterable[Manifest]) -> tuple[GroupC
     return tuple(_group_cost(group, of) for group, of in paths.items())
 
 
-def microbatches(profile: Profile) -> dict[str, int]:
+def microbatches(profile: DeviceProfile) -> dict[str, int]:
     """The blocks that run sooner in micro-batches, and the rows of these."""
     found = {name: quickest(block.rows, block.time_s) for name, block in profile.blocks.items()}
     return {name: rows for name, rows in found.items() if rows is not None}
@@ -183,4 +183,4 @@ class _Schema(msgspec.Struct):
     schema: int
 
 
-describe(Profile, _Schema)
+describe(DeviceProfile, _Schema)

@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from edged import backends
-from edged.backends.base import Backend, Use
+from edged.backends.base import Backend, BlockUse
 from edged.backends.memory import ALIGNMENT, NUMPY, Array, DeviceArray, host_view
-from edged.backends.torch import Options as TorchOptions
-from edged.backends.torch import Torch
+from edged.backends.torch import Torch, TorchOptions
 from edged.errors import ConfigError, EdgedError, StoreError
 from edged.manifest import DataType
 from edged.paths.layout import Tensor
@@ -256,14 +255,14 @@ def test_it_computes_what_the_block_says(computing: Backend, block: Block, tmp_p
 @pytest.mark.parametrize(
     ("use", "says"),
     [
-        (Use((Tensor("FP32", (6,)),), (Tensor("FP32", (5,)),)), "has y0 FP32"),
-        (Use((Tensor("FP32", (7,)),), (Tensor("FP32", (4,)),)), "has x0 FP32"),
-        (Use((Tensor("INT64", (6,)),), (Tensor("FP32", (4,)),)), "has x0 FP32"),
-        (Use((Tensor("FP32", (6,)),) * 2, (Tensor("FP32", (4,)),)), "expect x0, x1 of"),
+        (BlockUse((Tensor("FP32", (6,)),), (Tensor("FP32", (5,)),)), "has y0 FP32"),
+        (BlockUse((Tensor("FP32", (7,)),), (Tensor("FP32", (4,)),)), "has x0 FP32"),
+        (BlockUse((Tensor("INT64", (6,)),), (Tensor("FP32", (4,)),)), "has x0 FP32"),
+        (BlockUse((Tensor("FP32", (6,)),) * 2, (Tensor("FP32", (4,)),)), "expect x0, x1 of"),
     ],
 )
 def test_a_block_that_does_not_fit_its_models_is_refused(
-    computing: Backend, tmp_path: Path, use: Use, says: str
+    computing: Backend, tmp_path: Path, use: BlockUse, says: str
 ) -> None:
     block = dense(6, 4)
     with pytest.raises(StoreError, match=says):

@@ -11,7 +11,7 @@ import pytest
 
 from edged import backends
 from edged.errors import ConfigError, StoreError
-from edged.profiles.form import SCHEMA, BlockProfile, Profile, encode
+from edged.profiles.form import SCHEMA, BlockProfile, DeviceProfile, encode
 from tests.backends.blocks import dense
 
 BLOCK = dense(6, 4)
@@ -42,7 +42,7 @@ def about(seconds: float) -> Any:
 
 def test_blocks_take_the_times_and_bytes_of_a_profile(tmp_path, slept):
     figures = BlockProfile((1, 3), (10.0, 20.0), weight_bytes=7, load_cold_s=50.0, load_warm_s=5.0)
-    profile = Profile(SCHEMA, "a test", "a board", {BLOCK.id: figures}, prepare_s=0.5)
+    profile = DeviceProfile(SCHEMA, "a test", "a board", {BLOCK.id: figures}, prepare_s=0.5)
     path = tmp_path / "p.json"
     path.write_bytes(encode(profile))
     backend = emulated(profile=str(path))

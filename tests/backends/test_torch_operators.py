@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edged.backends.torch_graph import Graph, load
+from edged.backends.torch_graph import TorchGraph, load
 from edged.backends.torch_operators import OPERATORS
 from edged.errors import StoreError, Unsupported
 
@@ -227,7 +227,7 @@ def compare(model: onnx.ModelProto, *values: np.ndarray, atol: float = 1e-5) -> 
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    graph = Graph(model, CPU)
+    graph = TorchGraph(model, CPU)
     names = [value.name for value in model.graph.input]
     expected = session.run(None, dict(zip(names, values, strict=True)))
     with torch.inference_mode():
@@ -246,7 +246,7 @@ def test_an_operator_does_what_onnxruntime_does(case: Case) -> None:
 def test_an_operator_reads_no_values_of_the_device(case: Case) -> None:
     """They are not there on the `meta` device, as they are not while a CUDA graph is recorded."""
     meta = torch.device("meta")
-    graph = Graph(model_of(case), meta)
+    graph = TorchGraph(model_of(case), meta)
     graph.upload()
     for output in graph(*(torch.from_numpy(value).to(meta) for value in case.values)):
         assert output.device == meta
@@ -343,12 +343,12 @@ def test_an_exported_model(dynamo: bool, tmp_path: Path) -> None:
 def test_an_operator_that_there_is_not_is_named() -> None:
     case = Case("Hardmax", [X])
     with pytest.raises(Unsupported, match="no operator Hardmax: use backend onnxruntime"):
-        Graph(model_of(case), CPU)
+        TorchGraph(model_of(case), CPU)
 
 
 def test_an_old_opset_is_refused() -> None:
     with pytest.raises(Unsupported, match="opset 11, the torch backend reads 13 and later"):
-        Graph(model_of(Case("Relu", [X], opset=11)), CPU)
+        TorchGraph(model_of(Case("Relu", [X], opset=11)), CPU)
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:

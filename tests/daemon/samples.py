@@ -14,7 +14,7 @@ from edged.daemon.regions import Regions
 from edged.daemon.shelf import Contents
 from edged.daemon.versions import Versions
 from edged.device import link
-from edged.manifest import Accuracy, Manifest, Preprocess, Step, Value
+from edged.manifest import Accuracy, Manifest, PathStep, Preprocess, Value
 
 BACKBONE = "ab" * 32
 OTHER_BACKBONE = "ef" * 32
@@ -44,8 +44,8 @@ def manifest(
             Value("logits", "FP32", (2,)),
         ),
         steps=(
-            Step(backbone, ("image",), ("features",)),
-            Step(head, ("features",), ("logits",)),
+            PathStep(backbone, ("image",), ("features",)),
+            PathStep(head, ("features",), ("logits",)),
         ),
         whole_bytes=100,
         preprocess=Preprocess(8, 8) if images else None,

@@ -21,7 +21,7 @@ from edged.store import Store
 from export.add import add_drafts
 from export.check import compare
 from export.probe import session
-from export.source import Draft, Source, draft
+from export.source import ModelDraft, Source, draft
 from tests.export.generated import INPUTS, Recipe, build, recipe
 
 MODELS = 500
@@ -33,7 +33,7 @@ AT_ONCE = 6  # models in one batch
 class Made:
     recipe: Recipe
     file: Path
-    draft: Draft | None  # None: refused
+    draft: ModelDraft | None  # None: refused
 
 
 def make(numbers: range, folder: Path) -> Iterator[Made]:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.graph import Graph, load, tidy, to_model
+from export.graph import OnnxGraph, load, tidy, to_model
 from export.normalise import Flow, normalise
 from export.probe import feed, probe
 from tests.export.helpers import flow_of, onnx_run
@@ -21,8 +21,10 @@ def all_nodes(flow: Flow) -> list[onnx.NodeProto]:
     return [node for group in flow.groups for node in group.nodes]
 
 
-def as_graph(flow: Flow, like: Graph) -> Graph:
-    return tidy(Graph(tuple(all_nodes(flow)), flow.weights, like.inputs, like.outputs, like.opsets))
+def as_graph(flow: Flow, like: OnnxGraph) -> OnnxGraph:
+    return tidy(
+        OnnxGraph(tuple(all_nodes(flow)), flow.weights, like.inputs, like.outputs, like.opsets)
+    )
 
 
 def computes_the_same(file: Path) -> bool:

@@ -19,7 +19,7 @@ from export.extents import classify
 from export.graph import load, read
 from export.probe import probe
 from export.rows import coupling
-from export.source import Draft, Source, draft
+from export.source import ModelDraft, Source, draft
 from tests.export import generated
 from tests.export.generated import COUPLED, Maker
 from tests.export.nets import Net
@@ -31,7 +31,7 @@ def made(tmp_path: Path, gadget: Callable[[Maker], str], kind: str = "tokens") -
     return m.net.save(tmp_path / "m.onnx", m.do("MatMul", m.flat(), m.weight(m.width, 5)))
 
 
-def drafted(file: Path) -> Draft:
+def drafted(file: Path) -> ModelDraft:
     return draft(Source("t", file))
 
 

@@ -18,9 +18,9 @@ from edged.store import Store
 from export import check, probe, source
 from export.batch import set_free
 from export.cli import main
-from export.graph import Graph
+from export.graph import OnnxGraph
 from export.samples import MOST, read
-from export.source import Draft, Source, draft
+from export.source import ModelDraft, Source, draft
 from tests.export.nets import Net, classifier, segmenter, transformer
 from tests.export.test_heads import SPEC, draw
 
@@ -180,7 +180,7 @@ def test_a_model_that_is_set_free_is_compared_on_samples(
     file = net.save(tmp_path / "m.onnx", net.gemm(net.x, 6, 3, seed=1))
     np.save(tmp_path / "m.npy", 1e6 * rows_like((6,)))
 
-    def wrong(graph: Graph, facts: probe.Facts, fixed: int) -> Graph:
+    def wrong(graph: OnnxGraph, facts: probe.Facts, fixed: int) -> OnnxGraph:
         freed = set_free(graph, facts, fixed)
         freed.nodes[-1].output[0] = "before"
         most = numpy_helper.from_array(np.float32(1e4), "most")
@@ -257,7 +257,7 @@ def test_a_sample_that_the_model_cannot_run_is_not_blamed_on_its_batches(tmp_pat
     np.savez(tmp_path / "good.npz", x=rows_like((6,)), token=tokens)
     np.savez(tmp_path / "bad.npz", x=rows_like((6,)), token=tokens + 8)
 
-    def drafted(name: str) -> Draft:
+    def drafted(name: str) -> ModelDraft:
         return draft(Source("t", file, samples=tmp_path / name))
 
     assert drafted("good.npz").manifest.max_rows is None

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.errors import StoreError
-from edged.manifest import SCHEMA, Manifest, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Value
 from edged.paths.consecutive import consecutive_order
-from edged.paths.layout import Gather, Layout, Run
+from edged.paths.layout import Gather, Layout, LayoutRun
 from edged.paths.trie import Plan, Trie
 
 # How many values each block reads and writes.
@@ -21,7 +21,7 @@ SIZE = 4  # of values, in floats
 
 def model(
     name: str,
-    steps: Sequence[Step],
+    steps: Sequence[PathStep],
     inputs: Sequence[str],
     outputs: Sequence[str],
     *,
@@ -44,7 +44,7 @@ def model(
 
 def chain(name: str, blocks: str, *, sizes: dict[str, int] | None = None) -> Manifest:
     """A model of blocks with one input and one output each; `sizes` in floats, of the outputs."""
-    steps = [Step(b, (f"v{i}",), (f"v{i + 1}",)) for i, b in enumerate(blocks)]
+    steps = [PathStep(b, (f"v{i}",), (f"v{i + 1}",)) for i, b in enumerate(blocks)]
     made = model(name, steps, ["v0"], [f"v{len(blocks)}"])
     if sizes is None:
         return made
@@ -67,7 +67,7 @@ def models(draw: st.DrawFn, input_sizes: Sequence[int] = (SIZE,)) -> dict[str, M
             recent = known[-3:]
             names = [f"v{len(steps)}.{i}" for i in range(writes)]
             picks = [draw(st.sampled_from(recent)) for _ in range(reads)]
-            steps.append(Step(block, tuple(picks), tuple(names)))
+            steps.append(PathStep(block, tuple(picks), tuple(names)))
             known += names
         outputs = [known[-1]]
         if draw(st.booleans()):
@@ -135,7 +135,7 @@ class Batch:
         for buffer in buffers:
             self.buffers[buffer] = [self.buffers[buffer][at] for at in back]
 
-    def _execute(self, operation: Run | Gather) -> None:
+    def _execute(self, operation: LayoutRun | Gather) -> None:
         if isinstance(operation, Gather):
             found = [self.buffers[operation.source][row] for row in operation.rows]
             target = operation.target
@@ -257,14 +257,14 @@ def test_three_tasks_on_one_frame_pass_the_backbone_once() -> None:
 def test_a_mixed_batch_is_one_run_a_block_on_slices() -> None:
     tasks = {"x": "abX", "y": "abY", "z": "abZ"}
     batch = run_chains(tasks, [(("x",), 1), (("y",), 1), (("x", "y"), 1), (("y", "z"), 2)])
-    rows = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, Run)}
+    rows = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, LayoutRun)}
     assert rows == {"a": 5, "b": 5, "X": 2, "Y": 4, "Z": 2}
     assert gathers(batch.plan.layout) == 0
 
 
 def test_a_shared_middle_runs_once_on_the_joined_rows() -> None:
     batch = run_chains({"x": "aMX", "y": "bMY", "z": "cZ"}, [(("x",), 2), (("z",), 1), (("y",), 3)])
-    runs = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, Run)}
+    runs = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, LayoutRun)}
     assert runs == {"a": 2, "b": 3, "c": 1, "M": 5, "X": 2, "Y": 3, "Z": 1}
     assert gathers(batch.plan.layout) == 0
 
@@ -282,7 +282,7 @@ def test_only_rows_that_another_block_still_reads_are_copied() -> None:
 
 def test_a_row_that_reaches_a_block_twice_is_two_of_its_rows() -> None:
     batch = run_chains({"x": "aMX", "y": "bMY"}, [(("x", "y"), 2), (("x",), 1)])
-    runs = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, Run)}
+    runs = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, LayoutRun)}
     assert runs["M"] == 5
 
 
@@ -303,7 +303,7 @@ def test_rows_are_brought_into_order_where_fewest_bytes_move() -> None:
     made = {name: chain(name, f"abc{name.upper()}", sizes=sizes) for name in "xy"}
     layout = Trie(made).plan([(("x",), 1), (("y",), 1), (("x",), 1)]).layout
     assert layout.reorder is not None
-    operations = [op.block for op in layout.operations if isinstance(op, Run)]
+    operations = [op.block for op in layout.operations if isinstance(op, LayoutRun)]
     assert operations[: layout.reorder.before] == ["a", "b"]
     moved = [layout.buffers[buffer].tensor.shape for buffer in layout.reorder.buffers]
     assert moved == [(7,)]
@@ -343,7 +343,7 @@ def test_a_block_without_weights_serves_two_shapes_in_two_runs() -> None:
         "y": chain("y", "brY", sizes=sizes | {"r": 6}),
     }
     layout = Trie(made).plan([(("x",), 1), (("y",), 1)]).layout
-    assert [op.block for op in layout.operations if isinstance(op, Run)].count("r") == 2
+    assert [op.block for op in layout.operations if isinstance(op, LayoutRun)].count("r") == 2
 
 
 def test_models_that_disagree_on_a_block_are_refused() -> None:

@@ -58,7 +58,7 @@ def _plan_fleet(rng: random.Random, text: str) -> str:
     problem = read_fleet(text)
     known = [m for m, method in fleet.METHODS.items() if problem.batching or m != "baj3o"]
     name = rng.choice(known)
-    options = fleet.Options(rng=np.random.default_rng(0), time_limit_s=20.0)
+    options = fleet.MethodOptions(rng=np.random.default_rng(0), time_limit_s=20.0)
     fleet.solve(problem, name, options).verify(problem)
     return name
 

@@ -12,7 +12,7 @@ from edged.errors import ConfigError
 from edged.profiles.form import (
     SCHEMA,
     BlockProfile,
-    Profile,
+    DeviceProfile,
     affine,
     check_fits,
     decode,
@@ -24,7 +24,7 @@ from tests.daemon.samples import BACKBONE, OTHER_BACKBONE, manifest
 
 HEADS = {name: manifest(name).steps[1].block for name in ("flowers", "food", "fine")}
 HERE = {"backend": "onnxruntime", "device": "cpu, 2 threads", "machine": "a board", "lanes": 2}
-PROFILE = Profile(
+PROFILE = DeviceProfile(
     schema=SCHEMA,
     source="a test",
     blocks={

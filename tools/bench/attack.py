@@ -25,7 +25,7 @@ import psutil
 
 from edged import profiles
 from edged.budget import footprint
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.profiles.form import BlockProfile
 from edged.store import Store
 from tools.bench.attackers import ATTACKS
@@ -211,7 +211,10 @@ def _manifest(backbone: str, head: str) -> Manifest:
             Value("features", "FP32", (16,)),
             Value("scores", "FP32", (1000,)),
         ),
-        steps=(Step(backbone, ("image",), ("features",)), Step(head, ("features",), ("scores",))),
+        steps=(
+            PathStep(backbone, ("image",), ("features",)),
+            PathStep(head, ("features",), ("scores",)),
+        ),
         whole_bytes=7,
         preprocess=Preprocess(224, 224),
         labels=tuple(f"a scene of kind {number}" for number in range(1000)),

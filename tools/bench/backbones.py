@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.store import Store
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def chain_of(name: str, blocks: Sequence[str], shape: tuple[int, ...]) -> Manife
         outputs=(values[-1],),
         values=tuple(Value(value, "FP32", shape) for value in values),
         steps=tuple(
-            Step(block, (read,), (write,))
+            PathStep(block, (read,), (write,))
             for block, read, write in zip(blocks, values, values[1:], strict=False)
         ),
         whole_bytes=0,

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edged import backends
-from edged.backends.base import Use
+from edged.backends.base import BlockUse
 from edged.config import cores
 from edged.paths.layout import Tensor
 from export.assemble import whole_block
@@ -116,7 +116,7 @@ class Chain:
             block, path = f"{number:064x}", folder / f"{number}.onnx"
             path.write_bytes(model)
             made = Uncut(model, 1)(taken)
-            use = Use(*((Tensor("FP32", array.shape[1:]),) for array in (taken, made)))
+            use = BlockUse(*((Tensor("FP32", array.shape[1:]),) for array in (taken, made)))
             self._backend.load(block, path, [use])
             self._steps.append((block, [taken], [made]))
             taken = made

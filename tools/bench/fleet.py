@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from edged.errors import InvalidArgument
-from edged.planner.fleet.generate import FAMILIES, Scenario, generate
-from edged.planner.fleet.methods import Options, solve
+from edged.planner.fleet.generate import FAMILIES, FleetScenario, generate
+from edged.planner.fleet.methods import MethodOptions, solve
 from edged.planner.fleet.plan import FleetPlan
 from edged.planner.fleet.problem import FleetProblem, Mode
 from edged.planner.fleet.standley import losses
@@ -44,14 +44,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def instance(family: str, seed: int, **scenario: Any) -> FleetProblem:
-    return generate(family, np.random.default_rng(seed), LOSSES, Scenario(**scenario))
+    return generate(family, np.random.default_rng(seed), LOSSES, FleetScenario(**scenario))
 
 
 def timed(problem: FleetProblem, method: str, **options: Any) -> tuple[FleetPlan, float]:
     """A verified plan and the processor time it took, in ms."""
     rng = np.random.default_rng(0)
     started = time.process_time()
-    plan = solve(problem, method, Options(rng=rng, **options))
+    plan = solve(problem, method, MethodOptions(rng=rng, **options))
     elapsed = 1000.0 * (time.process_time() - started)
     plan.verify(problem)
     return plan, elapsed
@@ -157,7 +157,7 @@ def _large(seeds: int) -> None:
     for place in ("one", "auto"):
         with workers(place) as run:
             started = time.perf_counter()
-            plans[place] = solve(problem, "price", Options(run=run))
+            plans[place] = solve(problem, "price", MethodOptions(run=run))
             wall_s[place] = time.perf_counter() - started
         plans[place].verify(problem)
     plan = plans["one"]

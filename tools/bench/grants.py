@@ -23,7 +23,7 @@ from typing import Any
 
 from edged.client import Client
 from edged.errors import EdgedError, Unsupported
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.store import Store
 from tools.bench import netns
 from tools.bench.report import emit
@@ -160,7 +160,7 @@ def _store(path: Path) -> Path:
                 inputs=("x",),
                 outputs=("y",),
                 values=(Value("x", "FP32", (3, 8, 8)), Value("y", "FP32", (10,))),
-                steps=(Step(block, ("x",), ("y",)),),
+                steps=(PathStep(block, ("x",), ("y",)),),
                 whole_bytes=7,
                 preprocess=Preprocess(8, 8),
             )

@@ -17,7 +17,7 @@ import numpy as np
 
 from edged.client import Client
 from edged.daemon.awake import DEVICE
-from edged.manifest import SCHEMA, Manifest, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Value
 from edged.store import Store
 from tools.bench.report import emit
 from tools.bench.serving import CpuMeter, closed_loop, quantiles_ms, serving
@@ -94,7 +94,7 @@ def _store(folder: Path, values: int) -> Path:
                 inputs=("x",),
                 outputs=("y",),
                 values=(Value("x", "FP32", (values,)), Value("y", "FP32", (10,))),
-                steps=(Step(block, ("x",), ("y",)),),
+                steps=(PathStep(block, ("x",), ("y",)),),
                 whole_bytes=7,
             )
         )

@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 
 from edged import profiles
-from edged.manifest import SCHEMA, Manifest, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Value
 from edged.profiles.form import BlockProfile
 from edged.store import Store
 from tools.bench.clients import Clients, Fate, good_per_s, quantile_s
@@ -161,6 +161,6 @@ def _manifest(task: str, values: int, backbone: str, head: str) -> Manifest:
             Value("features", "FP32", (16,)),
             Value("y", "FP32", (10,)),
         ),
-        steps=(Step(backbone, ("x",), ("features",)), Step(head, ("features",), ("y",))),
+        steps=(PathStep(backbone, ("x",), ("features",)), PathStep(head, ("features",), ("y",))),
         whole_bytes=7,
     )

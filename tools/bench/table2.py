@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from edged.client.aio import AsyncClient
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.profiles import SMOOTH_TABLE_2
 from edged.store import Store
 from tools.bench.report import emit
@@ -175,8 +175,8 @@ def _manifest(task: str, backbone: str, head: str) -> Manifest:
             Value("scores", "FP32", (100,)),
         ),
         steps=(
-            Step(backbone, ("image",), ("features",)),
-            Step(head, ("features",), ("scores",)),
+            PathStep(backbone, ("image",), ("features",)),
+            PathStep(head, ("features",), ("scores",)),
         ),
         whole_bytes=0,
         preprocess=Preprocess(SIDE, SIDE),

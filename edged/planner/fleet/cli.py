@@ -138,13 +138,13 @@ def _plan_once(
     problem: FleetProblem, args: argparse.Namespace, rng: np.random.Generator
 ) -> FleetPlan:
     from edged.planner.fleet.decompose import MANY_EDGES
-    from edged.planner.fleet.methods import Options, solve
+    from edged.planner.fleet.methods import MethodOptions, solve
     from edged.planner.fleet.workers import workers
 
     # Ray takes seconds to start: only for what it is of use for.
     parts = args.method == "price" and problem.n_edges > MANY_EDGES
     with workers(args.workers if parts else "one") as run:
-        options = Options(args.effort, rng, args.time_limit_s, run)
+        options = MethodOptions(args.effort, rng, args.time_limit_s, run)
         return solve(problem, args.method, options)
 
 
@@ -209,13 +209,13 @@ def _edges(problem: FleetProblem, plan: FleetPlan) -> str:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from edged.planner.fleet.generate import Scenario, generate
+    from edged.planner.fleet.generate import FleetScenario, generate
     from edged.planner.fleet.problem import to_instance
     from edged.planner.fleet.standley import losses
 
     fields = {field: getattr(args, field) for field, _, _ in _SCENARIO.values()}
     given = {field: value for field, value in fields.items() if value is not None}
-    scenario = convert({"batching": args.batching, "mode": args.mode, **given}, Scenario)
+    scenario = convert({"batching": args.batching, "mode": args.mode, **given}, FleetScenario)
     problem = generate(args.family, _rng(args.seed), losses(), scenario)
     write_output(args.out, msgspec.json.encode(to_instance(problem)).decode())
     return 0

@@ -17,7 +17,7 @@ import numpy as np
 
 from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices
 from edged.planner.fleet.offloading import OffloadingLp, serve
-from edged.planner.fleet.price import EFFORTS, Effort, Found, Start, search
+from edged.planner.fleet.price import EFFORTS, Effort, Found, SearchStart, search
 from edged.planner.fleet.problem import FleetProblem, Ints
 
 MANY_EDGES = 12  # from here on the fleet is taken apart
@@ -29,7 +29,7 @@ Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
+class FleetPart:
     """One edge and its clients. `share` is its part of the fleet's load: what its own objective
     counts for in the fleet's."""
 
@@ -39,13 +39,13 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
+class PartJob:
     """What a worker is asked. `cloud_price` is in units of the part's own objective."""
 
     problem: FleetProblem
     effort: Effort
     cloud_price: float
-    start: Start
+    start: SearchStart
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,7 +80,7 @@ def search_by_edges(problem: FleetProblem, effort: Effort, run: Run = map) -> Fo
     return Found(best[0], (best[1],), best[1].value, bound, solves, best[1].legal)
 
 
-def _scout(problem: FleetProblem, parts: list[Part], run: Run) -> list[Round]:
+def _scout(problem: FleetProblem, parts: list[FleetPart], run: Run) -> list[Round]:
     """Bisect the price of the cloud link, with quick searches, until its limit is about met."""
     quick = EFFORTS["quick"]
     rounds = [_solve(problem, parts, 0.0, quick, None, run)]
@@ -97,7 +97,7 @@ def _scout(problem: FleetProblem, parts: list[Part], run: Run) -> list[Round]:
     return rounds
 
 
-def split(problem: FleetProblem) -> list[Part]:
+def split(problem: FleetProblem) -> list[FleetPart]:
     """One part for each edge that has load, in order."""
     p = problem
     parts = []
@@ -119,18 +119,18 @@ def split(problem: FleetProblem) -> list[Part]:
             edge_gflops=p.edge_gflops[one],
             uplink_mb_s=p.uplink_mb_s[one],
         )
-        parts.append(Part(clients, part, float(load.sum()) / p.total_load))
+        parts.append(FleetPart(clients, part, float(load.sum()) / p.total_load))
     return parts
 
 
-def answer(job: Job) -> Found:
+def answer(job: PartJob) -> Found:
     """What a worker does."""
     return search([job.problem], job.effort, job.start, job.cloud_price)
 
 
 def _solve(
     problem: FleetProblem,
-    parts: list[Part],
+    parts: list[FleetPart],
     price: float,
     effort: Effort,
     last: Round | None,
@@ -141,8 +141,8 @@ def _solve(
     for number, part in enumerate(parts):
         own = price / part.share
         before = None if last is None else last.answers[number].flows[0].prices
-        start = Start(prices=before and Prices(before.uplink, before.edge_compute, own))
-        jobs.append(Job(part.problem, effort, own, start))
+        start = SearchStart(prices=before and Prices(before.uplink, before.edge_compute, own))
+        jobs.append(PartJob(part.problem, effort, own, start))
     answers = list(run(answer, jobs))
     traffic = [
         float((part.problem.load * part.problem.input_mb * found.flows[0].cloud).sum())
@@ -158,7 +158,7 @@ def _prohibitive(p: FleetProblem) -> float:
     return float(worth.max()) / p.total_load
 
 
-def _join(problem: FleetProblem, parts: list[Part], answers: list[Found]) -> Assignment:
+def _join(problem: FleetProblem, parts: list[FleetPart], answers: list[Found]) -> Assignment:
     """The parts' assignments as one for the fleet; idle edges and their clients hold nothing."""
     client = np.full(problem.load.shape, NONE)
     edge = np.full((problem.n_edges, problem.n_tasks), NONE)

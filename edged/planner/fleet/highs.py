@@ -21,7 +21,7 @@ _PRIMAL_SIMPLEX = 4  # HiGHS's number of it
 INFINITY = float("inf")
 
 
-class Status(enum.Enum):
+class SolverStatus(enum.Enum):
     OPTIMAL = "optimal"
     INFEASIBLE = "infeasible"
     LIMIT = "limit"  # stopped early; a solution may be there
@@ -34,7 +34,7 @@ class Solution:
     `found`: the values are feasible (a MILP stopped early may have none). `bound` is of a MILP.
     """
 
-    status: Status
+    status: SolverStatus
     found: bool
     objective: float
     bound: float
@@ -43,7 +43,7 @@ class Solution:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class ConstraintFamily:
     """A named range of rows, so that an infeasible model can be explained."""
 
     name: str
@@ -51,11 +51,11 @@ class Family:
     stop: int
 
 
-class Model:
+class LinearProgram:
     """Columns and rows of `maximise cost·x`, collected in arrays. One family of rows a call."""
 
     def __init__(self) -> None:
-        self.families: list[Family] = []
+        self.families: list[ConstraintFamily] = []
         self._columns: list[tuple[Array, Array, Array]] = []
         self._integer: list[bool] = []
         self._limits: list[tuple[Array, Array]] = []
@@ -92,7 +92,7 @@ class Model:
         """Add `lower <= Σ terms <= upper`. A term is (row within the family, column, coefficient),
         arrays that broadcast against each other. Returns the rows' indices, (count,)."""
         start = self.n_rows
-        self.families.append(Family(name, start, start + count))
+        self.families.append(ConstraintFamily(name, start, start + count))
         spread = [np.broadcast_to(np.asarray(v, dtype=float), (count,)) for v in (lower, upper)]
         self._limits.append((spread[0], spread[1]))
         for term in terms:
@@ -124,10 +124,10 @@ class Model:
         return lp
 
 
-class Solver:
+class HighsSolver:
     """One HiGHS object and its model; changes are kept, and the next solve starts from the last."""
 
-    def __init__(self, model: Model, **options: float | int | str) -> None:
+    def __init__(self, model: LinearProgram, **options: float | int | str) -> None:
         self._highspy = load()
         self._highs = _silent(self._highspy)
         for name, value in {"output_flag": False, "threads": THREADS, **options}.items():
@@ -180,18 +180,18 @@ class Solver:
         status = self._status()
         return None if status is None else self._solution(status)
 
-    def _status(self) -> Status | None:
+    def _status(self) -> SolverStatus | None:
         status = self._highspy.HighsModelStatus
         return {
-            status.kOptimal: Status.OPTIMAL,
-            status.kModelEmpty: Status.OPTIMAL,
-            status.kInfeasible: Status.INFEASIBLE,
-            status.kUnboundedOrInfeasible: Status.INFEASIBLE,  # no column here is unbounded
-            status.kTimeLimit: Status.LIMIT,
-            status.kSolutionLimit: Status.LIMIT,
+            status.kOptimal: SolverStatus.OPTIMAL,
+            status.kModelEmpty: SolverStatus.OPTIMAL,
+            status.kInfeasible: SolverStatus.INFEASIBLE,
+            status.kUnboundedOrInfeasible: SolverStatus.INFEASIBLE,  # no column here is unbounded
+            status.kTimeLimit: SolverStatus.LIMIT,
+            status.kSolutionLimit: SolverStatus.LIMIT,
         }.get(self._highs.getModelStatus())
 
-    def _solution(self, status: Status) -> Solution:
+    def _solution(self, status: SolverStatus) -> Solution:
         info = self._highs.getInfo()
         feasible = self._highspy.SolutionStatus.kSolutionStatusFeasible
         solution = self._highs.getSolution()

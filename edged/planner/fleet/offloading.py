@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices, accuracy_of, value_of
-from edged.planner.fleet.highs import INFINITY, Model, Solver
+from edged.planner.fleet.highs import INFINITY, HighsSolver, LinearProgram
 from edged.planner.fleet.problem import Array, FleetProblem, Mode
 
 MOST = 1e7  # a load this many times a limit is not served from it: its share would be noise
@@ -75,13 +75,13 @@ class OffloadingLp:
             np.arange(size, size + p.n_clients + 2 * p.n_edges + 1),
             np.cumsum([p.n_clients, p.n_edges, p.n_edges]),
         )
-        self._held: tuple[Solver, _Numbers] | None = None
+        self._held: tuple[HighsSolver, _Numbers] | None = None
 
     def solve(self, z: Assignment, surrogate: Surrogate | None = None) -> Flows:
         """The best flows under `z`. With `surrogate` row (29) takes the place of (28)."""
         p, wanted = self.problem, self._numbers(z, surrogate)
         if self._held is None:
-            self._held = (Solver(self._model(wanted), **SOLVER), wanted)
+            self._held = (HighsSolver(self._model(wanted), **SOLVER), wanted)
         else:
             self._held = (self._held[0], self._changed(*self._held, wanted))
         solution = self._held[0].solve()
@@ -130,10 +130,10 @@ class OffloadingLp:
         use = np.minimum(np.stack([local_use, edge_use]), MOST)
         return _Numbers(np.stack(costs), np.stack(upper).astype(float), use, left)
 
-    def _model(self, numbers: _Numbers) -> Model:
+    def _model(self, numbers: _Numbers) -> LinearProgram:
         """Every row is divided by its limit."""
         p = self.problem
-        model = Model()
+        model = LinearProgram()
         columns = model.columns(
             numbers.costs.size, upper=numbers.upper.ravel(), cost=numbers.costs.ravel()
         ).reshape(numbers.costs.shape)
@@ -151,7 +151,7 @@ class OffloadingLp:
         model.rows("(12)", 1, (0, cloud, np.minimum(self._out, MOST)), upper=link)
         return model
 
-    def _changed(self, solver: Solver, now: _Numbers, wanted: _Numbers) -> _Numbers:
+    def _changed(self, solver: HighsSolver, now: _Numbers, wanted: _Numbers) -> _Numbers:
         """Tell the solver what differs. The use of a flow that is not served stays as it was:
         coefficients are set one by one."""
         columns = np.flatnonzero(wanted.costs != now.costs)

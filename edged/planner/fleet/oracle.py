@@ -16,12 +16,12 @@ import numpy as np
 
 from edged.planner.fleet.assignment import Prices
 from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints, Mode
-from edged.planner.fleet.rows import Rows, Tables
+from edged.planner.fleet.rows import AssignmentTables, Rows
 
 BLOCK = 50_000  # numbers in an array at a time: they stay in the cache
 
 
-class Part(NamedTuple):
+class ClientGroup(NamedTuple):
     """Some clients, and how many rows they and their edges have before the padding, at most."""
 
     clients: Ints
@@ -36,11 +36,11 @@ class Worth:
     mean. What is asked of `client` is found part by part: fresh memory costs more than numbers."""
 
     scenarios: tuple[tuple[FleetProblem, Prices], ...]
-    tables: Tables
+    tables: AssignmentTables
     edge: Array  # (E, J), -inf for padding
     constant: float
 
-    def _values(self) -> Iterator[tuple[Part, Array]]:
+    def _values(self) -> Iterator[tuple[ClientGroup, Array]]:
         """The parts of `client`, less most of the padding: (C', R', J')."""
         rows, edges = self.tables.clients, self.tables.edges
         for part in _parts(rows, edges, self.scenarios[0][0].edge_of):
@@ -106,7 +106,9 @@ class Worth:
         return reach
 
 
-def worth(scenarios: Sequence[FleetProblem], tables: Tables, prices: Sequence[Prices]) -> Worth:
+def worth(
+    scenarios: Sequence[FleetProblem], tables: AssignmentTables, prices: Sequence[Prices]
+) -> Worth:
     """Price all rows of all nodes, the mean over scenarios of load with prices of their own. The
     rows' own loading costs are taken off."""
     edges = tables.edges
@@ -123,7 +125,7 @@ def worth(scenarios: Sequence[FleetProblem], tables: Tables, prices: Sequence[Pr
     )
 
 
-def _parts(rows: Rows, edges: Rows, edge_of: Ints) -> list[Part]:
+def _parts(rows: Rows, edges: Rows, edge_of: Ints) -> list[ClientGroup]:
     """All clients, those with tables of like length together, BLOCK numbers a part if possible."""
     columns = edges.count[edge_of]
     order = np.lexsort((rows.count, columns))
@@ -132,13 +134,13 @@ def _parts(rows: Rows, edges: Rows, edge_of: Ints) -> list[Part]:
     for number, size in enumerate(sizes):
         wider = (max(most[0], size[0]), max(most[1], size[1]))
         if number > start and (number + 1 - start) * wider[0] * wider[1] > BLOCK:
-            parts.append(Part(order[start:number], *most))
+            parts.append(ClientGroup(order[start:number], *most))
             start, wider = number, size
         most = wider
-    return [*parts, Part(order[start:], *most)]
+    return [*parts, ClientGroup(order[start:], *most)]
 
 
-def _offload_values(p: FleetProblem, edges: Rows, prices: Prices, part: Part) -> Array:
+def _offload_values(p: FleetProblem, edges: Rows, prices: Prices, part: ClientGroup) -> Array:
     """(T, C', J') the best a client makes of offloading all of a task, net of prices."""
     of = p.edge_of[part.clients]
     work = edges.work[:, :, : part.columns].take(of, axis=1)
@@ -153,7 +155,7 @@ def _offload_values(p: FleetProblem, edges: Rows, prices: Prices, part: Part) ->
     return best
 
 
-def knapsacks(p: FleetProblem, rows: Rows, part: Part, offload: Array) -> Array:
+def knapsacks(p: FleetProblem, rows: Rows, part: ClientGroup, offload: Array) -> Array:
     """(C', R', J) max Σ_t y A + (1 - y) v over local shares y with Σ_t y λ w <= β, for some of the
     clients; `offload` (T, C', J) is v.
 

@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edged.planner.fleet.assignment import Assignment, Flows, Prices
+from edged.planner.fleet.candidates import MAX_ROWS
 from edged.planner.fleet.ideal import ideal_prices, pooled
 from edged.planner.fleet.neighbours import Choice, Cuts, best_neighbour
 from edged.planner.fleet.offloading import OffloadingLp, serve
 from edged.planner.fleet.oracle import Worth, worth
 from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
-from edged.planner.fleet.rows import MAX_ROWS, Rows, Tables, envelope, tables
+from edged.planner.fleet.rows import AssignmentTables, Rows, envelope, tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ FIRST_EDGE_ROWS = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Start:
+class SearchStart:
     """What the search may be given: the prices to begin at, and the cost of loading models.
 
     `client_cost` (C, M) and `edge_cost` (E, M) are taken off the objective for each model held.
@@ -107,14 +108,14 @@ class Found:
 def search(
     scenarios: Sequence[FleetProblem],
     effort: Effort,
-    start: Start | None = None,
+    start: SearchStart | None = None,
     cloud_price: float | None = None,
 ) -> Found:
     """The best assignment found for problems that differ in their loads only.
 
     With `cloud_price` the cloud link is unlimited and paid for by the MB (decompose.py).
     """
-    start = start or Start()
+    start = start or SearchStart()
     job = _Search(scenarios, effort, start, cloud_price)
     prices = job.first_prices() if start.prices is None else [start.prices] * len(scenarios)
     job.preselect(prices)
@@ -138,7 +139,7 @@ class _Search:
         self,
         scenarios: Sequence[FleetProblem],
         effort: Effort,
-        start: Start,
+        start: SearchStart,
         cloud_price: float | None,
     ) -> None:
         self._effort = effort
@@ -192,12 +193,12 @@ class _Search:
         of, rows = self.problem.edge_of, self._all
         if not self._too_many:
             return
-        ideal = Tables(rows.clients, envelope(self.problem).edges, complete=False)
+        ideal = AssignmentTables(rows.clients, envelope(self.problem).edges, complete=False)
         worth_of = worth(self._relaxed, ideal, prices)
         clients = _top(rows.clients, worth_of.client_reach(of), FIRST_CLIENT_ROWS)
-        few = Tables(clients, rows.edges, complete=False)
+        few = AssignmentTables(clients, rows.edges, complete=False)
         edges = _top(rows.edges, worth(self._scenarios, few, prices).reach(of), FIRST_EDGE_ROWS)
-        self._tables = Tables(clients, edges, complete=False)
+        self._tables = AssignmentTables(clients, edges, complete=False)
 
     def price(self, prices: list[Prices]) -> Worth:
         """What the rows in use are worth at these prices; lowers the bound where it can."""

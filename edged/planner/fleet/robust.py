@@ -15,8 +15,9 @@ import numpy as np
 from edged.errors import PlanError
 from edged.planner.fleet.assignment import Assignment
 from edged.planner.fleet.offloading import OffloadingLp, serve
-from edged.planner.fleet.plan import FleetPlan, plan_of
-from edged.planner.fleet.price import Effort, Found, Start, search
+from edged.planner.fleet.outcome import plan_of
+from edged.planner.fleet.plan import FleetPlan
+from edged.planner.fleet.price import Effort, Found, SearchStart, search
 from edged.planner.fleet.problem import Array, FleetProblem
 
 MB_PER_GB = 1000.0
@@ -75,7 +76,7 @@ def replan(
     if not (np.isfinite(cost_per_gb) and cost_per_gb >= 0):
         raise PlanError(f"switching cost: must be a finite number >= 0, got {cost_per_gb}")
     per_mb = cost_per_gb / MB_PER_GB
-    start = Start(
+    start = SearchStart(
         client_cost=_to_load(previous.x_c, per_mb * problem.client_model_mb),
         edge_cost=_to_load(previous.x_e, per_mb * problem.edge_model_mb),
     )

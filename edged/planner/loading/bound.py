@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edged.planner.loading.order import best_visits
-from edged.planner.loading.structure import Sharing
-from edged.planner.loading.tables import Floats, Ints, Tables
+from edged.planner.loading.structure import BlockSharing
+from edged.planner.loading.tables import Floats, Ints, LoadingTables
 
 ROUNDS = 60
 WORK = 6e7  # states that all rounds together may evaluate; one round is always made
@@ -24,7 +24,7 @@ _STEP = 1.8  # of the step that would reach the deadline if the least time were 
 _BEYOND = 1.02  # aim past the deadline, or the steps fade before it is reached
 
 
-def upper_bound(tables: Tables, sharing: Sharing, served: int) -> int:
+def upper_bound(tables: LoadingTables, sharing: BlockSharing, served: int) -> int:
     """No schedule serves more users; `served` is known to be possible, and ends the search early.
 
     When the clusters are nested, this is the optimum itself.
@@ -65,7 +65,7 @@ class _Walks:
     previous: Ints  # (I, K + 1) row of the model before a visit that starts after k users
 
     @classmethod
-    def solve(cls, tables: Tables, sharing: Sharing, price_ms: Floats) -> _Walks:
+    def solve(cls, tables: LoadingTables, sharing: BlockSharing, price_ms: Floats) -> _Walks:
         models = np.array(sharing.order)
         ends = np.cumsum([len(cluster) for cluster in sharing.clusters])
         cluster = [

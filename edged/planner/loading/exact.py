@@ -16,14 +16,14 @@ import numpy as np
 
 from edged.errors import PlanError
 from edged.planner.loading.problem import LoadingProblem
-from edged.planner.loading.tables import Floats, Ints, Tables
+from edged.planner.loading.tables import Floats, Ints, LoadingTables
 
 Batches = list[tuple[int, int]]  # (model, batch size), in the order run
 
 STATES_MAX = 4_000_000  # entries of the table of least times
 
 
-def exact_batches(problem: LoadingProblem, tables: Tables) -> Batches:
+def exact_batches(problem: LoadingProblem, tables: LoadingTables) -> Batches:
     """A schedule that serves the most users, and of those one that ends the earliest.
 
     Raises PlanError when the table of times would have more than STATES_MAX entries.
@@ -48,7 +48,7 @@ class _Search:
     and one user more adds `stride[a]`. Row A of the table is the cold device.
     """
 
-    tables: Tables
+    tables: LoadingTables
     models: list[int]  # (A,) the models asked for
     run_ms: list[Floats]  # per model: (b_max + 1,) time to compute a batch of b rows, (9)
     stride: Ints  # (A,)
@@ -59,7 +59,7 @@ class _Search:
     batch: Ints  # (A + 1, states) the size of the last batch
 
     @classmethod
-    def start(cls, problem: LoadingProblem, tables: Tables) -> _Search:
+    def start(cls, problem: LoadingProblem, tables: LoadingTables) -> _Search:
         models = tables.asked
         queued = np.array([len(tables.queue[i]) for i in models], dtype=np.int64)
         states = math.prod((queued + 1).tolist())

@@ -10,10 +10,10 @@ import numpy as np
 
 from edged.planner.loading.order import Visits
 from edged.planner.loading.slotted import slots_of, slots_until_deadline
-from edged.planner.loading.tables import Tables
+from edged.planner.loading.tables import LoadingTables
 
 
-def greedy_visits(tables: Tables, *, slotted: bool) -> Visits:
+def greedy_visits(tables: LoadingTables, *, slotted: bool) -> Visits:
     """`slotted` is the paper's: every visit takes whole slots. Otherwise time is continuous."""
     left = tables.asked
     loaded = tables.cold

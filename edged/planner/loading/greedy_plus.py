@@ -16,28 +16,28 @@ import numpy as np
 
 from edged.planner.loading.greedy import greedy_visits
 from edged.planner.loading.order import Visits, best_visits, least_ms, visits_of
-from edged.planner.loading.structure import Sharing
-from edged.planner.loading.tables import Ints, Tables
+from edged.planner.loading.structure import BlockSharing
+from edged.planner.loading.tables import Ints, LoadingTables
 from edged.planner.loading.tour import shorter
 
 WORK = 5e6  # states that scoring single moves may evaluate: some 20 ms
 _AT_ONCE = 64  # orders that are scored together
 
 
-def greedy_plus_visits(tables: Tables, sharing: Sharing) -> Visits:
+def greedy_plus_visits(tables: LoadingTables, sharing: BlockSharing) -> Visits:
     """Visits along the best order found; the best there is when the clusters are nested."""
     if sharing.nested:
         return best_visits(tables, sharing.order)
     return best_visits(tables, search_order(tables, start_orders(tables, sharing)))
 
 
-def start_orders(tables: Tables, sharing: Sharing) -> list[list[int]]:
+def start_orders(tables: LoadingTables, sharing: BlockSharing) -> list[list[int]]:
     """All models asked for: by greedy, by nearest neighbour, by shared part within clusters."""
     greedy = [model for model, _ in greedy_visits(tables, slotted=False)]
     return [_nearest(tables, greedy), _nearest(tables, []), sharing.order]
 
 
-def search_order(tables: Tables, starts: list[list[int]]) -> list[int]:
+def search_order(tables: LoadingTables, starts: list[list[int]]) -> list[int]:
     """The best order found from any of `starts`, each of which lists all models asked for."""
     found = _best_of(tables, np.array([shorter(tables, order) for order in starts]), tables.users)
     found = _settle(tables, found)
@@ -71,7 +71,7 @@ class _Found:
         return -self.users, self.more_ms
 
 
-def _best_of(tables: Tables, orders: Ints, users_max: int) -> _Found:
+def _best_of(tables: LoadingTables, orders: Ints, users_max: int) -> _Found:
     """The best of (N, M) orders, counting no more than `users_max` users."""
     least = least_ms(tables, orders, users_max).min(axis=1)
     users = np.where(least <= tables.limit_ms, np.arange(users_max + 1), 0).max(axis=1)
@@ -80,13 +80,13 @@ def _best_of(tables: Tables, orders: Ints, users_max: int) -> _Found:
     return _Found(orders[best].tolist(), int(users[best]), float(more_ms[best]))
 
 
-def _in_use(tables: Tables, found: _Found) -> list[int]:
+def _in_use(tables: LoadingTables, found: _Found) -> list[int]:
     """The models that the least time for one user more takes, in order."""
     users = min(found.users + 1, tables.users)
     return [model for model, _ in visits_of(tables, found.order, users)]
 
 
-def _settle(tables: Tables, found: _Found) -> _Found:
+def _settle(tables: LoadingTables, found: _Found) -> _Found:
     """Shorten the order of the models in use and count again, until that gains nothing."""
     while True:
         order = shorter(tables, _in_use(tables, found))
@@ -110,7 +110,7 @@ def _neighbours(used: list[int], asked: list[int]) -> Iterator[Ints]:
             yield np.array(moved)
 
 
-def _nearest(tables: Tables, head: list[int]) -> list[int]:
+def _nearest(tables: LoadingTables, head: list[int]) -> list[int]:
     """`head`, then the other models asked for, each time the one that loads the fastest."""
     order = list(head)
     left = [model for model in tables.asked if model not in head]

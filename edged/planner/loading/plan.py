@@ -22,7 +22,7 @@ Method = Literal[
 _TOLERANCE = 1e-9  # relative, or absolute below 1
 
 
-class Batch(msgspec.Struct, frozen=True):
+class LoadingBatch(msgspec.Struct, frozen=True):
     """Users of one model that run together; `bandwidth[n]` is the part of the band of user n."""
 
     model: int
@@ -46,7 +46,7 @@ class LoadingPlan(msgspec.Struct, frozen=True):
     served: int
     makespan_ms: float
     bound: int | None
-    batches: tuple[Batch, ...]
+    batches: tuple[LoadingBatch, ...]
 
     @property
     def gap(self) -> float | None:
@@ -94,7 +94,7 @@ class LoadingPlan(msgspec.Struct, frozen=True):
             )
 
 
-def _uploads_ms(problem: LoadingProblem, batch: Batch) -> Iterator[float]:
+def _uploads_ms(problem: LoadingProblem, batch: LoadingBatch) -> Iterator[float]:
     """(6): the upload time of each user of the batch; inf without bandwidth."""
     for k, part in zip(batch.users, batch.bandwidth, strict=True):
         user = problem.users[k]
@@ -105,7 +105,7 @@ def _uploads_ms(problem: LoadingProblem, batch: Batch) -> Iterator[float]:
             yield 1000.0 * user.upload_bits / rate if rate > 0 else math.inf
 
 
-def _verify_users(problem: LoadingProblem, n: int, batch: Batch, seen: set[int]) -> None:
+def _verify_users(problem: LoadingProblem, n: int, batch: LoadingBatch, seen: set[int]) -> None:
     """Add the users of batch n to those seen, once each, all of the batch's model."""
     if not 0 <= batch.model < len(problem.models):
         raise _violates("(10d)", f"batch {n} runs model {batch.model}, which there is not")
@@ -130,7 +130,7 @@ def _verify_users(problem: LoadingProblem, n: int, batch: Batch, seen: set[int])
         seen.add(k)
 
 
-def _verify_bandwidth(problem: LoadingProblem, n: int, batch: Batch) -> None:
+def _verify_bandwidth(problem: LoadingProblem, n: int, batch: LoadingBatch) -> None:
     """Shares are in [0, 1], sum up to 1 at most, and are those of (12), so (11) holds."""
     if len(batch.bandwidth) != len(batch.users):
         raise _violates("(10e)", f"batch {n} does not give one bandwidth to each of its users")

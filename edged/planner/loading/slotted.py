@@ -15,7 +15,7 @@ import numpy as np
 
 from edged.errors import PlanError
 from edged.planner.loading.order import Visits
-from edged.planner.loading.tables import Floats, Ints, Tables
+from edged.planner.loading.tables import Floats, Ints, LoadingTables
 
 _NOBODY = np.int64(-(2**40))  # users served where a state cannot be reached
 _ROUNDING = 1e-12
@@ -23,17 +23,17 @@ _ROUNDING = 1e-12
 ENTRIES_MAX = 1e7  # models times slots; four tables of that many entries take 320 MB
 
 
-def slots_of(tables: Tables, time_ms: Floats) -> Floats:
+def slots_of(tables: LoadingTables, time_ms: Floats) -> Floats:
     """Slots that a visit of that length takes: at least one; inf stays inf."""
     return np.maximum(1.0, np.ceil(time_ms / tables.slot_ms * (1.0 - _ROUNDING)))
 
 
-def slots_until_deadline(tables: Tables) -> float:
+def slots_until_deadline(tables: LoadingTables) -> float:
     """T of the paper: the whole slots before the deadline."""
     return float(np.floor(tables.limit_ms / tables.slot_ms * (1.0 + _ROUNDING)))
 
 
-def slotted_visits(tables: Tables, clusters: list[list[int]], *, literal: bool) -> Visits:
+def slotted_visits(tables: LoadingTables, clusters: list[list[int]], *, literal: bool) -> Visits:
     """Visits that serve the most users when each visit takes whole slots.
 
     Raises PlanError when the slots are so short that the tables would not fit in memory.
@@ -74,7 +74,7 @@ class _Cluster:
         return visits[::-1]
 
 
-def _solve(tables: Tables, models: list[int], horizon: int, literal: bool) -> _Cluster:
+def _solve(tables: LoadingTables, models: list[int], horizon: int, literal: bool) -> _Cluster:
     """(15), (18) and (19) for one cluster."""
     shape = (len(models), horizon + 1)
     cluster = _Cluster(
@@ -99,7 +99,7 @@ def _solve(tables: Tables, models: list[int], horizon: int, literal: bool) -> _C
 
 
 def _extend(
-    tables: Tables, cluster: _Cluster, m: int, previous: int, served: Ints, load_ms: float
+    tables: LoadingTables, cluster: _Cluster, m: int, previous: int, served: Ints, load_ms: float
 ) -> None:
     """Try 1, 2, .. users of model m after `served[t]` users, of which `previous` was the last."""
     model = cluster.models[m]

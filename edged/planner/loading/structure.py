@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.planner.loading.problem import LoadingProblem
-from edged.planner.loading.tables import Ints, Tables
+from edged.planner.loading.tables import Ints, LoadingTables
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
+class BlockSharing:
     """Who shares with whom, over the models that somebody asks for."""
 
     clusters: list[list[int]]  # models that share, directly or through others, in loading order
@@ -34,7 +34,7 @@ class Sharing:
         return [i for cluster in self.clusters for i in cluster]
 
 
-def sharing(problem: LoadingProblem, tables: Tables) -> Sharing:
+def sharing(problem: LoadingProblem, tables: LoadingTables) -> BlockSharing:
     """The clusters of the instance, and whether they are nested.
 
     Models with blocks of their own come by ascending shared part (Corollary 1). Models wholly
@@ -56,10 +56,10 @@ def sharing(problem: LoadingProblem, tables: Tables) -> Sharing:
     annotated = np.array([problem.models[i].shared or 0 for i in tables.asked], dtype=np.int64)
     order = np.lexsort((annotated, np.where(own, size, -size), ~own, head))
     clusters = [asked[order[head[order] == i]].tolist() for i in np.unique(head)]
-    return Sharing(clusters, crossing=tuple(crossing[0]) if crossing else None)
+    return BlockSharing(clusters, crossing=tuple(crossing[0]) if crossing else None)
 
 
-def declared_clusters(problem: LoadingProblem, tables: Tables) -> list[list[int]]:
+def declared_clusters(problem: LoadingProblem, tables: LoadingTables) -> list[list[int]]:
     """The clusters as the instance annotates them, by ascending `l`; a model without is alone.
 
     Only the literal Algorithm 2 uses these: to its test (19) it matters which models it believes

@@ -22,7 +22,7 @@ _ROUNDING = (
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
+class LoadingTables:
     """I models, K users; row I of `load_ms` is the cold device (the paper's model 0)."""
 
     limit_ms: float  # the deadline, with room for rounding
@@ -46,11 +46,11 @@ class Tables:
         return [i for i, queue in enumerate(self.queue) if len(queue)]
 
 
-def tables(problem: LoadingProblem) -> Tables:
+def tables(problem: LoadingProblem) -> LoadingTables:
     """Everything of the problem that does not depend on a plan."""
     queue, upload_ms = _queues(problem)
     holds = _holds(problem)
-    return Tables(
+    return LoadingTables(
         limit_ms=problem.deadline_ms * (1.0 + _ROUNDING),
         slot_ms=problem.slot_ms,
         users=len(problem.users),
@@ -63,7 +63,7 @@ def tables(problem: LoadingProblem) -> Tables:
     )
 
 
-def without_sharing(tables: Tables) -> Tables:
+def without_sharing(tables: LoadingTables) -> LoadingTables:
     """The same users when every model is loaded whole: no two models have a block in common."""
     load_ms = np.tile(tables.load_ms[tables.cold], (len(tables.load_ms), 1))
     return replace(tables, load_ms=load_ms, holds=tables.holds[:, :0])

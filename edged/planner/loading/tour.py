@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from edged.planner.loading.tables import Floats, Ints, Tables
+from edged.planner.loading.tables import Floats, Ints, LoadingTables
 
 _SEGMENT_MAX = 3
 _GAIN_MIN_MS = 1e-9  # less is rounding, and could go round in circles
 
 
-def shorter(tables: Tables, order: list[int]) -> list[int]:
+def shorter(tables: LoadingTables, order: list[int]) -> list[int]:
     """The order after all moves that shorten it; the same models, each once."""
     order = list(order)
     while move := _best_move(tables, order):
@@ -25,7 +25,7 @@ def shorter(tables: Tables, order: list[int]) -> list[int]:
     return order
 
 
-def _best_move(tables: Tables, order: list[int]) -> tuple[int, int, int] | None:
+def _best_move(tables: LoadingTables, order: list[int]) -> tuple[int, int, int] | None:
     """(first, length, position without it) of the segment to move; None when nothing helps."""
     cold, end = tables.cold, tables.cold + 1
     load_ms = np.zeros((end + 1, end + 1))  # reaching the end costs nothing

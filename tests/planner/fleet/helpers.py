@@ -11,7 +11,7 @@ from typing import Any
 import highspy
 import numpy as np
 
-from edged.planner.fleet.generate import Scenario, generate
+from edged.planner.fleet.generate import FleetScenario, generate
 from edged.planner.fleet.problem import FleetProblem, Mode, read
 from edged.planner.fleet.standley import losses
 
@@ -26,7 +26,7 @@ def example(name: str) -> tuple[FleetProblem, dict[str, Any]]:
 
 
 def family(name: str, seed: int, **scenario: Any) -> FleetProblem:
-    return generate(name, np.random.default_rng(seed), LOSSES, Scenario(**scenario))
+    return generate(name, np.random.default_rng(seed), LOSSES, FleetScenario(**scenario))
 
 
 def tiny(

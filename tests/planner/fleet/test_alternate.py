@@ -10,7 +10,7 @@ import pytest
 
 from edged.planner.fleet import alternate, nodes
 from edged.planner.fleet.assignment import NONE, Assignment, Flows, edge_sums
-from edged.planner.fleet.methods import Options, solve
+from edged.planner.fleet.methods import MethodOptions, solve
 from edged.planner.fleet.offloading import OffloadingLp
 from edged.planner.fleet.problem import Array, FleetProblem, Mode
 from tests.planner.fleet.helpers import example, family
@@ -98,7 +98,7 @@ def test_opt_ao_holds_the_best_set_of_each_node() -> None:
 def test_random_sets_follow_the_generator() -> None:
     problem = family("hard", 0)
     first, same, other = (
-        solve(problem, "rand-ao", Options(rng=np.random.default_rng(seed))).obj
+        solve(problem, "rand-ao", MethodOptions(rng=np.random.default_rng(seed))).obj
         for seed in (1, 1, 2)
     )
     assert first == same != other

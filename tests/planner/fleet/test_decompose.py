@@ -15,8 +15,8 @@ import pytest
 from edged.errors import Unsupported
 from edged.planner.fleet import workers
 from edged.planner.fleet.decompose import MANY_EDGES, search_by_edges, split
-from edged.planner.fleet.methods import Options, solve
-from edged.planner.fleet.plan import plan_of
+from edged.planner.fleet.methods import MethodOptions, solve
+from edged.planner.fleet.outcome import plan_of
 from edged.planner.fleet.price import EFFORTS, search
 from edged.planner.fleet.problem import FleetProblem, Mode
 from tests.planner.fleet.helpers import family
@@ -37,8 +37,8 @@ def backwards(function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
 
 def test_where_the_parts_are_solved_makes_no_difference() -> None:
     problem = _fleet()
-    plan = solve(problem, "price", Options(effort="quick"))
-    assert plan == solve(problem, "price", Options(effort="quick", run=backwards))
+    plan = solve(problem, "price", MethodOptions(effort="quick"))
+    assert plan == solve(problem, "price", MethodOptions(effort="quick", run=backwards))
     plan.verify(problem)
     assert plan.obj is not None
     assert plan.bound is not None
@@ -81,7 +81,7 @@ def test_parts_keep_what_is_theirs_and_idle_edges_have_none() -> None:
 @pytest.mark.parametrize("mode", [Mode.NULL, Mode.STRICT])
 def test_other_modes(mode: Mode) -> None:
     problem = _fleet(mode=mode, client_compute=8.0, chi_edge=0.6)
-    plan = solve(problem, "price", Options(effort="quick"))
+    plan = solve(problem, "price", MethodOptions(effort="quick"))
     plan.verify(problem)
     assert plan.obj is not None
 
@@ -95,14 +95,14 @@ def test_workers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ON_RAY = """
-from edged.planner.fleet.methods import Options, solve
+from edged.planner.fleet.methods import MethodOptions, solve
 from edged.planner.fleet.workers import workers
 from tests.planner.fleet.test_decompose import _fleet
 problem = _fleet()
 plans = []
 for place in ("one", "ray"):
     with workers(place) as run:
-        plans.append(solve(problem, "price", Options(effort="quick", run=run)))
+        plans.append(solve(problem, "price", MethodOptions(effort="quick", run=run)))
 assert plans[0] == plans[1]
 print("the same plan")
 """

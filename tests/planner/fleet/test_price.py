@@ -10,8 +10,8 @@ import pytest
 from edged.errors import Unsupported
 from edged.planner.fleet import price
 from edged.planner.fleet.generate import FAMILIES
-from edged.planner.fleet.methods import METHODS, Options, solve
-from edged.planner.fleet.plan import Status
+from edged.planner.fleet.methods import METHODS, MethodOptions, solve
+from edged.planner.fleet.plan import PlanStatus
 from edged.planner.fleet.price import EFFORTS, search
 from edged.planner.fleet.problem import Mode
 from tests.planner.fleet.helpers import example, family, tiny
@@ -44,10 +44,10 @@ def test_price_is_near_the_optimum_and_its_bound_holds(kind: str) -> None:
         problem = family(kind.partition(",")[0], seed, **KINDS[kind])
         optimum = solve(problem, "milp").obj
         if optimum is None:  # mode strict
-            assert solve(problem, "price").status is Status.INFEASIBLE
+            assert solve(problem, "price").status is PlanStatus.INFEASIBLE
             continue
         for effort, found in ratios.items():
-            plan = solve(problem, "price", Options(effort=effort))
+            plan = solve(problem, "price", MethodOptions(effort=effort))
             plan.verify(problem)
             assert plan.obj <= optimum * (1 + 2e-6)
             assert plan.bound >= optimum * (1 - 2e-6)
@@ -66,7 +66,7 @@ def test_value_and_bound_enclose_the_optimum_of_tiny_instances(mode: Mode, batch
         exact, plan = solve(problem, "milp"), solve(problem, "price")
         plan.verify(problem)
         if exact.obj is None:
-            assert plan.status is Status.INFEASIBLE
+            assert plan.status is PlanStatus.INFEASIBLE
             assert plan.culprits == exact.culprits
             continue
         assert plan.obj <= exact.obj + 2e-6
@@ -83,7 +83,7 @@ def test_the_examples_of_the_format(name: str) -> None:
 def test_every_method_is_feasible_and_deterministic(method: str) -> None:
     problem = family("hardhet", 5, clients=8, tasks=3, batching=True)
     first, second = (
-        solve(problem, method, Options(rng=np.random.default_rng(7))) for _ in range(2)
+        solve(problem, method, MethodOptions(rng=np.random.default_rng(7))) for _ in range(2)
     )
     assert first == second
     first.verify(problem)
@@ -161,6 +161,6 @@ def test_without_highs_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 def test_loads_of_many_orders_of_magnitude_are_solved() -> None:
     """HiGHS's dual simplex gives up on this one, hot and cold."""
     problem = family("domainnet", 13)
-    plan = solve(problem, "price", Options(effort="quick"))
+    plan = solve(problem, "price", MethodOptions(effort="quick"))
     plan.verify(problem)
     assert plan.obj >= 0.98 * plan.bound

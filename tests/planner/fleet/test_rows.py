@@ -13,7 +13,7 @@ from edged.planner.fleet.assignment import NONE, Assignment, Prices
 from edged.planner.fleet.offloading import OffloadingLp
 from edged.planner.fleet.oracle import fill, worth
 from edged.planner.fleet.problem import FleetProblem, Ints, Mode
-from edged.planner.fleet.rows import Tables, envelope, tables
+from edged.planner.fleet.rows import AssignmentTables, envelope, tables
 from tests.planner.fleet.helpers import family, tiny
 
 
@@ -125,7 +125,7 @@ def test_the_worth_of_rows_bounds_what_the_lp_makes_of_them(mode: Mode, batching
                 assert value == pytest.approx(flows.value, abs=1e-6)
 
 
-def _assignment(found: Tables, client: Ints, edge: Ints) -> Assignment:
+def _assignment(found: AssignmentTables, client: Ints, edge: Ints) -> Assignment:
     return Assignment(found.clients.pick(client), found.edges.pick(edge))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from edged.errors import PlanError
 from edged.planner.fleet.methods import solve
-from edged.planner.fleet.plan import FleetPlan, Status
+from edged.planner.fleet.plan import FleetPlan, PlanStatus
 from edged.planner.fleet.problem import FleetProblem, Mode
 from tests.planner.fleet.helpers import family
 
@@ -161,7 +161,9 @@ def test_dropping_is_a_matter_of_the_mode(
 def test_an_infeasible_plan_must_say_why() -> None:
     problem = family("hard", 1, clients=3)
     assert (
-        FleetPlan(method="milp", status=Status.INFEASIBLE, culprits=("(9)",)).violations(problem)
+        FleetPlan(method="milp", status=PlanStatus.INFEASIBLE, culprits=("(9)",)).violations(
+            problem
+        )
         == ()
     )
-    assert FleetPlan(method="milp", status=Status.INFEASIBLE).violations(problem) != ()
+    assert FleetPlan(method="milp", status=PlanStatus.INFEASIBLE).violations(problem) != ()

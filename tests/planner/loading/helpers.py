@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from edged.planner.loading.generate import FAMILIES, generate
-from edged.planner.loading.problem import FamilyName, Load, LoadingProblem, read
+from edged.planner.loading.problem import FamilyName, LoadingProblem, LoadTime, read
 
 DATA = Path(__file__).parent / "data"
 
@@ -39,7 +39,7 @@ def small(family: FamilyName, seed: int, **setting: Any) -> LoadingProblem:
     )
     problem = generate(family, msgspec.structs.replace(usual, **setting), rng)
     if seed % 3 == 0:
-        fixed = Load(problem.load.bytes_per_ms, float(rng.choice([1.0, 10.0])))
+        fixed = LoadTime(problem.load.bytes_per_ms, float(rng.choice([1.0, 10.0])))
         problem = msgspec.structs.replace(problem, load=fixed)
     return problem
 

@@ -9,7 +9,7 @@ import pytest
 
 from edged.errors import PlanError
 from edged.planner.loading.methods import solve
-from edged.planner.loading.plan import Batch, LoadingPlan
+from edged.planner.loading.plan import LoadingBatch, LoadingPlan
 from edged.planner.loading.problem import LoadingProblem
 from tests.planner.loading.helpers import example
 
@@ -34,7 +34,7 @@ def one_batch(model: int) -> LoadingPlan:
     """All users of a model in one batch, with the bandwidth of (12)."""
     users = tuple(k for k, user in enumerate(PROBLEM.users) if user.model == model)
     needs = [PROBLEM.users[k].upload_bits / PROBLEM.users[k].efficiency for k in users]
-    batch = Batch(model, users, tuple(need / sum(needs) for need in needs))
+    batch = LoadingBatch(model, users, tuple(need / sum(needs) for need in needs))
     return replace(PLAN, batches=(batch,), served=len(users))
 
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edged.planner.fleet import alternate
-from edged.planner.fleet.generate import Scenario, generate
-from edged.planner.fleet.methods import Options, solve
+from edged.planner.fleet.generate import FleetScenario, generate
+from edged.planner.fleet.methods import MethodOptions, solve
 from edged.planner.fleet.problem import FleetProblem
 from edged.planner.fleet.standley import losses
 from tools.bench.papers import j3o_loads, j3o_motivation
@@ -88,13 +88,13 @@ def run(out: Path, quick: bool, kept: Kept) -> Iterator[dict[str, Any]]:
 
 
 def instance(family: str, seed: int, **scenario: Any) -> FleetProblem:
-    return generate(family, np.random.default_rng(seed), LOSSES, Scenario(**scenario))
+    return generate(family, np.random.default_rng(seed), LOSSES, FleetScenario(**scenario))
 
 
 def plan_value(problem: FleetProblem, method: str, seed: int) -> tuple[float, float]:
     """F and the processor time in ms. `price quick` is price at effort quick."""
     name, _, effort = method.partition(" ")
-    options = Options(effort=effort or "full", rng=np.random.default_rng(seed))
+    options = MethodOptions(effort=effort or "full", rng=np.random.default_rng(seed))
     started = time.process_time()
     plan = solve(problem, name, options)
     elapsed = 1000.0 * (time.process_time() - started)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edged.planner.fleet import robust
-from edged.planner.fleet.generate import Scenario, generate
+from edged.planner.fleet.generate import FleetScenario, generate
 from edged.planner.fleet.methods import solve
 from edged.planner.fleet.plan import FleetPlan
 from edged.planner.fleet.price import EFFORTS
@@ -101,4 +101,4 @@ def _walk(seed: int, cost: float | None) -> tuple[list[float], list[float]]:
 
 
 def _instance(seed: int) -> FleetProblem:
-    return generate(FAMILY, np.random.default_rng(seed), losses(), Scenario())
+    return generate(FAMILY, np.random.default_rng(seed), losses(), FleetScenario())

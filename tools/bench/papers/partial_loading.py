@@ -24,7 +24,7 @@ from edged.planner.loading.plan import Method
 from edged.planner.loading.problem import FamilyName, LoadingProblem
 from edged.planner.loading.slotted import slotted_visits
 from edged.planner.loading.structure import sharing
-from edged.planner.loading.tables import Floats, Tables, tables, without_sharing
+from edged.planner.loading.tables import Floats, LoadingTables, tables, without_sharing
 from tools.bench.papers import partial_loading_page as page
 from tools.bench.papers.pieces import Kept
 
@@ -167,7 +167,7 @@ def _equal_visits(problem: LoadingProblem, family: FamilyName, channels: int) ->
 
 
 def _serve_slowest_ms(
-    problem: LoadingProblem, facts: Tables, rows_max: list[int], channels: float
+    problem: LoadingProblem, facts: LoadingTables, rows_max: list[int], channels: float
 ) -> Floats:
     """`Tables.serve_ms` when a batch uploads as long as its slowest user, as in (16) and (7).
 
@@ -205,7 +205,7 @@ def _late(seeds: int) -> dict[str, dict[str, float]]:
     return late
 
 
-def _makespan_ms(facts: Tables, visits: Visits) -> float:
+def _makespan_ms(facts: LoadingTables, visits: Visits) -> float:
     loaded, end_ms = facts.cold, 0.0
     for model, users in visits:
         end_ms += float(facts.load_ms[loaded, model] + facts.serve_ms[model, users])
