@@ -17,9 +17,9 @@ from edged.planner.fleet.assignment import NONE
 from edged.planner.fleet.problem import Array, Bools, Ints
 
 MAX_TASKS = 8  # partitions grow as the Bell numbers: 4,140 for 8 tasks
-MAX_ROWS = 400_000  # beyond, a table is a beam and not complete
-BEAM = 400
-_SLACK_MB = 1e-9  # sums of sizes that fit exactly must fit
+MAX_ROWS = 400_000  # a node with more candidates gets those of a beam search, which are not all
+BEAM_WIDTH = 400
+_SLACK_MB = 1e-9  # keeps rounding from refusing sizes that fill the memory exactly
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,11 +49,11 @@ class Partitions:
 
 
 def over_models(z: Ints, values: Array) -> Array:
-    """(N, R) the sum of `values` (N, M) over the distinct models of each row (N, R, T)."""
+    """The sum of `values` (N, M) over the distinct models of each row (N, R, T): (N, R)."""
     if not values.any():
         return np.zeros(z.shape[:2])
     models = np.sort(z, axis=2)
-    with_none = np.hstack([values, np.zeros((len(values), 1))])  # NONE is the last index
+    with_none = np.hstack([values, np.zeros((len(values), 1))])  # NONE indexes the last column
     taken = with_none[np.arange(len(z))[:, None, None], models]
     taken[:, :, 1:] *= models[:, :, 1:] != models[:, :, :-1]
     total: Array = taken.sum(axis=2)
@@ -63,7 +63,7 @@ def over_models(z: Ints, values: Array) -> Array:
 def candidates(
     library: Models, sizes: Collection[float], partitions: list[Partitions] | None
 ) -> tuple[dict[float, Ints], bool]:
-    """The rows (R, T) for each size of memory."""
+    """The candidates (R, T) for each size of memory, and whether no useful one is missing."""
     rows = {mb: lone for mb in sizes if (lone := _one_answer(library, mb)) is not None}
     rest = [mb for mb in sizes if mb not in rows]
     if not rest:
@@ -80,12 +80,12 @@ def candidates(
     if z is None:
         z = _beam(library, max(rest))
     z = np.where(library.accuracy[z, np.arange(z.shape[1])] > 0, z, NONE)
-    z = np.concatenate([z, np.full((1, z.shape[1]), NONE)])  # nothing at all always fits
+    z = np.concatenate([z, np.full((1, z.shape[1]), NONE)])  # holding no model always fits
     used_mb = over_models(z[None], library.mb[None])[0]
     merits = _merits(z, library)
     best = np.empty(0, dtype=np.int64)
     beyond = -np.inf
-    for mb in sorted(rest):  # what a row of less memory beats stays beaten with more
+    for mb in sorted(rest):  # a row that is beaten within less memory stays beaten with more
         more = np.flatnonzero((used_mb > beyond) & (used_mb <= mb + _SLACK_MB))
         best, beyond = np.concatenate([best, more]), mb + _SLACK_MB
         best = best[_skyline(merits[best])]
@@ -94,8 +94,10 @@ def candidates(
 
 
 def _one_answer(library: Models, mb: float) -> Ints | None:
-    """The best model of each task as the only row (1, T), where they fit together and nothing but
-    accuracy counts."""
+    """The best model of each task as the only row (1, T), or None where one row is not enough.
+
+    One row is enough where only accuracy counts and these models fit into the memory together.
+    """
     if library.may_idle or np.ptp(library.work) or library.setup.any() or library.cost.any():
         return None
     accuracy = library.accuracy * (library.mb <= mb + _SLACK_MB)[:, None]
@@ -106,7 +108,7 @@ def _one_answer(library: Models, mb: float) -> Ints | None:
 
 
 def _with_idle(library: Models) -> Models:
-    """The library with a model that serves nothing and costs nothing, as its last."""
+    """The library and, as its last model, one that serves nothing and costs nothing."""
     return Models(
         np.vstack([library.accuracy, np.zeros(library.accuracy.shape[1])]),
         np.append(library.work, 0.0),
@@ -132,7 +134,7 @@ def partitions_of(tasks: int) -> list[Partitions]:
 
 
 def _restricted_growth(tasks: int) -> Iterator[tuple[int, ...]]:
-    """Labels of each partition once: a task joins a group that is there, or opens the next."""
+    """Group numbers of the tasks, each partition once: a task joins a group or opens the next."""
     if tasks == 0:
         yield ()
         return
@@ -142,7 +144,7 @@ def _restricted_growth(tasks: int) -> Iterator[tuple[int, ...]]:
 
 
 def _from_partitions(library: Models, mb: float, partitions: Sequence[Partitions]) -> Ints | None:
-    """All assignments of unbeaten models to groups that fit the memory, or None if too many."""
+    """All assignments of unbeaten models to groups that fit, or None if more than MAX_ROWS."""
     unbeaten = _unbeaten(library)
     count = unbeaten.sum(axis=1)
     start = np.concatenate([[0], np.cumsum(count)])
@@ -158,15 +160,15 @@ def _from_partitions(library: Models, mb: float, partitions: Sequence[Partitions
         which = np.repeat(np.arange(len(rows)), rows)
         rest = np.arange(len(which)) - np.repeat(np.cumsum(rows) - rows, rows)
         picked = np.empty((len(which), choices.shape[1]), dtype=np.int64)
-        for group in range(choices.shape[1]):  # `rest` in mixed radix
+        for group in range(choices.shape[1]):  # `rest` is a number in mixed radix
             rest, digit = np.divmod(rest, choices[which, group])
             picked[:, group] = models[start[part.tasks_of[which, group]] + digit]
-        fit = (
-            library.mb[picked].sum(axis=1) <= mb + _SLACK_MB
-        )  # a model in two groups is in one too
+        # A model that serves two groups is counted twice here. That loses nothing: the partition in
+        # which the two groups are one has the same assignment.
+        fit = library.mb[picked].sum(axis=1) <= mb + _SLACK_MB
         group = part.group_of[which[fit]]
         z = np.take_along_axis(picked[fit], group, axis=1)
-        # A task that its group's model does not support could be in any group: one is enough.
+        # A task that its group's model does not support could be in any group: keep the first.
         aimless = (library.accuracy[z, np.arange(z.shape[1])] == 0) & (group > 0)
         if library.may_idle:
             aimless &= z != len(library.mb) - 1
@@ -175,16 +177,16 @@ def _from_partitions(library: Models, mb: float, partitions: Sequence[Partitions
 
 
 def _unbeaten(library: Models) -> Bools:
-    """(2^T, M) bool: no other model is as accurate on all tasks of the group and as cheap."""
+    """Whether no other model is as accurate on all tasks of a group and as cheap: (2^T, M)."""
     accuracy = library.accuracy
     models, tasks = accuracy.shape
     bits = 1 << np.arange(tasks)
-    as_good = (accuracy[:, None] >= accuracy[None]) @ bits  # (M', M) tasks where m' is as good
+    as_good = (accuracy[:, None] >= accuracy[None]) @ bits  # (M', M) tasks on which m' is as good
     better = (accuracy[:, None] > accuracy[None]) @ bits
     costs = np.stack([library.work, library.mb, library.setup, library.cost], axis=1)
     as_cheap = (costs[:, None] <= costs[None]).all(axis=2)
     cheaper = (costs[:, None] < costs[None]).any(axis=2)
-    earlier = np.arange(models)[:, None] < np.arange(models)[None]  # of two equals, keep one
+    earlier = np.arange(models)[:, None] < np.arange(models)[None]  # keeps the first of two equals
     group = np.arange(1 << tasks)[:, None, None]
     beats = ((as_good & group) == group) & as_cheap
     beats &= ((better & group) != 0) | cheaper | earlier
@@ -193,7 +195,10 @@ def _unbeaten(library: Models) -> Bools:
 
 
 def _beam(library: Models, mb: float) -> Ints:
-    """Sets grown model by model, the BEAM best by mean accuracy kept at each size. Not complete."""
+    """The assignments of a beam search over sets of models. Not complete.
+
+    The sets grow model by model; at each size the BEAM_WIDTH of highest mean accuracy are kept.
+    """
     tasks = library.accuracy.shape[1]
     sets = [(m,) for m in range(len(library.mb))]
     found = [np.full((1, tasks), NONE)]
@@ -202,7 +207,7 @@ def _beam(library: Models, mb: float) -> Ints:
         fit = library.mb[members].sum(axis=1) <= mb + _SLACK_MB
         members = members[fit]
         best = library.accuracy[members].max(axis=1)
-        order = np.argsort(-best.sum(axis=1), kind="stable")[:BEAM]
+        order = np.argsort(-best.sum(axis=1), kind="stable")[:BEAM_WIDTH]
         members = members[order]
         winner = library.accuracy[members].argmax(axis=1)
         found.append(np.take_along_axis(members, winner, axis=1))
@@ -220,12 +225,15 @@ def _beam(library: Models, mb: float) -> Ints:
 
 
 def _merits(z: Ints, library: Models) -> Array:
-    """(R, criteria) what speaks for a row, larger is better; what never differs is left out."""
+    """The criteria by which rows are compared, (R, criteria): larger is better.
+
+    A criterion in which rows cannot differ has no column.
+    """
     tasks = np.arange(z.shape[1])
     served = z != NONE
     columns = [np.where(served, library.accuracy[z, tasks], 0.0)]
     if library.may_idle or np.ptp(library.work):
-        # Where idling is never right, an unserved task is worse than one served at any work.
+        # An unserved task counts as worse than one served at any work where idling is never right.
         idle = 0.0 if library.may_idle else -2.0 * float(library.work.max())
         columns.append(np.where(served, -library.work[z], idle))
     if library.setup.any():

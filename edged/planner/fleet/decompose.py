@@ -1,10 +1,10 @@
-"""Fleets too large for one search: each edge with its clients apart, a price for the cloud link.
+"""Fleets too large for one search are planned edge by edge, with a price for the cloud link.
 
-The edges share nothing but the cloud link (12). At a price per MB of it they fall apart into
-problems of one edge each, which the `run` that is passed in may solve anywhere: the answers, and
-so the plan, do not depend on where. The price is found by bisection on the traffic that the plans
-send to the cloud. Then one LP over the whole fleet sets the flows for the models chosen, and its
-dual is the price of the next round.
+The edges share nothing but the cloud link (12). Once a MB of it has a price, the fleet falls apart
+into problems of one edge each. The `run` that is passed in may solve them anywhere: the answers,
+and so the plan, do not depend on where. The price is found by bisection on the traffic that the
+plans send to the cloud. Then one LP over the whole fleet sets the flows for the models chosen, and
+its dual is the price of the next round.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from edged.planner.fleet.offloading import OffloadingLp, serve
 from edged.planner.fleet.price import EFFORTS, Effort, Found, SearchStart, search
 from edged.planner.fleet.problem import FleetProblem, Ints
 
-MANY_EDGES = 12  # from here on the fleet is taken apart
-BISECTIONS = 5  # of the price, with quick searches
-ROUNDS = 3  # at the effort asked for, each at the price that the LP of the last one gives
-SAME_PRICE = 1e-3  # relative change below which another round brings nothing
+MANY_EDGES = 12  # a fleet with more edges is planned edge by edge
+PRICE_BISECTIONS = 5  # bisection steps for the cloud price, with quick searches
+PRICE_ROUNDS = 3  # searches at the effort asked for, each at the cloud price of the LP before it
+SAME_PRICE = 1e-3  # a relative change of the price below this ends the rounds
 
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FleetPart:
-    """One edge and its clients. `share` is its part of the fleet's load: what its own objective
-    counts for in the fleet's."""
+    """One edge and its clients.
+
+    `share` is its part of the fleet's load, which is the weight of its objective in the fleet's.
+    """
 
     clients: Ints
     problem: FleetProblem
@@ -40,7 +42,7 @@ class FleetPart:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PartJob:
-    """What a worker is asked. `cloud_price` is in units of the part's own objective."""
+    """One search for a worker. `cloud_price` is in units of the part's own objective."""
 
     problem: FleetProblem
     effort: Effort
@@ -60,13 +62,13 @@ class Round:
 
 
 def search_by_edges(problem: FleetProblem, effort: Effort, run: Run = map) -> Found:
-    """As price.search for one scenario, part by part."""
+    """Does the work of `price.search` for one scenario, part by part."""
     parts = split(problem)
     rounds = _scout(problem, parts, run)
     lp = OffloadingLp(problem)
     price = rounds[-1].price
     best: tuple[Assignment, Flows] | None = None
-    for _ in range(ROUNDS):
+    for _ in range(PRICE_ROUNDS):
         rounds.append(_solve(problem, parts, price, effort, rounds[-1], run))
         z, (flows,) = serve([lp], _join(problem, parts, rounds[-1].answers))
         if best is None or (flows.legal, flows.value) > (best[1].legal, best[1].value):
@@ -81,13 +83,13 @@ def search_by_edges(problem: FleetProblem, effort: Effort, run: Run = map) -> Fo
 
 
 def _scout(problem: FleetProblem, parts: list[FleetPart], run: Run) -> list[Round]:
-    """Bisect the price of the cloud link, with quick searches, until its limit is about met."""
+    """Bisect the price of the cloud link, with quick searches, until its limit is nearly met."""
     quick = EFFORTS["quick"]
     rounds = [_solve(problem, parts, 0.0, quick, None, run)]
     if rounds[0].traffic_mb_s <= problem.cloud_mb_s:
         return rounds
     low, high = 0.0, _prohibitive(problem)
-    for _ in range(BISECTIONS):
+    for _ in range(PRICE_BISECTIONS):
         price = (low + high) / 2
         rounds.append(_solve(problem, parts, price, quick, rounds[-1], run))
         if rounds[-1].traffic_mb_s > problem.cloud_mb_s:
@@ -124,7 +126,7 @@ def split(problem: FleetProblem) -> list[FleetPart]:
 
 
 def answer(job: PartJob) -> Found:
-    """What a worker does."""
+    """The result of one job; this is the function that workers run."""
     return search([job.problem], job.effort, job.start, job.cloud_price)
 
 
@@ -136,7 +138,7 @@ def _solve(
     last: Round | None,
     run: Run,
 ) -> Round:
-    """All parts at a price per MB/s of the cloud link, from the prices of the last round."""
+    """Search all parts at a price per MB/s of the cloud link, starting from the last prices."""
     jobs = []
     for number, part in enumerate(parts):
         own = price / part.share

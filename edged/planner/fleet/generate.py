@@ -1,6 +1,6 @@
 """Instance families of the paper (Tables II and III, Dirichlet loads) and two harder ones.
 
-Pure: all randomness comes from the generator that is passed in, the task-grouping losses from
+All randomness comes from the generator that is passed in, the task-grouping losses come from
 `standley.py`. A constant that the paper does not give is a field or a name here marked [guess].
 """
 
@@ -46,7 +46,7 @@ class FleetScenario(msgspec.Struct, frozen=True, kw_only=True):
     client_compute: NonNegative = 1.0  # χ_β, scales the clients' GFLOP/s
     client_alpha: Positive = 0.5  # p_client, Dirichlet over clients
     task_alpha: Positive = 0.5  # p_task, Dirichlet over the tasks of one client
-    tasks: FewTasks | None = None  # where the family leaves the choice
+    tasks: FewTasks | None = None  # only hard families leave the choice
     batching: bool = False
     window_s: Positive = WINDOW_S
     mode: Mode = Mode.DROP
@@ -245,8 +245,8 @@ def _hard(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> F
 def _hard_heterogeneous(
     rng: np.random.Generator, tasks: int, edges: int, losses: Losses
 ) -> FleetLibrary:
-    """As `_hard`, but a model of two tasks costs 1.3 to 1.8 times the work and 1.15 to 1.4 times
-    the memory of a model of one [guess]."""
+    """The models of `_hard` with unequal costs: a model of two tasks has 1.3 to 1.8 times the work
+    and 1.15 to 1.4 times the memory of a model of one task [guess]."""
     equal = _hard(rng, tasks, edges, losses)
     pair = np.array([len(group) > 1 for group in equal.groups])
     more_work = np.where(pair, rng.uniform(1.3, 1.8, size=len(pair)), 1.0)

@@ -17,21 +17,22 @@ from edged.errors import EdgedError, Unsupported
 from edged.planner.fleet.problem import Array, Ints
 
 THREADS = 1  # all solver objects of one process must agree, or run() returns "not set" (HiGHS)
-_PRIMAL_SIMPLEX = 4  # HiGHS's number of it
+_PRIMAL_SIMPLEX = 4  # value of HiGHS's option `simplex_strategy`
 INFINITY = float("inf")
 
 
 class SolverStatus(enum.Enum):
     OPTIMAL = "optimal"
     INFEASIBLE = "infeasible"
-    LIMIT = "limit"  # stopped early; a solution may be there
+    LIMIT = "limit"  # stopped early, with or without a solution
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """`values` (columns,) and `duals` (rows,), for a maximisation: a dual is ∂objective/∂limit.
+    """The result of a maximisation: `values` (columns,) and `duals` (rows,).
 
-    `found`: the values are feasible (a MILP stopped early may have none). `bound` is of a MILP.
+    A dual is ∂objective/∂limit. `found` says that the values are feasible: a MILP that stopped
+    early may have none. Only a MILP has a `bound`.
     """
 
     status: SolverStatus
@@ -52,7 +53,7 @@ class ConstraintFamily:
 
 
 class LinearProgram:
-    """Columns and rows of `maximise cost·x`, collected in arrays. One family of rows a call."""
+    """Columns and rows of `maximise cost·x`, collected in arrays; columns may be integers."""
 
     def __init__(self) -> None:
         self.families: list[ConstraintFamily] = []
@@ -89,8 +90,10 @@ class LinearProgram:
         lower: Any = -INFINITY,
         upper: Any = INFINITY,
     ) -> Ints:
-        """Add `lower <= Σ terms <= upper`. A term is (row within the family, column, coefficient),
-        arrays that broadcast against each other. Returns the rows' indices, (count,)."""
+        """Add the family of rows `lower <= Σ terms <= upper` and return their indices, (count,).
+
+        A term is (row within the family, column, coefficient): arrays that broadcast.
+        """
         start = self.n_rows
         self.families.append(ConstraintFamily(name, start, start + count))
         spread = [np.broadcast_to(np.asarray(v, dtype=float), (count,)) for v in (lower, upper)]
@@ -116,7 +119,7 @@ class LinearProgram:
         order = np.lexsort((row, column))
         lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
         lp.a_matrix_.start_ = np.searchsorted(column[order], np.arange(self.n_columns + 1)).tolist()
-        lp.a_matrix_.index_ = row[order].tolist()  # as a list it is taken over in half the time
+        lp.a_matrix_.index_ = row[order].tolist()  # HiGHS copies a list in half the time
         lp.a_matrix_.value_ = value[order].tolist()
         if any(self._integer):
             kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
@@ -125,7 +128,7 @@ class LinearProgram:
 
 
 class HighsSolver:
-    """One HiGHS object and its model; changes are kept, and the next solve starts from the last."""
+    """One HiGHS object and its model. Changes are kept, and each solve starts from the last one."""
 
     def __init__(self, model: LinearProgram, **options: float | int | str) -> None:
         self._highspy = load()
@@ -152,10 +155,10 @@ class HighsSolver:
             self._highs.changeCoeff(row, column, value)
 
     def solve(self) -> Solution:
-        """Run; if that ends neither optimal nor infeasible, from scratch, then by another method.
+        """Solve; after a failure solve again from scratch, and then by the primal simplex.
 
-        HiGHS's default (dual) simplex gives up on rare instances whose loads span many orders of
-        magnitude, hot or cold; its primal simplex solves those. Raises EdgedError when none does.
+        HiGHS's default, the dual simplex, gives up on rare instances whose loads span many orders
+        of magnitude; the primal simplex solves those. Raises EdgedError when none does.
         """
         if (solution := self._run()) is not None:
             return solution
@@ -206,7 +209,7 @@ class HighsSolver:
 
 
 def load() -> ModuleType:
-    """highspy, or Unsupported with what to do."""
+    """The module highspy. Raises Unsupported, with what to do, where it is not installed."""
     try:
         import highspy
     except ImportError:

@@ -24,10 +24,11 @@ from edged.planner.fleet.rows import tables
 
 @dataclass(frozen=True, slots=True)
 class MethodOptions:
-    """What a method may be told. Each takes what it needs and leaves the rest.
+    """Options of the methods; each method reads those that it needs.
 
-    `rng` draws for rand-ao. `time_limit_s` is HiGHS's, for milp. `run` maps independent jobs in
-    order, for price on many edges: the built-in `map`, or one that uses more processes.
+    `rng` is the source of rand-ao's choices. `time_limit_s` is the limit of HiGHS in milp. `run`
+    maps the independent jobs of price on many edges, in order: the built-in `map`, or one that
+    uses more processes.
     """
 
     effort: str = "full"
@@ -46,7 +47,7 @@ def solve(
 ) -> FleetPlan:
     """A plan by one of METHODS. Raises PlanError when the method does not apply.
 
-    Without any load the plan is empty and optimal.
+    A problem without any load has an empty plan, which is optimal.
     """
     if method not in METHODS:
         raise PlanError(f"method: must be one of {', '.join(METHODS)}, got {method!r}")
@@ -65,7 +66,7 @@ def solve(
 
 
 def certified(problem: FleetProblem, plan: FleetPlan, run: Run = map) -> FleetPlan:
-    """The plan with an upper bound: where its method gives none, that of a quick search."""
+    """The plan with an upper bound; a quick search supplies it where the method gives none."""
     if plan.bound is not None or plan.obj is None:
         return plan
     return plan.with_bound(_search(problem, EFFORTS["quick"], run).bound)
@@ -87,7 +88,7 @@ def _price(problem: FleetProblem, options: MethodOptions) -> FleetPlan:
         return plan_of(
             problem, "price", found.z, found.flows[0], bound=found.bound, iterations=found.solves
         )
-    # Mode strict, and no choice tried serves every query: only the exact model can tell why.
+    # Mode is strict and no choice tried serves every query: only the exact model can tell why.
     z = feasible_assignment(problem)
     if z is None:
         return infeasible("price", culprits(problem))
@@ -115,7 +116,7 @@ def _rand_ao(problem: FleetProblem, options: MethodOptions) -> FleetPlan:
 def _full_local(problem: FleetProblem, options: MethodOptions) -> FleetPlan:
     """The best models of each client alone; nothing leaves it."""
     rows = tables(problem).clients
-    never = np.full((problem.n_tasks, problem.n_clients, 1), _NEVER)
+    never = np.full((problem.n_tasks, problem.n_clients, 1), _NEVER_OFFLOAD)
     everyone = ClientGroup(np.arange(problem.n_clients), rows.z.shape[1], 1)
     best = knapsacks(problem, rows, everyone, never)[:, :, 0].argmax(axis=1)
     z = Assignment(rows.pick(best), np.full((problem.n_edges, problem.n_tasks), NONE))
@@ -124,13 +125,13 @@ def _full_local(problem: FleetProblem, options: MethodOptions) -> FleetPlan:
     return _heuristic(problem, "full-local", z, flows, 1)
 
 
-_NEVER = -1e6  # the worth of offloading where nothing may be offloaded
+_NEVER_OFFLOAD = -1e6  # value of offloading that keeps every query on its client
 
 
 def _heuristic(
     problem: FleetProblem, name: str, z: Assignment, flows: Flows, iterations: int
 ) -> FleetPlan:
-    """The plan, or in mode strict what to do when it leaves queries unserved."""
+    """The plan. Raises PlanError, with what to do, if mode is strict and queries are unserved."""
     if flows.legal:
         return plan_of(problem, name, z, flows, iterations=iterations)
     if feasible_assignment(problem) is None:

@@ -1,9 +1,9 @@
 """The exact method: P1 (13) in flow form as one MILP, and why an instance is infeasible.
 
 Flow form: local flows l_cmt <= z_cmt <= x_cm and served parts g_emt <= z_emt of each edge's load
-take the place of the products z·o, so all is linear. Where a model's cost says nothing (equal
-work) one model per task is without loss of generality, and z is left out. Every row is divided by
-its limit. Knows no other method.
+take the place of the products z·o, so all is linear. If all models have equal work, one model per
+task is without loss of generality, and the model has no z. Every row is divided by its limit.
+Knows no other method.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ import numpy as np
 from edged.errors import DeadlineExceeded
 from edged.planner.fleet.assignment import NONE, Assignment, edge_sums
 from edged.planner.fleet.highs import HighsSolver, LinearProgram, Solution, SolverStatus
-from edged.planner.fleet.offloading import MOST, OffloadingLp
+from edged.planner.fleet.offloading import MAX_OVERLOAD, OffloadingLp
 from edged.planner.fleet.outcome import infeasible, plan_of
 from edged.planner.fleet.plan import FleetPlan
 from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
 
-RELATIVE_GAP = 1e-6  # of the optimum, so objectives compare at 2e-6
+RELATIVE_GAP = 1e-6  # relative to the optimum; two objectives agree if they differ by at most 2e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
-    """Where the variables are. Local flows run over the (client, model, task) triples that are
-    supported, loaded and small enough; served parts over such (edge, model, task) triples."""
+    """The columns of the variables.
+
+    Local flows run over the (client, model, task) triples that are supported, have load, and whose
+    model fits into the memory; served parts over such (edge, model, task) triples.
+    """
 
     x_client: Ints  # (C, M)
     x_edge: Ints  # (E, M)
@@ -45,9 +48,9 @@ class Columns:
 
 
 def solve_milp(problem: FleetProblem, time_limit_s: float | None = None) -> FleetPlan:
-    """The optimal plan, or within the limit the best one found and HiGHS's bound.
+    """The optimal plan, or the best one found within the time limit, with HiGHS's bound.
 
-    Raises DeadlineExceeded when the limit leaves none.
+    Raises DeadlineExceeded when no plan was found within the limit.
     """
     columns, solution = _run(problem, time_limit_s=time_limit_s)
     if solution.status is SolverStatus.INFEASIBLE:
@@ -71,7 +74,7 @@ def feasible_assignment(problem: FleetProblem) -> Assignment | None:
 def culprits(problem: FleetProblem) -> tuple[str, ...]:
     """The fewest families of constraints without which an infeasible instance has a plan.
 
-    All single families that would do are named; if none does, the first pair, and so on.
+    Every single family that suffices is named; if none does, the first pair that does, and so on.
     """
     limits = [name for name in FAMILIES if name in _WHAT and _applies(problem, name)]
     for size in range(1, len(limits) + 1):
@@ -105,7 +108,7 @@ def _run(
     aim: bool = True,
     time_limit_s: float | None = None,
 ) -> tuple[Columns, Solution]:
-    """Build and solve; `without` leaves families out, `aim` False asks for any feasible point."""
+    """Build and solve. `without` omits families of rows; `aim` False accepts any feasible point."""
     model = LinearProgram()
     columns = _columns(problem, model, aim, without)
     for name, family in FAMILIES.items():
@@ -117,12 +120,12 @@ def _run(
 
 
 def _applies(problem: FleetProblem, name: str) -> bool:
-    """Row (28) takes the place of (10) on batching edges."""
+    """Whether the problem has this family: batching edges have row (28) in place of (10)."""
     return name != ("(10)" if problem.batching else "(28)")
 
 
 def _columns(p: FleetProblem, model: LinearProgram, aim: bool, without: Collection[str]) -> Columns:
-    scale = p.n_clients * float(aim)  # keeps costs near 1; 0: any feasible point
+    scale = p.n_clients * float(aim)  # keeps costs near 1; 0 accepts any feasible point
     weight = p.weight * scale
     loaded = p.load > 0
     rate = edge_sums(p, p.load)
@@ -205,7 +208,7 @@ def eq_1b(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
 
 
 def _part(amount: Array, of: Array) -> Array:
-    """`amount` / `of`, 1 where there is nothing to be a part of."""
+    """`amount` / `of`, and 1 where `of` is 0."""
     amount, of = np.broadcast_arrays(amount, of)
     return np.divide(amount, of, out=np.ones(of.shape), where=of > 0)
 
@@ -261,9 +264,14 @@ def eq_12(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
 def _limited(
     model: LinearProgram, name: str, limit: Array, *terms: tuple[Ints, Ints | None, Array]
 ) -> None:
-    """Σ terms <= limit, divided by it. What would be MOST limits alone can be no part of a plan."""
+    """Add Σ terms <= limit, divided by the limit.
+
+    A coefficient is capped at MAX_OVERLOAD limits: what needs more alone is in no plan anyway.
+    """
     unit = np.where(limit > 0, limit, 1.0)
-    scaled = [(row, column, np.minimum(use / unit[row], MOST)) for row, column, use in terms]
+    scaled = [
+        (row, column, np.minimum(use / unit[row], MAX_OVERLOAD)) for row, column, use in terms
+    ]
     model.rows(name, len(limit), *scaled, upper=np.sign(limit))
 
 
@@ -282,7 +290,7 @@ FAMILIES: dict[str, Callable[[FleetProblem, Columns, LinearProgram], None]] = {
 
 
 def _assignment(p: FleetProblem, v: Columns, values: Array) -> Assignment:
-    """z as arrays. Without z columns: the best of the onloaded models for each task served."""
+    """z as arrays. If the model has no z columns, z is the best onloaded model for each task."""
     c, m, t = v.local_of
     shown = values[v.local] > 1e-9 if v.z_client is None else values[v.z_client] > 0.5
     rank = p.client_accuracy[p.edge_of[c], m, t] * shown * (values[v.x_client[c, m]] > 0.5)
@@ -294,7 +302,7 @@ def _assignment(p: FleetProblem, v: Columns, values: Array) -> Assignment:
 
 
 def _best(rank: Array, pair: tuple[Ints, Ints], model: Ints, shape: tuple[int, ...]) -> Ints:
-    """For each pair the model of highest rank above 0, else NONE."""
+    """The model of highest rank above 0 for each pair, else NONE."""
     z = np.full(shape, NONE)
     for i in np.argsort(rank, kind="stable"):
         if rank[i] > 0:

@@ -20,7 +20,7 @@ def plan_of(
     bound: float | None = None,
     iterations: int = 1,
 ) -> FleetPlan:
-    """The plan of an assignment and its flows. A task without load gets no model."""
+    """The plan of an assignment and its flows. Tasks without load get no model."""
     loaded = problem.load > 0
     edge_loaded = np.zeros(z.edge.shape, dtype=bool)
     np.logical_or.at(edge_loaded, problem.edge_of, loaded)
@@ -49,14 +49,14 @@ def infeasible(method: str, culprits: tuple[str, ...]) -> FleetPlan:
 
 
 def _shares(flows: Flows, loaded: Bools) -> tuple[Array, Array, Array, Array]:
-    """Local, edge, cloud and dropped shares that add up to 1 exactly, 0 where there is no load."""
+    """The local, edge, cloud and dropped shares: 1 in sum, exactly; 0 where there is no load."""
     local, edge, cloud = (
         np.where(loaded & (flow > 1e-9), flow, 0.0)
         for flow in (flows.local, flows.edge, flows.cloud)
     )
     total = local + edge + cloud
     over = np.maximum(total, 1.0)
-    whole = np.abs(total - 1.0) < 1e-7  # the LP's tolerance: nothing was dropped
+    whole = np.abs(total - 1.0) < 1e-7  # nothing was dropped, by the LP's tolerance
     over = np.where(whole & (total > 0), total, over)
     local, edge, cloud = local / over, edge / over, cloud / over
     dropped = np.where(loaded & ~whole, 1.0 - (local + edge + cloud), 0.0)

@@ -19,12 +19,12 @@ from edged.planner.fleet.problem import FleetProblem, Mode
 from edged.typeinfo import describe
 
 OPTIMAL_GAP = 1e-6  # relative; the MILP's own tolerance
-_TOLERANCE = 1e-6  # relative to the limit, or absolute on shares
-_SHOWN = 8
+_TOLERANCE = 1e-6  # relative to a limit, absolute for shares
+_SHOWN = 8  # violated constraints that a message names in full
 
 
 class PlanStatus(str, Enum):
-    """OPTIMAL: within 1e-6 of the bound. INFEASIBLE: proven; `culprits` say why."""
+    """OPTIMAL: proven to be within 1e-6 of the bound. INFEASIBLE: proven; `culprits` say why."""
 
     OPTIMAL = "optimal"
     FEASIBLE = "feasible"
@@ -69,7 +69,7 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
             raise PlanError(f"the plan violates {'; '.join(found[:_SHOWN])}{more}")
 
     def with_bound(self, bound: float) -> FleetPlan:
-        """The plan with an upper bound, no less than its value: they may cross by rounding."""
+        """The plan with an upper bound, raised to the plan's value if rounding put it below."""
         assert self.obj is not None, "an infeasible plan has no bound; this is a bug"
         bound = max(bound, self.obj)
         gap = (bound - self.obj) / bound if bound > 0 else 0.0
@@ -77,7 +77,7 @@ class FleetPlan(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, bound=bound, gap=gap, status=status)
 
     def assignment(self) -> Assignment:
-        """The plan's z as arrays, to plan again from."""
+        """The plan's z as arrays, which a further search can start from."""
         return Assignment(np.array(self.z_c, dtype=np.int64), np.array(self.z_e, dtype=np.int64))
 
 
@@ -115,7 +115,7 @@ def _selection(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
 
 
 def _memory(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
-    """(8a), (8b)."""
+    """(8a), (8b): the models of a node fit into its memory."""
     for equation, tier, held, size, limit in (
         ("(8a)", "client", plan.x_c, p.client_model_mb, p.client_mb),
         ("(8b)", "edge", plan.x_e, p.edge_model_mb, p.edge_mb),
@@ -126,7 +126,7 @@ def _memory(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
 
 
 def _shares(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
-    """(13c), (13f), and that each query is served once, dropped only where the mode allows."""
+    """(13c), (13f): each query is served once, or dropped if the mode allows it."""
     for client, task, o, oce, r in _flows(p, plan):
         where = f"client {client}, task {task}"
         if not all(-_TOLERANCE <= share <= 1 + _TOLERANCE for share in (o, oce, r)):
@@ -147,7 +147,7 @@ def _shares(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
 
 
 def _client_compute(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
-    """(9)."""
+    """(9): a client has the compute for what it serves."""
     used = [0.0] * p.n_clients
     for client, task, o, _, r in _flows(p, plan):
         model = plan.z_c[client][task]
@@ -160,7 +160,7 @@ def _client_compute(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
 
 
 def _edge_compute(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
-    """(10), or (28) where setup times are given."""
+    """(10): an edge has the compute for what it serves; (28) if there are setup times."""
     load = [[0.0] * p.n_tasks for _ in range(p.n_edges)]
     for client, task, o, oce, _ in _flows(p, plan):
         load[int(p.edge_of[client])][task] += float(p.load[client, task]) * (o - oce)
@@ -178,7 +178,7 @@ def _edge_compute(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
 
 
 def _links(p: FleetProblem, plan: FleetPlan) -> Iterator[str]:
-    """(11), (12)."""
+    """(11), (12): the uplinks and the cloud link carry what is sent over them."""
     uplink = [0.0] * p.n_edges
     cloud = 0.0
     for client, task, o, oce, _ in _flows(p, plan):

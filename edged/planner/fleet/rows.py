@@ -1,6 +1,6 @@
 """Tables of the assignments of all nodes: which model serves each task, and what that is worth.
 
-A row is one assignment of one node, out of candidates.py. Knows no loads and no prices.
+A row is one assignment of one node, found by candidates.py. Knows no loads and no prices.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints, Mode
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Assignments of N nodes, R each. Short tables are padded, at the end, with rows that serve
-    nothing and are not to be chosen.
+    """Assignments of N nodes, R each.
 
-    `accuracy` and `work` are (T, N, R): the loops run over tasks, the arrays over the rest.
+    Short tables are padded at the end with rows that serve nothing and must not be chosen.
+    `accuracy` and `work` have the tasks first, because the loops run over tasks.
     """
 
     z: Ints  # (N, R, T)
@@ -35,17 +35,17 @@ class Rows:
     work: Array  # (T, N, R), 0 where nothing serves
     setup: Array  # (N, R)
     cost: Array  # (N, R)
-    count: Ints  # (N,) rows that are no padding
+    count: Ints  # (N,) number of rows that are not padding
 
     @property
     def served(self) -> Bools:
-        """(T, N, R)."""
+        """Whether a row serves a task, (T, N, R)."""
         served: Bools = self.work > 0
         return served
 
     @property
     def real(self) -> Bools:
-        """(N, R) whether a row is no padding."""
+        """Whether a row is not padding, (N, R)."""
         real: Bools = np.arange(self.z.shape[1]) < self.count[:, None]
         return real
 
@@ -125,8 +125,11 @@ def tables(
 
 
 def envelope(problem: FleetProblem) -> AssignmentTables:
-    """One row a node that is at least as good as any assignment, for bounds where the tables are
-    not complete: each task has the best accuracy and the least work that a model offers it."""
+    """One row a node that is at least as good as any assignment.
+
+    Bounds use it where the tables are not complete. Each task has the best accuracy and the least
+    work that any model offers it.
+    """
     p = problem
     clients = _envelope(p.client_accuracy[p.edge_of], p.work, p.client_model_mb, p.client_mb)
     edges = _envelope(p.edge_accuracy, p.work, p.edge_model_mb, p.edge_mb)
@@ -145,7 +148,7 @@ def _envelope(accuracy: Array, work: Array, size: Array, memory: Array) -> Rows:
 
 
 def _stack(tables: list[Ints], libraries: Sequence[Models]) -> Rows:
-    """Tables of different lengths as one array, with what each row gives and takes."""
+    """Tables of different lengths as one padded array, with the accuracy and costs of each row."""
     nodes, tasks = len(tables), tables[0].shape[1]
     z = np.full((nodes, max(len(table) for table in tables), tasks), NONE)
     for number, table in enumerate(tables):
@@ -168,14 +171,16 @@ def _stack(tables: list[Ints], libraries: Sequence[Models]) -> Rows:
 def _rows(
     libraries: Sequence[Models], memory_mb: Sequence[float], partitions: list[Partitions] | None
 ) -> tuple[Rows, bool]:
-    """The rows of each node, and whether they are all that matter. Nodes with the same library
-    share the work."""
+    """The rows of each node, and whether no useful row is missing.
+
+    Nodes with the same models are handled together.
+    """
     alike: dict[tuple[bytes, bytes], list[int]] = {}
     for node, library in enumerate(libraries):
         alike.setdefault((library.accuracy.tobytes(), library.cost.tobytes()), []).append(node)
     found: list[Ints] = []
     owners: list[Models] = []
-    place = np.zeros(len(libraries), dtype=np.int64)  # of each node's table in `found`
+    place = np.zeros(len(libraries), dtype=np.int64)  # position of each node's table in `found`
     complete = True
     for nodes in alike.values():
         sizes = {memory_mb[node] for node in nodes}

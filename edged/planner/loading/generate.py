@@ -1,7 +1,7 @@
 """Random instances of a loading plan: the setting of PartialLoading's figures, and small ones.
 
-Deterministic given the generator that is passed in. Figures marked [paper] are from section VII-A
-of PartialLoading; those marked [guess] the paper does not give.
+All randomness comes from the generator that is passed in. Figures marked [paper] are from section
+VII-A of PartialLoading; the paper does not give those marked [guess].
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RADIUS_M = 250.0  # [paper] users are spread evenly over this disc
 POWER_W_PER_HZ = 5e-9  # [paper] P
 NOISE_W_PER_HZ = 10 ** ((-174 - 30) / 10)  # [paper] N0, -174 dBm/Hz
 PATH_LOSS = 4.0  # [paper] alpha
-# [guess] mu, beta in ms: with V at 1.2 GB/s, loading is 88.9 % of a batch of 32 as in Fig. 1.
+# [guess] mu, beta in ms: loading at 1.2 GB/s is then 88.9 % of a batch of 32, as in Fig. 1.
 RUN_MS = {18: (0.11, 1.3), 34: (0.20, 2.3), 50: (0.21, 3.0)}
 ROWS_MAX = 32  # [guess] the paper derives b_max from memory sizes that it does not give
 SHARING_SPREAD = 0.04  # [guess] standard deviation, over models, of the shared part of the layers
@@ -37,7 +37,7 @@ class Setting(msgspec.Struct, frozen=True):
     slot_ms: Positive = 10.0  # [paper]
     bandwidth_hz: Positive = 200e6  # [paper]
     sharing: Fraction = 0.85  # [paper] theta: mean part of the layers shared with the pre-trained
-    upload_bits: NonNegative = 128 * 128 * 3 * 8.0  # [paper] the image; [guess] as 8-bit RGB
+    upload_bits: NonNegative = 128 * 128 * 3 * 8.0  # [paper] the image; [guess] 8-bit RGB
     bytes_per_ms: Positive = 1.2e6  # [guess] the rate of V: 1.2 GB/s
 
 
@@ -72,7 +72,7 @@ def generate(family: FamilyName, setting: Setting, rng: np.random.Generator) -> 
 
 
 def _efficiency(users: int, rng: np.random.Generator) -> Floats:
-    """(users,) bit/s/Hz, log2(1 + P |h|^2 d^-alpha / N0), with Rayleigh fading h."""
+    """The spectral efficiency log2(1 + P |h|^2 d^-alpha / N0), h Rayleigh: (users,) bit/s/Hz."""
     distance_m = RADIUS_M * np.sqrt(1.0 - rng.random(users))  # never 0
     fading = rng.exponential(size=users)
     snr = POWER_W_PER_HZ * fading * distance_m**-PATH_LOSS / NOISE_W_PER_HZ
@@ -82,7 +82,7 @@ def _efficiency(users: int, rng: np.random.Generator) -> Floats:
 def _fine_tuned(setting: Setting, rng: np.random.Generator, nested: bool) -> ModelLibrary:
     """ResNets fine-tuned from one pre-trained model per depth, in turn 18, 34 and 50 layers deep.
 
-    Nested: the bottom layers stay those of the pre-trained model. Otherwise layers at arbitrary
+    If `nested`, the bottom layers stay those of the pre-trained model, else layers at arbitrary
     positions do. The classifier is always the model's own: the pre-trained one has other classes.
     """
     sizes: list[int] = []
@@ -119,7 +119,7 @@ def _fine_tuned(setting: Setting, rng: np.random.Generator, nested: bool) -> Mod
 def _random_model(
     rng: np.random.Generator, blocks: list[int], cluster: int | None, shared: int | None
 ) -> LoadingModel:
-    """A model with random run times, and with few rows to a batch, so that it needs several."""
+    """A model with random run times and a small largest batch, so that it needs several batches."""
     return LoadingModel(
         blocks=tuple(blocks),
         mu_ms=float(rng.uniform(0.1, 2.0)),
@@ -170,7 +170,7 @@ FAMILIES: dict[FamilyName, LoadingFamily] = {
     "general": LoadingFamily(
         Setting(models=25), lambda setting, rng: _fine_tuned(setting, rng, nested=False)
     ),
-    # Not of the paper: small enough for the exact search, and varied enough to tell methods apart.
+    # Not in the paper: small enough for the exact search, varied enough to tell methods apart.
     "small-bls": LoadingFamily(_SMALL, _small_nested),
     "small-general": LoadingFamily(_SMALL, _small_general),
 }

@@ -1,4 +1,4 @@
-"""The methods by name, and `solve`: from an instance to a plan. Callers measure the time."""
+"""The methods by name, and `solve`, which makes a plan of an instance. Callers measure the time."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def solve(
 
 
 def _full_batches(tables: LoadingTables, visits: Visits) -> Batches:
-    """Theorem 2.2: within a visit all batches but the last are full."""
+    """The batches of the visits: all batches of a visit but its last are full (Theorem 2.2)."""
     return [
         (model, rows)
         for model, users in visits
@@ -119,7 +119,7 @@ def _plan(
     batches: Batches,
     bound: int | None,
 ) -> LoadingPlan:
-    """Users in order to the batches of their model, and bandwidth by (12)."""
+    """The plan: users go to the batches of their model in order, and bandwidth follows (12)."""
     taken = dict.fromkeys(range(len(problem.models)), 0)
     loaded = tables.cold
     end_ms = 0.0

@@ -105,7 +105,7 @@ def _check_blocks(problem: LoadingProblem) -> None:
 
 
 def _check_clusters(problem: LoadingProblem) -> None:
-    """Within a cluster every `l` must be a prefix of the longest one (Definition 2)."""
+    """Every `l` of a cluster must be a prefix of the longest one (Definition 2)."""
     longest: dict[int, tuple[int, tuple[int, ...]]] = {}
     for i, model in enumerate(problem.models):
         if model.cluster is None or model.shared is None:

@@ -111,8 +111,8 @@ def test_tables_too_large_to_price_all_still_bound(monkeypatch: pytest.MonkeyPat
     optimum = solve(problem, "milp").obj
     assert optimum is not None
     for too_many, far_too_many in ((1, 10**9), (1, 1)):
-        monkeypatch.setattr(price, "TOO_MANY", too_many)
-        monkeypatch.setattr(price, "FAR_TOO_MANY", far_too_many)
+        monkeypatch.setattr(price, "ROUND_CELLS_MAX", too_many)
+        monkeypatch.setattr(price, "BOUND_CELLS_MAX", far_too_many)
         monkeypatch.setattr(price, "FIRST_EDGE_ROWS", 4)
         found = price.search([problem], EFFORTS["full"])
         assert found.bound >= optimum * (1 - 2e-6)
