@@ -1,9 +1,8 @@
 """A backend that takes the time of another device and computes nothing: outputs are zeros.
 
-Whatever it serves is marked as emulated. Times are those of a profile, or are given in the
-options; between measured numbers of rows they are interpolated. Within a batch each block begins
-when the last one should have ended, as on a device that has heard of all of them: by how much this
-host's timers are late is not the device's time.
+All that it serves is marked as emulated. Times come from a profile or from the options, and are
+interpolated between measured numbers of rows. Each block of a batch begins when the last one
+should have ended, so that the delays of this host's timers do not count as the device's time.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from edged.profiles.form import BlockProfile
 
 
 class _Memory(HostMemory):
-    """Of the host; knows until when the device is busy."""
+    """Host memory that knows until when the device is busy."""
 
     def __init__(self) -> None:
-        self.busy_until_s: float | None = None  # None: between two batches
+        self.busy_until_s: float | None = None  # None between two batches
 
     def wait(self) -> None:
-        """The batch has ended, and the device stands still until the next one."""
+        """The batch has ended: the device is idle until the next one."""
         self.busy_until_s = None
 
 
@@ -49,7 +48,7 @@ class Emulated:
         self.versions: dict[str, str] = {}
         self._options = options
         self._loaded: dict[str, BlockProfile] = {}
-        self._was_loaded: set[str] = set()  # so its files are in the page cache
+        self._was_loaded: set[str] = set()  # blocks whose files are in the page cache
 
     def is_prepared(self, block: str) -> bool:
         return False
@@ -103,7 +102,7 @@ class Emulated:
         return self._figures[key]
 
     def _take(self, duration_s: float, *, since: float) -> float:
-        """Wait until so much time has passed; when it should have."""
+        """Wait until `duration_s`, scaled by the speed, has passed; return that instant."""
         until_s = since + duration_s / self._options.speed
         left_s = until_s - time.monotonic()
         if left_s > 0:

@@ -1,7 +1,7 @@
 """A backend for tests and overhead benchmarks: cheap arithmetic, made-up durations, made-up faults.
 
-What a block writes depends on the block and on the row it reads, on nothing else: a row that ends
-up in the wrong place, or passes the wrong block, changes the answer.
+The output of a block depends only on the block and on the row that it reads: a row that ends up in
+the wrong place, or passes the wrong block, changes the answer.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _begins_with(inputs: Sequence[Array], value: float) -> bool:
 
 
 def compute(factor: float, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-    """Each row of each output from the first and last element of the same row of each input."""
+    """Compute each row of the outputs from the first and last element of that row in each input."""
     rows = len(outputs[0])
     mixed = np.full((rows, 1), factor)
     for position, array in enumerate(inputs, start=2):

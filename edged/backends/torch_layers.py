@@ -15,7 +15,7 @@ from edged.backends.torch_values import Attributes, refuse
 
 
 def _pads(attributes: Attributes, x: Tensor, kernel: Sequence[int]) -> list[int]:
-    """Before and after each spatial axis, as F.pad wants them: last axis first."""
+    """The padding before and after each spatial axis in the order of F.pad: last axis first."""
     rank = len(kernel)
     mode = attributes.get("auto_pad", b"NOTSET").decode()
     if mode in ("SAME_UPPER", "SAME_LOWER"):
@@ -46,7 +46,7 @@ _AVERAGE_POOLS: dict[int, Callable[..., Tensor]] = {
 
 
 def _even(pads: Sequence[int]) -> list[int] | None:
-    """The padding of each axis, first axis first, if it is the same before and after."""
+    """The padding of each axis, first axis first; None unless it is the same before and after."""
     if pads[::2] != pads[1::2]:
         return None
     return list(pads[::2])[::-1]

@@ -1,8 +1,8 @@
 """ONNX operators as torch functions: those that exporters make of vision models, from opset 13.
 
-Each takes the node's attributes and its inputs, None for one that is left out, and returns a
-tensor or a tuple of them. Source: onnx/docs/Operators.md. Knows no graphs and no devices; inputs
-listed in HOST are shapes and the like, which lie in host memory and are read as numbers.
+A function takes the node's attributes and its inputs, None for one that is absent, and returns a
+tensor or a tuple of tensors. Inputs listed in HOST are shapes and the like, which are in host
+memory and are read as numbers. Source: onnx/docs/Operators.md. Knows no graphs and no devices.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _cumulate(attributes: Attributes, x: Tensor, axis: Tensor) -> Tensor:
 
 
 def _along(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    """One value for all, or one for each index of `axis`."""
+    """The values in a shape that broadcasts: one value for all, or one for each index of `axis`."""
     if values.numel() == 1:
         return values.reshape(())
     return values.reshape([-1 if at == axis % x.dim() else 1 for at in range(x.dim())])

@@ -1,4 +1,4 @@
-"""ONNX operators as torch functions: those that move values about, and those that read shapes.
+"""ONNX operators as torch functions: those that rearrange values, and those that read shapes.
 
 Source: onnx/docs/Operators.md.
 """

@@ -32,7 +32,7 @@ DTYPES: dict[int, torch.dtype] = {
 
 
 def dtype(number: int) -> torch.dtype:
-    """Raises Unsupported."""
+    """The torch type of an ONNX type. Raises Unsupported if torch does not have it."""
     if number not in DTYPES:
         name = onnx.TensorProto.DataType.Name(number)
         raise Unsupported(f"torch has no {name}: use backend onnxruntime")
@@ -40,7 +40,7 @@ def dtype(number: int) -> torch.dtype:
 
 
 def constant(proto: onnx.TensorProto) -> Tensor:
-    """A tensor of the file, in host memory."""
+    """The tensor of an ONNX constant, in host memory."""
     if proto.data_type == onnx.TensorProto.BFLOAT16:
         words = onnx.numpy_helper.to_array(proto).view("int16").copy()
         return torch.from_numpy(words).view(torch.bfloat16)
