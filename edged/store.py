@@ -8,8 +8,8 @@ Knows nothing of what is inside a block; it never imports onnx.
     lock                       held by the one process that changes the store
 
 Only the root ever changes, by one rename, so a change of several models is one change: readers
-see the state before it or after it, and so does the disk after a crash. Whatever the root does
-not lead to is litter; `gc` removes it, except blocks that a daemon holds (`hold`).
+see the state before it or after it, and so does the disk after a crash. Files that the root does
+not lead to are litter; `gc` removes them, except blocks that a daemon holds (`hold`).
 
 Locks are flock(2): they end with the process, however it ends. A shared lock needs no right to
 write, so a daemon can hold blocks of a store that it may only read.
@@ -34,7 +34,7 @@ from edged.errors import NotFound, StoreError, Unavailable
 from edged.manifest import Manifest
 from edged.typeinfo import describe
 
-SCHEMA = 1  # of store.json; raised when an older reader could misread a newer directory
+SCHEMA = 1  # version of store.json; raised when an older reader could misread a newer directory
 
 _ROOT = "store.json"
 _LOCK = "lock"
@@ -52,11 +52,11 @@ class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What `gc` did. Ids of blocks; `held` ones are unused but still open in some process."""
+    """The result of `gc`."""
 
-    removed: tuple[str, ...]
+    removed: tuple[str, ...]  # ids of blocks
     removed_bytes: int
-    held: tuple[str, ...]
+    held: tuple[str, ...]  # ids of unused blocks that a process still holds
 
 
 class Hold:
@@ -111,10 +111,10 @@ class Store:
         return tuple(sorted(self._root()))
 
     def models(self, names: Iterable[str] | None = None) -> dict[str, Manifest]:
-        """Models by name, by default all: one consistent state, each manifest checked against its
-        digest.
+        """The named models, by default all, in one consistent state.
 
-        Raises NotFound, or StoreError if something is missing, damaged or of a newer version.
+        Each manifest is compared with its digest. Raises NotFound, or StoreError if something is
+        missing, damaged or of a newer version.
         """
         found, damaged = self.survey(names)
         for error in damaged.values():
@@ -124,10 +124,10 @@ class Store:
     def survey(
         self, names: Iterable[str] | None = None
     ) -> tuple[dict[str, Manifest], dict[str, StoreError]]:
-        """As `models`, but a model whose manifest is missing, damaged or of a newer version takes
-        no other one with it: those that are whole, and what is wrong with the others.
+        """The models that are whole, and the errors of those that are not.
 
-        Raises NotFound, or StoreError if the root cannot be read.
+        A model has an error if its manifest is missing, damaged or of a newer version. Raises
+        NotFound, or StoreError if the root cannot be read.
         """
         wanted = None if names is None else set(names)
         while True:
@@ -148,16 +148,17 @@ class Store:
                     )
                 except StoreError as error:
                     damaged[name] = error
-            # A change and a gc may have passed since the root was read; else it is damage.
+            # A manifest may be missing because of a change and a gc since the root was read. If the
+            # root is still the same, it is damage.
             if not is_missing or self._root() == root:
                 return found, damaged
 
     def model(self, name: str) -> Manifest:
-        """One model; errors as in `models`."""
+        """One model. Raises the errors of `models`."""
         return self.models([name])[name]
 
     def block_path(self, block: str) -> Path:
-        """Where the block's file is, or would be."""
+        """The path of the block's file, whether or not it exists."""
         return self.path / _BLOCKS / f"{block}.onnx"
 
     def block_size(self, block: str) -> int:
@@ -198,7 +199,7 @@ class Store:
 
     @contextlib.contextmanager
     def update(self, *, wait: bool = False) -> Iterator[StoreChange]:
-        """A change that becomes visible as a whole when the `with` ends, or never on an exception.
+        """A change that becomes visible as a whole when the `with` ends; never on an exception.
 
         Raises Unavailable if another process is changing the store, unless `wait`.
         """
@@ -209,7 +210,7 @@ class Store:
             change.commit()
 
     def gc(self) -> Collected:
-        """Remove what no model leads to: blocks that nobody holds, manifests, litter of a crash.
+        """Remove the files that no model needs: blocks that nobody holds, manifests, litter.
 
         Raises StoreError if a manifest cannot be read (its blocks would be lost), and
         Unavailable if another process is changing the store.
@@ -333,7 +334,7 @@ class Store:
 
 
 class StoreChange:
-    """What an `update` will put in the store's place. Made by Store.update only."""
+    """The models that the store will have when an `update` ends. Only Store.update makes one."""
 
     def __init__(self, store: Store, root: dict[str, str]) -> None:
         self._store = store
@@ -359,14 +360,14 @@ class StoreChange:
         self._root[model.name] = hashlib.sha256(manifests.encode(model)).hexdigest()
 
     def remove_model(self, name: str) -> None:
-        """Forget a model, damaged or not. Its blocks stay until `gc`. Raises NotFound."""
+        """Remove a model, damaged or not. Its blocks stay until `gc`. Raises NotFound."""
         if name not in self._root:
             raise _no_model(name, self._root, self._store.path)
         del self._root[name]
         self._put.pop(name, None)
 
     def commit(self) -> None:
-        """Make it durable: blocks and manifests first, then the root that leads to them."""
+        """Make the change durable: blocks and manifests first, then the root that names them."""
         if self._root == self._before:
             return
         for model in self._put.values():

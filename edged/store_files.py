@@ -1,6 +1,7 @@
-"""Files that are read whole or refused, and replaced whole or not at all. The store's own.
+"""The files of a store: read whole or refused, replaced whole or not at all.
 
-Raises StoreError for what keeps a file from being read or written; its message names the file.
+A file that cannot be read or written raises StoreError with a message that names the file. Knows
+nothing of what is in the files.
 """
 
 from __future__ import annotations
@@ -18,18 +19,16 @@ TEMPORARY = ".tmp"  # ending of a file that is being written
 
 
 def read(path: Path) -> bytes:
-    """The content of a file. Raises FileNotFoundError where there is none, and StoreError for
-    whatever else keeps it from being read.
-    """
+    """The content of a file. Raises FileNotFoundError, or StoreError if it cannot be read."""
     with open_file(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
         return file.read()
 
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[int]:
-    """A descriptor to read the file. Errors as of `read`, for what is done with it too."""
+    """A descriptor of the file for reading. Raises the errors of `read`, in the `with` as well."""
     try:
-        # A pipe of that name would keep us waiting for ever.
+        # O_NONBLOCK, because opening a pipe of that name would wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -58,9 +57,9 @@ def has_content(path: Path, data: bytes) -> bool:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write `path` so that it is, whatever happens, absent, as it was, or complete.
+    """Write `path` so that it is complete or, after a failure or crash, as it was before.
 
-    The caller holds the lock, so the temporary name is its own. The rename is durable only
+    The caller holds the lock, so nobody else uses the temporary name. The rename is durable only
     after `sync_folder`.
     """
     temporary = path.with_name(path.name + TEMPORARY)
@@ -89,7 +88,10 @@ def sync_folder(path: Path) -> None:
 
 
 def remove_unheld(path: Path) -> bool:
-    """Unlink under an exclusive lock, which nobody gets while a daemon holds a shared one."""
+    """Remove a file unless a daemon holds it, and return whether it was removed.
+
+    The file is removed under an exclusive lock, which nobody gets while a daemon has a shared one.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

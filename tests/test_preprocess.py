@@ -228,7 +228,7 @@ def test_area_is_the_mean_of_what_a_pixel_covers() -> None:
 def test_a_picture_that_is_resized_in_strips_is_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(300, 400)
     whole = {method: resizing.resize(image, 90, 110, method) for method in ("area", "cubic")}
-    monkeypatch.setattr(resizing, "_STRIP", 5000)
-    monkeypatch.setattr(resizing, "_ROWS", 3)
+    monkeypatch.setattr(resizing, "_STRIP_SUMS", 5000)
+    monkeypatch.setattr(resizing, "_PRODUCT_ROWS", 3)
     for method, expected in whole.items():
         np.testing.assert_array_equal(resizing.resize(image, 90, 110, method), expected)

@@ -15,14 +15,14 @@ SMOOTH_TABLE_2 = "smooth-table2"
 
 
 def read(name: str) -> DeviceProfile:
-    """The profile in the file `name`, or, without `.json`, the one of that name in the package.
+    """The profile in the file `name`, or, if `name` lacks `.json`, the one in the package.
 
     Raises ConfigError that names the file.
     """
     here = resources.files("edged.profiles") / f"{name}.json"
     source = Path(name) if name.endswith(".json") else here
     try:
-        if not source.is_file():  # nor a device or a pipe, which may have no end
+        if not source.is_file():  # a device or a pipe may have no end
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         data = source.read_bytes()
     except OSError as error:
@@ -51,5 +51,5 @@ def shipped() -> list[str]:
 
 
 def machine() -> str:
-    """The processor, as `AMD EPYC 9B14, x86_64`; of a board its model."""
+    """The name of this machine: its processor (`AMD EPYC 9B14, x86_64`), or a board's model."""
     return boards.name()
