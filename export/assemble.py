@@ -1,6 +1,6 @@
-"""The blocks and manifests of a set of models: what changes when some join those of a store.
+"""The blocks and manifests of a store's models together with new ones.
 
-Reads the store; writes nothing.
+Reads the store and writes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from export.source import ModelDraft
 class _Border:
     """How a run of layers is wired inside, and the values that enter and leave it."""
 
-    ports: tuple[tuple[Port, ...], ...]  # by layer and input
+    ports: tuple[tuple[Port, ...], ...]  # source of each input of each layer
     reads: tuple[str, ...]
     leaving: tuple[Port, ...]
     writes: tuple[str, ...]
@@ -33,7 +33,7 @@ class _Border:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A block, and the names of what it reads (x0, x1, ...) and writes (y0, y1, ...)."""
+    """A block, and the model's names of its inputs (x0, x1, ...) and outputs (y0, y1, ...)."""
 
     data: bytes
     reads: tuple[str, ...]
@@ -41,10 +41,10 @@ class Whole:
 
 
 class Assembly:
-    """All models `before`, and `drafts`, cut anew.
+    """The models `before` and the `drafts`, cut into blocks together.
 
     `manifests` has every model by name. `new_blocks` has the content of the blocks that `before`
-    has not, and of those of `drafts` that are damaged in the store.
+    lacks, and of blocks of `drafts` that are damaged in the store.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Assembly:
         return self.new_blocks.get(block) or self._store.block_bytes(block)
 
     def block_size(self, block: str) -> int:
-        """Its bytes. Raises StoreError."""
+        """The bytes of a block. Raises StoreError."""
         data = self.new_blocks.get(block)
         return self._store.block_size(block) if data is None else len(data)
 
@@ -106,7 +106,7 @@ class Assembly:
         return PathStep(self._known[run], border.reads, border.writes, layers)
 
     def _is_sound(self, block: str, layers: Sequence[Layer]) -> bool:
-        """False for a damaged block in the store that can be made again from the drafts."""
+        """Whether a block need not be made: False if the store's is damaged and drafts have it."""
         remakable = all(use.digest in self._drafted for use in layers)
         if block in self.new_blocks or not remakable:
             return True
@@ -117,7 +117,7 @@ class Assembly:
         return True
 
     def _layer(self, digest: str) -> CanonicalLayer:
-        """The content of a layer, from a draft or from the block that it is in now."""
+        """The content of a layer: taken from a draft, else from the block that has it now."""
         if digest in self._drafted:
             return self._drafted[digest]
         if digest not in self._stored:
@@ -126,7 +126,7 @@ class Assembly:
 
 
 def whole_block(path: Path) -> Whole:
-    """A model as one block, uncut."""
+    """The uncut model as one block."""
     wired = wire(path.inputs, path.outputs, path.uses, path.values)
     border = _border(path.uses, wired, Span(0, len(path.uses)))
     data = join([path.layers[use.digest] for use in path.uses], border.ports, border.leaving)
@@ -175,7 +175,7 @@ def _border(uses: Sequence[Layer], wired: Sequence[Wired], span: Span) -> _Borde
                 row.append(Port(None, len(reads)))
                 reads.append(name)
                 if i > span.start:
-                    # What the first layer reads may be the same value in one model only.
+                    # Two inputs of the first layer may be the same value in one model only.
                     again[name] = row[-1]
         ports.append(tuple(row))
         for j, (name, ahead) in enumerate(zip(uses[i].writes, wired[i].writes, strict=True)):

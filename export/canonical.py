@@ -1,10 +1,10 @@
-"""Layers and blocks in their one form: equal content gives equal bytes, whatever it was called.
+"""The canonical form of layers and blocks: equal content gives equal bytes, whatever its names.
 
 A layer is a piece of a graph that is never cut further, known by the digest of its operators,
-attributes, topology, weights and the types at its border. Names, the order of operators that do
-not depend on each other, defaults that were spelt out and the opset (where the operators mean
-the same) do not count. A block is a run of layers as one ONNX file that says where its layers
-end, so that it can be split.
+attributes, topology, weights and the types at its border. The digest does not depend on names, on
+the order of operators that do not depend on each other, on defaults that are spelt out, and on the
+opset where the operators mean the same. A block is a run of layers as one ONNX file that says where
+its layers end, so that it can be split.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from onnx import numpy_helper as arrays
 from edged.errors import StoreError
 from export.graph import OLDEST_OPSET, ir_version_of, named
 
-_FORM = 1  # part of each digest: raised when the canonical form changes
+_FORM = 1  # version of the canonical form, part of each digest; raised when the form changes
 _LAYERS = "edged.layers"  # metadata of a block: operators, reads and writes of each layer
 _ROWS = "rows"
 
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """Of a tensor at the border of a layer. `rows` is None where any number of rows can run."""
+    """The type of a tensor at the border of a layer."""
 
     element: int  # TensorProto.DataType
-    shape: tuple[int, ...]  # without the row axis
-    rows: int | None = None
+    shape: tuple[int, ...]  # the row axis is not included
+    rows: int | None = None  # None if any number of rows can run
 
 
 @dataclass(frozen=True, slots=True)
 class CanonicalLayer:
-    """Its inputs are named x0, x1, ..., other values v0, v1, ..., weights by their digest."""
+    """A layer whose inputs are named x0, x1, ..., other values v0, v1, ..., weights by digest."""
 
     digest: str
     inputs: tuple[Type, ...]
     outputs: tuple[Type, ...]
-    names: tuple[str, ...]  # of the outputs
+    names: tuple[str, ...]  # names of the outputs
     nodes: tuple[NodeProto, ...]
     weights: dict[str, TensorProto]
-    opsets: dict[str, int]  # the oldest in which the operators mean what they mean here
+    opsets: dict[str, int]  # the oldest versions in which the operators mean what they mean here
 
     @property
     def weight_bytes(self) -> int:
@@ -55,9 +55,9 @@ class CanonicalLayer:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """Where a layer of a block reads: output `index` of layer `layer`, or input `index`."""
+    """The source of a layer's input in a block: output `index` of `layer`, or the block's input."""
 
-    layer: int | None  # None: an input of the block
+    layer: int | None  # None for an input of the block
     index: int
 
 
@@ -70,7 +70,7 @@ def make_layer(
 ) -> tuple[CanonicalLayer, tuple[str, ...]]:
     """The canonical layer, and the given names of its outputs in canonical order.
 
-    `nodes` are sorted. `inputs` keep their order: it says which value is which.
+    `nodes` are sorted. `inputs` keep their order, which tells them apart.
     """
     found = _Identities(weights, opsets, [n for n, _ in inputs], {n for n, _ in outputs})
     for node in nodes:
@@ -106,10 +106,10 @@ def make_layer(
 def join(
     layers: Sequence[CanonicalLayer], reads: Sequence[Sequence[Port]], writes: Sequence[Port]
 ) -> bytes:
-    """The block that runs `layers` one after the other: x0, x1, ... in, y0, y1, ... out.
+    """The block that runs `layers` one after the other; x0, x1, ... are its inputs, y0, .. outputs.
 
-    `reads[i][j]` is where input j of layer i comes from; inputs of the block are numbered in the
-    order of their first use. `writes` are the outputs of layers that leave the block.
+    `reads[i][j]` is the source of input j of layer i; inputs of the block are numbered in the order
+    of their first use. `writes` are the outputs of layers that leave the block.
     """
     names = {port: f"y{i}" for i, port in enumerate(writes)}
     for i, layer in enumerate(layers):
@@ -186,7 +186,7 @@ def split(data: bytes) -> list[CanonicalLayer]:
 class _Identities:
     """Digests of the values of one layer, each made from all that leads to it (a Merkle tree).
 
-    Operators that compute the same from the same become one, unless each makes an output.
+    Operators that compute the same from the same inputs become one, unless each makes an output.
     """
 
     def __init__(
@@ -196,9 +196,9 @@ class _Identities:
         inputs: Sequence[str],
         outputs: set[str],
     ) -> None:
-        self.of = {name: f"x{i}" for i, name in enumerate(inputs)} | {"": ""}  # by given name
-        self.makers: dict[str, NodeProto] = {}  # by digest of the operator
-        self.tensors: dict[str, TensorProto] = {}  # by digest
+        self.of = {name: f"x{i}" for i, name in enumerate(inputs)} | {"": ""}  # given name: digest
+        self.makers: dict[str, NodeProto] = {}  # operators by their digest
+        self.tensors: dict[str, TensorProto] = {}  # weights by their digest
         self.needed = {"": OLDEST_OPSET}
         self._weights = weights
         self._opsets = opsets
@@ -206,7 +206,7 @@ class _Identities:
         self._ends: set[str] = set()  # digests of operators that make outputs
 
     def see(self, original: NodeProto) -> None:
-        """Take in an operator whose inputs are known."""
+        """Add an operator whose inputs are known."""
         node = self._plain(original)
         for name in node.input:
             if name not in self.of:
@@ -230,7 +230,7 @@ class _Identities:
         self.of |= {name: f"{key}.{i}" for i, name in enumerate(node.output) if name}
 
     def order(self, roots: Sequence[str]) -> list[str]:
-        """Digests of the operators that lead to `roots`, each after those that it reads from."""
+        """Digests of the operators that lead to `roots`, each after the operators that it reads."""
         ordered: dict[str, None] = {}
         stack = [(root, False) for root in reversed(roots)]
         while stack:
@@ -246,7 +246,7 @@ class _Identities:
         return list(ordered)
 
     def _version(self, node: NodeProto) -> int:
-        """Since when the operator means what it means in this opset."""
+        """The first version in which the operator means what it means in this opset."""
         opset = self._opsets.get(node.domain, 1)
         schema = _schema(node, opset)
         version = opset if schema is None else schema.since_version
@@ -254,7 +254,7 @@ class _Identities:
         return version
 
     def _plain(self, original: NodeProto) -> NodeProto:
-        """Without names, documentation, spelt-out defaults and empty inputs at the end."""
+        """The operator without names, documentation, spelt-out defaults and empty last inputs."""
         schema = _schema(original, self._opsets.get(original.domain, 1))
         node = NodeProto(domain=original.domain, op_type=original.op_type)
         node.input.extend(original.input)
@@ -290,7 +290,7 @@ def _plain_attribute(attribute: AttributeProto) -> AttributeProto:
 
 
 def _plain_tensor(tensor: TensorProto) -> TensorProto:
-    """Nameless, with its content as little-endian bytes where it is not strings."""
+    """The tensor without its name, and with its content as little-endian bytes unless strings."""
     if tensor.data_type != TensorProto.STRING and not tensor.HasField("raw_data"):
         return arrays.from_array(arrays.to_array(tensor))
     plain = TensorProto(data_type=tensor.data_type, dims=tensor.dims)

@@ -1,4 +1,4 @@
-"""`edged-export head`: a linear head on frozen features, trained or taken from a file."""
+"""The command `edged-export head`: a linear head on frozen features, trained or from a file."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Features: what a model computes below its last layer, for a folder of images.
+"""Features: the values that a model computes below its last layer, for a folder of images.
 
-Knows nothing of training. A folder holds one folder of JPEG or PNG files for each class.
+A folder holds one folder of JPEG or PNG files for each class. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Features:
 
     model: Manifest
     at: Value
-    path: Path  # with `at` as its only output
+    path: Path  # the path whose only output is `at`
 
 
 def images(folder: File) -> Images:
@@ -70,7 +70,7 @@ def images(folder: File) -> Images:
 
 
 def below(store: Store, model: Manifest, at: str | None = None) -> Features:
-    """The features of a model: the value `at`, by default what its last linear layer reads.
+    """The features of a model: the value `at`, by default the input of its last linear layer.
 
     Raises InvalidArgument if there is no such value, or if it is not one vector a row.
     """
@@ -100,7 +100,7 @@ def compute(features: Features, files: Sequence[File]) -> Floats:
     """The features of image files, of shape (files, width of the features).
 
     Raises InvalidArgument for a model without preprocessing and for a damaged image; Unsupported
-    and ResourceExhausted for one that cannot be decoded.
+    and ResourceExhausted for an image that cannot be decoded.
     """
     model = features.model
     spec = model.preprocess

@@ -1,4 +1,4 @@
-"""A model file made ready to be cut: what the store shall say of it, its layers, and how to run it.
+"""Prepares a model file for cutting: its manifest, its layers, and its uncut results.
 
 Knows nothing of stores and blocks.
 """
@@ -37,15 +37,16 @@ _QUANTISED = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An ONNX file, and what the store shall say of it."""
+    """An ONNX file, and the facts that its manifest will have."""
 
     task: str
     path: File
-    name: str = ""  # of the model; empty: the task's
+    name: str = ""  # name of the model; empty takes the task's name
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
-    precision: Precision | None = None  # None: that of most weights
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of inputs, without rows
+    precision: Precision | None = None  # None takes the precision of most weights
+    # Extents of inputs, without the row axis.
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     samples: File | None = None  # real input, see `export.samples`
 
@@ -54,13 +55,12 @@ class Source:
 class ModelDraft:
     """A model in layers that has no blocks yet."""
 
-    manifest: Manifest  # without steps
+    manifest: Manifest  # has no steps yet
     path: Path
-    expected: tuple[Arrays, ...]  # what the uncut model makes of feeds(manifest)
-    coupled: str | None = None  # why it runs one row at a time, where it does
-    sampled: tuple[
-        tuple[Arrays, Arrays], ...
-    ] = ()  # samples, and what the uncut model makes of them
+    expected: tuple[Arrays, ...]  # the uncut model's results for feeds(manifest)
+    coupled: str | None = None  # why it runs one row at a time; None if it runs several
+    # Pairs of samples and the uncut model's results for them.
+    sampled: tuple[tuple[Arrays, Arrays], ...] = ()
 
 
 def draft(source: Source) -> ModelDraft:
@@ -77,9 +77,7 @@ def draft(source: Source) -> ModelDraft:
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Raise InvalidArgument if the preprocessing or the labels do not fit the model, or a name
-    does not fit into a request.
-    """
+    """Raise InvalidArgument if the preprocessing, the labels or a name do not fit."""
     for what, names in (("input", manifest.inputs), ("output", manifest.outputs)):
         for name in names:
             manifests.check_tensor_name(name, what)
@@ -132,7 +130,7 @@ def _draft(source: Source) -> ModelDraft:
 
 
 def _samples(source: Source, graph: OnnxGraph, uncut: Uncut) -> Arrays:
-    """The rows of the samples, which the model runs; none where there are no samples."""
+    """The rows of the samples, which the model must be able to run; none without samples."""
     if source.samples is None:
         return {}
     rows = samples.read(source.samples, feed(graph, 1), source.preprocess)
@@ -149,7 +147,7 @@ def _samples(source: Source, graph: OnnxGraph, uncut: Uncut) -> Arrays:
 def _cut(
     graph: OnnxGraph, fixed: int | None, uncut: Uncut, precision: Precision, rows: Arrays
 ) -> tuple[Path, str | None]:
-    """The layers; and why they run one row at a time, where they do. `rows` are samples."""
+    """The layers, and why they run one row at a time, or None. `rows` are samples."""
     facts = probe(graph, (fixed,)) if fixed else None
     error: Exception | None = None
     try:
@@ -162,7 +160,7 @@ def _cut(
     except (InvalidArgument, Unsupported) as failed:
         if isinstance(failed, DataSized):
             raise
-        # The rows are not axis 0 of everything, or it declares what it cannot run.
+        # The rows are not axis 0 of everything, or the model cannot run what it declares.
         path, coupled, error = None, f"it does not run with more ({failed})", failed
     if path is not None:
         return path, None
@@ -179,7 +177,7 @@ def _cut(
     except (InvalidArgument, Unsupported):
         if error is None or fixed is not None:
             raise
-        raise error from None  # about the model as it is
+        raise error from None  # the error of the model as it was exported
 
 
 def _free(
@@ -187,7 +185,7 @@ def _free(
 ) -> tuple[Path | None, str | None]:
     """The layers for any number of rows, or why there are none.
 
-    `before`: for how many rows the graph was exported, and what it was then.
+    `before` is the number of rows that the graph was exported for, and the model for these rows.
     """
     facts = probe(graph)
     refuse_data_sized(graph, facts)
@@ -197,7 +195,7 @@ def _free(
     tolerance, floor = TOLERANCE[precision], FLOOR[precision]
     if before is not None:
         fixed, uncut = before
-        given = feed(graph, fixed + 2)  # at as many rows as before, all would seem well
+        given = feed(graph, fixed + 2)  # errors cannot show at the same number of rows as before
         freed = _uncut(to_model(graph), graph, None)
         for tried in (given, *batches(rows, None)):
             if not compare(uncut(tried), freed(tried), floor).relative <= tolerance:
@@ -215,7 +213,7 @@ def _uncut(model: ModelProto, graph: OnnxGraph, fixed: int | None) -> Uncut:
 
 
 def _shapes(source: Source, graph: OnnxGraph) -> dict[str, tuple[int, ...]]:
-    """The extents of inputs: as asked, or free axes of a single one as its preprocessing makes."""
+    """The extents of inputs: those of the source, or of the preprocessing if there is one input."""
     if source.shapes or source.preprocess is None or len(graph.inputs) != 1:
         return dict(source.shapes)
     (value,) = graph.inputs

@@ -21,7 +21,7 @@ def export_unchecked(store: Store, monkeypatch: pytest.MonkeyPatch, **files: Pat
         patch.setattr(source, "coupling", lambda *_: None)
         patch.setattr(source, "dependence", lambda *_: None)
         patch.setattr(
-            probe, "classify", lambda graph, ranks, **_: classify(graph, ranks, believing=True)
+            probe, "classify", lambda graph, ranks, **_: classify(graph, ranks, assume_fixed=True)
         )
         add_models(store, [Source(name, file) for name, file in files.items()])
     for name in files:

@@ -19,7 +19,7 @@ from export import check, probe, source
 from export.batch import set_free
 from export.cli import main
 from export.graph import OnnxGraph
-from export.samples import MOST, read
+from export.samples import SAMPLES_MAX, read
 from export.source import ModelDraft, Source, draft
 from tests.export.nets import Net, classifier, segmenter, transformer
 from tests.export.test_heads import SPEC, draw
@@ -141,14 +141,17 @@ def test_samples_of_several_inputs_and_of_several_models(
     args += ["--samples", f"a={tmp_path / 'two.npz'}", "--samples", f"b={tmp_path / 'one.npy'}"]
     assert main(args) == 0
     found = json.loads(capsys.readouterr().out)["models"]
-    assert [(model["samples"], model["max_rows"]) for model in found] == [(MOST, None), (7, None)]
+    assert [(model["samples"], model["max_rows"]) for model in found] == [
+        (SAMPLES_MAX, None),
+        (7, None),
+    ]
 
 
 def test_the_rows_taken_reach_from_the_first_to_the_last(tmp_path: Path) -> None:
     np.save(tmp_path / "m.npy", np.arange(100, dtype=np.float32)[:, np.newaxis])
     taken = read(tmp_path / "m.npy", {"x": rows_like((1,))}, None)["x"][:, 0]
-    assert (len(taken), taken[0], taken[-1]) == (MOST, 0, 99)
-    assert np.diff(taken).min() >= 99 // (MOST - 1)
+    assert (len(taken), taken[0], taken[-1]) == (SAMPLES_MAX, 0, 99)
+    assert np.diff(taken).min() >= 99 // (SAMPLES_MAX - 1)
 
 
 def test_blocks_are_compared_with_the_uncut_model_on_samples(
