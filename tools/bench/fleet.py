@@ -1,4 +1,4 @@
-"""What the fleet planner must show: distance to the optimum, time against J3O and the MILP, scale.
+"""The fleet planner's figures: distance to the optimum, time against J3O and the MILP, scale.
 
 Times are processor times of this process: two methods are compared in one run, instance by
 instance, and other work on the machine does not count. `--only large` measures wall time.
@@ -37,7 +37,7 @@ def _run(args: argparse.Namespace) -> int:
     chosen = args.only.split(",")
     if unknown := set(chosen) - PARTS.keys():
         raise InvalidArgument(f"--only: must be of {', '.join(PARTS)}, got {sorted(unknown)[0]!r}")
-    keep_scratch()  # as the command does
+    keep_scratch()  # the command does the same
     for part in chosen:
         PARTS[part](args.seeds)
     return 0
@@ -67,7 +67,7 @@ class Sweep:
         self.gaps: dict[str, list[float]] = {name: [] for name in runs}
 
     def add(self, problem: FleetProblem) -> None:
-        """Every run and the MILP on one instance; an instance that is infeasible is left out."""
+        """Solve one instance by every method and the MILP. An infeasible instance is skipped."""
         exact, milp_ms = timed(problem, "milp")
         if exact.obj is None:
             return
@@ -81,7 +81,7 @@ class Sweep:
                 self.gaps[name].append(plan.gap)
 
     def figures(self) -> dict[str, Any]:
-        """By run: mean and least ratio, ms, time against j3o and the MILP (of summed times)."""
+        """Each method's mean and least ratio, ms, and summed time against j3o and the MILP."""
         figures: dict[str, Any] = {"instances": len(self.times["milp"])}
         figures["milp"] = {"ms": _round(np.mean(self.times["milp"]))}
         for name, ratios in self.ratios.items():
@@ -138,7 +138,7 @@ def _modes(seeds: int) -> None:
 
 
 def _scale(seeds: int) -> None:
-    """150 clients and six edges, the load scaled with the clients; a quarter of the seeds."""
+    """150 clients and six edges, a load that grows with the clients, and a quarter of the seeds."""
     few = max(1, seeds // 4)
     for family in FAMILIES:
         sweep = Sweep({**PRICE, "j3o": ("j3o", {})})
@@ -149,7 +149,7 @@ def _scale(seeds: int) -> None:
 
 
 def _large(seeds: int) -> None:
-    """10,000 clients, 300 edges: one process and Ray, where it is installed."""
+    """10,000 clients, 300 edges: one process, and Ray if it is installed."""
     del seeds
     problem = _scaled("hard", 0, 10_000, 300)
     plans: dict[str, FleetPlan] = {}

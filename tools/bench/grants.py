@@ -1,4 +1,4 @@
-"""Uploads of a batch over one slow link: granted by equation (12), in equal shares, and unasked.
+"""Uploads of a batch over one slow link: granted by equation (12), in equal shares, or ungranted.
 
 Three devices in a network namespace upload images of unequal size to a daemon in another, over a
 link of a set rate. Real sockets, real TCP; the model costs nothing, so an answer comes when its
@@ -28,17 +28,17 @@ from edged.store import Store
 from tools.bench import netns
 from tools.bench.report import emit
 
-SIDES = (220, 400, 640)  # of square images in pixels: 145 kB, 480 kB, 1.2 MB
+SIDES = (220, 400, 640)  # sides of square images in pixels: 145 kB, 480 kB, 1.2 MB
 PORT = 5570
-START_S = 60.0  # for the daemon to be there
-PAYLOAD = 0.93  # of the link's rate, that is granted; TCP, IP and the frames take the rest
+START_S = 60.0  # time limit for the daemon's start
+PAYLOAD = 0.93  # share of the link's rate that is granted; TCP, IP and the frames take the rest
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """How the uploads of one batch went: seconds from the common start to each one's end."""
+    """The uploads of one batch."""
 
-    ended_s: tuple[float, ...]
+    ended_s: tuple[float, ...]  # end of each upload, counted from the common start
 
     @property
     def ready_s(self) -> float:
@@ -46,7 +46,7 @@ class Batch:
 
     @property
     def spread(self) -> float:
-        """Between the first and the last end, as a part of the whole."""
+        """The time between the first and the last end, as a share of the whole time."""
         return (max(self.ended_s) - min(self.ended_s)) / self.ready_s
 
 
@@ -92,7 +92,7 @@ def _run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def serving(folder: Path, link: netns.Link, rate_bits_s: int, shares: str) -> Iterator[str]:
-    """A daemon at the edge; its endpoint for the field."""
+    """A daemon at the edge; yields the endpoint that the field connects to."""
     tcp, ipc = f"tcp://{netns.EDGE_ADDRESS}:{PORT}", f"ipc://{folder}/edged.sock"
     config = folder / "edged.toml"
     config.write_text(
@@ -147,7 +147,7 @@ def _wait(endpoint: str, daemon: subprocess.Popen[bytes]) -> None:
 
 
 def _store(path: Path) -> Path:
-    """One task of one block, which takes images; the fake backend does not look into it."""
+    """A store with one task of one block, which takes images; the fake backend does not read it."""
     store = Store(path).create()
     with store.update() as change:
         block = change.add_block(b"nothing")

@@ -1,8 +1,8 @@
-"""What the daemon adds to a model that costs nothing: round trips and requests/s, by size.
+"""The daemon's own cost: round trips and requests/s of a model that costs nothing, by size.
 
-Front and worker are their own processes, the backend computes a few additions, payloads are
+Front and worker are processes of their own, the backend computes a few additions, payloads are
 tensors over ipc. A lone request is also sent, in the same run, to a daemon that never batches, and
-then to one that keeps the processors awake, where the kernel lets it (`device.idle_latency_us`).
+then to one that keeps the processors awake, if the kernel allows it (`device.idle_latency_us`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _run(args: argparse.Namespace) -> int:
             Client(unbatched.endpoint) as other,
         ):
             alone, plain = [], []
-            for _ in range(4):  # in turns, so that the machine's moods meet both alike
+            for _ in range(4):  # turns, so that a change of the machine's speed affects both
                 part_s = args.seconds / 4
                 alone += closed_loop(client, inputs, ["a"], in_flight=1, seconds=part_s)[0]
                 plain += closed_loop(other, inputs, ["a"], in_flight=1, seconds=part_s)[0]
@@ -72,7 +72,10 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _awake(store: Path, inputs: list[dict[str, Any]], seconds: float) -> list[float] | None:
-    """Last, as the processors stay awake for a while after; None where the kernel does not let."""
+    """The round trips with processors kept awake; None if the kernel does not allow that.
+
+    Measure this last, since the processors stay awake for a while afterwards.
+    """
     if not os.access(DEVICE, os.W_OK):
         return None
     with serving(store, AWAKE) as daemon, Client(daemon.endpoint) as client:
@@ -80,7 +83,7 @@ def _awake(store: Path, inputs: list[dict[str, Any]], seconds: float) -> list[fl
 
 
 def _store(folder: Path, values: int) -> Path:
-    """One task of one block; the fake backend does not look into it."""
+    """A store with one task of one block; the fake backend does not read the block."""
     path = folder / "store"
     store = Store(path).create()
     with store.update() as change:
