@@ -115,51 +115,68 @@ def join(
     for i, layer in enumerate(layers):
         for j in range(len(layer.names)):
             names.setdefault(Port(i, j), f"z{i}.{j}")
-    types: dict[str, Type] = {}
-    weights: dict[str, str] = {}
-    tensors: list[TensorProto] = []
-    nodes: list[NodeProto] = []
-    spans: list[dict[str, object]] = []
-    opsets: dict[str, int] = {}
+    writer = _BlockWriter(names)
     for i, (layer, ports) in enumerate(zip(layers, reads, strict=True)):
-        sources = [f"x{port.index}" if port.layer is None else names[port] for port in ports]
-        targets = [names[Port(i, j)] for j in range(len(layer.names))]
-        types |= dict(zip([*sources, *targets], [*layer.inputs, *layer.outputs], strict=True))
+        writer.add(i, layer, ports)
+    return writer.block([names[port] for port in writes])
+
+
+class _BlockWriter:
+    """Collects the layers of a block. `names` are the block's names of its layers' outputs."""
+
+    def __init__(self, names: Mapping[Port, str]) -> None:
+        self._names = names
+        self._types: dict[str, Type] = {}
+        self._weights: dict[str, str] = {}  # names of weights by digest
+        self._tensors: list[TensorProto] = []
+        self._nodes: list[NodeProto] = []
+        self._spans: list[dict[str, object]] = []
+        self._opsets: dict[str, int] = {}
+
+    def add(self, i: int, layer: CanonicalLayer, ports: Sequence[Port]) -> None:
+        """Append layer i, whose inputs come from `ports`."""
+        sources = [f"x{port.index}" if port.layer is None else self._names[port] for port in ports]
+        targets = [self._names[Port(i, j)] for j in range(len(layer.names))]
+        types = zip([*sources, *targets], [*layer.inputs, *layer.outputs], strict=True)
+        self._types |= dict(types)
         rename = {f"x{j}": source for j, source in enumerate(sources)}
         rename |= dict(zip(layer.names, targets, strict=True))
         for digest, tensor in layer.weights.items():
-            if digest not in weights:
-                weights[digest] = f"w{len(weights)}"
-                tensors.append(named(tensor, weights[digest]))
-            rename[digest] = weights[digest]
-        nodes += [
+            if digest not in self._weights:
+                self._weights[digest] = f"w{len(self._weights)}"
+                self._tensors.append(named(tensor, self._weights[digest]))
+            rename[digest] = self._weights[digest]
+        self._nodes += [
             _renamed(node, rename, prefix=f"n{i}.", name=f"{i}.{k}")
             for k, node in enumerate(layer.nodes)
         ]
-        spans.append({"operators": len(layer.nodes), "reads": sources, "writes": targets})
+        self._spans.append({"operators": len(layer.nodes), "reads": sources, "writes": targets})
         for domain, version in layer.opsets.items():
-            opsets[domain] = max(version, opsets.get(domain, version))
-    inputs = sorted(
-        {name for name in types if name.startswith("x")}, key=lambda name: int(name[1:])
-    )
-    outputs = [names[port] for port in writes]
-    graph = helper.make_graph(
-        nodes,
-        "block",
-        [_value(name, types[name]) for name in inputs],
-        [_value(name, types[name]) for name in outputs],
-        tensors,
-        value_info=[_value(name, kind) for name, kind in types.items() if name.startswith("z")],
-    )
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid(domain, opsets[domain]) for domain in sorted(opsets)],
-        ir_version=ir_version_of(opsets),
-        producer_name="edged",
-    )
-    helper.set_model_props(model, {_LAYERS: json.dumps(spans)})
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+            self._opsets[domain] = max(version, self._opsets.get(domain, version))
+
+    def block(self, outputs: Sequence[str]) -> bytes:
+        """The block's file."""
+        types, opsets = self._types, self._opsets
+        inputs = sorted((name for name in types if name.startswith("x")), key=lambda x: int(x[1:]))
+        graph = helper.make_graph(
+            self._nodes,
+            "block",
+            [_value(name, types[name]) for name in inputs],
+            [_value(name, types[name]) for name in outputs],
+            self._tensors,
+            value_info=[_value(name, kind) for name, kind in types.items() if name.startswith("z")],
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[
+                helper.make_opsetid(domain, opsets[domain]) for domain in sorted(opsets)
+            ],
+            ir_version=ir_version_of(opsets),
+            producer_name="edged",
+        )
+        helper.set_model_props(model, {_LAYERS: json.dumps(self._spans)})
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data
 
 
 def split(data: bytes) -> list[CanonicalLayer]:

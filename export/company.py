@@ -47,9 +47,7 @@ def dependence(
     if the graph does not run such rows.
     """
     runner = session(to_model(graph, watched).SerializeToString())
-    rows = unlike_rows(graph.inputs)
-    if samples:
-        rows = {name: np.concatenate([array, samples[name]]) for name, array in rows.items()}
+    rows = _with_samples(unlike_rows(graph.inputs), samples)
     trios = _trios(range(2 * _PLACES, len(next(iter(rows.values())))))
     seen: dict[tuple[str, int, int], bytes] = {}
     batches: list[tuple[Places, Arrays]] = []
@@ -74,6 +72,12 @@ def dependence(
     for trio in trios[::_PLACES]:  # these trios hold each sample once
         shown = shown or _alone(runner, graph.outputs, rows, trio, [], equal)
     return shown
+
+
+def _with_samples(rows: Arrays, samples: Arrays | None) -> Arrays:
+    if not samples:
+        return rows
+    return {name: np.concatenate([array, samples[name]]) for name, array in rows.items()}
 
 
 def _trios(samples: Sequence[int]) -> list[Places]:

@@ -30,7 +30,7 @@ _INTEGERS = {
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One operator on data, the last of `nodes`, with the constants and shapes that only it reads."""
+    """One operator on data, the last of `nodes`, and constants and shapes that only it reads."""
 
     nodes: tuple[NodeProto, ...]
     reads: tuple[str, ...]  # names of data

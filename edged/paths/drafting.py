@@ -165,10 +165,6 @@ def draft(
     for execution in executions:
         drafter.run(execution)
     written = {span.buffer for op in drafter.operations for span in _targets(op)}
-    inputs: list[list[tuple[int, _Span]]] = [[] for _ in asks]
-    for root in roots:
-        for ask in root.asks:
-            inputs[ask].append((root.index, drafter.span(((ask, root.value),))))
     placed = tuple(
         {model: tuple(drafter.span(((ask, v),)) for v in values) for model, values in of.items()}
         for ask, of in enumerate(outputs)
@@ -178,10 +174,21 @@ def draft(
         buffers=tuple(drafter.buffers),
         roots=tuple(b for b in range(len(drafter.buffers)) if b not in written),
         operations=tuple(drafter.operations),
-        inputs=tuple(map(tuple, inputs)),
+        inputs=_inputs(drafter, len(asks), roots),
         outputs=placed,
         reorder=_reorder(drafter, len(asks), placed),
     )
+
+
+def _inputs(
+    drafter: _Drafter, asks: int, roots: Sequence[Root]
+) -> tuple[tuple[tuple[int, _Span], ...], ...]:
+    """The index and the place of each input that an ask reads."""
+    inputs: list[list[tuple[int, _Span]]] = [[] for _ in range(asks)]
+    for root in roots:
+        for ask in root.asks:
+            inputs[ask].append((root.index, drafter.span(((ask, root.value),))))
+    return tuple(map(tuple, inputs))
 
 
 @dataclass(slots=True, eq=False)

@@ -23,10 +23,10 @@ from typing import Any
 
 from edged.client import Client
 from edged.errors import EdgedError, Unsupported
-from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
-from edged.store import Store
+from edged.manifest import Preprocess
 from tools.bench import netns
 from tools.bench.report import emit
+from tools.bench.serving import one_task_store
 
 SIDES = (220, 400, 640)  # sides of square images in pixels: 145 kB, 480 kB, 1.2 MB
 PORT = 5570
@@ -96,7 +96,7 @@ def serving(folder: Path, link: netns.Link, rate_bits_s: int, shares: str) -> It
     tcp, ipc = f"tcp://{netns.EDGE_ADDRESS}:{PORT}", f"ipc://{folder}/edged.sock"
     config = folder / "edged.toml"
     config.write_text(
-        f'store = "{_store(folder / "store")}"\n'
+        f'store = "{one_task_store(folder / "store", (3, 8, 8), Preprocess(8, 8))}"\n'
         f'[server]\nendpoints = ["{tcp}", "{ipc}"]\nallow_plain_tcp = true\n'
         f'[uplink]\nrate_bytes_s = {int(rate_bits_s / 8 * PAYLOAD)}\nshares = "{shares}"\n'
         f'gather_s = 0.1\n[device]\nbackend = "fake"\ncache_dir = "{folder}/cache"\n'
@@ -144,25 +144,3 @@ def _wait(endpoint: str, daemon: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.05)
     raise EdgedError("the daemon did not get ready in its namespace")
-
-
-def _store(path: Path) -> Path:
-    """A store with one task of one block, which takes images; the fake backend does not read it."""
-    store = Store(path).create()
-    with store.update() as change:
-        block = change.add_block(b"nothing")
-        change.put_model(
-            Manifest(
-                schema=SCHEMA,
-                name="a",
-                task="a",
-                precision="fp32",
-                inputs=("x",),
-                outputs=("y",),
-                values=(Value("x", "FP32", (3, 8, 8)), Value("y", "FP32", (10,))),
-                steps=(PathStep(block, ("x",), ("y",)),),
-                whole_bytes=7,
-                preprocess=Preprocess(8, 8),
-            )
-        )
-    return path

@@ -17,10 +17,8 @@ import numpy as np
 
 from edged.client import Client
 from edged.daemon.awake import DEVICE
-from edged.manifest import SCHEMA, Manifest, PathStep, Value
-from edged.store import Store
 from tools.bench.report import emit
-from tools.bench.serving import CpuMeter, closed_loop, quantiles_ms, serving
+from tools.bench.serving import CpuMeter, closed_loop, one_task_store, quantiles_ms, serving
 
 FAKE = '[device]\nbackend = "fake"\ncache_dir = "cache"\n'
 UNBATCHED = FAKE + '[scheduler]\npolicy = "unbatched"\n'
@@ -38,7 +36,7 @@ def _run(args: argparse.Namespace) -> int:
     values = args.bytes // 4
     inputs = [{"x": np.full((1, values), i, np.float32)} for i in range(4)]
     with tempfile.TemporaryDirectory() as name:
-        store = _store(Path(name), values)
+        store = one_task_store(Path(name) / "store", (values,))
         with (
             serving(store, FAKE) as daemon,
             serving(store, UNBATCHED) as unbatched,
@@ -80,25 +78,3 @@ def _awake(store: Path, inputs: list[dict[str, Any]], seconds: float) -> list[fl
         return None
     with serving(store, AWAKE) as daemon, Client(daemon.endpoint) as client:
         return closed_loop(client, inputs, ["a"], in_flight=1, seconds=seconds)[0]
-
-
-def _store(folder: Path, values: int) -> Path:
-    """A store with one task of one block; the fake backend does not read the block."""
-    path = folder / "store"
-    store = Store(path).create()
-    with store.update() as change:
-        block = change.add_block(b"nothing")
-        change.put_model(
-            Manifest(
-                schema=SCHEMA,
-                name="a",
-                task="a",
-                precision="fp32",
-                inputs=("x",),
-                outputs=("y",),
-                values=(Value("x", "FP32", (values,)), Value("y", "FP32", (10,))),
-                steps=(PathStep(block, ("x",), ("y",)),),
-                whole_bytes=7,
-            )
-        )
-    return path

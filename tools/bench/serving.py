@@ -15,6 +15,8 @@ import numpy as np
 import psutil
 
 from edged.client import Client, Pending
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
+from edged.store import Store
 from tools.demo.daemon import Daemon
 
 
@@ -30,6 +32,30 @@ def serving(store: Path, sections: str = "", *, start_s: float = 120.0) -> Itera
         )
         with Daemon(folder, config, start_s=start_s) as daemon:
             yield daemon
+
+
+def one_task_store(
+    path: Path, shape: tuple[int, ...], preprocess: Preprocess | None = None
+) -> Path:
+    """A store with one task of one block, which the fake backend does not read."""
+    store = Store(path).create()
+    with store.update() as change:
+        block = change.add_block(b"nothing")
+        change.put_model(
+            Manifest(
+                schema=SCHEMA,
+                name="a",
+                task="a",
+                precision="fp32",
+                inputs=("x",),
+                outputs=("y",),
+                values=(Value("x", "FP32", shape), Value("y", "FP32", (10,))),
+                steps=(PathStep(block, ("x",), ("y",)),),
+                whole_bytes=7,
+                preprocess=preprocess,
+            )
+        )
+    return path
 
 
 def closed_loop(

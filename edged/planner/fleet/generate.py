@@ -127,7 +127,15 @@ def generate(
         asked.client_alpha,
         asked.task_alpha,
     )
-    edge_of = np.arange(clients, dtype=np.int64) % edges
+    return _problem(own, asked, library, devices, load)
+
+
+def _problem(
+    own: FleetFamily, asked: FleetScenario, library: FleetLibrary, devices: Devices, load: Array
+) -> FleetProblem:
+    """The instance of these models, machines and loads; its links are shares of the traffic."""
+    edges = len(devices.edge_mb)
+    edge_of = np.arange(len(load), dtype=np.int64) % edges
     traffic = np.zeros(edges)
     np.add.at(traffic, edge_of, load @ library.input_mb)
     chi_edge = own.chi_edge if asked.chi_edge is None else asked.chi_edge

@@ -147,8 +147,11 @@ class _Search:
         self._relaxed = [replace(s, mode=Mode.DROP) if null else s for s in self._scenarios]
         self._all = self._tables = tables(self.problem, start.client_cost, start.edge_cost)
         size = self.problem.n_clients * self._all.clients.z.shape[1] * self._all.edges.z.shape[1]
-        self._too_many, self._far_too_many = size > ROUND_CELLS_MAX, size > BOUND_CELLS_MAX
-        exact = self._all.complete and not self._far_too_many
+        self._too_large_for_rounds, self._too_large_for_bounds = (
+            size > ROUND_CELLS_MAX,
+            size > BOUND_CELLS_MAX,
+        )
+        exact = self._all.complete and not self._too_large_for_bounds
         self._envelope = None if exact else envelope(self.problem)
         self._prices: list[list[Prices]] = []
         # The highest value that a plan with a given row of an edge could have, (E, J).
@@ -186,7 +189,7 @@ class _Search:
         Client rows are judged against edges better than any real one, then edge rows against them.
         """
         of, rows = self.problem.edge_of, self._all
-        if not self._too_many:
+        if not self._too_large_for_rounds:
             return
         ideal = AssignmentTables(rows.clients, envelope(self.problem).edges, complete=False)
         worth_of = worth(self._relaxed, ideal, prices)
@@ -239,7 +242,7 @@ class _Search:
         if self._best is None:
             return
         effort = self._effort
-        if not self._far_too_many:
+        if not self._too_large_for_bounds:
             self._tables = self._all
         pricing = self.price([flow.prices for flow in self._best.flows])
         if self.closed:

@@ -150,27 +150,12 @@ def read(data: bytes | str) -> FleetProblem:
 
 
 def from_instance(raw: Instance) -> FleetProblem:
-    """Check what types cannot say (lengths, indices, pairs of fields) and build the arrays.
+    """The problem as arrays. Raises PlanError naming the field that is wrong.
 
     A fleet without clients may also lack tasks, models and edges: its plan is empty.
     """
+    _check(raw)
     tasks, models, edges = len(raw.tasks), len(raw.models), len(raw.edges)
-    for name in ("tasks", "models", "edges"):
-        if raw.clients and not getattr(raw, name):
-            raise PlanError(f"{name}: empty, but there are clients; there must be at least one")
-    for name in ("w", "mem_c", "mem_e"):
-        _shaped(name, getattr(raw, name), (models,))
-    for name in ("acc_c", "acc_e"):
-        _shaped(name, getattr(raw, name), (edges, models, tasks))
-    for name in ("acc_s", "d"):
-        _shaped(name, getattr(raw, name), (tasks,))
-    for number, client in enumerate(raw.clients):
-        _shaped(f"clients[{number}].lam", client.lam, (tasks,))
-        if client.edge >= edges:
-            raise PlanError(
-                f"clients[{number}].edge: must be < {edges}, the number of edges, got {client.edge}"
-            )
-    _check_batching(raw)
     return FleetProblem(
         tasks=tuple(raw.tasks),
         models=tuple(raw.models),
@@ -193,6 +178,27 @@ def from_instance(raw: Instance) -> FleetProblem:
         setup_s=None if raw.nu is None else _floats(raw.nu),
         window_s=raw.Tb if raw.Tb is not None else 1.0,
     )
+
+
+def _check(raw: Instance) -> None:
+    """Check what types cannot say: lengths, indices, and pairs of fields."""
+    tasks, models, edges = len(raw.tasks), len(raw.models), len(raw.edges)
+    for name in ("tasks", "models", "edges"):
+        if raw.clients and not getattr(raw, name):
+            raise PlanError(f"{name}: empty, but there are clients; there must be at least one")
+    for name in ("w", "mem_c", "mem_e"):
+        _shaped(name, getattr(raw, name), (models,))
+    for name in ("acc_c", "acc_e"):
+        _shaped(name, getattr(raw, name), (edges, models, tasks))
+    for name in ("acc_s", "d"):
+        _shaped(name, getattr(raw, name), (tasks,))
+    for number, client in enumerate(raw.clients):
+        _shaped(f"clients[{number}].lam", client.lam, (tasks,))
+        if client.edge >= edges:
+            raise PlanError(
+                f"clients[{number}].edge: must be < {edges}, the number of edges, got {client.edge}"
+            )
+    _check_batching(raw)
 
 
 def to_instance(problem: FleetProblem) -> Instance:
