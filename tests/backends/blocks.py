@@ -83,7 +83,7 @@ def dense(inputs: int, outputs: int, *, seed: int = 0, relu: bool = True) -> Blo
 
 
 def rotations(size: int, count: int) -> Block:
-    """y0 = x0 @ q @ q @ ..., q a rotation: takes as long as is wanted, with few weights."""
+    """y0 = x0 @ q @ q @ ..., q a rotation: `count` sets how long it takes, with few weights."""
     q = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0].astype(np.float32)
     names = ["x0", *(f"h{step}" for step in range(1, count)), "y0"]
     nodes = [

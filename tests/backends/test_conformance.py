@@ -1,4 +1,4 @@
-"""What every backend must do, whatever computes."""
+"""The conformance suite: what every backend must do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BLOCKS = [dense(6, 4), mean_of_image(), sum_and_difference(5)]
 
 def make(name: str, folder: Path) -> Backend:
     """A backend by its name, or torch in one of the ways that it can run."""
-    if name == "torch, recorded":  # as with CUDA graphs: on memory of its own, and again
+    if name == "torch, recorded":  # runs on memory of its own and is repeated, like a CUDA graph
         return Torch(TorchOptions(), threads=1, recorder=lambda: lambda work: work)
     options: dict[str, Any] = OPTIONS.get(name, {"device": "cuda", "graphs": "without" not in name})
     return backends.create(name.partition(",")[0], options, threads=1, cache_dir=folder / "cache")
@@ -143,7 +143,7 @@ def test_only_the_given_rows_are_read_and_written(backend: Backend, tmp_path: Pa
 
 
 def test_new_rows_in_old_places(backend: Backend, tmp_path: Path) -> None:
-    """Buffers are reused: what lies at an address now counts, not what lay there before."""
+    """Buffers are reused, so a run must read what lies at an address now."""
     block = dense(6, 4)
     load(backend, block, tmp_path)
     source = place(backend, np.empty((2, 6), np.float32))

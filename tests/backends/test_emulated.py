@@ -1,4 +1,4 @@
-"""The emulated backend: how long it makes things take."""
+"""The emulated backend: the time that it takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER = dense(6, 5)
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What it waits for, instead of waiting: at most what was asked for, less what has passed."""
+    """The waits that it asks for, without waiting: at most the duration, less the time passed."""
     waits: list[float] = []
     monkeypatch.setattr("edged.backends.emulated.time.sleep", waits.append)
     return waits
@@ -73,7 +73,7 @@ def test_a_published_profile_says_what_its_own_names_take(tmp_path, slept):
     for block in (BLOCK, OTHER):
         backend.load(block.id, block.write(tmp_path), [block.use])
     run(backend, 16)
-    backend.memory.wait()  # the head is of another batch
+    backend.memory.wait()  # the head belongs to another batch
     backend.run(OTHER.id, [np.zeros((2, 6))], [np.zeros((2, 5))])
     assert slept == [about(99.99), about(0.3)]
     assert backend.prepare_row_s == about(3.0)

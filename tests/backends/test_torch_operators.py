@@ -31,7 +31,7 @@ def ints(*values: int) -> np.ndarray:
 
 @dataclass
 class Case:
-    """An operator of `values`, the graph's inputs, and then `constants`, None for one left out."""
+    """An operator of `values`, the graph's inputs, and `constants`, None for an absent input."""
 
     operator: str
     values: list[np.ndarray]
@@ -257,13 +257,13 @@ def test_every_operator_is_tested() -> None:
 
 
 def test_a_reduction_over_no_axes_can_mean_none() -> None:
-    """Not compared: onnxruntime 1.23 fails on it."""
+    """This is not compared with onnxruntime, because version 1.23 fails on it."""
     x = torch.from_numpy(X)
     assert OPERATORS["ReduceSum"]({"noop_with_empty_axes": 1}, x) is x
 
 
 def test_shapes_are_computed_from_the_rows() -> None:
-    """Rows to a table of zeros and positions of as many rows, as exporters write it."""
+    """A table of zeros and positions with as many rows as the input, as exporters write it."""
     nodes = [
         helper.make_node("Shape", ["x0"], ["shape"]),
         helper.make_node("Gather", ["shape", "zero"], ["rows"]),
@@ -290,7 +290,7 @@ def test_shapes_are_computed_from_the_rows() -> None:
 
 
 class Window(torch.nn.Module):
-    """What is hard in exported vision models: rolls, windows, attention, norms, odd strides."""
+    """The hard parts of exported vision models: rolls, windows, attention, norms, odd strides."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The demo's verdict: one image that the daemon classifies otherwise is enough to fail."""
+"""The demo's verdict: it fails if the daemon classifies a single image differently."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from edged.paths.consecutive import consecutive_order
 from edged.paths.layout import Gather, Layout, LayoutRun
 from edged.paths.trie import Plan, Trie
 
-# How many values each block reads and writes.
+# The numbers of values that each block reads and writes.
 BLOCKS = {"a": (1, 1), "b": (1, 1), "c": (1, 2), "d": (2, 1), "e": (1, 1), "f": (2, 2)}
-SIZE = 4  # of values, in floats
+SIZE = 4  # floats of a value
 
 
 def model(
@@ -43,7 +43,7 @@ def model(
 
 
 def chain(name: str, blocks: str, *, sizes: dict[str, int] | None = None) -> Manifest:
-    """A model of blocks with one input and one output each; `sizes` in floats, of the outputs."""
+    """A model of blocks with one input and one output each; `sizes` are floats of the outputs."""
     steps = [PathStep(b, (f"v{i}",), (f"v{i + 1}",)) for i, b in enumerate(blocks)]
     made = model(name, steps, ["v0"], [f"v{len(blocks)}"])
     if sizes is None:
@@ -112,8 +112,7 @@ class Batch:
                     self.buffers[view.buffer][at] = ("input", index, (segment, row))
 
     def run(self, shuffle: random.Random | None = None) -> dict[tuple[int, str], list[object]]:
-        """Expressions by segment and model. With `shuffle` the inputs come in any order, where
-        the plan allows for it."""
+        """Expressions by segment and model. `shuffle` reorders the inputs as the plan allows."""
         reorder = self.plan.layout.reorder
         back: list[int] = []
         if shuffle is not None and reorder is not None:
@@ -185,7 +184,7 @@ def run_chains(paths: dict[str, str], rows: Sequence[tuple[tuple[str, ...], int]
 @settings(max_examples=200)
 @given(st.data())
 def test_every_row_gets_its_own_path_on_its_own_input(data: st.DataObject) -> None:
-    made = data.draw(models([SIZE, 100]))  # with large inputs it is features that are reordered
+    made = data.draw(models([SIZE, 100]))  # if inputs are large, features are reordered instead
     trie = Trie(made)
     for _ in range(2):
         rows = data.draw(batches(list(made)))
@@ -199,7 +198,7 @@ def test_every_row_gets_its_own_path_on_its_own_input(data: st.DataObject) -> No
 @settings(max_examples=200)
 @given(st.data())
 def test_features_that_shrink_are_reordered_where_that_is_right(data: st.DataObject) -> None:
-    """Chains that part and meet, on values that get smaller: there the order is free for long."""
+    """Chains that part and meet, with shrinking values, so that the order is free for long."""
     parts = [st.sampled_from(layer) for layer in ("i", "iab", "abcd", "MN", "MNX", "XYZ")]
     sizes = dict.fromkeys("iabcd", 50) | dict.fromkeys("MN", 10) | dict.fromkeys("XYZ", 1)
     drawn = st.tuples(*parts).map("".join)
@@ -277,7 +276,7 @@ def test_a_shared_top_of_models_of_different_depth_runs_once() -> None:
 def test_only_rows_that_another_block_still_reads_are_copied() -> None:
     batch = run_chains({"x": "abT", "y": "aT"}, [(("x",), 5), (("y",), 2)])
     copies = [len(op.rows) for op in batch.plan.layout.operations if isinstance(op, Gather)]
-    assert copies == [2]  # of y's rows, out of those that a wrote for both; b writes beside them
+    assert copies == [2]  # y's rows of those that a wrote for both; b writes beside them
 
 
 def test_a_row_that_reaches_a_block_twice_is_two_of_its_rows() -> None:
@@ -310,7 +309,7 @@ def test_rows_are_brought_into_order_where_fewest_bytes_move() -> None:
 
 
 def test_blocks_on_some_rows_need_the_order_before_them() -> None:
-    """Two beginnings write side by side what the middle reads: all rows, but not in one run."""
+    """Two first blocks write the inputs of the middle side by side: all rows, but in two runs."""
     sizes = {"a": 400, "b": 400, "M": 7, "X": 1, "Y": 1}
     made = {
         "x": chain("x", "aMX", sizes=sizes),

@@ -1,4 +1,4 @@
-"""Fleets taken apart by edge: the same plan wherever the parts are solved."""
+"""Fleets planned edge by edge: the plan is the same wherever the parts are solved."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ print("the same plan")
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_ray_gives_the_same_plan() -> None:
-    """In a process of its own: Ray leaves threads and warnings behind."""
+    """Ray leaves threads and warnings behind, so it runs in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", ON_RAY], capture_output=True, text=True, timeout=110, check=False
     )

@@ -13,7 +13,7 @@ from edged.planner.fleet.plan import PlanStatus
 from edged.planner.fleet.problem import FleetProblem, Mode
 from tests.planner.fleet.helpers import brute_force, example, family, tiny
 
-TOLERANCE = 2e-6  # of the MILP's relative gap
+TOLERANCE = 2e-6  # twice the MILP's relative gap
 
 
 @pytest.mark.parametrize("mode", Mode)

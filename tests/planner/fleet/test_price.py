@@ -93,8 +93,10 @@ def test_every_method_is_feasible_and_deterministic(method: str) -> None:
 
 @pytest.mark.parametrize("mode", [Mode.DROP, Mode.NULL])
 def test_tables_that_are_not_complete_still_bound(mode: Mode) -> None:
-    """Nine tasks are more than partitions are made for: sets grow in a beam, and the bound comes
-    from nodes better than any."""
+    """Nine tasks are too many for partitions, so the tables come from a beam search.
+
+    The bound comes from nodes that are better than any real node.
+    """
     problem = family("hard", 0, clients=4, tasks=9, edges=2, mode=mode)
     plan, exact = solve(problem, "price"), solve(problem, "milp")
     plan.verify(problem)
@@ -106,7 +108,7 @@ def test_tables_that_are_not_complete_still_bound(mode: Mode) -> None:
 
 
 def test_tables_too_large_to_price_all_still_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rounds see the promising rows; the polish prices all, or none beyond a second limit."""
+    """The rounds price the promising rows; the polish prices all, or none above a second limit."""
     problem = family("hard", 0, clients=9, tasks=4)
     optimum = solve(problem, "milp").obj
     assert optimum is not None
@@ -120,7 +122,7 @@ def test_tables_too_large_to_price_all_still_bound(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_gap_is_small_with_many_clients() -> None:
-    """Only as many clients as there are shared rows are torn between two sets of models."""
+    """At most as many clients as there are shared rows are split between two sets of models."""
     plan = solve(family("hard", 1, clients=90, edges=3, load=6000.0), "price")
     assert plan.gap is not None
     assert plan.gap < 0.003
@@ -159,7 +161,7 @@ def test_without_highs_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_loads_of_many_orders_of_magnitude_are_solved() -> None:
-    """HiGHS's dual simplex gives up on this one, hot and cold."""
+    """HiGHS's dual simplex gives up on this instance, from the last basis and from scratch."""
     problem = family("domainnet", 13)
     plan = solve(problem, "price", MethodOptions(effort="quick"))
     plan.verify(problem)

@@ -1,4 +1,4 @@
-"""Reading an instance: what is wrong with it is told in one line that names the field."""
+"""Reading an instance: an error is one line that names the field."""
 
 from __future__ import annotations
 

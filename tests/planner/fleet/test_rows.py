@@ -20,7 +20,7 @@ from tests.planner.fleet.helpers import family, tiny
 @pytest.mark.parametrize("name", ["hard", "hardhet"])
 @pytest.mark.parametrize("batching", [False, True])
 def test_no_assignment_is_worth_more_than_the_tables_best(name: str, batching: bool) -> None:
-    """At random prices of accuracy, work and setup, against every z that fits the memory."""
+    """The prices of accuracy, work and setup are random; every z that fits is compared."""
     problem = family(name, 3, clients=2, edges=2, tasks=3, batching=batching)
     rng = np.random.default_rng(0)
     rows = tables(problem).edges
@@ -48,7 +48,7 @@ def _all_assignments(p: FleetProblem, edge: int) -> list[tuple[int, ...]]:
 def _score(
     p: FleetProblem, edge: int, z: np.ndarray, gain: np.ndarray, per_work: float, per_setup: float
 ) -> float:
-    """Tasks idle where that is better, as the flows decide; setup times are paid while they run."""
+    """The value of z. A task idles where that is better; setup times are paid if it runs."""
     total = 0.0
     for task, model in enumerate(z):
         if model == NONE:

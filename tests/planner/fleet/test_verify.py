@@ -1,4 +1,4 @@
-"""Each constraint of the paper: a plan that violates it is told so by the equation's number."""
+"""Each constraint of the paper: a plan that violates it gets an error with its number."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_the_batching_row_counts_setup_times() -> None:
 def test_dropping_is_a_matter_of_the_mode(
     mode: Mode, problem: FleetProblem, plan: FleetPlan
 ) -> None:
-    assert np.array(plan.r).max() > 0.01  # mode drop was of use
+    assert np.array(plan.r).max() > 0.01  # mode drop made a difference
     assert any(
         f"is dropped, mode {mode.value} forbids it" in line
         for line in plan.violations(replace(problem, mode=mode))

@@ -1,4 +1,4 @@
-"""Random instances, small changes to them, and the two slowest solvers there can be."""
+"""Random instances, small changes to them, and two brute-force solvers."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _batches(problem: LoadingProblem, served: frozenset[int]) -> Iterator[tuple[
 
 
 def _batch_ms(problem: LoadingProblem, batch: tuple[int, ...], resident: set[int]) -> float:
-    """(1) with (11), (8) and (9)."""
+    """The time of a batch: (1) with (11), (8) and (9)."""
     users = [problem.users[k] for k in batch]
     model = problem.models[users[0].model]
     upload_s = sum(u.upload_bits / (problem.bandwidth_hz * u.efficiency) for u in users)

@@ -1,4 +1,4 @@
-"""A plan with one thing wrong is told which equation it violates."""
+"""A plan with one fault gets an error that names the equation which it violates."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_late_batch_violates_2() -> None:
 
 
 def test_blocks_of_the_batch_before_are_not_loaded_again() -> None:
-    """(8): what is loaded is what the batch before did not hold, whatever came before that."""
+    """(8): a batch loads the blocks that the batch before it did not hold."""
     before: set[int] = set()
     for batch, step in zip(PLAN.batches, PLAN.times(PROBLEM), strict=True):
         blocks = set(PROBLEM.models[batch.model].blocks)
