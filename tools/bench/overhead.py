@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edged.client import Client
-from edged.daemon.awake import DEVICE
+from edged.observe.awake import DEVICE
 from tools.bench.report import emit
 from tools.bench.serving import CpuMeter, closed_loop, one_task_store, quantiles_ms, serving
 
