@@ -30,7 +30,7 @@ import msgspec
 
 from edged import manifest as manifests
 from edged import store_files as files
-from edged.errors import NotFound, StoreError, Unavailable
+from edged.errors import NotFound, StoreError
 from edged.manifest import Manifest
 from edged.typeinfo import describe
 
@@ -97,7 +97,7 @@ class Store:
             )
         for folder in (_MANIFESTS, _BLOCKS):
             (self.path / folder).mkdir(exist_ok=True)
-        with self._locked():
+        with files.lock(self.path / _LOCK):
             if not (self.path / _ROOT).exists():
                 files.replace(self.path / _ROOT, _encode_root({}))
                 files.sync_folder(self.path)
@@ -204,7 +204,7 @@ class Store:
         Raises Unavailable if another process is changing the store, unless `wait`.
         """
         self._root()
-        with self._locked(wait=wait):
+        with files.lock(self.path / _LOCK, wait=wait):
             change = StoreChange(self, self._root())
             yield change
             change.commit()
@@ -216,7 +216,7 @@ class Store:
         Unavailable if another process is changing the store.
         """
         self._root()
-        with self._locked():
+        with files.lock(self.path / _LOCK):
             used_manifests = set(self._root().values())
             used = {step.block for model in self.models().values() for step in model.steps}
             removed, held, removed_bytes = [], [], 0
@@ -312,25 +312,6 @@ class Store:
                 "copy"
             ) from error
         return [(match[1], path) for path in found if (match := _FILE.fullmatch(path.name))]
-
-    @contextlib.contextmanager
-    def _locked(self, *, wait: bool = False) -> Iterator[None]:
-        path = self.path / _LOCK
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise StoreError(f"the store cannot be changed: {path}: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError as error:
-                raise Unavailable(
-                    f"another process is changing the store at {self.path}: try again when it is "
-                    "done"
-                ) from error
-            yield
-        finally:
-            os.close(descriptor)
 
 
 class StoreChange:

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from edged.errors import StoreError
+from edged.errors import StoreError, Unavailable
 
 TEMPORARY = ".tmp"  # ending of a file that is being written
 
@@ -83,6 +83,28 @@ def sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of the one process that changes the store.
+
+    Raises Unavailable if another process holds it, unless `wait`.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise StoreError(f"the store cannot be changed: {path}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise Unavailable(
+                f"another process is changing the store at {path.parent}: try again when it is done"
+            ) from error
+        yield
     finally:
         os.close(descriptor)
 

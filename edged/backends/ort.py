@@ -41,7 +41,7 @@ from edged.options import OnnxRuntimeOptions
 _MODEL = "model.onnx"
 _WEIGHTS = "weights.bin"
 _LOG_ERRORS = 3  # log severity of onnxruntime: errors and worse
-_WAKE_THREADS_S = 0.1e-3  # about the time to wake threads and to wait for the last of them
+_WAKE_THREADS_S = 0.1e-3  # approximate time to wake threads and to wait for the last of them
 _TIMED_RUNS_MAX = 5  # several runs, since the first is slow and others may have the processor
 _MAX_BINDINGS = 2048  # buffers are reused, so the same addresses come again and again
 _PROVIDERS = {
