@@ -31,7 +31,7 @@ _DATATYPES: dict[int, DataType] = {
     onnx.TensorProto.INT64: "INT64", onnx.TensorProto.FLOAT16: "FP16",
     onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.DOUBLE: "FP64",
 }  # fmt: skip
-_ABSENT = "absent"  # stands for an optional input that a node does not have
+_ABSENT = "absent_input"  # stands for an optional input that a node does not have
 
 
 @dataclass(frozen=True, slots=True)
