@@ -33,9 +33,11 @@ def _policy(name: str, kind: str, users: int) -> Simulated:
 
 def overload(file: TextIO) -> None:
     """A flood beside four calm clients: three times what the device carries, with time-outs."""
-    flood = generate("bursts", users=1, rate_per_user=2.5 * CAPACITY, requests=800, tasks=3, seed=1)
+    flood = generate(
+        "bursts", users=1, rate_per_user=2.5 * CAPACITY, requests=2400, tasks=3, seed=1
+    )
     calm = [
-        generate("poisson", users=1, rate_per_user=CAPACITY / 8, requests=40, tasks=3, seed=10 + i)
+        generate("poisson", users=1, rate_per_user=CAPACITY / 8, requests=120, tasks=3, seed=10 + i)
         for i in range(4)
     ]
     rows = sorted(
