@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 
 import msgspec
@@ -405,6 +406,9 @@ def test_a_recorded_run_replays_to_the_same_decisions(tmp_path):
         replay(path)
     path.write_text(file.getvalue().replace('"recording":2', '"recording":1', 1))
     with pytest.raises(InvalidArgument, match=r"version 1 .* reads version 2"):
+        replay(path)
+    path.write_bytes(gzip.compress(file.getvalue().encode())[:-9])
+    with pytest.raises(InvalidArgument, match="cannot be decompressed"):
         replay(path)
     path.write_text("{}\n")
     with pytest.raises(InvalidArgument, match="not a recording"):
