@@ -26,8 +26,7 @@ from edged.bounds import (
     explained,
 )
 from edged.cgroups import processors
-from edged.core.batching import Smooth, policy
-from edged.core.grants import Settings as Uplink
+from edged.core.batches.policies import Smooth, policy
 from edged.core.settings import Memory as MemorySettings
 from edged.core.settings import Settings as SchedulerSettings
 from edged.endpoints import Endpoint, Tcp, clash, parse
@@ -35,6 +34,7 @@ from edged.errors import ConfigError, InvalidArgument
 from edged.options import Name as BackendName
 from edged.options import parse as parse_options
 from edged.typeinfo import describe
+from edged.uplink.grants import Settings as Uplink
 from edged.wire import DEFAULT_ENDPOINT
 
 MAX_CONFIG_BYTES = 2**20

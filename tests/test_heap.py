@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from edged import heap
+from edged import malloc as heap
 from edged.errors import InvalidArgument
 
 FREED_MB = 24
 SCRIPT = """
 import ctypes, resource, sys
-from edged import heap
+from edged import malloc as heap
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

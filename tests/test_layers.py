@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # What has no clock, no I/O, no threads and no randomness of its own.
 PURE = (
     "edged/core", "edged/planner", "edged/wire", "edged/paths", "edged/manifest.py",
-    "edged/device/inputs.py", "edged/device/link.py", "edged/daemon/inquiries.py",
+    "edged/device/inputs.py", "edged/link/messages.py", "edged/daemon/inquiries.py",
     "edged/daemon/restarts.py", "edged/profiles/form.py",
 )  # fmt: skip
 # The planners' command lines, and the reader of a table that ships in the package.

@@ -15,7 +15,7 @@ from pathlib import Path
 from edged import profiles
 from edged.backends.base import Loaded, Use
 from edged.backends.memory import Array, HostMemory
-from edged.core.cost import interpolate
+from edged.core.costs import interpolate
 from edged.errors import StoreError
 from edged.options import Emulated as Options
 from edged.options import figures as figures_of

@@ -46,8 +46,8 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from edged.daemon.models.held_store import Shelf, inspect
     from edged.daemon.preflight import check
-    from edged.daemon.shelf import Shelf, inspect
     from edged.store import Store
 
     config = configuration.read(args.config)
@@ -65,7 +65,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from edged.daemon.recording import replay
+    from edged.observe.recording import replay
 
     say(f"{replay(args.recording)} turns, every decision the same")
     return 0

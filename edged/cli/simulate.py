@@ -43,7 +43,7 @@ def register(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from edged.daemon.recording import Recorder
+    from edged.observe.recording import Recorder
     from edged.sim import loading
     from edged.sim import scenario as batching
 

@@ -9,9 +9,9 @@ from enum import Enum, IntEnum, auto
 import msgspec
 
 from edged import wire
-from edged.client.sharing import Piece
-from edged.client.upload import Upload
 from edged.errors import EdgedError, InvalidArgument
+from edged.sharedmem.writer import Piece
+from edged.uplink.sender import Upload
 
 
 def positive_s(value: float, what: str) -> float:

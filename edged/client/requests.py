@@ -17,8 +17,8 @@ from edged import wire
 from edged.client.call import Call, positive_count, positive_s
 from edged.client.session import Session
 from edged.client.tensors import to_wire
-from edged.client.upload import Upload
 from edged.errors import EdgedError, InvalidArgument, NotFound
+from edged.uplink.sender import Upload
 
 Image: TypeAlias = "bytes | os.PathLike[str] | NDArray[np.uint8]"
 """A JPEG or PNG file (its bytes or its path), or decoded RGB pixels of shape (height, width, 3)."""

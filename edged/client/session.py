@@ -1,7 +1,7 @@
 """The client's side of the protocol without sockets: which requests wait, are out, are answered.
 
 Knows no clock: `now` (seconds, monotonic) is an argument; and of the system only the memory that
-it shares with the daemon (`edged.client.sharing`). A driver reports what happens (`on_connected`,
+it shares with the daemon (`edged.sharedmem.writer`). A driver reports what happens (`on_connected`,
 `on_message`, ...), sends what `next_to_send` hands out as long as it `can_send()`, calls `on_time`
 at `wakeup_at()`, and collects what has ended from `take_ended`. `Client` and `AsyncClient` are such
 drivers.
@@ -24,8 +24,6 @@ from msgspec.structs import replace
 from edged import wire
 from edged.client.call import ON_THE_WAY, Call, Rank, Retry, Stage
 from edged.client.heap import LazyHeap
-from edged.client.sharing import LEAST_BYTES, Piece, Sharing
-from edged.client.upload import Upload
 from edged.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -34,6 +32,8 @@ from edged.errors import (
     Unavailable,
     from_code,
 )
+from edged.sharedmem.writer import LEAST_BYTES, Piece, Sharing
+from edged.uplink.sender import Upload
 
 
 class Session:

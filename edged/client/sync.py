@@ -26,8 +26,8 @@ from edged.client.link import Connection, Link, checked_endpoint, connect, link_
 from edged.client.requests import Inputs, Options, Tasks, submit_infer
 from edged.client.results import Result, reply_of, result_of
 from edged.client.session import Session
-from edged.client.sharing import DEFAULT_BYTES, shared_bytes
 from edged.errors import Cancelled, EdgedError, InvalidArgument
+from edged.sharedmem.writer import DEFAULT_BYTES, shared_bytes
 from edged.sockets import has_message, has_room, receive, send
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from math import ceil, inf
 from typing import Any
 
-from edged.core.cost import CostModel
-from edged.core.deadlines import Deadlines
+from edged.core.batches.running import Running
+from edged.core.batches.sizes import BatchSizes
+from edged.core.costs import CostModel
 from edged.core.events import (
     Answer,
     Arrived,
@@ -37,18 +38,17 @@ from edged.core.events import (
     Run,
     Woke,
 )
-from edged.core.forecast import Forecast
-from edged.core.job import Job, Stage
-from edged.core.memory import Verdict
-from edged.core.order import AnswerOrder
-from edged.core.ready import ReadyGroup, ReadyPart, ReadyQueues
-from edged.core.report import MemoryState, report
-from edged.core.running import Running
+from edged.core.parking import TO_ASKS, TO_MEMORY, Supply
+from edged.core.requests.admission import Forecast
+from edged.core.requests.answer_order import AnswerOrder
+from edged.core.requests.deadlines import Deadlines
+from edged.core.requests.job import Job, Stage
+from edged.core.requests.staged import ReadyGroup, ReadyPart, ReadyQueues
+from edged.core.requests.staging_shares import Staging
+from edged.core.requests.waiting import WaitingQueue
+from edged.core.residency.memory import Verdict
+from edged.core.residency.report import MemoryState, report
 from edged.core.settings import Memory, Settings
-from edged.core.sizing import BatchSizes
-from edged.core.staging import Staging
-from edged.core.supply import TO_ASKS, TO_MEMORY, Supply
-from edged.core.waiting import WaitingQueue
 from edged.errors import Code
 
 AGAIN_S = 1.0  # where nothing says how long something will be wanting

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from edged.core.batching import Smooth
+from edged.core.batches.policies import Smooth
 from edged.typeinfo import describe
 
 WhenFull = Literal["reject", "drop-oldest"]

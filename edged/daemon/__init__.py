@@ -7,13 +7,13 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from edged import heap
+from edged import malloc as heap
 from edged.config import Config
 from edged.daemon.loop import Loop
+from edged.daemon.models.held_store import Shelf
 from edged.daemon.preflight import check, worker_settings
-from edged.daemon.recording import Recorder
-from edged.daemon.shelf import Shelf
 from edged.errors import InvalidArgument
+from edged.observe.recording import Recorder
 from edged.store import Store
 from edged.systemd import JournalFormatter, Notifier, is_journal
 

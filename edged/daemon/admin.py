@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edged import wire
-from edged.daemon.administration import Administration, Done
-from edged.daemon.catalog import version_of
-from edged.daemon.versions import Change
+from edged.daemon.models.administration import Administration, Done
+from edged.daemon.models.catalog import version_of
+from edged.daemon.models.versions import Change
 from edged.errors import EdgedError
 
 Send = Callable[[bytes, wire.Frames], object]

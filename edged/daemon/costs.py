@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 
 from edged.core.events import GroupCost
-from edged.device import link
+from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.profiles import machine
 from edged.profiles.form import Profile, check_fits, group_costs

@@ -14,8 +14,8 @@ from typing import Any
 import zmq
 
 from edged import wire
-from edged.daemon.connections import Connection, Connections, process_of
-from edged.daemon.unread import MARK_BYTES, Unread, lent
+from edged.daemon.peers.connections import Connection, Connections, process_of
+from edged.daemon.peers.unread import MARK_BYTES, Unread, lent
 from edged.sockets import has_message, receive, send, skip
 
 log = logging.getLogger("edged")

@@ -46,26 +46,26 @@ from edged.core.events import (
 from edged.core.scheduler import RESTART_S, Scheduler
 from edged.daemon import inquiries, translation
 from edged.daemon.admin import AdminEndpoint, residency
-from edged.daemon.administration import Administration, Shelf
-from edged.daemon.catalog import NOT_LOADED, Catalog
-from edged.daemon.clients import Client, Clients
 from edged.daemon.costs import costs_of_a_lane
 from edged.daemon.gauge import Gauge, library, resident
 from edged.daemon.inquiries import Situation
+from edged.daemon.models.administration import Administration, Shelf
+from edged.daemon.models.catalog import NOT_LOADED, Catalog
+from edged.daemon.models.versions import Versions
 from edged.daemon.owed import Owed
+from edged.daemon.peers.clients import Client, Clients
+from edged.daemon.peers.room import Room
 from edged.daemon.pending import Pending, answers_of
-from edged.daemon.recording import Recorder
-from edged.daemon.regions import Regions
-from edged.daemon.room import Room
-from edged.daemon.statistics import Statistics
-from edged.daemon.uploads import Uploads
-from edged.daemon.versions import Versions
 from edged.daemon.vigil import Vigil
-from edged.device import link
 from edged.errors import EdgedError, ResourceExhausted, Unavailable, from_code
+from edged.link import messages as link
 from edged.manifest import Manifest
+from edged.observe.recording import Recorder
+from edged.observe.statistics import Statistics
 from edged.pictures.files import light_pixels
 from edged.profiles.form import Profile
+from edged.sharedmem.owner import Regions
+from edged.uplink.receiver import Uploads
 
 log = logging.getLogger("edged")
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from edged.budget import Footprint, Machine, footprint
 from edged.config import Config
 from edged.core.events import BlockCost, HeldBlock, Library, MemoryMeasured, Model, Overhead
-from edged.daemon.room import kept_bytes
-from edged.daemon.versions import Versions
-from edged.device import link
+from edged.daemon.models.versions import Versions
+from edged.daemon.peers.room import kept_bytes
+from edged.link import messages as link
 
 _GROWTH_BYTES = 4 << 20  # by which heaps grow as they serve; found afterwards it would cost a block
 _READ_BYTES_PER_S = 500e6  # assumed of a disk until a block was read from it

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edged import __version__, wire
-from edged.daemon.catalog import Catalog
+from edged.daemon.models.catalog import Catalog
 from edged.errors import StoreError
 
 EXTENSIONS = (

@@ -23,26 +23,26 @@ import zmq
 from edged import wire
 from edged.config import Config
 from edged.daemon import owed
-from edged.daemon.administration import Shelf
-from edged.daemon.awake import Awake
-from edged.daemon.connections import Connection
-from edged.daemon.door import Door, allow_descriptors
 from edged.daemon.endpoint import Endpoint
 from edged.daemon.front import Front
-from edged.daemon.guard import Guard
-from edged.daemon.listening import listen
+from edged.daemon.models.administration import Shelf
+from edged.daemon.models.versions import Versions
 from edged.daemon.owed import Untrusted
-from edged.daemon.recording import Recorder
-from edged.daemon.regions import Regions
+from edged.daemon.peers.connections import Connection
+from edged.daemon.peers.door import Door, allow_descriptors
+from edged.daemon.peers.guard import Guard
+from edged.daemon.peers.listening import listen
 from edged.daemon.restarts import Restarts
-from edged.daemon.versions import Versions
-from edged.device import link
-from edged.device.channel import Garbled
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings as WorkerSettings
 from edged.endpoints import Endpoint as Address
 from edged.errors import Code, Unavailable, from_code
+from edged.link import messages as link
+from edged.link.channel import Garbled
+from edged.observe.awake import Awake
+from edged.observe.recording import Recorder
 from edged.profiles.form import Profile
+from edged.sharedmem.owner import Regions
 from edged.systemd import Notifier, Watchdog
 
 log = logging.getLogger("edged")

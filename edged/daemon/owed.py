@@ -1,4 +1,4 @@
-"""What one worker owes the front: each order gets the reports that were agreed (edged.device.link).
+"""What one worker owes the front: each order gets the reports that edged.link.messages says.
 
 A report of something that was not ordered, or that lacks something that was, would leave the
 scheduler with figures that are not true. So it is refused before anybody acts on it, and whoever
@@ -16,8 +16,8 @@ import msgspec
 
 from edged.core.events import Member
 from edged.daemon.pending import Pending
-from edged.device import link
 from edged.errors import EdgedError
+from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.wire import ITEM_BYTES, Buffer
 

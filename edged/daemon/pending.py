@@ -8,9 +8,9 @@ import msgspec
 
 from edged import wire
 from edged.core.events import Answer
-from edged.daemon.catalog import Resolved
-from edged.daemon.clients import Client
-from edged.device import link
+from edged.daemon.models.catalog import Resolved
+from edged.daemon.peers.clients import Client
+from edged.link import messages as link
 from edged.manifest import Manifest
 
 

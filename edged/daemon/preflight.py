@@ -20,14 +20,14 @@ import psutil
 
 from edged import options, profiles, wire
 from edged.config import Config, cores
-from edged.daemon.awake import Awake
-from edged.daemon.shelf import Shelf
-from edged.daemon.versions import Versions
+from edged.daemon.models.held_store import Shelf
+from edged.daemon.models.versions import Versions
 from edged.device.inputs import preparations
 from edged.device.settings import Settings as WorkerSettings
 from edged.endpoints import Endpoint, Tcp
 from edged.errors import ConfigError, StoreError, Unavailable
 from edged.manifest import Manifest
+from edged.observe.awake import Awake
 from edged.profiles.form import Profile, check_fits, microbatches
 from edged.store import Store
 

@@ -19,7 +19,7 @@ from edged.core.events import (
     Run,
     Unload,
 )
-from edged.device import link
+from edged.link import messages as link
 
 
 def _prepared(message: link.Prepared) -> Event:

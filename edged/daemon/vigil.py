@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 from edged.core.events import Run
-from edged.device import link
+from edged.link import messages as link
 
 TIMES = 20.0  # as long as it is expected to take, at most
 FIRST = 3.0  # and so many times longer the first time with a number of rows: kernels are chosen

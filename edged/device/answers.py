@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edged.backends.memory import NUMPY, Array
-from edged.device import link
 from edged.device.staging import Staged
+from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.paths.layout import Place, View
 

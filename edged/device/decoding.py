@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edged.device.link import LIGHT_PIXELS
 from edged.errors import InvalidArgument, ResourceExhausted
+from edged.link.messages import LIGHT_PIXELS
 from edged.pictures import files
 from edged.pictures.header import Bytes, Header, check, decode_bytes, most_decode_bytes
 

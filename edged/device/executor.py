@@ -15,10 +15,10 @@ import msgspec
 
 from edged.backends.base import Backend
 from edged.backends.memory import Array, DeviceArray, Memory
-from edged.device import link
 from edged.device.answers import Answers
 from edged.device.program import Program
 from edged.device.staging import Pool, Staged
+from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.paths.layout import Layout, View
 from edged.paths.trie import Plan, Trie

@@ -14,11 +14,11 @@ import msgspec
 
 from edged.backends.base import DeviceLost
 from edged.budget import footprint
-from edged.device import link
 from edged.device.failures import typed
 from edged.device.loader import Loader
 from edged.device.warming import Warming
 from edged.errors import EdgedError, ResourceExhausted
+from edged.link import messages as link
 from edged.manifest import Manifest
 
 log = logging.getLogger("edged.device")

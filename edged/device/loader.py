@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
-from edged import heap
+from edged import malloc as heap
 from edged.backends import mapped
 from edged.backends.base import Backend, DeviceLost, Loaded, Use
 from edged.backends.prepared import DamagedCopy
-from edged.device import link
 from edged.device.failures import typed
 from edged.errors import EdgedError
+from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.paths.layout import Tensor
 from edged.servable import check_servable

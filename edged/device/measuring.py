@@ -15,16 +15,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edged import __version__, backends, heap
+from edged import __version__, backends
+from edged import malloc as heap
 from edged.backends import mapped
 from edged.backends.base import Backend
 from edged.budget import footprint
-from edged.device import link
 from edged.device.executor import Executor, Segment
 from edged.device.loader import Loader
 from edged.device.settings import Settings
 from edged.device.staging import Pool, shape_of
 from edged.errors import Code, EdgedError
+from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.profiles.form import BlockProfile
 from edged.store import Store

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from edged.backends.base import DeviceLost
-from edged.device import link
 from edged.device.failures import passing, typed
 from edged.device.loader import Loader
+from edged.link import messages as link
 from edged.manifest import Manifest
 
 log = logging.getLogger("edged.device")

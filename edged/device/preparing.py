@@ -14,10 +14,10 @@ import numpy as np
 
 from edged import preprocess
 from edged.backends.memory import NUMPY, Array
-from edged.device import link
 from edged.device.decoding import Decoding
 from edged.device.staging import Feed, Staged
 from edged.errors import Cancelled, InvalidArgument
+from edged.link import messages as link
 from edged.manifest import Manifest, Value
 from edged.paths.layout import Tensor
 from edged.pictures.decoding import Image, pixels_of

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from edged.device.channel import Receiver, Sender, channel_pair
 from edged.device.settings import Settings, Start
+from edged.link.channel import Receiver, Sender, channel_pair
 
 _ROOT = str(Path(__file__).parents[2])  # that `edged` lies in
 
@@ -24,7 +24,7 @@ class WorkerProcess:
     """A device worker from its start to `close`.
 
     Belongs to one thread, the one that makes it: the kernel kills the worker when that thread
-    ends, however it ends. Frames are those of `edged.device.link`.
+    ends, however it ends. Frames are those of `edged.link.messages`.
     """
 
     def __init__(self, settings: Settings) -> None:

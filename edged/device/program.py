@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from edged.backends.base import Backend
 from edged.backends.memory import Array, DeviceArray, Memory
-from edged.core.microbatch import pieces
-from edged.device import link
 from edged.device.memory import Lifetime, offsets
+from edged.link import messages as link
 from edged.paths.layout import Buffer, Gather, Layout, Run, View
+from edged.profiles.microbatch import pieces
 
 
 @dataclass(frozen=True, slots=True)

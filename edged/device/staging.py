@@ -1,7 +1,7 @@
 """Staging memory: a bounded pool of rows for each shape of input, and the requests that hold them.
 
 The only state that the worker's threads share, behind one lock. The front counts rows and never
-has more than there are on their way (`edged.device.link`), so running out is a bug, not a load.
+has more than there are on their way (`edged.link.messages`), so running out is a bug, not a load.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 
 from edged.backends.memory import Array, DeviceArray, Memory, host_view
-from edged.device import link
 from edged.device.inputs import Preparation, preparation
 from edged.errors import EdgedError, NotFound
+from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.paths.layout import Tensor
 

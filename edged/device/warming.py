@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from edged.core.microbatch import is_enough
-from edged.device import link
 from edged.device.executor import Executor, Segment
 from edged.device.staging import Pool, Shape, shape_of
+from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.paths.layout import Tensor
+from edged.profiles.microbatch import is_enough
 
 log = logging.getLogger("edged.device")
 

@@ -27,8 +27,7 @@ import numpy as np
 from edged import __version__, backends
 from edged.backends.base import DeviceLost
 from edged.budget import footprint
-from edged.device import link, preparing
-from edged.device.channel import Receiver, SharedSender
+from edged.device import preparing
 from edged.device.decoding import Decoding, Room, room_bytes
 from edged.device.executor import Executor
 from edged.device.failures import passing, typed
@@ -36,13 +35,15 @@ from edged.device.filling import Filling
 from edged.device.lanes import Lanes
 from edged.device.loader import Loader
 from edged.device.orders import Orders
-from edged.device.regions import Regions
 from edged.device.settings import Settings
 from edged.device.staging import Deferred, Staged, Staging
 from edged.device.turns import Job, TurnQueue
 from edged.device.warming import Warming
 from edged.errors import Code, EdgedError
+from edged.link import messages as link
+from edged.link.channel import Receiver, SharedSender
 from edged.manifest import Manifest
+from edged.sharedmem.reader import Regions
 from edged.store import Store
 
 log = logging.getLogger("edged.device")

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from edged.core.cost import interpolate
+from edged.core.costs import interpolate
 from edged.core.events import GroupCost
-from edged.core.microbatch import CALL_S, pieces, quickest
 from edged.errors import ConfigError
 from edged.manifest import Manifest
+from edged.profiles.microbatch import CALL_S, pieces, quickest
 from edged.typeinfo import describe
 
 SCHEMA = 1  # raised when an older edged could misread a newer profile

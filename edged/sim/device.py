@@ -6,7 +6,7 @@ import heapq
 
 import msgspec
 
-from edged.core.cost import interpolate
+from edged.core.costs import interpolate
 from edged.core.events import BatchDone, Command, Event, GroupCost, Prepare, Prepared, Run
 from edged.typeinfo import describe
 

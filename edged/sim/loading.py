@@ -37,7 +37,7 @@ from edged.core.events import (
     Run,
     Unload,
 )
-from edged.core.loading import POLICIES, first_models, unshared
+from edged.core.residency.policies import POLICIES, first_models, unshared
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Memory, Settings
 from edged.errors import InvalidArgument, PlanError

@@ -12,11 +12,11 @@ from typing import Literal
 import msgspec
 
 from edged import profiles
-from edged.core.batching import Smooth, policy
+from edged.core.batches.policies import Smooth, policy
 from edged.core.events import Arrived
 from edged.core.settings import Memory, Settings
-from edged.daemon.recording import turns
 from edged.errors import PlanError
+from edged.observe.recording import turns
 from edged.planner.instance import Count, NonNegative, Positive, decode
 from edged.sim.arrivals import Arrivals, generate
 from edged.sim.device import DeviceModel

@@ -7,8 +7,8 @@ import pytest
 from edged import wire
 from edged.client.call import Call, Retry, Stage
 from edged.client.session import Session
-from edged.client.upload import WINDOW_S, Upload
 from edged.errors import Cancelled, NotFound, Unavailable
+from edged.uplink.sender import WINDOW_S, Upload
 
 RATE = 100_000
 SIZE = 50_000

@@ -14,8 +14,8 @@ from edged.client import Client
 from edged.client.call import Call, Retry
 from edged.client.requests import submit_infer
 from edged.client.session import Session
-from edged.client.sharing import GRAIN_BYTES, LEAST_BYTES, Grains, Piece, Region
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable
+from edged.sharedmem.writer import GRAIN_BYTES, LEAST_BYTES, Grains, Piece, Region
 
 SIZE = 16 * GRAIN_BYTES
 RETRY = Retry(attempts=3, resend_after_s=5.0, backoff_s=0.5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edged.core.events import Arrived, Command, Event, Part, Request
-from edged.core.job import Stage
+from edged.core.requests.job import Stage
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Memory, Settings
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edged.core.arrivals import ArrivalRate
-from edged.core.batching import Smooth, View, policy, smallest_feasible
-from edged.core.cost import CostModel
+from edged.core.batches.arrivals import ArrivalRate
+from edged.core.batches.policies import Smooth, View, policy, smallest_feasible
+from edged.core.costs import CostModel
 from edged.core.events import (
     BatchDone,
     DeviceUp,

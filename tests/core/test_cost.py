@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from edged.core.cost import CostModel, Curve
+from edged.core.costs import CostModel, Curve
 from edged.core.events import GroupCost
 
 SIZES = (1, 2, 4, 8)

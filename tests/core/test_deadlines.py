@@ -7,8 +7,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.core.deadlines import Deadlines
 from edged.core.events import Answer, BatchDone, DeviceUp, Run
+from edged.core.requests.deadlines import Deadlines
 from tests.core.helpers import Checked, arrived
 
 

@@ -23,9 +23,9 @@ from edged.core.events import (
     Run,
     Woke,
 )
+from edged.core.requests.staging_shares import LATELY_S
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Settings
-from edged.core.staging import LATELY_S
 from edged.errors import Code
 from tests.core.helpers import BACKBONE, Checked, arrived
 

@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edged.core.grants import FIRST_S, TRANSIT_S, Announcement, Grant, Grants, Key, Settings
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable
+from edged.uplink.grants import FIRST_S, TRANSIT_S, Announcement, Grant, Grants, Key, Settings
 
 UPLINK = 1_000_000
 GATHER_S = 0.01

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from edged.core.demand import Use
 from edged.core.events import Arrived as ArrivedEvent
 from edged.core.events import (
     BatchDone,
@@ -32,7 +31,8 @@ from edged.core.events import (
     UnloadAsked,
     Woke,
 )
-from edged.core.loading import Candidate, fewest_late, first_models, greedy
+from edged.core.residency.needs import Use
+from edged.core.residency.policies import Candidate, fewest_late, first_models, greedy
 from edged.core.settings import Memory
 from edged.errors import Code
 from tests.core.helpers import Checked

@@ -47,7 +47,7 @@ from edged.core.events import (
     UnloadAsked,
     Woke,
 )
-from edged.core.residency import Where
+from edged.core.residency.blocks import Where
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Memory, Settings
 from edged.errors import Code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edged.core.microbatch import CALL_S, is_enough, pieces, quickest
+from edged.profiles.microbatch import CALL_S, is_enough, pieces, quickest
 
 ROWS = (1, 2, 4, 8)
 

@@ -9,12 +9,12 @@ import msgspec
 from edged import wire
 from edged.config import Config
 from edged.daemon.front import Front
-from edged.daemon.recording import Recorder
-from edged.daemon.regions import Regions
-from edged.daemon.shelf import Contents
-from edged.daemon.versions import Versions
-from edged.device import link
+from edged.daemon.models.held_store import Contents
+from edged.daemon.models.versions import Versions
+from edged.link import messages as link
 from edged.manifest import Accuracy, Manifest, Preprocess, Step, Value
+from edged.observe.recording import Recorder
+from edged.sharedmem.owner import Regions
 
 BACKBONE = "ab" * 32
 OTHER_BACKBONE = "ef" * 32

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from edged.core.events import LoadAsked, PinAsked, Settled, UnloadAsked
-from edged.daemon.administration import Administration
-from edged.daemon.catalog import Catalog
-from edged.daemon.shelf import Contents, Unusable
-from edged.daemon.versions import Change, Versions
-from edged.device import link
+from edged.daemon.models.administration import Administration
+from edged.daemon.models.catalog import Catalog
+from edged.daemon.models.held_store import Contents, Unusable
+from edged.daemon.models.versions import Change, Versions
 from edged.errors import Code, EdgedError, NotFound, ResourceExhausted, StoreError, Unavailable
+from edged.link import messages as link
 from edged.manifest import Manifest
 from tests.daemon.samples import OTHER_BACKBONE, manifest
 

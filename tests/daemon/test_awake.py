@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from edged.client import Client
-from edged.daemon.awake import DEVICE, HOLD_S, Awake
 from edged.errors import ConfigError
+from edged.observe.awake import DEVICE, HOLD_S, Awake
 from tests.colors import picture
 from tests.daemon.live import until
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from edged import wire
-from edged.daemon.catalog import Catalog
+from edged.daemon.models.catalog import Catalog
 from edged.errors import InvalidArgument
 from edged.manifest import Manifest, Value
 from tests.daemon.samples import manifest

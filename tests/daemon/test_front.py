@@ -10,10 +10,10 @@ import pytest
 
 from edged import wire
 from edged.config import Config, Memory, Scheduler
-from edged.daemon.recording import Mismatch, Recorder, replay
-from edged.device import link
 from edged.errors import Code, InvalidArgument
+from edged.link import messages as link
 from edged.manifest import Preprocess
+from edged.observe.recording import Mismatch, Recorder, replay
 from tests.daemon.samples import OTHER_BACKBONE, Bench, batch_done, catalog, infer, manifest
 from tests.pictures.making import encoded, picture, png_of_zeros, progressive_of_zeros
 

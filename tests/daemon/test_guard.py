@@ -12,12 +12,12 @@ import zmq
 
 from edged import wire
 from edged.config import Config
-from edged.core.ledger import Account
-from edged.daemon.door import WAITING, Door
+from edged.core.residency.ledger import Account
 from edged.daemon.endpoint import Endpoint
-from edged.daemon.guard import MOST_KEPT_OUT_S, Caught
-from edged.daemon.hidden import GIVE_UP_S, SETTLE_S, Hidden, Step
-from edged.daemon.room import Room, kept_bytes
+from edged.daemon.peers.door import WAITING, Door
+from edged.daemon.peers.guard import MOST_KEPT_OUT_S, Caught
+from edged.daemon.peers.hidden import GIVE_UP_S, SETTLE_S, Hidden, Step
+from edged.daemon.peers.room import Room, kept_bytes
 from tests.daemon.live import until
 
 LIMIT = 100

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from edged.daemon.door import Door, allow_descriptors
 from edged.daemon.endpoint import Endpoint
-from edged.daemon.listening import Bind, listen
+from edged.daemon.peers.door import Door, allow_descriptors
+from edged.daemon.peers.listening import Bind, listen
 from edged.endpoints import Ipc, parse
 from edged.errors import Unavailable
 from edged.wire import Limits

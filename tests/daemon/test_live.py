@@ -17,7 +17,6 @@ import zmq
 
 from edged import wire
 from edged.client import Client
-from edged.daemon.recording import replay
 from edged.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -27,6 +26,7 @@ from edged.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from edged.observe.recording import replay
 from edged.store import Store
 from tests.colors import picture, png
 from tests.daemon.live import until

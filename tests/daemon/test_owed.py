@@ -16,9 +16,9 @@ from edged import wire
 from edged.client import Client
 from edged.daemon import owed
 from edged.daemon.owed import Untrusted
-from edged.device import link
-from edged.device.channel import Garbled, Receiver, channel_pair
 from edged.errors import Code, EdgedError
+from edged.link import messages as link
+from edged.link.channel import Garbled, Receiver, channel_pair
 from tests.colors import picture, png
 from tests.daemon.samples import OTHER_BACKBONE, Bench, batch_done, catalog, infer, manifest
 

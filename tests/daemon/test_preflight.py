@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from edged import profiles
 from edged.cli import main
 from edged.config import decode
+from edged.daemon.models.held_store import Shelf
 from edged.daemon.preflight import Checked, check
-from edged.daemon.shelf import Shelf
 from edged.errors import ConfigError, EdgedError, StoreError, Unavailable
 from edged.profiles.form import SCHEMA, BlockProfile, Profile, encode
 from edged.store import Store

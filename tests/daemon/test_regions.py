@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from edged import wire
-from edged.client.sharing import Region
-from edged.daemon.regions import MAX_ASKING, MAX_REGIONS, Regions
-from edged.device import link
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable, Unsupported
+from edged.link import messages as link
+from edged.sharedmem.owner import MAX_ASKING, MAX_REGIONS, Regions
+from edged.sharedmem.writer import Region
 from tests.daemon.samples import Bench, infer
 
 SIZE = 1 << 20

@@ -8,8 +8,8 @@ import pytest
 
 from edged import wire
 from edged.config import Config
-from edged.core.grants import Settings
 from edged.errors import Code
+from edged.uplink.grants import Settings
 from tests.daemon.samples import OTHER_BACKBONE, Bench, catalog, infer, manifest
 
 GATHER_S = 0.01

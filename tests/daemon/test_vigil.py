@@ -6,8 +6,8 @@ import pytest
 
 from edged.core.events import Member, Run
 from edged.daemon.vigil import FIRST, IMAGE_S, LOAD, TIMES, Vigil
-from edged.device import link
 from edged.errors import Code
+from edged.link import messages as link
 
 START_S, HANG_S = 300.0, 10.0
 BLOCK = "b" * 64

@@ -12,9 +12,9 @@ import numpy as np
 import zmq
 
 from edged.backends.memory import Array
-from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
+from edged.link import messages as link
 from edged.manifest import SCHEMA, Manifest, Step, Value
 from edged.store import Store
 from tests.backends.blocks import Block

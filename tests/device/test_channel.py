@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.device.channel import Receiver, Sender, SharedSender, channel_pair
 from edged.errors import Unavailable
+from edged.link.channel import Receiver, Sender, SharedSender, channel_pair
 
 SIZES = st.sampled_from([0, 1, 5, 4090, 4096, 5000, 300_000])
 MESSAGES = st.lists(st.lists(SIZES, min_size=1, max_size=5), max_size=8)

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from edged import backends
 from edged.backends.base import Backend
 from edged.backends.memory import Array
-from edged.device import link
 from edged.device.decoding import Decoding, Room
 from edged.device.executor import Executor, Segment
 from edged.device.loader import Loader
 from edged.device.preparing import prepare
 from edged.device.staging import Pool, Staged, Staging, shape_of
+from edged.link import messages as link
 from edged.manifest import Step, Value
 from tests.backends.blocks import Block, dense, one_row_only, sum_and_difference
 from tests.device.rig import Model, make_store

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.device import link
 from edged.device.orders import Orders
 from edged.errors import Code
+from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.store import Store
 from tests.backends.blocks import Block, dense

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
 from edged.errors import Code, Unavailable
+from edged.link import messages as link
 from edged.manifest import Preprocess
 from edged.store import Store
 from tests.backends.blocks import dense, mean_of_image

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from edged.backends.memory import HostMemory
-from edged.device import link
 from edged.device.inputs import preparations
 from edged.device.staging import Deferred, Pool, Staging
 from edged.errors import EdgedError, NotFound
+from edged.link import messages as link
 from edged.manifest import Preprocess
 from edged.paths.layout import Tensor
 from tests.backends.blocks import dense, mean_of_image

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edged.device import link
+from edged.link import messages as link
 from edged.store import Store
 from tests.backends.blocks import dense
 from tests.device.rig import Model, Rig, make_store, worker

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 
 from edged.backends.memory import HostMemory
-from edged.device import link
 from edged.device.executor import Segment
 from edged.device.staging import Staging
 from edged.device.warming import Warming
+from edged.link import messages as link
 from edged.manifest import SCHEMA, Layer, Manifest, Step, Value
 
 IMAGE, LATE = 3000, 10  # bytes of a row of the input, and of what crosses

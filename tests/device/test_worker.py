@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from edged import preprocess
-from edged.device import link
 from edged.errors import Code
+from edged.link import messages as link
 from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
 from edged.store import Store
 from tests.backends.blocks import (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from edged.daemon.shelf import Shelf
+from edged.daemon.models.held_store import Shelf
 from edged.errors import EdgedError, StoreError
 from edged.manifest import CHECKS, Preprocess
 from edged.older import check_fit

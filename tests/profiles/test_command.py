@@ -11,7 +11,7 @@ from edged import profiles
 from edged.cli import main
 from edged.client import Client
 from edged.core.events import DeviceUp
-from edged.daemon.recording import turns
+from edged.observe.recording import turns
 from edged.profiles.form import encode, group_costs
 from edged.store import Store
 from tests.colors import write_store

@@ -7,7 +7,6 @@ import pytest
 
 from edged import profiles
 from edged.core.events import GroupCost
-from edged.core.microbatch import CALL_S
 from edged.errors import ConfigError
 from edged.profiles.form import (
     SCHEMA,
@@ -20,6 +19,7 @@ from edged.profiles.form import (
     group_costs,
     microbatches,
 )
+from edged.profiles.microbatch import CALL_S
 from tests.daemon.samples import BACKBONE, OTHER_BACKBONE, manifest
 
 HEADS = {name: manifest(name).steps[1].block for name in ("flowers", "food", "fine")}

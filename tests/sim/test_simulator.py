@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from edged.core.settings import Settings
-from edged.daemon.recording import Recorder, replay
 from edged.errors import InvalidArgument, PlanError
+from edged.observe.recording import Recorder, replay
 from edged.sim import scenario as scenarios
 from edged.sim.arrivals import KINDS, Arrivals, generate
 from edged.sim.device import DeviceModel

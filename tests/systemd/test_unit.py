@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edged.client import Retry
-from edged.daemon.awake import DEVICE
 from edged.errors import Unavailable
+from edged.observe.awake import DEVICE
 from edged.store import Store
 from tests.colors import picture, png, put_tasks
 from tests.processes import suspend

@@ -24,8 +24,8 @@ import numpy as np
 import zmq
 
 from edged import wire
-from edged.client.sharing import Region
 from edged.errors import EdgedError
+from edged.sharedmem.writer import Region
 
 PART_BYTES = 1 << 20
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)

@@ -29,10 +29,10 @@ from onnx import TensorProto, helper, numpy_helper
 from edged.client import Client
 from edged.client.admin import Admin
 from edged.config import cores
-from edged.device import link
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
 from edged.errors import EdgedError
+from edged.link import messages as link
 from edged.store import Store
 from tools.bench.backbones import chain_of
 from tools.bench.report import emit

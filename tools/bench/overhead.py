@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from edged.client import Client
-from edged.daemon.awake import DEVICE
 from edged.manifest import SCHEMA, Manifest, Step, Value
+from edged.observe.awake import DEVICE
 from edged.store import Store
 from tools.bench.report import emit
 from tools.bench.serving import CpuMeter, closed_loop, quantiles_ms, serving

@@ -29,7 +29,8 @@ import numpy as np
 import psutil
 import simplejpeg
 
-from edged import heap, preprocess
+from edged import malloc as heap
+from edged import preprocess
 from edged.client import Client
 from edged.config import cores
 from edged.errors import Unavailable

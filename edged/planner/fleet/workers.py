@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edged import heap
+from edged import malloc as heap
 from edged.errors import Unsupported
 from edged.planner.fleet.decompose import Run
 

@@ -1,0 +1,293 @@
+"""Admission: the bounded queue of requests that the device has not heard of yet.
+
+Counted in rows, and in bytes of what the front keeps for them. Priority levels are strict; inside
+a level the clients take turns, by rows, so a flood of one client delays only itself. When the queue
+is full, room is made at the expense of the lowest level and of the client that holds most of it
+(longest queue drop), and never at the expense of a client that holds less than the newcomer's.
+What a client holds is its share of the rows or of the bytes, whichever is larger (dominant
+resource fairness: Ghodsi et al., NSDI 2011).
+
+A line holds its requests on shelves, one for each need. A shelf is parked while its need is not on
+the device: its requests keep their places and count as waiting, but take no turns. Every operation
+is O(clients + shelves of one client) at most, whatever the number of requests.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from msgspec import Struct, field
+
+from edged.core.events import Request
+from edged.core.requests.job import Job
+from edged.core.residency.needs import Need
+from edged.core.settings import Streams, WhenFull
+
+
+class Admission(NamedTuple):
+    """What became of an arrival: who had to leave for it, and whether it is in."""
+
+    admitted: bool
+    superseded: list[Job]  # older frames of the same stream
+    pushed_out: list[Job]  # requests of others, or older ones of the same client
+
+
+class _Shelf(Struct, eq=False):
+    """The waiting jobs of one client, level and need, oldest first."""
+
+    jobs: OrderedDict[int, Job] = field(default_factory=OrderedDict[int, Job])
+    rows: int = 0
+
+    def oldest(self) -> Job:
+        return next(iter(self.jobs.values()))
+
+    def newest(self) -> Job:
+        return next(reversed(self.jobs.values()))
+
+
+class _Line(Struct, eq=False):
+    """The waiting jobs of one client at one level."""
+
+    shelves: dict[Need | None, _Shelf] = {}
+    runnable: dict[Need | None, _Shelf] = {}  # those that take turns
+    rows: int = 0
+    bytes: int = 0
+    debt: int = 0  # rows served beyond one a turn; turns are skipped until it is paid
+
+    def newest(self) -> Job:
+        return max((shelf.newest() for shelf in self.shelves.values()), key=_place)
+
+
+def _oldest(shelves: dict[Need | None, _Shelf]) -> Job:
+    if len(shelves) == 1:
+        (shelf,) = shelves.values()
+        return shelf.oldest()
+    return min((shelf.oldest() for shelf in shelves.values()), key=_place)
+
+
+def _place(job: Job) -> int:
+    return job.place
+
+
+class WaitingQueue:
+    """Owns the waiting jobs. Does not know time, deadlines or the device."""
+
+    def __init__(
+        self,
+        capacity_rows: int,
+        capacity_bytes: int,
+        levels: int,
+        *,
+        when_full: WhenFull = "reject",
+        streams: Streams = "latest-frame",
+    ) -> None:
+        self._capacity_rows = capacity_rows
+        self.capacity_bytes = capacity_bytes  # may change at any time
+        self._when_full = when_full
+        self._streams = streams
+        self._levels: list[dict[int, _Line]] = [{} for _ in range(levels)]
+        self._turns: list[deque[int]] = [deque() for _ in range(levels)]  # clients that can run
+        self._level_rows = [0] * levels  # that can run
+        self._last_place = 0
+        self._first_place = 0
+        self._latest: dict[tuple[int, str], Job] = {}
+        self.rows = 0
+        self.bytes = 0
+        self.parked_rows = 0
+
+    def __bool__(self) -> bool:
+        return self.rows > 0
+
+    def __iter__(self) -> Iterator[Job]:
+        for lines in self._levels:
+            for line in lines.values():
+                for shelf in line.shelves.values():
+                    yield from shelf.jobs.values()
+
+    def push(self, job: Job) -> Admission:
+        """Admit `job` if there is, or can fairly be made, room for it."""
+        request = job.request
+        superseded: list[Job] = []
+        if request.stream is not None and self._streams == "latest-frame":
+            older = self._latest.get((request.client, request.stream))
+            if older is not None:
+                self.remove(older)
+                superseded.append(older)
+        pushed_out: list[Job] = []
+        while not self.has_room(request):
+            victim = self._victim(job)
+            if victim is None:
+                return Admission(False, superseded, pushed_out)
+            self.remove(victim)
+            pushed_out.append(victim)
+        self._last_place += 1
+        self._append(job, self._last_place)
+        return Admission(True, superseded, pushed_out)
+
+    def has_room(self, request: Request) -> bool:
+        """Whether it fits beside what waits; alone, any does."""
+        return (
+            not self.rows
+            or self._share(self.rows + request.rows, self.bytes + request.payload_bytes) <= 1.0
+        )
+
+    def rows_ahead_of(self, request: Request) -> int:
+        """At most how many rows go before a newcomer's: all of higher levels, and of its own
+        level no more of each client than of its own, since the clients take turns."""
+        level = request.level
+        higher = sum(self._level_rows[:level])
+        turns = (self._rows_of(request) + request.rows) * len(self._turns[level])
+        return higher + min(self._level_rows[level], turns)
+
+    def put_back(self, job: Job) -> None:
+        """Return a job that was admitted before, ahead of its client's others."""
+        self._first_place -= 1
+        self._append(job, self._first_place)
+        line = self._levels[job.request.level][job.request.client]
+        line.shelves[job.need].jobs.move_to_end(job.request.rid, last=False)
+
+    def remove(self, job: Job) -> None:
+        request = job.request
+        line = self._levels[request.level][request.client]
+        shelf = line.shelves[job.need]
+        del shelf.jobs[request.rid]
+        shelf.rows -= request.rows
+        line.rows -= request.rows
+        line.bytes -= request.payload_bytes
+        self.rows -= request.rows
+        self.bytes -= request.payload_bytes
+        if job.need in line.runnable:
+            self._level_rows[request.level] -= request.rows
+        else:
+            self.parked_rows -= request.rows
+        if job.need is not None:
+            job.need.remove(request)
+        if request.stream is not None and self._latest.get((request.client, request.stream)) is job:
+            del self._latest[request.client, request.stream]
+        if not shelf.jobs:
+            self._take_down(line, job.need, request)
+
+    def park(self, need: Need) -> None:
+        """The need is not on the device any more: its requests take no turns until `unpark`."""
+        for level, client, line in self._lines_with(need):
+            shelf = line.runnable.pop(need, None)
+            if shelf is not None:
+                self._level_rows[level] -= shelf.rows
+                self.parked_rows += shelf.rows
+                if not line.runnable:
+                    self._turns[level].remove(client)
+
+    def unpark(self, need: Need) -> None:
+        """The need is on the device."""
+        for level, client, line in self._lines_with(need):
+            if need not in line.runnable:
+                shelf = line.shelves[need]
+                self._level_rows[level] += shelf.rows
+                self.parked_rows -= shelf.rows
+                if not line.runnable:
+                    self._turns[level].append(client)
+                line.runnable[need] = shelf
+
+    def shelve(self, job: Job, need: Need) -> None:
+        """Give a job that waits a need; its place in the line stays."""
+        place = job.place
+        self.remove(job)
+        job.need = need
+        self._append(job, place)
+
+    def peek(self, may_go: Callable[[Request], bool]) -> Job | None:
+        """The job whose turn it is. Clients whose oldest may not go are passed over, for others of
+        their level only."""
+        if self.rows == self.parked_rows:
+            return None
+        for lines, turns in zip(self._levels, self._turns, strict=True):
+            if not turns:
+                continue
+            for _ in range(len(turns)):
+                while (line := lines[turns[0]]).debt > 0 and len(turns) > 1:
+                    line.debt -= 1
+                    turns.rotate(-1)
+                job = _oldest(line.runnable)
+                if may_go(job.request):
+                    return job
+                turns.rotate(-1)
+            return None
+        return None
+
+    def take(self, job: Job) -> None:
+        """Remove the job that `peek` showed and pass the turn on."""
+        turns = self._turns[job.request.level]
+        self._levels[job.request.level][job.request.client].debt += job.request.rows - 1
+        turns.rotate(-1)
+        self.remove(job)
+
+    def _append(self, job: Job, place: int) -> None:
+        request, need = job.request, job.need
+        job.place = place
+        line = self._levels[request.level].get(request.client)
+        if line is None:
+            line = self._levels[request.level][request.client] = _Line()
+        shelf = line.shelves.get(need)
+        if shelf is None:
+            shelf = line.shelves[need] = _Shelf()
+            if need is None or not need.missing:
+                if not line.runnable:
+                    self._turns[request.level].append(request.client)
+                line.runnable[need] = shelf
+        shelf.jobs[request.rid] = job
+        shelf.rows += request.rows
+        line.rows += request.rows
+        line.bytes += request.payload_bytes
+        self.rows += request.rows
+        self.bytes += request.payload_bytes
+        if need in line.runnable:
+            self._level_rows[request.level] += request.rows
+        else:
+            self.parked_rows += request.rows
+        if need is not None:
+            need.add(request, job.arrived_s)
+        if request.stream is not None:
+            self._latest[request.client, request.stream] = job
+
+    def _take_down(self, line: _Line, need: Need | None, request: Request) -> None:
+        """Remove an empty shelf, and the client's turns and line with the last one."""
+        del line.shelves[need]
+        if line.runnable.pop(need, None) is not None and not line.runnable:
+            self._turns[request.level].remove(request.client)
+        if not line.shelves:
+            del self._levels[request.level][request.client]
+
+    def _lines_with(self, need: Need) -> list[tuple[int, int, _Line]]:
+        return [
+            (level, client, line)
+            for level, lines in enumerate(self._levels)
+            for client, line in lines.items()
+            if need in line.shelves
+        ]
+
+    def _victim(self, job: Job) -> Job | None:
+        """Who leaves for `job`: the newest of the longest line of the lowest level, if that is
+        fair; else, under `drop-oldest`, the oldest of the same client; else nobody."""
+        request = job.request
+        own = self._levels[request.level].get(request.client, _Line())
+        asked = self._share(request.rows, request.payload_bytes)
+        held = self._share(own.rows, own.bytes)
+        together = self._share(own.rows + request.rows, own.bytes + request.payload_bytes)
+        for level in range(len(self._levels) - 1, request.level - 1, -1):
+            lines = self._levels[level].values()
+            longest = max(lines, key=lambda line: self._share(line.rows, line.bytes), default=None)
+            if longest is None:
+                continue
+            if level > request.level or self._share(longest.rows, longest.bytes) > together:
+                return longest.newest()
+        return _oldest(own.shelves) if self._when_full == "drop-oldest" and held >= asked else None
+
+    def _share(self, rows: int, size: int) -> float:
+        """Of the queue: the larger of both shares."""
+        return max(rows / self._capacity_rows, size / self.capacity_bytes)
+
+    def _rows_of(self, request: Request) -> int:
+        line = self._levels[request.level].get(request.client)
+        return line.rows if line is not None else 0

@@ -1,0 +1,1 @@
+"""The models that the front serves: what is there, what comes and goes."""

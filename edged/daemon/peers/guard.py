@@ -1,0 +1,157 @@
+"""Keeps peers from taking all descriptors, or memory that nobody accounts for.
+
+Cuts off whom it has to, and keeps a process out for a while that it has caught: a program that
+begins anew at once would leave no time for the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from edged import malloc as heap
+from edged.budget import anonymous_bytes
+from edged.daemon.endpoint import Endpoint
+from edged.daemon.peers.connections import Connection, is_sending, process_of
+from edged.daemon.peers.door import Door
+from edged.daemon.peers.hidden import Hidden, Step
+
+log = logging.getLogger("edged")
+
+LOOK_S = 0.02  # between two looks at the memory, in which a local peer can send 20 MB
+SILENT_S = 0.25  # without a whole message; in the middle of one there is none
+MUTE_S = 3.0  # without any message since it came; such a peer makes room for others
+KEPT_OUT_S, MOST_KEPT_OUT_S = 1.0, 60.0
+MOST_KNOWN = 1_024  # processes that are kept out
+
+
+class Guard:
+    """Looks after the endpoints of a loop."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        door: Door,
+        taken_bytes: Callable[[], int] = anonymous_bytes,
+    ) -> None:
+        self._endpoints = tuple(endpoints)
+        self._door = door
+        self._taken_bytes = taken_bytes
+        self._hidden = Hidden()
+        self._caught = Caught()
+        self.look_at = -math.inf
+
+    def update(self, now: float) -> None:
+        """Peers have come or gone."""
+        for endpoint in self._endpoints:
+            come, gone = endpoint.update(now)
+            for connection in come if self._caught.anyone else ():
+                if self._caught.is_kept_out(process_of(connection), now):
+                    endpoint.connections.cut(connection)
+            self._door.update(endpoint, come, gone)
+            if come:
+                self.look_at = min(self.look_at, now + LOOK_S)
+
+    def caught(self, connection: Connection, now: float) -> None:
+        """It did what nobody does by mistake: its process is kept out for long."""
+        self._caught.catch(process_of(connection), now, at_least_s=MOST_KEPT_OUT_S)
+
+    def begin(self) -> None:
+        """What the process has taken so far is as it should be."""
+        self._hidden.begin()
+        self._door.begin()
+        self.look_at = -math.inf
+
+    def look(self, accounted_bytes: int, limit_bytes: int, now: float) -> None:
+        """At the memory of this process, of which `accounted_bytes` are known.
+
+        While the frames of one message are skipped it goes by itself, and silence means nothing.
+        """
+        self.look_at = now + LOOK_S if any(len(e.connections) for e in self._endpoints) else now + 1
+        for endpoint in self._endpoints:
+            offenders, endpoint.offenders = set(endpoint.offenders), []
+            for process in offenders:
+                self._keep_out(process, now)
+        step = Step.NOTHING if any(e.is_skipping for e in self._endpoints) else Step.TRIM
+        while step is not Step.NOTHING:
+            unread_bytes = sum(endpoint.unread.total_bytes for endpoint in self._endpoints)
+            taken_bytes = self._taken_bytes() - accounted_bytes - unread_bytes
+            step = self._hidden.look(taken_bytes, limit_bytes, now)
+            if step is Step.TRIM:
+                heap.give_back()
+            elif step is Step.GIVE_UP:
+                log.warning("%d bytes are in use that nobody accounts for", taken_bytes)
+            elif step is not Step.NOTHING and self._cut(step, now):
+                self._hidden.settle(now)
+
+    def sweep(self, unread_bytes: int, now: float) -> None:
+        """Now and then: make room for those who wait outside, and for answers.
+
+        `unread_bytes`: that all peers of an endpoint may leave unread.
+        """
+        for endpoint in self._endpoints:
+            endpoint.unread.most_bytes = unread_bytes
+            endpoint.relieve()
+            self._door.update(endpoint, [], endpoint.lost())
+        if not self._door.try_open():
+            for endpoint, connection in self._all():
+                if connection.heard_at is None and now - connection.since > MUTE_S:
+                    endpoint.connections.cut(connection)
+
+    def _cut(self, step: Step, now: float) -> int:
+        """How many."""
+        cut = 0
+        for endpoint, connection in self._all():
+            heard_at = connection.heard_at
+            if step is not Step.CUT_ALL and heard_at is not None and now - heard_at < SILENT_S:
+                continue
+            if step is Step.CUT_SENDING:
+                if heard_at is not None and not is_sending(connection):
+                    continue
+                self._caught.catch(process_of(connection), now)
+            endpoint.connections.cut(connection)
+            cut += 1
+        if cut:
+            log.warning("messages that do not end take too much memory: %d clients cut off", cut)
+        return cut
+
+    def _keep_out(self, process: int, now: float) -> None:
+        """With all its connections: what one did another would go on with."""
+        if self._caught.catch(process, now):
+            for endpoint, connection in self._all():
+                if process_of(connection) == process:
+                    endpoint.connections.cut(connection)
+
+    def _all(self) -> Iterable[tuple[Endpoint, Connection]]:
+        return ((e, connection) for e in self._endpoints for connection in e.connections)
+
+
+class Caught:
+    """Processes that are kept out, for longer each time. Pure."""
+
+    def __init__(self) -> None:
+        self._until: dict[int, tuple[float, float]] = {}  # and for how long, the last time
+
+    @property
+    def anyone(self) -> bool:
+        return bool(self._until)
+
+    def catch(self, process: int | None, now: float, at_least_s: float = KEPT_OUT_S) -> bool:
+        """Keep it out, if it is not already. `process` None: it cannot be told from others."""
+        if process is None or self.is_kept_out(process, now):
+            return False
+        _, last_s = self._until.pop(process, (0.0, 0.0))
+        wait_s = min(max(2 * last_s, at_least_s), MOST_KEPT_OUT_S)
+        self._until[process] = now + wait_s, wait_s
+        if len(self._until) > MOST_KNOWN:
+            del self._until[next(iter(self._until))]
+        return True
+
+    def is_kept_out(self, process: int | None, now: float) -> bool:
+        if process is None or process not in self._until:
+            return False
+        until, _ = self._until[process]
+        if now > until + MOST_KEPT_OUT_S:  # it has learnt, or is another one
+            del self._until[process]
+        return now < until

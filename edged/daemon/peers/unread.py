@@ -1,0 +1,69 @@
+"""How much of what was sent to a peer it has not taken yet, which ZeroMQ does not tell.
+
+Now and then a frame is lent to ZeroMQ instead of copied: when it gives that one back, all that was
+sent to the peer before has left this process. Up to `MARK_BYTES` for each peer are not counted,
+and a small message costs an addition.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+
+from edged import wire
+from edged.daemon.peers.connections import Connection
+
+MARK_BYTES = 65_536
+
+
+class Unread:
+    """Counts for all connections of a socket; what belongs to one stands in the connection."""
+
+    def __init__(self, peer_bytes: int) -> None:
+        """`peer_bytes`: that one peer may leave unread, or one message."""
+        self.peer_bytes = self.most_bytes = peer_bytes  # `most_bytes`: that all may together
+        self.total_bytes = 0  # as far as is known
+
+    @property
+    def is_too_much(self) -> bool:
+        return self.total_bytes > self.most_bytes
+
+    def has_room(self, connection: Connection, size: int) -> bool:
+        """Whether `size` bytes more are not too much for one that has bytes unread already."""
+        if connection.unread_bytes + size <= self.peer_bytes:
+            return True
+        self.settle(connection)
+        unread_bytes = connection.unread_bytes
+        return not unread_bytes or unread_bytes + size <= self.peer_bytes
+
+    def sent(self, connection: Connection, size: int) -> None:
+        """A message was sent."""
+        connection.unmarked_bytes += size
+
+    def mark(self, connection: Connection, tracker: zmq.MessageTracker) -> None:
+        """The message that was sent last is marked by this one."""
+        size, connection.unmarked_bytes = connection.unmarked_bytes, 0
+        connection.marks.append((size, tracker))
+        connection.unread_bytes += size
+        self.total_bytes += size
+        self.settle(connection)
+
+    def settle(self, connection: Connection) -> None:
+        """Count out what has left."""
+        marks = connection.marks
+        while marks and marks[0][1].done:
+            size, _ = marks.popleft()
+            connection.unread_bytes -= size
+            self.total_bytes -= size
+
+    def forget(self, connection: Connection) -> None:
+        """It is gone, and what was for it."""
+        self.total_bytes -= connection.unread_bytes
+        connection.unread_bytes = connection.unmarked_bytes = 0
+        connection.marks.clear()
+
+
+def lent(frame: wire.Buffer) -> Any:
+    """A frame that is not copied, however small, and can be asked whether it has left."""
+    return zmq.Frame(frame, track=True, copy=False, copy_threshold=0)

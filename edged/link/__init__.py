@@ -1,0 +1,1 @@
+"""The link between the front and its device worker."""

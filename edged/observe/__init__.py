@@ -1,0 +1,1 @@
+"""Observers of the scheduler: they see its events and commands, and change nothing."""

@@ -1,0 +1,1 @@
+"""Memory that the daemon shares with clients on its host."""

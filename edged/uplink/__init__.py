@@ -1,0 +1,1 @@
+"""Announced uploads over one slow uplink."""

@@ -1,0 +1,168 @@
+"""Announced uploads: the bytes that have come of each, and the answers to announcements.
+
+Which upload runs when is for edged.uplink.grants to say; it also bounds how much memory uploads
+may take, since only what was announced is taken. Knows no sockets and no clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from edged import wire
+from edged.daemon.peers.clients import Client
+from edged.errors import Cancelled, EdgedError, InvalidArgument, Unavailable
+from edged.uplink.grants import Announcement, Grants, Key, Settings
+
+
+@dataclass(slots=True, eq=False)
+class _Upload:
+    client: Client
+    announcement: str | None  # the id of the ANNOUNCE that waits for its grant
+    data: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a client is to be told: a grant, or how the request `id` ended."""
+
+    client: Client
+    id: str
+    what: wire.GrantReply | EdgedError
+
+
+class Uploads:
+    """Owns the bytes of uploads until the request that they belong to."""
+
+    def __init__(self, settings: Settings, limits: wire.Limits) -> None:
+        self._shares_out = settings.rate_bytes_s > 0
+        self._grants = Grants(
+            settings, max_rows=limits.max_rows, max_client_uploads=limits.max_in_flight
+        )
+        self._uploads: dict[Key, _Upload] = {}
+        self._notices: list[Notice] = []
+
+    @property
+    def held_bytes(self) -> int:
+        """That have come, of requests that have not."""
+        return sum([len(upload.data) for upload in self._uploads.values()])
+
+    def announce(self, client: Client, header: wire.Announce, group: str, now: float) -> None:
+        """An ANNOUNCE for a task of `group`; its answer is a notice. Raises as Grants.announce."""
+        if not self._shares_out:
+            self._notices.append(Notice(client, header.id, wire.GrantReply(header.id)))
+            return
+        key = (client.number, header.request)
+        known = self._uploads.get(key)
+        if known is not None and known.announcement == header.id:
+            return  # a repetition: the answer will do for both
+        if known is not None:
+            self._answer(known, Cancelled(f"upload {header.request} was announced again"))
+        announcement = Announcement(
+            key, group, header.rows, header.bytes, header.sent, header.link_bytes_s
+        )
+        try:
+            self._grants.announce(announcement, now)
+        except EdgedError:
+            self._drop(key)
+            raise
+        if known is None or not header.sent:
+            self._uploads[key] = _Upload(client, header.id)
+        else:
+            known.announcement = header.id
+
+    def chunk(
+        self, client: Client, header: wire.Chunk, data: wire.Buffer, now: float
+    ) -> wire.ChunkReply | None:
+        """Bytes of an upload. None: it has ended, which was answered, and they are dropped.
+
+        Raises as Grants.received.
+        """
+        key = (client.number, header.id)
+        try:
+            if not self._grants.received(key, header.offset, memoryview(data).nbytes, now):
+                return None
+        except EdgedError:
+            self._drop(key)
+            raise
+        upload = self._uploads[key]
+        upload.data += data
+        return wire.ChunkReply(header.id, len(upload.data))
+
+    def take(self, client: Client, header: wire.Infer) -> tuple[wire.Buffer, ...]:
+        """The payload frames of an INFER that says it was uploaded; the upload ends.
+
+        Raises Unavailable when it is not here, InvalidArgument when its size is another.
+        """
+        assert header.parameters.upload is not None, "this is a bug: nothing was uploaded"
+        upload = self._drop((client.number, header.id))
+        if upload is None:
+            raise Unavailable(
+                "what was uploaded for the request is not here (any more): upload it again",
+                retry_after_s=0.0,
+            )
+        self._answer(upload, Cancelled("the request came before its upload was granted"))
+        sizes = header.parameters.upload
+        if sum(sizes) != len(upload.data):
+            raise InvalidArgument(
+                f"the request says that {sum(sizes)} bytes were uploaded, {len(upload.data)} came"
+            )
+        data = memoryview(upload.data).toreadonly()
+        ends = accumulate(sizes)
+        return tuple(data[end - size : end] for size, end in zip(sizes, ends, strict=True))
+
+    def cancel(self, client: Client, request: str) -> bool:
+        """Take an upload back; its request is answered with Cancelled. False: there is none."""
+        upload = self._drop((client.number, request))
+        if upload is None:
+            return False
+        cancelled = Cancelled("cancelled by the client")
+        self._answer(upload, cancelled)
+        self._notices.append(Notice(client, request, cancelled))
+        return True
+
+    def forget(self, client: Client) -> None:
+        """The client is gone, and with it what it uploaded."""
+        for key in self._grants.keys_of(client.number):
+            self._drop(key)
+
+    def drain(self) -> None:
+        """Nobody is granted anything any more."""
+        for key, upload in list(self._uploads.items()):
+            if upload.announcement is not None:
+                self._answer(upload, Unavailable("the daemon is shutting down", retry_after_s=1.0))
+                self._drop(key)
+
+    def notices(self, now: float) -> Iterator[Notice]:
+        """What clients are to be told now."""
+        expired, granted = self._grants.turn(now)
+        for key in expired:
+            upload = self._uploads.pop(key)
+            gone = Unavailable("the upload came to a stop and was given up", retry_after_s=0.0)
+            self._notices.append(Notice(upload.client, key[1], gone))
+        for grant in granted:
+            upload = self._uploads[grant.key]
+            reply = wire.GrantReply(
+                upload.announcement or "",
+                start_us=round((grant.start_s - now) * 1e6),
+                rate_bytes_s=max(1, int(grant.rate_bytes_s)),
+                lease_us=round((grant.end_s - grant.start_s) * 1e6),
+            )
+            self._answer(upload, reply)
+        notices, self._notices = self._notices, []
+        yield from notices
+
+    def wakeup_at(self) -> float:
+        """When `notices` has something to tell, if nothing else happens."""
+        return -math.inf if self._notices else self._grants.wakeup_at()
+
+    def _answer(self, upload: _Upload, what: wire.GrantReply | EdgedError) -> None:
+        if upload.announcement is not None:
+            self._notices.append(Notice(upload.client, upload.announcement, what))
+            upload.announcement = None
+
+    def _drop(self, key: Key) -> _Upload | None:
+        self._grants.end(key)
+        return self._uploads.pop(key, None)
