@@ -8,7 +8,7 @@ It owes each `...Asked` with an `ask`, a number that the driver gives, exactly o
 A driver that tells no Library has all models on the device for good. One that does tells it before
 DeviceUp, and again whenever it changes; no model is then on the device but by DeviceUp and Load.
 
-Recordings (`edged.daemon.recording`) hold these classes by their tags and by the order of their
+Recordings (`edged.observe.recording`) hold these classes by their tags and by the order of their
 fields. A class or a field may be renamed at any time; a new field goes to the end, with a default.
 """
 

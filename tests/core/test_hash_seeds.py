@@ -13,7 +13,7 @@ from tests.core.test_recordings import RECORDINGS
 REPLAY = """
 import sys
 from pathlib import Path
-from edged.daemon.recording import replay
+from edged.observe.recording import replay
 print(sum(replay(Path(path)) for path in sys.argv[1:]))
 """
 

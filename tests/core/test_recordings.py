@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from edged.core.events import Command, Event
-from edged.daemon.recording import replay, turns
+from edged.observe.recording import replay, turns
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.jsonl.gz"))
 

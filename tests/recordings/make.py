@@ -11,7 +11,7 @@ import gzip
 import tempfile
 from pathlib import Path
 
-from edged.daemon.recording import replay
+from edged.observe.recording import replay
 from tests.recordings.live import LIVE
 from tests.recordings.simulated import SIMULATED, write
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from edged.core.settings import Settings
-from edged.daemon.recording import Recorder
+from edged.observe.recording import Recorder
 from edged.sim import loading
 from edged.sim import scenario as batching
 from edged.sim.arrivals import Arrivals, generate
