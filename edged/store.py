@@ -30,7 +30,7 @@ from pathlib import Path
 import msgspec
 
 from edged import manifest as manifests
-from edged.errors import NotFound, StoreError, Unavailable
+from edged.errors import NotFound, StoreAway, StoreError, Unavailable
 from edged.manifest import Manifest
 from edged.typeinfo import describe
 
@@ -244,7 +244,7 @@ class Store:
         try:
             data = _read(path)
         except FileNotFoundError as error:
-            raise StoreError(
+            raise StoreAway(
                 f"there is no store at {self.path}: name the directory that edged-export wrote"
             ) from error
         try:
@@ -422,12 +422,12 @@ def _open(path: Path) -> Iterator[int]:
     except NotADirectoryError as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except OSError as error:
-        raise StoreError(
+        raise StoreAway(
             f"{path} cannot be read: {error.strerror}; let the account of the daemon read it, or "
             "restore it from a copy"
         ) from error
     except MemoryError as error:
-        raise StoreError(f"{path} cannot be read: there is no memory for it") from error
+        raise StoreAway(f"{path} cannot be read: there is no memory for it") from error
 
 
 def _has_content(path: Path, data: bytes) -> bool:

@@ -43,4 +43,10 @@ class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: Settings
 
 
-describe(Start)
+class Trial(msgspec.Struct, frozen=True):
+    """What a process that only tries to open the backend has found; see edged.device.trial."""
+
+    failure: tuple[str, str] | None = None  # code and message of the error
+
+
+describe(Start, Trial)

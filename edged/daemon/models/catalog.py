@@ -16,7 +16,7 @@ import msgspec
 from edged import manifest as manifests
 from edged.core.events import Part
 from edged.daemon.models.fitting import check_inputs, check_output, signature
-from edged.daemon.models.held_store import Unusable
+from edged.daemon.models.held_store import Unusable, no_model_left
 from edged.device.inputs import preparations
 from edged.errors import InvalidArgument, NotFound, StoreError
 from edged.link import messages as link
@@ -75,10 +75,7 @@ class Catalog:
         if not manifests and not self._unusable:
             raise NotFound("the store holds no model; add one with edged-export")
         if not manifests:
-            name, model = next(iter(self._unusable.items()))
-            raise StoreError(
-                f"no model of the store can be served; {name!r} cannot because {model.reason}"
-            )
+            raise no_model_left({name: model.reason for name, model in self._unusable.items()})
         self.models = dict(manifests)
         self._block_bytes = dict(block_bytes)  # of their files
         self._keys = dict(keys)

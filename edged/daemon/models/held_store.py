@@ -76,7 +76,7 @@ class Shelf:
 def inspect(store: Store, names: Iterable[str] | None) -> dict[str, str]:
     """The models that cannot be served, and why; every block is read to its end.
 
-    Raises as Store.survey.
+    Raises as Store.survey, and StoreError where not one model can be served.
     """
     shelf = Shelf(store, names)
     try:
@@ -93,4 +93,12 @@ def inspect(store: Store, names: Iterable[str] | None) -> dict[str, str]:
     for name, manifest in contents.models.items():
         whys = [damaged[step.block] for step in manifest.steps if step.block in damaged]
         found |= {name: whys[0]} if whys else {}
+    if found and found.keys() >= contents.models.keys():
+        raise no_model_left(found)
     return found
+
+
+def no_model_left(whys: Mapping[str, str]) -> StoreError:
+    """The error for a store with models of which none can be served, each for its reason."""
+    name, reason = next(iter(whys.items()))
+    return StoreError(f"no model of the store can be served; {name!r} cannot because {reason}")

@@ -1,0 +1,40 @@
+"""A process that opens a backend as a worker would, says what came of it, and ends.
+
+`python -m edged.device.trial` reads a worker's settings on standard input and writes a `Trial` to
+standard output.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+
+from edged import backends
+from edged.device.failures import typed
+from edged.device.settings import Settings, Trial
+
+
+def attempt(settings: Settings) -> Trial:
+    try:
+        backends.create(
+            settings.backend,
+            settings.options,
+            threads=settings.threads,
+            cache_dir=Path(settings.cache_dir),
+        ).close()
+    except Exception as caught:
+        error = typed(caught, f"backend {settings.backend} does not come up")
+        return Trial((error.code.value, str(error)))
+    return Trial()
+
+
+def main() -> int:
+    settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings)
+    sys.stdout.buffer.write(msgspec.json.encode(attempt(settings)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
