@@ -43,6 +43,7 @@ STARTS_PROCESSES = (
     "test_heap.py",
     "test_install.py",
     "test_layers.py",
+    "test_logs.py",
     "test_package.py",
     "test_results_alone.py",
     "test_systemd_notify.py",
