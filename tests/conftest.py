@@ -25,6 +25,7 @@ STARTS_PROCESSES = (
     "daemon/test_live*.py",
     "daemon/test_owed.py",
     "daemon/test_preflight.py",
+    "daemon/test_start_fails.py",
     "daemon/test_uplink.py",
     "demo/test_demo.py",
     "device/test_loading.py",

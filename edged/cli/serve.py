@@ -83,7 +83,7 @@ def _look(config: Config) -> dict[str, str]:
 
     with contextlib.closing(Shelf(Store(config.store), config.models)) as shelf:
         checked = check(config, shelf)
-    check_device(checked.worker)
+        check_device(checked)
     unusable = check_blocks(config)
     for line in addresses_in_use(config):
         say(

@@ -20,6 +20,7 @@ import psutil
 from edged import options, profiles, wire
 from edged.config import Config, cores
 from edged.daemon.models.held_store import Shelf, inspect
+from edged.daemon.models.state_file import state_dir
 from edged.daemon.models.versions import Versions
 from edged.daemon.places import check_directory, check_endpoint, endpoints
 from edged.device.inputs import preparations
@@ -31,7 +32,6 @@ from edged.manifest import Manifest
 from edged.observe.awake import Awake
 from edged.profiles.form import Profile, check_fits, microbatches
 from edged.store import Store
-from edged.systemd import state_directory
 
 _TRIAL_S = 120.0  # a device that does not come up within that time hangs
 
@@ -55,7 +55,7 @@ def check(config: Config, shelf: Shelf) -> Checked:
     profile = _profile(config, models)
     versions.catalog()  # raises where no model can be served
     worker = worker_settings(config, [*versions.served, *versions.unusable], profile)
-    _check_backend(config)
+    _check_backend(config, models)
     _check_memory(config, models)
     if config.device.idle_latency_us is not None:
         Awake(config.device.idle_latency_us).close()
@@ -66,8 +66,26 @@ def check(config: Config, shelf: Shelf) -> Checked:
     return Checked(versions, worker, profile)
 
 
-def check_device(settings: WorkerSettings) -> None:
-    """Open the backend as a worker would, in a process of its own. Raises what that raised."""
+def check_device(checked: Checked) -> None:
+    """Open the backend as a worker would, in a process of its own. Raises what a start would raise,
+    also where the profile was measured on another device.
+    """
+    trial = _try_backend(checked.worker)
+    if trial.failure is not None:
+        raise from_code(*trial.failure)
+    if checked.profile is not None:
+        blocks = checked.versions.blocks
+        check_fits(
+            checked.profile,
+            blocks,
+            backend=checked.worker.backend,
+            device=trial.device,
+            machine=profiles.machine(),
+            lanes=trial.lanes,
+        )
+
+
+def _try_backend(settings: WorkerSettings) -> Trial:
     try:
         done = subprocess.run(
             command("edged.device.trial"),
@@ -76,7 +94,7 @@ def check_device(settings: WorkerSettings) -> None:
             env={**os.environ, **environment(settings)},
             timeout=_TRIAL_S,
         )
-        failure = msgspec.json.decode(done.stdout, type=Trial).failure
+        return msgspec.json.decode(done.stdout, type=Trial)
     except subprocess.TimeoutExpired as error:
         raise Unavailable(
             f"backend {settings.backend} did not come up within {_TRIAL_S:g} s"
@@ -86,8 +104,6 @@ def check_device(settings: WorkerSettings) -> None:
             f"backend {settings.backend} does not come up: its process ended with status "
             f"{done.returncode}"
         ) from error
-    if failure is not None:
-        raise from_code(*failure)
 
 
 def check_blocks(config: Config) -> dict[str, str]:
@@ -96,11 +112,6 @@ def check_blocks(config: Config) -> dict[str, str]:
     Raises StoreError where not one model can be served.
     """
     return inspect(Store(config.store), config.models)
-
-
-def state_dir(config: Config) -> str | None:
-    """Where to keep what administrators say; None: nowhere."""
-    return config.server.state_dir or state_directory()
 
 
 def worker_settings(
@@ -164,17 +175,31 @@ def _profile(config: Config, models: Mapping[str, Manifest]) -> Profile | None:
     return profile
 
 
-def _check_backend(config: Config) -> None:
+def _check_backend(config: Config, models: Mapping[str, Manifest]) -> None:
     device = config.device
     options.check_installed(device.backend)
     chosen = options.parse(device.backend, device.options)
     if isinstance(chosen, options.Emulated):
         try:
-            options.figures(chosen)
+            _check_figures(options.figures(chosen), models)
         except ConfigError as error:
             raise ConfigError(f"device.options of backend emulated: {error}") from error
     if isinstance(chosen, options.OnnxRuntime) and chosen.provider == "cpu":
         check_directory("device.cache_dir", device.cache_dir, "prepared blocks")
+
+
+def _check_figures(keys: Iterable[str], models: Mapping[str, Manifest]) -> None:
+    """Raises ConfigError where an emulated device could run none of the models."""
+    known = tuple("" if key == "*" else key for key in keys)
+    lacking = [
+        next((step.block for step in model.steps if not step.block.startswith(known)), None)
+        for model in models.values()
+    ]
+    if all(lacking):
+        raise ConfigError(
+            f"no times for block {str(lacking[0])[:12]}: profile that block, or give times for * "
+            "(all others)"
+        )
 
 
 def _check_memory(config: Config, models: Mapping[str, Manifest]) -> None:

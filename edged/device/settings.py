@@ -46,7 +46,9 @@ class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Trial(msgspec.Struct, frozen=True):
     """What a process that only tries to open the backend has found; see edged.device.trial."""
 
-    failure: tuple[str, str] | None = None  # code and message of the error
+    failure: tuple[str, str] | None = None  # code and message of the error; else:
+    device: str = ""
+    lanes: int = 1
 
 
 describe(Start, Trial)

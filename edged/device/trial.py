@@ -18,16 +18,18 @@ from edged.device.settings import Settings, Trial
 
 def attempt(settings: Settings) -> Trial:
     try:
-        backends.create(
+        backend = backends.create(
             settings.backend,
             settings.options,
             threads=settings.threads,
             cache_dir=Path(settings.cache_dir),
-        ).close()
+        )
+        trial = Trial(device=backend.device, lanes=backend.lanes)
+        backend.close()
+        return trial
     except Exception as caught:
         error = typed(caught, f"backend {settings.backend} does not come up")
         return Trial((error.code.value, str(error)))
-    return Trial()
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,7 +31,7 @@ from edged.wire import (
 )
 
 _RESOLVED = 1024  # kinds of requests whose needs are remembered
-NOT_LOADED = "not loaded; an administrator can: edged load"
+NOT_LOADED = "unloaded by an administrator; to take that back: edged load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +178,14 @@ class Catalog:
         )
 
     def index(
-        self, state: str, reason: str, idle: Mapping[str, str] | None = None
+        self,
+        state: str,
+        reason: str,
+        idle: Mapping[str, str] | None = None,
+        pinned: Collection[str] = (),
     ) -> tuple[ModelState, ...]:
         """The rows of REPOSITORY_INDEX, by task and preference. `idle`: models that are not served
-        at present, and why. Last those of which nothing but the name is known.
+        at present, and why. The last rows are of models of which nothing but the name is known.
         """
         whys = {**(idle or {}), **{name: m.reason for name, m in self._unusable.items()}}
         rows = [
@@ -189,6 +193,7 @@ class Catalog:
                 self._manifest(model),
                 *(("UNAVAILABLE", whys[model]) if model in whys else (state, reason)),
                 default=model == models[0],
+                pinned=model in pinned,
             )
             for _, models in sorted(self.tasks.items())
             for model in models
@@ -212,7 +217,9 @@ class Catalog:
                 "mended, an administrator can: edged reload"
             )
 
-    def _state(self, manifest: Manifest, state: str, reason: str, *, default: bool) -> ModelState:
+    def _state(
+        self, manifest: Manifest, state: str, reason: str, *, default: bool, pinned: bool
+    ) -> ModelState:
         blocks = {step.block for step in manifest.steps}
         return ModelState(
             name=manifest.name,
@@ -220,6 +227,7 @@ class Catalog:
             state=state,
             reason=reason,
             default=default,
+            pinned=pinned,
             precision=manifest.precision,
             version=version_of(manifest),
             total_bytes=(

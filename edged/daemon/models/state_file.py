@@ -14,7 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from edged.bounds import ModelName
+from edged.config import Config
+from edged.daemon.models.instructions import Instructions, Said
+from edged.systemd import state_directory
 from edged.typeinfo import describe
 
 log = logging.getLogger("edged")
@@ -25,11 +27,14 @@ _ASIDE = ".unreadable"
 _MAX_BYTES = 1 << 20  # more names than any store has
 
 
-class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Names of models."""
+def state_dir(config: Config) -> str | None:
+    """Where what administrators say is kept; None: nowhere."""
+    return config.server.state_dir or state_directory()
 
-    pinned: frozenset[ModelName] = frozenset()
-    unloaded: frozenset[ModelName] = frozenset()
+
+def instructions_of(config: Config) -> Instructions:
+    """The pins of the configuration, and what administrators said before this start."""
+    return Instructions(config.memory.pinned, StateFile(state_dir(config)))
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +78,7 @@ class StateFile:
             _replace(self._path, msgspec.json.encode(_File(SCHEMA, said), order="deterministic"))
         except OSError as error:
             log.error(
-                "%s cannot be written (%s): what administrators said is forgotten at the next start",
+                "%s cannot be written (%s): the next start forgets what administrators said",
                 self._path,
                 error.strerror,
             )
