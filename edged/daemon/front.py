@@ -483,7 +483,7 @@ class Front:
         self._tell(measured, now)
         self._find_room(now)
         for name, why in self._failing().items():
-            log.error("model %s cannot be served: %s", name, why)
+            log.error("model %s cannot be served: %s", name, why, extra={"model": name})
         self._administration.try_reload(now)
 
     def _failed(self, message: link.Failed, frames: Sequence[wire.Buffer], now: float) -> None:
@@ -522,7 +522,7 @@ class Front:
     def _load_failed(
         self, message: link.LoadFailed, frames: Sequence[wire.Buffer], now: float
     ) -> None:
-        log.error("%s", message.message)
+        log.error("%s", message.message, extra={"block": message.block})
 
     def _unloaded(self, message: link.Unloaded, frames: Sequence[wire.Buffer], now: float) -> None:
         del self._resident[message.block]
@@ -638,7 +638,11 @@ class Front:
                 self._lose(client, now)
 
     def _lose(self, client: Client, now: float) -> None:
-        log.info("client %d is gone: %d requests dropped", client.number, len(client.in_flight))
+        dropped = len(client.in_flight)
+        log.info(
+            "client %d is gone: %d requests dropped", client.number, dropped,
+            extra={"client": client.number},
+        )  # fmt: skip
         self._uploads.forget(client)
         self._tell(ClientGone(client.number), now)
 
