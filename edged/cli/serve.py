@@ -15,6 +15,7 @@ from edged import logs
 from edged.cli.console import print_json, printable, say
 from edged.config import Config
 from edged.errors import EdgedError
+from edged.systemd import Notifier
 
 log = logging.getLogger("edged")
 
@@ -53,7 +54,9 @@ def _serve(args: argparse.Namespace) -> int:
 
         return serve(configuration.read(args.config), record=args.record)
     except EdgedError as error:
-        log.error("%s", printable(str(error)))
+        words = printable(str(error))
+        log.error("%s", words)
+        Notifier().status(f"not started: {words}")
         return error.start_status
 
 

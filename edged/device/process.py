@@ -68,7 +68,7 @@ class WorkerProcess:
         return True
 
     def kill(self) -> None:
-        """End it now, whatever it does."""
+        """End the process now."""
         self._process.kill()
 
     def exit_reason(self) -> str:

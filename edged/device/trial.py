@@ -7,6 +7,7 @@ standard output.
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 import msgspec
@@ -17,15 +18,17 @@ from edged.device.settings import Settings, Trial
 
 
 def attempt(settings: Settings) -> Trial:
+    """Open the backend that the settings name, and close it again."""
     try:
-        backend = backends.create(
-            settings.backend,
-            settings.options,
-            threads=settings.threads,
-            cache_dir=Path(settings.cache_dir),
-        )
-        trial = Trial(device=backend.device, lanes=backend.lanes)
-        backend.close()
+        with tempfile.TemporaryDirectory() as empty:  # a backend may tidy up its cache directory
+            backend = backends.create(
+                settings.backend,
+                settings.options,
+                threads=settings.threads,
+                cache_dir=Path(empty),
+            )
+            trial = Trial(device=backend.device, lanes=backend.lanes)
+            backend.close()
         return trial
     except Exception as caught:
         error = typed(caught, f"backend {settings.backend} does not come up")

@@ -95,6 +95,11 @@ def test_a_configuration_that_is_wrong_here_is_named(tmp_path, store, sections, 
     assert re.search(says, message), message
 
 
+def test_the_level_of_the_log_reaches_the_worker(tmp_path, store):
+    found = checked(configuration(tmp_path, store, log='level = "warning"'))
+    assert found.worker.log_level == "warning"
+
+
 def test_models_that_the_store_lacks_are_a_mistake_of_the_configuration(tmp_path, store):
     text = configuration(tmp_path, store, top=f'store = "{store}"\nmodels = ["color", "nope"]')
     assert refused(text).startswith("models: 'nope' is not in the store")

@@ -222,6 +222,14 @@ def test_an_address_in_use_is_tried_again_and_check_names_it(tmp_path, capfd):
     assert (status, "Address already in use" in words) == (1, True)
 
 
+def test_a_check_changes_nothing(tmp_path, capfd):
+    case = Case(tmp_path, device=ORT)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["check", str(case.path)]) == 0
+    assert capfd.readouterr().err == ""
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_check_names_a_daemon_that_listens_at_the_socket(start, capfd):
     daemon = start()
     daemon.wait_for("ready: ")

@@ -263,6 +263,7 @@ def test_a_start_that_fails_says_so_with_a_priority_whatever_it_fails_with(stopp
         }
         (line,) = stopped.journal("--priority=warning")
         assert says in line
+        assert stopped.show("StatusText") == {"StatusText": f"not started: {line}"}
         stopped.systemctl("reset-failed", "edged")
     drop_in = f"{UNIT}.d/mistake.conf"
     stopped.box.write(

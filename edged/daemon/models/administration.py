@@ -70,7 +70,7 @@ class Host(Protocol):
 class _Reload:
     change: Change
     done: list[Reloaded]
-    asked: dict[str, Wish] = field(default_factory=dict)  # of the new versions, by key
+    asked: dict[str, Wish] = field(default_factory=dict)  # what was asked for each new key
     defined: bool = False
     open_asks: int = 0
 
@@ -170,7 +170,7 @@ class Administration:
         done, self._next_reload = self._next_reload, []
         try:
             change = self._read()
-        except Exception as caught:  # whatever it is, it concerns the new contents and not the old
+        except Exception as caught:  # any error is one of the new contents: the old ones are served
             error = typed(caught, "the store could not be read")
             self._keep_blocks()
             log.error("reload failed, all is served as before: %s", error)
@@ -230,7 +230,7 @@ class Administration:
             self._give_up(self._reload, error, now)
 
     def on_sweep(self, now: float) -> None:
-        """Now and then: forget versions whose last request has been answered meanwhile."""
+        """Forget versions whose last request has been answered meanwhile; called now and then."""
         lingering, self._lingering = self._lingering, []
         for key in lingering:
             self._forget(key, None, now)
@@ -245,7 +245,7 @@ class Administration:
             self._switch(reload, now)
 
     def _switch(self, reload: _Reload, now: float) -> None:
-        """From here on requests get the new versions."""
+        """Give the new versions to all requests that arrive from now on."""
         change = reload.change
         gone = self.versions.switch(change)
         self._instructions.forget(change.removed)
@@ -284,7 +284,7 @@ class Administration:
 
     def _forget(self, key: str, error: EdgedError | None, now: float) -> None:
         if error is not None:
-            log.info("version %s stays: %s", key, error)  # as when the daemon shuts down
+            log.info("version %s stays: %s", key, error)  # the daemon shuts down, for example
             return
         if self._host.is_in_use(key):
             self._lingering.append(key)
@@ -297,9 +297,9 @@ class Administration:
     # --- inside -----------------------------------------------------------------------------------
 
     def _keep_blocks(self) -> None:
-        """Let go of the blocks that no version needs, nor one that is on its way in."""
-        coming = self._reload.change.new.values() if self._reload is not None else ()
-        blocks = {step.block for manifest in coming for step in manifest.steps}
+        """Let go of the blocks that no version needs, nor one that a reload is bringing in."""
+        new = self._reload.change.new.values() if self._reload is not None else ()
+        blocks = {step.block for manifest in new for step in manifest.steps}
         self._shelf.keep(self.versions.blocks | blocks)
 
     def _key(self, name: str) -> str:
@@ -351,4 +351,4 @@ _EVENTS: dict[Wish, Callable[[str, int], LoadAsked | UnloadAsked | PinAsked]] = 
 
 
 def _ignore(error: EdgedError | None, now: float) -> None:
-    """For what nobody waits for."""
+    """Nobody waits for this outcome."""

@@ -40,7 +40,7 @@ class Wanted:
 
     task: str
     model: str
-    key: str  # of the model's version, by which scheduler and worker know it
+    key: str  # scheduler and worker know the model's version by this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class Resolved:
 
     rows: int
     staging_rows: int
-    parts: tuple[Part, ...]  # for the scheduler: models by their first block
-    inputs: tuple[link.Input, ...]  # for the worker
+    parts: tuple[Part, ...]  # the scheduler's: models by their first block
+    inputs: tuple[link.Input, ...]  # the worker's
     asks: tuple[link.Ask, ...]
-    outputs: tuple[Wanted, ...]  # in the order of the request
-    tasks: tuple[str, ...]  # of the outputs
+    outputs: tuple[Wanted, ...]  # ordered as in the request
+    tasks: tuple[str, ...]  # the task of each output
 
 
 class Catalog:
@@ -77,7 +77,7 @@ class Catalog:
         if not manifests:
             raise no_model_left({name: model.reason for name, model in self._unusable.items()})
         self.models = dict(manifests)
-        self._block_bytes = dict(block_bytes)  # of their files
+        self._block_bytes = dict(block_bytes)  # bytes of each block's file
         self._keys = dict(keys)
         self.tasks: dict[str, list[str]] = {}  # models of each task, the default one first
         known = [m.manifest for m in self._unusable.values() if m.manifest is not None]

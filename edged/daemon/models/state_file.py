@@ -107,7 +107,7 @@ def _decode(data: bytes) -> Said:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    """Write `path` so that it is, whatever happens, absent, as it was, or complete."""
+    """Write `path` so that even a power failure leaves it absent, as it was, or complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{NAME}-", dir=path.parent)
     try:
