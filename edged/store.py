@@ -198,14 +198,14 @@ class Store:
     # --- writing ----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def update(self, *, wait: bool = False) -> Iterator[Change]:
+    def update(self, *, wait: bool = False) -> Iterator[StoreUpdate]:
         """A change that becomes visible as a whole when the `with` ends, or never on an exception.
 
         Raises Unavailable if another process is changing the store, unless `wait`.
         """
         self._root()
         with self._locked(wait=wait):
-            change = Change(self, self._root())
+            change = StoreUpdate(self, self._root())
             yield change
             change.commit()
 
@@ -333,7 +333,7 @@ class Store:
             os.close(descriptor)
 
 
-class Change:
+class StoreUpdate:
     """What an `update` will put in the store's place. Made by Store.update only."""
 
     def __init__(self, store: Store, root: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from edged.manifest import CHECKS, Manifest, Value
 from edged.store import Store
 from export import listing
 from export.blocks import MIN_BYTES
-from export.listing import BlockLine, Contents
+from export.listing import BlockLine, StoreListing
 
 
 def register(commands: Any) -> None:
@@ -72,7 +72,7 @@ def extra() -> Iterator[None]:
         ) from error
 
 
-def summary(found: Contents) -> str:
+def summary(found: StoreListing) -> str:
     """One line on a whole store."""
     text = (
         f"{len(found.models)} models, {found.blocks} blocks: {show_bytes(found.block_bytes)} "

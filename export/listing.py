@@ -30,7 +30,7 @@ class ModelLine(msgspec.Struct, frozen=True):
     head_of: str | None
 
 
-class Contents(msgspec.Struct, frozen=True):
+class StoreListing(msgspec.Struct, frozen=True):
     """A whole store. `unused_bytes` are of blocks that no model leads to."""
 
     models: tuple[ModelLine, ...]
@@ -73,7 +73,7 @@ class Damage(msgspec.Struct, frozen=True):
     models: tuple[str, ...]
 
 
-def contents(store: Store) -> Contents:
+def contents(store: Store) -> StoreListing:
     """Raises StoreError."""
     models, sizes = store.models(), store.blocks()
     sharers = _sharers(models)
@@ -94,7 +94,7 @@ def contents(store: Store) -> Contents:
             )
         )
     unused = sizes.keys() - sharers.keys()
-    return Contents(
+    return StoreListing(
         models=tuple(lines),
         blocks=len(sharers),
         block_bytes=_total(store, sizes, set(sharers)),

@@ -70,7 +70,7 @@ def _check(args: argparse.Namespace) -> int:
         return error.start_status
     if args.json:
         print_json(msgspec.to_builtins(config))
-    else:
+    elif not unusable:
         say(f"{args.config} is good: {_summary(config)}")
     for name, why in unusable.items():
         say(f"edged: model {name} cannot be served: {why}", error=True)
@@ -79,13 +79,13 @@ def _check(args: argparse.Namespace) -> int:
 
 def _look(config: Config) -> dict[str, str]:
     """The models that cannot be served, and why. Raises what a start would end with."""
-    from edged.daemon.models.held_store import Shelf
+    from edged.daemon.models.held_store import HeldStore
     from edged.daemon.places import addresses_in_use
     from edged.daemon.preflight import check, check_blocks, check_device
     from edged.store import Store
 
-    with contextlib.closing(Shelf(Store(config.store), config.models)) as shelf:
-        checked = check(config, shelf)
+    with contextlib.closing(HeldStore(Store(config.store), config.models)) as held:
+        checked = check(config, held)
         check_device(checked)
     unusable = check_blocks(config)
     for line in addresses_in_use(config):

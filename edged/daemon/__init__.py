@@ -9,7 +9,7 @@ from pathlib import Path
 from edged import logs, malloc
 from edged.config import Config
 from edged.daemon.loop import Loop
-from edged.daemon.models.held_store import Shelf
+from edged.daemon.models.held_store import HeldStore
 from edged.daemon.preflight import check, check_blocks, worker_settings
 from edged.errors import EdgedError, InvalidArgument
 from edged.observe.recording import Recorder
@@ -29,15 +29,15 @@ def serve(config: Config, *, record: Path | None = None) -> int:
     logs.begin(config.log.level)
     malloc.keep(_KEEP_BYTES, _KEEP_PIECE_BYTES)
     with ExitStack() as stack:
-        shelf = Shelf(Store(config.store), config.models)
-        stack.callback(shelf.close)
-        checked = check(config, shelf)
+        held = HeldStore(Store(config.store), config.models)
+        stack.callback(held.close)
+        checked = check(config, held)
         for name, model in checked.versions.unusable.items():
             log.error("model %s cannot be served: %s", name, model.reason, extra={"model": name})
         loop = Loop(
             config,
             checked.versions,
-            shelf,
+            held,
             checked.worker,
             notifier=Notifier(),
             recorder=None if record is None else _recorder(record, config, stack),

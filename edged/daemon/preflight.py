@@ -19,7 +19,7 @@ import psutil
 
 from edged import options, profiles, wire
 from edged.config import Config, cores
-from edged.daemon.models.held_store import Shelf, inspect
+from edged.daemon.models.held_store import HeldStore, inspect
 from edged.daemon.models.state_file import state_dir
 from edged.daemon.models.versions import Versions
 from edged.daemon.places import check_directory, check_endpoint, endpoints
@@ -45,12 +45,12 @@ class Checked:
     profile: Profile | None
 
 
-def check(config: Config, shelf: Shelf) -> Checked:
+def check(config: Config, held: HeldStore) -> Checked:
     """Raises the EdgedError that the start would end with; its `start_status` says whether time
-    may mend it. The shelf then holds the blocks of what would be served.
+    may mend it. `held` then keeps the blocks of what would be served.
     """
     _check_models(config)
-    versions = Versions(shelf.read())
+    versions = Versions(held.read())
     models = versions.models
     profile = _profile(config, models)
     versions.catalog()  # raises where no model can be served

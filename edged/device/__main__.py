@@ -11,7 +11,7 @@ import sys
 import msgspec
 
 from edged import logs
-from edged.device.settings import Start
+from edged.device.settings import WorkerStart
 from edged.device.worker import Worker
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -19,7 +19,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 def main() -> int:
     logs.begin()
-    start = msgspec.json.decode(sys.stdin.buffer.read(), type=Start)
+    start = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerStart)
     logs.begin(start.settings.log_level)
     _end_with(start.parent_pid)
     # The front decides when to end, also when a terminal or systemd signals the whole group.

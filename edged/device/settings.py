@@ -33,7 +33,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: str = "info"
 
 
-class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole document: the settings, whose child the worker is, and what it talks by."""
 
     parent_pid: int
@@ -51,4 +51,4 @@ class Trial(msgspec.Struct, frozen=True):
     lanes: int = 1
 
 
-describe(Start, Trial)
+describe(WorkerStart, Trial)

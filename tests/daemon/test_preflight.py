@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from edged import profiles
 from edged.config import decode
-from edged.daemon.models.held_store import Shelf
+from edged.daemon.models.held_store import HeldStore
 from edged.daemon.preflight import Checked, check
 from edged.errors import ConfigError, EdgedError, StoreError, Unavailable
 from edged.profiles.form import SCHEMA, BlockProfile, Profile, encode
@@ -44,11 +44,11 @@ def configuration(folder: Path, store: Path, **sections: str) -> str:
 
 def checked(text: str) -> Checked:
     config = decode(text.encode())
-    shelf = Shelf(Store(config.store), config.models)
+    held = HeldStore(Store(config.store), config.models)
     try:
-        return check(config, shelf)
+        return check(config, held)
     finally:
-        shelf.close()
+        held.close()
 
 
 def refused(text: str, kind: type[EdgedError] = ConfigError) -> str:

@@ -6,6 +6,7 @@ tries again. Each start is a real process.
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -220,6 +221,30 @@ def test_an_address_in_use_is_tried_again_and_check_names_it(tmp_path, capfd):
         assert f"port {port} is in use: good if that is the daemon to be restarted" in found.err
         status, words = started(case.path)
     assert (status, "Address already in use" in words) == (1, True)
+
+
+def test_a_start_that_is_refused_has_touched_no_socket(tmp_path):
+    case = Case(tmp_path, memory='pinned = ["birds"]')
+    before = sorted(tmp_path.rglob("*"))
+    assert started(case.path)[0] == 2
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.root
+def test_a_disk_without_room_is_tried_again(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a disk that is full")
+    case = Case(tmp_path, device=ORT)
+    (tmp_path / "cache").mkdir()
+    full = f'mount -t tmpfs -o nr_inodes=1 tmpfs "{tmp_path}/cache" && exec "$@"'
+    inside = ["unshare", "--mount", "sh", "-c", full, "sh", sys.executable, "-m", "edged"]
+    for command in (["check"], ["serve", "--config"]):
+        done = subprocess.run(
+            [*inside, *command, str(case.path)], stderr=subprocess.PIPE, text=True, timeout=120
+        )
+        assert "device.cache_dir: prepared blocks cannot be kept" in done.stderr
+        assert "No space left on device" in done.stderr
+        assert done.returncode == 1
 
 
 def test_a_check_changes_nothing(tmp_path, capfd):

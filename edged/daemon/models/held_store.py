@@ -29,7 +29,7 @@ class Contents:
     unusable: Mapping[str, Unusable] = field(default_factory=dict)  # the other models
 
 
-class Shelf:
+class HeldStore:
     """Owns the holds on blocks, which keep `Store.gc` from removing what is still served."""
 
     def __init__(self, store: Store, names: Iterable[str] | None) -> None:
@@ -78,9 +78,9 @@ def inspect(store: Store, names: Iterable[str] | None) -> dict[str, str]:
 
     Raises as Store.survey, and StoreError where not one model can be served.
     """
-    shelf = Shelf(store, names)
+    held = HeldStore(store, names)
     try:
-        contents = shelf.read()
+        contents = held.read()
         damaged: dict[str, str] = {}
         for block in contents.block_bytes:
             try:
@@ -88,7 +88,7 @@ def inspect(store: Store, names: Iterable[str] | None) -> dict[str, str]:
             except StoreError as error:
                 damaged[block] = str(error)
     finally:
-        shelf.close()
+        held.close()
     found = {name: model.reason for name, model in contents.unusable.items()}
     for name, manifest in contents.models.items():
         whys = [damaged[step.block] for step in manifest.steps if step.block in damaged]
