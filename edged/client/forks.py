@@ -12,7 +12,7 @@ import os
 from typing import Protocol
 from weakref import WeakSet
 
-from edged.client.link import Connection
+from edged.client.link import DealerConnection
 from edged.errors import InvalidArgument
 
 
@@ -43,7 +43,7 @@ def refusal() -> InvalidArgument:
     )
 
 
-def leave(connection: Connection) -> None:
+def leave(connection: DealerConnection) -> None:
     """In a child: keep what is the parent's for ever, so that nobody takes it apart.
 
     pyzmq closes a socket that is not needed any more, at the latest when the process ends, and

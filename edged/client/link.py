@@ -47,7 +47,7 @@ def checked_endpoint(endpoint: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Connection:
+class DealerConnection:
     """A DEALER, the monitor that tells of its connection, and the context of both.
 
     All three are of the plain or of the asyncio kind, as the context was.
@@ -64,7 +64,7 @@ class Connection:
         self.context.term()
 
 
-def connect(context: zmq.Context[Any], endpoint: str) -> Connection:
+def connect(context: zmq.Context[Any], endpoint: str) -> DealerConnection:
     """Connect to `endpoint`, where nobody needs to be yet. Takes over the context.
 
     The routing id is the same on every reconnection, so that the daemon knows a request that
@@ -75,7 +75,7 @@ def connect(context: zmq.Context[Any], endpoint: str) -> Connection:
         socket.setsockopt(option, value)
     # ZeroMQ gives ids that begin with 0x00 to peers who choose none.
     socket.setsockopt(zmq.ROUTING_ID, b"\x01" + secrets.token_bytes(15))
-    connection = Connection(context, socket, socket.get_monitor_socket(_EVENTS))
+    connection = DealerConnection(context, socket, socket.get_monitor_socket(_EVENTS))
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:

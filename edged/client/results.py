@@ -25,7 +25,7 @@ class TaskResult(msgspec.Struct, frozen=True):
     task: str
     model: str
     tensors: Mapping[str, NDArray[Any]]
-    classes: tuple[tuple[wire.Class, ...], ...] = ()
+    classes: tuple[tuple[wire.ClassScore, ...], ...] = ()
 
     @property
     def tensor(self) -> NDArray[Any]:
@@ -66,7 +66,7 @@ class Result(msgspec.Struct, frozen=True):
         return self.times.emulated
 
 
-def reply_of(call: Call) -> wire.Reply:
+def reply_of(call: Call) -> wire.ReplyMessage:
     """The reply to an ended call. Raises the error that it ended with."""
     if isinstance(call.outcome, EdgedError):
         raise call.outcome

@@ -7,9 +7,7 @@ before anything is allocated in proportion to what a frame claims.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, TypeAlias, TypeVar
 
@@ -17,60 +15,49 @@ import msgpack
 import msgspec
 
 from edged.errors import Code, EdgedError, InvalidArgument, ResourceExhausted, Unsupported
-from edged.wire.admin import (
+from edged.wire.base import MAX_ITEMS, Id, Limits
+from edged.wire.checks import ITEM_BYTES, check_payload
+from edged.wire.operations import (
     ADMIN_REQUESTS,
-    ALL_REPLIES,
-    CLIENT_REQUESTS,
+    REPLIES,
+    REQUESTS,
+    WITHDRAWN,
+    AdminOp,
     ReplyHeader,
     RequestHeader,
 )
-from edged.wire.messages import (
-    MAX_ITEMS,
-    Announce,
-    Chunk,
-    ErrorReply,
-    Id,
-    Infer,
-    InferReply,
-    InputTensor,
-    Limits,
-    Share,
-)
+from edged.wire.replies import ErrorReply, InferReply
+from edged.wire.requests import Infer
 
 MAGIC = b"EDG1"  # the digit is the version of the protocol
-
-ITEM_BYTES = {
-    "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2,
-    "INT32": 4, "INT64": 8, "FP16": 2, "FP32": 4, "FP64": 8,
-}  # fmt: skip
-
 MAX_REPLY_ITEMS = 65_536  # labels of large vocabularies
 MAX_REPLY_HEADER_BYTES = 16 * 2**20  # statistics, labels and top-k of many rows travel in headers
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Frames: TypeAlias = list[Buffer]
-H = TypeVar("H")
-T = TypeVar("T")
+_H = TypeVar("_H")
 
 
-class Request(msgspec.Struct, frozen=True):
-    """`payload` is empty but for Infer, where `by_input` tells which frame belongs to which input,
-    and for Chunk.
+class RequestMessage(msgspec.Struct, frozen=True):
+    """A request as it was received. Only Infer and Chunk have a `payload`; `by_input` tells which
+    frame of an Infer belongs to which input.
     """
 
     header: RequestHeader
     payload: tuple[Buffer, ...] = ()
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """`payload` is empty but for InferReply: one frame for each output without classification."""
+class ReplyMessage(msgspec.Struct, frozen=True):
+    """A reply as it was received. Only InferReply has a `payload`: one frame for each output
+    without classification.
+    """
 
     header: ReplyHeader
     payload: tuple[Buffer, ...] = ()
 
 
 class BadRequest(EdgedError):
-    """Frames that are no request. `code` says why; `id` is the request's where it was readable."""
+    """The frames are no valid request. `code` says why; `id` is None where it was not readable."""
 
     def __init__(self, cause: EdgedError, id: str | None) -> None:
         super().__init__(str(cause), retry_after_s=cause.retry_after_s)
@@ -84,20 +71,21 @@ class BadRequest(EdgedError):
 def decode_request(
     frames: Sequence[Buffer],
     limits: Limits,
-    operations: Mapping[int, type[RequestHeader]] = CLIENT_REQUESTS,
-) -> Request:
-    """The request in `frames`, one of those that the endpoint answers. Raises BadRequest and
-    nothing else, whatever the frames hold.
+    operations: Mapping[int, type[RequestHeader]] = REQUESTS,
+) -> RequestMessage:
+    """The request in `frames`, which must be one of the endpoint's `operations`.
+
+    Raises BadRequest, and nothing else, for any other content.
     """
     try:
         sizes = _sizes(frames)
         _check_size(sizes, limits)
         header_type = _operation(_op_number(frames[0]), operations)
         header = _decode(frames[1], header_type, MAX_ITEMS, "request header")
-        _check_payload(header, sizes[2:], limits)
+        check_payload(header, sizes[2:], limits)
     except EdgedError as error:
         raise BadRequest(error, _readable_id(frames, limits)) from error
-    return Request(header, tuple(frames[2:]))
+    return RequestMessage(header, tuple(frames[2:]))
 
 
 def encode_request(header: RequestHeader, payload: Sequence[Buffer] = ()) -> Frames:
@@ -106,157 +94,18 @@ def encode_request(header: RequestHeader, payload: Sequence[Buffer] = ()) -> Fra
 
 
 def check_request(header: RequestHeader, payload: Sequence[Buffer], limits: Limits) -> None:
-    """What the daemon will check, before anything is sent: raises as `decode_request` does, but
-    InvalidArgument and ResourceExhausted themselves.
+    """Check before sending what the daemon checks on receipt.
+
+    Raises InvalidArgument or ResourceExhausted, with the daemon's message.
     """
     sizes = _sizes(encode_request(header, payload))
     _check_size(sizes, limits)
-    _check_payload(header, sizes[2:], limits)
-
-
-def by_input(inputs: Sequence[InputTensor], frames: Iterable[T]) -> tuple[tuple[T, ...], ...]:
-    """What belongs to each input, of what there is one of for each payload frame: the frames
-    themselves, their sizes. One a row for BYTES, else one.
-    """
-    each = iter(frames)
-    return tuple([tuple(islice(each, _frames_of(tensor))) for tensor in inputs])
+    check_payload(header, sizes[2:], limits)
 
 
 def _sizes(frames: Sequence[Buffer]) -> list[int]:
-    """Bytes of each."""
+    """The size of each frame in bytes."""
     return [memoryview(frame).nbytes for frame in frames]
-
-
-def _check_payload(header: RequestHeader, sizes: Sequence[int], limits: Limits) -> None:
-    """`sizes`: bytes of each payload frame."""
-    if isinstance(header, Infer):
-        _check_infer(header, _sizes_sent(header, sizes, limits), limits)
-    elif isinstance(header, Chunk):
-        if len(sizes) != 1 or not sizes[0]:
-            raise InvalidArgument("a chunk has one payload frame, which is not empty")
-    elif sizes:
-        raise InvalidArgument(
-            f"{len(sizes)} payload frames follow a header that takes none: send two frames"
-        )
-    elif isinstance(header, Announce):
-        _check_within("rows", header.rows, limits.max_rows)
-        _check_within("bytes", header.sent + header.bytes, limits.max_message_bytes)
-    elif isinstance(header, Share):
-        _check_within("bytes", header.bytes, limits.max_shared_bytes)
-
-
-def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence[int]:
-    """Bytes of each payload frame: in this message, in chunks before it, or in shared memory."""
-    upload, shared = header.parameters.upload, header.parameters.shared
-    if (upload is not None) + (shared is not None) + bool(sizes) > 1:
-        raise InvalidArgument(
-            "the payload comes twice: send it in chunks, in shared memory, or in this message"
-        )
-    if upload is not None:
-        _check_within("parameters.upload", sum(upload), limits.max_message_bytes)
-        return upload
-    if shared is not None:
-        sizes = shared.sizes
-        _check_within("parameters.shared", sum(sizes), limits.max_message_bytes)
-        return sizes
-    return sizes
-
-
-def _check_infer(header: Infer, sizes: Sequence[int], limits: Limits) -> None:
-    """`sizes`: bytes of each payload frame."""
-    _check_counts(header, limits)
-    if len(header.inputs) > 1:
-        _check_unique("input", [tensor.name for tensor in header.inputs])
-    if len(header.outputs) > 1:
-        _check_unique("output", [(o.name, o.parameters.model or "") for o in header.outputs])
-    expected = 0
-    for tensor in header.inputs:
-        _check_shape(tensor, header.inputs[0].shape[0], limits)
-        expected += _frames_of(tensor)
-    if len(sizes) != expected:
-        raise InvalidArgument(
-            f"{len(sizes)} payload frames for inputs that take {expected}: "
-            "send one a row for BYTES, one for any other input"
-        )
-    for tensor, mine in zip(header.inputs, by_input(header.inputs, sizes), strict=True):
-        _check_bytes(tensor, mine)
-
-
-def _check_counts(header: Infer, limits: Limits) -> None:
-    for what, value, limit in (
-        ("inputs", len(header.inputs), limits.max_inputs),
-        ("outputs", len(header.outputs), limits.max_outputs),
-        ("parameters.priority", header.parameters.priority, limits.max_priority),
-        ("parameters.timeout", header.parameters.timeout or 0, limits.max_timeout_us),
-    ):
-        if value > limit:
-            raise _too_many(what, value, limit)
-    for output in header.outputs:
-        if (output.parameters.classification or 0) > limits.max_classification:
-            raise ResourceExhausted(
-                f"output {output.name!r} asks for the {output.parameters.classification} best "
-                f"classes, above the daemon's limit of {limits.max_classification}"
-            )
-
-
-def _check_within(what: str, value: int, limit: int) -> None:
-    if value > limit:
-        raise _too_many(what, value, limit)
-
-
-def _too_many(what: str, value: int, limit: int) -> EdgedError:
-    return ResourceExhausted(f"{what}: {value} is above the daemon's limit of {limit}")
-
-
-def _check_unique(what: str, names: Sequence[object]) -> None:
-    if len(set(names)) < len(names):
-        name = Counter(names).most_common(1)[0][0]
-        raise InvalidArgument(f"{what} {name!r} is listed twice: name each {what} once")
-
-
-def _check_shape(tensor: InputTensor, rows: int, limits: Limits) -> None:
-    name, shape = tensor.name, tensor.shape
-    if shape[0] != rows:
-        raise InvalidArgument(
-            f"input {name!r} has {shape[0]} rows, the first input has {rows}: "
-            "axis 0 is the row, the same for all inputs"
-        )
-    if rows > limits.max_rows:
-        raise ResourceExhausted(
-            f"{rows} rows are above the daemon's limit of {limits.max_rows}: split the request"
-        )
-    if tensor.datatype == "BYTES" and len(shape) != 1:
-        raise InvalidArgument(
-            f"input {name!r} is BYTES of shape {list(shape)}: make it [rows], one image a frame"
-        )
-    is_image = tensor.datatype == "UINT8" and len(shape) == 4 and shape[3] == 3
-    if is_image and shape[1] * shape[2] > limits.max_pixels:
-        raise ResourceExhausted(
-            f"input {name!r} has images of {shape[1] * shape[2]} pixels, the daemon's limit is "
-            f"{limits.max_pixels}: send smaller images"
-        )
-
-
-def _check_bytes(tensor: InputTensor, sizes: Sequence[int]) -> None:
-    """`sizes`: of its frames."""
-    if tensor.datatype == "BYTES":
-        for row, size in enumerate(sizes):
-            if not size:
-                raise InvalidArgument(
-                    f"input {tensor.name!r}, row {row}: the image is empty; send a JPEG or PNG file"
-                )
-        return
-    # Exact: Python integers do not overflow.
-    need = prod(tensor.shape) * ITEM_BYTES[tensor.datatype]
-    if sizes[0] != need:
-        raise InvalidArgument(
-            f"input {tensor.name!r}: {tensor.datatype} of shape {list(tensor.shape)} takes "
-            f"{need} bytes, its frame has {sizes[0]}"
-        )
-
-
-def _frames_of(tensor: InputTensor) -> int:
-    return tensor.shape[0] if tensor.datatype == "BYTES" else 1
 
 
 # --- replies ------------------------------------------------------------------------------------
@@ -268,12 +117,12 @@ def encode_reply(header: ReplyHeader, payload: Sequence[Buffer] = ()) -> Frames:
 
 
 def reply_type(header: RequestHeader) -> type[ReplyHeader]:
-    """What answers `header`, if it is not an ErrorReply."""
+    """The type of a successful reply to `header`."""
     return _REPLY_TYPES[type(header)]
 
 
 def encode_error(error: EdgedError, id: str | None) -> Frames:
-    """The frames of the one error shape. `id` is that of the request, where it is known."""
+    """The frames of an error reply. `id` is the request's; None where it is not known."""
     after_s = error.retry_after_s
     return encode_reply(
         ErrorReply(
@@ -285,11 +134,11 @@ def encode_error(error: EdgedError, id: str | None) -> Frames:
     )
 
 
-def decode_reply(frames: Sequence[Buffer]) -> Reply:
+def decode_reply(frames: Sequence[Buffer]) -> ReplyMessage:
     """The reply in `frames`, an ErrorReply included. Raises EdgedError when they are no reply."""
     if len(frames) < 2:
         raise EdgedError(f"the daemon's reply has {len(frames)} frames, it takes at least two")
-    header_type = _operation(_op_number(frames[0]), ALL_REPLIES)
+    header_type = _operation(_op_number(frames[0]), REPLIES)
     if memoryview(frames[1]).nbytes > MAX_REPLY_HEADER_BYTES:
         raise EdgedError(f"the daemon's reply has a header above {MAX_REPLY_HEADER_BYTES} bytes")
     try:
@@ -298,7 +147,7 @@ def decode_reply(frames: Sequence[Buffer]) -> Reply:
         raise EdgedError(f"the daemon's reply is not readable: {error}") from error
     payload = tuple(frames[2:])
     _check_reply_payload(header, payload)
-    return Reply(header, payload)
+    return ReplyMessage(header, payload)
 
 
 def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None:
@@ -316,26 +165,26 @@ def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None
 # --- both ways ----------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
-_REQUESTS = CLIENT_REQUESTS | ADMIN_REQUESTS
-_REPLY_TYPES = {request: ALL_REPLIES[op] for op, request in _REQUESTS.items()}
-# Of what each inference takes: in one step. It allocates no more than the frame can hold, since no
-# field of these is open to values of any depth.
+_ALL_REQUESTS = REQUESTS | ADMIN_REQUESTS
+_REPLY_TYPES = {request: REPLIES[op] for op, request in _ALL_REQUESTS.items()}
+# These headers are decoded in one step, since each inference needs them. That allocates no more
+# than the frame can hold: none of their fields takes values of any depth.
 _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
     header: msgspec.msgpack.Decoder(header) for header in (Infer, InferReply)
 }
 _FIRST_FRAMES: dict[type, bytes] = {
-    cls: MAGIC + bytes([op]) for table in (_REQUESTS, ALL_REPLIES) for op, cls in table.items()
+    cls: MAGIC + bytes([op]) for table in (_ALL_REQUESTS, REPLIES) for op, cls in table.items()
 }
 
 
 def one_line(text: str, limit: int = 400) -> str:
-    """`text` fit for a log line or a terminal: printable, on one line, not longer than `limit`."""
+    """`text` made fit for a log line or a terminal: printable, one line, at most `limit` long."""
     clean = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
     return clean if len(clean) <= limit else clean[: limit - 3] + "..."
 
 
 def _check_size(sizes: Sequence[int], limits: Limits) -> None:
-    """`sizes`: bytes of each frame."""
+    """Raise if the frames, of these sizes in bytes, are too few, too many or too large."""
     if len(sizes) < 2:
         raise InvalidArgument(
             f"the message has {len(sizes)} frames: send the operation, a header, the payload"
@@ -369,28 +218,34 @@ def _op_number(frame: Buffer) -> int:
     return head[4]
 
 
-def _operation(number: int, table: Mapping[int, type[H]]) -> type[H]:
+def _operation(number: int, table: Mapping[int, type[_H]]) -> type[_H]:
     header_type = table.get(number)
     if header_type is not None:
         return header_type
+    if number in WITHDRAWN:
+        raise Unsupported(
+            f"operation 0x{number:02x}, {WITHDRAWN[number]}, was replaced by "
+            f"0x{AdminOp.MODEL_SET:02x}, {AdminOp.MODEL_SET.name}: use an edged command or client "
+            "of the daemon's version"
+        )
     if number in ADMIN_REQUESTS:
         raise Unsupported(f"operation 0x{number:02x} is for the admin endpoint (server.admin) only")
-    if number in CLIENT_REQUESTS:
+    if number in REQUESTS:
         raise Unsupported(
             f"operation 0x{number:02x} is not for the admin endpoint: connect to server.endpoints"
         )
     raise Unsupported(f"operation 0x{number:02x} is not known: see docs/protocol.md")
 
 
-def _decode(frame: Buffer, header_type: type[H], max_items: int, what: str) -> H:
+def _decode(frame: Buffer, header_type: type[_H], max_items: int, what: str) -> _H:
     """The header in `frame`. Raises InvalidArgument that says what is wrong with it."""
     decoder = _DECODERS.get(header_type)
     if decoder is not None:
         try:
-            header: H = decoder.decode(frame)
+            header: _H = decoder.decode(frame)
             return header
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass  # the long way says what is wrong
+            pass  # decoding in two steps says what is wrong
     return _convert(_unpack(frame, max_items), header_type, what)
 
 
@@ -416,7 +271,7 @@ def _unpack(frame: Buffer, max_items: int) -> Any:
         raise InvalidArgument(f"the header is not one plain msgpack map: {what}") from error
 
 
-def _convert(raw: Any, header_type: type[H], what: str) -> H:
+def _convert(raw: Any, header_type: type[_H], what: str) -> _H:
     try:
         return msgspec.convert(raw, header_type)
     except (msgspec.ValidationError, RecursionError) as error:
@@ -424,7 +279,7 @@ def _convert(raw: Any, header_type: type[H], what: str) -> H:
 
 
 def _readable_id(frames: Sequence[Buffer], limits: Limits) -> str | None:
-    """The id of a request that cannot be served."""
+    """The id in a request that is refused; None where it cannot be read."""
     if len(frames) < 2 or memoryview(frames[1]).nbytes > limits.max_header_bytes:
         return None
     try:

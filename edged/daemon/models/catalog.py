@@ -24,8 +24,8 @@ from edged.manifest import Manifest
 from edged.wire import (
     Infer,
     InputTensor,
+    ModelIndex,
     ModelMetadataReply,
-    ModelState,
     RequestedOutput,
     TensorMetadata,
 )
@@ -182,7 +182,7 @@ class Catalog:
 
     def index(
         self, state: str, reason: str, idle: Mapping[str, str] | None = None
-    ) -> tuple[ModelState, ...]:
+    ) -> tuple[ModelIndex, ...]:
         """The rows of REPOSITORY_INDEX, by task and preference. `idle`: models that are not served
         at present, and why. Last those of which nothing but the name is known.
         """
@@ -198,7 +198,7 @@ class Catalog:
         ]
         for name, model in self._unusable.items():
             if model.manifest is None:
-                rows.append(ModelState(name, "", "UNAVAILABLE", model.reason, default=False))
+                rows.append(ModelIndex(name, "", "UNAVAILABLE", model.reason, default=False))
         return tuple(rows)
 
     def _manifest(self, name: str) -> Manifest:
@@ -215,9 +215,9 @@ class Catalog:
                 "mended, an administrator can: edged reload"
             )
 
-    def _state(self, manifest: Manifest, state: str, reason: str, *, default: bool) -> ModelState:
+    def _state(self, manifest: Manifest, state: str, reason: str, *, default: bool) -> ModelIndex:
         blocks = {step.block for step in manifest.steps}
-        return ModelState(
+        return ModelIndex(
             name=manifest.name,
             task=manifest.task,
             state=state,
