@@ -109,7 +109,7 @@ class Front:
         self._regions = regions
         self._recorder = recorder
         self._profile = profile
-        self._scheduler = Scheduler(config.scheduler, config.memory.choice)
+        self._scheduler = Scheduler(config.scheduler.settings, config.memory.choice)
         self._statistics = Statistics(self._catalog.tasks)
         self._administration = Administration(versions, shelf, config.memory.pinned, self)
         self._admin = AdminEndpoint(

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from edged import wire
-from edged.config import Config, Memory, Scheduler
+from edged.config import Config, MemoryConfig, SchedulerConfig
 from edged.errors import Code, InvalidArgument
 from edged.link import messages as link
 from edged.manifest import Preprocess
@@ -123,7 +123,9 @@ def test_a_client_may_have_only_so_many_requests_open():
 
 
 def test_an_answer_says_how_much_of_the_queue_is_its_clients():
-    bench = Bench(Config(scheduler=Scheduler(queue_rows=12, max_batch_rows=4, staging_rows=8)))
+    bench = Bench(
+        Config(scheduler=SchedulerConfig(queue_rows=12, max_batch_rows=4, staging_rows=8))
+    )
     bench.worker_is_ready()
 
     def credits() -> list[int]:
@@ -340,7 +342,7 @@ def test_metadata_tells_all_that_a_client_needs(bench):
     assert header.labels == ("no", "yes")
     assert msgspec.convert(header.preprocess, Preprocess) == Preprocess(8, 8)
     bench.ask(wire.ServerMetadata("s"))
-    assert bench.reply().header.limits.max_rows == Scheduler().max_batch_rows
+    assert bench.reply().header.limits.max_rows == SchedulerConfig().max_batch_rows
     bench.ask(wire.RepositoryIndex("i"))
     assert [
         (m.name, m.state, m.total_bytes, m.shared_bytes) for m in bench.reply().header.models
@@ -389,7 +391,7 @@ def test_statistics_are_there_without_a_worker():
 
 def test_a_recorded_run_replays_to_the_same_decisions(tmp_path):
     file = io.StringIO()
-    bench = Bench(recorder=Recorder(file, Scheduler()))
+    bench = Bench(recorder=Recorder(file, SchedulerConfig().settings))
     bench.ask(infer("r1", "flowers"))
     bench.worker_is_ready()
     bench.ask(infer("r2", "food"))
@@ -456,7 +458,7 @@ def test_a_version_with_the_same_blocks_takes_over_while_requests_run(bench):
 
 
 def test_a_model_that_can_never_fit_is_refused_with_the_bytes():
-    bench = Bench(Config(memory=Memory(budget_bytes=1)))
+    bench = Bench(Config(memory=MemoryConfig(budget_bytes=1)))
     bench.worker_is_ready()
     bench.ask_admin(wire.ModelSet("a1", "flowers", "loaded"))
     (reply,) = bench.admin
