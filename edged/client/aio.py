@@ -1,7 +1,7 @@
 """The asyncio client: a driver of `Session` with one socket on the running event loop.
 
-The same surface as `edged.client.Client`; what waits there is awaited here. Cancelling a task that
-awaits an inference takes the request back from the daemon.
+It has the methods of `edged.client.Client`; those that wait there are awaited here. Cancelling a
+task that awaits an inference takes the request back from the daemon.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class AsyncClient(ClientBase):
             self._settle()
 
     async def _wait(self, call: Call) -> Call:
-        """`call` when it has ended, which its deadline makes sure of."""
+        """`call`, when it has ended: at its deadline at the latest."""
         self._settle()
         if call.outcome is None:
             self._open()
@@ -231,7 +231,7 @@ class AsyncClient(ClientBase):
         return call
 
     def _settle(self) -> None:
-        """After whatever has happened: wake those who wait, the writer, and oneself in time."""
+        """Wake the tasks whose calls have ended and the writer, and set the timer anew."""
         for call in self._session.take_ended():
             if (waiter := self._waiters.pop(call, None)) is not None:
                 waiter.set_result(None)
@@ -266,7 +266,7 @@ class AsyncClient(ClientBase):
             self._settle()
 
     async def _read_rest(self, connection: DealerConnection) -> None:
-        """What had arrived when the connection broke is not lost with it."""
+        """Read the messages that had arrived when the connection broke."""
         with contextlib.suppress(zmq.Again):
             while True:
                 frames = await connection.socket.recv_multipart(zmq.NOBLOCK)
@@ -287,7 +287,7 @@ class AsyncClient(ClientBase):
         self._tasks.append(task)
 
     def _on_job_done(self, task: asyncio.Task[None]) -> None:
-        """A job runs until `close`; one that dies takes those who wait with it."""
+        """A job runs until `close`. If one fails, every task that waits gets its error."""
         if not task.cancelled() and (error := task.exception()) is not None:
             for waiter in self._waiters.values():
                 waiter.set_exception(error)

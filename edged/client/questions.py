@@ -67,7 +67,7 @@ class question(Generic[P, R]):
 
     def __get__(self, client: Any, owner: Any) -> Any:
         if client is None:
-            return self._make  # for `help`
+            return self._make  # the function with its documentation, which `help` shows
 
         @functools.wraps(self._make)
         def asked(*args: P.args, **kwargs: P.kwargs) -> Any:

@@ -1,7 +1,7 @@
 """The blocking client: a driver of `Session` with one socket, used by one thread.
 
-While a method waits for its own answer it also takes in the others', so several requests can be
-out at a time (`submit`, `infer_many`) without threads.
+While a method waits for its own answer it also takes in the answers of others, so that several
+requests can be out at a time (`submit`, `infer_many`) without threads.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Pending:
         return self._call.id
 
     def done(self) -> bool:
-        """Whether `result()` returns at once. Looks, does not wait."""
+        """Whether `result()` returns at once. Takes in what has arrived and does not wait."""
         if self._call.outcome is None:
             self._client._turn(wait=False)
         return self._call.outcome is not None
@@ -217,13 +217,13 @@ class Client(ClientBase):
             self._session.abandon(call, time.monotonic())
 
     def _wait(self, call: Call) -> Call:
-        """`call` when it has ended, which its deadline makes sure of."""
+        """`call`, when it has ended: at its deadline at the latest."""
         while call.outcome is None:
             self._turn()
         return call
 
     def _turn(self, *, wait: bool = True) -> None:
-        """Send what is to be sent, wait until something happens, take it in."""
+        """Send what can be sent; if `wait`, wait until something happens; take it in."""
         connection = self._open()
         self._send(connection)
         if not (self._link_changed or has_message(connection.socket)):
@@ -236,8 +236,9 @@ class Client(ClientBase):
             while has_message(connection.monitor):
                 link_events.append(link_event(connection.monitor.recv_multipart()))
         now = time.monotonic()
-        # In this order: what had arrived when the connection broke is not lost with it.
-        # When no call waits any more, nothing that matters can be there, and to look costs time.
+        # Messages are read before events of the connection are told, so that none that had arrived
+        # is lost when the connection broke. When no call is open no message matters, and looking
+        # for one would cost time.
         while self._session.calls and has_message(connection.socket):
             frames = [frame.bytes for frame in receive(connection.socket)]
             self._session.on_message(frames, now)
@@ -247,10 +248,10 @@ class Client(ClientBase):
             else:
                 self._session.on_disconnected(now)
         self._session.on_time(now)
-        self._session.take_ended()  # whoever waits looks at the call itself
+        self._session.take_ended()  # `_wait` looks at the call itself
 
     def _send(self, connection: DealerConnection) -> bool:
-        """Send what is to be sent. False: there is no room for all of it."""
+        """Send what can be sent. False: the socket has no room for more."""
         while self._session.can_send():
             if not has_room(connection.socket):
                 return False

@@ -54,7 +54,7 @@ Shape: TypeAlias = Annotated[tuple[Extent, ...], Meta(min_length=1, max_length=8
 class RequestBase(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The header of a request refuses unknown fields, so that a misspelt one cannot be ignored.
 
-    A field at its default may be left out.
+    A field at its default need not be sent.
     """
 
 

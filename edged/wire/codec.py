@@ -167,8 +167,8 @@ def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None
 _encoder = msgspec.msgpack.Encoder()
 _ALL_REQUESTS = REQUESTS | ADMIN_REQUESTS
 _REPLY_TYPES = {request: REPLIES[op] for op, request in _ALL_REQUESTS.items()}
-# These headers are decoded in one step, since each inference needs them. That allocates no more
-# than the frame can hold: none of their fields takes values of any depth.
+# Each inference needs these headers, so they are decoded in one step. The step allocates no more
+# memory than the frame has bytes, because no field of theirs takes values of any depth.
 _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
     header: msgspec.msgpack.Decoder(header) for header in (Infer, InferReply)
 }
