@@ -30,7 +30,7 @@ from tests.test_layers import name, parse, sources
 # Reads whose type is a parameter of the function: what it is called with. None: the calls of that
 # function are themselves among those that are looked at.
 PARAMETERS: dict[str, tuple[Any, ...]] = {
-    "edged/wire/codec.py: header_type": (*_ALL_REQUESTS.values(), *wire.REPLIES.values()),
+    "edged/wire/headers.py: header_type": (*_ALL_REQUESTS.values(), *wire.REPLIES.values()),
     "edged/wire/codec.py: header": (wire.Infer, wire.InferReply),
     "edged/options.py: _TYPES[backend]": tuple(_TYPES.values()),
     "edged/planner/instance.py: struct": (),

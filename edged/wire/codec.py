@@ -7,35 +7,41 @@ before anything is allocated in proportion to what a frame claims.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from math import prod
 from typing import Any, TypeAlias, TypeVar
 
-import msgpack
 import msgspec
 
 from edged.errors import Code, EdgedError, InvalidArgument, ResourceExhausted, Unsupported
 from edged.wire.base import MAX_ITEMS, Id, Limits
-from edged.wire.checks import ITEM_BYTES, check_payload
+from edged.wire.headers import convert, one_line, unpack
 from edged.wire.operations import (
     ADMIN_REQUESTS,
     REPLIES,
     REQUESTS,
-    WITHDRAWN,
-    AdminOp,
     ReplyHeader,
     RequestHeader,
+    why_unsupported,
 )
 from edged.wire.replies import ErrorReply, InferReply
-from edged.wire.requests import Infer
+from edged.wire.requests import Announce, Chunk, Infer, InputTensor, Share
 
 MAGIC = b"EDG1"  # the digit is the version of the protocol
+ITEM_BYTES = {
+    "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2,
+    "INT32": 4, "INT64": 8, "FP16": 2, "FP32": 4, "FP64": 8,
+}  # fmt: skip
+
 MAX_REPLY_ITEMS = 65_536  # labels of large vocabularies
 MAX_REPLY_HEADER_BYTES = 16 * 2**20  # statistics, labels and top-k of many rows travel in headers
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Frames: TypeAlias = list[Buffer]
 _H = TypeVar("_H")
+_T = TypeVar("_T")
 
 
 class RequestMessage(msgspec.Struct, frozen=True):
@@ -82,7 +88,7 @@ def decode_request(
         _check_size(sizes, limits)
         header_type = _operation(_op_number(frames[0]), operations)
         header = _decode(frames[1], header_type, MAX_ITEMS, "request header")
-        check_payload(header, sizes[2:], limits)
+        _check_payload(header, sizes[2:], limits)
     except EdgedError as error:
         raise BadRequest(error, _readable_id(frames, limits)) from error
     return RequestMessage(header, tuple(frames[2:]))
@@ -100,12 +106,158 @@ def check_request(header: RequestHeader, payload: Sequence[Buffer], limits: Limi
     """
     sizes = _sizes(encode_request(header, payload))
     _check_size(sizes, limits)
-    check_payload(header, sizes[2:], limits)
+    _check_payload(header, sizes[2:], limits)
 
 
 def _sizes(frames: Sequence[Buffer]) -> list[int]:
     """The size of each frame in bytes."""
     return [memoryview(frame).nbytes for frame in frames]
+
+
+# --- what the payload of a request must be ------------------------------------------------------
+
+
+def _check_payload(header: RequestHeader, sizes: Sequence[int], limits: Limits) -> None:
+    """Check a request whose payload frames have these `sizes` in bytes."""
+    if isinstance(header, Infer):
+        _check_infer(header, _sizes_sent(header, sizes, limits), limits)
+    elif isinstance(header, Chunk):
+        if len(sizes) != 1 or not sizes[0]:
+            raise InvalidArgument("a chunk has one payload frame, which is not empty")
+    elif sizes:
+        raise InvalidArgument(
+            f"{len(sizes)} payload frames follow a header that takes none: send two frames"
+        )
+    elif isinstance(header, Announce):
+        _check_within("rows", header.rows, limits.max_rows)
+        _check_within("bytes", header.sent + header.bytes, limits.max_message_bytes)
+    elif isinstance(header, Share):
+        _check_within("bytes", header.bytes, limits.max_shared_bytes)
+
+
+def by_input(inputs: Sequence[InputTensor], frames: Iterable[_T]) -> tuple[tuple[_T, ...], ...]:
+    """Group by input what there is one of for each payload frame: the frames, or their sizes.
+
+    A BYTES input has one frame a row, any other input has one.
+    """
+    each = iter(frames)
+    return tuple([tuple(islice(each, _frames_of(tensor))) for tensor in inputs])
+
+
+def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence[int]:
+    """The sizes in bytes of the payload frames, which lie in this message, in earlier chunks or in
+    shared memory.
+    """
+    upload, shared = header.parameters.upload, header.parameters.shared
+    if (upload is not None) + (shared is not None) + bool(sizes) > 1:
+        raise InvalidArgument(
+            "the payload comes twice: send it in chunks, in shared memory, or in this message"
+        )
+    if upload is not None:
+        _check_within("parameters.upload", sum(upload), limits.max_message_bytes)
+        return upload
+    if shared is not None:
+        sizes = shared.sizes
+        _check_within("parameters.shared", sum(sizes), limits.max_message_bytes)
+        return sizes
+    return sizes
+
+
+def _check_infer(header: Infer, sizes: Sequence[int], limits: Limits) -> None:
+    """Check an INFER whose payload frames, however they are sent, have these `sizes` in bytes."""
+    _check_counts(header, limits)
+    if len(header.inputs) > 1:
+        _check_unique("input", [tensor.name for tensor in header.inputs])
+    if len(header.outputs) > 1:
+        _check_unique("output", [(o.name, o.parameters.model or "") for o in header.outputs])
+    expected = 0
+    for tensor in header.inputs:
+        _check_shape(tensor, header.inputs[0].shape[0], limits)
+        expected += _frames_of(tensor)
+    if len(sizes) != expected:
+        raise InvalidArgument(
+            f"{len(sizes)} payload frames for inputs that take {expected}: "
+            "send one a row for BYTES, one for any other input"
+        )
+    for tensor, mine in zip(header.inputs, by_input(header.inputs, sizes), strict=True):
+        _check_bytes(tensor, mine)
+
+
+def _check_counts(header: Infer, limits: Limits) -> None:
+    for what, value, limit in (
+        ("inputs", len(header.inputs), limits.max_inputs),
+        ("outputs", len(header.outputs), limits.max_outputs),
+        ("parameters.priority", header.parameters.priority, limits.max_priority),
+        ("parameters.timeout", header.parameters.timeout or 0, limits.max_timeout_us),
+    ):
+        if value > limit:
+            raise _too_many(what, value, limit)
+    for output in header.outputs:
+        if (output.parameters.classification or 0) > limits.max_classification:
+            raise ResourceExhausted(
+                f"output {output.name!r} asks for the {output.parameters.classification} best "
+                f"classes, above the daemon's limit of {limits.max_classification}"
+            )
+
+
+def _check_within(what: str, value: int, limit: int) -> None:
+    if value > limit:
+        raise _too_many(what, value, limit)
+
+
+def _too_many(what: str, value: int, limit: int) -> EdgedError:
+    return ResourceExhausted(f"{what}: {value} is above the daemon's limit of {limit}")
+
+
+def _check_unique(what: str, names: Sequence[object]) -> None:
+    if len(set(names)) < len(names):
+        name = Counter(names).most_common(1)[0][0]
+        raise InvalidArgument(f"{what} {name!r} is listed twice: name each {what} once")
+
+
+def _check_shape(tensor: InputTensor, rows: int, limits: Limits) -> None:
+    name, shape = tensor.name, tensor.shape
+    if shape[0] != rows:
+        raise InvalidArgument(
+            f"input {name!r} has {shape[0]} rows, the first input has {rows}: "
+            "axis 0 is the row, the same for all inputs"
+        )
+    if rows > limits.max_rows:
+        raise ResourceExhausted(
+            f"{rows} rows are above the daemon's limit of {limits.max_rows}: split the request"
+        )
+    if tensor.datatype == "BYTES" and len(shape) != 1:
+        raise InvalidArgument(
+            f"input {name!r} is BYTES of shape {list(shape)}: make it [rows], one image a frame"
+        )
+    is_image = tensor.datatype == "UINT8" and len(shape) == 4 and shape[3] == 3
+    if is_image and shape[1] * shape[2] > limits.max_pixels:
+        raise ResourceExhausted(
+            f"input {name!r} has images of {shape[1] * shape[2]} pixels, the daemon's limit is "
+            f"{limits.max_pixels}: send smaller images"
+        )
+
+
+def _check_bytes(tensor: InputTensor, sizes: Sequence[int]) -> None:
+    """`sizes` are those of the frames of `tensor`, in bytes."""
+    if tensor.datatype == "BYTES":
+        for row, size in enumerate(sizes):
+            if not size:
+                raise InvalidArgument(
+                    f"input {tensor.name!r}, row {row}: the image is empty; send a JPEG or PNG file"
+                )
+        return
+    # This is exact, since Python's integers do not overflow.
+    need = prod(tensor.shape) * ITEM_BYTES[tensor.datatype]
+    if sizes[0] != need:
+        raise InvalidArgument(
+            f"input {tensor.name!r}: {tensor.datatype} of shape {list(tensor.shape)} takes "
+            f"{need} bytes, its frame has {sizes[0]}"
+        )
+
+
+def _frames_of(tensor: InputTensor) -> int:
+    return tensor.shape[0] if tensor.datatype == "BYTES" else 1
 
 
 # --- replies ------------------------------------------------------------------------------------
@@ -177,12 +329,6 @@ _FIRST_FRAMES: dict[type, bytes] = {
 }
 
 
-def one_line(text: str, limit: int = 400) -> str:
-    """`text` made fit for a log line or a terminal: printable, one line, at most `limit` long."""
-    clean = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
-    return clean if len(clean) <= limit else clean[: limit - 3] + "..."
-
-
 def _check_size(sizes: Sequence[int], limits: Limits) -> None:
     """Raise if the frames, of these sizes in bytes, are too few, too many or too large."""
     if len(sizes) < 2:
@@ -220,21 +366,9 @@ def _op_number(frame: Buffer) -> int:
 
 def _operation(number: int, table: Mapping[int, type[_H]]) -> type[_H]:
     header_type = table.get(number)
-    if header_type is not None:
-        return header_type
-    if number in WITHDRAWN:
-        raise Unsupported(
-            f"operation 0x{number:02x}, {WITHDRAWN[number]}, was replaced by "
-            f"0x{AdminOp.MODEL_SET:02x}, {AdminOp.MODEL_SET.name}: use an edged command or client "
-            "of the daemon's version"
-        )
-    if number in ADMIN_REQUESTS:
-        raise Unsupported(f"operation 0x{number:02x} is for the admin endpoint (server.admin) only")
-    if number in REQUESTS:
-        raise Unsupported(
-            f"operation 0x{number:02x} is not for the admin endpoint: connect to server.endpoints"
-        )
-    raise Unsupported(f"operation 0x{number:02x} is not known: see docs/protocol.md")
+    if header_type is None:
+        raise Unsupported(why_unsupported(number))
+    return header_type
 
 
 def _decode(frame: Buffer, header_type: type[_H], max_items: int, what: str) -> _H:
@@ -246,36 +380,7 @@ def _decode(frame: Buffer, header_type: type[_H], max_items: int, what: str) -> 
             return header
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # decoding in two steps says what is wrong
-    return _convert(_unpack(frame, max_items), header_type, what)
-
-
-def _unpack(frame: Buffer, max_items: int) -> Any:
-    """The msgpack value of a header: maps with text keys, lists, text, numbers, booleans, null.
-
-    An array or a map is allocated when its length is read, before its items are there, and they
-    nest: `max_items` bounds each of them.
-    """
-    try:
-        return msgpack.unpackb(
-            frame,
-            raw=False,
-            strict_map_key=True,
-            max_str_len=memoryview(frame).nbytes,
-            max_bin_len=0,
-            max_array_len=max_items,
-            max_map_len=max_items,
-            max_ext_len=0,
-        )
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        what = one_line(str(error), 100) or type(error).__name__
-        raise InvalidArgument(f"the header is not one plain msgpack map: {what}") from error
-
-
-def _convert(raw: Any, header_type: type[_H], what: str) -> _H:
-    try:
-        return msgspec.convert(raw, header_type)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise InvalidArgument(f"{what}: {one_line(str(error), 300)}") from error
+    return convert(unpack(frame, max_items), header_type, what)
 
 
 def _readable_id(frames: Sequence[Buffer], limits: Limits) -> str | None:
@@ -283,7 +388,7 @@ def _readable_id(frames: Sequence[Buffer], limits: Limits) -> str | None:
     if len(frames) < 2 or memoryview(frames[1]).nbytes > limits.max_header_bytes:
         return None
     try:
-        raw = _unpack(frames[1], MAX_ITEMS)
+        raw = unpack(frames[1], MAX_ITEMS)
         return msgspec.convert(raw.get("id") if isinstance(raw, dict) else None, Id)
     except (InvalidArgument, msgspec.ValidationError):
         return None

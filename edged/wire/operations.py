@@ -99,3 +99,20 @@ REPLIES: dict[int, type[ReplyHeader]] = {
     AdminOp.MODEL_SET: admin.ModelSetReply,
     Op.ERROR: replies.ErrorReply,
 }
+
+
+def why_unsupported(number: int) -> str:
+    """Why an endpoint does not answer the operation with this number."""
+    if number in WITHDRAWN:
+        return (
+            f"operation 0x{number:02x}, {WITHDRAWN[number]}, was replaced by "
+            f"0x{AdminOp.MODEL_SET:02x}, {AdminOp.MODEL_SET.name}: use an edged command or client "
+            "of the daemon's version"
+        )
+    if number in ADMIN_REQUESTS and number not in REQUESTS:
+        return f"operation 0x{number:02x} is for the admin endpoint (server.admin) only"
+    if number in REQUESTS:
+        return (
+            f"operation 0x{number:02x} is not for the admin endpoint: connect to server.endpoints"
+        )
+    return f"operation 0x{number:02x} is not known: see docs/protocol.md"
