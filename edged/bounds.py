@@ -1,7 +1,7 @@
-"""Types with bounds, for the values of a configuration. Pure.
+"""Types with bounds for the values of a configuration. Pure.
 
-The bounds are checked when a configuration is decoded, and the error names the key. Values that are
-made in Python are not checked. With a value beyond its bounds the daemon could not start or serve.
+Decoding a configuration checks the bounds, and the error names the key; values that are made in
+Python are not checked. No daemon could start, or serve, with values outside of the bounds.
 """
 
 from __future__ import annotations
