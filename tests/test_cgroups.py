@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edged import cgroups
-from edged.config import Config, Device
+from edged.config import Config, DeviceConfig
 from edged.daemon import worker_settings
 
 
@@ -118,5 +118,5 @@ def test_the_threads_of_a_worker_follow_a_real_quota():
 
 
 def test_what_the_configuration_says_goes_before_that():
-    settings = worker_settings(Config(device=Device(threads=7)), ())
+    settings = worker_settings(Config(device=DeviceConfig(threads=7)), ())
     assert (settings.threads, settings.prepare_threads) == (7, cgroups.processors())

@@ -14,6 +14,7 @@ _COMMANDS = {
     "serve": "edged.cli.serve",
     "check": "edged.cli.serve",
     "replay": "edged.cli.serve",
+    "schema": "edged.cli.schema",
     "infer": "edged.cli.infer",
     "status": "edged.cli.status",
     "models": "edged.cli.models",

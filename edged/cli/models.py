@@ -36,7 +36,7 @@ def _models(args: argparse.Namespace) -> int:
     return 0
 
 
-def _all(models: tuple[wire.ModelState, ...]) -> str:
+def _all(models: tuple[wire.ModelIndex, ...]) -> str:
     rows = [
         [
             model.task,

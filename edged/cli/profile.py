@@ -1,4 +1,4 @@
-"""`edged profile`: what each block takes on this device, measured as the daemon would run it."""
+"""`edged profile`: the times and memory of each block on this device, as the daemon runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edged.profiles.form import SCHEMA, BlockProfile, DeviceProfile, affine, enc
 if TYPE_CHECKING:
     from edged.device.measuring import Measured, Order
 
-_START_S = 300.0  # to start, prepare and load, besides the timing
+_START_S = 300.0  # time to start, prepare and load, apart from the timing
 
 
 def register(commands: Any) -> None:
@@ -111,7 +111,7 @@ def _measure(args: argparse.Namespace) -> DeviceProfile:
 
 
 def blocks_alone(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
-    """Each block once, as a model of its own."""
+    """Each block, as a model of its own."""
     return {
         step.block: msgspec.structs.replace(
             manifest,
@@ -131,7 +131,7 @@ def blocks_alone(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
 
 
 def measure_apart(order: Order) -> Measured:
-    """Measure one block in a process of its own. Raises what that raised, or EdgedError."""
+    """Measure one block in a process of its own. Raises that process's error, or EdgedError."""
     from edged.device.measuring import Failed, Measured
     from edged.device.process import command, environment
 
@@ -155,7 +155,7 @@ def measure_apart(order: Order) -> Measured:
 
 
 def _doubled(most: int) -> tuple[int, ...]:
-    """1, 2, 4, .. and `most`."""
+    """The numbers 1, 2, 4, .. below `most`, and `most`."""
     rows = []
     count = 1
     while count < most:
@@ -165,7 +165,7 @@ def _doubled(most: int) -> tuple[int, ...]:
 
 
 def shown(profile: DeviceProfile) -> str:
-    """A profile for people: a line a block, times in ms."""
+    """A profile for people: one line for each block, times in ms."""
     facts = [profile.device, profile.machine, f"{profile.lanes} lanes", profile.date]
     versions = ", ".join(f"{name} {version}" for name, version in profile.versions.items())
     head = [", ".join(fact for fact in facts if fact), profile.source, versions]

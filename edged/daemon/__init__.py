@@ -56,4 +56,4 @@ def _recorder(path: Path, config: Config, stack: ExitStack) -> Recorder:
         file = stack.enter_context(path.open("w", encoding="utf-8"))
     except OSError as error:
         raise InvalidArgument(f"cannot record to {path}: {error.strerror}") from error
-    return Recorder(file, config.scheduler, config.memory.choice)
+    return Recorder(file, config.scheduler.settings, config.memory.choice)

@@ -1,6 +1,7 @@
-"""The admin endpoint: its messages, and the answers that it owes. Knows no sockets.
+"""The admin endpoint: reads its requests and sends their answers. Knows no sockets.
 
-It has an endpoint and a message set of its own, so that who may use the daemon cannot change it.
+The endpoint is one of its own, with its own messages, so that a client that may use the daemon
+cannot change it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Inquire = Callable[[wire.RequestHeader], wire.ReplyHeader]
 
 
 class AdminEndpoint:
-    """Answers each request once, when it is done; a repetition meanwhile is ignored."""
+    """Answers each request once, when it is done. A request that comes again before is ignored."""
 
     def __init__(
         self,
@@ -30,7 +31,11 @@ class AdminEndpoint:
         inquire: Inquire,
         residency: Callable[[str], wire.ResidencyReply],
     ) -> None:
-        """`inquire` answers the questions that any client may ask, `residency`, by id, that one."""
+        """A front's admin endpoint.
+
+        inquire    answers the questions that any client may ask
+        residency  makes the answer to RESIDENCY for the id of a request
+        """
         self._administration = administration
         self._limits = limits
         self._send = send
@@ -52,7 +57,7 @@ class AdminEndpoint:
         try:
             if type(header) in _BEGIN:
                 _BEGIN[type(header)](self, routing_id, header, now)
-            elif isinstance(header, wire.Residency):
+            elif isinstance(header, wire.ResidencyQuery):
                 self._answer(routing_id, self._residency(header.id))
             else:
                 self._answer(routing_id, self._inquire(header))
@@ -61,21 +66,10 @@ class AdminEndpoint:
 
     # --- what takes time --------------------------------------------------------------------------
 
-    def _load(self, routing_id: bytes, header: wire.ModelLoad, now: float) -> None:
-        reply = wire.ModelLoadReply(header.id, header.name)
-        self._administration.load(header.name, self._when_done(routing_id, reply), now)
-
-    def _unload(self, routing_id: bytes, header: wire.ModelUnload, now: float) -> None:
-        reply = wire.ModelUnloadReply(header.id, header.name)
-        self._administration.unload(header.name, self._when_done(routing_id, reply), now)
-
-    def _pin(self, routing_id: bytes, header: wire.ModelPin, now: float) -> None:
-        reply = wire.ModelPinReply(header.id, header.name)
-        self._administration.pin(header.name, self._when_done(routing_id, reply), now)
-
-    def _unpin(self, routing_id: bytes, header: wire.ModelUnpin, now: float) -> None:
-        reply = wire.ModelUnpinReply(header.id, header.name)
-        self._administration.unpin(header.name, self._when_done(routing_id, reply), now)
+    def _set(self, routing_id: bytes, header: wire.ModelSet, now: float) -> None:
+        reply = wire.ModelSetReply(header.id, header.name, header.to)
+        change = _CHANGES[header.to]
+        change(self._administration, header.name, self._when_done(routing_id, reply), now)
 
     def _reload(self, routing_id: bytes, header: wire.Reload, now: float) -> None:
         def done(outcome: Change | EdgedError, now: float) -> None:
@@ -114,7 +108,7 @@ class AdminEndpoint:
 def residency(
     administration: Administration, bytes_used: dict[str, int], id: str
 ) -> wire.ResidencyReply:
-    """What of each version is on the device, where `bytes_used` are the blocks that are there."""
+    """How much of each version is on the device. `bytes_used` are the blocks there, with sizes."""
     versions = administration.versions
     models = []
     for key, manifest in sorted(versions.models.items()):
@@ -137,10 +131,14 @@ def residency(
     return wire.ResidencyReply(id, tuple(models), sum(bytes_used.values()))
 
 
+_CHANGES: dict[wire.Residence, Callable[[Administration, str, Done, float], None]] = {
+    "loaded": Administration.load,
+    "unloaded": Administration.unload,
+    "pinned": Administration.pin,
+    "unpinned": Administration.unpin,
+}
+
 _BEGIN: dict[type, Callable[[AdminEndpoint, bytes, Any, float], None]] = {
-    wire.ModelLoad: AdminEndpoint._load,
-    wire.ModelUnload: AdminEndpoint._unload,
-    wire.ModelPin: AdminEndpoint._pin,
-    wire.ModelUnpin: AdminEndpoint._unpin,
+    wire.ModelSet: AdminEndpoint._set,
     wire.Reload: AdminEndpoint._reload,
 }

@@ -110,7 +110,7 @@ class Front:
         self._regions = regions
         self._recorder = recorder
         self._profile = profile
-        self._scheduler = Scheduler(config.scheduler, config.memory.choice)
+        self._scheduler = Scheduler(config.scheduler.settings, config.memory.choice)
         self._statistics = Statistics(self._catalog.tasks)
         self._administration = Administration(versions, shelf, instructions_of(config), self)
         self._admin = AdminEndpoint(
@@ -323,7 +323,7 @@ class Front:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def _infer(self, client: Client, request: wire.Request, now: float) -> None:
+    def _infer(self, client: Client, request: wire.RequestMessage, now: float) -> None:
         infer = request.header
         assert isinstance(infer, wire.Infer)
         if infer.id in client.in_flight:
@@ -393,7 +393,7 @@ class Front:
             light=prepare.light,
         )
 
-    def _cancel(self, client: Client, request: wire.Request, now: float) -> None:
+    def _cancel(self, client: Client, request: wire.RequestMessage, now: float) -> None:
         header = request.header
         assert isinstance(header, wire.Cancel)
         rid = client.in_flight.get(header.request)
@@ -402,7 +402,7 @@ class Front:
         cancelled = rid is not None or self._uploads.cancel(client, header.request)
         self._send(client, wire.CancelReply(header.id, cancelled), (), now)
 
-    def _announce(self, client: Client, request: wire.Request, now: float) -> None:
+    def _announce(self, client: Client, request: wire.RequestMessage, now: float) -> None:
         header = request.header
         assert isinstance(header, wire.Announce)
         if self._draining:
@@ -410,23 +410,23 @@ class Front:
         group = self._catalog.group(self._catalog.find(header.task).name)
         self._uploads.announce(client, header, group, now)
 
-    def _chunk(self, client: Client, request: wire.Request, now: float) -> None:
+    def _chunk(self, client: Client, request: wire.RequestMessage, now: float) -> None:
         assert isinstance(request.header, wire.Chunk)
         reply = self._uploads.chunk(client, request.header, request.payload[0], now)
         if reply is not None:
             self._send(client, reply, (), now)
 
-    def _share(self, client: Client, request: wire.Request, now: float) -> None:
+    def _share(self, client: Client, request: wire.RequestMessage, now: float) -> None:
         assert isinstance(request.header, wire.Share)
         self._send(client, self._regions.share(client.routing_id, request.header), (), now)
 
-    def _ping(self, client: Client, request: wire.Request, now: float) -> None:
+    def _ping(self, client: Client, request: wire.RequestMessage, now: float) -> None:
         assert isinstance(request.header, wire.Ping)
         if request.header.interval is not None:
             client.promised_s = request.header.interval / 1e6
         self._inquire(client, request, now)
 
-    def _inquire(self, client: Client, request: wire.Request, now: float) -> None:
+    def _inquire(self, client: Client, request: wire.RequestMessage, now: float) -> None:
         self._send(client, inquiries.reply(request.header, self._situation()), (), now)
 
     def _situation(self) -> Situation:
@@ -445,7 +445,7 @@ class Front:
         whys, served = self._scheduler.failing_models(), self._versions.served
         return {name: whys[key] for name, key in served.items() if key in whys}
 
-    def _ask_statistics(self, client: Client, request: wire.Request, now: float) -> None:
+    def _ask_statistics(self, client: Client, request: wire.RequestMessage, now: float) -> None:
         """Answered when the worker has measured its memory, or is gone, or does not say."""
         self._asked_statistics.append((client, request.header.id))
         if self._device is None:
@@ -689,13 +689,13 @@ class Front:
 
 _REPLIES = (Answer, Refuse)
 
-_ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = {
+_ON_REQUEST: dict[type, Callable[[Front, Client, wire.RequestMessage, float], None]] = {
     wire.Infer: Front._infer,
     wire.Cancel: Front._cancel,
     wire.Announce: Front._announce,
     wire.Chunk: Front._chunk,
     wire.Share: Front._share,
-    wire.Statistics: Front._ask_statistics,
+    wire.StatisticsQuery: Front._ask_statistics,
     **dict.fromkeys(inquiries.INQUIRIES, Front._inquire),
     wire.Ping: Front._ping,
 }

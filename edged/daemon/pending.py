@@ -84,7 +84,7 @@ def _output(model: Manifest, output: link.Output) -> wire.OutputTensor:
     classes = None
     if output.classes is not None:
         classes = tuple(
-            tuple(wire.Class(c.index, c.score, c.label) for c in row) for row in output.classes
+            tuple(wire.ClassScore(c.index, c.score, c.label) for c in row) for row in output.classes
         )
     return wire.OutputTensor(
         model.task, model.name, output.name, output.datatype, output.shape, classes

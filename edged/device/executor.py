@@ -132,22 +132,16 @@ class Executor:
 def _segments(
     members: Sequence[link.Member], requests: Sequence[Staged]
 ) -> tuple[list[Segment], list[_Wanted]]:
-    """The rows of a batch by place in staging memory; equal frames are one row."""
+    """The rows of a batch by place in staging memory."""
     placed: dict[tuple[int, int], Segment] = {}
     wanted: list[_Wanted] = []
-    seen: dict[tuple[int, int], Segment] = {}
     for member, request in zip(members, requests, strict=True):
         for feed in request.feeds:
             models = tuple([model for model in feed.models if model in member.models])
             if not models:
                 continue
-            key = (feed.pool.number, feed.fingerprint)
-            segment = seen.get(key)
-            if segment is None or not feed.pool.equal(segment.rows, feed.rows):
-                segment = seen[key] = Segment(feed.pool, feed.rows, models)
-                placed[feed.pool.number, feed.rows[0]] = segment
-            elif models != segment.models:
-                segment.models = tuple(sorted({*segment.models, *models}))
+            segment = Segment(feed.pool, feed.rows, models)
+            placed[feed.pool.number, feed.rows[0]] = segment
             wanted += [(request, model, segment) for model in models]
     segments = [placed[at] for at in sorted(placed)]
     for number, segment in enumerate(segments):

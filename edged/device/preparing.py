@@ -50,13 +50,6 @@ def steps(
         _prepare_tensors(message, payload, staged, manifests)
     else:
         yield from _prepare_images(message, payload, staged, decoding)
-    mark(staged)
-
-
-def mark(staged: Staged) -> None:
-    """Note what tells equal rows from others, once they are filled."""
-    for feed in staged.feeds:
-        feed.fingerprint = feed.pool.fingerprint(feed.rows)
 
 
 def in_place(

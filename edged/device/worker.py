@@ -258,8 +258,6 @@ class Worker:
             return
         if place is None:
             self._fill_light(message, payload, staged)
-        else:
-            preparing.mark(staged)
 
     def _fill_light(
         self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged

@@ -91,7 +91,7 @@ class Bench:
         recorder: Recorder | None = None,
         regions: Regions | None = None,
     ) -> None:
-        self.sent: list[tuple[bytes, wire.Reply]] = []
+        self.sent: list[tuple[bytes, wire.ReplyMessage]] = []
         self.worker: list[link.ToWorker] = []
         self.payloads: list[Sequence[wire.Buffer]] = []
         self.soon: list[bool] = []
@@ -99,7 +99,7 @@ class Bench:
         self.gone: set[bytes] = set()
         self.now = 0.0
         self.store = models or catalog()
-        self.admin: list[wire.Reply] = []
+        self.admin: list[wire.ReplyMessage] = []
         self.front = Front(
             config or Config(),
             Versions(self.store),
@@ -155,7 +155,7 @@ class Bench:
         frames = wire.encode_request(header, payload if isinstance(header, wire.Infer) else ())
         self.front.on_request(client, frames, self.now)
 
-    def reply(self) -> wire.Reply:
+    def reply(self) -> wire.ReplyMessage:
         """The one reply since the last call."""
         ((_, reply),) = self.sent
         self.sent.clear()

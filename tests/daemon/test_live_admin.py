@@ -169,7 +169,7 @@ def test_an_unloaded_model_is_refused_until_it_is_loaded_again(start):
     daemon = start()
     daemon.wait_for("ready: ")
     with Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:
-        admin.unload("color")
+        admin.set_model("color", "unloaded")
         with pytest.raises(Unavailable, match="edged load color"):
             client.infer(IMAGE, ["color"], timeout_s=2.0)
         assert factor(client, "weakest") == -1.0
@@ -179,15 +179,15 @@ def test_an_unloaded_model_is_refused_until_it_is_loaded_again(start):
         assert [model.name for model in client.models(ready=True)] == ["weakest"]
         until(lambda: residency(admin, "color").blocks_resident == 1)  # the shared backbone
         assert residency(admin, "color").state == "UNLOADED"
-        admin.load("color")
+        admin.set_model("color", "loaded")
         assert factor(client, "color") == 1.0
         assert residency(admin, "color").blocks_resident == 2
-        admin.pin("weakest")
+        admin.set_model("weakest", "pinned")
         assert residency(admin, "weakest").pinned
-        admin.unpin("weakest")
+        admin.set_model("weakest", "unpinned")
         assert not residency(admin, "weakest").pinned
         with pytest.raises(NotFound, match="color, weakest"):
-            admin.load("birds")
+            admin.set_model("birds", "loaded")
     assert daemon.stop() == 0
 
 
@@ -202,7 +202,7 @@ def test_who_may_use_the_daemon_cannot_change_it(start):
     path = Path(daemon.admin.removeprefix("ipc://"))
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     with Admin(daemon.endpoint) as admin, pytest.raises(Unsupported, match="admin endpoint"):
-        admin.unload("color")
+        admin.set_model("color", "unloaded")
     with Client(daemon.admin) as client:
         assert client.ready().ready
         with pytest.raises(Unsupported, match=r"server\.endpoints"):
@@ -240,8 +240,8 @@ def test_what_an_administrator_said_outlives_a_restart_until_it_is_taken_back(
     state = f'state_dir = "{tmp_path}/state"'
     daemon = serve(start, own_store, server=state)
     with Admin(daemon.admin) as admin:
-        admin.unload("color")
-        admin.pin("weakest")
+        admin.set_model("color", "unloaded")
+        admin.set_model("weakest", "pinned")
     assert daemon.stop() == 0
     daemon = serve(start, own_store, server=state)
     assert main(["models", "--endpoint", daemon.endpoint]) == 0
@@ -255,8 +255,8 @@ def test_what_an_administrator_said_outlives_a_restart_until_it_is_taken_back(
         resident = {model.name: model for model in admin.residency().models}
         assert resident["weakest"].pinned
         assert (resident["color"].blocks, resident["color"].blocks_resident) == (2, 1)
-        admin.load("color")
-        admin.unpin("weakest")
+        admin.set_model("color", "loaded")
+        admin.set_model("weakest", "unpinned")
     assert daemon.stop() == 0
     daemon = serve(start, own_store, server=state)
     with Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:

@@ -135,12 +135,12 @@ def test_three_tasks_on_one_frame_pass_the_backbone_once(rig: Rig) -> None:
         same(done.tensors[rid, model], MODELS[model].twin(x))
 
 
-def test_equal_frames_of_two_requests_are_one_row(rig: Rig) -> None:
+def test_equal_frames_of_two_requests_are_rows_of_their_own(rig: Rig) -> None:
     x, y = rows(1, seed=1), rows(1, seed=2)
     asked = [(x, "cat"), (y, "cat"), (x, "dog")]
     rids = [rig.prepared(given, model) for given, model in asked]
     done = rig.ran(*((rid, [model]) for rid, (_, model) in zip(rids, asked, strict=True)))
-    assert {run.block: run.rows for run in done.message.blocks}[BODY.id] == 2
+    assert {run.block: run.rows for run in done.message.blocks}[BODY.id] == 3
     for rid, (given, model) in zip(rids, asked, strict=True):
         same(done.tensors[rid, model], MODELS[model].twin(given))
 

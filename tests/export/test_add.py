@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from edged.errors import InvalidArgument, StoreError, Unsupported
 from edged.manifest import Preprocess
 from edged.store import Store
-from edged.wire.messages import TensorName
+from edged.wire import TensorName
 from export import assemble
 from export.add import Report, add_models
 from export.check import CheckFailed

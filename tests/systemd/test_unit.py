@@ -334,7 +334,7 @@ def test_with_its_drop_in_the_service_may_keep_processors_awake(stopped, names):
     drop_ins = [f"/etc/systemd/system/edged.service.d/{name}.conf" for name in names]
     for name, drop_in in zip(names, drop_ins, strict=True):
         stopped.box.write(drop_in, (TREE / f"systemd/edged.service.d/{name}.conf").read_text())
-    config = (TREE / "configs/edged.toml").read_text()
+    config = (TREE / "configs/edged.full.toml").read_text()
     stopped.configure(config.replace("# idle_latency_us = 0", "idle_latency_us = 7"))
     stopped.box.run("groupadd", "--force", "--system", "render")
     node = DEVICE.stat().st_rdev

@@ -156,7 +156,7 @@ def _others(folder: Path, args: argparse.Namespace) -> None:
         admin_endpoint = endpoint.replace(".sock", ".admin")
         with Admin(admin_endpoint) as admin:
             for model in others:
-                admin.unload(model)
+                admin.set_model(model, "unloaded")
         for _ in range(args.runs):
             alone_s += _paced(client, given, "resident", args.seconds / args.runs)
             with _loading(admin_endpoint, list(others)) as loaded:
@@ -404,8 +404,8 @@ def _loading(endpoint: str, models: Sequence[str]) -> Iterator[list[str]]:
         with Admin(endpoint) as admin:
             while not stop.is_set():
                 model = models[len(loaded) % len(models)]
-                admin.load(model)
-                admin.unload(model)
+                admin.set_model(model, "loaded")
+                admin.set_model(model, "unloaded")
                 loaded.append(model)
 
     thread = threading.Thread(target=load_all_the_time)

@@ -17,7 +17,7 @@ import simplejpeg
 from edged.pictures import files, resizing
 from edged.pictures.decoding import pixels_of
 from edged.pictures.header import MAX_SCANNED_PIXELS, check
-from edged.wire.messages import Limits
+from edged.wire import Limits
 from tools.bench.report import emit
 
 SIDE = 5632  # pixels; the square has 31.7 of at most 33.6 million, and whole runs of empty blocks

@@ -24,8 +24,8 @@ from edged.manifest import Manifest
 from edged.wire import (
     Infer,
     InputTensor,
+    ModelIndex,
     ModelMetadataReply,
-    ModelState,
     RequestedOutput,
     TensorMetadata,
 )
@@ -183,7 +183,7 @@ class Catalog:
         reason: str,
         idle: Mapping[str, str] | None = None,
         pinned: Collection[str] = (),
-    ) -> tuple[ModelState, ...]:
+    ) -> tuple[ModelIndex, ...]:
         """The rows of REPOSITORY_INDEX, by task and preference. `idle`: models that are not served
         at present, and why. The last rows are of models of which nothing but the name is known.
         """
@@ -200,7 +200,7 @@ class Catalog:
         ]
         for name, model in self._unusable.items():
             if model.manifest is None:
-                rows.append(ModelState(name, "", "UNAVAILABLE", model.reason, default=False))
+                rows.append(ModelIndex(name, "", "UNAVAILABLE", model.reason, default=False))
         return tuple(rows)
 
     def _manifest(self, name: str) -> Manifest:
@@ -219,9 +219,9 @@ class Catalog:
 
     def _state(
         self, manifest: Manifest, state: str, reason: str, *, default: bool, pinned: bool
-    ) -> ModelState:
+    ) -> ModelIndex:
         blocks = {step.block for step in manifest.steps}
-        return ModelState(
+        return ModelIndex(
             name=manifest.name,
             task=manifest.task,
             state=state,
