@@ -16,6 +16,7 @@ from edged.core.events import Command, Event
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Memory, Settings
 from edged.errors import EdgedError, InvalidArgument
+from edged.policies import find
 from edged.typeinfo import describe
 
 VERSION = 1
@@ -68,7 +69,7 @@ def replay(path: Path) -> int:
     Raises Mismatch at the first turn that differs, InvalidArgument for a file that is no recording.
     """
     header, recorded = _read(path)
-    scheduler = Scheduler(header.settings, header.memory)
+    scheduler = Scheduler(header.settings, header.memory, find(header.settings.policy))
     count = 0
     for count, turn in enumerate(recorded, start=1):
         commands = scheduler.handle(turn.event, turn.at)
