@@ -7,7 +7,8 @@ memory and the jobs are the scheduler's.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 from edged.core.costs import CostModel
 from edged.core.events import (
@@ -21,6 +22,7 @@ from edged.core.events import (
     LoadAsked,
     MemoryMeasured,
     PinAsked,
+    Settled,
     UnloadAsked,
 )
 from edged.core.requests.job import State
@@ -28,19 +30,6 @@ from edged.core.requests.jobs import Jobs
 from edged.core.residency.administrator import Asks
 from edged.core.residency.memory import DeviceMemory, Verdict, too_many_rows_now
 from edged.errors import Code
-
-MemoryEvent: TypeAlias = (
-    Library
-    | DeviceUp
-    | DeviceDown
-    | BlockLoaded
-    | BlockLoadFailed
-    | BlockUnloaded
-    | MemoryMeasured
-    | LoadAsked
-    | UnloadAsked
-    | PinAsked
-)
 
 
 class Parking:
@@ -53,9 +42,12 @@ class Parking:
         self._asks = Asks(memory)
         self._is_draining = False
 
-    def handle(self, event: MemoryEvent, now: float, out: list[Command]) -> None:
-        """Take in an event that may change what is on the device, or what should be."""
-        self._take_in(event, now, out)
+    def handle(self, event: Any, now: float, out: list[Command]) -> None:
+        """Take in an event of TO_MEMORY or TO_ASKS."""
+        if type(event) in TO_MEMORY:
+            TO_MEMORY[type(event)](self._memory, event, now)
+        else:
+            out += TO_ASKS[type(event)](self._asks, event)
         if self._is_draining:
             out += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
         was_tight = self._memory.tight
@@ -68,29 +60,6 @@ class Parking:
         for rid, verdict in verdicts.items():
             code, text, retry_after_s = verdict
             self._jobs.refuse(self._jobs.by_rid[rid], code, text, now, out, retry_after_s)
-
-    def _take_in(self, event: MemoryEvent, now: float, out: list[Command]) -> None:
-        match event:
-            case BlockLoaded():
-                self._memory.on_loaded(event, now)
-            case BlockUnloaded():
-                self._memory.on_unloaded(event, now)
-            case BlockLoadFailed():
-                self._memory.on_failed(event, now)
-            case MemoryMeasured():
-                self._memory.on_measured(event, now)
-            case Library():
-                self._memory.on_library(event, now)
-            case DeviceUp():
-                self._memory.on_device_up(event, now)
-            case DeviceDown():
-                self._memory.on_device_down(event, now)
-            case LoadAsked():
-                out += self._asks.load(event)
-            case UnloadAsked():
-                out += self._asks.unload(event)
-            case PinAsked():
-                out += self._asks.pin(event)
 
     def settle(self, now: float, out: list[Command]) -> None:
         """Settle the asks that have come about, or cannot any more."""
@@ -140,3 +109,19 @@ class Parking:
                 self._jobs.waiting.park(need)
             else:
                 self._jobs.waiting.unpark(need)
+
+
+TO_MEMORY: dict[type, Callable[[DeviceMemory, Any, float], None]] = {
+    Library: DeviceMemory.on_library,
+    DeviceUp: DeviceMemory.on_device_up,
+    DeviceDown: DeviceMemory.on_device_down,
+    BlockLoaded: DeviceMemory.on_loaded,
+    BlockLoadFailed: DeviceMemory.on_failed,
+    BlockUnloaded: DeviceMemory.on_unloaded,
+    MemoryMeasured: DeviceMemory.on_measured,
+}
+TO_ASKS: dict[type, Callable[[Asks, Any], list[Settled]]] = {
+    LoadAsked: Asks.load,
+    UnloadAsked: Asks.unload,
+    PinAsked: Asks.pin,
+}

@@ -325,11 +325,8 @@ class Device:
     def failed(self, event: BatchFailed, now: float, out: list[Command]) -> None:
         """A batch has not run. Its members run again one by one; one that was alone is refused."""
         parts = self.lanes.end(event.batch, None, now).parts
-        if len(parts) == 1:
-            self._jobs.part_failed_alone(parts[0].job, event, now, out)
-        else:
-            for part in reversed(parts):
-                self._jobs.part_failed(part, now, out)
+        for part in reversed(parts):
+            self._jobs.part_failed(part, event, now, out, alone=len(parts) == 1)
 
     def validate(self) -> None:
         """Check what runs against the jobs. Raises AssertionError."""

@@ -6,6 +6,7 @@ queue. Puts together what the queue, the memory and the measured costs say, and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from edged.core.batches.device import Device, RunningBatch
@@ -80,11 +81,11 @@ class Admission:
         admission = jobs.waiting.push(job)
         for older in admission.superseded:
             text = "superseded by a newer frame of its stream"
-            jobs.refuse_removed(older, Code.CANCELLED, text, now, out)
+            jobs.refuse(older, Code.CANCELLED, text, now, out, is_queued=False)
         for victim in admission.pushed_out:
             text = "the queue is full and this client holds most of it; slow down"
             again_s = self.backlog_s() or AGAIN_S
-            jobs.refuse_removed(victim, Code.UNAVAILABLE, text, now, out, again_s)
+            jobs.refuse(victim, Code.UNAVAILABLE, text, now, out, again_s, is_queued=False)
         if admission.admitted:
             self._accept(job, now)
             return
@@ -128,7 +129,9 @@ class Admission:
         """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
         jobs, costs, running = self._jobs, self._device.costs, self._device.lanes
         pace_s = costs.pace_s or 0.0
-        run_s = sum([costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts])
+        run_s = math.fsum(
+            [costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts]
+        )
         is_missing = need is not None and need.missing
         everything = jobs.waiting.rows + jobs.staging.rows
         if not is_missing and now + pace_s * everything + run_s <= deadline_s:

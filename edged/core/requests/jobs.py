@@ -198,28 +198,23 @@ class Jobs:
         elif not job.running_parts:
             self.move(job, State.STAGED, now)
 
-    def part_failed(self, part: StagedPart, now: float, out: list[Command]) -> None:
-        """A batch has not run. Its parts are run again one by one, so that only one can fail."""
+    def part_failed(
+        self, part: StagedPart, event: BatchFailed, now: float, out: list[Command], *, alone: bool
+    ) -> None:
+        """A batch has not run. A part that was alone in it is to blame; others are run again one
+        by one, so that only the culprit is refused."""
         job = part.job
         job.running_parts -= 1
         if job.state is State.LEAVING:
             self._let_go(job, now, out)
-            return
-        job.solo = True
-        self.staged.put_back(part)
-        if not job.running_parts:
-            self.move(job, State.STAGED, now)
-
-    def part_failed_alone(
-        self, job: Job, event: BatchFailed, now: float, out: list[Command]
-    ) -> None:
-        """A batch of nothing but this part has not run, so the request is to blame."""
-        job.running_parts -= 1
-        if job.state is State.LEAVING:
-            self._let_go(job, now, out)
-        else:
+        elif alone:
             again_s = retry_after(event.code)
             self.refuse(job, event.code, event.message, now, out, again_s)
+        else:
+            job.solo = True
+            self.staged.put_back(part)
+            if not job.running_parts:
+                self.move(job, State.STAGED, now)
 
     def _let_go(self, job: Job, now: float, out: list[Command]) -> None:
         """A batch with a refused request has ended; with the last one its rows are free."""
@@ -236,11 +231,17 @@ class Jobs:
         now: float,
         out: list[Command],
         retry_after_s: float | None = None,
+        *,
+        is_queued: bool = True,
     ) -> None:
-        """Answer with an error, wherever the request is, and let go of what it holds."""
+        """Answer with an error, wherever the request is, and let go of what it holds.
+
+        `is_queued`: False for one that waited and has left the queue already.
+        """
         out.append(Refuse(job.request.rid, code, message, retry_after_s))
         if job.state is State.WAITING:
-            self.waiting.remove(job)
+            if is_queued:
+                self.waiting.remove(job)
             self.move(job, State.GONE, now)
         elif job.state is State.PREPARING:
             self.move(job, State.DISCARDED, now)  # the device reports when its rows are free
@@ -252,19 +253,6 @@ class Jobs:
             else:
                 self.move(job, State.GONE, now)
                 out.append(Discard(job.request.rid))
-
-    def refuse_removed(
-        self,
-        job: Job,
-        code: Code,
-        message: str,
-        now: float,
-        out: list[Command],
-        retry_after_s: float | None = None,
-    ) -> None:
-        """Refuse a request that waited and has been removed from the queue."""
-        out.append(Refuse(job.request.rid, code, message, retry_after_s))
-        self.move(job, State.GONE, now)
 
     def drop_client(self, client: int, now: float, out: list[Command]) -> None:
         """Nobody is left to answer."""

@@ -143,25 +143,30 @@ class WaitingQueue:
 
     def remove(self, job: Job) -> None:
         """Take a job out of the queue."""
-        request = job.request
+        request, need = job.request, job.need
         line = self._levels[request.level][request.client]
-        shelf = line.shelves[job.need]
-        del shelf.jobs[request.rid]
-        shelf.rows -= request.rows
-        line.rows -= request.rows
-        line.bytes -= request.payload_bytes
-        self.rows -= request.rows
-        self.bytes -= request.payload_bytes
-        if job.need in line.runnable:
-            self._level_rows[request.level] -= request.rows
-        else:
-            self.parked_rows -= request.rows
-        if job.need is not None:
-            job.need.remove(request)
+        del line.shelves[need].jobs[request.rid]
+        self._count(line, job, -1)
+        if need is not None:
+            need.remove(request)
         if request.stream is not None and self._latest.get((request.client, request.stream)) is job:
             del self._latest[request.client, request.stream]
-        if not shelf.jobs:
-            self._take_down(line, job.need, request)
+        if not line.shelves[need].jobs:
+            self._take_down(line, need, request)
+
+    def _count(self, line: _Line, job: Job, sign: int) -> None:
+        """Count the rows and bytes of a job that comes (1) or leaves (-1)."""
+        request = job.request
+        rows, size = sign * request.rows, sign * request.payload_bytes
+        line.shelves[job.need].rows += rows
+        line.rows += rows
+        line.bytes += size
+        self.rows += rows
+        self.bytes += size
+        if job.need in line.runnable:
+            self._level_rows[request.level] += rows
+        else:
+            self.parked_rows += rows
 
     def park(self, need: Need) -> None:
         """The need is not on the device any more: its requests take no turns until `unpark`."""
@@ -231,15 +236,7 @@ class WaitingQueue:
                     self._turns[request.level].append(request.client)
                 line.runnable[need] = shelf
         shelf.jobs[request.rid] = job
-        shelf.rows += request.rows
-        line.rows += request.rows
-        line.bytes += request.payload_bytes
-        self.rows += request.rows
-        self.bytes += request.payload_bytes
-        if need in line.runnable:
-            self._level_rows[request.level] += request.rows
-        else:
-            self.parked_rows += request.rows
+        self._count(line, job, 1)
         if need is not None:
             need.add(request, job.arrived_s)
         if request.stream is not None:
@@ -294,12 +291,9 @@ class WaitingQueue:
         assert self.rows == sum(job.request.rows for job in jobs), "rows in the queue"
         assert self.bytes == sum(job.request.payload_bytes for job in jobs), "bytes in the queue"
         assert sum(self._level_rows) + self.parked_rows == self.rows, "rows by level"
-        for lines, turns in zip(self._levels, self._turns, strict=True):
-            runnable = sorted(client for client, line in lines.items() if line.runnable)
-            assert sorted(turns) == runnable, "clients that take turns"
-            for line in lines.values():
-                held = [
-                    job.request for shelf in line.shelves.values() for job in shelf.jobs.values()
-                ]
-                assert line.rows == sum(request.rows for request in held) > 0, "rows of a line"
-                assert line.bytes == sum(request.payload_bytes for request in held), "bytes of one"
+        for level, turns in zip(self._levels, self._turns, strict=True):
+            runnable = [client for client, line in level.items() if line.runnable]
+            assert sorted(turns) == sorted(runnable), "clients that take turns"
+        lines = [line for level in self._levels for line in level.values()]
+        assert sum(line.rows for line in lines) == self.rows, "rows of all lines"
+        assert sum(line.bytes for line in lines) == self.bytes, "bytes of all lines"
