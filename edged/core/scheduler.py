@@ -53,7 +53,7 @@ class Scheduler:
         given, the settings must name one of SERVING. Raises InvalidArgument."""
         policy = policy or SERVING.get(settings.policy)
         if policy is None:
-            raise InvalidArgument(f"no batching policy {settings.policy!r} was handed over")
+            raise InvalidArgument(f"batching policy {settings.policy!r} was not handed over")
         self.settings = settings
         self._memory = memory = DeviceMemory(memory_settings or Memory(), settings.max_batch_rows)
         self._jobs = jobs = Jobs(settings, memory, exclusive=policy.exclusive)
