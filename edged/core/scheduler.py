@@ -34,8 +34,8 @@ from edged.core.parking import Parking
 from edged.core.requests.admission import Admission
 from edged.core.requests.answer_order import AnswerOrder
 from edged.core.requests.jobs import Jobs
+from edged.core.residency.ledger import Account
 from edged.core.residency.memory import DeviceMemory
-from edged.core.residency.report import MemoryState, report
 from edged.core.settings import Memory, Settings
 from edged.errors import Code, InvalidArgument
 
@@ -69,41 +69,7 @@ class Scheduler:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in one event and return what to do, in order. `now` never goes backwards."""
         out: list[Command] = []
-        match event:  # rule 1: take the event in
-            case Arrived():
-                self._admission.arrive(event.request, now, out)
-                if event.request.ordered:
-                    self._answers.enter(event.request)
-            case Prepared():
-                self._jobs.prepared(event, now)
-            case BatchDone():
-                self._device.done(event, now, out)
-            case Woke():
-                pass  # the rules below look at the time
-            case PrepareFailed():
-                self._jobs.prepare_failed(event, now, out)
-            case BatchFailed():
-                self._device.failed(event, now, out)
-            case CancelAsked():
-                self._cancel(event.rid, now, out)
-            case ClientGone():
-                self._jobs.drop_client(event.client, now, out)
-            case PayloadRoom():
-                self._admission.fit_payloads(event)
-            case DeviceUp():
-                self._device.up(event)
-                self._parking.handle(event, now, out)
-            case DeviceDown():
-                self._device.down()
-                self._jobs.take_back(event, now, out)
-                self._parking.handle(event, now, out)
-            case DrainAsked():
-                self._drain(out)
-            case Library():
-                self._admission.has_library = True
-                self._parking.handle(event, now, out)
-            case _:
-                self._parking.handle(event, now, out)
+        self._take_in(event, now, out)  # rule 1
         if self._jobs.deadlines.earliest_s <= now:  # rule 2: refuse what is too late
             self._jobs.expire(now, out)
         if self._device.is_up:
@@ -144,9 +110,9 @@ class Scheduler:
         """Number of requests that are owed an answer."""
         return self._jobs.open + self._answers.held
 
-    def memory(self) -> MemoryState:
-        """What is on the device, and who holds how much of its budget."""
-        return report(self._memory)
+    def account(self) -> Account:
+        """Who holds how many bytes of the device's budget."""
+        return self._memory.ledger.account()
 
     def failing_models(self) -> dict[str, str]:
         """Models that could not be loaded when it was tried last, and why."""
@@ -154,7 +120,7 @@ class Scheduler:
 
     def expected_s(self, batch: int) -> float | None:
         """Time that a batch takes which was ordered and has not ended; None: nothing is known."""
-        expected_s = self._device.lanes[batch].expected_s
+        expected_s = self._device.lanes.by_number[batch].expected_s
         return expected_s if expected_s < inf else None
 
     @property
@@ -165,6 +131,44 @@ class Scheduler:
         return -inf if lanes.has_free_lane else min(lanes.order_at, lanes.free_s)
 
     # --- the rules ------------------------------------------------------------------------------
+
+    def _take_in(self, event: Event, now: float, out: list[Command]) -> None:
+        """Rule 1: learn what has happened, and answer those whom it concerns."""
+        match event:
+            case Arrived():
+                self._admission.arrive(event.request, now, out)
+                if event.request.ordered:
+                    self._answers.enter(event.request)
+            case Prepared():
+                self._jobs.prepared(event, now)
+            case BatchDone():
+                self._device.done(event, now, out)
+            case Woke():
+                pass  # the rules below look at the time
+            case PrepareFailed():
+                self._jobs.prepare_failed(event, now, out)
+            case BatchFailed():
+                self._device.failed(event, now, out)
+            case CancelAsked():
+                self._cancel(event.rid, now, out)
+            case ClientGone():
+                self._jobs.drop_client(event.client, now, out)
+            case PayloadRoom():
+                self._admission.fit_payloads(event)
+            case DeviceUp():
+                self._device.up(event)
+                self._parking.handle(event, now, out)
+            case DeviceDown():
+                self._device.down()
+                self._jobs.take_back(event, now, out)
+                self._parking.handle(event, now, out)
+            case DrainAsked():
+                self._drain(out)
+            case Library():
+                self._admission.has_library = True
+                self._parking.handle(event, now, out)
+            case _:
+                self._parking.handle(event, now, out)
 
     def _cancel(self, rid: int, now: float, out: list[Command]) -> None:
         job = self._jobs.by_rid.get(rid)

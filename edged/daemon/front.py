@@ -17,7 +17,7 @@ import msgspec
 
 from edged import wire
 from edged.budget import footprint
-from edged.config import Config
+from edged.config import Config, cores
 from edged.core.events import (
     Answer,
     Arrived,
@@ -474,10 +474,14 @@ class Front:
         self._known |= {info.id: info for info in message.blocks}
         self._resident = {info.id: info.bytes_used for info in message.blocks if info.resident}
         self.tell_versions(now)
-        self._tell(msgspec.structs.replace(measured, used_bytes=0), now)  # the budget to begin with
+        self._tell(
+            msgspec.structs.replace(measured, used_bytes=None), now
+        )  # the budget to begin with
         overhead = self._gauge.overhead(message)
         failed = tuple(FailedBlock(one.id, one.code, one.message) for one in message.failed)
-        self._tell(DeviceUp(costs, message.lanes, resident(message), overhead, failed), now)
+        held, threads = resident(message), self._config.device.prepare_threads or cores()
+        up = DeviceUp(costs, message.lanes, held, overhead, failed, preparers=threads)
+        self._tell(up, now)
         self._tell(measured, now)
         self._find_room(now)
         for name, why in self._failing().items():
@@ -508,7 +512,7 @@ class Front:
 
     def _find_room(self, now: float) -> None:
         """What blocks and workspace leave is for what clients send."""
-        account = self._scheduler.memory().account
+        account = self._scheduler.account()
         room = Room.of(self._config, account, self.payload_bytes)
         if room.payload_bytes != self.room.payload_bytes:
             self._tell(PayloadRoom(room.payload_bytes), now)
@@ -671,7 +675,7 @@ class Front:
         """
         report: dict[str, int] = {}
         if worker is not None:
-            account = msgspec.structs.asdict(self._scheduler.memory().account)
+            account = msgspec.structs.asdict(self._scheduler.account())
             report |= {f"{name}_bytes": round(count) for name, count in account.items()}
             report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
             report["front_pss_bytes"] = self._gauge.front.pss_bytes

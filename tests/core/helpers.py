@@ -50,7 +50,7 @@ class Checked:
 def check(scheduler: Scheduler) -> None:
     """Every count equals what it counts, and the driver is told the same figures."""
     scheduler.validate()
-    jobs, limits = list(scheduler._jobs), scheduler.settings
+    jobs, limits = list(scheduler._jobs.by_rid.values()), scheduler.settings
     waiting = [job for job in jobs if job.state is State.WAITING]
     staged = [job for job in jobs if job.state is not State.WAITING]
     assert scheduler.waiting_requests == len(waiting)

@@ -340,7 +340,7 @@ class Greedy(Loading):
 
 def check_memory(scheduler: Scheduler) -> None:
     """Every count of the memory's equals what it counts."""
-    memory, jobs = scheduler._memory, list(scheduler._jobs)
+    memory, jobs = scheduler._memory, list(scheduler._jobs.by_rid.values())
     residency, waiting = memory.residency, scheduler._jobs.waiting
     parked = 0
     for need in residency.needs:

@@ -97,7 +97,7 @@ def test_what_a_lost_device_held_waits_again():
 def test_a_change_that_is_not_in_the_table_is_a_bug_that_is_named():
     scheduler = Checked().scheduler
     scheduler.handle(arrived(1), 0.0)
-    (job,) = scheduler._jobs
+    (job,) = scheduler._jobs.by_rid.values()
     with pytest.raises(ValueError, match=r"request 1 cannot go from WAITING to RUNNING: .*a bug"):
         scheduler._jobs.move(job, State.RUNNING, 0.0)
 
@@ -124,7 +124,7 @@ def test_a_count_that_is_wrong_is_found(owner):
 def test_a_job_whose_state_was_changed_by_hand_is_found():
     scheduler = Checked().scheduler
     scheduler.handle(arrived(1), 0.0)
-    (job,) = scheduler._jobs
+    (job,) = scheduler._jobs.by_rid.values()
     job.state = State.STAGED
     with pytest.raises(AssertionError, match="WAITING"):
         scheduler.validate()

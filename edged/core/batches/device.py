@@ -56,18 +56,17 @@ class Lanes:
 
     def __init__(self, lanes: int) -> None:
         self.number = lanes
-        self._batches: dict[int, RunningBatch] = {}  # in the order in which lanes take them up
-        self.batches = self._batches.values()
+        self.by_number: dict[int, RunningBatch] = {}  # lanes take them up in this order
+        self.batches = self.by_number.values()
         self.rows = 0  # rows of all of them
-        self.handover_s = 0.0  # from an order to the report of its end, without the work itself
+        self.handover_s = (
+            0.0  # time from an order to the report of its end, without the work itself
+        )
         self.spare_s = 0.0  # how much longer than expected a batch may well take
-        self._error_s = 0.0  # between expected and real times
+        self._error_s = 0.0  # usual difference of expected and real times
         self.has_free_lane = True
         self.free_s = inf  # when a lane should be free; infinity: one is, or nothing is known
         self.order_at = inf  # when to order the next batch ahead; infinity: not before one ends
-
-    def __getitem__(self, number: int) -> RunningBatch:
-        return self._batches[number]
 
     def may_begin_s(self, now: float) -> float:
         """When a batch that is ordered now should begin."""
@@ -79,18 +78,18 @@ class Lanes:
         """A batch is ordered."""
         known_s = inf if expected_s is None else expected_s
         begins_s, ahead = self.may_begin_s(now), not self.has_free_lane
-        self._batches[run.batch] = RunningBatch(run, tuple(parts), begins_s, known_s, ahead)
+        self.by_number[run.batch] = RunningBatch(run, tuple(parts), begins_s, known_s, ahead)
         self.rows += run.rows
         self._look_ahead()
 
     def end(self, number: int, busy_s: float | None, now: float) -> RunningBatch:
         """A batch has ended after `busy_s` of work, or failed (None); the next one begins."""
-        waits = len(self._batches) > self.number
-        ended = self._batches.pop(number)
+        waits = len(self.by_number) > self.number
+        ended = self.by_number.pop(number)
         self.rows -= ended.run.rows
         if waits:
             batch = next(islice(self.batches, self.number - 1, None))
-            self._batches[batch.run.batch] = replace(batch, started_s=now)
+            self.by_number[batch.run.batch] = replace(batch, started_s=now)
         if busy_s is not None:
             self._learn(ended, busy_s, now - ended.started_s)
         self._look_ahead()
@@ -141,7 +140,7 @@ class Device:
         self._policy = policy
         self._jobs = jobs
         self._memory = memory
-        self._rules: dict[str, Rule] = {}  # by group
+        self._rules: dict[str, Rule] = {}  # that of each group
         self._rate: Rate | None = None  # None: nothing has arrived, or the policy follows none
         self._preparers: int | None = None  # requests that are prepared side by side, if known
         self._row_head_s = 0.0  # time of a row beyond what was measured for its batch, smoothed
@@ -334,6 +333,6 @@ class Device:
         assert len(batches) <= 2 * self.lanes.number, "more batches than two for each lane"
         assert self.lanes.rows == sum(batch.run.rows for batch in batches), "rows that run"
         running = [part.job for batch in batches for part in batch.parts]
-        for job in self._jobs:
+        for job in self._jobs.by_rid.values():
             count = sum(other is job for other in running)
             assert job.running_parts == count, f"batches of request {job.request.rid}"

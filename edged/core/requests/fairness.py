@@ -56,7 +56,7 @@ class StagingShares:
         self.rows = 0
         self.bytes = 0
         self._level_rows = [0] * self._levels
-        self._held: dict[int, _Held] = {}  # by client
+        self._held: dict[int, _Held] = {}  # what each client holds
         self._lately: dict[int, _Held] = {}  # clients that hold nothing any more, oldest first
 
     def has_room(self, request: Request) -> bool:
@@ -143,7 +143,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._now = 0  # the latest turn that was taken
-        self._ends: dict[int, int] = {}  # by client: where its last turn ends
+        self._ends: dict[int, int] = {}  # where the last turn of each client ends
         self._forget_at = FEW_CLIENTS  # number of clients
 
     def enter(self, client: int, rows: int) -> int:

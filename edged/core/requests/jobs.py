@@ -6,8 +6,6 @@ request holds on the device is taken and given back by `move`, by its state alon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from edged.core.events import (
     Answer,
     BatchDone,
@@ -52,12 +50,6 @@ class Jobs:
         self._memory = memory
         self._exclusive = exclusive
         self._max_attempts = settings.max_attempts
-
-    def __iter__(self) -> Iterator[Job]:
-        return iter(self.by_rid.values())
-
-    def __len__(self) -> int:
-        return len(self.by_rid)
 
     @property
     def open(self) -> int:
@@ -256,7 +248,7 @@ class Jobs:
 
     def drop_client(self, client: int, now: float, out: list[Command]) -> None:
         """Nobody is left to answer."""
-        for job in [job for job in self if job.request.client == client and job.is_open]:
+        for job in [j for j in self.by_rid.values() if j.request.client == client and j.is_open]:
             self.refuse(job, Code.CANCELLED, "the client is gone", now, out)
 
     def expire(self, now: float, out: list[Command]) -> None:
@@ -268,7 +260,7 @@ class Jobs:
     def take_back(self, event: DeviceDown, now: float, out: list[Command]) -> None:
         """What a lost device held waits again; a request that it was lost with twice is refused."""
         self.staged.clear()
-        for job in reversed([job for job in self if _ON_DEVICE[job.state]]):
+        for job in reversed([j for j in self.by_rid.values() if _ON_DEVICE[j.state]]):
             if not job.is_open:
                 self.move(job, State.GONE, now)
                 continue

@@ -80,18 +80,15 @@ class WaitingQueue:
         self._when_full = settings.when_full
         self._streams = settings.streams
         self._levels: list[dict[int, _Line]] = [{} for _ in range(settings.levels)]
-        # By level: the clients that have something to run, in the order of their turns.
+        # The clients of each level that have something to run, in the order of their turns.
         self._turns: list[deque[int]] = [deque() for _ in range(settings.levels)]
         self._level_rows = [0] * settings.levels  # rows that are not parked
         self._last_place = 0
         self._first_place = 0
-        self._latest: dict[tuple[int, str], Job] = {}  # by client and stream
+        self._latest: dict[tuple[int, str], Job] = {}  # newest of each client and stream
         self.rows = 0
         self.bytes = 0
         self.parked_rows = 0
-
-    def __bool__(self) -> bool:
-        return self.rows > 0
 
     def __iter__(self) -> Iterator[Job]:
         for lines in self._levels:
