@@ -159,7 +159,7 @@ class Scheduler:
                 self._device.up(event)
                 self._parking.handle(event, now, out)
             case DeviceDown():
-                self._device.down()
+                self._device.down(event)
                 self._jobs.take_back(event, now, out)
                 self._parking.handle(event, now, out)
             case DrainAsked():

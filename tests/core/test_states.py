@@ -14,7 +14,7 @@ from edged.core.events import (
     PrepareFailed,
     Run,
 )
-from edged.core.requests.job import SUCCESSORS, TRANSITIONS, State
+from edged.core.requests.job import TRANSITIONS, State
 from edged.errors import Code
 from tests.core.helpers import Checked, arrived
 from tools.diagrams import PAGE, with_diagram
@@ -33,10 +33,10 @@ def states(scheduler: Checked, rid: int) -> list[str]:
 
 def test_every_state_can_be_reached_and_left_but_the_last():
     reached = {State.WAITING}
-    while more := {after for state in reached for after in SUCCESSORS[state]} - reached:
+    while more := {t.after for t in TRANSITIONS if t.before in reached} - reached:
         reached |= more
     assert reached == set(State)
-    assert [state for state in State if not SUCCESSORS[state]] == [State.GONE]
+    assert set(State) - {t.before for t in TRANSITIONS} == {State.GONE}
     assert len({(t.before, t.after) for t in TRANSITIONS}) == len(TRANSITIONS)
 
 
@@ -92,6 +92,12 @@ def test_what_a_lost_device_held_waits_again():
     scheduler(DeviceDown("killed"))
     assert states(scheduler, 1)[-1] == "WAITING"
     assert [type(command) for command in scheduler(DeviceUp())][-1] is Run
+
+
+@pytest.mark.parametrize("event", [DeviceUp(device=1), DeviceDown("killed", device=1)])
+def test_a_device_that_does_not_exist_is_a_bug_that_is_named(event):
+    with pytest.raises(ValueError, match="no device 1: this is a bug"):
+        Checked()(event)
 
 
 def test_a_change_that_is_not_in_the_table_is_a_bug_that_is_named():

@@ -21,6 +21,7 @@ from edged.core.events import (
     BatchDone,
     BatchFailed,
     Command,
+    DeviceDown,
     DeviceUp,
     Member,
     Request,
@@ -148,17 +149,23 @@ class Device:
 
     def up(self, event: DeviceUp) -> None:
         """The worker is warm and has no requests."""
+        self._check_number(event.device)
         lanes = min(event.lanes, self._settings.lanes or event.lanes)
         self.is_up = True
         self.lanes = Lanes(lanes)
         self.costs = CostModel(event.costs, lanes=lanes)
         self._preparers = event.preparers
 
-    def down(self) -> None:
+    def down(self, event: DeviceDown) -> None:
         """The worker is gone, and with it everything that it ran."""
+        self._check_number(event.device)
         self.is_up = False
         self.lanes = Lanes(self.lanes.number)
         self.order_at = self.next_beat_s = inf
+
+    def _check_number(self, device: int) -> None:
+        if device != self.number:
+            raise ValueError(f"there is no device {device}: this is a bug of the driver")
 
     # --- what policies that follow a rate are told -----------------------------------------------
 

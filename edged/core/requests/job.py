@@ -54,7 +54,27 @@ TRANSITIONS = (
     Transition(State.LEAVING, State.GONE, "the batches have ended, or DeviceDown"),
 )
 
-SUCCESSORS = tuple(tuple(t.after for t in TRANSITIONS if t.before is state) for state in State)
+ON_DEVICE = [State.WAITING < state < State.GONE for state in State]  # by state
+
+
+class Effect(IntEnum):
+    """What a change of state does to what the request holds on the device."""
+
+    NONE = 0
+    ENTERS = 1
+    LEAVES = 2
+    FORBIDDEN = 3
+
+
+def _effect(before: State, after: State) -> Effect:
+    if not any((t.before, t.after) == (before, after) for t in TRANSITIONS):
+        return Effect.FORBIDDEN
+    if ON_DEVICE[before] is ON_DEVICE[after]:
+        return Effect.NONE
+    return Effect.ENTERS if ON_DEVICE[after] else Effect.LEAVES
+
+
+EFFECTS = [[_effect(before, after) for after in State] for before in State]  # by both states
 
 
 class Job(Struct, eq=False):
