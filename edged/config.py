@@ -26,8 +26,7 @@ from edged.bounds import (
     explained,
 )
 from edged.cgroups import processors
-from edged.core.settings import Memory as MemorySettings
-from edged.core.settings import Settings as SchedulerSettings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.endpoints import Endpoint, Tcp, clash, parse
 from edged.errors import ConfigError, InvalidArgument
 from edged.options import Name as BackendName

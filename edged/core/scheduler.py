@@ -36,7 +36,7 @@ from edged.core.requests.answer_order import AnswerOrder
 from edged.core.requests.jobs import Jobs
 from edged.core.residency.ledger import Account
 from edged.core.residency.memory import DeviceMemory
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import Code, InvalidArgument
 
 
@@ -45,8 +45,8 @@ class Scheduler:
 
     def __init__(
         self,
-        settings: Settings,
-        memory_settings: Memory | None = None,
+        settings: SchedulerSettings,
+        memory_settings: MemorySettings | None = None,
         policy: BatchPolicy | None = None,
     ) -> None:
         """`policy` is the one that `edged.policies.find` finds for the settings; where it is not
@@ -55,7 +55,9 @@ class Scheduler:
         if policy is None:
             raise InvalidArgument(f"batching policy {settings.policy!r} was not handed over")
         self.settings = settings
-        self._memory = memory = DeviceMemory(memory_settings or Memory(), settings.max_batch_rows)
+        self._memory = memory = DeviceMemory(
+            memory_settings or MemorySettings(), settings.max_batch_rows
+        )
         self._jobs = jobs = Jobs(settings, memory, exclusive=policy.exclusive)
         self._device = Device(0, settings, policy, jobs, memory)
         self._admission = Admission(settings, jobs, self._device, memory)

@@ -35,7 +35,7 @@ from edged.core.events import (
     Woke,
 )
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import Code
 from tests.core.helpers import check
 
@@ -103,7 +103,7 @@ class Device:
 class Traffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        limits = Settings(
+        limits = SchedulerSettings(
             queue_rows=8, queue_bytes=20, staging_rows=6, staging_bytes=10, max_batch_rows=4
         )
         self.scheduler = Scheduler(limits)

@@ -33,7 +33,7 @@ from edged.core.events import (
 )
 from edged.core.residency.needs import Use
 from edged.core.residency.policies import Candidate, fewest_late, first_models, greedy
-from edged.core.settings import Memory
+from edged.core.settings import MemorySettings
 from edged.errors import Code
 from tests.core.helpers import Checked
 from tests.core.test_memory_properties import check_memory
@@ -56,7 +56,7 @@ class Tell:
     """A scheduler on a device that holds `resident`, with 100 bytes for blocks unless told."""
 
     def __init__(self, *resident: str, budget: int = 100, **memory: object) -> None:
-        self._tell = Checked(memory=Memory(**memory))  # type: ignore[arg-type]
+        self._tell = Checked(memory=MemorySettings(**memory))  # type: ignore[arg-type]
         self.scheduler = self._tell.scheduler
         self(LIBRARY)
         self(MemoryMeasured(budget))

@@ -49,7 +49,7 @@ from edged.core.events import (
 )
 from edged.core.residency.blocks import Where
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import Code
 from tests.core.helpers import check
 
@@ -125,8 +125,8 @@ class Loading(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        limits = Settings(queue_rows=12, staging_rows=6, max_batch_rows=4)
-        self.scheduler = Scheduler(limits, Memory(policy=self.policy, max_wait_s=2.0))
+        limits = SchedulerSettings(queue_rows=12, staging_rows=6, max_batch_rows=4)
+        self.scheduler = Scheduler(limits, MemorySettings(policy=self.policy, max_wait_s=2.0))
         self.memory = self.scheduler._memory
         self.worker: Worker | None = None
         self.now = 0.0

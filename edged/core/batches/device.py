@@ -31,7 +31,7 @@ from edged.core.requests.job import State
 from edged.core.requests.jobs import Jobs
 from edged.core.requests.staged import StagedGroup, StagedPart
 from edged.core.residency.memory import DeviceMemory
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import Code
 
 SMOOTHING = 0.1  # weight of the newest batch in what is learnt of hand-overs and errors
@@ -52,7 +52,7 @@ class RunningBatch(Struct, frozen=True):
     ahead: bool  # whether it was ordered before a lane was free
 
 
-class Lanes:
+class DeviceLanes:
     """Owns the batches that were ordered and have not ended, and how long hand-overs take."""
 
     def __init__(self, lanes: int) -> None:
@@ -124,14 +124,14 @@ class Device:
     def __init__(
         self,
         number: int,
-        settings: Settings,
+        settings: SchedulerSettings,
         policy: BatchPolicy,
         jobs: Jobs,
         memory: DeviceMemory,
     ) -> None:
         self.number = number
         self.is_up = False
-        self.lanes = Lanes(1)
+        self.lanes = DeviceLanes(1)
         self.costs = CostModel()
         self.order_at = inf  # when to order the next batch, if it is ready and all lanes run
         self.next_beat_s = inf  # when to ask a policy again that follows a rate and waits
@@ -152,7 +152,7 @@ class Device:
         self._check_number(event.device)
         lanes = min(event.lanes, self._settings.lanes or event.lanes)
         self.is_up = True
-        self.lanes = Lanes(lanes)
+        self.lanes = DeviceLanes(lanes)
         self.costs = CostModel(event.costs, lanes=lanes)
         self._preparers = event.preparers
 
@@ -160,7 +160,7 @@ class Device:
         """The worker is gone, and with it everything that it ran."""
         self._check_number(event.device)
         self.is_up = False
-        self.lanes = Lanes(self.lanes.number)
+        self.lanes = DeviceLanes(self.lanes.number)
         self.order_at = self.next_beat_s = inf
 
     def _check_number(self, device: int) -> None:

@@ -20,7 +20,7 @@ from itertools import islice
 from msgspec import Struct
 
 from edged.core.events import Request
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 
 LATELY_S = 2.0  # a client that holds nothing any more counts as served for this long
 KEPT_PART = 4  # one part in this many is kept for clients with less than an equal share
@@ -38,7 +38,7 @@ class _Held(Struct, eq=False):
 class StagingShares:
     """Owns the counts. Rows are those of staging memory, bytes those of the payloads."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchedulerSettings) -> None:
         self.capacity_rows = rows = settings.staging_rows
         # Anyone may have what is free up to these. A full batch of one client always fits.
         self._open_rows = max(settings.max_batch_rows, rows - rows // KEPT_PART)

@@ -25,7 +25,7 @@ from edged.core.requests.job import EFFECTS, ON_DEVICE, Effect, Job, State
 from edged.core.requests.staged import StagedPart, StagedParts
 from edged.core.requests.waiting import WaitingQueue
 from edged.core.residency.memory import DeviceMemory
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import Code
 
 SMOOTHING = 0.1  # weight of the newest request in the time that preparing a row takes
@@ -39,7 +39,9 @@ _STAGED, _LEAVING, _GONE = State.STAGED, State.LEAVING, State.GONE
 class Jobs:
     """Owns every accepted request until nothing is held for it any more."""
 
-    def __init__(self, settings: Settings, memory: DeviceMemory, *, exclusive: bool) -> None:
+    def __init__(
+        self, settings: SchedulerSettings, memory: DeviceMemory, *, exclusive: bool
+    ) -> None:
         """`exclusive`: one request on the device at a time, preparation included."""
         self.waiting = WaitingQueue(settings)
         self.staged = StagedParts(settings.levels)

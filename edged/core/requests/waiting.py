@@ -23,7 +23,7 @@ from msgspec import Struct, field
 from edged.core.events import Request
 from edged.core.requests.job import Job
 from edged.core.residency.needs import Need
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 
 
 class Admitted(NamedTuple):
@@ -74,7 +74,7 @@ def _place(job: Job) -> int:
 class WaitingQueue:
     """Owns the waiting jobs. Knows no time, no deadlines and no device."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchedulerSettings) -> None:
         self._capacity_rows = settings.queue_rows
         self.capacity_bytes = settings.queue_bytes  # may change at any time
         self._when_full = settings.when_full
