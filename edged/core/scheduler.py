@@ -196,8 +196,6 @@ class Scheduler:
             if jobs.staging.rows == staged_rows:
                 return  # else some were refused, too late to run, and others can be prepared
 
-    # --- for tests ------------------------------------------------------------------------------
-
     def keep_stories(self) -> None:
         """From now on remember what becomes of each request. It costs memory without bound."""
         self._jobs.stories = {}

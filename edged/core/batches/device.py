@@ -60,9 +60,7 @@ class DeviceLanes:
         self.by_number: dict[int, RunningBatch] = {}  # lanes take them up in this order
         self.batches = self.by_number.values()
         self.rows = 0  # rows of all of them
-        self.handover_s = (
-            0.0  # time from an order to the report of its end, without the work itself
-        )
+        self.handover_s = 0.0  # time from an order to the report of its end, less the work
         self.spare_s = 0.0  # how much longer than expected a batch may well take
         self._error_s = 0.0  # usual difference of expected and real times
         self.has_free_lane = True
@@ -276,6 +274,7 @@ class Device:
         return parts
 
     def _run(self, group: str, parts: list[StagedPart], now: float, out: list[Command]) -> None:
+        """Order a batch of these parts."""
         rows = sum([part.rows for part in parts])
         takes_s = self.costs.batch_s(group, rows)
         self._last_batch += 1
@@ -289,8 +288,6 @@ class Device:
                 self._jobs.move(part.job, State.RUNNING, now)
         lanes.order(run, parts, takes_s, now)
         out.append(run)
-
-    # --- on all lanes, or side by side ----------------------------------------------------------
 
     def _is_taken(self, group: str) -> bool:
         """Whether a batch has the whole device, and the next should better have it as well."""
@@ -310,8 +307,6 @@ class Device:
         others -= sum(own.values())
         batches = 1 + ceil(others / self._limit_rows(group))
         return batches == 1 or batches < self.costs.speed_up(group)
-
-    # --- ends ------------------------------------------------------------------------------------
 
     def done(self, event: BatchDone, now: float, out: list[Command]) -> None:
         """A batch has run."""

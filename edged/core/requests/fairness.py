@@ -14,6 +14,7 @@ Knows nothing of what is prepared, ready or running.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from itertools import islice
 
@@ -132,10 +133,10 @@ class StagingShares:
         assert self.bytes == sum(r.payload_bytes for r in on_device), "bytes of staging memory"
         assert self.rows <= self.capacity_rows, "more rows than the staging memory has"
         assert sum(self._level_rows) == self.rows, "rows by level"
-        assert self._held.keys() == {r.client for r in on_device}, "clients that hold rows"
-        for client, held in self._held.items():
-            own = [r for r in on_device if r.client == client]
-            assert held.rows == sum(r.staging_rows for r in own) > 0, f"rows of client {client}"
+        rows: Counter[int] = Counter()
+        for request in on_device:
+            rows[request.client] += request.staging_rows
+        assert {client: held.rows for client, held in self._held.items()} == rows, "rows by client"
 
 
 class Turns:

@@ -7,7 +7,7 @@ made from TRANSITIONS by `python -m tools.diagrams`.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -54,27 +54,19 @@ TRANSITIONS = (
     Transition(State.LEAVING, State.GONE, "the batches have ended, or DeviceDown"),
 )
 
-ON_DEVICE = [State.WAITING < state < State.GONE for state in State]  # by state
+ON_DEVICE = [State.WAITING < state < State.GONE for state in State]
 
 
-class Effect(IntEnum):
+def _effect(before: State, after: State) -> Literal["forbidden", "none", "enters", "leaves"]:
     """What a change of state does to what the request holds on the device."""
-
-    NONE = 0
-    ENTERS = 1
-    LEAVES = 2
-    FORBIDDEN = 3
-
-
-def _effect(before: State, after: State) -> Effect:
     if not any((t.before, t.after) == (before, after) for t in TRANSITIONS):
-        return Effect.FORBIDDEN
+        return "forbidden"
     if ON_DEVICE[before] is ON_DEVICE[after]:
-        return Effect.NONE
-    return Effect.ENTERS if ON_DEVICE[after] else Effect.LEAVES
+        return "none"
+    return "enters" if ON_DEVICE[after] else "leaves"
 
 
-EFFECTS = [[_effect(before, after) for after in State] for before in State]  # by both states
+EFFECTS = [[_effect(before, after) for after in State] for before in State]
 
 
 class Job(Struct, eq=False):

@@ -21,7 +21,7 @@ from edged.core.events import (
 )
 from edged.core.requests.deadlines import Deadlines
 from edged.core.requests.fairness import StagingShares
-from edged.core.requests.job import EFFECTS, ON_DEVICE, Effect, Job, State
+from edged.core.requests.job import EFFECTS, ON_DEVICE, Job, State
 from edged.core.requests.staged import StagedPart, StagedParts
 from edged.core.requests.waiting import WaitingQueue
 from edged.core.residency.memory import DeviceMemory
@@ -32,7 +32,6 @@ SMOOTHING = 0.1  # weight of the newest request in the time that preparing a row
 AGAIN_S = 1.0  # retry-after where nothing says how long something will be missing
 
 # Names of a module are read faster than members of an enumeration.
-_ENTERS, _LEAVES, _FORBIDDEN = Effect.ENTERS, Effect.LEAVES, Effect.FORBIDDEN
 _STAGED, _LEAVING, _GONE = State.STAGED, State.LEAVING, State.GONE
 
 
@@ -82,7 +81,7 @@ class Jobs:
         of its blocks while it is on the device, its need until it is gone."""
         before = job.state
         effect = EFFECTS[before][state]
-        if effect is _FORBIDDEN:
+        if effect == "forbidden":
             raise ValueError(
                 f"request {job.request.rid} cannot go from {before.name} to {state.name}: "
                 "this is a bug"
@@ -90,11 +89,11 @@ class Jobs:
         job.state = state
         self.count[before] -= 1
         self.count[state] += 1
-        if effect is _ENTERS:
+        if effect == "enters":
             self.staging.enter(job.request, now)
             if job.need is not None:
                 self._memory.start(job.need, now)
-        elif effect is _LEAVES:
+        elif effect == "leaves":
             self.staging.leave(job.request, now)
             if job.need is not None:
                 job.need.in_use -= 1
@@ -282,8 +281,6 @@ class Jobs:
                 text = f"the device worker ended {job.attempts} times with it: {event.reason}"
                 self.refuse(job, Code.INTERNAL, text, now, out)
         self.staging.clear()
-
-    # --- for tests ------------------------------------------------------------------------------
 
     def validate(self) -> None:
         """Check that every count equals what it counts. Raises AssertionError."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
+from operator import attrgetter
 from typing import NamedTuple
 
 from msgspec import Struct, field
@@ -24,6 +25,8 @@ from edged.core.events import Request
 from edged.core.requests.job import Job
 from edged.core.residency.needs import Need
 from edged.core.settings import SchedulerSettings
+
+_place = attrgetter("place")
 
 
 class Admitted(NamedTuple):
@@ -65,10 +68,6 @@ def _oldest(shelves: dict[Need | None, _Shelf]) -> Job:
         (shelf,) = shelves.values()
         return shelf.oldest()
     return min((shelf.oldest() for shelf in shelves.values()), key=_place)
-
-
-def _place(job: Job) -> int:
-    return job.place
 
 
 class WaitingQueue:
@@ -128,7 +127,9 @@ class WaitingQueue:
         more of each client than of its own, since the clients take turns."""
         level = request.level
         higher = sum(self._level_rows[:level])
-        turns = (self._rows_of(request) + request.rows) * len(self._turns[level])
+        line = self._levels[level].get(request.client)
+        own = request.rows + (line.rows if line is not None else 0)
+        turns = own * len(self._turns[level])
         return higher + min(self._level_rows[level], turns)
 
     def put_back(self, job: Job) -> None:
@@ -277,10 +278,6 @@ class WaitingQueue:
     def _share(self, rows: int, size: int) -> float:
         """Share of the queue: the larger of the shares of its rows and of its bytes."""
         return max(rows / self._capacity_rows, size / self.capacity_bytes)
-
-    def _rows_of(self, request: Request) -> int:
-        line = self._levels[request.level].get(request.client)
-        return line.rows if line is not None else 0
 
     def validate(self, jobs: Collection[Job]) -> None:
         """Check the counts against the jobs that wait. Raises AssertionError."""
