@@ -25,7 +25,7 @@ class ArrivalRate:
         self._rows = 0
 
     def add(self, rows: int, now: float) -> None:
-        """So many rows have arrived."""
+        """Rows have arrived."""
         self._advance(now)
         self._fresh.append((now, rows))
 

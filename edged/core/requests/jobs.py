@@ -1,6 +1,6 @@
 """The accepted requests: what each waits for, who is refused, and how many are in which state.
 
-Owns the jobs with the queue, the staged parts and the deadlines; knows no batches. Whatever a
+Owns the jobs with the queue, the staged parts and the deadlines; knows no batches. What a
 request holds on the device is taken and given back by `move`, by its state alone.
 """
 
@@ -178,7 +178,7 @@ class Jobs:
     def part_done(
         self, job: Job, event: BatchDone, rows: int, now: float, out: list[Command]
     ) -> None:
-        """A batch of so many rows has run one part. With the last part the request is answered."""
+        """A batch of `rows` rows has run one part. With the last part the request is answered."""
         job.running_parts -= 1
         job.open_parts -= 1
         job.prepare_s += event.prepare_s
