@@ -1,7 +1,7 @@
-"""Types with bounds, for all that a configuration may say. Pure.
+"""Types with bounds for the values of a configuration. Pure.
 
-Whoever decodes a configuration checks them, and the error names the key; values that are made in
-Python are not looked at. Beyond the bounds nothing could start, or serve.
+Decoding a configuration checks the bounds, and the error names the key; values that are made in
+Python are not checked. No daemon could start, or serve, with values outside of the bounds.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ ModelName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{
 
 
 def explained(error: msgspec.ValidationError, of: Any, says: Mapping[str, str] = {}) -> str:
-    """The error, which names the key, and what that key of the struct `of` may be where the error
-    does not tell. `says`: likewise, by the error's path to the key.
+    """The error, which names the key, completed by what that key of the struct `of` may be.
+
+    The latter is added if the error does not say it. `says` has further texts, by the path of the
+    key in the error.
     """
     text = str(error)
     key = text.rpartition(" - at `")[2].rstrip("`")

@@ -99,7 +99,7 @@ _BY_CODE: dict[Code, type[EdgedError]] = {
 
 
 def from_code(code: str, message: str, *, retry_after_s: float | None = None) -> EdgedError:
-    """The exception that a coded error of the wire stands for; unknown codes become EdgedError."""
+    """The exception of a coded error on the wire; an unknown code becomes EdgedError."""
     try:
         cls = _BY_CODE[Code(code)]
     except ValueError:

@@ -8,8 +8,8 @@ Knows nothing of what is inside a block; it never imports onnx.
     lock                       held by the one process that changes the store
 
 Only the root ever changes, by one rename, so a change of several models is one change: readers
-see the state before it or after it, and so does the disk after a crash. Whatever the root does
-not lead to is litter; `gc` removes it, except blocks that a daemon holds (`hold`).
+see the state before it or after it, and so does the disk after a crash. Files that the root does
+not lead to are litter; `gc` removes them, except blocks that a daemon holds (`hold`).
 
 Locks are flock(2): they end with the process, however it ends. A shared lock needs no right to
 write, so a daemon can hold blocks of a store that it may only read.
@@ -22,7 +22,6 @@ import fcntl
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,17 +29,17 @@ from pathlib import Path
 import msgspec
 
 from edged import manifest as manifests
-from edged.errors import NotFound, StoreError, Unavailable
+from edged import store_files as files
+from edged.errors import NotFound, StoreError
 from edged.manifest import Manifest
 from edged.typeinfo import describe
 
-SCHEMA = 1  # of store.json; raised when an older reader could misread a newer directory
+SCHEMA = 1  # version of store.json; raised when an older reader could misread a newer directory
 
 _ROOT = "store.json"
 _LOCK = "lock"
 _MANIFESTS = "manifests"
 _BLOCKS = "blocks"
-_TEMPORARY = ".tmp"
 _CHUNK_BYTES = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"([0-9a-f]{64})\.(onnx|json)")
@@ -53,21 +52,21 @@ class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What `gc` did. Ids of blocks; `held` ones are unused but still open in some process."""
+    """The result of `gc`."""
 
-    removed: tuple[str, ...]
+    removed: tuple[str, ...]  # ids of blocks
     removed_bytes: int
-    held: tuple[str, ...]
+    held: tuple[str, ...]  # ids of unused blocks that a process still holds
 
 
 class Hold:
     """Shared locks on block files: `gc` keeps them until `close`, or the end of the process."""
 
-    def __init__(self, files: contextlib.ExitStack) -> None:
-        self._files = files
+    def __init__(self, locks: contextlib.ExitStack) -> None:
+        self._locks = locks
 
     def close(self) -> None:
-        self._files.close()
+        self._locks.close()
 
     def __enter__(self) -> Hold:
         return self
@@ -90,7 +89,7 @@ class Store:
         if (self.path / _ROOT).exists():
             return self
         self.path.mkdir(parents=True, exist_ok=True)
-        ours = {_ROOT + _TEMPORARY, _LOCK, _MANIFESTS, _BLOCKS}
+        ours = {_ROOT + files.TEMPORARY, _LOCK, _MANIFESTS, _BLOCKS}
         if others := sorted({entry.name for entry in self.path.iterdir()} - ours - {_ROOT}):
             raise StoreError(
                 f"{self.path} is not a store and not empty (it holds {others[0]!r}): "
@@ -98,11 +97,11 @@ class Store:
             )
         for folder in (_MANIFESTS, _BLOCKS):
             (self.path / folder).mkdir(exist_ok=True)
-        with self._locked():
+        with files.lock(self.path / _LOCK):
             if not (self.path / _ROOT).exists():
-                _replace(self.path / _ROOT, _encode_root({}))
-                _sync_folder(self.path)
-                _sync_folder(self.path.parent)
+                files.replace(self.path / _ROOT, _encode_root({}))
+                files.sync_folder(self.path)
+                files.sync_folder(self.path.parent)
         return self
 
     # --- reading ----------------------------------------------------------------------------
@@ -112,10 +111,10 @@ class Store:
         return tuple(sorted(self._root()))
 
     def models(self, names: Iterable[str] | None = None) -> dict[str, Manifest]:
-        """Models by name, by default all: one consistent state, each manifest checked against its
-        digest.
+        """The named models, by default all, in one consistent state.
 
-        Raises NotFound, or StoreError if something is missing, damaged or of a newer version.
+        Each manifest is compared with its digest. Raises NotFound, or StoreError if something is
+        missing, damaged or of a newer version.
         """
         found, damaged = self.survey(names)
         for error in damaged.values():
@@ -125,10 +124,10 @@ class Store:
     def survey(
         self, names: Iterable[str] | None = None
     ) -> tuple[dict[str, Manifest], dict[str, StoreError]]:
-        """As `models`, but a model whose manifest is missing, damaged or of a newer version takes
-        no other one with it: those that are whole, and what is wrong with the others.
+        """The models that are whole, and the errors of those that are not.
 
-        Raises NotFound, or StoreError if the root cannot be read.
+        A model has an error if its manifest is missing, damaged or of a newer version. Raises
+        NotFound, or StoreError if the root cannot be read.
         """
         wanted = None if names is None else set(names)
         while True:
@@ -149,16 +148,17 @@ class Store:
                     )
                 except StoreError as error:
                     damaged[name] = error
-            # A change and a gc may have passed since the root was read; else it is damage.
+            # A manifest may be missing because of a change and a gc since the root was read. If the
+            # root is still the same, it is damage.
             if not is_missing or self._root() == root:
                 return found, damaged
 
     def model(self, name: str) -> Manifest:
-        """One model; errors as in `models`."""
+        """One model. Raises the errors of `models`."""
         return self.models([name])[name]
 
     def block_path(self, block: str) -> Path:
-        """Where the block's file is, or would be."""
+        """The path of the block's file, whether or not it exists."""
         return self.path / _BLOCKS / f"{block}.onnx"
 
     def block_size(self, block: str) -> int:
@@ -187,36 +187,36 @@ class Store:
 
     def hold(self, blocks: Iterable[str]) -> Hold:
         """Keep these block files from `gc`. Raises StoreError if one is missing."""
-        with contextlib.ExitStack() as files:
+        with contextlib.ExitStack() as locks:
             for block in dict.fromkeys(blocks):
-                descriptor = files.enter_context(self._open_block(block))
+                descriptor = locks.enter_context(self._open_block(block))
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
                 if os.fstat(descriptor).st_nlink == 0:
                     raise self._missing(block)
-            return Hold(files.pop_all())
+            return Hold(locks.pop_all())
 
     # --- writing ----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def update(self, *, wait: bool = False) -> Iterator[Change]:
-        """A change that becomes visible as a whole when the `with` ends, or never on an exception.
+    def update(self, *, wait: bool = False) -> Iterator[StoreChange]:
+        """A change that becomes visible as a whole when the `with` ends; never on an exception.
 
         Raises Unavailable if another process is changing the store, unless `wait`.
         """
         self._root()
-        with self._locked(wait=wait):
-            change = Change(self, self._root())
+        with files.lock(self.path / _LOCK, wait=wait):
+            change = StoreChange(self, self._root())
             yield change
             change.commit()
 
     def gc(self) -> Collected:
-        """Remove what no model leads to: blocks that nobody holds, manifests, litter of a crash.
+        """Remove the files that no model needs: blocks that nobody holds, manifests, litter.
 
         Raises StoreError if a manifest cannot be read (its blocks would be lost), and
         Unavailable if another process is changing the store.
         """
         self._root()
-        with self._locked():
+        with files.lock(self.path / _LOCK):
             used_manifests = set(self._root().values())
             used = {step.block for model in self.models().values() for step in model.steps}
             removed, held, removed_bytes = [], [], 0
@@ -224,7 +224,7 @@ class Store:
                 if block in used:
                     continue
                 size = path.stat().st_size
-                if _remove_unheld(path):
+                if files.remove_unheld(path):
                     removed.append(block)
                     removed_bytes += size
                 else:
@@ -233,7 +233,7 @@ class Store:
                 if digest not in used_manifests:
                     path.unlink()
             for folder in (_MANIFESTS, _BLOCKS, "."):
-                for path in (self.path / folder).glob(f"*{_TEMPORARY}"):
+                for path in (self.path / folder).glob(f"*{files.TEMPORARY}"):
                     path.unlink()
         return Collected(tuple(removed), removed_bytes, tuple(held))
 
@@ -242,7 +242,7 @@ class Store:
     def _root(self) -> dict[str, str]:
         path = self.path / _ROOT
         try:
-            data = _read(path)
+            data = files.read(path)
         except FileNotFoundError as error:
             raise StoreError(
                 f"there is no store at {self.path}: name the directory that edged-export wrote"
@@ -266,7 +266,7 @@ class Store:
             raise StoreError(f"the store's root names {digest!r} as the manifest of {name!r}")
         path = self.path / _MANIFESTS / f"{digest}.json"
         try:
-            data = _read(path)
+            data = files.read(path)
         except StoreError as error:
             raise StoreError(f"the manifest of model {name!r}: {error}") from error
         if hashlib.sha256(data).hexdigest() != digest:
@@ -285,7 +285,7 @@ class Store:
     @contextlib.contextmanager
     def _open_block(self, block: str) -> Iterator[int]:
         try:
-            with _open(self.block_path(block)) as descriptor:
+            with files.open_file(self.block_path(block)) as descriptor:
                 yield descriptor
         except FileNotFoundError as error:
             raise self._missing(block) from error
@@ -313,28 +313,9 @@ class Store:
             ) from error
         return [(match[1], path) for path in found if (match := _FILE.fullmatch(path.name))]
 
-    @contextlib.contextmanager
-    def _locked(self, *, wait: bool = False) -> Iterator[None]:
-        path = self.path / _LOCK
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise StoreError(f"the store cannot be changed: {path}: {error.strerror}") from error
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError as error:
-                raise Unavailable(
-                    f"another process is changing the store at {self.path}: try again when it is "
-                    "done"
-                ) from error
-            yield
-        finally:
-            os.close(descriptor)
 
-
-class Change:
-    """What an `update` will put in the store's place. Made by Store.update only."""
+class StoreChange:
+    """The models that the store will have when an `update` ends. Only Store.update makes one."""
 
     def __init__(self, store: Store, root: dict[str, str]) -> None:
         self._store = store
@@ -350,8 +331,8 @@ class Change:
         """Write a block unless it is there undamaged, and return its id."""
         block = hashlib.sha256(data).hexdigest()
         path = self._store.block_path(block)
-        if not _has_content(path, data):
-            _replace(path, data)
+        if not files.has_content(path, data):
+            files.replace(path, data)
         return block
 
     def put_model(self, model: Manifest) -> None:
@@ -360,14 +341,14 @@ class Change:
         self._root[model.name] = hashlib.sha256(manifests.encode(model)).hexdigest()
 
     def remove_model(self, name: str) -> None:
-        """Forget a model, damaged or not. Its blocks stay until `gc`. Raises NotFound."""
+        """Remove a model, damaged or not. Its blocks stay until `gc`. Raises NotFound."""
         if name not in self._root:
             raise _no_model(name, self._root, self._store.path)
         del self._root[name]
         self._put.pop(name, None)
 
     def commit(self) -> None:
-        """Make it durable: blocks and manifests first, then the root that leads to them."""
+        """Make the change durable: blocks and manifests first, then the root that names them."""
         if self._root == self._before:
             return
         for model in self._put.values():
@@ -375,12 +356,12 @@ class Change:
                 self._store.block_size(step.block)
             data = manifests.encode(model)
             path = self._store.path / _MANIFESTS / f"{self._root[model.name]}.json"
-            if not _has_content(path, data):
-                _replace(path, data)
+            if not files.has_content(path, data):
+                files.replace(path, data)
         for folder in (_BLOCKS, _MANIFESTS):
-            _sync_folder(self._store.path / folder)
-        _replace(self._store.path / _ROOT, _encode_root(self._root))
-        _sync_folder(self._store.path)
+            files.sync_folder(self._store.path / folder)
+        files.replace(self._store.path / _ROOT, _encode_root(self._root))
+        files.sync_folder(self._store.path)
 
 
 class _Schema(msgspec.Struct, frozen=True):
@@ -395,90 +376,6 @@ def _no_model(name: str, root: Iterable[str], path: Path) -> NotFound:
 def _encode_root(models: dict[str, str]) -> bytes:
     root = _Root(SCHEMA, dict(sorted(models.items())))
     return msgspec.json.format(msgspec.json.encode(root), indent=1)
-
-
-def _read(path: Path) -> bytes:
-    """The content of a file. Raises FileNotFoundError where there is none, and StoreError for
-    whatever else keeps it from being read.
-    """
-    with _open(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
-        return file.read()
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[int]:
-    """A descriptor to read the file. Errors as of `_read`, for what is done with it too."""
-    try:
-        # A pipe of that name would keep us waiting for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StoreError(f"{path} is not a file: restore the store from a copy")
-            yield descriptor
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError:
-        raise
-    except NotADirectoryError as error:
-        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
-    except OSError as error:
-        raise StoreError(
-            f"{path} cannot be read: {error.strerror}; let the account of the daemon read it, or "
-            "restore it from a copy"
-        ) from error
-    except MemoryError as error:
-        raise StoreError(f"{path} cannot be read: there is no memory for it") from error
-
-
-def _has_content(path: Path, data: bytes) -> bool:
-    try:
-        return path.stat().st_size == len(data) and _read(path) == data
-    except (OSError, StoreError):
-        return False
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write `path` so that it is, whatever happens, absent, as it was, or complete.
-
-    The caller holds the lock, so the temporary name is its own. The rename is durable only
-    after `_sync_folder`.
-    """
-    temporary = path.with_name(path.name + _TEMPORARY)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
-        descriptor = os.open(temporary, flags, 0o666)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written: {error.strerror}; nothing changed") from error
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_unheld(path: Path) -> bool:
-    """Unlink under an exclusive lock, which nobody gets while a daemon holds a shared one."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 describe(_Root, _Schema)

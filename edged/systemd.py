@@ -1,7 +1,7 @@
-"""Word to the service manager, sd_notify(3): ready, status, stopping, watchdog. And to its journal.
+"""Messages to the service manager (sd_notify(3): ready, status, stopping, watchdog) and journal.
 
-A datagram to the socket that the environment names, and nothing at all outside systemd. Does not
-depend on libsystemd.
+A message is a datagram to the socket that the environment names; outside systemd nothing is sent.
+Does not depend on libsystemd.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 
 class Notifier:
-    """Sends states. Failing to send one never disturbs the service."""
+    """Sends states. A state that cannot be sent never disturbs the service."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
@@ -26,15 +26,15 @@ class Notifier:
         self._send("READY=1")
 
     def status(self, text: str) -> None:
-        """One line that `systemctl status` shows."""
+        """Set the line that `systemctl status` shows."""
         self._send(f"STATUS={' '.join(text.splitlines())}")
 
     def starting(self, *, within_s: float) -> None:
-        """Ask for so much time to become ready, from now."""
+        """Ask for `within_s` seconds, from now, to become ready."""
         self._send(_extend(within_s))
 
     def stopping(self, *, within_s: float) -> None:
-        """Ask for so much time to end, from now."""
+        """Ask for `within_s` seconds, from now, to end."""
         self._send(f"STOPPING=1\n{_extend(within_s)}")
 
     def alive(self) -> None:
@@ -46,28 +46,28 @@ class Notifier:
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.setblocking(False)
-            # The manager may be restarting or its queue full: the next state will do.
+            # The manager may be restarting or its queue full: the next state will reach it.
             with contextlib.suppress(OSError):
                 sender.sendto(state.encode(), self._address)
 
 
 class Watchdog:
-    """Says when to feed the service manager's watchdog: only while the daemon gets on.
+    """Decides when to feed the service manager's watchdog: only while the daemon makes progress.
 
-    It gets on when no work is under way, or when that went on until less than `patience_s` ago. A
-    loop that turns without getting anywhere starves the watchdog, and systemd restarts the service.
+    It makes progress if there is no work, or if work advanced less than `patience_s` ago. A loop
+    that turns without progress does not feed the watchdog, and systemd restarts the service.
     """
 
     def __init__(self, period_s: float | None, patience_s: float) -> None:
-        # Often enough that one refusal does not miss the deadline.
+        # A quarter of the period: one refusal to feed does not miss the deadline.
         self._interval_s = math.inf if period_s is None else period_s / 4
         self._patience_s = patience_s
         self.ask_at = math.inf if period_s is None else -math.inf
 
     def due(self, now: float, *, busy: bool, progress_at: float) -> bool:
-        """True when it should be fed now. `progress_at`: up to when work went on.
+        """Whether to feed the watchdog now. `progress_at` is the time at which work last advanced.
 
-        To be asked at `ask_at`, which is never without a watchdog.
+        Call it at `ask_at`, which is infinity if there is no watchdog.
         """
         if now < self.ask_at:
             return False
@@ -76,7 +76,7 @@ class Watchdog:
 
 
 class JournalFormatter(logging.Formatter):
-    """Lines that begin with their priority, as sd-daemon(3) has it: `journalctl -p err` works."""
+    """Formats lines that begin with their priority (sd-daemon(3)), for `journalctl -p err`."""
 
     def format(self, record: logging.LogRecord) -> str:
         priority = next(p for level, p in _PRIORITIES if record.levelno >= level)
@@ -87,7 +87,7 @@ _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 
 
 
 def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether what is written to this open file goes to the journal."""
+    """Whether this open file leads to the journal."""
     status = os.fstat(descriptor)
     return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
@@ -97,7 +97,7 @@ def _extend(seconds: float) -> str:
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """The watchdog's period, if this very process is to feed one."""
+    """The period of the watchdog that this process must feed; None if there is none."""
     if environment.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     period_us = environment.get("WATCHDOG_USEC", "")

@@ -1,4 +1,4 @@
-"""Word to the service manager: real datagrams, and the watchdog in virtual time."""
+"""Messages to the service manager: real datagrams, and the watchdog in virtual time."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_the_daemon_is_ready_when_warm_feeds_the_watchdog_and_says_that_it_stops
 
 
 def until(daemon, manager, state) -> list[str]:
-    """What the daemon says, up to and with `state`."""
+    """The daemon's messages, up to and including `state`."""
     heard: list[str] = []
     while state not in heard:
         heard += next_from(daemon, manager)

@@ -16,7 +16,7 @@ from edged.cli.console import print_json, say, show_bytes, table
 from edged.cli.serve import DEFAULT_CONFIG
 from edged.errors import ConfigError, EdgedError, InvalidArgument, from_code
 from edged.manifest import Manifest
-from edged.profiles.form import SCHEMA, BlockProfile, Profile, affine, encode
+from edged.profiles.form import SCHEMA, BlockProfile, DeviceProfile, affine, encode
 
 if TYPE_CHECKING:
     from edged.device.measuring import Measured, Order
@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(args: argparse.Namespace) -> Profile:
+def _measure(args: argparse.Namespace) -> DeviceProfile:
     from edged import config as configuration
     from edged import profiles
     from edged.daemon import worker_settings
@@ -97,7 +97,7 @@ def _measure(args: argparse.Namespace) -> Profile:
             f"backend {device.backend} computes nothing, so its times say nothing of this device: "
             "name another one in device.backend"
         )
-    return Profile(
+    return DeviceProfile(
         schema=SCHEMA,
         source=f"edged profile, {args.seconds:g} s for each block",
         device=device.device,
@@ -164,7 +164,7 @@ def _doubled(most: int) -> tuple[int, ...]:
     return (*rows, most)
 
 
-def shown(profile: Profile) -> str:
+def shown(profile: DeviceProfile) -> str:
     """A profile for people: a line a block, times in ms."""
     facts = [profile.device, profile.machine, f"{profile.lanes} lanes", profile.date]
     versions = ", ".join(f"{name} {version}" for name, version in profile.versions.items())

@@ -65,7 +65,7 @@ from edged.observe.recording import Recorder
 from edged.observe.statistics import Statistics
 from edged.pictures.files import light_pixels
 from edged.policies import find as find_policy
-from edged.profiles.form import Profile
+from edged.profiles.form import DeviceProfile
 from edged.sharedmem.owner import Regions
 from edged.uplink.receiver import Uploads
 
@@ -101,7 +101,7 @@ class Front:
         regions: Regions,
         started_at: float,
         recorder: Recorder | None = None,
-        profile: Profile | None = None,
+        profile: DeviceProfile | None = None,
     ) -> None:
         self._config = config
         self._limits = config.published_limits()

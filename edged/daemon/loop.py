@@ -41,7 +41,7 @@ from edged.link import messages as link
 from edged.link.channel import Garbled
 from edged.observe.awake import Awake
 from edged.observe.recording import Recorder
-from edged.profiles.form import Profile
+from edged.profiles.form import DeviceProfile
 from edged.sharedmem.owner import Regions
 from edged.systemd import Notifier, Watchdog
 
@@ -67,7 +67,7 @@ class Loop:
         *,
         notifier: Notifier,
         recorder: Recorder | None = None,
-        profile: Profile | None = None,
+        profile: DeviceProfile | None = None,
     ) -> None:
         self._config = config
         self._worker_settings = worker_settings

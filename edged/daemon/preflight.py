@@ -28,7 +28,7 @@ from edged.endpoints import Endpoint, Tcp
 from edged.errors import ConfigError, StoreError, Unavailable
 from edged.manifest import Manifest
 from edged.observe.awake import Awake
-from edged.profiles.form import Profile, check_fits, microbatches
+from edged.profiles.form import DeviceProfile, check_fits, microbatches
 from edged.store import Store
 
 
@@ -38,7 +38,7 @@ class Checked:
 
     versions: Versions
     worker: WorkerSettings
-    profile: Profile | None
+    profile: DeviceProfile | None
 
 
 def check(config: Config, shelf: Shelf) -> Checked:
@@ -63,7 +63,7 @@ def check(config: Config, shelf: Shelf) -> Checked:
 
 
 def worker_settings(
-    config: Config, models: Iterable[str], profile: Profile | None = None
+    config: Config, models: Iterable[str], profile: DeviceProfile | None = None
 ) -> WorkerSettings:
     """What every worker is told, with automatic values filled in. `models`: that the daemon has."""
     device = config.device
@@ -99,7 +99,7 @@ def _check_models(config: Config) -> None:
         )
 
 
-def _profile(config: Config, models: Mapping[str, Manifest]) -> Profile | None:
+def _profile(config: Config, models: Mapping[str, Manifest]) -> DeviceProfile | None:
     """The one that the configuration names. The worker may still find that it is of another number
     of lanes or threads.
     """
@@ -124,12 +124,12 @@ def _check_backend(config: Config) -> None:
     device = config.device
     options.check_installed(device.backend)
     chosen = options.parse(device.backend, device.options)
-    if isinstance(chosen, options.Emulated):
+    if isinstance(chosen, options.EmulatedOptions):
         try:
             options.figures(chosen)
         except ConfigError as error:
             raise ConfigError(f"device.options of backend emulated: {error}") from error
-    if isinstance(chosen, options.OnnxRuntime) and chosen.provider == "cpu":
+    if isinstance(chosen, options.OnnxRuntimeOptions) and chosen.provider == "cpu":
         try:
             _try(Path(device.cache_dir))
         except OSError as error:

@@ -10,7 +10,7 @@ from edged.backends.memory import NUMPY, Array
 from edged.device.staging import Staged
 from edged.link import messages as link
 from edged.manifest import Manifest
-from edged.paths.layout import Place, View
+from edged.paths.layout import BufferView, Place
 
 _DATATYPES = {np.dtype(kind): name for name, kind in NUMPY.items()}
 
@@ -18,7 +18,7 @@ _DATATYPES = {np.dtype(kind): name for name, kind in NUMPY.items()}
 class Answers:
     """Collects the answers of one batch. What many rows want alike is computed for all at once."""
 
-    def __init__(self, output: Callable[[View], Array]) -> None:
+    def __init__(self, output: Callable[[BufferView], Array]) -> None:
         """`output`: the rows of a view, which stay as they are while the answers are used."""
         self._output = output
         self._tensors: dict[tuple[int, str, bool], list[Array]] = {}  # by place, model, softmax

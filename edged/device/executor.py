@@ -14,13 +14,13 @@ from typing import TypeAlias
 import msgspec
 
 from edged.backends.base import Backend
-from edged.backends.memory import Array, DeviceArray, Memory
+from edged.backends.memory import Array, BackendMemory, DeviceArray
 from edged.device.answers import Answers
 from edged.device.program import Program
 from edged.device.staging import Pool, Staged
 from edged.link import messages as link
 from edged.manifest import Manifest
-from edged.paths.layout import Layout, View
+from edged.paths.layout import BufferView, Layout
 from edged.paths.trie import Plan, Trie
 
 _PROGRAMS = 256  # mixes of rows that stay ready to run
@@ -43,7 +43,7 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
 
     plan: Plan
     runs: list[link.BlockRun]
-    output: Callable[[View], Array]
+    output: Callable[[BufferView], Array]
 
 
 class Executor:
@@ -156,7 +156,7 @@ def _segments(
 
 
 def _feed(
-    memory: Memory, program: Program, plan: Plan, segments: Sequence[Segment]
+    memory: BackendMemory, program: Program, plan: Plan, segments: Sequence[Segment]
 ) -> tuple[dict[int, DeviceArray], DeviceArray | None]:
     """The inputs by buffer, and the order of rows that come as they lie in staging memory."""
     roots: dict[int, DeviceArray] = {}

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from edged.backends.memory import Array, DeviceArray, Memory, host_view
+from edged.backends.memory import Array, BackendMemory, DeviceArray, host_view
 from edged.device.inputs import Preparation, preparation
 from edged.errors import EdgedError, NotFound
 from edged.link import messages as link
@@ -31,7 +31,7 @@ _NEEDS = 256  # combinations of asks that are remembered
 class Pool:
     """`rows` rows for models with inputs of this shape. Not for several threads by itself."""
 
-    def __init__(self, number: int, shape: Shape, rows: int, memory: Memory) -> None:
+    def __init__(self, number: int, shape: Shape, rows: int, memory: BackendMemory) -> None:
         self.number = number
         self.arrays = tuple(
             host_view(memory.staging(rows * tensor.row_bytes), 0, rows, tensor) for tensor in shape
@@ -157,7 +157,7 @@ class Staged(msgspec.Struct, eq=False):
 class Staging:
     """Owns the pools and the table of requests. Every method may be called by any thread."""
 
-    def __init__(self, manifests: Mapping[str, Manifest], rows: int, memory: Memory) -> None:
+    def __init__(self, manifests: Mapping[str, Manifest], rows: int, memory: BackendMemory) -> None:
         self._lock = threading.Lock()
         self._requests: dict[int, Staged] = {}
         self._unused: list[tuple[Collection[str], Callable[[], None]]] = []  # see `when_unused`

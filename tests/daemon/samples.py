@@ -12,7 +12,7 @@ from edged.daemon.front import Front
 from edged.daemon.models.held_store import Contents
 from edged.daemon.models.versions import Versions
 from edged.link import messages as link
-from edged.manifest import Accuracy, Manifest, Preprocess, Step, Value
+from edged.manifest import Accuracy, Manifest, PathStep, Preprocess, Value
 from edged.observe.recording import Recorder
 from edged.sharedmem.owner import Regions
 
@@ -44,8 +44,8 @@ def manifest(
             Value("logits", "FP32", (2,)),
         ),
         steps=(
-            Step(backbone, ("image",), ("features",)),
-            Step(head, ("features",), ("logits",)),
+            PathStep(backbone, ("image",), ("features",)),
+            PathStep(head, ("features",), ("logits",)),
         ),
         whole_bytes=100,
         preprocess=Preprocess(8, 8) if images else None,

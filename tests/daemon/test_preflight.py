@@ -20,7 +20,7 @@ from edged.config import decode
 from edged.daemon.models.held_store import Shelf
 from edged.daemon.preflight import Checked, check
 from edged.errors import ConfigError, EdgedError, StoreError, Unavailable
-from edged.profiles.form import SCHEMA, BlockProfile, Profile, encode
+from edged.profiles.form import SCHEMA, BlockProfile, DeviceProfile, encode
 from edged.store import Store
 from tests.colors import write_store
 from tests.test_config import NUMBERS
@@ -164,7 +164,7 @@ def test_a_profile_of_another_machine_is_refused(tmp_path, store):
         for manifest in manifests
         for step in manifest.steps
     }
-    here = Profile(SCHEMA, "a test", "none", blocks, "fake", profiles.machine())
+    here = DeviceProfile(SCHEMA, "a test", "none", blocks, "fake", profiles.machine())
     path = tmp_path / "profile.json"
     text = configuration(tmp_path, store, device=f'profile = "{path}"')
     path.write_bytes(encode(here))

@@ -15,7 +15,7 @@ from edged.backends.memory import Array
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
 from edged.link import messages as link
-from edged.manifest import SCHEMA, Manifest, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Value
 from edged.store import Store
 from tests.backends.blocks import Block
 
@@ -41,7 +41,7 @@ class Model:
                     Value(n, t.datatype, t.shape) for n, t in zip(names, tensors, strict=True)
                 ),
                 "steps": tuple(
-                    Step(block.id, (read,), (write,))
+                    PathStep(block.id, (read,), (write,))
                     for block, read, write in zip(blocks, names, names[1:], strict=False)
                 ),
                 "whole_bytes": sum(len(block.data) for block in blocks),

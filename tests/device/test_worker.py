@@ -13,7 +13,7 @@ import pytest
 from edged import preprocess
 from edged.errors import Code
 from edged.link import messages as link
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.store import Store
 from tests.backends.blocks import (
     dense,
@@ -181,7 +181,7 @@ def test_models_that_name_their_inputs_differently(tmp_path: Path) -> None:
         other.manifest,
         inputs=("y",),
         values=(Value("y", "FP32", (6,)), other.manifest.value("v0")),
-        steps=(Step(head.id, ("y",), ("v0",)),),
+        steps=(PathStep(head.id, ("y",), ("v0",)),),
     )
     other.manifest = renamed
     with worker(make_store(tmp_path / "store", [Model("a", head), other])) as rig:
@@ -560,7 +560,7 @@ def test_a_model_of_two_inputs(tmp_path: Path) -> None:
                 inputs=("left", "right"),
                 outputs=("difference", "sum"),
                 values=tuple(Value(name, "FP32", (5,)) for name in names),
-                steps=(Step(block.id, ("left", "right"), ("sum", "difference")),),
+                steps=(PathStep(block.id, ("left", "right"), ("sum", "difference")),),
                 whole_bytes=1,
             )
         )
