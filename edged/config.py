@@ -69,6 +69,10 @@ class Server(_Section, frozen=True):
     drain_timeout_s: Seconds = 30.0  # for accepted requests, after SIGTERM
     admin: _EndpointText | None = None  # None: beside the first ipc endpoint, as .admin; "": none
 
+    # What administrators say of models is kept here over a restart; None: in the directory that
+    # systemd gives the service (StateDirectory=), and without one nowhere.
+    state_dir: PathText | None = None
+
     @property
     def socket_permissions(self) -> int:
         """`socket_mode` as a number."""

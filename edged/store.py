@@ -8,8 +8,8 @@ Knows nothing of what is inside a block; it never imports onnx.
     lock                       held by the one process that changes the store
 
 Only the root ever changes, by one rename, so a change of several models is one change: readers
-see the state before it or after it, and so does the disk after a crash. Files that the root does
-not lead to are litter; `gc` removes them, except blocks that a daemon holds (`hold`).
+see the state before it or after it, and so does the disk after a crash. Whatever the root does
+not lead to is litter; `gc` removes it, except blocks that a daemon holds (`hold`).
 
 Locks are flock(2): they end with the process, however it ends. A shared lock needs no right to
 write, so a daemon can hold blocks of a store that it may only read.
@@ -30,11 +30,11 @@ import msgspec
 
 from edged import manifest as manifests
 from edged import store_files as files
-from edged.errors import NotFound, StoreError
+from edged.errors import NotFound, StoreAway, StoreError, Unavailable
 from edged.manifest import Manifest
 from edged.typeinfo import describe
 
-SCHEMA = 1  # version of store.json; raised when an older reader could misread a newer directory
+SCHEMA = 1  # of store.json; raised when an older reader could misread a newer directory
 
 _ROOT = "store.json"
 _LOCK = "lock"
@@ -52,21 +52,21 @@ class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The result of `gc`."""
+    """What `gc` did. Ids of blocks; `held` ones are unused but still open in some process."""
 
-    removed: tuple[str, ...]  # ids of blocks
+    removed: tuple[str, ...]
     removed_bytes: int
-    held: tuple[str, ...]  # ids of unused blocks that a process still holds
+    held: tuple[str, ...]
 
 
 class Hold:
     """Shared locks on block files: `gc` keeps them until `close`, or the end of the process."""
 
-    def __init__(self, locks: contextlib.ExitStack) -> None:
-        self._locks = locks
+    def __init__(self, files: contextlib.ExitStack) -> None:
+        self._files = files
 
     def close(self) -> None:
-        self._locks.close()
+        self._files.close()
 
     def __enter__(self) -> Hold:
         return self
@@ -97,7 +97,7 @@ class Store:
             )
         for folder in (_MANIFESTS, _BLOCKS):
             (self.path / folder).mkdir(exist_ok=True)
-        with files.lock(self.path / _LOCK):
+        with self._locked():
             if not (self.path / _ROOT).exists():
                 files.replace(self.path / _ROOT, _encode_root({}))
                 files.sync_folder(self.path)
@@ -111,10 +111,10 @@ class Store:
         return tuple(sorted(self._root()))
 
     def models(self, names: Iterable[str] | None = None) -> dict[str, Manifest]:
-        """The named models, by default all, in one consistent state.
+        """Models by name, by default all: one consistent state, each manifest checked against its
+        digest.
 
-        Each manifest is compared with its digest. Raises NotFound, or StoreError if something is
-        missing, damaged or of a newer version.
+        Raises NotFound, or StoreError if something is missing, damaged or of a newer version.
         """
         found, damaged = self.survey(names)
         for error in damaged.values():
@@ -124,10 +124,10 @@ class Store:
     def survey(
         self, names: Iterable[str] | None = None
     ) -> tuple[dict[str, Manifest], dict[str, StoreError]]:
-        """The models that are whole, and the errors of those that are not.
+        """As `models`, but a model whose manifest is missing, damaged or of a newer version takes
+        no other one with it: those that are whole, and what is wrong with the others.
 
-        A model has an error if its manifest is missing, damaged or of a newer version. Raises
-        NotFound, or StoreError if the root cannot be read.
+        Raises NotFound, or StoreError if the root cannot be read.
         """
         wanted = None if names is None else set(names)
         while True:
@@ -148,17 +148,16 @@ class Store:
                     )
                 except StoreError as error:
                     damaged[name] = error
-            # A manifest may be missing because of a change and a gc since the root was read. If the
-            # root is still the same, it is damage.
+            # A change and a gc may have passed since the root was read; else it is damage.
             if not is_missing or self._root() == root:
                 return found, damaged
 
     def model(self, name: str) -> Manifest:
-        """One model. Raises the errors of `models`."""
+        """One model; errors as in `models`."""
         return self.models([name])[name]
 
     def block_path(self, block: str) -> Path:
-        """The path of the block's file, whether or not it exists."""
+        """Where the block's file is, or would be."""
         return self.path / _BLOCKS / f"{block}.onnx"
 
     def block_size(self, block: str) -> int:
@@ -187,36 +186,36 @@ class Store:
 
     def hold(self, blocks: Iterable[str]) -> Hold:
         """Keep these block files from `gc`. Raises StoreError if one is missing."""
-        with contextlib.ExitStack() as locks:
+        with contextlib.ExitStack() as held:
             for block in dict.fromkeys(blocks):
-                descriptor = locks.enter_context(self._open_block(block))
+                descriptor = held.enter_context(self._open_block(block))
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
                 if os.fstat(descriptor).st_nlink == 0:
                     raise self._missing(block)
-            return Hold(locks.pop_all())
+            return Hold(held.pop_all())
 
     # --- writing ----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def update(self, *, wait: bool = False) -> Iterator[StoreChange]:
-        """A change that becomes visible as a whole when the `with` ends; never on an exception.
+    def update(self, *, wait: bool = False) -> Iterator[StoreUpdate]:
+        """A change that becomes visible as a whole when the `with` ends, or never on an exception.
 
         Raises Unavailable if another process is changing the store, unless `wait`.
         """
         self._root()
-        with files.lock(self.path / _LOCK, wait=wait):
-            change = StoreChange(self, self._root())
+        with self._locked(wait=wait):
+            change = StoreUpdate(self, self._root())
             yield change
             change.commit()
 
     def gc(self) -> Collected:
-        """Remove the files that no model needs: blocks that nobody holds, manifests, litter.
+        """Remove what no model leads to: blocks that nobody holds, manifests, litter of a crash.
 
         Raises StoreError if a manifest cannot be read (its blocks would be lost), and
         Unavailable if another process is changing the store.
         """
         self._root()
-        with files.lock(self.path / _LOCK):
+        with self._locked():
             used_manifests = set(self._root().values())
             used = {step.block for model in self.models().values() for step in model.steps}
             removed, held, removed_bytes = [], [], 0
@@ -244,7 +243,7 @@ class Store:
         try:
             data = files.read(path)
         except FileNotFoundError as error:
-            raise StoreError(
+            raise StoreAway(
                 f"there is no store at {self.path}: name the directory that edged-export wrote"
             ) from error
         try:
@@ -313,9 +312,28 @@ class Store:
             ) from error
         return [(match[1], path) for path in found if (match := _FILE.fullmatch(path.name))]
 
+    @contextlib.contextmanager
+    def _locked(self, *, wait: bool = False) -> Iterator[None]:
+        path = self.path / _LOCK
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise StoreError(f"the store cannot be changed: {path}: {error.strerror}") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError as error:
+                raise Unavailable(
+                    f"another process is changing the store at {self.path}: try again when it is "
+                    "done"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
 
-class StoreChange:
-    """The models that the store will have when an `update` ends. Only Store.update makes one."""
+
+class StoreUpdate:
+    """What an `update` will put in the store's place. Made by Store.update only."""
 
     def __init__(self, store: Store, root: dict[str, str]) -> None:
         self._store = store
@@ -341,14 +359,14 @@ class StoreChange:
         self._root[model.name] = hashlib.sha256(manifests.encode(model)).hexdigest()
 
     def remove_model(self, name: str) -> None:
-        """Remove a model, damaged or not. Its blocks stay until `gc`. Raises NotFound."""
+        """Forget a model, damaged or not. Its blocks stay until `gc`. Raises NotFound."""
         if name not in self._root:
             raise _no_model(name, self._root, self._store.path)
         del self._root[name]
         self._put.pop(name, None)
 
     def commit(self) -> None:
-        """Make the change durable: blocks and manifests first, then the root that names them."""
+        """Make it durable: blocks and manifests first, then the root that leads to them."""
         if self._root == self._before:
             return
         for model in self._put.values():

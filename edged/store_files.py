@@ -1,7 +1,6 @@
-"""The files of a store: read whole or refused, replaced whole or not at all.
+"""Files of a store: read, replaced as a whole, and removed, with the store's errors.
 
-A file that cannot be read or written raises StoreError with a message that names the file. Knows
-nothing of what is in the files.
+Knows nothing of the store's layout.
 """
 
 from __future__ import annotations
@@ -13,22 +12,24 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from edged.errors import StoreError, Unavailable
+from edged.errors import StoreAway, StoreError
 
-TEMPORARY = ".tmp"  # ending of a file that is being written
+TEMPORARY = ".tmp"  # the end of the name of a file that is being written
 
 
 def read(path: Path) -> bytes:
-    """The content of a file. Raises FileNotFoundError, or StoreError if it cannot be read."""
+    """The content of a file. Raises FileNotFoundError where there is none, and StoreError where
+    the file cannot be read.
+    """
     with open_file(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
         return file.read()
 
 
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[int]:
-    """A descriptor of the file for reading. Raises the errors of `read`, in the `with` as well."""
+    """A descriptor to read the file. What fails within the `with` raises the errors of `read`."""
     try:
-        # O_NONBLOCK, because opening a pipe of that name would wait for ever.
+        # A pipe of that name would keep us waiting for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -41,15 +42,16 @@ def open_file(path: Path) -> Iterator[int]:
     except NotADirectoryError as error:
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except OSError as error:
-        raise StoreError(
+        raise StoreAway(
             f"{path} cannot be read: {error.strerror}; let the account of the daemon read it, or "
             "restore it from a copy"
         ) from error
     except MemoryError as error:
-        raise StoreError(f"{path} cannot be read: there is no memory for it") from error
+        raise StoreAway(f"{path} cannot be read: there is no memory for it") from error
 
 
 def has_content(path: Path, data: bytes) -> bool:
+    """Whether the file is there with this very content."""
     try:
         return path.stat().st_size == len(data) and read(path) == data
     except (OSError, StoreError):
@@ -57,9 +59,9 @@ def has_content(path: Path, data: bytes) -> bool:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write `path` so that it is complete or, after a failure or crash, as it was before.
+    """Write `path` so that even a power failure leaves it absent, as it was, or complete.
 
-    The caller holds the lock, so nobody else uses the temporary name. The rename is durable only
+    The caller holds the lock, so the temporary name is its own. The rename is durable only
     after `sync_folder`.
     """
     temporary = path.with_name(path.name + TEMPORARY)
@@ -80,6 +82,7 @@ def replace(path: Path, data: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
+    """Make the names of a folder's files durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -87,33 +90,8 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of the one process that changes the store.
-
-    Raises Unavailable if another process holds it, unless `wait`.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise StoreError(f"the store cannot be changed: {path}: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise Unavailable(
-                f"another process is changing the store at {path.parent}: try again when it is done"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def remove_unheld(path: Path) -> bool:
-    """Remove a file unless a daemon holds it, and return whether it was removed.
-
-    The file is removed under an exclusive lock, which nobody gets while a daemon has a shared one.
-    """
+    """Unlink under an exclusive lock, which nobody gets while a daemon holds a shared one."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from edged import __version__
+from edged import __version__, logs
 from edged.cli.console import run_command
 
 _COMMANDS = {
@@ -39,4 +39,6 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] == "serve":
+        logs.begin()  # so that mistakes on its command line have a priority in the journal
     return run_command(parser(arguments[0] if arguments else None), arguments)

@@ -41,7 +41,9 @@ def _all(models: tuple[wire.ModelState, ...]) -> str:
         [
             model.task,
             model.name + ("" if model.default else " (on request)"),
-            model.state + (f": {model.reason}" if model.reason else ""),
+            model.state
+            + (", pinned" if model.pinned else "")
+            + (f": {model.reason}" if model.reason else ""),
             model.precision,
             _bytes(model.total_bytes),
             _bytes(model.shared_bytes),

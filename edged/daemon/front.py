@@ -52,6 +52,7 @@ from edged.daemon.gauge import Gauge, library, resident
 from edged.daemon.inquiries import Situation
 from edged.daemon.models.administration import Administration, Shelf
 from edged.daemon.models.catalog import NOT_LOADED, Catalog
+from edged.daemon.models.state_file import instructions_of
 from edged.daemon.models.versions import Versions
 from edged.daemon.owed import Owed
 from edged.daemon.peers.clients import Client, Clients
@@ -114,7 +115,7 @@ class Front:
         choice = config.scheduler.choice
         self._scheduler = Scheduler(choice, config.memory.choice, find_policy(choice.policy))
         self._statistics = Statistics(self._catalog.tasks)
-        self._administration = Administration(versions, shelf, config.memory.pinned, self)
+        self._administration = Administration(versions, shelf, instructions_of(config), self)
         self._admin = AdminEndpoint(
             self._administration,
             self._limits,
@@ -145,6 +146,7 @@ class Front:
         self.payload_bytes = 0  # that were sent, of requests without an answer
         self.drained = False
         self.tell_versions(started_at)
+        self._administration.recall(started_at)
 
     # --- what the loop looks at ---------------------------------------------------------------
 
@@ -432,7 +434,10 @@ class Front:
 
     def _situation(self) -> Situation:
         reason, shares = self._why_not_ready(), self._regions.are_open
-        return Situation(self._catalog, self._limits, self.state, reason, self._idle, shares)
+        pinned = self._administration.pinned
+        return Situation(
+            self._catalog, self._limits, self.state, reason, self._idle, shares, pinned
+        )
 
     def _idle(self) -> dict[str, str]:
         """Models that are known and not served at present, by name, and why."""
@@ -485,7 +490,7 @@ class Front:
         self._tell(measured, now)
         self._find_room(now)
         for name, why in self._failing().items():
-            log.error("model %s cannot be served: %s", name, why)
+            log.error("model %s cannot be served: %s", name, why, extra={"model": name})
         self._administration.try_reload(now)
 
     def _failed(self, message: link.Failed, frames: Sequence[wire.Buffer], now: float) -> None:
@@ -524,7 +529,7 @@ class Front:
     def _load_failed(
         self, message: link.LoadFailed, frames: Sequence[wire.Buffer], now: float
     ) -> None:
-        log.error("%s", message.message)
+        log.error("%s", message.message, extra={"block": message.block})
 
     def _unloaded(self, message: link.Unloaded, frames: Sequence[wire.Buffer], now: float) -> None:
         del self._resident[message.block]
@@ -640,7 +645,11 @@ class Front:
                 self._lose(client, now)
 
     def _lose(self, client: Client, now: float) -> None:
-        log.info("client %d is gone: %d requests dropped", client.number, len(client.in_flight))
+        dropped = len(client.in_flight)
+        log.info(
+            "client %d is gone: %d requests dropped", client.number, dropped,
+            extra={"client": client.number},
+        )  # fmt: skip
         self._uploads.forget(client)
         self._tell(ClientGone(client.number), now)
 

@@ -142,7 +142,7 @@ class Loader:
         if loaded.extra_bytes:
             heap.give_back()
         load_us = (time.perf_counter_ns() - started_ns) // 1000
-        log.debug("block %s loaded in %d ms", block[:12], load_us // 1000)
+        log.debug("block %s loaded in %d ms", block[:12], load_us // 1000, extra={"block": block})
         return link.BlockInfo(block, loaded.bytes_used, load_us)
 
     def unload(self, block: str) -> None:
@@ -172,7 +172,7 @@ class Loader:
             try:
                 return self._backend.load(block, path, uses)
             except DamagedCopy as error:
-                log.warning("%s", error)
+                log.warning("%s", error, extra={"block": block})
         self._store.verify_block(block)
         try:
             return self._backend.load(block, path, uses)

@@ -254,7 +254,7 @@ class Worker:
             elif place is not None:
                 self._regions.read(shared, place)
         except Exception as caught:
-            self._leave_out(message, typed(caught, "a request could not be prepared"))
+            self._leave_out(message, _unprepared(caught, message))
             return
         if place is None:
             self._fill_light(message, payload, staged)
@@ -268,7 +268,7 @@ class Worker:
             for _ in self._steps(message, payload, staged):
                 pass
         except Exception as caught:
-            self._leave_out(message, typed(caught, "a request could not be prepared"))
+            self._leave_out(message, _unprepared(caught, message))
 
     def _leave_out(self, message: link.Prepare, error: EdgedError) -> None:
         self._staging.leave_out(message)
@@ -294,7 +294,7 @@ class Worker:
                     spent_ns = time.perf_counter_ns() - started_ns
                     return functools.partial(self._go_on, message, staged, steps, spent_ns)
         except Exception as caught:
-            error = typed(caught, "a request could not be prepared")
+            error = _unprepared(caught, message)
         self._emulate_preparing(message.rows, started_ns)
         prepare_us = (time.perf_counter_ns() - started_ns) // 1000
         if self._staging.settle(staged, prepared=error is None):
@@ -409,3 +409,8 @@ class Worker:
     def _report(self, message: link.FromWorker, payload: Sequence[memoryview] = ()) -> None:
         """Tell the front, from any thread. The payload's memory may be used again at once."""
         self._reports.send([link.encode(message), *payload])
+
+
+def _unprepared(error: Exception, message: link.Prepare) -> EdgedError:
+    fields = {"request": message.rid, "client": message.client}
+    return typed(error, "a request could not be prepared", **fields)

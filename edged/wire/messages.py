@@ -395,6 +395,7 @@ class ModelState(ReplyBase, frozen=True):
     total_bytes: int | None = None  # of all its blocks
     shared_bytes: int | None = None  # of those that other models use, too
     version: str = ""  # of its manifest; another one after a reload with changes
+    pinned: bool = False  # never leaves the device
 
 
 class RepositoryIndexReply(ReplyBase, frozen=True):

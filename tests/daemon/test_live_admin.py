@@ -232,3 +232,44 @@ def test_the_commands(start, own_store, capsys):
     assert status == 1
     assert text == "edged: there is no model 'birds'; there are color, late, weakest\n"
     assert daemon.stop() == 0
+
+
+def test_what_an_administrator_said_outlives_a_restart_until_it_is_taken_back(
+    start, own_store, tmp_path, capsys
+):
+    state = f'state_dir = "{tmp_path}/state"'
+    daemon = serve(start, own_store, server=state)
+    with Admin(daemon.admin) as admin:
+        admin.unload("color")
+        admin.pin("weakest")
+    assert daemon.stop() == 0
+    daemon = serve(start, own_store, server=state)
+    assert main(["models", "--endpoint", daemon.endpoint]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "UNAVAILABLE: unloaded by an administrator" in lines["color"]
+    assert "READY, pinned" in lines["weakest"]
+    with Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:
+        with pytest.raises(Unavailable, match="edged load color"):
+            client.infer(IMAGE, ["color"])
+        assert factor(client, "weakest") == -1.0
+        resident = {model.name: model for model in admin.residency().models}
+        assert resident["weakest"].pinned
+        assert (resident["color"].blocks, resident["color"].blocks_resident) == (2, 1)
+        admin.load("color")
+        admin.unpin("weakest")
+    assert daemon.stop() == 0
+    daemon = serve(start, own_store, server=state)
+    with Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:
+        assert factor(client, "color") == 1.0
+        assert not any(model.pinned for model in admin.residency().models)
+    assert daemon.stop() == 0
+
+
+def test_a_damaged_state_file_is_set_aside_and_the_daemon_starts(start, own_store, tmp_path):
+    path = tmp_path / "administration.json"
+    path.write_text('{"schema": 1, "said": {"unloaded": ["col')
+    daemon = serve(start, own_store, server=f'state_dir = "{tmp_path}"')
+    with Client(daemon.endpoint) as client:
+        assert factor(client, "color") == 1.0
+    assert f"{path} cannot be read" in daemon.log()
+    assert daemon.stop() == 0

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from edged.daemon.models.held_store import Shelf
+from edged.daemon.models.held_store import HeldStore
 from edged.errors import EdgedError, StoreError
 from edged.manifest import CHECKS, Preprocess
 from edged.older import check_fit
@@ -116,7 +116,7 @@ def test_recheck_says_how_each_is_served_and_writes_it_down(
     for name in ("counting", "selecting", "vit"):
         with pytest.raises(StoreError, match=f"model '{name}' is not served"):
             check_fit(models[name], old.block_bytes)
-    Shelf(old, ["cnn", "dynamic"]).read()
+    HeldStore(old, ["cnn", "dynamic"]).read()
     before = (old.path / "store.json").read_bytes()
     assert main(["recheck", "--store", str(old.path)]) == 0
     assert (old.path / "store.json").read_bytes() == before, "there is nothing more to find"

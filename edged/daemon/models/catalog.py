@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +16,7 @@ import msgspec
 from edged import manifest as manifests
 from edged.core.events import Part
 from edged.daemon.models.fitting import check_inputs, check_output, signature
-from edged.daemon.models.held_store import Unusable
+from edged.daemon.models.held_store import Unusable, no_model_left
 from edged.device.inputs import preparations
 from edged.errors import InvalidArgument, NotFound, StoreError
 from edged.link import messages as link
@@ -31,7 +31,7 @@ from edged.wire import (
 )
 
 _RESOLVED = 1024  # kinds of requests whose needs are remembered
-NOT_LOADED = "not loaded; an administrator can: edged load"
+NOT_LOADED = "unloaded by an administrator; to take that back: edged load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Wanted:
 
     task: str
     model: str
-    key: str  # of the model's version, by which scheduler and worker know it
+    key: str  # scheduler and worker know the model's version by this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class Resolved:
 
     rows: int
     staging_rows: int
-    parts: tuple[Part, ...]  # for the scheduler: models by their first block
-    inputs: tuple[link.Input, ...]  # for the worker
+    parts: tuple[Part, ...]  # the scheduler's: models by their first block
+    inputs: tuple[link.Input, ...]  # the worker's
     asks: tuple[link.Ask, ...]
-    outputs: tuple[Wanted, ...]  # in the order of the request
-    tasks: tuple[str, ...]  # of the outputs
+    outputs: tuple[Wanted, ...]  # ordered as in the request
+    tasks: tuple[str, ...]  # the task of each output
 
 
 class Catalog:
@@ -75,12 +75,9 @@ class Catalog:
         if not manifests and not self._unusable:
             raise NotFound("the store holds no model; add one with edged-export")
         if not manifests:
-            name, model = next(iter(self._unusable.items()))
-            raise StoreError(
-                f"no model of the store can be served; {name!r} cannot because {model.reason}"
-            )
+            raise no_model_left({name: model.reason for name, model in self._unusable.items()})
         self.models = dict(manifests)
-        self._block_bytes = dict(block_bytes)  # of their files
+        self._block_bytes = dict(block_bytes)  # bytes of each block's file
         self._keys = dict(keys)
         self.tasks: dict[str, list[str]] = {}  # models of each task, the default one first
         known = [m.manifest for m in self._unusable.values() if m.manifest is not None]
@@ -181,10 +178,14 @@ class Catalog:
         )
 
     def index(
-        self, state: str, reason: str, idle: Mapping[str, str] | None = None
+        self,
+        state: str,
+        reason: str,
+        idle: Mapping[str, str] | None = None,
+        pinned: Collection[str] = (),
     ) -> tuple[ModelState, ...]:
         """The rows of REPOSITORY_INDEX, by task and preference. `idle`: models that are not served
-        at present, and why. Last those of which nothing but the name is known.
+        at present, and why. The last rows are of models of which nothing but the name is known.
         """
         whys = {**(idle or {}), **{name: m.reason for name, m in self._unusable.items()}}
         rows = [
@@ -192,6 +193,7 @@ class Catalog:
                 self._manifest(model),
                 *(("UNAVAILABLE", whys[model]) if model in whys else (state, reason)),
                 default=model == models[0],
+                pinned=model in pinned,
             )
             for _, models in sorted(self.tasks.items())
             for model in models
@@ -215,7 +217,9 @@ class Catalog:
                 "mended, an administrator can: edged reload"
             )
 
-    def _state(self, manifest: Manifest, state: str, reason: str, *, default: bool) -> ModelState:
+    def _state(
+        self, manifest: Manifest, state: str, reason: str, *, default: bool, pinned: bool
+    ) -> ModelState:
         blocks = {step.block for step in manifest.steps}
         return ModelState(
             name=manifest.name,
@@ -223,6 +227,7 @@ class Catalog:
             state=state,
             reason=reason,
             default=default,
+            pinned=pinned,
             precision=manifest.precision,
             version=version_of(manifest),
             total_bytes=(
