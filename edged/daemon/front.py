@@ -17,7 +17,7 @@ import msgspec
 
 from edged import wire
 from edged.budget import footprint
-from edged.config import Config
+from edged.config import Config, cores
 from edged.core.events import (
     Answer,
     Arrived,
@@ -43,7 +43,8 @@ from edged.core.events import (
     UnloadAsked,
     Woke,
 )
-from edged.core.scheduler import RESTART_S, Scheduler
+from edged.core.requests.admission import RESTART_S
+from edged.core.scheduler import Scheduler
 from edged.daemon import inquiries, translation
 from edged.daemon.admin import AdminEndpoint, residency
 from edged.daemon.costs import costs_of_a_lane
@@ -64,6 +65,7 @@ from edged.manifest import Manifest
 from edged.observe.recording import Recorder
 from edged.observe.statistics import Statistics
 from edged.pictures.files import light_pixels
+from edged.policies import find as find_policy
 from edged.profiles.form import DeviceProfile
 from edged.sharedmem.owner import Regions
 from edged.uplink.receiver import Uploads
@@ -110,7 +112,8 @@ class Front:
         self._regions = regions
         self._recorder = recorder
         self._profile = profile
-        self._scheduler = Scheduler(config.scheduler.settings, config.memory.choice)
+        settings = config.scheduler.settings
+        self._scheduler = Scheduler(settings, config.memory.choice, find_policy(settings.policy))
         self._statistics = Statistics(self._catalog.tasks)
         self._administration = Administration(versions, shelf, instructions_of(config), self)
         self._admin = AdminEndpoint(
@@ -390,7 +393,7 @@ class Front:
             stream=parameters.stream,
             ordered=parameters.ordered,
             payload_bytes=pending.payload_bytes,
-            light=prepare.light,
+            inline=prepare.light,
         )
 
     def _cancel(self, client: Client, request: wire.RequestMessage, now: float) -> None:
@@ -476,10 +479,14 @@ class Front:
         self._known |= {info.id: info for info in message.blocks}
         self._resident = {info.id: info.bytes_used for info in message.blocks if info.resident}
         self.tell_versions(now)
-        self._tell(msgspec.structs.replace(measured, used_bytes=0), now)  # the budget to begin with
+        self._tell(
+            msgspec.structs.replace(measured, used_bytes=None), now
+        )  # the budget to begin with
         overhead = self._gauge.overhead(message)
         failed = tuple(FailedBlock(one.id, one.code, one.message) for one in message.failed)
-        self._tell(DeviceUp(costs, message.lanes, resident(message), overhead, failed), now)
+        held, threads = resident(message), self._config.device.prepare_threads or cores()
+        up = DeviceUp(costs, message.lanes, held, overhead, failed, preparers=threads)
+        self._tell(up, now)
         self._tell(measured, now)
         self._find_room(now)
         for name, why in self._failing().items():
@@ -510,7 +517,7 @@ class Front:
 
     def _find_room(self, now: float) -> None:
         """What blocks and workspace leave is for what clients send."""
-        account = self._scheduler.memory().account
+        account = self._scheduler.account()
         room = Room.of(self._config, account, self.payload_bytes)
         if room.payload_bytes != self.room.payload_bytes:
             self._tell(PayloadRoom(room.payload_bytes), now)
@@ -677,7 +684,7 @@ class Front:
         """
         report: dict[str, int] = {}
         if worker is not None:
-            account = msgspec.structs.asdict(self._scheduler.memory().account)
+            account = msgspec.structs.asdict(self._scheduler.account())
             report |= {f"{name}_bytes": round(count) for name, count in account.items()}
             report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
             report["front_pss_bytes"] = self._gauge.front.pss_bytes
