@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edged import wire
+from edged.core.residency.report import MemoryState
 from edged.daemon.models.administration import Administration, Done
 from edged.daemon.models.catalog import version_of
 from edged.daemon.models.versions import Change
@@ -111,11 +112,10 @@ class AdminEndpoint:
         self._send(routing_id, wire.encode_error(error, id))
 
 
-def residency(
-    administration: Administration, bytes_used: dict[str, int], id: str
-) -> wire.ResidencyReply:
-    """What of each version is on the device, where `bytes_used` are the blocks that are there."""
+def residency(administration: Administration, memory: MemoryState, id: str) -> wire.ResidencyReply:
+    """What of each version is on the device."""
     versions = administration.versions
+    bytes_used = {b.block: b.bytes for b in memory.blocks if b.state != "loading"}
     models = []
     for key, manifest in sorted(versions.models.items()):
         blocks = {step.block for step in manifest.steps}

@@ -8,21 +8,23 @@ message is dropped in slices, so that no turn of the loop is long.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import zmq
 
 from edged import wire
-from edged.daemon.peers.connections import Connection, Connections, process_of
+from edged.daemon.peers.connections import Connections, PeerConnection, process_of
 from edged.daemon.peers.unread import MARK_BYTES, Unread, lent
 from edged.sockets import has_message, receive, send, skip
 
 log = logging.getLogger("edged")
 
-BURST = 64  # messages that are taken before others are looked at
-SLICE = 2_000  # frames too many of a message that are dropped one by one
-COPIED_BYTES = MARK_BYTES  # of a message: to copy less is quicker than to lend it to ZeroMQ
+BURST = 64  # messages that are taken before other descriptors are looked at
+SLICE = 2_000  # surplus frames of a message that are dropped in one turn
+COPIED_BYTES = MARK_BYTES  # it is quicker to copy a smaller message than to lend it to ZeroMQ
+GATHER_MS = 3  # the longest time that one message waits for others
 
 
 class Endpoint:
@@ -41,7 +43,7 @@ class Endpoint:
         self.unsure = True
         self.connections = Connections(self.socket)
         self.unread = Unread(self._limits.max_message_bytes)
-        self._skipping: Connection | None = None  # whose message is read no further
+        self._skipping: PeerConnection | None = None  # whose message is read no further
         self._skipped = 0
 
     def renew(self) -> None:
@@ -70,8 +72,7 @@ class Endpoint:
         else:
             last = lent(frames[-1])
             send(self.socket, [routing_id, *frames[:-1], last], copy=copy)
-            self.unread.sent(connection, size)
-            self.unread.mark(connection, last.tracker)
+            self.unread.sent(connection, unmarked_bytes, last.tracker)
             if self.unread.is_too_much:
                 self.relieve()
 
@@ -98,18 +99,18 @@ class Endpoint:
         return self._skipping is not None
 
     @property
-    def flooder(self) -> Connection | None:
+    def flooder(self) -> PeerConnection | None:
         """Who sends so many frames that to skip them takes too long: it is to be renewed."""
         return self._skipping if self._skipped >= SLICE else None
 
-    def update(self, now: float) -> tuple[list[Connection], list[Connection]]:
+    def update(self, now: float) -> tuple[list[PeerConnection], list[PeerConnection]]:
         """Take in who has come, and who has gone; both."""
         come, gone = self.connections.update(now)
         for connection in gone:
             self.unread.forget(connection)
         return come, gone
 
-    def lost(self) -> list[Connection]:
+    def lost(self) -> list[PeerConnection]:
         """Connections that are found gone."""
         gone = self.connections.lost()
         for connection in gone:
@@ -142,9 +143,19 @@ class Endpoint:
             self._skipping = None
         return count < SLICE
 
-    def _cut(self, connection: Connection, reason: str) -> None:
+    def _cut(self, connection: PeerConnection, reason: str) -> None:
         log.warning("a client is cut off: %s", reason)
         process = process_of(connection)
         if process is not None:
             self.offenders.append(process)
         self.connections.cut(connection)
+
+
+def gather_ms(settled_until_s: float, now: float) -> int:
+    """The time that a message waits for others while the device needs no orders anyway.
+
+    A turn of the loop begins with cold caches, for which several messages pay as much as one. A
+    millisecond is left for the turn itself. `settled_until_s` minus infinity: not at all.
+    """
+    spare_ms = min(GATHER_MS, 1e3 * (settled_until_s - now) - 1.0)
+    return math.floor(spare_ms) if spare_ms > 0.0 else 0

@@ -28,7 +28,7 @@ class Gauge:
         front = footprint()
         return max(0, self._budget_bytes(front) - front.pss_bytes)
 
-    def measured(self, worker: link.Memory | link.Ready) -> MemoryMeasured:
+    def measured(self, worker: link.WorkerMemory | link.Ready) -> MemoryMeasured:
         """The budget as of now, and what front and worker take together."""
         self.front = footprint()
         held = self.front + Footprint(worker.pss_bytes, worker.private_bytes)

@@ -6,7 +6,7 @@ that. A bug seen in the field becomes such a file in tests/.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -21,7 +21,7 @@ from edged.typeinfo import describe
 VERSION = 1
 
 
-class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RecordingHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recording: int
     settings: Settings
     memory: Memory = Memory()
@@ -40,15 +40,15 @@ class Mismatch(EdgedError):
 
 
 class Recorder:
-    """Writes a recording; `file` is the caller's to close."""
+    """An observer that writes a recording; `file` is the caller's to close."""
 
     def __init__(self, file: TextIO, settings: Settings, memory: Memory | None = None) -> None:
         self._file = file
         self._encoder = msgspec.json.Encoder()
-        self._write(Header(VERSION, settings, memory or Memory()))
+        self._write(RecordingHeader(VERSION, settings, memory or Memory()))
 
-    def turn(self, at: float, event: Event, commands: list[Command]) -> None:
-        self._write(Turn(at, event, commands))
+    def turn(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        self._write(Turn(now, event, list(commands)))
 
     def _write(self, line: msgspec.Struct) -> None:
         self._file.write(self._encoder.encode(line).decode() + "\n")
@@ -80,13 +80,13 @@ def replay(path: Path) -> int:
     return count
 
 
-def _read(path: Path) -> tuple[Header, Iterator[Turn]]:
+def _read(path: Path) -> tuple[RecordingHeader, Iterator[Turn]]:
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise InvalidArgument(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        header = msgspec.json.decode(lines[0] if lines else b"", type=Header)
+        header = msgspec.json.decode(lines[0] if lines else b"", type=RecordingHeader)
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"{path} is not a recording of edged: {error}") from error
     if header.recording != VERSION:
@@ -104,4 +104,4 @@ def _decode(line: bytes, path: Path, number: int) -> Turn:
         raise InvalidArgument(f"{path}, line {number}: {error}") from error
 
 
-describe(Header, Turn)
+describe(RecordingHeader, Turn)

@@ -62,7 +62,7 @@ class _Region:
         os.close(self.descriptor)
 
 
-class Regions:
+class SharedRegions:
     """Owns the files, and the socket that hands them out. Between `open` and `close` clients can
     share."""
 
@@ -152,7 +152,7 @@ class Regions:
         while len(self._asking) > MAX_ASKING:
             self._dismiss(next(iter(self._asking)))
 
-    def find(self, routing_id: bytes, where: wire.Shared) -> link.Shared:
+    def find(self, routing_id: bytes, where: wire.Shared) -> link.SharedPayload:
         """Where the worker reads this payload. Raises Unavailable, or InvalidArgument."""
         region = self._regions.get(routing_id)
         if region is None or region.name != where.region:
@@ -167,9 +167,9 @@ class Regions:
                 f"the payload ends at byte {end} of shared memory that has {region.bytes}"
             )
         region.was_locked = region.was_locked or _is_locked(region.descriptor)
-        return link.Shared(region.path, where.frames)
+        return link.SharedPayload(region.path, where.frames)
 
-    def beginnings(self, routing_id: bytes, where: link.Shared) -> list[bytes]:
+    def beginnings(self, routing_id: bytes, where: link.SharedPayload) -> list[bytes]:
         """Of each frame of a payload that was found: what says which picture it is."""
         descriptor = self._regions[routing_id].descriptor
         return [

@@ -15,7 +15,7 @@ from edged.errors import InvalidArgument, Unavailable
 from edged.link import messages as link
 
 
-class Regions:
+class RegionReader:
     """Files that were read from, until they are forgotten."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Regions:
         self._lock = threading.Lock()
 
     def read(
-        self, shared: link.Shared, into: Sequence[memoryview] | None = None
+        self, shared: link.SharedPayload, into: Sequence[memoryview] | None = None
     ) -> list[memoryview]:
         """The payload frames, `into` memory of these sizes if the caller has it.
 
@@ -57,5 +57,5 @@ class Regions:
             return file
 
 
-def _new(shared: link.Shared) -> list[memoryview]:
+def _new(shared: link.SharedPayload) -> list[memoryview]:
     return [memoryview(bytearray(size)) for _, size in shared.frames]

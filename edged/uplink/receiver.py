@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from edged import wire
-from edged.daemon.peers.clients import Client
+from edged.daemon.peers.clients import ConnectedClient
 from edged.errors import Cancelled, EdgedError, InvalidArgument, Unavailable
 from edged.uplink.grants import Announcement, Grants, Key, Settings
 
 
 @dataclass(slots=True, eq=False)
 class _Upload:
-    client: Client
+    client: ConnectedClient
     announcement: str | None  # the id of the ANNOUNCE that waits for its grant
     data: bytearray = field(default_factory=bytearray)
 
@@ -28,7 +28,7 @@ class _Upload:
 class Notice:
     """What a client is to be told: a grant, or how the request `id` ended."""
 
-    client: Client
+    client: ConnectedClient
     id: str
     what: wire.GrantReply | EdgedError
 
@@ -49,7 +49,9 @@ class Uploads:
         """That have come, of requests that have not."""
         return sum([len(upload.data) for upload in self._uploads.values()])
 
-    def announce(self, client: Client, header: wire.Announce, group: str, now: float) -> None:
+    def announce(
+        self, client: ConnectedClient, header: wire.Announce, group: str, now: float
+    ) -> None:
         """An ANNOUNCE for a task of `group`; its answer is a notice. Raises as Grants.announce."""
         if not self._shares_out:
             self._notices.append(Notice(client, header.id, wire.GrantReply(header.id)))
@@ -74,7 +76,7 @@ class Uploads:
             known.announcement = header.id
 
     def chunk(
-        self, client: Client, header: wire.Chunk, data: wire.Buffer, now: float
+        self, client: ConnectedClient, header: wire.Chunk, data: wire.Buffer, now: float
     ) -> wire.ChunkReply | None:
         """Bytes of an upload. None: it has ended, which was answered, and they are dropped.
 
@@ -91,7 +93,7 @@ class Uploads:
         upload.data += data
         return wire.ChunkReply(header.id, len(upload.data))
 
-    def take(self, client: Client, header: wire.Infer) -> tuple[wire.Buffer, ...]:
+    def take(self, client: ConnectedClient, header: wire.Infer) -> tuple[wire.Buffer, ...]:
         """The payload frames of an INFER that says it was uploaded; the upload ends.
 
         Raises Unavailable when it is not here, InvalidArgument when its size is another.
@@ -113,7 +115,7 @@ class Uploads:
         ends = accumulate(sizes)
         return tuple(data[end - size : end] for size, end in zip(sizes, ends, strict=True))
 
-    def cancel(self, client: Client, request: str) -> bool:
+    def cancel(self, client: ConnectedClient, request: str) -> bool:
         """Take an upload back; its request is answered with Cancelled. False: there is none."""
         upload = self._drop((client.number, request))
         if upload is None:
@@ -123,7 +125,7 @@ class Uploads:
         self._notices.append(Notice(client, request, cancelled))
         return True
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: ConnectedClient) -> None:
         """The client is gone, and with it what it uploaded."""
         for key in self._grants.keys_of(client.number):
             self._drop(key)

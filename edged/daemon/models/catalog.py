@@ -53,7 +53,6 @@ class Resolved:
     inputs: tuple[link.Input, ...]  # for the worker
     asks: tuple[link.Ask, ...]
     outputs: tuple[Wanted, ...]  # in the order of the request
-    tasks: tuple[str, ...]  # of the outputs
 
 
 class Catalog:
@@ -156,7 +155,6 @@ class Catalog:
                 for wanted, output in zip(outputs, asked, strict=True)
             ),
             outputs=outputs,
-            tasks=tuple(wanted.task for wanted in outputs),
         )
 
     def metadata(self, name: str, id: str) -> ModelMetadataReply:

@@ -31,7 +31,7 @@ _SOURCE = 2  # ZMQ_SRCFD, which pyzmq does not name
 
 
 @dataclass(slots=True, eq=False)
-class Connection:
+class PeerConnection:
     """One peer. What it has not read is `edged.daemon.peers.unread`'s business."""
 
     descriptor: int
@@ -54,16 +54,16 @@ class Connections:
         self._monitor = zmq_socket.get_monitor_socket(_EVENTS)
         self.descriptor: int = self._monitor.FD
         has_message(self._monitor)  # only who has found nothing is told of what comes
-        self._by_descriptor: dict[int, Connection] = {}
-        self.by_routing_id: dict[bytes, Connection] = {}  # by which that peer was heard last
+        self._by_descriptor: dict[int, PeerConnection] = {}
+        self.by_routing_id: dict[bytes, PeerConnection] = {}  # by which that peer was heard last
 
     def __len__(self) -> int:
         return len(self._by_descriptor)
 
-    def __iter__(self) -> Iterator[Connection]:
+    def __iter__(self) -> Iterator[PeerConnection]:
         return iter(list(self._by_descriptor.values()))
 
-    def heard(self, frame: zmq.Frame, routing_id: bytes, now: float) -> Connection:
+    def heard(self, frame: zmq.Frame, routing_id: bytes, now: float) -> PeerConnection:
         """A whole message has come, of which `frame` is one."""
         descriptor = frame.get(_SOURCE)
         connection = self._by_descriptor.get(descriptor)
@@ -75,7 +75,7 @@ class Connections:
         self.by_routing_id[routing_id] = connection
         return connection
 
-    def update(self, now: float) -> tuple[list[Connection], list[Connection]]:
+    def update(self, now: float) -> tuple[list[PeerConnection], list[PeerConnection]]:
         """Take in what the monitor says: who has come, and who has gone."""
         come, gone = [], []
         while has_message(self._monitor):
@@ -91,7 +91,7 @@ class Connections:
                 come.append(known)
         return come, gone
 
-    def lost(self) -> list[Connection]:
+    def lost(self) -> list[PeerConnection]:
         """Those that have gone without a word of the monitor."""
         return [
             self._remove(connection)
@@ -99,7 +99,7 @@ class Connections:
             if connection.inode is None or connection.inode != _inode(connection.descriptor)
         ]
 
-    def cut(self, connection: Connection) -> None:
+    def cut(self, connection: PeerConnection) -> None:
         """Shut it down. ZeroMQ notices, and the monitor tells."""
         connection.is_cut = True
         with _socket_of(connection) as peer:
@@ -113,12 +113,12 @@ class Connections:
         self._socket.disable_monitor()
         self._monitor.close()
 
-    def _add(self, descriptor: int, now: float) -> Connection:
-        connection = Connection(descriptor, _inode(descriptor), now)
+    def _add(self, descriptor: int, now: float) -> PeerConnection:
+        connection = PeerConnection(descriptor, _inode(descriptor), now)
         self._by_descriptor[descriptor] = connection
         return connection
 
-    def _remove(self, connection: Connection) -> Connection:
+    def _remove(self, connection: PeerConnection) -> PeerConnection:
         del self._by_descriptor[connection.descriptor]
         name = connection.routing_id
         if name is not None and self.by_routing_id.get(name) is connection:
@@ -126,7 +126,7 @@ class Connections:
         return connection
 
 
-def process_of(connection: Connection) -> int | None:
+def process_of(connection: PeerConnection) -> int | None:
     """The process at the other end, where that is one of this host and can be seen from here."""
     with _socket_of(connection) as peer:
         if peer is None or peer.family != socket.AF_UNIX:
@@ -135,7 +135,7 @@ def process_of(connection: Connection) -> int | None:
         return _CREDENTIALS.unpack(credentials)[0] or None
 
 
-def is_sending(connection: Connection) -> bool:
+def is_sending(connection: PeerConnection) -> bool:
     """Whether bytes wait to be read that the peer has sent."""
     with _socket_of(connection) as peer:
         if peer is None:
@@ -149,7 +149,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 @contextlib.contextmanager
-def _socket_of(connection: Connection) -> Iterator[socket.socket | None]:
+def _socket_of(connection: PeerConnection) -> Iterator[socket.socket | None]:
     """A socket of our own on it; None when its descriptor is somebody else's by now."""
     if connection.inode is None:
         yield None

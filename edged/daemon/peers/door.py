@@ -26,7 +26,7 @@ from pathlib import Path
 import zmq
 
 from edged.daemon.endpoint import Endpoint
-from edged.daemon.peers.connections import Connection
+from edged.daemon.peers.connections import PeerConnection
 
 log = logging.getLogger("edged")
 
@@ -90,7 +90,9 @@ class Door:
             self._taken += gate.let_in(self._room())
             self._watch(gate)
 
-    def update(self, endpoint: Endpoint, come: list[Connection], gone: list[Connection]) -> None:
+    def update(
+        self, endpoint: Endpoint, come: list[PeerConnection], gone: list[PeerConnection]
+    ) -> None:
         """Connections have come and gone."""
         for gate in self._gates.values():
             if gate.endpoint is endpoint:
@@ -207,7 +209,7 @@ class _Gate:
         self.batches[address.encode()] = 0
         return count
 
-    def update(self, come: list[Connection], gone: list[Connection]) -> None:
+    def update(self, come: list[PeerConnection], gone: list[PeerConnection]) -> None:
         for connection in come:
             if connection.origin in self.batches:
                 self.batches[connection.origin] += 1

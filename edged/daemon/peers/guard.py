@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from edged import malloc as heap
 from edged.budget import anonymous_bytes
 from edged.daemon.endpoint import Endpoint
-from edged.daemon.peers.connections import Connection, is_sending, process_of
+from edged.daemon.peers.connections import PeerConnection, is_sending, process_of
 from edged.daemon.peers.door import Door
-from edged.daemon.peers.hidden import Hidden, Step
+from edged.daemon.peers.hidden import Hidden, Remedy
 
 log = logging.getLogger("edged")
 
@@ -53,7 +53,7 @@ class Guard:
             if come:
                 self.look_at = min(self.look_at, now + LOOK_S)
 
-    def caught(self, connection: Connection, now: float) -> None:
+    def caught(self, connection: PeerConnection, now: float) -> None:
         """It did what nobody does by mistake: its process is kept out for long."""
         self._caught.catch(process_of(connection), now, at_least_s=MOST_KEPT_OUT_S)
 
@@ -73,16 +73,16 @@ class Guard:
             offenders, endpoint.offenders = set(endpoint.offenders), []
             for process in offenders:
                 self._keep_out(process, now)
-        step = Step.NOTHING if any(e.is_skipping for e in self._endpoints) else Step.TRIM
-        while step is not Step.NOTHING:
+        step = Remedy.NOTHING if any(e.is_skipping for e in self._endpoints) else Remedy.TRIM
+        while step is not Remedy.NOTHING:
             unread_bytes = sum(endpoint.unread.total_bytes for endpoint in self._endpoints)
             taken_bytes = self._taken_bytes() - accounted_bytes - unread_bytes
             step = self._hidden.look(taken_bytes, limit_bytes, now)
-            if step is Step.TRIM:
+            if step is Remedy.TRIM:
                 heap.give_back()
-            elif step is Step.GIVE_UP:
+            elif step is Remedy.GIVE_UP:
                 log.warning("%d bytes are in use that nobody accounts for", taken_bytes)
-            elif step is not Step.NOTHING and self._cut(step, now):
+            elif step is not Remedy.NOTHING and self._cut(step, now):
                 self._hidden.settle(now)
 
     def sweep(self, unread_bytes: int, now: float) -> None:
@@ -99,14 +99,14 @@ class Guard:
                 if connection.heard_at is None and now - connection.since > MUTE_S:
                     endpoint.connections.cut(connection)
 
-    def _cut(self, step: Step, now: float) -> int:
+    def _cut(self, step: Remedy, now: float) -> int:
         """How many."""
         cut = 0
         for endpoint, connection in self._all():
             heard_at = connection.heard_at
-            if step is not Step.CUT_ALL and heard_at is not None and now - heard_at < SILENT_S:
+            if step is not Remedy.CUT_ALL and heard_at is not None and now - heard_at < SILENT_S:
                 continue
-            if step is Step.CUT_SENDING:
+            if step is Remedy.CUT_SENDING:
                 if heard_at is not None and not is_sending(connection):
                     continue
                 self._caught.catch(process_of(connection), now)
@@ -123,7 +123,7 @@ class Guard:
                 if process_of(connection) == process:
                     endpoint.connections.cut(connection)
 
-    def _all(self) -> Iterable[tuple[Endpoint, Connection]]:
+    def _all(self) -> Iterable[tuple[Endpoint, PeerConnection]]:
         return ((e, connection) for e in self._endpoints for connection in e.connections)
 
 

@@ -17,7 +17,7 @@ PATIENCE_S, MOST_PATIENCE_S = 2.0, 64.0  # between two cuts of all; doubled by e
 GIVE_UP_S = 10.0
 
 
-class Step(Enum):
+class Remedy(Enum):
     """What is to be done now."""
 
     NOTHING = auto()
@@ -29,7 +29,14 @@ class Step(Enum):
 
 
 # To trim takes a while, in which who is sending could send hundreds of megabytes.
-_STEPS = (Step.CUT_SENDING, Step.TRIM, Step.CUT_SILENT, Step.TRIM, Step.CUT_ALL, Step.TRIM)
+_STEPS = (
+    Remedy.CUT_SENDING,
+    Remedy.TRIM,
+    Remedy.CUT_SILENT,
+    Remedy.TRIM,
+    Remedy.CUT_ALL,
+    Remedy.TRIM,
+)
 
 
 class Hidden:
@@ -51,26 +58,26 @@ class Hidden:
         """Somebody was cut off: wait for what comes of it."""
         self._again_at = now + SETTLE_S
 
-    def look(self, taken_bytes: int, limit_bytes: int, now: float) -> Step:
+    def look(self, taken_bytes: int, limit_bytes: int, now: float) -> Remedy:
         """`taken_bytes`: by the process, without what is accounted for."""
         self._least_bytes = min(self._least_bytes, taken_bytes)
         if taken_bytes - self._least_bytes <= limit_bytes:
             self._next, self._too_much_since = 0, None
-            return Step.NOTHING
+            return Remedy.NOTHING
         if self._too_much_since is None:
             self._too_much_since = now
         if now < self._again_at:
-            return Step.NOTHING
+            return Remedy.NOTHING
         if now - self._too_much_since > GIVE_UP_S:
             self._least_bytes, self._too_much_since = taken_bytes, None
-            return Step.GIVE_UP
+            return Remedy.GIVE_UP
         if self._next == len(_STEPS):
             self._next = 0
             self.settle(now)
-            return Step.NOTHING
+            return Remedy.NOTHING
         step = _STEPS[self._next]
         self._next += 1
-        if step is Step.CUT_ALL:
+        if step is Remedy.CUT_ALL:
             if now < self._all_at:
                 return self.look(taken_bytes, limit_bytes, now)
             self._all_at = now + self._patience_s

@@ -21,7 +21,7 @@ def kept_bytes(config: Config, budget_bytes: int) -> int:
     return min(config.limits.max_message_bytes // 4, budget_bytes // 16)
 
 
-class Room(NamedTuple):
+class BufferLimits(NamedTuple):
     """Bytes, at most."""
 
     payload_bytes: int  # of requests that wait; as many of those that are being served
@@ -29,7 +29,7 @@ class Room(NamedTuple):
     unread_bytes: int  # of answers, of all clients
 
     @classmethod
-    def of(cls, config: Config, account: Account | None, held_bytes: int = 0) -> Room:
+    def of(cls, config: Config, account: Account | None, held_bytes: int = 0) -> BufferLimits:
         """`held_bytes`: payloads that were there when the account was made, and are in it."""
         queue_bytes = config.scheduler.queue_bytes
         message_bytes = config.limits.max_message_bytes

@@ -12,7 +12,7 @@ from typing import Any
 import zmq
 
 from edged import wire
-from edged.daemon.peers.connections import Connection
+from edged.daemon.peers.connections import PeerConnection
 
 MARK_BYTES = 65_536
 
@@ -29,7 +29,7 @@ class Unread:
     def is_too_much(self) -> bool:
         return self.total_bytes > self.most_bytes
 
-    def has_room(self, connection: Connection, size: int) -> bool:
+    def has_room(self, connection: PeerConnection, size: int) -> bool:
         """Whether `size` bytes more are not too much for one that has bytes unread already."""
         if connection.unread_bytes + size <= self.peer_bytes:
             return True
@@ -37,19 +37,17 @@ class Unread:
         unread_bytes = connection.unread_bytes
         return not unread_bytes or unread_bytes + size <= self.peer_bytes
 
-    def sent(self, connection: Connection, size: int) -> None:
-        """A message was sent."""
-        connection.unmarked_bytes += size
-
-    def mark(self, connection: Connection, tracker: zmq.MessageTracker) -> None:
-        """The message that was sent last is marked by this one."""
-        size, connection.unmarked_bytes = connection.unmarked_bytes, 0
+    def sent(self, connection: PeerConnection, size: int, tracker: zmq.MessageTracker) -> None:
+        """A message was sent that ended with a frame that was lent. `size`: all that has been sent
+        since the last one of that kind.
+        """
+        connection.unmarked_bytes = 0
         connection.marks.append((size, tracker))
         connection.unread_bytes += size
         self.total_bytes += size
         self.settle(connection)
 
-    def settle(self, connection: Connection) -> None:
+    def settle(self, connection: PeerConnection) -> None:
         """Count out what has left."""
         marks = connection.marks
         while marks and marks[0][1].done:
@@ -57,7 +55,7 @@ class Unread:
             connection.unread_bytes -= size
             self.total_bytes -= size
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: PeerConnection) -> None:
         """It is gone, and what was for it."""
         self.total_bytes -= connection.unread_bytes
         connection.unread_bytes = connection.unmarked_bytes = 0

@@ -1,0 +1,135 @@
+"""The daemon's figures: how much memory it may take and takes, and the statistics for clients.
+
+The worker measures its own memory when it is asked. So statistics wait for its answer, but not for
+long. Knows no sockets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from edged import wire
+from edged.budget import footprint
+from edged.config import Config
+from edged.core.events import Event, PayloadRoom
+from edged.core.scheduler import Scheduler
+from edged.daemon.gauge import Gauge
+from edged.daemon.peers.clients import ConnectedClient
+from edged.daemon.peers.room import BufferLimits
+from edged.daemon.pending import Replies
+from edged.daemon.worker_port import WorkerPort
+from edged.link import messages as link
+from edged.observe.statistics import TaskCounters
+from edged.sharedmem.owner import SharedRegions
+
+MEASURE_S = 5.0  # the time between two measurements of memory
+PATIENCE_S = 1.0  # after this time statistics are sent without the worker's figures
+
+
+class Told(Protocol):
+    """What the figures tell the scheduler."""
+
+    def tell(self, event: Event, now: float) -> None: ...
+
+
+class Figures:
+    """Owns what was measured last, and the requests for statistics."""
+
+    def __init__(
+        self,
+        config: Config,
+        scheduler: Scheduler,
+        counters: TaskCounters,
+        regions: SharedRegions,
+        replies: Replies,
+        worker: WorkerPort,
+        desk: Told,
+        server: Callable[[float], wire.ServerStatistics],
+        *,
+        started_at: float,
+    ) -> None:
+        """`server`: the part of the statistics that is about the daemon as a whole."""
+        self._config = config
+        self._scheduler = scheduler
+        self._counters = counters
+        self._regions = regions
+        self._replies = replies
+        self._worker = worker
+        self._desk = desk
+        self._server = server
+        self.gauge = Gauge(config)
+        self.limits = BufferLimits.of(config, None)
+        self._asked: list[tuple[ConnectedClient, str]] = []  # they wait for the worker's figures
+        self.answer_by = math.inf  # the time at which these are answered without
+        self._measures = 0
+        self._measure_at = started_at
+
+    def ask(self, client: ConnectedClient, id: str, now: float) -> None:
+        """Send statistics when the worker has measured its memory, is gone, or does not answer."""
+        self._asked.append((client, id))
+        if self._worker.ready is None:
+            self.report(now)
+        elif len(self._asked) == 1:
+            self.answer_by = now + PATIENCE_S
+            self._measure(now)
+
+    def on_sweep(self, now: float) -> None:
+        """Have memory measured now and then."""
+        if self._worker.ready is not None and now >= self._measure_at:
+            self._measure(now)
+
+    def on_memory(self, memory: link.WorkerMemory, now: float) -> None:
+        """The worker has measured its memory."""
+        self._desk.tell(self.gauge.measured(memory), now)
+        self.share_out(now)
+        self.report(now, memory)
+
+    def share_out(self, now: float) -> None:
+        """What blocks and activations leave free is for what clients send."""
+        account = self._scheduler.memory().account
+        limits = BufferLimits.of(self._config, account, self._replies.payload_bytes)
+        if limits.payload_bytes != self.limits.payload_bytes:
+            self._desk.tell(PayloadRoom(limits.payload_bytes), now)
+        self.limits = limits
+        self._replies.payload_room_bytes = limits.payload_bytes
+
+    def report(self, now: float, worker: link.WorkerMemory | None = None) -> None:
+        """Send statistics to all who have asked."""
+        asked, self._asked = self._asked, []
+        self.answer_by = math.inf
+        if not asked:
+            return
+        body = wire.StatisticsReply(
+            id="",
+            server=self._server(now),
+            tasks=self._counters.tasks(),
+            batches=self._counters.batches(),
+            memory=self._memory(worker),
+        )
+        for client, id in asked:
+            self._replies.send(client, msgspec.structs.replace(body, id=id), now)
+
+    def _measure(self, now: float) -> None:
+        self._measure_at = now + MEASURE_S
+        self._measures += 1
+        self._worker.send(link.Measure(self._measures))
+
+    def _memory(self, worker: link.WorkerMemory | None) -> dict[str, int]:
+        """Bytes by name: the account, which adds up to its total, and what was measured.
+
+        Without a worker its figures are absent, rather than wrong.
+        """
+        report: dict[str, int] = {}
+        if worker is not None:
+            account = msgspec.structs.asdict(self._scheduler.memory().account)
+            report |= {f"{name}_bytes": round(count) for name, count in account.items()}
+            report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
+            report["front_pss_bytes"] = self.gauge.front.pss_bytes
+        else:
+            report["front_pss_bytes"] = footprint().pss_bytes
+        report["clients_shared_bytes"] = self._regions.nbytes
+        return report

@@ -1,0 +1,214 @@
+"""What clients send: messages into events for the scheduler, or replies at once.
+
+Owns the numbers of requests. Knows no sockets, and not what becomes of a request: its answer is
+`edged.daemon.pending`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from edged import wire
+from edged.config import Config
+from edged.core.events import Arrived, CancelAsked, Event, Request
+from edged.core.scheduler import RESTART_S
+from edged.daemon import inquiries
+from edged.daemon.inquiries import Situation
+from edged.daemon.models.catalog import Catalog, Resolved
+from edged.daemon.peers.clients import Clients, ConnectedClient
+from edged.daemon.pending import PendingRequest, Replies
+from edged.daemon.worker_port import WorkerPort
+from edged.errors import EdgedError, ResourceExhausted, Unavailable
+from edged.link import messages as link
+from edged.pictures.files import light_pixels
+from edged.sharedmem.owner import SharedRegions
+from edged.uplink.receiver import Uploads
+
+
+class Desk(Protocol):
+    """Where the intake puts what it does not answer itself."""
+
+    def tell(self, event: Event, now: float) -> None:
+        """Tell the scheduler, and carry out what it orders."""
+
+    def situation(self) -> Situation: ...
+
+    def ask_statistics(self, client: ConnectedClient, id: str, now: float) -> None:
+        """Have them sent to the client."""
+
+
+class Intake:
+    """Takes the messages of clients. Every one is answered, but for a repeated open request."""
+
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        clients: Clients,
+        uploads: Uploads,
+        regions: SharedRegions,
+        replies: Replies,
+        worker: WorkerPort,
+        desk: Desk,
+    ) -> None:
+        self.catalog = catalog  # what new requests may ask for
+        self._server = config.server
+        self._limits = config.published_limits()
+        self._clients = clients
+        self._uploads = uploads
+        self._regions = regions
+        self._replies = replies
+        self._worker = worker
+        self._desk = desk
+        self._last_rid = 0
+
+    def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
+        client = self._clients.seen(routing_id, now)
+        id: str | None = None
+        try:
+            request = wire.decode_request(frames, self._limits)
+            id = request.header.id
+            _HANDLERS[type(request.header)](self, client, request, now)
+        except wire.BadRequest as error:
+            self._replies.send_error(client, error, error.id, now)
+        except EdgedError as error:
+            self._replies.send_error(client, error, id, now)
+
+    # --- requests for inference -----------------------------------------------------------------
+
+    def _infer(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+        infer = request.header
+        assert isinstance(infer, wire.Infer)
+        if infer.id in client.in_flight:
+            return  # a retry of a request that is still open: its answer will do for both
+        if len(client.in_flight) >= self._limits.max_in_flight:
+            raise ResourceExhausted(
+                f"{len(client.in_flight)} requests of this client are unanswered, the limit is "
+                f"{self._limits.max_in_flight}: wait for answers before sending more"
+            )
+        resolved = self.catalog.resolve(infer)
+        payload, shared = request.payload, None
+        if infer.parameters.upload is not None:
+            payload = self._uploads.take(client, infer)
+        if infer.parameters.shared is not None:
+            shared = self._regions.find(client.routing_id, infer.parameters.shared)
+        size = sum(map(len, payload) if shared is None else shared.sizes)
+        inline, images = size <= link.INLINE_BYTES, 0
+        if resolved.inputs[0].kind != "tensor":
+            inline = inline and self._lanes_decode(client, resolved, payload, shared)
+            images = resolved.rows if inline else 0
+        self._last_rid += 1
+        priority = infer.parameters.priority
+        header = link.PayloadHeader(
+            self._last_rid,
+            resolved.rows,
+            resolved.inputs,
+            resolved.asks,
+            inline,
+            shared,
+            client.number,
+            priority - 1 if priority else self._server.default_level,
+        )
+        order, held = [link.encode(header), *payload], size if shared is None else 0
+        pending = PendingRequest(client, infer.id, resolved, order, size, held, inline, images)
+        self._replies.add(header.rid, pending)
+        self._arrive(header, infer.parameters, pending, now)
+
+    def _lanes_decode(
+        self,
+        client: ConnectedClient,
+        resolved: Resolved,
+        payload: Sequence[wire.Buffer],
+        shared: link.SharedPayload | None,
+    ) -> bool:
+        """Whether lanes decode these images themselves. Lanes that take all processors of the host
+        have nobody to wait for but each other.
+        """
+        if not self._worker.lanes_prepare:
+            return False
+        if resolved.inputs[0].kind != "encoded":
+            return True
+        if shared is not None:
+            payload = self._regions.beginnings(client.routing_id, shared)
+        pixels = light_pixels(payload)
+        return pixels is not None and 0 < pixels <= link.INLINE_PIXELS
+
+    def _arrive(
+        self,
+        header: link.PayloadHeader,
+        parameters: wire.InferParameters,
+        pending: PendingRequest,
+        now: float,
+    ) -> None:
+        timeout_us, resolved = parameters.timeout, pending.resolved
+        request = Request(
+            rid=header.rid,
+            client=header.client,
+            parts=resolved.parts,
+            rows=resolved.rows,
+            staging_rows=resolved.staging_rows,
+            level=header.level,
+            deadline_s=now + (timeout_us / 1e6 if timeout_us else self._server.default_timeout_s),
+            stream=parameters.stream,
+            ordered=parameters.ordered,
+            light=header.inline,
+            payload_bytes=pending.payload_bytes,
+        )
+        self._desk.tell(Arrived(request), now)
+
+    # --- everything else ------------------------------------------------------------------------
+
+    def _cancel(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+        header = request.header
+        assert isinstance(header, wire.Cancel)
+        rid = client.in_flight.get(header.request)
+        if rid is not None:
+            self._desk.tell(CancelAsked(rid), now)
+        cancelled = rid is not None or self._uploads.cancel(client, header.request)
+        self._replies.send(client, wire.CancelReply(header.id, cancelled), now)
+
+    def _announce(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+        header = request.header
+        assert isinstance(header, wire.Announce)
+        situation = self._desk.situation()
+        if situation.state == "DRAINING":
+            raise Unavailable(situation.reason, retry_after_s=RESTART_S)
+        group = self.catalog.group(self.catalog.find(header.task).name)
+        self._uploads.announce(client, header, group, now)
+
+    def _chunk(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+        assert isinstance(request.header, wire.Chunk)
+        reply = self._uploads.chunk(client, request.header, request.payload[0], now)
+        if reply is not None:
+            self._replies.send(client, reply, now)
+
+    def _share(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+        assert isinstance(request.header, wire.Share)
+        reply = self._regions.share(client.routing_id, request.header)
+        self._replies.send(client, reply, now)
+
+    def _statistics(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+        self._desk.ask_statistics(client, request.header.id, now)
+
+    def _ping(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+        assert isinstance(request.header, wire.Ping)
+        if request.header.interval is not None:
+            client.promised_s = request.header.interval / 1e6
+        self._inquire(client, request, now)
+
+    def _inquire(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+        reply = inquiries.reply(request.header, self._desk.situation())
+        self._replies.send(client, reply, now)
+
+
+_HANDLERS: dict[type, Callable[[Intake, ConnectedClient, wire.Request, float], None]] = {
+    **dict.fromkeys(inquiries.INQUIRIES, Intake._inquire),
+    wire.Infer: Intake._infer,
+    wire.Cancel: Intake._cancel,
+    wire.Announce: Intake._announce,
+    wire.Chunk: Intake._chunk,
+    wire.Share: Intake._share,
+    wire.Statistics: Intake._statistics,
+    wire.Ping: Intake._ping,
+}
