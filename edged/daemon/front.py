@@ -32,7 +32,6 @@ from edged.core.events import (
     DeviceDown,
     DeviceUp,
     DrainAsked,
-    Drained,
     Event,
     LoadAsked,
     PinAsked,
@@ -103,7 +102,11 @@ class Front:
         self._clients = Clients(config.server.client_timeout_s)
         self._uploads = Uploads(config.uplink, config.published_limits())
         self._replies = Replies(outlet, config, self._on_gone)
-        self.outstanding = Outstanding(config.device.start_timeout_s, config.device.hang_timeout_s)
+        self.outstanding = Outstanding(
+            config.device.start_timeout_s,
+            config.device.hang_timeout_s,
+            self._scheduler.expected_s,
+        )
         self._worker = WorkerPort(
             outlet, self._scheduler, self._replies.pending, versions.models, self.outstanding
         )
@@ -168,26 +171,23 @@ class Front:
             self._worker.send(event)
             return
         commands = self._scheduler.handle(event, now)
+        orders, later = self._worker.orders, []
         try:
-            replies: list[Answer | Refuse] = []
-            settled: list[Settled] = []
             for command in commands:
-                match command:
-                    case Answer() | Refuse():
-                        replies.append(command)
-                    case Settled():
-                        settled.append(command)
-                    case Drained():
-                        self.drained = True
-                    case _:
-                        self._worker.order(command, now)
-            for reply in replies:
-                if isinstance(reply, Answer):
-                    ready = self._worker.ready
-                    emulated = ready is not None and ready.emulated
-                    self._replies.answer(reply, now, emulated=emulated)
+                if type(command) in orders:
+                    orders[type(command)](command, now)
                 else:
-                    self._replies.refuse(reply, now)
+                    later.append(command)
+            settled = []
+            for command in later:
+                if isinstance(command, Answer):
+                    self._replies.answer(command, now, emulated=self._worker.is_emulated)
+                elif isinstance(command, Refuse):
+                    self._replies.refuse(command, now)
+                elif isinstance(command, Settled):
+                    settled.append(command)
+                else:
+                    self.drained = True
             for outcome in settled:
                 self._administration.settled(outcome, now)
         finally:

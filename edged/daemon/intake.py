@@ -64,7 +64,8 @@ class Intake:
         self._last_rid = 0
 
     def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
-        client = self._clients.seen(routing_id, now)
+        client = self._clients.find(routing_id) or self._clients.enter(routing_id, now)
+        client.seen_at = now
         id: str | None = None
         try:
             request = wire.decode_request(frames, self._limits)
@@ -87,7 +88,7 @@ class Intake:
                 f"{len(client.in_flight)} requests of this client are unanswered, the limit is "
                 f"{self._limits.max_in_flight}: wait for answers before sending more"
             )
-        resolved = self.catalog.resolve(infer)
+        resolved = self.catalog.resolve(infer.inputs, infer.outputs)
         payload, shared = request.payload, None
         if infer.parameters.upload is not None:
             payload = self._uploads.take(client, infer)

@@ -9,9 +9,8 @@ bound, and nothing else that the worker says meanwhile is a sign of life.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
-
-from msgspec import Struct
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from edged.core.events import Run
 from edged.link import messages as link
@@ -24,21 +23,28 @@ IMAGE_S = 2.0  # the time added for each image that is decoded
 LAPSE_S = 3.0  # the longest pause between two checks; after a longer one the front stood still
 
 
-class _Line(Struct, eq=False):
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class _Line(Generic[K, V]):
     """Orders that the worker begins in the order in which they were given. So the first of those
     that have not ended has begun, at the latest, when it became the first: from then on its bound
     counts, even if the others go on.
     """
 
-    orders: dict[Hashable, tuple[float, str]] = {}  # each with its bound and what is late beyond it
-    since_s: float = 0.0
+    def __init__(self, bound: Callable[[K, V], tuple[float, str]]) -> None:
+        """`bound`: the seconds that an order may take, and what is late after that."""
+        self.orders: dict[K, V] = {}  # what the bound of each depends on
+        self.since_s = 0.0
+        self._bound = bound
 
-    def begin(self, key: Hashable, bound_s: float, what: str, now: float) -> None:
+    def begin(self, key: K, order: V, now: float) -> None:
         if not self.orders:
             self.since_s = now
-        self.orders[key] = bound_s, what
+        self.orders[key] = order
 
-    def end(self, key: Hashable, now: float) -> bool:
+    def end(self, key: K, now: float) -> bool:
         """Whether it was ordered; it has ended now."""
         orders = self.orders
         if key not in orders:
@@ -52,8 +58,14 @@ class _Line(Struct, eq=False):
         """The end of the time that the first order has, its bound, and what it is."""
         if not self.orders:
             return None
-        bound_s, what = next(iter(self.orders.values()))
+        bound_s, what = self._bound(*next(iter(self.orders.items())))
         return self.since_s + bound_s, bound_s, what
+
+
+class _Batch(NamedTuple):
+    run: Run
+    images: int  # the number of images that the batch itself decodes
+    is_first: bool  # the first one of this group with so many rows
 
 
 class Outstanding:
@@ -62,7 +74,14 @@ class Outstanding:
     Orders are told as they are given. A method for a report says whether that report was owed.
     """
 
-    def __init__(self, start_timeout_s: float, hang_timeout_s: float) -> None:
+    def __init__(
+        self,
+        start_timeout_s: float,
+        hang_timeout_s: float,
+        expected_s: Callable[[int], float | None],
+    ) -> None:
+        """`expected_s`: the time that a batch which has not ended is expected to take, if known."""
+        self._expected_s = expected_s
         self._start_timeout_s = start_timeout_s
         self._hang_timeout_s = hang_timeout_s
         self._started_s = 0.0
@@ -71,9 +90,16 @@ class Outstanding:
 
     def _reset(self) -> None:
         self._is_up = False
-        self._lines = tuple(_Line() for _ in range(4))
-        self._batches, self._requests, self._loads, self._unloads = self._lines
-        self._runs: dict[int, Run] = {}  # batches that have not ended
+        self._batches = _Line(self._batch_bound)
+        self._requests = _Line(self._request_bound)
+        self._loads = _Line(self._load_bound)
+        self._unloads = _Line(self._unload_bound)
+        self._lines: tuple[_Line[Any, Any], ...] = (
+            self._batches,
+            self._requests,
+            self._loads,
+            self._unloads,
+        )
         self._ran: set[tuple[str, int]] = set()  # groups and rows of batches that have run
         self._load_times_s: dict[str, float] = {}  # blocks that were loaded before
         self._measures = 0
@@ -87,37 +113,24 @@ class Outstanding:
 
     def prepare(self, rid: int, rows: int, now: float) -> None:
         """A request that is not prepared inline."""
-        bound_s = self._hang_timeout_s + rows * IMAGE_S
-        self._requests.begin(rid, bound_s, "what a request sent was not prepared", now)
+        self._requests.begin(rid, rows, now)
 
-    def run(self, run: Run, expected_s: float | None, images: int, now: float) -> None:
-        """expected_s  the time that the batch is expected to take, if that is known
-        images      the number of images that the batch itself decodes
-        """
-        bound_s = max(self._hang_timeout_s, BATCH_TIMES * (expected_s or 0.0))
-        if (run.group, run.rows) not in self._ran:
-            bound_s *= FIRST_TIMES
-        self._runs[run.batch] = run
-        self._batches.begin(run.batch, bound_s + images * IMAGE_S, "a batch did not end", now)
+    def run(self, run: Run, images: int, now: float) -> None:
+        """`images`: the number of images that the batch itself decodes."""
+        is_first = (run.group, run.rows) not in self._ran
+        self._batches.begin(run.batch, _Batch(run, images, is_first), now)
 
     def load(self, block: str, now: float) -> None:
-        known_s = self._load_times_s.get(block)
-        if known_s is None:
-            bound_s = self._start_timeout_s
-        else:
-            bound_s = max(LOAD_TIMES * self._hang_timeout_s, BATCH_TIMES * known_s)
-        self._loads.begin(block, bound_s, f"block {block[:12]} was not loaded", now)
+        self._loads.begin(block, self._load_times_s.get(block), now)
 
     def unload(self, block: str, now: float) -> None:
-        bound_s = LOAD_TIMES * self._hang_timeout_s
-        self._unloads.begin(block, bound_s, f"block {block[:12]} was not taken off", now)
+        self._unloads.begin(block, None, now)
 
     def define(self, models: tuple[str, ...]) -> None:
         """The thread that loads also defines, so the next load waits for it. This takes minutes,
         so it does not matter that its time counts from the latest check.
         """
-        what = "new models were not prepared"
-        self._loads.begin(models, self._start_timeout_s, what, self._checked_s)
+        self._loads.begin(models, None, self._checked_s)
 
     def measure(self) -> None:
         self._measures += 1
@@ -135,15 +148,14 @@ class Outstanding:
 
     def batch(self, number: int) -> Run | None:
         """The order for a batch that has not ended."""
-        return self._runs.get(number)
+        batch = self._batches.orders.get(number)
+        return None if batch is None else batch.run
 
     def batch_done(self, run: Run, now: float) -> None:
-        del self._runs[run.batch]
         self._ran.add((run.group, run.rows))
         self._batches.end(run.batch, now)
 
     def batch_failed(self, number: int, now: float) -> bool:
-        self._runs.pop(number, None)
         return self._batches.end(number, now)
 
     def loaded(self, block: str, load_s: float, now: float) -> bool:
@@ -164,6 +176,31 @@ class Outstanding:
     def measured(self) -> bool:
         self._measures -= 1
         return self._measures >= 0
+
+    # --- bounds ---------------------------------------------------------------------------------
+
+    def _batch_bound(self, number: int, batch: _Batch) -> tuple[float, str]:
+        bound_s = max(self._hang_timeout_s, BATCH_TIMES * (self._expected_s(number) or 0.0))
+        if batch.is_first:
+            bound_s *= FIRST_TIMES
+        return bound_s + batch.images * IMAGE_S, "a batch did not end"
+
+    def _request_bound(self, rid: int, rows: int) -> tuple[float, str]:
+        return self._hang_timeout_s + rows * IMAGE_S, "what a request sent was not prepared"
+
+    def _load_bound(self, what: str | tuple[str, ...], known_s: float | None) -> tuple[float, str]:
+        """Blocks that are loaded, and models that are defined. `known_s`: the time of a block that
+        was loaded before.
+        """
+        if not isinstance(what, str):
+            return self._start_timeout_s, "new models were not prepared"
+        bound_s = self._start_timeout_s
+        if known_s is not None:
+            bound_s = max(LOAD_TIMES * self._hang_timeout_s, BATCH_TIMES * known_s)
+        return bound_s, f"block {what[:12]} was not loaded"
+
+    def _unload_bound(self, block: str, _: None) -> tuple[float, str]:
+        return LOAD_TIMES * self._hang_timeout_s, f"block {block[:12]} was not taken off"
 
     # --- the verdict ----------------------------------------------------------------------------
 
@@ -190,7 +227,7 @@ class Outstanding:
         first = self._batches.first()
         if first is None or first[0] >= now:
             return None
-        return next(iter(self._runs), None)
+        return next(iter(self._batches.orders), None)
 
     @property
     def is_any(self) -> bool:

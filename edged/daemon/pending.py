@@ -48,11 +48,11 @@ class PendingRequest(msgspec.Struct, eq=False):
     results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
     answer_bytes: int = 0  # the size of these tensors
 
-    def begin(self) -> None:
-        """The worker is told to prepare it; earlier results were those of a worker that died."""
+    def restart(self) -> None:
+        """The worker is gone, and with it what it had done."""
         self.results.clear()
         self.answer_bytes = 0
-        self.is_ordered, self.has_failed = True, False
+        self.is_ordered = self.has_failed = False
 
     def add(
         self, model: Manifest, answer: link.ModelAnswer, tensors: Sequence[wire.Buffer]

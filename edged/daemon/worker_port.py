@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import msgpack
 import msgspec
@@ -39,8 +39,6 @@ from edged.manifest import Manifest
 log = logging.getLogger("edged")
 
 LONGEST_S = 1e9  # no honest worker reports a longer time; far below what sums could not hold
-
-Order: TypeAlias = Prepare | Run | Discard | Load | Unload
 
 
 class WorkerOutlet(Protocol):
@@ -109,6 +107,15 @@ class WorkerPort:
         self.outstanding = outstanding
         self.ready: link.Ready | None = None
         self.lanes_prepare = False  # the lanes decode small images themselves
+        self.is_emulated = False  # nothing is computed
+        # Carries out each order of the scheduler.
+        self.orders: dict[type, Callable[[Any, float], None]] = {
+            Prepare: self._prepare,
+            Run: self._run,
+            Load: self._load,
+            Unload: self._unload,
+            Discard: self._discard,
+        }
 
     @property
     def settled_until_s(self) -> float:
@@ -118,10 +125,6 @@ class WorkerPort:
         return self._scheduler.settled_until_s if self.lanes_prepare else float("-inf")
 
     # --- orders ---------------------------------------------------------------------------------
-
-    def order(self, command: Order, now: float) -> None:
-        """Send an order of the scheduler."""
-        _ORDERS[type(command)](self, command, now)
 
     def send(self, message: link.Define | link.Forget | link.Close | link.Measure) -> None:
         """Send what the scheduler has no part in. A worker that is started later knows it."""
@@ -139,24 +142,25 @@ class WorkerPort:
         self.outstanding.begin(now)
         self.ready, self.lanes_prepare = None, False
         for request in self._requests.values():
-            request.is_ordered = False
+            request.restart()
         return None if run is None else tuple(member.rid for member in run.members)
 
     def _prepare(self, command: Prepare, now: float) -> None:
         request = self._requests[command.rid]
-        request.begin()
+        request.is_ordered = True
+        soon = True
         if not request.inline:
             self.outstanding.prepare(command.rid, request.resolved.rows, now)
-        # The Run of an inline request cannot come before that time, so the worker need not wake.
-        soon = not request.inline or self.settled_until_s <= now
+        elif self.lanes_prepare:
+            # Its Run cannot come before that time, so the worker need not wake for it.
+            soon = self._scheduler.settled_until_s <= now
         self._outlet.to_worker(request.order, soon=soon)
 
     def _run(self, command: Run, now: float) -> None:
         images = 0
         if self.lanes_prepare:
             images = sum([self._requests[m.rid].inline_images for m in command.members])
-        expected_s = self._scheduler.expected_s(command.batch)
-        self.outstanding.run(command, expected_s, images, now)
+        self.outstanding.run(command, images, now)
         self._outlet.to_worker([link.encode(command)])
 
     def _load(self, command: Load, now: float) -> None:
@@ -197,8 +201,8 @@ class WorkerPort:
         """Put each answer to its request. False unless there is a whole one for each model of each
         member that is owed one; what was put there before is dropped when the worker is lost.
         """
-        done = report.done
-        if not (_is_time(done.infer_s) and _is_time(done.output_s) and _is_time(done.prepare_s)):
+        times_s = (report.done.infer_s, report.done.output_s, report.done.prepare_s)
+        if min(times_s) < 0.0 or not sum(times_s) <= LONGEST_S:  # or they are no numbers
             return False
         owed = {(member.rid, model) for member in run.members for model in member.models}
         given = iter(frames)
@@ -230,7 +234,8 @@ class WorkerPort:
             or (rows is not None and rows < 1)
         ):
             return False
-        self.ready, self.lanes_prepare = report, report.lanes_prepare
+        self.ready = report
+        self.lanes_prepare, self.is_emulated = report.lanes_prepare, report.emulated
         return True
 
     def _on_prepared(self, report: Prepared, now: float) -> bool:
@@ -301,14 +306,6 @@ def _tensors(
             return None
     return tensors
 
-
-_ORDERS: dict[type, Callable[[WorkerPort, Any, float], None]] = {
-    Prepare: WorkerPort._prepare,
-    Run: WorkerPort._run,
-    Load: WorkerPort._load,
-    Unload: WorkerPort._unload,
-    Discard: WorkerPort._discard,
-}
 
 _CHECKS: dict[type, Callable[[WorkerPort, Any, float], bool]] = {
     link.Ready: WorkerPort._on_ready,

@@ -92,15 +92,19 @@ class TaskCounters:
         )
 
     def _arrived(self, request: Request) -> None:
-        models = self._models
-        tasks = [self._tasks[models[key].task] for part in request.parts for key in part.models]
+        tasks = []
+        for part in request.parts:
+            for key in part.models:
+                task = self._tasks[self._models[key].task]
+                task.open += 1
+                tasks.append(task)
         self._requests[request.rid] = request, tasks
-        for task in tasks:
-            task.open += 1
 
     def _ran(self, run: Run) -> None:
-        models = self._models
-        tasks = {models[key].task for member in run.members for key in member.models}
+        models, tasks = self._models, set()
+        for member in run.members:
+            for key in member.models:
+                tasks.add(models[key].task)
         self._batches[run.rows] += 1
         self._mixed[run.rows] += len(tasks) > 1
         for name in tasks:

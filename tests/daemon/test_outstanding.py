@@ -34,10 +34,15 @@ class Watched:
 
     def __init__(self, **known: int) -> None:
         self.now = 1000.0
-        self.outstanding = Outstanding(START_S, HANG_S)
+        self.expected_s: dict[int, float | None] = {}
+        self.outstanding = Outstanding(START_S, HANG_S, self.expected_s.__getitem__)
         self.outstanding.begin(self.now)
         assert self.outstanding.verdict(self.now) is None
         assert self.outstanding.ready(ready(**known))
+
+    def runs(self, ordered: Run, expected_s: float | None, *, images: int = 0) -> None:
+        self.expected_s[ordered.batch] = expected_s
+        self.outstanding.run(ordered, images, self.now)
 
     def ends(self, batch: int) -> None:
         ended = self.outstanding.batch(batch)
@@ -63,7 +68,7 @@ class Watched:
 
 
 def test_it_has_its_time_to_start():
-    outstanding = Outstanding(START_S, HANG_S)
+    outstanding = Outstanding(START_S, HANG_S, lambda batch: None)
     outstanding.begin(1000.0)
     for second in range(301):
         assert outstanding.verdict(1000.0 + second) is None
@@ -74,7 +79,7 @@ def test_it_has_its_time_to_start():
 
 def test_a_batch_that_does_not_end_is_found_whatever_else_is_heard():
     watched = Watched()
-    watched.outstanding.run(run(1), 0.002, 0, watched.now)
+    watched.runs(run(1), 0.002)
     for _ in range(5):
         watched.is_well_for(2.0)
         watched.outstanding.measure()
@@ -86,24 +91,24 @@ def test_a_batch_that_does_not_end_is_found_whatever_else_is_heard():
 
 def test_a_lane_that_hangs_is_found_while_others_go_on():
     watched = Watched()
-    watched.outstanding.run(run(1), 0.002, 0, watched.now)
-    watched.outstanding.run(run(2), 0.002, 0, watched.now)  # beside it, on another lane
+    watched.runs(run(1), 0.002)
+    watched.runs(run(2), 0.002)  # beside it, on another lane
     watched.is_well_for(0.1)
     watched.ends(1)
     for batch in range(3, 13):
-        watched.outstanding.run(run(batch), 0.002, 0, watched.now)
+        watched.runs(run(batch), 0.002)
         watched.is_well_for(1.0)
         watched.ends(batch)
         assert watched.outstanding.late_batch(watched.now) is None
-    watched.outstanding.run(run(13), 0.002, 0, watched.now)
+    watched.runs(run(13), 0.002)
     assert "a batch did not end" in watched.is_given_up()
     assert watched.outstanding.late_batch(watched.now) == 2  # it alone is suspected
 
 
 def test_a_batch_has_its_time_from_when_those_ahead_of_it_have_ended():
     watched = Watched()
-    watched.outstanding.run(run(1), 0.002, 0, watched.now)
-    watched.outstanding.run(run(2), 0.002, 0, watched.now)
+    watched.runs(run(1), 0.002)
+    watched.runs(run(2), 0.002)
     watched.is_well_for(9.0)
     watched.ends(1)
     watched.is_well_for(10.0)
@@ -113,7 +118,7 @@ def test_a_batch_has_its_time_from_when_those_ahead_of_it_have_ended():
 
 def test_a_slow_model_has_a_multiple_of_what_its_batches_take():
     watched = Watched()
-    watched.outstanding.run(run(1), 4.0, 0, watched.now)
+    watched.runs(run(1), 4.0)
     watched.is_well_for(BATCH_TIMES * 4.0)
     watched.is_given_up()
 
@@ -121,26 +126,26 @@ def test_a_slow_model_has_a_multiple_of_what_its_batches_take():
 @pytest.mark.parametrize(("rows", "times"), [(8, 1.0), (3, FIRST_TIMES)])
 def test_a_number_of_rows_that_never_ran_has_more_time(rows, times):
     watched = Watched()
-    watched.outstanding.run(run(1, rows), None, 0, watched.now)
+    watched.runs(run(1, rows), None)
     watched.is_well_for(times * HANG_S)
     watched.ends(1)
-    watched.outstanding.run(run(2, rows), None, 0, watched.now)
+    watched.runs(run(2, rows), None)
     watched.is_well_for(HANG_S)
     watched.is_given_up()
 
 
 def test_a_number_of_rows_that_only_failed_has_more_time_again():
     watched = Watched()
-    watched.outstanding.run(run(1, 3), None, 0, watched.now)
+    watched.runs(run(1, 3), None)
     assert watched.outstanding.batch_failed(1, watched.now)
-    watched.outstanding.run(run(2, 3), None, 0, watched.now)
+    watched.runs(run(2, 3), None)
     watched.is_well_for(FIRST_TIMES * HANG_S)
     watched.is_given_up()
 
 
 def test_images_that_a_batch_decodes_have_their_time():
     watched = Watched()
-    watched.outstanding.run(run(1, 8), 0.01, 8, watched.now)
+    watched.runs(run(1, 8), 0.01, images=8)
     watched.is_well_for(HANG_S + 8 * IMAGE_S)
     watched.is_given_up()
 
@@ -177,7 +182,7 @@ def test_a_block_that_never_came_before_may_have_to_be_made_first():
     watched.outstanding.load(BLOCK, watched.now)
     watched.is_well_for(START_S)
     assert watched.outstanding.loaded(BLOCK, 250.0, watched.now)
-    watched.outstanding.run(run(1), None, 0, watched.now)  # which may be the first with this block
+    watched.runs(run(1), None)  # which may be the first with this block
     watched.is_well_for(FIRST_TIMES * HANG_S)
     watched.is_given_up()
 
@@ -196,7 +201,7 @@ def test_one_that_owes_nothing_may_be_silent_for_ever():
     watched = Watched()
     watched.is_well_for(40_000)
     assert not watched.outstanding.is_any
-    watched.outstanding.run(run(1), 0.002, 0, watched.now)
+    watched.runs(run(1), 0.002)
     assert watched.outstanding.is_any
     watched.is_well_for(HANG_S)
     watched.is_given_up()
@@ -204,7 +209,7 @@ def test_one_that_owes_nothing_may_be_silent_for_ever():
 
 def test_the_time_in_which_the_front_stood_still_as_well_does_not_count():
     watched = Watched()
-    watched.outstanding.run(run(1), 0.002, 0, watched.now)
+    watched.runs(run(1), 0.002)
     watched.is_well_for(9.0)
     watched.now += 3600.0  # the machine slept, or the whole service was frozen
     assert watched.outstanding.verdict(watched.now) is None
@@ -214,7 +219,7 @@ def test_the_time_in_which_the_front_stood_still_as_well_does_not_count():
 
 def test_the_next_worker_owes_nothing_of_what_the_last_one_owed():
     watched = Watched()
-    watched.outstanding.run(run(1), 0.002, 0, watched.now)
+    watched.runs(run(1), 0.002)
     watched.is_well_for(9.0)
     watched.outstanding.begin(watched.now)
     assert not watched.outstanding.is_any

@@ -27,18 +27,16 @@ class Clients:
         self._timeout_s = timeout_s
         self._by_routing_id: dict[bytes, ConnectedClient] = {}
         self._last_number = 0
+        self.find = self._by_routing_id.get  # the client with a routing id, if it is in the table
 
     def __len__(self) -> int:
         return len(self._by_routing_id)
 
-    def seen(self, routing_id: bytes, now: float) -> ConnectedClient:
-        """The client that just sent something."""
-        client = self._by_routing_id.get(routing_id)
-        if client is None:
-            self._last_number += 1
-            client = ConnectedClient(self._last_number, routing_id, now)
-            self._by_routing_id[routing_id] = client
-        client.seen_at = now
+    def enter(self, routing_id: bytes, now: float) -> ConnectedClient:
+        """A client that was not in the table, and has just sent something."""
+        self._last_number += 1
+        client = ConnectedClient(self._last_number, routing_id, now)
+        self._by_routing_id[routing_id] = client
         return client
 
     def knows(self, routing_id: bytes) -> bool:
