@@ -1,6 +1,7 @@
-"""The admin endpoint: its messages, and the answers that it owes. Knows no sockets.
+"""The admin endpoint: its messages and their answers. Knows no sockets.
 
-It has an endpoint and a message set of its own, so that who may use the daemon cannot change it.
+Administrators have an endpoint and a set of messages of their own, so that clients cannot change
+what the daemon serves.
 """
 
 from __future__ import annotations
@@ -31,13 +32,15 @@ class AdminEndpoint:
         inquire: Inquire,
         residency: Callable[[str], wire.ResidencyReply],
     ) -> None:
-        """`inquire` answers the questions that any client may ask, `residency`, by id, that one."""
+        """inquire    answers the questions that any client may ask
+        residency  says what is on the device, in a reply to the request with this id
+        """
         self._administration = administration
         self._limits = limits
         self._send = send
         self._inquire = inquire
         self._residency = residency
-        self._open: set[tuple[bytes, str]] = set()  # routing id, id
+        self._open: set[tuple[bytes, str]] = set()  # routing ids and ids of open requests
 
     def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
         """An administrator's message."""

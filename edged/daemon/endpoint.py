@@ -1,8 +1,8 @@
 """A ZeroMQ socket that clients connect to, among the other descriptors of a poll loop.
 
-Knows no clients, and does not look into messages. What it holds for a peer is bounded: frames of a
-message, bytes of answers that are not read. A peer beyond that is cut off, and what is left of its
-message is dropped in slices, so that no turn of the loop is long.
+Knows no clients, and does not look into messages. What it holds for a peer is bounded: the frames
+of a message, and the bytes of answers that the peer does not read. A peer that exceeds a bound is
+cut off, and the rest of its message is dropped in slices, so that no turn of the loop is long.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ GATHER_MS = 3  # the longest time that one message waits for others
 
 
 class Endpoint:
-    """A ROUTER. While it is `unsure`, it may have messages that its descriptor does not tell of."""
+    """A ROUTER. While `unsure` it may have messages, though its descriptor is not readable."""
 
     def __init__(self, make: Callable[[], zmq.Socket[Any]], limits: wire.Limits) -> None:
         self._make = make
         self._limits = limits
-        self._most = limits.max_frames + 2  # with the sender's name, and one to tell by
-        self.offenders: list[int] = []  # processes of peers that were cut off
+        # The sender's name comes first, and one frame too many shows that a message is too long.
+        self._most = limits.max_frames + 2
+        self.offenders: list[int] = []  # the processes of peers that were cut off
         self._begin()
 
     def _begin(self) -> None:
@@ -43,12 +44,12 @@ class Endpoint:
         self.unsure = True
         self.connections = Connections(self.socket)
         self.unread = Unread(self._limits.max_message_bytes)
-        self._skipping: PeerConnection | None = None  # whose message is read no further
-        self._skipped = 0
+        self._skipping: PeerConnection | None = None  # the sender of a message that is dropped
+        self._skipped = 0  # the number of its frames that were dropped
 
     def renew(self) -> None:
-        """Another socket, which is bound nowhere. ZeroMQ drops at once what the old one held, and
-        all its connections with it: their peers connect again, and send again.
+        """Take another socket, which is bound nowhere. ZeroMQ drops at once what the old one held,
+        and all its connections: their peers connect again, and send again.
         """
         self.close(linger=0)
         self._begin()
@@ -77,7 +78,9 @@ class Endpoint:
                 self.relieve()
 
     def messages(self, now: float) -> Iterator[tuple[bytes, list[wire.Buffer]]]:
-        """The sender and the frames of each of a burst; of one with too many, one too many."""
+        """The sender and the frames of each message of a burst. A message that has too many frames
+        comes with one frame too many.
+        """
         for _ in range(BURST):
             if self._skipping is not None and not self._skip():
                 return
@@ -95,31 +98,31 @@ class Endpoint:
 
     @property
     def is_skipping(self) -> bool:
-        """Whether nobody can be heard, since ZeroMQ tells the frames of a message in a row."""
+        """Whether no message can be read now, since the frames of one message come in a row."""
         return self._skipping is not None
 
     @property
     def flooder(self) -> PeerConnection | None:
-        """Who sends so many frames that to skip them takes too long: it is to be renewed."""
+        """The sender of a message that takes too long to skip: the socket is to be renewed."""
         return self._skipping if self._skipped >= SLICE else None
 
     def update(self, now: float) -> tuple[list[PeerConnection], list[PeerConnection]]:
-        """Take in who has come, and who has gone; both."""
+        """The connections that are new, and those that have ended."""
         come, gone = self.connections.update(now)
         for connection in gone:
             self.unread.forget(connection)
         return come, gone
 
     def lost(self) -> list[PeerConnection]:
-        """Connections that are found gone."""
+        """Connections that have ended without notice."""
         gone = self.connections.lost()
         for connection in gone:
             self.unread.forget(connection)
         return gone
 
     def relieve(self) -> None:
-        """Count out what peers have read, and while they leave too much unread together, cut off
-        who leaves most.
+        """Count what peers have read. While they leave too much unread together, cut off the one
+        that leaves most.
         """
         for connection in self.connections:
             self.unread.settle(connection)
@@ -135,7 +138,7 @@ class Endpoint:
         self.socket.close(linger=linger)
 
     def _skip(self) -> bool:
-        """Drop a slice of a message; whether it has come to its end."""
+        """Drop a slice of a message. Whether this was the last one."""
         self.unsure = True
         count = skip(self.socket, SLICE)
         self._skipped += count

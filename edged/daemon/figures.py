@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
 
 import msgspec
 
@@ -21,57 +21,41 @@ from edged.daemon.gauge import Gauge
 from edged.daemon.peers.clients import ConnectedClient
 from edged.daemon.peers.room import BufferLimits
 from edged.daemon.pending import Replies
+from edged.daemon.service import Service
 from edged.daemon.worker_port import WorkerPort
 from edged.link import messages as link
 from edged.observe.statistics import TaskCounters
 from edged.sharedmem.owner import SharedRegions
 
 MEASURE_S = 5.0  # the time between two measurements of memory
-PATIENCE_S = 1.0  # after this time statistics are sent without the worker's figures
+PATIENCE_S = 1.0  # statistics wait this long for the worker's figures
 
 
-class Told(Protocol):
-    """What the figures tell the scheduler."""
-
-    def tell(self, event: Event, now: float) -> None: ...
-
-
+@dataclass(eq=False)
 class Figures:
     """Owns what was measured last, and the requests for statistics."""
 
-    def __init__(
-        self,
-        config: Config,
-        scheduler: Scheduler,
-        counters: TaskCounters,
-        regions: SharedRegions,
-        replies: Replies,
-        worker: WorkerPort,
-        desk: Told,
-        server: Callable[[float], wire.ServerStatistics],
-        *,
-        started_at: float,
-    ) -> None:
-        """`server`: the part of the statistics that is about the daemon as a whole."""
-        self._config = config
-        self._scheduler = scheduler
-        self._counters = counters
-        self._regions = regions
-        self._replies = replies
-        self._worker = worker
-        self._desk = desk
-        self._server = server
-        self.gauge = Gauge(config)
-        self.limits = BufferLimits.of(config, None)
+    config: Config
+    service: Service
+    scheduler: Scheduler
+    counters: TaskCounters
+    regions: SharedRegions
+    replies: Replies
+    worker: WorkerPort
+    tell: Callable[[Event, float], None]  # tells the scheduler, and carries out what it orders
+
+    def __post_init__(self) -> None:
+        self.gauge = Gauge(self.config)
+        self.limits = BufferLimits.of(self.config, None)
         self._asked: list[tuple[ConnectedClient, str]] = []  # they wait for the worker's figures
         self.answer_by = math.inf  # the time at which these are answered without
         self._measures = 0
-        self._measure_at = started_at
+        self._measure_at = self.service.started_at
 
     def ask(self, client: ConnectedClient, id: str, now: float) -> None:
         """Send statistics when the worker has measured its memory, is gone, or does not answer."""
         self._asked.append((client, id))
-        if self._worker.ready is None:
+        if self.worker.ready is None:
             self.report(now)
         elif len(self._asked) == 1:
             self.answer_by = now + PATIENCE_S
@@ -79,23 +63,23 @@ class Figures:
 
     def on_sweep(self, now: float) -> None:
         """Have memory measured now and then."""
-        if self._worker.ready is not None and now >= self._measure_at:
+        if self.worker.ready is not None and now >= self._measure_at:
             self._measure(now)
 
     def on_memory(self, memory: link.WorkerMemory, now: float) -> None:
         """The worker has measured its memory."""
-        self._desk.tell(self.gauge.measured(memory), now)
+        self.tell(self.gauge.measured(memory), now)
         self.share_out(now)
         self.report(now, memory)
 
     def share_out(self, now: float) -> None:
         """What blocks and activations leave free is for what clients send."""
-        account = self._scheduler.memory().account
-        limits = BufferLimits.of(self._config, account, self._replies.payload_bytes)
+        account = self.scheduler.memory().account
+        limits = BufferLimits.of(self.config, account, self.replies.payload_bytes)
         if limits.payload_bytes != self.limits.payload_bytes:
-            self._desk.tell(PayloadRoom(limits.payload_bytes), now)
+            self.tell(PayloadRoom(limits.payload_bytes), now)
         self.limits = limits
-        self._replies.payload_room_bytes = limits.payload_bytes
+        self.replies.payload_room_bytes = limits.payload_bytes
 
     def report(self, now: float, worker: link.WorkerMemory | None = None) -> None:
         """Send statistics to all who have asked."""
@@ -105,18 +89,18 @@ class Figures:
             return
         body = wire.StatisticsReply(
             id="",
-            server=self._server(now),
-            tasks=self._counters.tasks(),
-            batches=self._counters.batches(),
+            server=self.service.statistics(now),
+            tasks=self.counters.tasks(),
+            batches=self.counters.batches(),
             memory=self._memory(worker),
         )
         for client, id in asked:
-            self._replies.send(client, msgspec.structs.replace(body, id=id), now)
+            self.replies.send(client, msgspec.structs.replace(body, id=id), now)
 
     def _measure(self, now: float) -> None:
         self._measure_at = now + MEASURE_S
         self._measures += 1
-        self._worker.send(link.Measure(self._measures))
+        self.worker.send(link.Measure(self._measures))
 
     def _memory(self, worker: link.WorkerMemory | None) -> dict[str, int]:
         """Bytes by name: the account, which adds up to its total, and what was measured.
@@ -125,11 +109,11 @@ class Figures:
         """
         report: dict[str, int] = {}
         if worker is not None:
-            account = msgspec.structs.asdict(self._scheduler.memory().account)
+            account = msgspec.structs.asdict(self.scheduler.memory().account)
             report |= {f"{name}_bytes": round(count) for name, count in account.items()}
             report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
             report["front_pss_bytes"] = self.gauge.front.pss_bytes
         else:
             report["front_pss_bytes"] = footprint().pss_bytes
-        report["clients_shared_bytes"] = self._regions.nbytes
+        report["clients_shared_bytes"] = self.regions.nbytes
         return report

@@ -17,7 +17,6 @@ everything happens in the order in which it was told. Knows no sockets, processe
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -46,15 +45,14 @@ from edged.daemon.admin import AdminEndpoint, residency
 from edged.daemon.costs import costs_of_a_lane
 from edged.daemon.figures import Figures
 from edged.daemon.gauge import library, resident
-from edged.daemon.inquiries import Situation
 from edged.daemon.intake import Intake
 from edged.daemon.models.administration import Administration, Shelf
-from edged.daemon.models.catalog import NOT_LOADED, Catalog
+from edged.daemon.models.catalog import Catalog
 from edged.daemon.models.versions import Versions
-from edged.daemon.outstanding import Outstanding
 from edged.daemon.peers.clients import Clients, ConnectedClient
 from edged.daemon.peers.room import BufferLimits
 from edged.daemon.pending import ClientOutlet, Replies
+from edged.daemon.service import Service
 from edged.daemon.worker_port import WorkerOutlet, WorkerPort
 from edged.errors import EdgedError, from_code
 from edged.link import messages as link
@@ -90,63 +88,42 @@ class Front:
         observers: Sequence[Observer] = (),
         profile: Profile | None = None,
     ) -> None:
-        catalog = versions.catalog()
+        limits, catalog = config.published_limits(), versions.catalog()
         self._config = config
         self._versions = versions
-        self._regions = regions
         self._profile = profile
+        self._known: dict[str, link.BlockInfo] = {}  # blocks, as they were loaded last
+        self.drained = False
         self._inbox: deque[Event | link.Define | link.Forget] = deque()
-        self._scheduler = Scheduler(config.scheduler, config.memory.choice)
+        scheduler = self._scheduler = Scheduler(config.scheduler, config.memory.choice)
         self._counters = TaskCounters(catalog.tasks, versions.models)
         self._observers = (*observers, self._counters)
+        self._regions = regions
         self._clients = Clients(config.server.client_timeout_s)
-        self._uploads = Uploads(config.uplink, config.published_limits())
-        self._replies = Replies(outlet, config, self._on_gone)
-        self.outstanding = Outstanding(
-            config.device.start_timeout_s,
-            config.device.hang_timeout_s,
-            self._scheduler.expected_s,
-        )
-        self._worker = WorkerPort(
-            outlet, self._scheduler, self._replies.pending, versions.models, self.outstanding
-        )
-        self._intake = Intake(
-            config,
-            catalog,
-            self._clients,
-            self._uploads,
-            regions,
-            self._replies,
-            self._worker,
-            self,
-        )
-        self._figures = Figures(
-            config,
-            self._scheduler,
-            self._counters,
-            regions,
-            self._replies,
-            self._worker,
-            self,
-            self._server_statistics,
-            started_at=started_at,
-        )
+        self._uploads = Uploads(config.uplink, limits)
+        replies = self._replies = Replies(outlet, config, self._on_gone)
+        worker = WorkerPort(config, outlet, scheduler, replies.pending, versions.models)
+        self._worker, self.outstanding = worker, worker.outstanding
         self._administration = Administration(versions, shelf, config.memory.pinned, self)
-        self._admin = AdminEndpoint(
-            self._administration,
-            config.published_limits(),
-            send=outlet.to_admin,
-            inquire=lambda header: inquiries.reply(header, self.situation()),
-            residency=lambda id: residency(self._administration, self._scheduler.memory(), id),
+        self.service = Service(
+            config, catalog, versions, self._administration, scheduler, worker, self._clients,
+            regions, started_at,
+        )  # fmt: skip
+        self._figures = Figures(
+            config, self.service, scheduler, self._counters, regions, replies, worker, self.tell
         )
-        self._known: dict[str, link.BlockInfo] = {}  # blocks, as they were loaded last
-        self._reason = "the device worker is starting"
-        self._started_at = started_at
-        self._restarts = 0
-        self._draining = False
-        self.drained = False
-        self.on_request = self._intake.on_request
-        self.on_admin = self._admin.on_request
+        intake = Intake(
+            config, self.service, self._clients, self._uploads, regions, replies, worker,
+            self._figures, self.tell,
+        )  # fmt: skip
+        admin = AdminEndpoint(
+            self._administration,
+            limits,
+            send=outlet.to_admin,
+            inquire=lambda header: inquiries.reply(header, self.service.situation()),
+            residency=lambda id: residency(self._administration, scheduler.memory(), id),
+        )
+        self.on_request, self.on_admin = intake.on_request, admin.on_request
         self.tell_versions(started_at)
 
     # --- the pump -----------------------------------------------------------------------------
@@ -197,26 +174,8 @@ class Front:
     # --- what the loop looks at ---------------------------------------------------------------
 
     @property
-    def state(self) -> str:
-        if self._draining:
-            return "DRAINING"
-        if self.device_is_up:
-            return "READY"
-        return "RECOVERING" if self._restarts else "STARTING"
-
-    @property
     def open_requests(self) -> int:
         return self._scheduler.open_requests
-
-    @property
-    def served_models(self) -> int:
-        """The number of models that can be asked for, unloaded ones included."""
-        return len(self._intake.catalog.models) - len(self._failing())
-
-    @property
-    def unserved_models(self) -> int:
-        """The number of models that cannot, since something is wrong with them."""
-        return len(self._versions.unusable) + len(self._failing())
 
     @property
     def received_bytes(self) -> int:
@@ -234,7 +193,7 @@ class Front:
 
     @property
     def settled_until_s(self) -> float:
-        """Until then the worker needs no orders, whatever clients ask for."""
+        """Until then the worker needs no orders, even if clients ask for more."""
         return self._worker.settled_until_s
 
     def worker_models(self) -> tuple[dict[str, Manifest], tuple[str, ...]]:
@@ -242,7 +201,7 @@ class Front:
         the keys of those that have to fit.
         """
         models, administration = self._versions.models, self._administration
-        preferred = self._intake.catalog.preferred()
+        preferred = self.service.catalog.preferred()
         pinned = [name for name in preferred if name in administration.pinned]
         loaded = [name for name in preferred if name not in administration.unloaded]
         keys = [self._versions.served[name] for name in (*pinned, *loaded)]
@@ -284,15 +243,15 @@ class Front:
         self._figures.on_sweep(now)
 
     def on_drain(self, now: float) -> None:
-        self._draining = True
+        self.service.draining = True
         self._uploads.drain()
         self._administration.on_drain(now)
         self.tell(DrainAsked(), now)
 
     def on_worker_lost(self, reason: str, now: float, *, batch: int | None = None) -> None:
         """The worker has ended, because of `batch` if that is known; another will be started."""
-        self._restarts += 1
-        self._reason = reason
+        self.service.restarts += 1
+        self.service.reason = reason
         was_up = self.device_is_up
         suspects = self._worker.lose(batch, now)
         if was_up:
@@ -341,50 +300,9 @@ class Front:
         return [key for key in self._versions.served.values() if key in failing]
 
     def serve(self, catalog: Catalog) -> None:
-        self._intake.catalog = catalog
+        self.service.catalog = catalog
         self._counters.know(catalog.tasks)
         self._profile = None  # it was measured before there were these blocks
-
-    # --- what the intake asks for -------------------------------------------------------------
-
-    def situation(self) -> Situation:
-        return Situation(
-            self._intake.catalog,
-            self._config.published_limits(),
-            self.state,
-            self._why_not_ready(),
-            self._idle,
-            self._regions.are_open,
-        )
-
-    def ask_statistics(self, client: ConnectedClient, id: str, now: float) -> None:
-        self._figures.ask(client, id, now)
-
-    def _server_statistics(self, now: float) -> wire.ServerStatistics:
-        return wire.ServerStatistics(
-            state=self.state,
-            reason=self._why_not_ready(),
-            pid=os.getpid(),
-            uptime_s=now - self._started_at,
-            worker_restarts=self._restarts,
-            clients=len(self._clients),
-            in_flight=self._scheduler.open_requests,
-            queued=self._scheduler.waiting_requests,
-        )
-
-    def _why_not_ready(self) -> str:
-        if self._draining:
-            return "the daemon is shutting down"
-        return "" if self.device_is_up else self._reason
-
-    def _idle(self) -> dict[str, str]:
-        """Models that are known and not served at present, by name, and why."""
-        return {**self._failing(), **dict.fromkeys(self._administration.unloaded, NOT_LOADED)}
-
-    def _failing(self) -> dict[str, str]:
-        """Models that could not be loaded when it was tried last, by name, and why."""
-        whys, served = self._scheduler.failing_models(), self._versions.served
-        return {name: whys[key] for name, key in served.items() if key in whys}
 
     # --- clients that are gone ----------------------------------------------------------------
 
@@ -417,13 +335,13 @@ class Front:
         self.tell(DeviceUp(costs, message.lanes, resident(message), overhead, message.failed), now)
         self.tell(measured, now)
         self._figures.share_out(now)
-        for name, why in self._failing().items():
+        for name, why in self.service.failing().items():
             log.error("model %s cannot be served: %s", name, why)
         self._administration.try_reload(now)
 
     def _on_failed(self, message: link.WorkerFailed, now: float) -> None:
         """Its process ends next; clients are told the reason until another one is ready."""
-        self._reason = message.message
+        self.service.reason = message.message
 
     def _on_memory(self, message: link.WorkerMemory, now: float) -> None:
         self._figures.on_memory(message, now)

@@ -7,17 +7,18 @@ Owns the numbers of requests. Knows no sockets, and not what becomes of a reques
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from edged import wire
 from edged.config import Config
 from edged.core.events import Arrived, CancelAsked, Event, Request
 from edged.core.scheduler import RESTART_S
 from edged.daemon import inquiries
-from edged.daemon.inquiries import Situation
-from edged.daemon.models.catalog import Catalog, Resolved
+from edged.daemon.figures import Figures
+from edged.daemon.models.catalog import Resolved
 from edged.daemon.peers.clients import Clients, ConnectedClient
 from edged.daemon.pending import PendingRequest, Replies
+from edged.daemon.service import Service
 from edged.daemon.worker_port import WorkerPort
 from edged.errors import EdgedError, ResourceExhausted, Unavailable
 from edged.link import messages as link
@@ -26,45 +27,27 @@ from edged.sharedmem.owner import SharedRegions
 from edged.uplink.receiver import Uploads
 
 
-class Desk(Protocol):
-    """Where the intake puts what it does not answer itself."""
-
-    def tell(self, event: Event, now: float) -> None:
-        """Tell the scheduler, and carry out what it orders."""
-
-    def situation(self) -> Situation: ...
-
-    def ask_statistics(self, client: ConnectedClient, id: str, now: float) -> None:
-        """Have them sent to the client."""
-
-
+@dataclass(eq=False)
 class Intake:
     """Takes the messages of clients. Every one is answered, but for a repeated open request."""
 
-    def __init__(
-        self,
-        config: Config,
-        catalog: Catalog,
-        clients: Clients,
-        uploads: Uploads,
-        regions: SharedRegions,
-        replies: Replies,
-        worker: WorkerPort,
-        desk: Desk,
-    ) -> None:
-        self.catalog = catalog  # what new requests may ask for
-        self._server = config.server
-        self._limits = config.published_limits()
-        self._clients = clients
-        self._uploads = uploads
-        self._regions = regions
-        self._replies = replies
-        self._worker = worker
-        self._desk = desk
+    config: Config
+    service: Service
+    clients: Clients
+    uploads: Uploads
+    regions: SharedRegions
+    replies: Replies
+    worker: WorkerPort
+    figures: Figures
+    tell: Callable[[Event, float], None]  # tells the scheduler, and carries out what it orders
+
+    def __post_init__(self) -> None:
+        self._server = self.config.server
+        self._limits = self.config.published_limits()
         self._last_rid = 0
 
     def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
-        client = self._clients.find(routing_id) or self._clients.enter(routing_id, now)
+        client = self.clients.find(routing_id) or self.clients.enter(routing_id, now)
         client.seen_at = now
         id: str | None = None
         try:
@@ -72,9 +55,9 @@ class Intake:
             id = request.header.id
             _HANDLERS[type(request.header)](self, client, request, now)
         except wire.BadRequest as error:
-            self._replies.send_error(client, error, error.id, now)
+            self.replies.send_error(client, error, error.id, now)
         except EdgedError as error:
-            self._replies.send_error(client, error, id, now)
+            self.replies.send_error(client, error, id, now)
 
     # --- requests for inference -----------------------------------------------------------------
 
@@ -88,12 +71,12 @@ class Intake:
                 f"{len(client.in_flight)} requests of this client are unanswered, the limit is "
                 f"{self._limits.max_in_flight}: wait for answers before sending more"
             )
-        resolved = self.catalog.resolve(infer.inputs, infer.outputs)
+        resolved = self.service.catalog.resolve(infer.inputs, infer.outputs)
         payload, shared = request.payload, None
         if infer.parameters.upload is not None:
-            payload = self._uploads.take(client, infer)
+            payload = self.uploads.take(client, infer)
         if infer.parameters.shared is not None:
-            shared = self._regions.find(client.routing_id, infer.parameters.shared)
+            shared = self.regions.find(client.routing_id, infer.parameters.shared)
         size = sum(map(len, payload) if shared is None else shared.sizes)
         inline, images = size <= link.INLINE_BYTES, 0
         if resolved.inputs[0].kind != "tensor":
@@ -113,7 +96,7 @@ class Intake:
         )
         order, held = [link.encode(header), *payload], size if shared is None else 0
         pending = PendingRequest(client, infer.id, resolved, order, size, held, inline, images)
-        self._replies.add(header.rid, pending)
+        self.replies.add(header.rid, pending)
         self._arrive(header, infer.parameters, pending, now)
 
     def _lanes_decode(
@@ -126,12 +109,12 @@ class Intake:
         """Whether lanes decode these images themselves. Lanes that take all processors of the host
         have nobody to wait for but each other.
         """
-        if not self._worker.lanes_prepare:
+        if not self.worker.lanes_prepare:
             return False
         if resolved.inputs[0].kind != "encoded":
             return True
         if shared is not None:
-            payload = self._regions.beginnings(client.routing_id, shared)
+            payload = self.regions.beginnings(client.routing_id, shared)
         pixels = light_pixels(payload)
         return pixels is not None and 0 < pixels <= link.INLINE_PIXELS
 
@@ -156,7 +139,7 @@ class Intake:
             light=header.inline,
             payload_bytes=pending.payload_bytes,
         )
-        self._desk.tell(Arrived(request), now)
+        self.tell(Arrived(request), now)
 
     # --- everything else ------------------------------------------------------------------------
 
@@ -165,32 +148,32 @@ class Intake:
         assert isinstance(header, wire.Cancel)
         rid = client.in_flight.get(header.request)
         if rid is not None:
-            self._desk.tell(CancelAsked(rid), now)
-        cancelled = rid is not None or self._uploads.cancel(client, header.request)
-        self._replies.send(client, wire.CancelReply(header.id, cancelled), now)
+            self.tell(CancelAsked(rid), now)
+        cancelled = rid is not None or self.uploads.cancel(client, header.request)
+        self.replies.send(client, wire.CancelReply(header.id, cancelled), now)
 
     def _announce(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
         header = request.header
         assert isinstance(header, wire.Announce)
-        situation = self._desk.situation()
-        if situation.state == "DRAINING":
-            raise Unavailable(situation.reason, retry_after_s=RESTART_S)
-        group = self.catalog.group(self.catalog.find(header.task).name)
-        self._uploads.announce(client, header, group, now)
+        if self.service.draining:
+            raise Unavailable("the daemon is shutting down", retry_after_s=RESTART_S)
+        catalog = self.service.catalog
+        group = catalog.group(catalog.find(header.task).name)
+        self.uploads.announce(client, header, group, now)
 
     def _chunk(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
         assert isinstance(request.header, wire.Chunk)
-        reply = self._uploads.chunk(client, request.header, request.payload[0], now)
+        reply = self.uploads.chunk(client, request.header, request.payload[0], now)
         if reply is not None:
-            self._replies.send(client, reply, now)
+            self.replies.send(client, reply, now)
 
     def _share(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
         assert isinstance(request.header, wire.Share)
-        reply = self._regions.share(client.routing_id, request.header)
-        self._replies.send(client, reply, now)
+        reply = self.regions.share(client.routing_id, request.header)
+        self.replies.send(client, reply, now)
 
     def _statistics(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
-        self._desk.ask_statistics(client, request.header.id, now)
+        self.figures.ask(client, request.header.id, now)
 
     def _ping(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
         assert isinstance(request.header, wire.Ping)
@@ -199,8 +182,8 @@ class Intake:
         self._inquire(client, request, now)
 
     def _inquire(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
-        reply = inquiries.reply(request.header, self._desk.situation())
-        self._replies.send(client, reply, now)
+        reply = inquiries.reply(request.header, self.service.situation())
+        self.replies.send(client, reply, now)
 
 
 _HANDLERS: dict[type, Callable[[Intake, ConnectedClient, wire.Request, float], None]] = {

@@ -71,7 +71,7 @@ class _Batch(NamedTuple):
 class Outstanding:
     """Follows one worker after the other. `verdict` is asked each second.
 
-    Orders are told as they are given. A method for a report says whether that report was owed.
+    Orders are told as they are given. What they end with says whether that report was owed.
     """
 
     def __init__(
@@ -90,15 +90,15 @@ class Outstanding:
 
     def _reset(self) -> None:
         self._is_up = False
-        self._batches = _Line(self._batch_bound)
-        self._requests = _Line(self._request_bound)
-        self._loads = _Line(self._load_bound)
-        self._unloads = _Line(self._unload_bound)
+        self.batches = _Line(self._batch_bound)
+        self.requests = _Line(self._request_bound)
+        self.loads = _Line(self._load_bound)
+        self.unloads = _Line(self._unload_bound)
         self._lines: tuple[_Line[Any, Any], ...] = (
-            self._batches,
-            self._requests,
-            self._loads,
-            self._unloads,
+            self.batches,
+            self.requests,
+            self.loads,
+            self.unloads,
         )
         self._ran: set[tuple[str, int]] = set()  # groups and rows of batches that have run
         self._load_times_s: dict[str, float] = {}  # blocks that were loaded before
@@ -113,24 +113,24 @@ class Outstanding:
 
     def prepare(self, rid: int, rows: int, now: float) -> None:
         """A request that is not prepared inline."""
-        self._requests.begin(rid, rows, now)
+        self.requests.begin(rid, rows, now)
 
     def run(self, run: Run, images: int, now: float) -> None:
         """`images`: the number of images that the batch itself decodes."""
         is_first = (run.group, run.rows) not in self._ran
-        self._batches.begin(run.batch, _Batch(run, images, is_first), now)
+        self.batches.begin(run.batch, _Batch(run, images, is_first), now)
 
     def load(self, block: str, now: float) -> None:
-        self._loads.begin(block, self._load_times_s.get(block), now)
+        self.loads.begin(block, self._load_times_s.get(block), now)
 
     def unload(self, block: str, now: float) -> None:
-        self._unloads.begin(block, None, now)
+        self.unloads.begin(block, None, now)
 
     def define(self, models: tuple[str, ...]) -> None:
         """The thread that loads also defines, so the next load waits for it. This takes minutes,
         so it does not matter that its time counts from the latest check.
         """
-        self._loads.begin(models, None, self._checked_s)
+        self.loads.begin(models, None, self._checked_s)
 
     def measure(self) -> None:
         self._measures += 1
@@ -143,35 +143,20 @@ class Outstanding:
         self._load_times_s = {info.id: info.load_us / 1e6 for info in message.blocks}
         return not was_up
 
-    def prepared(self, rid: int, now: float) -> bool:
-        return self._requests.end(rid, now)
-
     def batch(self, number: int) -> Run | None:
         """The order for a batch that has not ended."""
-        batch = self._batches.orders.get(number)
+        batch = self.batches.orders.get(number)
         return None if batch is None else batch.run
 
     def batch_done(self, run: Run, now: float) -> None:
         self._ran.add((run.group, run.rows))
-        self._batches.end(run.batch, now)
-
-    def batch_failed(self, number: int, now: float) -> bool:
-        return self._batches.end(number, now)
+        self.batches.end(run.batch, now)
 
     def loaded(self, block: str, load_s: float, now: float) -> bool:
         if block not in self._load_times_s:
             self._ran.clear()  # batches may use it for the first time
         self._load_times_s[block] = load_s
-        return self._loads.end(block, now)
-
-    def load_failed(self, block: str, now: float) -> bool:
-        return self._loads.end(block, now)
-
-    def unloaded(self, block: str, now: float) -> bool:
-        return self._unloads.end(block, now)
-
-    def defined(self, models: tuple[str, ...], now: float) -> bool:
-        return self._loads.end(models, now)
+        return self.loads.end(block, now)
 
     def measured(self) -> bool:
         self._measures -= 1
@@ -224,10 +209,10 @@ class Outstanding:
 
     def late_batch(self, now: float) -> int | None:
         """The batch that has not ended in its time, if that is why the worker is given up."""
-        first = self._batches.first()
+        first = self.batches.first()
         if first is None or first[0] >= now:
             return None
-        return next(iter(self._batches.orders), None)
+        return next(iter(self.batches.orders), None)
 
     @property
     def is_any(self) -> bool:

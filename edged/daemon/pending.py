@@ -44,7 +44,7 @@ class PendingRequest(msgspec.Struct, eq=False):
     inline_images: int  # the number of images that the batch decodes
     is_ordered: bool = False  # the present worker has its payload
     has_failed: bool = False  # its inline preparation has: batches run without it
-    # For each model, by its key: the outputs, and the tensors of those without classes.
+    # The outputs of each model, by its key, with the tensors of those that have no classes.
     results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
     answer_bytes: int = 0  # the size of these tensors
 
@@ -103,7 +103,7 @@ class Replies:
         self._queue_rows = config.scheduler.queue_rows
         self._limits = config.published_limits()
         self._on_gone = on_gone
-        self.pending: dict[int, PendingRequest] = {}  # by `rid`
+        self.pending: dict[int, PendingRequest] = {}  # each by its `rid`
         self.payload_bytes = 0  # what pending requests hold here
         self.payload_room_bytes = config.scheduler.queue_bytes  # what they may hold
         self._waiting_clients = 0  # clients that are owed an answer

@@ -9,6 +9,7 @@ import logging
 import math
 import select
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -91,25 +92,20 @@ class WorkerChannel:
             self._watched.remove(descriptor)
 
 
+@dataclass(eq=False)
 class Supervisor:
     """Decides when a worker is started, given up or restarted, and feeds the watchdog."""
 
-    def __init__(
-        self,
-        config: Config,
-        settings: WorkerSettings,
-        front: Front,
-        channel: WorkerChannel,
-        notifier: Notifier,
-        on_first_ready: Callable[[], None],
-    ) -> None:
-        self._config = config
-        self._settings = settings
-        self._front = front
-        self._channel = channel
-        self._notifier = notifier
-        self._on_first_ready = on_first_ready
-        self._watchdog = Watchdog(notifier.watchdog_s, config.device.hang_timeout_s)
+    config: Config
+    settings: WorkerSettings
+    front: Front
+    channel: WorkerChannel
+    notifier: Notifier
+    on_first_ready: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        hang_timeout_s = self.config.device.hang_timeout_s
+        self._watchdog = Watchdog(self.notifier.watchdog_s, hang_timeout_s)
         self._restarts = Restarts()
         self._start_at = math.inf  # the time of the next start
         self._failure: link.WorkerFailed | None = None  # the last words of the current worker
@@ -124,26 +120,26 @@ class Supervisor:
 
     def start(self, now: float) -> None:
         self._start_at = math.inf
-        self._front.outstanding.begin(now)
+        self.front.outstanding.begin(now)
         self._failure = None
-        budget_bytes = self._front.worker_budget_bytes()
-        models, pinned = self._front.worker_models()
+        budget_bytes = self.front.worker_budget_bytes()
+        models, pinned = self.front.worker_models()
         settings = msgspec.structs.replace(
-            self._settings,
+            self.settings,
             budget_bytes=budget_bytes,
             models=tuple(models),
             manifests=models,
             pinned=pinned,
         )
-        self._channel.open(WorkerProcess(settings))
-        self._notifier.starting(within_s=self._config.device.start_timeout_s)
+        self.channel.open(WorkerProcess(settings))
+        self.notifier.starting(within_s=self.config.device.start_timeout_s)
 
     def stop(self) -> None:
         """Let the worker finish what it runs, for a moment."""
-        process = self._channel.process
+        process = self.channel.process
         if process is not None:
-            self._channel.to_worker([link.encode(link.Stop())])
-            self._channel.flush()
+            self.channel.to_worker([link.encode(link.Stop())])
+            self.channel.flush()
             process.wait(STOP_S)
 
     def on_ready(self, ready: Collection[int], now: float) -> None:
@@ -151,38 +147,38 @@ class Supervisor:
 
         ready  descriptors, as polled
         """
-        process = self._channel.process
+        process = self.channel.process
         if process is not None and process.receiver.descriptor in ready:
             self._read(process, now)
-            process = self._channel.process  # it may have been given up
+            process = self.channel.process  # it may have been given up
         if process is not None and process.sender.descriptor in ready:
-            self._channel.flush(writable=True)
+            self.channel.flush(writable=True)
 
     def on_death(self, ready: Collection[int], now: float) -> None:
         """Take its last words if it has ended, and start another one in a moment."""
-        process = self._channel.process
+        process = self.channel.process
         if process is None or process.death_fd not in ready:
             return
         while self._read(process, now):
             pass
-        if process is self._channel.process:
+        if process is self.channel.process:
             self._on_ended(process.exit_reason(), now)
 
     def on_time(self, now: float) -> None:
         if self._start_at <= now:
             self.start(now)
-        outstanding = self._front.outstanding
+        outstanding = self.front.outstanding
         progress_at = outstanding.progress_at(now)
         if self._watchdog.due(now, busy=outstanding.is_any, progress_at=progress_at):
-            self._notifier.alive()
+            self.notifier.alive()
 
     def sweep(self, now: float, *, is_serving: bool) -> None:
         """Each second: give up a worker that does not get ready, or makes no progress."""
-        reason = self._front.outstanding.verdict(now)
-        if reason is not None and self._channel.process is not None:
-            self._give_up(reason, now, batch=self._front.outstanding.late_batch(now))
-        is_serving = is_serving and self._front.device_is_up
-        if is_serving and self._front.served_models != self._models_said:
+        reason = self.front.outstanding.verdict(now)
+        if reason is not None and self.channel.process is not None:
+            self._give_up(reason, now, batch=self.front.outstanding.late_batch(now))
+        is_serving = is_serving and self.front.device_is_up
+        if is_serving and self.front.service.served_models != self._models_said:
             self._say_what_is_served(self._device_name)
 
     # --- reports --------------------------------------------------------------------------------
@@ -202,50 +198,50 @@ class Supervisor:
         while (frames := receiver.receive()) is not None:
             heard = True
             report = worker_port.read(frames[0])
-            self._front.on_worker(report, frames[1:], now)
+            self.front.on_worker(report, frames[1:], now)
             if isinstance(report, link.Ready):
                 self._on_worker_ready(report, now)
             elif isinstance(report, link.WorkerFailed):
                 self._failure = report
-            self._channel.flush()
+            self.channel.flush()
             if not receiver.has_read_ahead:
                 break  # the poller tells of the rest
         if receiver.ended:  # a closed socket would be readable for ever
-            self._channel.watch(receiver.descriptor, 0)
+            self.channel.watch(receiver.descriptor, 0)
         return heard
 
     def _on_worker_ready(self, message: link.Ready, now: float) -> None:
         if not self._was_ready:
-            self._on_first_ready()
+            self.on_first_ready()
         self._was_ready = True
         self._restarts.on_ready(now)
-        log.info("ready: %d models on %s", self._front.served_models, message.device)
-        self._notifier.ready()
+        log.info("ready: %d models on %s", self.front.service.served_models, message.device)
+        self.notifier.ready()
         self._say_what_is_served(message.device)
 
     def _say_what_is_served(self, device: str) -> None:
         self._device_name = device
-        self._models_said = self._front.served_models
-        missing = self._front.unserved_models
+        self._models_said = self.front.service.served_models
+        missing = self.front.service.unserved_models
         but = f"; {missing} cannot be served (edged models)" if missing else ""
-        self._notifier.status(f"serving {self._models_said} models on {device}{but}")
+        self.notifier.status(f"serving {self._models_said} models on {device}{but}")
 
     # --- the end of a worker --------------------------------------------------------------------
 
     def _give_up(self, reason: str, now: float, *, batch: int | None = None) -> None:
-        assert self._channel.process is not None
-        self._channel.process.kill()
+        assert self.channel.process is not None
+        self.channel.process.kill()
         self._on_ended(reason, now, batch=batch)
 
     def _on_ended(self, reason: str, now: float, *, batch: int | None = None) -> None:
         """Start another one, unless none was ever ready: then say why and end the daemon."""
-        self._channel.close()
+        self.channel.close()
         code = Code.INTERNAL
         if self._failure is not None:
             code, reason = self._failure.code, self._failure.message
         if not self._was_ready:
             raise from_code(code, reason)
         log.error("%s", reason)
-        self._notifier.status(f"recovering: {reason}")
-        self._front.on_worker_lost(reason, now, batch=batch)
+        self.notifier.status(f"recovering: {reason}")
+        self.front.on_worker_lost(reason, now, batch=batch)
         self._start_at = self._restarts.on_ended(now)

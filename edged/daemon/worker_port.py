@@ -16,6 +16,7 @@ import msgpack
 import msgspec
 
 from edged import wire
+from edged.config import Config
 from edged.core.events import (
     BatchFailed,
     BlockLoaded,
@@ -91,11 +92,11 @@ class WorkerPort:
 
     def __init__(
         self,
+        config: Config,
         outlet: WorkerOutlet,
         scheduler: Scheduler,
         requests: Mapping[int, PendingRequest],
         models: Mapping[str, Manifest],
-        outstanding: Outstanding,
     ) -> None:
         """requests  those that have no answer yet, by `rid`
         models    all versions of models, by key
@@ -104,7 +105,9 @@ class WorkerPort:
         self._scheduler = scheduler
         self._requests = requests
         self._models = models
-        self.outstanding = outstanding
+        self.outstanding = Outstanding(
+            config.device.start_timeout_s, config.device.hang_timeout_s, scheduler.expected_s
+        )
         self.ready: link.Ready | None = None
         self.lanes_prepare = False  # the lanes decode small images themselves
         self.is_emulated = False  # nothing is computed
@@ -239,11 +242,11 @@ class WorkerPort:
         return True
 
     def _on_prepared(self, report: Prepared, now: float) -> bool:
-        return self.outstanding.prepared(report.rid, now) and _is_time(report.prepare_s)
+        return self.outstanding.requests.end(report.rid, now) and _is_time(report.prepare_s)
 
     def _on_prepare_failed(self, report: PrepareFailed, now: float) -> bool:
         """An inline request may have been answered before this is read."""
-        if self.outstanding.prepared(report.rid, now):
+        if self.outstanding.requests.end(report.rid, now):
             return True
         request = self._requests.get(report.rid)
         if request is None:
@@ -254,7 +257,7 @@ class WorkerPort:
         return True
 
     def _on_batch_failed(self, report: BatchFailed, now: float) -> bool:
-        if not self.outstanding.batch_failed(report.batch, now):
+        if not self.outstanding.batches.end(report.batch, now):
             return False
         log.error("batch %d failed: %s", report.batch, report.message)
         return True
@@ -265,16 +268,16 @@ class WorkerPort:
         return self.outstanding.loaded(report.block, report.load_s, now)
 
     def _on_load_failed(self, report: BlockLoadFailed, now: float) -> bool:
-        if not self.outstanding.load_failed(report.block, now):
+        if not self.outstanding.loads.end(report.block, now):
             return False
         log.error("%s", report.message)
         return True
 
     def _on_unloaded(self, report: BlockUnloaded, now: float) -> bool:
-        return self.outstanding.unloaded(report.block, now)
+        return self.outstanding.unloads.end(report.block, now)
 
     def _on_defined(self, report: link.Defined | link.DefineFailed, now: float) -> bool:
-        return self.outstanding.defined(report.models, now)
+        return self.outstanding.loads.end(report.models, now)
 
     def _on_memory(self, report: link.WorkerMemory, now: float) -> bool:
         return min(report.pss_bytes, report.private_bytes) >= 0 and self.outstanding.measured()

@@ -178,14 +178,14 @@ class WarmUp(_Part, frozen=True):
     model: str
     rows: int
     infer_us: int
-    wide: bool = True  # as of Run
+    wide: bool = True  # measured with the whole device; False: on one lane of several
 
 
 class Ready(_Message, frozen=True):
     """All models that could be loaded were, and are warm; what fits has stayed."""
 
     backend: str
-    device: str  # for people, as "cpu (2 threads)"
+    device: str  # its name for people, such as "cpu (2 threads)"
     lanes: int  # batches that run side by side
     emulated: bool  # nothing is computed; figures and answers must say so
     models: tuple[str, ...]
@@ -288,8 +288,8 @@ FromWorker: TypeAlias = (
 )
 
 
-# Between messages and their first frames. Decoding raises msgspec.DecodeError or a ValueError: both
-# ends are ours, so that is a bug; the front reads by edged.daemon.worker_port, and outlives it.
+# Messages to their first frames, and back. Decoding raises msgspec.DecodeError or a ValueError: as
+# both ends are ours, that is a bug. The front reads by edged.daemon.worker_port, and survives it.
 encode: Callable[[ToWorker | FromWorker], bytes] = msgspec.msgpack.Encoder().encode
 decode_to_worker: Callable[[bytes | memoryview], ToWorker]
 decode_to_worker = msgspec.msgpack.Decoder(ToWorker).decode

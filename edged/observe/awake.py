@@ -1,9 +1,9 @@
 """Keeps the processors from deep idle states while there is work: PM QoS of the Linux kernel.
 
-An idle processor saves power in states that take long to leave, tens of microseconds in a virtual
-machine, on some boards milliseconds, and a lone request wakes several in turn. As long as a limit
-is written to /dev/cpu_dma_latency, which stays open, no processor enters a state that takes longer
-to leave (Documentation/power/pm_qos_interface.rst of the kernel).
+An idle processor saves power in states that take long to leave: tens of microseconds in a virtual
+machine, milliseconds on some boards. A lone request wakes several processors in turn. As long as a
+limit is written to /dev/cpu_dma_latency, which stays open, no processor enters a state that takes
+longer to leave (Documentation/power/pm_qos_interface.rst of the kernel).
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def test_a_batch_that_does_not_end_is_found_whatever_else_is_heard():
         watched.outstanding.measure()
         assert watched.outstanding.measured()
         watched.outstanding.prepare(7, 1, watched.now)
-        assert watched.outstanding.prepared(7, watched.now)
+        assert watched.outstanding.requests.end(7, watched.now)
     assert watched.is_given_up() == "the device worker hung: a batch did not end within 10 s"
 
 
@@ -137,7 +137,7 @@ def test_a_number_of_rows_that_never_ran_has_more_time(rows, times):
 def test_a_number_of_rows_that_only_failed_has_more_time_again():
     watched = Watched()
     watched.runs(run(1, 3), None)
-    assert watched.outstanding.batch_failed(1, watched.now)
+    assert watched.outstanding.batches.end(1, watched.now)
     watched.runs(run(2, 3), None)
     watched.is_well_for(FIRST_TIMES * HANG_S)
     watched.is_given_up()
@@ -156,7 +156,7 @@ def test_a_thread_that_decodes_for_ever_is_found_while_others_go_on():
     for rid in range(2, 16):
         watched.outstanding.prepare(rid, 1, watched.now)
         watched.is_well_for((HANG_S + 2 * IMAGE_S) / 14)
-        assert watched.outstanding.prepared(rid, watched.now)
+        assert watched.outstanding.requests.end(rid, watched.now)
     assert "not prepared within 14 s" in watched.is_given_up()
 
 
@@ -192,7 +192,7 @@ def test_a_load_waits_for_models_that_are_prepared_before_it():
     watched.outstanding.define(("new",))
     watched.outstanding.load(BLOCK, watched.now)
     watched.is_well_for(START_S - 1.0)
-    assert watched.outstanding.defined(("new",), watched.now)
+    assert watched.outstanding.loads.end(("new",), watched.now)
     watched.is_well_for(LOAD_TIMES * HANG_S)
     watched.is_given_up()
 

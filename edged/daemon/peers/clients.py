@@ -10,7 +10,7 @@ FORGET_AFTER_S = 60.0  # an idle client that says nothing for this long leaves t
 
 @dataclass(slots=True, eq=False)
 class ConnectedClient:
-    """One DEALER socket. `number` is what the scheduler calls it."""
+    """One DEALER socket of a client. The scheduler knows it by its `number`."""
 
     number: int
     routing_id: bytes
@@ -47,7 +47,9 @@ class Clients:
         self._by_routing_id.pop(client.routing_id, None)
 
     def sweep(self, now: float) -> Iterator[ConnectedClient]:
-        """Forget who has been idle for long; yield who broke its promise while work waits."""
+        """Forget clients that have been idle for long. Yields those that broke their promise to be
+        heard while they wait for answers.
+        """
         for client in list(self._by_routing_id.values()):
             silence_s = now - client.seen_at
             if client.in_flight:
