@@ -11,35 +11,24 @@ from typing import Any
 
 from edged import wire
 from edged.core.residency.report import MemoryState
+from edged.daemon import inquiries
 from edged.daemon.models.administration import Administration, Done
 from edged.daemon.models.catalog import version_of
 from edged.daemon.models.versions import Change
+from edged.daemon.service import Service
 from edged.errors import EdgedError
 
 Send = Callable[[bytes, wire.Frames], object]
-Inquire = Callable[[wire.RequestHeader], wire.ReplyHeader]
 
 
 class AdminEndpoint:
     """Answers each request once, when it is done; a repetition meanwhile is ignored."""
 
-    def __init__(
-        self,
-        administration: Administration,
-        limits: wire.Limits,
-        *,
-        send: Send,
-        inquire: Inquire,
-        residency: Callable[[str], wire.ResidencyReply],
-    ) -> None:
-        """inquire    answers the questions that any client may ask
-        residency  says what is on the device, in a reply to the request with this id
-        """
-        self._administration = administration
-        self._limits = limits
+    def __init__(self, service: Service, *, send: Send) -> None:
+        self._service = service
+        self._administration = service.administration
+        self._limits = service.config.published_limits()
         self._send = send
-        self._inquire = inquire
-        self._residency = residency
         self._open: set[tuple[bytes, str]] = set()  # routing ids and ids of open requests
 
     def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
@@ -57,9 +46,10 @@ class AdminEndpoint:
             if type(header) in _BEGIN:
                 _BEGIN[type(header)](self, routing_id, header, now)
             elif isinstance(header, wire.Residency):
-                self._answer(routing_id, self._residency(header.id))
+                memory = self._service.scheduler.memory()
+                self._answer(routing_id, residency(self._administration, memory, header.id))
             else:
-                self._answer(routing_id, self._inquire(header))
+                self._answer(routing_id, inquiries.reply(header, self._service.situation()))
         except EdgedError as error:
             self._refuse(routing_id, header.id, error)
 

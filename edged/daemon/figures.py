@@ -14,18 +14,14 @@ import msgspec
 
 from edged import wire
 from edged.budget import footprint
-from edged.config import Config
 from edged.core.events import Event, PayloadRoom
-from edged.core.scheduler import Scheduler
 from edged.daemon.gauge import Gauge
 from edged.daemon.peers.clients import ConnectedClient
 from edged.daemon.peers.room import BufferLimits
 from edged.daemon.pending import Replies
 from edged.daemon.service import Service
-from edged.daemon.worker_port import WorkerPort
 from edged.link import messages as link
 from edged.observe.statistics import TaskCounters
-from edged.sharedmem.owner import SharedRegions
 
 MEASURE_S = 5.0  # the time between two measurements of memory
 PATIENCE_S = 1.0  # statistics wait this long for the worker's figures
@@ -35,18 +31,15 @@ PATIENCE_S = 1.0  # statistics wait this long for the worker's figures
 class Figures:
     """Owns what was measured last, and the requests for statistics."""
 
-    config: Config
     service: Service
-    scheduler: Scheduler
     counters: TaskCounters
-    regions: SharedRegions
     replies: Replies
-    worker: WorkerPort
     tell: Callable[[Event, float], None]  # tells the scheduler, and carries out what it orders
 
     def __post_init__(self) -> None:
-        self.gauge = Gauge(self.config)
-        self.limits = BufferLimits.of(self.config, None)
+        service = self.service
+        self.gauge = Gauge(service.config)
+        self.limits = BufferLimits.of(service.config, None)
         self._asked: list[tuple[ConnectedClient, str]] = []  # they wait for the worker's figures
         self.answer_by = math.inf  # the time at which these are answered without
         self._measures = 0
@@ -55,7 +48,7 @@ class Figures:
     def ask(self, client: ConnectedClient, id: str, now: float) -> None:
         """Send statistics when the worker has measured its memory, is gone, or does not answer."""
         self._asked.append((client, id))
-        if self.worker.ready is None:
+        if self.service.worker.ready is None:
             self.report(now)
         elif len(self._asked) == 1:
             self.answer_by = now + PATIENCE_S
@@ -63,7 +56,7 @@ class Figures:
 
     def on_sweep(self, now: float) -> None:
         """Have memory measured now and then."""
-        if self.worker.ready is not None and now >= self._measure_at:
+        if self.service.worker.ready is not None and now >= self._measure_at:
             self._measure(now)
 
     def on_memory(self, memory: link.WorkerMemory, now: float) -> None:
@@ -74,8 +67,8 @@ class Figures:
 
     def share_out(self, now: float) -> None:
         """What blocks and activations leave free is for what clients send."""
-        account = self.scheduler.memory().account
-        limits = BufferLimits.of(self.config, account, self.replies.payload_bytes)
+        account = self.service.scheduler.memory().account
+        limits = BufferLimits.of(self.service.config, account, self.replies.payload_bytes)
         if limits.payload_bytes != self.limits.payload_bytes:
             self.tell(PayloadRoom(limits.payload_bytes), now)
         self.limits = limits
@@ -100,7 +93,7 @@ class Figures:
     def _measure(self, now: float) -> None:
         self._measure_at = now + MEASURE_S
         self._measures += 1
-        self.worker.send(link.Measure(self._measures))
+        self.service.worker.send(link.Measure(self._measures))
 
     def _memory(self, worker: link.WorkerMemory | None) -> dict[str, int]:
         """Bytes by name: the account, which adds up to its total, and what was measured.
@@ -109,11 +102,11 @@ class Figures:
         """
         report: dict[str, int] = {}
         if worker is not None:
-            account = msgspec.structs.asdict(self.scheduler.memory().account)
+            account = msgspec.structs.asdict(self.service.scheduler.memory().account)
             report |= {f"{name}_bytes": round(count) for name, count in account.items()}
             report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
             report["front_pss_bytes"] = self.gauge.front.pss_bytes
         else:
             report["front_pss_bytes"] = footprint().pss_bytes
-        report["clients_shared_bytes"] = self.regions.nbytes
+        report["clients_shared_bytes"] = self.service.regions.nbytes
         return report

@@ -40,8 +40,7 @@ from edged.core.events import (
     Woke,
 )
 from edged.core.scheduler import Scheduler
-from edged.daemon import inquiries
-from edged.daemon.admin import AdminEndpoint, residency
+from edged.daemon.admin import AdminEndpoint
 from edged.daemon.costs import costs_of_a_lane
 from edged.daemon.figures import Figures
 from edged.daemon.gauge import library, resident
@@ -49,7 +48,7 @@ from edged.daemon.intake import Intake
 from edged.daemon.models.administration import Administration, Shelf
 from edged.daemon.models.catalog import Catalog
 from edged.daemon.models.versions import Versions
-from edged.daemon.peers.clients import Clients, ConnectedClient
+from edged.daemon.peers.clients import ConnectedClient
 from edged.daemon.peers.room import BufferLimits
 from edged.daemon.pending import ClientOutlet, Replies
 from edged.daemon.service import Service
@@ -88,7 +87,7 @@ class Front:
         observers: Sequence[Observer] = (),
         profile: Profile | None = None,
     ) -> None:
-        limits, catalog = config.published_limits(), versions.catalog()
+        catalog = versions.catalog()
         self._config = config
         self._versions = versions
         self._profile = profile
@@ -99,30 +98,17 @@ class Front:
         self._counters = TaskCounters(catalog.tasks, versions.models)
         self._observers = (*observers, self._counters)
         self._regions = regions
-        self._clients = Clients(config.server.client_timeout_s)
-        self._uploads = Uploads(config.uplink, limits)
+        self._uploads = Uploads(config.uplink, config.published_limits())
         replies = self._replies = Replies(outlet, config, self._on_gone)
         worker = WorkerPort(config, outlet, scheduler, replies.pending, versions.models)
         self._worker, self.outstanding = worker, worker.outstanding
         self._administration = Administration(versions, shelf, config.memory.pinned, self)
         self.service = Service(
-            config, catalog, versions, self._administration, scheduler, worker, self._clients,
-            regions, started_at,
-        )  # fmt: skip
-        self._figures = Figures(
-            config, self.service, scheduler, self._counters, regions, replies, worker, self.tell
+            config, catalog, versions, self._administration, scheduler, worker, regions, started_at
         )
-        intake = Intake(
-            config, self.service, self._clients, self._uploads, regions, replies, worker,
-            self._figures, self.tell,
-        )  # fmt: skip
-        admin = AdminEndpoint(
-            self._administration,
-            limits,
-            send=outlet.to_admin,
-            inquire=lambda header: inquiries.reply(header, self.service.situation()),
-            residency=lambda id: residency(self._administration, scheduler.memory(), id),
-        )
+        self._figures = Figures(self.service, self._counters, replies, self.tell)
+        intake = Intake(self.service, self._uploads, replies, self._figures, self.tell)
+        admin = AdminEndpoint(self.service, send=outlet.to_admin)
         self.on_request, self.on_admin = intake.on_request, admin.on_request
         self.tell_versions(started_at)
 
@@ -235,9 +221,9 @@ class Front:
 
     def on_sweep(self, now: float) -> None:
         """Now and then: drop the work of clients that have fallen silent."""
-        for client in self._clients.sweep(now):
+        for client in self.service.clients.sweep(now):
             self._drop(client, now)
-        for path in self._regions.sweep(self._clients.knows):
+        for path in self._regions.sweep(self.service.clients.knows):
             self._worker.send(link.Close(path))
         self._administration.on_sweep(now)
         self._figures.on_sweep(now)
@@ -310,7 +296,7 @@ class Front:
         """Nobody is there to read a reply: drop what else the client has asked for."""
         self._uploads.forget(client)
         if client.in_flight:
-            self._clients.forget(client)
+            self.service.clients.forget(client)
             self._drop(client, now)
 
     def _drop(self, client: ConnectedClient, now: float) -> None:

@@ -10,20 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edged import wire
-from edged.config import Config
 from edged.core.events import Arrived, CancelAsked, Event, Request
 from edged.core.scheduler import RESTART_S
 from edged.daemon import inquiries
 from edged.daemon.figures import Figures
 from edged.daemon.models.catalog import Resolved
-from edged.daemon.peers.clients import Clients, ConnectedClient
+from edged.daemon.peers.clients import ConnectedClient
 from edged.daemon.pending import PendingRequest, Replies
 from edged.daemon.service import Service
-from edged.daemon.worker_port import WorkerPort
 from edged.errors import EdgedError, ResourceExhausted, Unavailable
 from edged.link import messages as link
 from edged.pictures.files import light_pixels
-from edged.sharedmem.owner import SharedRegions
 from edged.uplink.receiver import Uploads
 
 
@@ -31,23 +28,21 @@ from edged.uplink.receiver import Uploads
 class Intake:
     """Takes the messages of clients. Every one is answered, but for a repeated open request."""
 
-    config: Config
     service: Service
-    clients: Clients
     uploads: Uploads
-    regions: SharedRegions
     replies: Replies
-    worker: WorkerPort
     figures: Figures
     tell: Callable[[Event, float], None]  # tells the scheduler, and carries out what it orders
 
     def __post_init__(self) -> None:
-        self._server = self.config.server
-        self._limits = self.config.published_limits()
+        self._server = self.service.config.server
+        self._limits = self.service.config.published_limits()
+        self._clients = self.service.clients
+        self._regions = self.service.regions
         self._last_rid = 0
 
     def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
-        client = self.clients.find(routing_id) or self.clients.enter(routing_id, now)
+        client = self._clients.find(routing_id) or self._clients.enter(routing_id, now)
         client.seen_at = now
         id: str | None = None
         try:
@@ -76,7 +71,7 @@ class Intake:
         if infer.parameters.upload is not None:
             payload = self.uploads.take(client, infer)
         if infer.parameters.shared is not None:
-            shared = self.regions.find(client.routing_id, infer.parameters.shared)
+            shared = self._regions.find(client.routing_id, infer.parameters.shared)
         size = sum(map(len, payload) if shared is None else shared.sizes)
         inline, images = size <= link.INLINE_BYTES, 0
         if resolved.inputs[0].kind != "tensor":
@@ -109,12 +104,12 @@ class Intake:
         """Whether lanes decode these images themselves. Lanes that take all processors of the host
         have nobody to wait for but each other.
         """
-        if not self.worker.lanes_prepare:
+        if not self.service.worker.lanes_prepare:
             return False
         if resolved.inputs[0].kind != "encoded":
             return True
         if shared is not None:
-            payload = self.regions.beginnings(client.routing_id, shared)
+            payload = self._regions.beginnings(client.routing_id, shared)
         pixels = light_pixels(payload)
         return pixels is not None and 0 < pixels <= link.INLINE_PIXELS
 
@@ -169,7 +164,7 @@ class Intake:
 
     def _share(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
         assert isinstance(request.header, wire.Share)
-        reply = self.regions.share(client.routing_id, request.header)
+        reply = self._regions.share(client.routing_id, request.header)
         self.replies.send(client, reply, now)
 
     def _statistics(self, client: ConnectedClient, request: wire.Request, now: float) -> None:

@@ -95,21 +95,22 @@ class Listener:
         """Whether there may be messages that the descriptors do not tell of."""
         return self.clients.unsure or self.admins.unsure
 
-    def update(self, ready: Container[int], now: float) -> None:
-        """Take in who has connected and who has gone. `ready`: descriptors, as polled."""
-        for endpoint in (self.clients, self.admins):
-            if endpoint.connections.descriptor in ready:
-                self.guard.update(now)
-                break
+    def on_ready(
+        self, ready: Container[int], front: Front, flush: Callable[[], None], now: float
+    ) -> None:
+        """Take in who has connected or left, and bring messages to the front; `flush` after each.
+
+        ready  descriptors, as polled
+        """
+        if (
+            self.clients.connections.descriptor in ready
+            or self.admins.connections.descriptor in ready
+        ):
+            self.guard.update(now)
         if self._door.descriptor in ready:
             self._door.let_in()
         if self.regions.descriptor in ready:
             self.regions.hand_out()
-
-    def read(
-        self, ready: Container[int], front: Front, flush: Callable[[], None], now: float
-    ) -> None:
-        """Take messages to the front; `flush` after each."""
         for endpoint, take in ((self.clients, front.on_request), (self.admins, front.on_admin)):
             if endpoint.unsure or endpoint.descriptor in ready:
                 for routing_id, frames in endpoint.messages(now):

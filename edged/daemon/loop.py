@@ -21,7 +21,6 @@ from edged.daemon.models.versions import Versions
 from edged.daemon.signals import Signals
 from edged.daemon.supervisor import STOP_S, Supervisor, WorkerChannel
 from edged.device.settings import Settings as WorkerSettings
-from edged.observe import Observer
 from edged.observe.awake import Awake
 from edged.observe.recording import Recorder
 from edged.profiles.form import Profile
@@ -62,7 +61,6 @@ class Loop:
         self.to_client = self._listener.to_client
         self.to_admin = self._listener.to_admin
         self.to_worker = self._channel.to_worker
-        observers: list[Observer | None] = [recorder, self._awake]
         self._front = Front(
             config,
             versions,
@@ -70,7 +68,7 @@ class Loop:
             self,
             regions=self._listener.regions,
             started_at=now,
-            observers=[observer for observer in observers if observer is not None],
+            observers=[each for each in (recorder, self._awake) if each is not None],
             profile=profile,
         )
         self._supervisor = Supervisor(
@@ -118,10 +116,8 @@ class Loop:
         front, listener = self._front, self._listener
         if self._signals.descriptor in ready:
             self._on_signals(self._signals.read(), now)
-        listener.update(ready, now)
         self._supervisor.on_ready(ready, now)
-        listener.read(ready, front, self._channel.flush, now)
-        self._supervisor.on_death(ready, now)
+        listener.on_ready(ready, front, self._channel.flush, now)
         if listener.guard.look_at <= now:
             listener.guard.look(front.received_bytes, front.buffer_limits.hidden_bytes, now)
         if wakeup_at <= now:

@@ -27,12 +27,14 @@ class Service:
     administration: Administration
     scheduler: Scheduler
     worker: WorkerPort
-    clients: Clients
     regions: SharedRegions
     started_at: float
     reason: str = "the device worker is starting"  # why there is no worker, while there is none
     restarts: int = 0
     draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.clients = Clients(self.config.server.client_timeout_s)
 
     @property
     def state(self) -> str:

@@ -143,9 +143,8 @@ class Supervisor:
             process.wait(STOP_S)
 
     def on_ready(self, ready: Collection[int], now: float) -> None:
-        """Take what the worker reports, and send it what is left.
-
-        ready  descriptors, as polled
+        """Take what the worker reports, and send it what is left; start another one in a moment if
+        it has ended. `ready`: descriptors, as polled.
         """
         process = self.channel.process
         if process is not None and process.receiver.descriptor in ready:
@@ -153,16 +152,11 @@ class Supervisor:
             process = self.channel.process  # it may have been given up
         if process is not None and process.sender.descriptor in ready:
             self.channel.flush(writable=True)
-
-    def on_death(self, ready: Collection[int], now: float) -> None:
-        """Take its last words if it has ended, and start another one in a moment."""
-        process = self.channel.process
-        if process is None or process.death_fd not in ready:
-            return
-        while self._read(process, now):
-            pass
-        if process is self.channel.process:
-            self._on_ended(process.exit_reason(), now)
+        if process is not None and process.death_fd in ready:
+            while self._read(process, now):
+                pass  # its last words
+            if process is self.channel.process:
+                self._on_ended(process.exit_reason(), now)
 
     def on_time(self, now: float) -> None:
         if self._start_at <= now:
