@@ -122,7 +122,7 @@ class WorkerPort:
 
     @property
     def settled_until_s(self) -> float:
-        """Until then the worker needs no orders, whatever clients ask for: no batch is ordered,
+        """Until then the worker needs no orders, even if clients ask for more: no batch is ordered,
         and nobody could decode what comes. Minus infinity when that cannot be said.
         """
         return self._scheduler.settled_until_s if self.lanes_prepare else float("-inf")
