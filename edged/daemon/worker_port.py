@@ -74,17 +74,16 @@ def _batch_in(frame: bytes | memoryview) -> int | None:
     unpacker = msgpack.Unpacker()
     unpacker.feed(frame)
     try:
-        unpacker.read_map_header()
-        _, kind, key = unpacker.unpack(), unpacker.unpack(), unpacker.unpack()
-        if (kind, key) == (link.BatchOutputs.__name__, "done"):
-            unpacker.read_map_header()
-            _, _, key = unpacker.unpack(), unpacker.unpack(), unpacker.unpack()
-        elif kind != BatchFailed.__name__:
-            return None
-        batch = unpacker.unpack()
+        unpacker.read_array_header()
+        kind, batch = unpacker.unpack(), None
+        if kind == link.BatchOutputs.__name__:
+            unpacker.read_array_header()
+            _, batch = unpacker.unpack(), unpacker.unpack()
+        elif kind == BatchFailed.__struct_config__.tag:
+            batch = unpacker.unpack()
     except Exception:  # not even that can be read, which may fail in any way
         return None
-    return batch if key == "batch" and isinstance(batch, int) else None
+    return batch if isinstance(batch, int) else None
 
 
 class WorkerPort:

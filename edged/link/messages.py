@@ -64,7 +64,7 @@ INLINE_BYTES = 1 << 20
 INLINE_PIXELS = 2**22
 
 
-class _Message(msgspec.Struct, frozen=True, tag=True):
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Encoded as the scheduler's events are."""
 
 
