@@ -129,7 +129,7 @@ class WorkerPort:
     # --- orders ---------------------------------------------------------------------------------
 
     def send(self, message: link.Define | link.Forget | link.Close | link.Measure) -> None:
-        """Send what the scheduler has no part in. A worker that is started later knows it anyway."""
+        """Send what the scheduler has no part in. A worker that starts later knows it anyway."""
         if self.ready is None:
             return
         if isinstance(message, link.Define):
