@@ -47,6 +47,7 @@ from edged.daemon.gauge import library, resident
 from edged.daemon.intake import Intake
 from edged.daemon.models.administration import Administration, Shelf
 from edged.daemon.models.catalog import Catalog
+from edged.daemon.models.state_file import instructions_of
 from edged.daemon.models.versions import Versions
 from edged.daemon.peers.clients import ConnectedClient
 from edged.daemon.peers.room import BufferLimits
@@ -58,7 +59,7 @@ from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.observe import Observer
 from edged.observe.statistics import TaskCounters
-from edged.profiles.form import Profile
+from edged.profiles.form import DeviceProfile
 from edged.sharedmem.owner import SharedRegions
 from edged.uplink.receiver import Uploads
 
@@ -85,7 +86,7 @@ class Front:
         regions: SharedRegions,
         started_at: float,
         observers: Sequence[Observer] = (),
-        profile: Profile | None = None,
+        profile: DeviceProfile | None = None,
     ) -> None:
         catalog = versions.catalog()
         self._config = config
@@ -94,7 +95,7 @@ class Front:
         self._known: dict[str, link.BlockInfo] = {}  # blocks, as they were loaded last
         self.drained = False
         self._inbox: deque[Event | link.Define | link.Forget] = deque()
-        scheduler = self._scheduler = Scheduler(config.scheduler, config.memory.choice)
+        scheduler = self._scheduler = Scheduler(config.scheduler.settings, config.memory.choice)
         self._counters = TaskCounters(catalog.tasks, versions.models)
         self._observers = (*observers, self._counters)
         self._regions = regions
@@ -102,7 +103,7 @@ class Front:
         replies = self._replies = Replies(outlet, config, self._on_gone)
         worker = WorkerPort(config, outlet, scheduler, replies.pending, versions.models)
         self._worker, self.outstanding = worker, worker.outstanding
-        self._administration = Administration(versions, shelf, config.memory.pinned, self)
+        self._administration = Administration(versions, shelf, instructions_of(config), self)
         self.service = Service(
             config, catalog, versions, self._administration, scheduler, worker, regions, started_at
         )
@@ -111,6 +112,7 @@ class Front:
         admin = AdminEndpoint(self.service, send=outlet.to_admin)
         self.on_request, self.on_admin = intake.on_request, admin.on_request
         self.tell_versions(started_at)
+        self._administration.recall(started_at)
 
     # --- the pump -----------------------------------------------------------------------------
 
@@ -303,7 +305,8 @@ class Front:
         if client.is_gone:
             return
         client.is_gone = True
-        log.info("client %d is gone: %d requests dropped", client.number, len(client.in_flight))
+        dropped, fields = len(client.in_flight), {"client": client.number}
+        log.info("client %d is gone: %d requests dropped", client.number, dropped, extra=fields)
         self._uploads.forget(client)
         self.tell(ClientGone(client.number), now)
 
@@ -322,7 +325,7 @@ class Front:
         self.tell(measured, now)
         self._figures.share_out(now)
         for name, why in self.service.failing().items():
-            log.error("model %s cannot be served: %s", name, why)
+            log.error("model %s cannot be served: %s", name, why, extra={"model": name})
         self._administration.try_reload(now)
 
     def _on_failed(self, message: link.WorkerFailed, now: float) -> None:

@@ -269,7 +269,7 @@ class WorkerPort:
     def _on_load_failed(self, report: BlockLoadFailed, now: float) -> bool:
         if not self.outstanding.loads.end(report.block, now):
             return False
-        log.error("%s", report.message)
+        log.error("%s", report.message, extra={"block": report.block})
         return True
 
     def _on_unloaded(self, report: BlockUnloaded, now: float) -> bool:

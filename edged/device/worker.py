@@ -253,12 +253,10 @@ class Worker:
             elif place is not None:
                 self._regions.read(shared, place)
         except Exception as caught:
-            self._leave_out(message, typed(caught, "a request could not be prepared"))
+            self._leave_out(message, _unprepared(caught, message))
             return
         if place is None:
             self._fill_light(message, payload, staged)
-        else:
-            preparing.mark(staged)
 
     def _fill_light(
         self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
@@ -267,7 +265,7 @@ class Worker:
             for _ in self._steps(message, payload, staged):
                 pass
         except Exception as caught:
-            self._leave_out(message, typed(caught, "a request could not be prepared"))
+            self._leave_out(message, _unprepared(caught, message))
 
     def _leave_out(self, message: link.PayloadHeader, error: EdgedError) -> None:
         self._staging.leave_out(message)
@@ -293,7 +291,7 @@ class Worker:
                     spent_ns = time.perf_counter_ns() - started_ns
                     return functools.partial(self._go_on, message, staged, steps, spent_ns)
         except Exception as caught:
-            error = typed(caught, "a request could not be prepared")
+            error = _unprepared(caught, message)
         self._emulate_preparing(message.rows, started_ns)
         prepare_s = (time.perf_counter_ns() - started_ns) / 1e9
         if self._staging.settle(staged, prepared=error is None):
@@ -410,3 +408,8 @@ class Worker:
     def _report(self, message: link.FromWorker, payload: Sequence[memoryview] = ()) -> None:
         """Tell the front, from any thread. The payload's memory may be used again at once."""
         self._reports.send([link.encode(message), *payload])
+
+
+def _unprepared(error: Exception, message: link.PayloadHeader) -> EdgedError:
+    fields = {"request": message.rid, "client": message.client}
+    return typed(error, "a request could not be prepared", **fields)
