@@ -22,26 +22,24 @@ from edged.bounds import (
     ModelName,
     PathText,
     Rows,
-    RowSeconds,
     Seconds,
     Threads,
     explained,
 )
 from edged.cgroups import processors
-from edged.core.batches.policies import Smooth, policy
-from edged.core.settings import Memory as MemorySettings
-from edged.core.settings import Settings as SchedulerSettings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.endpoints import Endpoint, Tcp, clash, parse
 from edged.errors import ConfigError, InvalidArgument
 from edged.options import Name as BackendName
 from edged.options import parse as parse_options
+from edged.policies import find as find_policy
 from edged.typeinfo import describe
 from edged.uplink.grants import UplinkSettings
 from edged.wire import DEFAULT_ENDPOINT
 
 MAX_CONFIG_BYTES = 2**20
-LEAST_BUDGET_BYTES = 2**26  # front and worker would not start with less
-_WIRE, _SCHEDULER, _SMOOTH = wire.Limits(), SchedulerSettings(), Smooth()
+LEAST_BUDGET_BYTES = 2**26  # with less, front and worker would not start
+_WIRE, _SCHEDULER = wire.Limits(), SchedulerSettings()
 _FrameBytes: TypeAlias = Annotated[int, Meta(ge=4_096, le=2**30)]
 _Items: TypeAlias = Annotated[int, Meta(ge=1, le=256)]  # number of items in a request's header
 _EndpointText: TypeAlias = Annotated[str, Meta(max_length=256)]
@@ -58,7 +56,10 @@ _SAYS = {
 }
 
 # Keys of earlier versions, and what they are called now.
-_RENAMED = {"$.scheduler.lanes": "scheduler.max_lanes"}
+_RENAMED = {
+    "$.scheduler.lanes": "scheduler.max_lanes",
+    "$.scheduler.smooth": 'scheduler.policy, as "smooth:window_s=1,beat_s=0.1"',
+}
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,16 +132,6 @@ class LimitsConfig(wire.Limits, frozen=True, forbid_unknown_fields=True):
     max_shared_bytes: Bytes = _WIRE.max_shared_bytes
 
 
-class SmoothConfig(Smooth, frozen=True, forbid_unknown_fields=True):
-    """The assumptions of the policies smooth*, with bounds."""
-
-    prepare_workers: Count = _SMOOTH.prepare_workers
-    prepare_s: RowSeconds = _SMOOTH.prepare_s
-    head_s: RowSeconds = _SMOOTH.head_s
-    window_s: Seconds = _SMOOTH.window_s
-    beat_s: Seconds = _SMOOTH.beat_s
-
-
 class SchedulerConfig(
     SchedulerSettings, frozen=True, forbid_unknown_fields=True, rename={"lanes": "max_lanes"}
 ):
@@ -155,7 +146,6 @@ class SchedulerConfig(
     lanes: Threads = _SCHEDULER.lanes
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = _SCHEDULER.max_attempts
     policy: Annotated[str, Meta(max_length=64)] = _SCHEDULER.policy
-    smooth: SmoothConfig = SmoothConfig()
 
     @property
     def settings(self) -> SchedulerSettings:
@@ -282,7 +272,7 @@ def _check(config: Config) -> None:
             f"group and the machine leave), or {LEAST_BUDGET_BYTES} at least"
         )
     try:
-        policy(scheduler.policy)
+        find_policy(scheduler.policy)
     except InvalidArgument as error:
         raise ConfigError(f"scheduler.policy: {error}") from error
     if server.default_level >= scheduler.levels:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from edged.config import MAX_CONFIG_BYTES, Config, decode, read
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import ConfigError
 
 
@@ -42,6 +42,7 @@ def test_an_empty_file_is_all_defaults():
         ("[limits]\nmax_rows = -3", "$.limits.max_rows"),
         ("[limits]\nmax_rowz = 3", "unknown field `max_rowz`"),
         ("[memory]\npolicy = 'independent'", "take partial, greedy or lru"),
+        ("[scheduler.smooth]\nwindow_s = 2", "scheduler.smooth is called scheduler.policy, as"),
         ("[scheduler]\nlanes = 2", "scheduler.lanes is called scheduler.max_lanes now"),
         ("[server]\nadmin = 'tcp://127.0.0.1:1'", "must begin with ipc://"),
         ("[server]\nendpoints = ['ipc:///a.x']\nadmin = 'ipc:///a.x'", "name two"),
@@ -124,8 +125,8 @@ def test_administrators_connect_beside_the_first_socket_or_where_it_says(text, e
 def test_the_scheduler_gets_its_settings_under_their_own_names():
     """A recording holds them, which `edged replay` and `edged simulate` read without a config."""
     settings = decode(b"[scheduler]\nmax_lanes = 2\nqueue_rows = 7").scheduler.settings
-    recorded = msgspec.json.decode(msgspec.json.encode(settings), type=Settings)
-    assert recorded == Settings(queue_rows=7, lanes=2)
+    recorded = msgspec.json.decode(msgspec.json.encode(settings), type=SchedulerSettings)
+    assert recorded == SchedulerSettings(queue_rows=7, lanes=2)
 
 
 # --- every key has bounds ---------------------------------------------------------------------

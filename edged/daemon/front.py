@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import msgspec
 
 from edged import wire
-from edged.config import Config
+from edged.config import Config, cores
 from edged.core.events import (
     Answer,
     ClientGone,
@@ -59,6 +59,7 @@ from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.observe import Observer
 from edged.observe.statistics import TaskCounters
+from edged.policies import find as find_policy
 from edged.profiles.form import DeviceProfile
 from edged.sharedmem.owner import SharedRegions
 from edged.uplink.receiver import Uploads
@@ -95,7 +96,9 @@ class Front:
         self._known: dict[str, link.BlockInfo] = {}  # blocks, as they were loaded last
         self.drained = False
         self._inbox: deque[Event | link.Define | link.Forget] = deque()
-        scheduler = self._scheduler = Scheduler(config.scheduler.settings, config.memory.choice)
+        settings = config.scheduler.settings
+        scheduler = Scheduler(settings, config.memory.choice, find_policy(settings.policy))
+        self._scheduler = scheduler
         self._counters = TaskCounters(catalog.tasks, versions.models)
         self._observers = (*observers, self._counters)
         self._regions = regions
@@ -319,9 +322,12 @@ class Front:
         measured = gauge.measured(message)
         self._known |= {info.id: info for info in message.blocks}
         self.tell_versions(now)
-        self.tell(msgspec.structs.replace(measured, used_bytes=0), now)  # the budget to begin with
+        # The budget alone to begin with: what is used cannot be explained before DeviceUp.
+        self.tell(msgspec.structs.replace(measured, used_bytes=None), now)
         overhead = gauge.overhead(message)
-        self.tell(DeviceUp(costs, message.lanes, resident(message), overhead, message.failed), now)
+        held, threads = resident(message), self._config.device.prepare_threads or cores()
+        up = DeviceUp(costs, message.lanes, held, overhead, message.failed, preparers=threads)
+        self.tell(up, now)
         self.tell(measured, now)
         self._figures.share_out(now)
         for name, why in self.service.failing().items():

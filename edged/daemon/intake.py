@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edged import wire
 from edged.core.events import Arrived, CancelAsked, Event, Request
-from edged.core.scheduler import RESTART_S
+from edged.core.requests.admission import RESTART_S
 from edged.daemon import inquiries
 from edged.daemon.figures import Figures
 from edged.daemon.models.catalog import Resolved
@@ -131,7 +131,7 @@ class Intake:
             deadline_s=now + (timeout_us / 1e6 if timeout_us else self._server.default_timeout_s),
             stream=parameters.stream,
             ordered=parameters.ordered,
-            light=header.inline,
+            inline=header.inline,
             payload_bytes=pending.payload_bytes,
         )
         self.tell(Arrived(request), now)

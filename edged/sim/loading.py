@@ -39,7 +39,7 @@ from edged.core.events import (
 )
 from edged.core.residency.policies import POLICIES, first_models, unshared
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import InvalidArgument, PlanError
 from edged.planner.instance import Count, Index, NonNegative, Positive, decode
 from edged.sim.engine import Engine, Trace
@@ -82,9 +82,9 @@ class Scenario(msgspec.Struct, frozen=True):
     max_wait_ms: Positive = 10e3
     type: Literal["loading"] = "loading"
 
-    def decided_by(self, policy: str) -> tuple[Settings, Memory]:
+    def decided_by(self, policy: str) -> tuple[SchedulerSettings, MemorySettings]:
         """All that the scheduler's decisions depend on. Raises InvalidArgument."""
-        settings = Settings(
+        settings = SchedulerSettings(
             queue_rows=len(self.asked) + self.b_max,
             staging_rows=2 * self.b_max,
             max_batch_rows=self.b_max,
@@ -95,7 +95,7 @@ class Scenario(msgspec.Struct, frozen=True):
                 f"no loading policy is called {policy!r}: there are {', '.join(POLICIES)}"
             )
         raw = {"policy": policy, "max_wait_s": self.max_wait_ms / 1e3}
-        return settings, msgspec.convert(raw, Memory)
+        return settings, msgspec.convert(raw, MemorySettings)
 
     def library(self) -> Library:
         used = sorted({block for model in self.models for block in model.blocks})
@@ -178,7 +178,7 @@ class LoadingDevice:
         self.loading_s = 0.0
 
     def obey(self, command: Command, now: float) -> tuple[float, Event] | None:
-        """When it will report what; None for what needs no report, as do light requests."""
+        """When it will report what; None for what needs no report, as do inline requests."""
         if isinstance(command, Run):
             took_s = sum(self._run_s(command, model) for model in _models_in(command))
             return now + took_s, BatchDone(command.batch, took_s, 0.0)
@@ -253,7 +253,7 @@ class _Simulation:
         model = self._library.models[asked]
         part = Part(model.blocks[0], (model.name,))
         deadline_s = at + self._scenario.deadline_ms / 1e3
-        return Arrived(Request(rid, asked, (part,), deadline_s=deadline_s, light=True))
+        return Arrived(Request(rid, asked, (part,), deadline_s=deadline_s, inline=True))
 
     def _costs(self) -> tuple[GroupCost, ...]:
         """The slowest model of each group, as the daemon measures it."""

@@ -12,12 +12,12 @@ from typing import Literal
 import msgspec
 
 from edged import profiles
-from edged.core.batches.policies import Smooth, policy
 from edged.core.events import Arrived
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import PlanError
 from edged.observe.recording import turns
 from edged.planner.instance import Count, NonNegative, Positive, decode
+from edged.policies import find
 from edged.sim.arrivals import Arrivals, generate
 from edged.sim.device import DeviceModel
 from edged.sim.engine import Trace
@@ -110,26 +110,26 @@ class Scenario(msgspec.Struct, frozen=True):
             network_s=self.t_net_ms / 1e3,
         )
 
-    def decided_by(self, policy_name: str) -> tuple[Settings, Memory]:
+    def decided_by(self, policy_name: str) -> tuple[SchedulerSettings, MemorySettings]:
         """All that the scheduler's decisions depend on, for a recording."""
-        return self.settings(full_name(policy_name)), Memory()
+        return self.settings(full_name(policy_name)), MemorySettings()
 
-    def settings(self, policy_name: str) -> Settings:
+    def settings(self, policy_name: str) -> SchedulerSettings:
         """The scheduler's settings: the paper's, without any bound on the queue."""
-        return Settings(
+        return SchedulerSettings(
             queue_rows=UNBOUNDED,
             staging_rows=UNBOUNDED,
             max_batch_rows=self.profile.B[-1],
-            policy=policy_name,
+            policy=self._with_load(policy_name),
             useful_batches=False,
-            smooth=Smooth(
-                prepare_workers=self.workers,
-                prepare_s=self.t_pre_ms / 1e3,
-                head_s=self.t_head_ms / 1e3,
-                window_s=self.window_ms / 1e3,
-                beat_s=self.tick_ms / 1e3,
-            ),
         )
+
+    def _with_load(self, policy_name: str) -> str:
+        """The policy, told how to measure the load where the scenario says so."""
+        is_usual = (self.window_ms, self.tick_ms) == (1000.0, 100.0)
+        if is_usual or not policy_name.startswith("smooth") or ":" in policy_name:
+            return policy_name
+        return f"{policy_name}:window_s={self.window_ms / 1e3},beat_s={self.tick_ms / 1e3}"
 
 
 def read(data: bytes) -> Scenario:
@@ -145,7 +145,7 @@ def run(
     return simulate(
         scenario.requests(),
         scenario.settings(name),
-        scenario.device(policy(name).exclusive),
+        scenario.device(find(name).exclusive),
         deadline_s=None if scenario.deadline_ms is None else scenario.deadline_ms / 1e3,
         trace=trace,
     )

@@ -49,7 +49,7 @@ from edged.core.events import (
 )
 from edged.core.residency.blocks import Where
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import Code
 from tests.core.helpers import check
 
@@ -125,8 +125,8 @@ class Loading(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        limits = Settings(queue_rows=12, staging_rows=6, max_batch_rows=4)
-        self.scheduler = Scheduler(limits, Memory(policy=self.policy, max_wait_s=2.0))
+        limits = SchedulerSettings(queue_rows=12, staging_rows=6, max_batch_rows=4)
+        self.scheduler = Scheduler(limits, MemorySettings(policy=self.policy, max_wait_s=2.0))
         self.memory = self.scheduler._memory
         self.worker: Worker | None = None
         self.now = 0.0
@@ -340,13 +340,13 @@ class Greedy(Loading):
 
 def check_memory(scheduler: Scheduler) -> None:
     """Every count of the memory's equals what it counts."""
-    memory, jobs = scheduler._memory, scheduler._jobs.values()
-    residency, waiting = memory.residency, scheduler._waiting
+    memory, jobs = scheduler._memory, list(scheduler._jobs.by_rid.values())
+    residency, waiting = memory.residency, scheduler._jobs.waiting
     parked = 0
     for need in residency.needs:
         path = residency.path(need)
         mine = [job for job in jobs if job.need is need]
-        queued = {job.request.rid for job in mine if job.stage.name == "WAITING"}
+        queued = {job.request.rid for job in mine if job.state.name == "WAITING"}
         assert need.missing == sum(block.where is not Where.RESIDENT for block in path)
         assert need.open == len(mine)
         assert need.in_use == len(mine) - len(queued)

@@ -93,7 +93,7 @@ def test_rows_that_do_not_fit_now_are_refused_for_now() -> None:
     tell(LIBRARY)
     tell(MemoryMeasured(70, ceiling_bytes=100))
     tell(DeviceUp(resident=(HeldBlock("a1", 50),), overhead=Overhead(row_bytes=5)))
-    assert tell.scheduler.memory().batch_rows == 4
+    assert tell.scheduler._memory.ledger.batch_rows == 4
     now = refusal(tell(arrived(1, "a", rows=8)))
     assert (now.code, now.retry_after_s) == (Code.UNAVAILABLE, 5.0)
     assert "at most 4 rows" in now.message
@@ -123,7 +123,7 @@ def test_what_the_device_could_not_do_for_the_moment_is_tried_again(
     tell(DeviceUp())
     tell(arrived(1))
     assert refusal(tell(PrepareFailed(1, code, "no"))).retry_after_s == retry_after_s
-    tell(arrived(2, light=True))
+    tell(arrived(2, inline=True))
     assert refusal(tell(PrepareFailed(2, code, "no"))).retry_after_s == retry_after_s
     tell(BatchFailed(1, code, "no"))
     tell(arrived(3))

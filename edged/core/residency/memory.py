@@ -33,7 +33,7 @@ from edged.core.residency.choice import Outlook
 from edged.core.residency.ledger import Ledger
 from edged.core.residency.needs import Need
 from edged.core.residency.policies import POLICIES, unshared
-from edged.core.settings import Memory
+from edged.core.settings import MemorySettings
 from edged.errors import Code
 
 PLANS = 2  # needs that are being loaded: the next one's room is made while one comes
@@ -64,7 +64,7 @@ class _Plan:
 class DeviceMemory:
     """Owns the account of the device's memory."""
 
-    def __init__(self, settings: Memory, max_batch_rows: int) -> None:
+    def __init__(self, settings: MemorySettings, max_batch_rows: int) -> None:
         self.ledger = Ledger(max_batch_rows)
         self.residency = Residency()
         self.pinned = set(settings.pinned)
@@ -229,7 +229,7 @@ class DeviceMemory:
     def on_measured(self, event: MemoryMeasured, now: float) -> None:
         """The budget, or what the processes hold, has changed."""
         self.ledger.budget_bytes = event.budget_bytes
-        self.ledger.ceiling_bytes = max(event.budget_bytes, event.ceiling_bytes)
+        self.ledger.ceiling_bytes = max(event.budget_bytes, event.ceiling_bytes or 0)
         if event.used_bytes:
             self.ledger.measured(event.used_bytes)
         self._fit_batch()
