@@ -17,7 +17,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "scheduler_files": (15, 8),
     "front_functions": (116, 80),
     "front_files": (26, 12),
-    "core_lines": (4083, 3300),
+    "core_lines": (4090, 3300),
     "long_files": (12, 0),
     "long_functions": (14, 0),
     "doubled_names": (62, 8),

@@ -34,6 +34,7 @@ from edged.core.parking import Parking
 from edged.core.requests.admission import Admission
 from edged.core.requests.answer_order import AnswerOrder
 from edged.core.requests.jobs import Jobs
+from edged.core.residency.blocks import Where
 from edged.core.residency.ledger import Account
 from edged.core.residency.memory import DeviceMemory
 from edged.core.settings import MemorySettings, SchedulerSettings
@@ -118,7 +119,8 @@ class Scheduler:
 
     def resident(self) -> dict[str, int]:
         """The bytes of each block that is on the device, by its id."""
-        return self._memory.residency.held()
+        blocks, away = self._memory.residency.blocks, (Where.ABSENT, Where.LOADING)
+        return {block.id: block.bytes for block in blocks if block.where not in away}
 
     def failing_models(self) -> dict[str, str]:
         """Models that could not be loaded when it was tried last, and why."""

@@ -192,11 +192,6 @@ class Residency:
         """Expected seconds of a load."""
         return block.load_s if block.measured else block.load_s * self._load_ratio
 
-    def held(self) -> dict[str, int]:
-        """The bytes of each block that is on the device, by its id."""
-        away = (Where.ABSENT, Where.LOADING)
-        return {block.id: block.bytes for block in self.blocks if block.where not in away}
-
     def reset(self, resident: Iterable[HeldBlock]) -> None:
         """A device with just these blocks on it, or none."""
         held = {one.block: one.bytes for one in resident}
