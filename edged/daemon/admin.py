@@ -10,38 +10,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edged import wire
+from edged.daemon import inquiries
 from edged.daemon.models.administration import Administration, Done
 from edged.daemon.models.catalog import version_of
 from edged.daemon.models.versions import Change
+from edged.daemon.service import Service
 from edged.errors import EdgedError
 
 Send = Callable[[bytes, wire.Frames], object]
-Inquire = Callable[[wire.RequestHeader], wire.ReplyHeader]
 
 
 class AdminEndpoint:
     """Answers each request once, when it is done. A request that comes again before is ignored."""
 
-    def __init__(
-        self,
-        administration: Administration,
-        limits: wire.Limits,
-        *,
-        send: Send,
-        inquire: Inquire,
-        residency: Callable[[str], wire.ResidencyReply],
-    ) -> None:
-        """A front's admin endpoint.
-
-        inquire    answers the questions that any client may ask
-        residency  makes the answer to RESIDENCY for the id of a request
-        """
-        self._administration = administration
-        self._limits = limits
+    def __init__(self, service: Service, *, send: Send) -> None:
+        self._service = service
+        self._administration = service.administration
+        self._limits = service.config.published_limits()
         self._send = send
-        self._inquire = inquire
-        self._residency = residency
-        self._open: set[tuple[bytes, str]] = set()  # routing id, id
+        self._open: set[tuple[bytes, str]] = set()  # routing ids and ids of open requests
 
     def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
         """An administrator's message."""
@@ -58,9 +45,10 @@ class AdminEndpoint:
             if type(header) in _BEGIN:
                 _BEGIN[type(header)](self, routing_id, header, now)
             elif isinstance(header, wire.ResidencyQuery):
-                self._answer(routing_id, self._residency(header.id))
+                resident = self._service.scheduler.resident()
+                self._answer(routing_id, residency(self._administration, resident, header.id))
             else:
-                self._answer(routing_id, self._inquire(header))
+                self._answer(routing_id, inquiries.reply(header, self._service.situation()))
         except EdgedError as error:
             self._refuse(routing_id, header.id, error)
 

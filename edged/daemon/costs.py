@@ -1,6 +1,6 @@
-"""What batches cost on the device that has just come up: by a profile, or by its warm-up.
+"""The times of batches on a device that has just started: from a profile, or from its warm-up.
 
-Either is a beginning; the scheduler's cost model corrects it by what runs.
+These are first estimates; the scheduler's cost model corrects them with measured batches.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def costs_of_a_lane(
 
 
 def _measured(ready: link.Ready) -> tuple[GroupCost, ...]:
-    """The slowest model of each group at each measured size, to be on the safe side."""
+    """The times of the slowest model of each group, so that no batch is expected too early."""
     slowest: dict[tuple[str, bool], dict[int, float]] = {}
     for warm_up in ready.warm_ups:
         times = slowest.setdefault((warm_up.group, warm_up.wide), {})

@@ -14,6 +14,7 @@ import msgspec
 
 from edged.backends.base import DeviceLost
 from edged.budget import footprint
+from edged.core.events import FailedBlock
 from edged.device.failures import typed
 from edged.device.loader import Loader
 from edged.device.warming import Warming
@@ -85,10 +86,10 @@ class Filling:
             for block, info in self._infos.items()
         )
 
-    def failures(self) -> tuple[link.FailedBlock, ...]:
+    def failures(self) -> tuple[FailedBlock, ...]:
         """The blocks that could not be loaded, and why."""
         return tuple(
-            link.FailedBlock(block, error.code, str(error)) for block, error in self._failed.items()
+            FailedBlock(block, error.code, str(error)) for block, error in self._failed.items()
         )
 
     def is_resident(self, manifest: Manifest) -> bool:

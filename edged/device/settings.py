@@ -30,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     microbatches: dict[
         str, int
     ] = {}  # rows that these blocks run at a time, if models are not timed
+    report_block_runs: bool = False  # with each batch: what each block took
     log_level: str = "info"
 
 
