@@ -181,7 +181,7 @@ class DeviceDown(msgspec.Struct, frozen=True, array_like=True, tag="device-down"
     """The worker is gone, and with it everything that was on the device.
 
     `suspects`: the requests that it is gone because of, where that is known; else it may be any
-    that it was working on.
+    that it was preparing, or that was in a batch which had begun.
     """
 
     reason: str

@@ -168,8 +168,8 @@ class Scheduler:
                 self._device.up(event)
                 self._parking.handle(event, now, out)
             case DeviceDown():
-                self._device.down(event)
-                self._jobs.take_back(event, now, out)
+                begun = self._device.down(event)
+                self._jobs.take_back(event, begun, now, out)
                 self._parking.handle(event, now, out)
             case DrainAsked():
                 self._drain(out)

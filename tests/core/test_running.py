@@ -67,6 +67,21 @@ def test_a_driver_may_wait_for_more_arrivals_until_the_next_batch_is_due():
     assert scheduler.scheduler.wakeup_at() == until  # the next batch is ordered then, not before
 
 
+def test_who_was_ordered_ahead_is_not_suspected_when_the_device_dies():
+    """It dies with the first batch each time; what was to run next has not begun."""
+    scheduler, now = warm()
+    scheduler(arrived(101, inline=True), now)
+    scheduler(arrived(102, inline=True), now)
+    assert runs(scheduler(Woke(), scheduler.scheduler.wakeup_at())) == [(102,)]
+    assert scheduler(DeviceDown("killed"), now + WORK_S) == []
+    cost = GroupCost(BACKBONE, (1, 4), (WORK_S, WORK_S + 0.001), speed_up=1.0)
+    scheduler(DeviceUp((cost,)), now + 1.0)
+    (refused,) = scheduler(DeviceDown("killed"), now + 1.05)
+    assert refused.rid == 101
+    scheduler(DeviceUp((cost,)), now + 2.0)
+    assert scheduler(DeviceDown("killed"), now + 2.05) == []  # 102 is suspected once
+
+
 def test_a_batch_that_was_ordered_ahead_costs_what_it_takes_after_the_last_one():
     scheduler, now = warm()
     scheduler(arrived(101, inline=True), now)

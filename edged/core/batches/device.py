@@ -154,12 +154,16 @@ class Device:
         self.costs = CostModel(event.costs, lanes=lanes)
         self._preparers = event.preparers
 
-    def down(self, event: DeviceDown) -> None:
-        """The worker is gone, and with it everything that it ran."""
+    def down(self, event: DeviceDown) -> set[int]:
+        """The worker is gone, and with it everything that it ran: the requests in batches that had
+        begun. Batches that were ordered ahead had not."""
         self._check_number(event.device)
+        begun = islice(self.lanes.batches, self.lanes.number)
+        rids = {part.job.request.rid for batch in begun for part in batch.parts}
         self.is_up = False
         self.lanes = DeviceLanes(self.lanes.number)
         self.order_at = self.next_beat_s = inf
+        return rids
 
     def _check_number(self, device: int) -> None:
         if device != self.number:

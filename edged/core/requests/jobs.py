@@ -260,16 +260,19 @@ class Jobs:
             text = "the request's time-out has passed"
             self.refuse(self.by_rid[rid], Code.DEADLINE_EXCEEDED, text, now, out)
 
-    def take_back(self, event: DeviceDown, now: float, out: list[Command]) -> None:
+    def take_back(self, event: DeviceDown, begun: set[int], now: float, out: list[Command]) -> None:
         """Requests on a lost device wait again. One that is suspected of the loss, and was
-        `max_attempts` times, is refused; one that was refused before is dropped."""
+        `max_attempts` times, is refused; one that was refused before is dropped.
+
+        Where the driver knows no suspects, they are what was being prepared, and what was in
+        batches that had `begun`."""
         self.staged.clear()
         for job in reversed([j for j in self.by_rid.values() if ON_DEVICE[j.state]]):
             if not job.is_open:
                 self.move(job, State.GONE, now)
                 continue
             if event.suspects is None:
-                is_suspect = job.state is not State.STAGED
+                is_suspect = job.state is State.PREPARING or job.request.rid in begun
             else:
                 is_suspect = job.request.rid in event.suspects
             if is_suspect:
