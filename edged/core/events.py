@@ -67,6 +67,7 @@ class Model(msgspec.Struct, frozen=True):
 
     name: str
     blocks: tuple[str, ...]  # each once, in the order of the path
+    measured: bool = True  # False: what its batches take is to be measured in idle moments
 
 
 class BlockCost(msgspec.Struct, frozen=True):
@@ -163,6 +164,7 @@ class DeviceUp(msgspec.Struct, frozen=True, tag=True):
     resident: tuple[HeldBlock, ...] = ()
     overhead: Overhead = Overhead()
     failed: tuple[FailedBlock, ...] = ()
+    first: tuple[str, ...] = ()  # models to be loaded as far as there is room, in this order
 
 
 class DeviceDown(msgspec.Struct, frozen=True, tag=True):
@@ -214,6 +216,18 @@ class MemoryMeasured(msgspec.Struct, frozen=True, tag=True):
     budget_bytes: int
     used_bytes: int = 0  # 0: not measured
     ceiling_bytes: int = 0  # the budget if nobody else took memory; 0: it does not change
+
+
+class Calibrated(msgspec.Struct, frozen=True, tag=True):
+    """One run of a Calibrate has ended, with what is known by now.
+
+    `costs` and `overhead` take the place of what was told before.
+    """
+
+    model: str
+    done: bool  # nothing more is to be measured of the model
+    costs: tuple[GroupCost, ...] = ()
+    overhead: Overhead | None = None  # None: as before
 
 
 class PayloadRoom(msgspec.Struct, frozen=True, tag=True):
@@ -268,6 +282,7 @@ Event: TypeAlias = (
     | BlockLoadFailed
     | BlockUnloaded
     | MemoryMeasured
+    | Calibrated
     | PayloadRoom
     | LoadAsked
     | UnloadAsked
@@ -320,6 +335,16 @@ class Unload(msgspec.Struct, frozen=True, tag=True):
     block: str
 
 
+class Calibrate(msgspec.Struct, frozen=True, tag=True):
+    """Measure what batches of a model take, by one run of at most so many rows of nobody.
+
+    Its blocks are on the device, which has nothing else to do. Answered by Calibrated.
+    """
+
+    model: str
+    rows: int
+
+
 class Settled(msgspec.Struct, frozen=True, tag=True):
     """What was asked has been done, or cannot be."""
 
@@ -353,7 +378,9 @@ class Drained(msgspec.Struct, frozen=True, tag=True):
     """Every accepted request is answered."""
 
 
-Command: TypeAlias = Prepare | Run | Discard | Load | Unload | Answer | Refuse | Settled | Drained
+Command: TypeAlias = (
+    Prepare | Run | Discard | Load | Unload | Calibrate | Answer | Refuse | Settled | Drained
+)
 
 
 describe(Event, Command)

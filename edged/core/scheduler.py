@@ -13,12 +13,14 @@ from typing import Any
 
 from edged.core.batches.running import Running
 from edged.core.batches.sizes import BatchSizes
+from edged.core.calibration import Calibration
 from edged.core.costs import CostModel
 from edged.core.events import (
     Answer,
     Arrived,
     BatchDone,
     BatchFailed,
+    Calibrated,
     CancelAsked,
     ClientGone,
     Command,
@@ -28,6 +30,7 @@ from edged.core.events import (
     DrainAsked,
     Drained,
     Event,
+    Library,
     Member,
     PayloadRoom,
     Prepare,
@@ -77,6 +80,7 @@ class Scheduler:
         supply = Supply(memory_settings or Memory(), settings.max_batch_rows, self._waiting)
         self._supply = supply
         self._memory = supply.memory
+        self._calibration = Calibration(supply.memory)
         self._forecast = Forecast(settings, self._waiting, supply.memory)
         self._staging = Staging(settings)
         self._preparing = 0  # requests that the device has not said Prepared of
@@ -102,6 +106,8 @@ class Scheduler:
                 self._keep_busy(now, commands)  # what was to leave may be needed again
         if self._supply.is_asked:
             commands += self._supply.settle(now)  # the last request of a model may have ended
+        if self._device_up and not self._draining:
+            commands += self._calibration.next(now, idle=not self._jobs)
         commands = self._order.pass_on(commands, now)
         if self._draining and not self._open and not self._drained:
             self._drained = True
@@ -111,7 +117,8 @@ class Scheduler:
     def wakeup_at(self) -> float:
         """When to call again with `Woke`, at the latest; infinity: when something happens."""
         deadline_s = self._deadlines.next_s()
-        return min(deadline_s, self._sizes.next_beat_s, self._memory.wakeup_s, self._order_at)
+        ours_s = min(deadline_s, self._sizes.next_beat_s, self._memory.wakeup_s, self._order_at)
+        return min(ours_s, self._calibration.wakeup_s)
 
     # --- what the driver may look at ------------------------------------------------------------
 
@@ -322,11 +329,24 @@ class Scheduler:
         self._lanes = min(event.lanes, self.settings.lanes or event.lanes)
         self._running = Running(self._lanes)
         self._costs = CostModel(event.costs, lanes=self._lanes)
+        self._costs.learn(self._calibration.groups)
+        self._calibration.on_device()
+        self._on_supply(event, now, commands)
+
+    def _on_library(self, event: Library, now: float, commands: list[Command]) -> None:
+        self._on_supply(event, now, commands)
+        self._calibration.on_library(event)
+        self._costs.learn(self._calibration.groups)
+
+    def _on_calibrated(self, event: Calibrated, now: float, commands: list[Command]) -> None:
+        self._costs.know(event.costs)
+        self._calibration.on_calibrated(event)
         self._on_supply(event, now, commands)
 
     def _on_device_down(self, event: DeviceDown, now: float, commands: list[Command]) -> None:
         """What the device held waits again; a request that it died with twice is refused."""
         self._device_up = False
+        self._calibration.on_device()
         self._running = Running(self._lanes)
         self._order_at = self._sizes.next_beat_s = inf
         self._ready.clear()
@@ -574,6 +594,8 @@ def _again_s(code: Code) -> float | None:
 
 _HANDLERS: dict[type, Callable[[Scheduler, Any, float, list[Command]], None]] = {
     **dict.fromkeys((*TO_MEMORY, *TO_ASKS), Scheduler._on_supply),
+    Library: Scheduler._on_library,
+    Calibrated: Scheduler._on_calibrated,
     Arrived: Scheduler._on_arrived,
     Prepared: Scheduler._on_prepared,
     PrepareFailed: Scheduler._on_prepare_failed,

@@ -21,6 +21,8 @@ from edged.config import Config
 from edged.core.events import (
     Answer,
     Arrived,
+    Calibrate,
+    Calibrated,
     CancelAsked,
     ClientGone,
     Command,
@@ -29,7 +31,6 @@ from edged.core.events import (
     DrainAsked,
     Drained,
     Event,
-    FailedBlock,
     Load,
     LoadAsked,
     PayloadRoom,
@@ -46,8 +47,8 @@ from edged.core.events import (
 from edged.core.scheduler import RESTART_S, Scheduler
 from edged.daemon import inquiries, translation
 from edged.daemon.admin import AdminEndpoint, residency
-from edged.daemon.costs import costs_of_a_lane
-from edged.daemon.gauge import Gauge, library, resident
+from edged.daemon.costs import Figures
+from edged.daemon.gauge import Gauge
 from edged.daemon.inquiries import Situation
 from edged.daemon.models.administration import Administration, Shelf
 from edged.daemon.models.catalog import NOT_LOADED, Catalog
@@ -56,6 +57,7 @@ from edged.daemon.owed import Owed
 from edged.daemon.peers.clients import Client, Clients
 from edged.daemon.peers.room import Room
 from edged.daemon.pending import Pending, answers_of
+from edged.daemon.readiness import STARTING, first_models, readiness, wanted_models
 from edged.daemon.vigil import Vigil
 from edged.errors import EdgedError, ResourceExhausted, Unavailable, from_code
 from edged.link import messages as link
@@ -108,7 +110,6 @@ class Front:
         self._outlet = outlet
         self._regions = regions
         self._recorder = recorder
-        self._profile = profile
         self._scheduler = Scheduler(config.scheduler, config.memory.choice)
         self._statistics = Statistics(self._catalog.tasks)
         self._administration = Administration(versions, shelf, config.memory.pinned, self)
@@ -119,7 +120,8 @@ class Front:
             inquire=lambda header: inquiries.reply(header, self._situation()),
             residency=lambda id: residency(self._administration, self._resident, id),
         )
-        self._known: dict[str, link.BlockInfo] = {}  # blocks, as they were loaded last
+        self._figures = Figures(profile)
+        self.readiness = STARTING
         self._resident: dict[str, int] = {}  # bytes of the blocks on the device
         self._settled: deque[Settled] = deque()
         self._clients = Clients(config.server.client_timeout_s)
@@ -149,7 +151,7 @@ class Front:
     def state(self) -> str:
         if self._draining:
             return "DRAINING"
-        if self._device is not None:
+        if self._device is not None and self.readiness.is_ready:
             return "READY"
         return "RECOVERING" if self._restarts else "STARTING"
 
@@ -187,20 +189,15 @@ class Front:
             return -math.inf  # other threads could decode what comes
         return self._scheduler.settled_until_s
 
-    def worker_models(self) -> tuple[dict[str, Manifest], tuple[str, ...]]:
-        """Those that a worker that is started now is to know, by key, best to keep first; and the
-        keys of those that have to fit.
-        """
-        models, administration = self._versions.models, self._administration
-        pinned = [name for name in self._catalog.preferred() if name in administration.pinned]
-        loaded = [n for n in self._catalog.preferred() if n not in administration.unloaded]
-        keys = [self._versions.served[name] for name in (*pinned, *loaded)]
-        first = dict.fromkeys([*keys, *models])
-        must_fit = [name for name in pinned if name in self._config.memory.pinned]
-        return (
-            {key: models[key] for key in first},
-            tuple(self._versions.served[name] for name in must_fit),
-        )
+    def worker_models(self) -> dict[str, Manifest]:
+        """Those that a worker that is started now is to know, by key."""
+        return dict(self._versions.models)
+
+    def look_at_memory(self) -> None:
+        """See how far the loading has come, and what there is no room for."""
+        pinned = self._administration.pinned
+        wanted = wanted_models(self._catalog, self._versions.served, pinned)
+        self.readiness = readiness(self._scheduler.memory(), wanted)
 
     def worker_budget_bytes(self) -> int:
         """What a worker that is started now may take."""
@@ -243,7 +240,10 @@ class Front:
         """The worker has ended, because of `batch` if that is known; another will be started."""
         self._restarts += 1
         self._reason = reason
+        if self._owed.calibrating is not None:
+            self._figures.give_up(self._owed.calibrating)
         suspects, self._owed = self._owed.members(batch), Owed()
+        self.readiness = STARTING
         self.vigil.begin(now)
         for pending in self._pending.values():
             pending.is_ordered = False
@@ -301,7 +301,7 @@ class Front:
             self._outlet.to_worker([link.encode(message)])
 
     def tell_versions(self, now: float) -> None:
-        self._tell(library(self._versions, self._known), now)
+        self._tell(self._figures.library(self._versions), now)
 
     def is_in_use(self, key: str) -> bool:
         return any(
@@ -317,7 +317,7 @@ class Front:
     def serve(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._statistics.know(catalog.tasks)
-        self._profile = None  # it was measured before there were these blocks
+        self._figures.forget_profile()
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -459,26 +459,33 @@ class Front:
     def _why_not_ready(self) -> str:
         if self._draining:
             return "the daemon is shutting down"
-        return "" if self._device is not None else self._reason
+        if self._device is None:
+            return self._reason
+        here = self.readiness
+        return "" if here.is_ready else "; ".join(filter(None, (here.progress, here.note)))
+
+    def _remark(self) -> str:
+        """What an operator should know of a daemon that is ready."""
+        return "; ".join(filter(None, (self.readiness.note, self.readiness.progress)))
 
     # --- the worker ---------------------------------------------------------------------------
 
     def _ready(self, message: link.Ready, frames: Sequence[wire.Buffer], now: float) -> None:
         """Raises ConfigError if the profile is of another device, or of other blocks."""
         self._device = message
-        costs = costs_of_a_lane(message, self._versions.models, self._profile)
+        costs = self._figures.on_ready(message, self._versions.models)
         measured = self._gauge.measured(message)
-        self._known |= {info.id: info for info in message.blocks}
-        self._resident = {info.id: info.bytes_used for info in message.blocks if info.resident}
+        self._resident = {}
         self.tell_versions(now)
         self._tell(msgspec.structs.replace(measured, used_bytes=0), now)  # the budget to begin with
         overhead = self._gauge.overhead(message)
-        failed = tuple(FailedBlock(one.id, one.code, one.message) for one in message.failed)
-        self._tell(DeviceUp(costs, message.lanes, resident(message), overhead, failed), now)
+        unloaded = self._administration.unloaded
+        keys = {name: key for name, key in self._versions.served.items() if name not in unloaded}
+        pinned, order = self._administration.pinned, self._config.models or ()
+        first = first_models(self._catalog, keys, pinned, order)
+        self._tell(DeviceUp(costs, message.lanes, (), overhead, first=first), now)
         self._tell(measured, now)
         self._find_room(now)
-        for name, why in self._failing().items():
-            log.error("model %s cannot be served: %s", name, why)
         self._administration.try_reload(now)
 
     def _failed(self, message: link.Failed, frames: Sequence[wire.Buffer], now: float) -> None:
@@ -517,10 +524,26 @@ class Front:
     def _load_failed(
         self, message: link.LoadFailed, frames: Sequence[wire.Buffer], now: float
     ) -> None:
-        log.error("%s", message.message)
+        for key, manifest in self._versions.models.items():
+            if any(step.block == message.block for step in manifest.steps):
+                log.error("model %s cannot be served: %s", key, message.message)
 
     def _unloaded(self, message: link.Unloaded, frames: Sequence[wire.Buffer], now: float) -> None:
         del self._resident[message.block]
+
+    def _calibrated(
+        self, message: link.Calibrated, frames: Sequence[wire.Buffer], now: float
+    ) -> None:
+        assert self._device is not None, "a worker that is not ready owes no measurement"
+        costs = self._figures.on_calibrated(message, self._device.lanes)
+        overhead = None
+        if message.done:
+            figures = {"row_bytes": message.row_bytes, "loading_bytes": message.loading_bytes}
+            self._device = msgspec.structs.replace(self._device, **figures)
+            overhead = self._gauge.overhead(self._device)
+        self._tell(Calibrated(message.model, message.done, costs, overhead), now)
+        if message.done:
+            self._find_room(now)
 
     def _defined(self, message: link.Defined, frames: Sequence[wire.Buffer], now: float) -> None:
         self._administration.defined(now)
@@ -560,6 +583,11 @@ class Front:
     def _do_order(self, command: Command, now: float) -> None:
         order = translation.ORDERS[type(command)](command)
         self._outlet.to_worker([link.encode(order)])
+
+    def _do_calibrate(self, command: Calibrate, now: float) -> None:
+        self._owed.calibrate(command.model)
+        self._do_order(command, now)
+        self.vigil.calibrate(command.model, command.rows, now)
 
     def _do_load(self, command: Load, now: float) -> None:
         self._owed.load(command.block)
@@ -646,7 +674,7 @@ class Front:
             id="",
             server=wire.ServerStatistics(
                 state=self.state,
-                reason=self._why_not_ready(),
+                reason=self._why_not_ready() or self._remark(),
                 pid=os.getpid(),
                 uptime_s=now - self._started_at,
                 worker_restarts=self._restarts,
@@ -700,6 +728,7 @@ _ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None
     link.Loaded: Front._loaded,
     link.LoadFailed: Front._load_failed,
     link.Unloaded: Front._unloaded,
+    link.Calibrated: Front._calibrated,
     link.Defined: Front._defined,
     link.DefineFailed: Front._define_failed,
 }
@@ -707,6 +736,7 @@ _ON_WORKER: dict[type, Callable[[Front, Any, Sequence[wire.Buffer], float], None
 _ON_COMMAND: dict[type, Callable[[Front, Any, float], None]] = {
     **dict.fromkeys(translation.ORDERS, Front._do_order),
     Prepare: Front._do_prepare,
+    Calibrate: Front._do_calibrate,
     Load: Front._do_load,
     Unload: Front._do_unload,
     Run: Front._do_run,

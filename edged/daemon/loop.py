@@ -84,7 +84,8 @@ class Loop:
         self._failure: link.Failed | None = None  # the last words of the current worker
         self._was_ready = False
         self._device_name = ""
-        self._models_said = 0  # in the last word to the service manager
+        self._said = ""  # the last status that the service manager was told
+        self._progress = ""  # the last one that the log was told
         self._drain_by = math.inf
         self._signals: list[int] = []
         self._locks: list[int] = []  # of ipc sockets; held until the end
@@ -245,7 +246,11 @@ class Loop:
             message = owed.read(frames[0])
             self._front.on_worker(message, frames[1:], now)
             if isinstance(message, link.Ready):
-                self._on_worker_ready(message, now)
+                self._device_name = message.device
+                self._restarts.on_ready(now)
+                self._on_progress(now)
+            elif isinstance(message, link.Loaded | link.LoadFailed):
+                self._on_progress(now)
             elif isinstance(message, link.Failed):
                 self._failure = message
             self._flush()
@@ -267,9 +272,8 @@ class Loop:
             if self._awake is not None:
                 self._awake.sweep(now)
             self._check_worker(now)
-            is_serving = self._front.device_is_up and self._drain_by == math.inf
-            if is_serving and self._front.served_models != self._models_said:
-                self._say_what_is_served(self._device_name)
+            if self._front.device_is_up and self._drain_by == math.inf:
+                self._on_progress(now)
         busy = self._front.vigil.is_waiting
         if self._watchdog.due(now, busy=busy, progress_at=self._front.vigil.progress_at(now)):
             self._notifier.alive()
@@ -282,36 +286,56 @@ class Loop:
         self._front.vigil.begin(now)
         self._failure = None
         budget_bytes = self._front.worker_budget_bytes()
-        models, pinned = self._front.worker_models()
+        models = self._front.worker_models()
         settings = msgspec.structs.replace(
             self._worker_settings,
             budget_bytes=budget_bytes,
             models=tuple(models),
             manifests=models,
-            pinned=pinned,
         )
         self._worker = WorkerProcess(settings)
         self._watch(self._worker.receiver.descriptor, select.POLLIN)
         self._watch(self._worker.death_fd, select.POLLIN)
         self._notifier.starting(within_s=self._config.device.start_timeout_s)
 
-    def _on_worker_ready(self, message: link.Ready, now: float) -> None:
-        if not self._was_ready:
+    def _on_progress(self, now: float) -> None:
+        """Say how far the loading has come. Progress extends the time that a start has.
+
+        Raises EdgedError where no model can be served before any was.
+        """
+        self._front.look_at_memory()
+        readiness = self._front.readiness
+        if readiness.failure is not None and not self._was_ready:
+            raise from_code(*readiness.failure)
+        if readiness.is_ready and not self._was_ready:
+            self._was_ready = True
             gc.collect()
             gc.freeze()  # what lives now lives for ever: later collections need not look at it
             self._guard.begin()
-        self._was_ready = True
-        self._restarts.on_ready(now)
-        log.info("ready: %d models on %s", self._front.served_models, message.device)
-        self._notifier.ready()
-        self._say_what_is_served(message.device)
+            self._notifier.ready()
+        if readiness.progress != self._progress:
+            self._progress = readiness.progress
+            if not self._was_ready:
+                self._notifier.starting(within_s=self._config.device.start_timeout_s)
+            if readiness.progress:
+                log.info("%s", readiness.progress)
+            elif readiness.is_ready:
+                log.info("ready: %d models on %s", self._front.served_models, self._device_name)
+            if readiness.note:
+                log.warning("%s", readiness.note)
+        self._say_what_is_served()
 
-    def _say_what_is_served(self, device: str) -> None:
-        self._device_name = device
-        self._models_said = self._front.served_models
-        missing = self._front.unserved_models
-        but = f"; {missing} cannot be served (edged models)" if missing else ""
-        self._notifier.status(f"serving {self._models_said} models on {device}{but}")
+    def _say_what_is_served(self) -> None:
+        front, readiness = self._front, self._front.readiness
+        parts = [readiness.note, readiness.progress]
+        if readiness.is_ready:
+            parts.append(f"serving {front.served_models} models on {self._device_name}")
+        if front.unserved_models:
+            parts.append(f"{front.unserved_models} cannot be served (edged models)")
+        said = "; ".join(filter(None, parts))
+        if said != self._said:
+            self._said = said
+            self._notifier.status(said)
 
     def _check_worker(self, now: float) -> None:
         """Give up a worker that does not get ready, or does not get on."""
@@ -333,7 +357,8 @@ class Loop:
         if not self._was_ready:
             raise from_code(code, reason)
         log.error("%s", reason)
-        self._notifier.status(f"recovering: {reason}")
+        self._said = f"recovering: {reason}"
+        self._notifier.status(self._said)
         self._front.on_worker_lost(reason, now, batch=batch)
         self._start_worker_at = self._restarts.on_ended(now)
 

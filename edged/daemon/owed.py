@@ -68,6 +68,7 @@ class Owed:
         self._unloads: set[str] = set()
         self._defines = 0
         self._measures = 0
+        self.calibrating: str | None = None  # model
 
     # --- orders ---------------------------------------------------------------------------------
 
@@ -89,6 +90,9 @@ class Owed:
 
     def measure(self) -> None:
         self._measures += 1
+
+    def calibrate(self, model: str) -> None:
+        self.calibrating = model
 
     def members(self, batch: int | None) -> tuple[int, ...] | None:
         """The requests of a batch that was ordered and has not been reported."""
@@ -124,8 +128,7 @@ class Owed:
 
     def _ready(self, message: link.Ready, pending: Mapping[int, Pending]) -> bool:
         was_up, self._is_up = self._is_up, True
-        rows = message.max_batch_rows
-        return not was_up and message.lanes > 0 and (rows is None or rows > 0)
+        return not was_up and message.lanes > 0 and message.row_bytes >= 0
 
     def _failed(self, message: link.Failed, pending: Mapping[int, Pending]) -> bool:
         return True
@@ -164,6 +167,11 @@ class Owed:
         self._measures -= 1
         measured = min(message.pss_bytes, message.private_bytes) >= 0
         return self._measures >= 0 and measured
+
+    def _calibrated(self, message: link.Calibrated, pending: Mapping[int, Pending]) -> bool:
+        was, self.calibrating = self.calibrating, None
+        fits = all(one.rows > 0 and one.infer_us > 0 for one in message.warm_ups)
+        return was == message.model and fits and message.row_bytes >= 0
 
     def _pong(self, message: link.Pong, pending: Mapping[int, Pending]) -> bool:
         return True
@@ -234,5 +242,6 @@ _SETTLE: dict[type, Callable[[Owed, Any, Mapping[int, Pending]], bool]] = {
     link.Defined: Owed._defined,
     link.DefineFailed: Owed._defined,
     link.Memory: Owed._memory,
+    link.Calibrated: Owed._calibrated,
     link.Pong: Owed._pong,
 }

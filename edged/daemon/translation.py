@@ -11,6 +11,7 @@ from edged.core.events import (
     BlockLoaded,
     BlockLoadFailed,
     BlockUnloaded,
+    Calibrate,
     Discard,
     Event,
     Load,
@@ -55,6 +56,10 @@ def _unloaded(message: link.Unloaded) -> Event:
     return BlockUnloaded(message.block)
 
 
+def _calibrate(command: Calibrate) -> link.ToWorker:
+    return link.Calibrate(command.model, command.rows)
+
+
 def _run(command: Run) -> link.ToWorker:
     members = tuple([link.Member(m.rid, m.models) for m in command.members])
     return link.Run(command.batch, members, command.wide)
@@ -89,4 +94,5 @@ ORDERS: dict[type, Callable[[Any], link.ToWorker]] = {
     Load: _load,
     Unload: _unload,
     Discard: _discard,
+    Calibrate: _calibrate,
 }

@@ -63,8 +63,8 @@ class Vigil:
 
     def _reset(self) -> None:
         self._is_up = False
-        self._lines = tuple(_Line() for _ in range(4))
-        self._batches, self._requests, self._coming, self._going = self._lines
+        self._lines = tuple(_Line() for _ in range(5))
+        self._batches, self._requests, self._coming, self._going, self._measuring = self._lines
         self._runs: dict[int, tuple[str, int]] = {}  # group and rows of batches that have not ended
         self._ran: set[tuple[str, int]] = set()
         self._loads_s: dict[str, float] = {}  # of blocks that were loaded before
@@ -103,6 +103,11 @@ class Vigil:
         bound_s = LOAD * self._hang_timeout_s
         self._going.begin(block, (bound_s, f"block {block[:12]} was not taken off"), now)
 
+    def calibrate(self, model: str, rows: int, now: float) -> None:
+        """One run, the first one with so many rows perhaps; a request's batch may go before it."""
+        bound_s = 2.0 * FIRST * self._hang_timeout_s
+        self._measuring.begin(model, (bound_s, f"model {model} was not measured"), now)
+
     def define(self, models: tuple[str, ...]) -> None:
         """By the thread that loads, so what is to be loaded next waits for it. It takes minutes, so
         that it counts from the latest question does not matter."""
@@ -118,7 +123,6 @@ class Vigil:
 
     def _ready(self, message: link.Ready, now: float) -> None:
         self._is_up = True
-        self._ran.update((warm.group, warm.rows) for warm in message.warm_ups)
         self._loads_s = {info.id: info.load_us / 1e6 for info in message.blocks}
 
     def _prepared(self, message: link.Prepared | link.PrepareFailed, now: float) -> None:
@@ -148,6 +152,9 @@ class Vigil:
 
     def _defined(self, message: link.Defined | link.DefineFailed, now: float) -> None:
         self._coming.end(message.models, now)
+
+    def _calibrated(self, message: link.Calibrated, now: float) -> None:
+        self._measuring.end(message.model, now)
 
     # --- the verdict ----------------------------------------------------------------------------
 
@@ -198,4 +205,5 @@ _ENDS: dict[type, Callable[[Vigil, Any, float], None]] = {
     link.Unloaded: Vigil._unloaded,
     link.Defined: Vigil._defined,
     link.DefineFailed: Vigil._defined,
+    link.Calibrated: Vigil._calibrated,
 }

@@ -1,4 +1,4 @@
-"""The device worker: loads models, prepares requests, runs batches, reports.
+"""The device worker: loads blocks, prepares requests, runs batches, reports.
 
 The threads of the lanes read messages in turn, do what is short, and run the batches whose orders
 they read, one a lane at a time. Others decode images into staging memory, load and unload blocks.
@@ -25,20 +25,20 @@ import cv2
 import numpy as np
 
 from edged import __version__, backends
-from edged.backends.base import DeviceLost
+from edged.backends.base import Backend, DeviceLost
 from edged.budget import footprint
 from edged.device import preparing
+from edged.device.calibration import Calibration
 from edged.device.decoding import Decoding, Room, room_bytes
 from edged.device.executor import Executor
 from edged.device.failures import passing, typed
-from edged.device.filling import Filling
 from edged.device.lanes import Lanes
 from edged.device.loader import Loader
+from edged.device.measurements import Measurements
 from edged.device.orders import Orders
 from edged.device.settings import Settings
 from edged.device.staging import Deferred, Staged, Staging
 from edged.device.turns import Job, TurnQueue
-from edged.device.warming import Warming
 from edged.errors import Code, EdgedError
 from edged.link import messages as link
 from edged.link.channel import Receiver, SharedSender
@@ -48,6 +48,7 @@ from edged.store import Store
 
 log = logging.getLogger("edged.device")
 
+Work: TypeAlias = "link.Run | link.Calibrate"  # what takes a lane
 Jobs: TypeAlias = "queue.SimpleQueue[Job | None] | TurnQueue"  # None ends the thread that takes it
 
 
@@ -63,7 +64,7 @@ class Worker:
         self._jobs = TurnQueue()
         self._looks: Jobs = queue.SimpleQueue()
         # One for each lane; the last one that was used goes first, its memory is in the cache.
-        self._idle: list[Executor] = []
+        self._idle: queue.LifoQueue[Executor] = queue.LifoQueue()
         self._threads: list[tuple[threading.Thread, Jobs]] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
             link.Prepare: self._on_prepare,
@@ -78,90 +79,95 @@ class Worker:
         }
 
     def start(self) -> None:
-        """Load each model once, keep what fits, start the threads, say Ready. Raises EdgedError."""
+        """Open store and device, start the threads, say Ready. Raises EdgedError."""
         settings = self._settings
         cv2.setNumThreads(1)  # our threads take a picture each
         store = Store(settings.store)
         found = settings.manifests or store.models(settings.models)
         self._manifests = {name: found[name] for name in settings.models or found}
-        self._backend = backends.create(
+        backend = self._backend = backends.create(
             settings.backend,
             settings.options,
             threads=settings.threads,
             cache_dir=Path(settings.cache_dir),
         )
-        loader = Loader(store, self._backend)
-        failed = loader.begin(self._manifests)
+        measurements = Measurements(Path(settings.cache_dir), _facts(settings, backend))
+        measurements.sweep()
+        self._loader = Loader(store, backend, measurements)
+        self._loader.begin(self._manifests)
         fixed_bytes = footprint().pss_bytes
         self._executors = [
-            Executor(self._manifests, self._backend, loader.max_rows)
-            for _ in range(self._backend.lanes)
+            Executor(self._manifests, backend, self._loader.max_rows) for _ in range(backend.lanes)
         ]
-        self._idle.extend(reversed(self._executors))
-        threads = settings.prepare_threads + self._backend.lanes
+        for executor in reversed(self._executors):
+            self._idle.put(executor)
+        self._calibration = Calibration(
+            backend,
+            self._executors,
+            self._idle,
+            measurements,
+            block_bytes=lambda: self._loader.resident_bytes,
+        )
+        microbatches = settings.microbatches
+        if microbatches is None:
+            microbatches = self._calibration.microbatches(self._loader.blocks)
+        for executor in self._executors:
+            executor.split(microbatches)
+        threads = settings.prepare_threads + backend.lanes
         room = Room(room_bytes(settings.budget_bytes, settings.max_pixels), threads)
         self._decoding = Decoding(settings.max_pixels, room)
         takes_images = any(manifest.preprocess for manifest in self._manifests.values())
-        decoding_bytes = room.nbytes if takes_images else 0
-        self._staging = Staging(self._manifests, settings.staging_rows, self._backend.memory)
-        warming = Warming(
-            self._executors,
-            self._staging.pools,
-            settings.max_batch_rows,
-            timed=settings.time_models,
-            microbatches=settings.microbatches,
-        )
-        filling = Filling(
-            loader,
-            warming,
-            fixed_bytes=fixed_bytes,
-            budget_bytes=(
-                None if settings.budget_bytes is None else settings.budget_bytes - decoding_bytes
-            ),
-            max_batch_rows=settings.max_batch_rows,
-            failed=failed,
-        )
-        filling.run(self._manifests, settings.pinned)
-        self._orders = Orders(loader, self._redefine, self._report)
+        self._staging = Staging(self._manifests, settings.staging_rows, backend.memory)
+        self._orders = Orders(self._loader, self._redefine, self._report)
         self._orders.start()
         for number in range(settings.prepare_threads):
             self._start_thread(f"prepare-{number}", self._jobs)
         self._start_thread("gauge", self._looks)  # it may have to wait for a load
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
+        self._say_ready(fixed_bytes, room.nbytes if takes_images else 0)
+
+    def _say_ready(self, fixed_bytes: int, decoding_bytes: int) -> None:
+        settings, backend, calibration = self._settings, self._backend, self._calibration
         taken = footprint()
         self._report(
             link.Ready(
-                backend=self._backend.name,
-                device=self._backend.device,
-                lanes=self._backend.lanes,
-                lanes_prepare=1 < self._backend.lanes >= settings.prepare_threads,
-                emulated=self._backend.emulated,
+                backend=backend.name,
+                device=backend.device,
+                lanes=backend.lanes,
+                lanes_prepare=1 < backend.lanes >= settings.prepare_threads,
+                emulated=backend.emulated,
                 models=tuple(self._manifests),
-                blocks=filling.blocks(),
-                warm_ups=warming.times,
+                blocks=tuple(
+                    link.BlockInfo(block, figures.bytes_used, figures.load_us)
+                    for block, figures in self._loader.known.items()
+                ),
+                warm_ups=calibration.times(self._manifests),
+                measured=tuple(
+                    key
+                    for key, manifest in self._manifests.items()
+                    if calibration.is_known(manifest, settings.max_batch_rows)
+                ),
                 versions={
                     "edged": __version__,
                     "python": platform.python_version(),
                     "numpy": np.__version__,
                     "opencv": cv2.__version__,
-                    **self._backend.versions,
+                    **backend.versions,
                 },
                 staging_bytes=self._staging.nbytes,
                 decoding_bytes=decoding_bytes,
                 pss_bytes=taken.pss_bytes,
                 private_bytes=taken.private_bytes,
                 fixed_bytes=fixed_bytes,
-                workspace_bytes=filling.workspace_bytes,
-                loading_bytes=loader.extra_bytes,
-                max_batch_rows=filling.max_batch_rows,
-                failed=filling.failures(),
+                row_bytes=calibration.row_bytes(self._manifests),
+                loading_bytes=self._loader.extra_bytes,
             )
         )
 
     def serve(self) -> None:
         """Do what the front says, until it says Stop and all that was begun has ended."""
-        lanes = Lanes(self._backend.lanes, self._next_run, self._run)
+        lanes: Lanes[Work] = Lanes(self._backend.lanes, self._next_run, self._do)
         others = [
             threading.Thread(
                 target=self._work_in, args=(lanes,), name=f"lane-{number}", daemon=True
@@ -180,18 +186,18 @@ class Worker:
             thread.join()
         self._backend.close()
 
-    def _next_run(self) -> link.Run | None:
-        """The next batch that the front orders, when all that it said before is done or begun."""
+    def _next_run(self) -> Work | None:
+        """The next run that the front orders, when all that it said before is done or begun."""
         while (first := self._commands.begin()) is not None:
             message = link.decode_to_worker(first)
-            if type(message) is link.Run:
+            if type(message) is link.Run or type(message) is link.Calibrate:
                 return message
             if type(message) is link.Stop:
                 break
             self._handlers[type(message)](message)
         return None
 
-    def _work_in(self, lanes: Lanes[link.Run]) -> None:
+    def _work_in(self, lanes: Lanes[Work]) -> None:
         """The life of a lane's thread."""
         with self._fatal():
             lanes.work()
@@ -321,6 +327,12 @@ class Worker:
 
     # --- batches ------------------------------------------------------------------------------
 
+    def _do(self, work: Work) -> None:
+        if type(work) is link.Run:
+            self._run(work)
+        elif type(work) is link.Calibrate:
+            self._calibrate(work)
+
     def _run(self, message: link.Run) -> None:
         try:
             requests = self._staging.begin(message.members)
@@ -328,7 +340,7 @@ class Worker:
             self._report(link.BatchFailed(message.batch, error.code, str(error)))
             return
         prepare_us = self._prepare_deferred(requests, wide=message.wide)
-        executor = self._idle.pop()
+        executor = self._idle.get()  # a run of the calibration may have all of them
         try:
             done, payload = executor.run(message, requests, prepare_us)
         except DeviceLost:
@@ -341,7 +353,7 @@ class Worker:
             self._staging.end(message.members, requests, done=True)
             self._report(done, payload)  # before the executor's memory is used again
         finally:
-            self._idle.append(executor)
+            self._idle.put(executor)
 
     def _prepare_deferred(self, requests: Sequence[Staged], *, wide: bool) -> int:
         """Microseconds. A batch that has the whole device has the preparing threads to help."""
@@ -355,6 +367,27 @@ class Worker:
             work()
         return (time.perf_counter_ns() - started_ns) // 1000
 
+    def _calibrate(self, order: link.Calibrate) -> None:
+        """One run. A model that cannot be measured is served without."""
+        key, manifests, done = order.model, self._manifests, True
+        try:
+            if key in manifests:
+                done = self._calibration.step(key, manifests[key], order.rows)
+        except DeviceLost:
+            raise
+        except Exception as caught:
+            log.warning("model %s could not be measured: %s", key, typed(caught, "a run failed"))
+        report = link.Calibrated(key, done)
+        if done:
+            report = link.Calibrated(
+                key,
+                done,
+                self._calibration.times({key: manifests[key]} if key in manifests else {}),
+                self._calibration.row_bytes(manifests),
+                self._loader.extra_bytes,
+            )
+        self._report(report)
+
     # --- the rest -----------------------------------------------------------------------------
 
     def _redefine(self, manifests: Mapping[str, Manifest]) -> None:
@@ -362,6 +395,7 @@ class Worker:
         for executor in self._executors:
             executor.define(manifests)
         self._staging.define(manifests)
+        self._calibration.forget(self._manifests.keys() - manifests.keys())
         self._manifests = dict(manifests)
 
     def _measure(self, n: int) -> None:
@@ -409,3 +443,15 @@ class Worker:
     def _report(self, message: link.FromWorker, payload: Sequence[memoryview] = ()) -> None:
         """Tell the front, from any thread. The payload's memory may be used again at once."""
         self._reports.send([link.encode(message), *payload])
+
+
+def _facts(settings: Settings, backend: Backend) -> dict[str, Any]:
+    """All that measured figures depend on besides blocks and this processor."""
+    return {
+        "backend": backend.name,
+        "device": backend.device,
+        "lanes": backend.lanes,
+        "threads": settings.threads,
+        "options": settings.options,
+        "versions": backend.versions,
+    }

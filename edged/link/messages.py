@@ -23,8 +23,10 @@ Rules that both ends hold to:
 * Load, Unload, Define and Forget are done in the order in which they come, beside the batches.
   Each Load gets one Loaded or LoadFailed, each Unload one Unloaded, each Define one Defined or
   DefineFailed. The front unloads nothing that a staged request needs.
-* A worker that cannot start sends Failed and exits with status 1. One that can load some models and
-  not all starts, and says in Ready which blocks failed.
+* A worker that cannot start sends Failed and exits with status 1. One that can starts without any
+  block, and says Ready at once.
+* Each Calibrate gets one Calibrated, when its one run has ended; the front sends it when no request
+  is on the device, and no second one before.
 """
 
 from __future__ import annotations
@@ -155,6 +157,14 @@ class Forget(_Message, frozen=True):
     models: tuple[str, ...]
 
 
+class Calibrate(_Message, frozen=True):
+    """Measure a model, whose blocks are loaded, by one run of at most so many rows; answered by
+    Calibrated."""
+
+    model: str
+    rows: int
+
+
 class Ping(_Message, frozen=True):
     """Answered by Pong from the thread that reads it, whatever the lanes do."""
 
@@ -172,7 +182,18 @@ class Stop(_Message, frozen=True):
 
 
 ToWorker: TypeAlias = (
-    Prepare | Run | Discard | Close | Load | Unload | Define | Forget | Ping | Measure | Stop
+    Prepare
+    | Run
+    | Discard
+    | Close
+    | Load
+    | Unload
+    | Define
+    | Forget
+    | Calibrate
+    | Ping
+    | Measure
+    | Stop
 )
 
 
@@ -185,15 +206,6 @@ class BlockInfo(_Part, frozen=True):
     id: str
     bytes_used: int  # host or device memory that the block takes while it is loaded
     load_us: int
-    resident: bool = True  # False: it was loaded to be measured, and had to make room
-
-
-class FailedBlock(_Part, frozen=True):
-    """One block that could not be loaded; no model that needs it can run until it is."""
-
-    id: str
-    code: Code
-    message: str
 
 
 class WarmUp(_Part, frozen=True):
@@ -207,7 +219,8 @@ class WarmUp(_Part, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """All models that could be loaded were, and are warm; what fits has stayed."""
+    """The worker has opened its device and its store. No block is loaded yet; `blocks`, `warm_ups`
+    and `measured` say what is known of earlier starts."""
 
     backend: str
     device: str  # for people, as "cpu (2 threads)"
@@ -221,12 +234,11 @@ class Ready(_Message, frozen=True):
     pss_bytes: int  # proportional set size of the worker
     fixed_bytes: int = 0  # of it, before anything was loaded
     private_bytes: int = 0  # of it, what no file backs
-    workspace_bytes: int = 0  # of it, activations of the largest batch in all lanes
+    row_bytes: int = 0  # of activations in all lanes, for each row of the largest batch
     loading_bytes: int = 0  # that loading a block takes on top, for a moment
-    max_batch_rows: int | None = None  # None: as asked for; else what there is memory for
     lanes_prepare: bool = False  # they decode small images themselves: see `is_light`
-    failed: tuple[FailedBlock, ...] = ()  # blocks; a Load of one tries again
     decoding_bytes: int = 0  # of pictures that are being decoded, at most
+    measured: tuple[str, ...] = ()  # models of which nothing is left to be measured
 
 
 class Failed(_Message, frozen=True):
@@ -333,6 +345,17 @@ class DefineFailed(_Message, frozen=True):
     message: str
 
 
+class Calibrated(_Message, frozen=True):
+    """One run of a Calibrate has ended. `warm_ups` are of that model; where it is `done` they, and
+    the figures of Ready with their names, take the place of what was known."""
+
+    model: str
+    done: bool
+    warm_ups: tuple[WarmUp, ...] = ()
+    row_bytes: int = 0
+    loading_bytes: int = 0
+
+
 class Pong(_Message, frozen=True):
     n: int
 
@@ -357,6 +380,7 @@ FromWorker: TypeAlias = (
     | Unloaded
     | Defined
     | DefineFailed
+    | Calibrated
     | Pong
     | Memory
 )

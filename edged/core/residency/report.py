@@ -7,6 +7,7 @@ import msgspec
 from edged.core.residency.blocks import Where
 from edged.core.residency.ledger import Account
 from edged.core.residency.memory import DeviceMemory
+from edged.errors import Code
 
 
 class BlockState(msgspec.Struct, frozen=True):
@@ -29,6 +30,8 @@ class ModelState(msgspec.Struct, frozen=True):
     pinned: bool
     waiting: int  # requests for it alone
     error: str = ""  # of its last load, until it is tried again
+    code: Code | None = None  # of that error
+    excess_bytes: int = 0  # by which it does not fit what the budget leaves for blocks
 
 
 class MemoryState(msgspec.Struct, frozen=True):
@@ -38,6 +41,7 @@ class MemoryState(msgspec.Struct, frozen=True):
     batch_rows: int  # of the largest batch that there is room for
     blocks: tuple[BlockState, ...]
     models: tuple[ModelState, ...]
+    loading: tuple[int, int] | None = None  # model that the start loads, and of how many
 
 
 def report(memory: DeviceMemory) -> MemoryState:
@@ -55,16 +59,25 @@ def report(memory: DeviceMemory) -> MemoryState:
     models = []
     for name, need in residency.models.items():
         missing = list(residency.missing(need))
+        error = residency.last_error(need) if missing else None
         models.append(
             ModelState(
                 name,
                 residency.bytes(need),
                 sum(block.bytes for block in missing),
                 memory.load_s(need),
-                served=name in memory.served,
-                pinned=name in memory.pinned,
+                served=name in memory.service.served,
+                pinned=name in memory.service.pinned,
                 waiting=need.waiting,
-                error=next((block.error[1] for block in missing if block.error), ""),
+                error=error[1] if error else "",
+                code=error[0] if error else None,
+                excess_bytes=memory.excess_bytes(need),
             )
         )
-    return MemoryState(memory.ledger.account(), memory.ledger.batch_rows, blocks, tuple(models))
+    return MemoryState(
+        memory.ledger.account(),
+        memory.ledger.batch_rows,
+        blocks,
+        tuple(models),
+        memory.service.progress(),
+    )
