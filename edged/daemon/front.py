@@ -193,7 +193,7 @@ class Front:
         """Those that a worker that is started now is to know, by key."""
         return dict(self._versions.models)
 
-    def look_at_memory(self) -> None:
+    def _look_at_memory(self) -> None:
         """See how far the loading has come, and what there is no room for."""
         pinned = self._administration.pinned
         wanted = wanted_models(self._catalog, self._versions.served, pinned)
@@ -227,6 +227,8 @@ class Front:
         for path in self._regions.sweep(self._clients.knows):
             self.order(link.Close(path))
         self._administration.on_sweep(now)
+        if self._device is not None:
+            self._look_at_memory()
         if self._device is not None and now >= self._measure_at:
             self._measure(now)
 
@@ -287,6 +289,8 @@ class Front:
         event_of = translation.EVENTS.get(type(message))
         if event_of is not None:
             self._tell(event_of(message), now)
+        if type(message) in _PROGRESS:
+            self._look_at_memory()
 
     # --- what the administration wants done ---------------------------------------------------
 
@@ -707,6 +711,7 @@ class Front:
 
 
 _REPLIES = (Answer, Refuse)
+_PROGRESS = (link.Ready, link.Loaded, link.LoadFailed)  # after which more models may be served
 
 _ON_REQUEST: dict[type, Callable[[Front, Client, wire.Request, float], None]] = {
     wire.Infer: Front._infer,

@@ -303,7 +303,6 @@ class Loop:
 
         Raises EdgedError where no model can be served before any was.
         """
-        self._front.look_at_memory()
         readiness = self._front.readiness
         if readiness.failure is not None and not self._was_ready:
             raise from_code(*readiness.failure)

@@ -31,7 +31,7 @@ log = logging.getLogger("edged.device")
 
 _RUNS = 4  # timed ones of each case; a first one is not timed
 _LONG_S = 2.0  # a round of runs that takes longer is the last one
-_BORDERS = 16  # times what a block reads and writes: a safe guess of what it takes while it runs
+_BORDERS = 4  # times what a block reads and writes: a safe guess of what it takes while it runs
 
 _Case = tuple[int, bool]  # rows, and whether on the whole device
 

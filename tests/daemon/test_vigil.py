@@ -22,14 +22,16 @@ def done(batch: int) -> link.BatchDone:
 
 
 def ready(**known: int) -> link.Ready:
-    """A worker that has run one and eight rows of group g; `known`: microseconds of loads."""
-    warm_ups = tuple(link.WarmUp("g", "m", rows, 1000) for rows in (1, 8))
+    """A worker that has just started; `known`: microseconds of loads."""
     blocks = tuple(link.BlockInfo(id, 1, load_us) for id, load_us in known.items())
-    return link.Ready("fake", "none", 1, False, ("m",), blocks, warm_ups, {}, 0, 0)
+    return link.Ready("fake", "none", 1, False, ("m",), blocks, (), {}, 0, 0)
 
 
 class Watched:
-    """A vigil that is asked each second, as the daemon does; worker and front both live."""
+    """A vigil that is asked each second, as the daemon does; worker and front both live.
+
+    The worker has run one and eight rows of group g.
+    """
 
     def __init__(self, **known: int) -> None:
         self.now = 1000.0
@@ -37,6 +39,9 @@ class Watched:
         self.vigil.begin(self.now)
         assert self.vigil.verdict(self.now) is None
         self.hear(ready(**known))
+        for batch, rows in ((-1, 1), (-2, 8)):
+            self.vigil.run(run(batch, rows), 0.001, 0, self.now)
+            self.hear(done(batch))
 
     def hear(self, message: link.FromWorker) -> None:
         self.vigil.heard(message, self.now)
@@ -216,3 +221,12 @@ def test_the_next_worker_owes_nothing_of_what_the_last_one_owed():
     assert not watched.vigil.is_waiting
     watched.hear(ready())
     watched.is_well_for(60.0)
+
+
+def test_a_run_of_the_calibration_that_does_not_end_is_found():
+    watched = Watched()
+    watched.vigil.calibrate("m", 8, watched.now)
+    watched.is_well_for(2 * FIRST * HANG_S)
+    assert "model m was not measured within 60 s" in watched.is_given_up()
+    watched.hear(link.Calibrated("m", False))
+    watched.is_well_for(100 * HANG_S)

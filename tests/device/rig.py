@@ -70,6 +70,9 @@ class Rig:
 
     def __init__(self, worker: WorkerProcess) -> None:
         self.worker = worker
+        self.ready: Any = None
+        self.bytes_used: dict[str, int] = {}  # of the blocks that were loaded at the start
+        self.failed: dict[str, link.LoadFailed] = {}  # blocks that could not be
         self._rids = itertools.count(1)
         self._batches = itertools.count(1)
         self._poller = zmq.Poller()
@@ -95,6 +98,28 @@ class Rig:
         message, _ = self.next()
         assert type(message) is kind, message
         return message
+
+    def load_all(self, store: Store) -> None:
+        """Have all blocks of the worker's models loaded, as a front does that has room for them."""
+        models = store.models(self.ready.models).values()
+        for block in dict.fromkeys(step.block for model in models for step in model.steps):
+            self.send(link.Load(block))
+            message, _ = self.next()
+            if isinstance(message, link.Loaded):
+                self.bytes_used[block] = message.bytes_used
+            else:
+                assert isinstance(message, link.LoadFailed), message
+                self.failed[block] = message
+
+    def calibrate(self, model: str, rows: int) -> link.Calibrated:
+        """Have a model measured; the last report."""
+        while True:
+            self.send(link.Calibrate(model, rows))
+            message = self.expect(link.Calibrated)
+            assert message.model == model
+            if message.done:
+                assert isinstance(message, link.Calibrated)
+                return message
 
     def ended(self) -> str:
         """Wait for the end of the process and say how it ended."""
@@ -196,13 +221,15 @@ class Done:
 def worker(store: Store | Path, *, ready: bool = True, **settings: Any) -> Iterator[Rig]:
     """A worker process on this store; with `ready`, after it has said so."""
     path = store.path if isinstance(store, Store) else store
-    settings = {"backend": "fake", "max_batch_rows": 8, **settings}
-    made = Settings(store=str(path), cache_dir=str(path.parent / "cache"), **settings)
+    cache_dir = str(path.parent / "cache")
+    settings = {"backend": "fake", "max_batch_rows": 8, "cache_dir": cache_dir, **settings}
+    made = Settings(store=str(path), **settings)
     process = WorkerProcess(made)
     try:
         rig = Rig(process)
         if ready:
             rig.ready = rig.expect(link.Ready)
+            rig.load_all(Store(path))
         yield rig
     finally:
         process.close()

@@ -30,7 +30,7 @@ def break_in_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
         (tmp_path / "sitecustomize.py").write_text(
             "import pathlib\n"
             'if "edged.device" in pathlib.Path("/proc/self/cmdline").read_text():\n'
-            "    from edged.device import link, loader, staging, worker\n"
+            "    from edged.device import loader, staging, worker\n"
             "    def boom(*args, **kwargs): raise RuntimeError('boom')\n"
             "    def deny(*args, **kwargs): raise OSError(24, 'Too many open files')\n"
             "    serve = worker.Worker.serve\n"
