@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test units check pins clean distclean
+.PHONY: help demo serve test units quick check pins clean distclean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -26,6 +26,7 @@ help:
 	@echo "make serve      the daemon with the demo's models, in the foreground"
 	@echo "make test       every check and every test"
 	@echo "make units      the tests that start no process and need no torch: two minutes"
+	@echo "make quick      every check, and the units that take no second each: a minute"
 	@echo "make check      format, lint, types, import rules"
 	@echo "make pins       resolve the dependencies anew and rewrite constraints.txt"
 	@echo "make clean      remove what the demo and the checks left behind"
@@ -46,6 +47,10 @@ test: check
 units: $(units)
 	@echo "==> tests that start no process and need no torch"
 	@$(python) -m pytest --units $(PYTEST_ARGS)
+
+quick: check
+	@echo "==> quick tests: no process, no torch, no second each"
+	@$(python) -m pytest --units -m "not slow" $(PYTEST_ARGS)
 
 check: $(dev)
 	@echo "==> format"

@@ -21,6 +21,7 @@ STARTS_PROCESSES = (
     "client/test_forks.py",
     "client/test_node.py",
     "client/test_real_daemon.py",
+    "core/test_hash_seeds.py",
     "daemon/test_awake.py",
     "daemon/test_live*.py",
     "daemon/test_owed.py",

@@ -35,7 +35,7 @@ def register(commands: Any) -> None:
     check.set_defaults(run=_check)
 
     replay = commands.add_parser("replay", help="decide again what a recorded daemon decided")
-    replay.add_argument("recording", type=Path)
+    replay.add_argument("recording", type=Path, help="what --record wrote, plain or by gzip")
     replay.set_defaults(run=_replay)
 
 

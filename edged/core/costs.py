@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -59,7 +60,7 @@ class CostModel:
         pace_s = time_s / rows if wide else time_s / rows / self._lanes
         known_s = self._pace_s.get(group, pace_s)
         self._pace_s[group] = known_s + _WEIGHT * (pace_s - known_s)
-        self.pace_s = sum(self._pace_s.values()) / len(self._pace_s)
+        self.pace_s = math.fsum(self._pace_s.values()) / len(self._pace_s)
         if self._lanes > 1 and wide:
             return
         curve = self._curves.get(group)

@@ -7,6 +7,9 @@ It owes each `...Asked` with an `ask`, a number that the driver gives, exactly o
 
 A driver that tells no Library has all models on the device for good. One that does tells it before
 DeviceUp, and again whenever it changes; no model is then on the device but by DeviceUp and Load.
+
+Recordings (`edged.observe.recording`) hold these classes by their tags and by the order of their
+fields. A class or a field may be renamed at any time; a new field goes to the end, with a default.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from edged.errors import Code
 from edged.typeinfo import describe
 
 
-class Part(msgspec.Struct, frozen=True):
+class Part(msgspec.Struct, frozen=True, array_like=True):
     """Models of one request that begin with the same block (`group`): they run in one batch."""
 
     group: str
@@ -27,7 +30,7 @@ class Part(msgspec.Struct, frozen=True):
     alone: bool = False  # a model that takes one request at a time
 
 
-class Request(msgspec.Struct, frozen=True):
+class Request(msgspec.Struct, frozen=True, array_like=True):
     """What the scheduler knows of a request."""
 
     rid: int
@@ -43,14 +46,14 @@ class Request(msgspec.Struct, frozen=True):
     payload_bytes: int = 0  # that the driver keeps for it
 
 
-class Member(msgspec.Struct, frozen=True):
+class Member(msgspec.Struct, frozen=True, array_like=True):
     """One request's share of a batch."""
 
     rid: int
     models: tuple[str, ...]
 
 
-class GroupCost(msgspec.Struct, frozen=True):
+class GroupCost(msgspec.Struct, frozen=True, array_like=True):
     """Measured seconds of a batch of `rows[i]` rows through a group's path, ascending rows.
 
     They are of one lane; `speed_up` says by how much all lanes together are faster with one batch.
@@ -62,7 +65,7 @@ class GroupCost(msgspec.Struct, frozen=True):
     speed_up: float | None = None  # not measured
 
 
-class Model(msgspec.Struct, frozen=True):
+class Model(msgspec.Struct, frozen=True, array_like=True):
     """A model that can be asked for, and what must be on the device to run it."""
 
     name: str
@@ -70,7 +73,7 @@ class Model(msgspec.Struct, frozen=True):
     measured: bool = True  # False: what its batches take is to be measured in idle moments
 
 
-class BlockCost(msgspec.Struct, frozen=True):
+class BlockCost(msgspec.Struct, frozen=True, array_like=True):
     """What a block will take, from the store or a profile; measured values correct both."""
 
     block: str
@@ -78,14 +81,14 @@ class BlockCost(msgspec.Struct, frozen=True):
     load_s: float
 
 
-class HeldBlock(msgspec.Struct, frozen=True):
+class HeldBlock(msgspec.Struct, frozen=True, array_like=True):
     """A block on the device, and the bytes that it was measured to hold there."""
 
     block: str
     bytes: int
 
 
-class FailedBlock(msgspec.Struct, frozen=True):
+class FailedBlock(msgspec.Struct, frozen=True, array_like=True):
     """A block that could not be put on the device, and why."""
 
     block: str
@@ -93,7 +96,7 @@ class FailedBlock(msgspec.Struct, frozen=True):
     message: str
 
 
-class Overhead(msgspec.Struct, frozen=True):
+class Overhead(msgspec.Struct, frozen=True, array_like=True):
     """Bytes that the daemon's processes hold besides blocks."""
 
     fixed_bytes: int = 0  # measured, without any block
@@ -104,20 +107,20 @@ class Overhead(msgspec.Struct, frozen=True):
 # --- events ---------------------------------------------------------------------------------
 
 
-class Arrived(msgspec.Struct, frozen=True, tag=True):
+class Arrived(msgspec.Struct, frozen=True, array_like=True, tag="arrived"):
     """A request that the driver could decode. Duplicates and bad input never get here."""
 
     request: Request
 
 
-class Prepared(msgspec.Struct, frozen=True, tag=True):
+class Prepared(msgspec.Struct, frozen=True, array_like=True, tag="prepared"):
     """The request's rows lie in staging memory."""
 
     rid: int
     prepare_s: float
 
 
-class PrepareFailed(msgspec.Struct, frozen=True, tag=True):
+class PrepareFailed(msgspec.Struct, frozen=True, array_like=True, tag="prepare-failed"):
     """The request's payload is unusable; its staging rows are free again.
 
     A light request may have been cancelled, or put into a batch, before this is heard. The batch
@@ -129,7 +132,7 @@ class PrepareFailed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-class BatchDone(msgspec.Struct, frozen=True, tag=True):
+class BatchDone(msgspec.Struct, frozen=True, array_like=True, tag="batch-done"):
     """The batch has run. Rows whose models have all run have left staging memory."""
 
     batch: int
@@ -138,7 +141,7 @@ class BatchDone(msgspec.Struct, frozen=True, tag=True):
     prepare_s: float = 0.0  # of what was not prepared when it began
 
 
-class BatchFailed(msgspec.Struct, frozen=True, tag=True):
+class BatchFailed(msgspec.Struct, frozen=True, array_like=True, tag="batch-failed"):
     """The batch has not run; its rows are still in staging memory."""
 
     batch: int
@@ -146,17 +149,17 @@ class BatchFailed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-class CancelAsked(msgspec.Struct, frozen=True, tag=True):
+class CancelAsked(msgspec.Struct, frozen=True, array_like=True, tag="cancel-asked"):
     rid: int
 
 
-class ClientGone(msgspec.Struct, frozen=True, tag=True):
+class ClientGone(msgspec.Struct, frozen=True, array_like=True, tag="client-gone"):
     """Nobody is left to answer: the client's requests are dropped."""
 
     client: int
 
 
-class DeviceUp(msgspec.Struct, frozen=True, tag=True):
+class DeviceUp(msgspec.Struct, frozen=True, array_like=True, tag="device-up"):
     """The worker is warm and has no requests. `costs` are of one lane."""
 
     costs: tuple[GroupCost, ...] = ()
@@ -167,7 +170,7 @@ class DeviceUp(msgspec.Struct, frozen=True, tag=True):
     first: tuple[str, ...] = ()  # models to be loaded as far as there is room, in this order
 
 
-class DeviceDown(msgspec.Struct, frozen=True, tag=True):
+class DeviceDown(msgspec.Struct, frozen=True, array_like=True, tag="device-down"):
     """The worker is gone, and with it everything that was on the device.
 
     `suspects`: the requests that it is gone because of, where that is known; else it may be any
@@ -178,7 +181,7 @@ class DeviceDown(msgspec.Struct, frozen=True, tag=True):
     suspects: tuple[int, ...] | None = None
 
 
-class Library(msgspec.Struct, frozen=True, tag=True):
+class Library(msgspec.Struct, frozen=True, array_like=True, tag="library"):
     """All models that may be asked for, and all their blocks, in place of what was told before.
 
     Requests that were accepted for a model that has vanished are still served.
@@ -188,7 +191,7 @@ class Library(msgspec.Struct, frozen=True, tag=True):
     blocks: tuple[BlockCost, ...]
 
 
-class BlockLoaded(msgspec.Struct, frozen=True, tag=True):
+class BlockLoaded(msgspec.Struct, frozen=True, array_like=True, tag="block-loaded"):
     """The block can be run."""
 
     block: str
@@ -196,7 +199,7 @@ class BlockLoaded(msgspec.Struct, frozen=True, tag=True):
     load_s: float  # from the beginning of its reading; without its wait for others
 
 
-class BlockLoadFailed(msgspec.Struct, frozen=True, tag=True):
+class BlockLoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="block-load-failed"):
     """The block is not on the device, and nothing of it is."""
 
     block: str
@@ -204,13 +207,13 @@ class BlockLoadFailed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-class BlockUnloaded(msgspec.Struct, frozen=True, tag=True):
+class BlockUnloaded(msgspec.Struct, frozen=True, array_like=True, tag="block-unloaded"):
     """The block's memory is the system's again."""
 
     block: str
 
 
-class MemoryMeasured(msgspec.Struct, frozen=True, tag=True):
+class MemoryMeasured(msgspec.Struct, frozen=True, array_like=True, tag="memory-measured"):
     """The daemon's budget as of now, and what its processes hold together (PSS)."""
 
     budget_bytes: int
@@ -218,7 +221,7 @@ class MemoryMeasured(msgspec.Struct, frozen=True, tag=True):
     ceiling_bytes: int = 0  # the budget if nobody else took memory; 0: it does not change
 
 
-class Calibrated(msgspec.Struct, frozen=True, tag=True):
+class Calibrated(msgspec.Struct, frozen=True, array_like=True, tag="calibrated"):
     """One run of a Calibrate has ended, with what is known by now.
 
     `costs` and `overhead` take the place of what was told before.
@@ -230,28 +233,28 @@ class Calibrated(msgspec.Struct, frozen=True, tag=True):
     overhead: Overhead | None = None  # None: as before
 
 
-class PayloadRoom(msgspec.Struct, frozen=True, tag=True):
+class PayloadRoom(msgspec.Struct, frozen=True, array_like=True, tag="payload-room"):
     """So many bytes there are for payloads of requests that wait, and as many for those that are
     staged; never more than the settings say, and one request fits always."""
 
     bytes: int
 
 
-class LoadAsked(msgspec.Struct, frozen=True, tag=True):
+class LoadAsked(msgspec.Struct, frozen=True, array_like=True, tag="load-asked"):
     """Put a model on the device, and serve it from now on. It may be evicted later."""
 
     ask: int
     model: str
 
 
-class UnloadAsked(msgspec.Struct, frozen=True, tag=True):
+class UnloadAsked(msgspec.Struct, frozen=True, array_like=True, tag="unload-asked"):
     """Accept no more requests for a model, serve the accepted ones, and take it off the device."""
 
     ask: int
     model: str
 
 
-class PinAsked(msgspec.Struct, frozen=True, tag=True):
+class PinAsked(msgspec.Struct, frozen=True, array_like=True, tag="pin-asked"):
     """Put a model on the device and never evict it; or let it be evicted again."""
 
     ask: int
@@ -259,11 +262,11 @@ class PinAsked(msgspec.Struct, frozen=True, tag=True):
     pinned: bool
 
 
-class DrainAsked(msgspec.Struct, frozen=True, tag=True):
+class DrainAsked(msgspec.Struct, frozen=True, array_like=True, tag="drain-asked"):
     """Finish what was accepted, refuse what comes; `Drained` follows."""
 
 
-class Woke(msgspec.Struct, frozen=True, tag=True):
+class Woke(msgspec.Struct, frozen=True, array_like=True, tag="woke"):
     """`wakeup_at()` has come."""
 
 
@@ -295,7 +298,7 @@ Event: TypeAlias = (
 # --- commands -------------------------------------------------------------------------------
 
 
-class Prepare(msgspec.Struct, frozen=True, tag=True):
+class Prepare(msgspec.Struct, frozen=True, array_like=True, tag="prepare"):
     """Decode the payload into staging rows; answered by Prepared or PrepareFailed.
 
     A light request is staged with that, and may be run at once.
@@ -304,7 +307,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
     rid: int
 
 
-class Run(msgspec.Struct, frozen=True, tag=True):
+class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     """Run these rows through their models; answered by BatchDone or BatchFailed.
 
     It may be ordered before a lane is free; they run in the order of their orders.
@@ -317,25 +320,25 @@ class Run(msgspec.Struct, frozen=True, tag=True):
     wide: bool = True  # with the whole device; False: on one lane of several
 
 
-class Discard(msgspec.Struct, frozen=True, tag=True):
+class Discard(msgspec.Struct, frozen=True, array_like=True, tag="discard"):
     """Free the staging rows of a request that will not run (any more)."""
 
     rid: int
 
 
-class Load(msgspec.Struct, frozen=True, tag=True):
+class Load(msgspec.Struct, frozen=True, array_like=True, tag="load"):
     """Put a block on the device; answered by BlockLoaded or BlockLoadFailed. Loads go in order."""
 
     block: str
 
 
-class Unload(msgspec.Struct, frozen=True, tag=True):
+class Unload(msgspec.Struct, frozen=True, array_like=True, tag="unload"):
     """Take a block off the device that no request there needs; answered by BlockUnloaded."""
 
     block: str
 
 
-class Calibrate(msgspec.Struct, frozen=True, tag=True):
+class Calibrate(msgspec.Struct, frozen=True, array_like=True, tag="calibrate"):
     """Measure what batches of a model take, by one run of at most so many rows of nobody.
 
     Its blocks are on the device, which has nothing else to do. Answered by Calibrated.
@@ -345,7 +348,7 @@ class Calibrate(msgspec.Struct, frozen=True, tag=True):
     rows: int
 
 
-class Settled(msgspec.Struct, frozen=True, tag=True):
+class Settled(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
     """What was asked has been done, or cannot be."""
 
     ask: int
@@ -354,7 +357,7 @@ class Settled(msgspec.Struct, frozen=True, tag=True):
     retry_after_s: float | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, tag=True):
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     """Send the results. The times add up to the request's time in the daemon."""
 
     rid: int
@@ -365,7 +368,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     batch_rows: int  # of the largest batch that the request was in
 
 
-class Refuse(msgspec.Struct, frozen=True, tag=True):
+class Refuse(msgspec.Struct, frozen=True, array_like=True, tag="refuse"):
     """Send an error."""
 
     rid: int
@@ -374,7 +377,7 @@ class Refuse(msgspec.Struct, frozen=True, tag=True):
     retry_after_s: float | None = None
 
 
-class Drained(msgspec.Struct, frozen=True, tag=True):
+class Drained(msgspec.Struct, frozen=True, array_like=True, tag="drained"):
     """Every accepted request is answered."""
 
 

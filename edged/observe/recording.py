@@ -1,12 +1,26 @@
-"""A live run as a file: every event with its time and the commands that it led to, one JSON a line.
+"""A live run as a file: every event with its time and the commands that it led to.
 
 The scheduler is pure, so a fresh one that is told the same gives the same orders: `replay` checks
-that. A bug seen in the field becomes such a file in tests/.
+that. A bug seen in the field becomes such a file in tests/recordings/.
+
+A recording is JSON lines, plain or compressed by gzip. The first line is the Header, a map. Every
+other line is a Turn, the array `[at, event, commands]`; an event or a command is an array of its
+tag and its fields in the order of its class. The names of classes and fields are therefore no part
+of the format: renaming them, or adding a field with a default at the end, changes nothing.
+
+Every other change of the header, the events or the commands makes a new version of the format. To
+add version 3: raise VERSION, write a function that turns the lines of version 2, as plain JSON
+values, into those of version 3, and let `_read` apply it where the header says 2, with
+`msgspec.convert` in place of `msgspec.json.decode`. The recordings in tests/ stay as they were
+made, so they test the function.
 """
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import TextIO
 
@@ -18,7 +32,15 @@ from edged.core.settings import Memory, Settings
 from edged.errors import EdgedError, InvalidArgument
 from edged.typeinfo import describe
 
-VERSION = 1
+VERSION = 2
+
+_GZIP = b"\x1f\x8b"  # the first bytes of a compressed file
+
+
+class _Version(msgspec.Struct, frozen=True):
+    """The part of the header that every version has."""
+
+    recording: int
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,7 +49,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory: Memory = Memory()
 
 
-class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Turn(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """One call of the scheduler."""
 
     at: float
@@ -73,28 +95,47 @@ def replay(path: Path) -> int:
     for count, turn in enumerate(recorded, start=1):
         commands = scheduler.handle(turn.event, turn.at)
         if commands != turn.commands:
-            raise Mismatch(
-                f"{path}, line {count + 1}: {turn.event} at {turn.at} led to {turn.commands} "
-                f"then and to {commands} now"
-            )
+            raise Mismatch(f"{path}, line {count + 1}: {_difference(turn, commands)}")
     return count
 
 
+def _difference(turn: Turn, commands: list[Command]) -> str:
+    """The first command that is not as it was."""
+    pairs = enumerate(zip_longest(turn.commands, commands), start=1)
+    number, (then, now) = next((n, pair) for n, pair in pairs if pair[0] != pair[1])
+    return (
+        f"command {number} of {len(turn.commands)} was {then or 'not there'} "
+        f"and is {now or 'not there'} now, after {turn.event} at {turn.at}"
+    )
+
+
 def _read(path: Path) -> tuple[Header, Iterator[Turn]]:
+    lines = _content(path).splitlines(keepends=True)
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise InvalidArgument(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        header = msgspec.json.decode(lines[0] if lines else b"", type=Header)
+        version = msgspec.json.decode(lines[0] if lines else b"", type=_Version).recording
+        if version != VERSION:
+            raise InvalidArgument(
+                f"{path} is a recording of version {version} and this edged reads version "
+                f"{VERSION}: replay it with the edged that made it"
+            )
+        header = msgspec.json.decode(lines[0], type=Header)
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"{path} is not a recording of edged: {error}") from error
-    if header.recording != VERSION:
-        raise InvalidArgument(
-            f"{path} is a recording of version {header.recording}, this edged reads {VERSION}"
-        )
     whole = [line for line in lines[1:] if line.endswith(b"\n")]
     return header, (_decode(line, path, number) for number, line in enumerate(whole, start=2))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidArgument(f"{path}: cannot be read: {error.strerror}") from error
+    if not content.startswith(_GZIP):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InvalidArgument(f"{path}: cannot be decompressed: {error}") from error
 
 
 def _decode(line: bytes, path: Path, number: int) -> Turn:
@@ -104,4 +145,4 @@ def _decode(line: bytes, path: Path, number: int) -> Turn:
         raise InvalidArgument(f"{path}, line {number}: {error}") from error
 
 
-describe(Header, Turn)
+describe(_Version, Header, Turn)

@@ -336,7 +336,7 @@ class Grants:
         if self._bytes + size_bytes - known_bytes > settings.max_bytes:
             raise Unavailable(
                 f"uploads of {self._bytes} bytes are announced already; try again later",
-                retry_after_s=sum(upload.need_s for upload in self._uploads.values()),
+                retry_after_s=math.fsum(upload.need_s for upload in self._uploads.values()),
             )
 
     def _charge(self, client: int, size_bytes: int, uploads: int) -> None:

@@ -184,7 +184,7 @@ def test_a_stream_that_holds_no_messages_is_found_out(stream: bytes) -> None:
 SPOIL = """
 import pathlib
 if "edged.device" in pathlib.Path("/proc/self/cmdline").read_text():
-    from edged.device import channel, link
+    from edged.link import channel, messages as link
     how, send, encode = "{how}", channel.SharedSender.send, link.encode
     def is_bad(message):
         return isinstance(message, link.BatchDone) and any(

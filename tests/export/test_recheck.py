@@ -191,6 +191,7 @@ def test_no_use_of_a_frozen_count_is_served_or_released(
     assert (found.before, found.after) == ("not at all", "not at all")
 
 
+@pytest.mark.slow
 def test_no_generated_model_with_a_length_of_the_data_is_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

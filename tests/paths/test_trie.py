@@ -182,6 +182,7 @@ def run_chains(paths: dict[str, str], rows: Sequence[tuple[tuple[str, ...], int]
     return batch
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data())
 def test_every_row_gets_its_own_path_on_its_own_input(data: st.DataObject) -> None:
@@ -196,6 +197,7 @@ def test_every_row_gets_its_own_path_on_its_own_input(data: st.DataObject) -> No
                 assert found == [alone(made[name], (segment, row)) for row in range(count)]
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data())
 def test_features_that_shrink_are_reordered_where_that_is_right(data: st.DataObject) -> None:
@@ -211,6 +213,7 @@ def test_features_that_shrink_are_reordered_where_that_is_right(data: st.DataObj
         assert found == [alone(made[name], (segment, row)) for row in range(rows[segment][1])]
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data())
 def test_a_block_runs_once_unless_blocks_wait_for_each_other(data: st.DataObject) -> None:

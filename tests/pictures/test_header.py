@@ -221,6 +221,7 @@ def test_memory_by_the_header(data: bytes, bytes_per_pixel: int) -> None:
     assert decode_bytes(files.look(data)) <= most_decode_bytes(64 * 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("color", "channels", "depth"),
     [
@@ -240,6 +241,7 @@ def test_no_png_takes_more_than_its_header_says(
     _takes_what_its_header_says(png(pixels, color, palette=palette, interlaced=interlaced))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", [1, 3, 5, 6, 7])
 @pytest.mark.parametrize("progressive", [0, 1])
 def test_no_jpeg_takes_more_than_its_header_says(turn: int, progressive: int) -> None:

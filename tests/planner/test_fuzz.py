@@ -70,6 +70,7 @@ def _plan_loading(rng: random.Random, text: str) -> str:
     return str(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "plan", "count", "kinds"),
     [

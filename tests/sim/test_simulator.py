@@ -38,6 +38,7 @@ def test_published_figures_of_a_poisson_load(policy):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 def test_mean_wait_of_an_m_d_1_queue(load):
     arrivals = generate(

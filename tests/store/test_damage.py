@@ -25,6 +25,7 @@ def manifest_of(store: Store, name: str) -> Path:
     return store.path / "manifests" / f"{digest}.json"
 
 
+@pytest.mark.slow
 def test_each_flipped_bit_of_the_root_is_found_out_or_does_no_harm(store: Store) -> None:
     path = store.path / "store.json"
     whole = path.read_bytes()

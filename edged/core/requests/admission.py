@@ -5,6 +5,7 @@ Puts together what the queue, the memory and the measured costs say. Decides and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from edged.core.batches.running import Batch, Running
@@ -57,7 +58,9 @@ class Forecast:
         if request.deadline_s is None:
             return 0.0
         pace_s = costs.pace_s or 0.0
-        run_s = sum([costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts])
+        run_s = math.fsum(
+            [costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts]
+        )
         is_missing = need is not None and need.missing
         everything = self._waiting.rows + staging.rows
         if not is_missing and now + pace_s * everything + run_s <= request.deadline_s:

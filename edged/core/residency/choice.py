@@ -40,13 +40,13 @@ class Outlook:
         self._policy = policy
         self._costs = costs
         self._backlog_s = backlog_s  # of work on the device
-        self._busy_s = sum(  # of work of the loader
+        self._busy_s = math.fsum(  # of work of the loader
             residency.load_s(b) for b in residency.blocks if b.where is Where.LOADING
         )
         self._max_wait_s = max_wait_s
         self._now = now
         resident = [b for b in residency.blocks if b.where is Where.RESIDENT]
-        turnover_s = sum(map(residency.load_s, resident))
+        turnover_s = math.fsum(map(residency.load_s, resident))
         self._uses = {need: self._expected_uses(need, turnover_s) for need in residency.needs}
         # What nobody uses now can go at once. Of those that could, the least worth is first.
         leavers = [block for block in resident if block not in pinned]
@@ -80,9 +80,9 @@ class Outlook:
         return shortlist[best[0]][:2] if best else None
 
     def _candidate(self, need: Need) -> Candidate:
-        load_s = sum(map(self._residency.load_s, self._residency.missing(need)))
+        load_s = math.fsum(map(self._residency.load_s, self._residency.missing(need)))
         rows = max(1, min(need.rows, self._ledger.batch_rows))
-        batch_s = sum(self._costs.batch_s(group, rows) or 0.0 for group in need.groups)
+        batch_s = math.fsum(self._costs.batch_s(group, rows) or 0.0 for group in need.groups)
         ready_s = self._now + max(self._busy_s + load_s, self._backlog_s) + batch_s
         requests = need.in_time(ready_s)
         due_s = need.deadlines_s[-requests] - self._now - self._busy_s if requests else 0.0
@@ -100,7 +100,8 @@ class Outlook:
         lost = 0.0
         for other in dict.fromkeys(n for block in victims for n in block.needs if not n.missing):
             lost += other.in_time(self._now) if other.level_or(need.level) <= need.level else 0
-            back_s = sum(self._residency.load_s(block) for block in victims if other in block.needs)
+            returning = (block for block in victims if other in block.needs)
+            back_s = math.fsum(map(self._residency.load_s, returning))
             away_s = bare.load_s + back_s - other.use.patience_s
             if other.is_model and away_s > 0.0:
                 lost += away_s / other.use.next_s(self._now)
@@ -144,7 +145,7 @@ class Outlook:
     def _worth(self, block: Block) -> float:
         return self._policy.worth(
             Leaver(
-                uses=sum([self._uses[need] for need in block.needs]),
+                uses=math.fsum([self._uses[need] for need in block.needs]),
                 load_s=self._residency.load_s(block),
                 bytes=block.bytes,
                 used_s=max([need.used_s for need in block.needs], default=-math.inf),

@@ -167,7 +167,7 @@ class DeviceMemory:
 
     def load_s(self, need: Need) -> float:
         """Expected seconds until the need is on the device, if it is loaded next."""
-        return sum(map(self.residency.load_s, self.residency.missing(need)))
+        return math.fsum(map(self.residency.load_s, self.residency.missing(need)))
 
     def start(self, need: Need, now: float) -> None:
         """One of its requests goes to the device: until it leaves, its blocks stay."""

@@ -16,6 +16,7 @@ from tests.planner.fleet.helpers import brute_force, example, family, tiny
 TOLERANCE = 2e-6  # of the MILP's relative gap
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("equal_work", [True, False])
 @pytest.mark.parametrize("batching", [False, True])
@@ -37,6 +38,7 @@ def test_milp_equals_brute_force(mode: Mode, equal_work: bool, batching: bool) -
     assert feasible >= (1 if mode is Mode.STRICT else 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["j3o_city_0", "j3o_hard_0", "j3o_hardhet_0", "baj3o_hard_0"])
 def test_milp_reaches_the_optima_of_the_format(name: str) -> None:
     problem, expected = example(name)

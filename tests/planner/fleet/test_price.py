@@ -36,6 +36,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_price_is_near_the_optimum_and_its_bound_holds(kind: str) -> None:
     """The 20-seed sweeps at full size are `python -m tools.bench planners-fleet`."""
@@ -58,6 +59,7 @@ def test_price_is_near_the_optimum_and_its_bound_holds(kind: str) -> None:
     assert np.mean(ratios["quick"]) >= (0.97 if "," in kind else 0.99)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("batching", [False, True])
 def test_value_and_bound_enclose_the_optimum_of_tiny_instances(mode: Mode, batching: bool) -> None:
@@ -91,6 +93,7 @@ def test_every_method_is_feasible_and_deterministic(method: str) -> None:
     assert first.iterations >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [Mode.DROP, Mode.NULL])
 def test_tables_that_are_not_complete_still_bound(mode: Mode) -> None:
     """Nine tasks are more than partitions are made for: sets grow in a beam, and the bound comes

@@ -23,12 +23,14 @@ def same_as_exact(problem: LoadingProblem, method: Method) -> None:
     assert plan.bound == plan.served
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(5))
 def test_dp_is_exact(block: int) -> None:
     for seed in range(100 * block, 100 * block + 100):
         same_as_exact(small("small-bls", seed), "dp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dp", "greedy-plus"])
 def test_dp_is_exact_when_a_model_is_part_of_another(method: Method) -> None:
     """Ascending order (Corollary 1) loads such a model for nothing when loads have a fixed cost."""

@@ -75,6 +75,7 @@ def test_greedy_without_slots_serves_more_in_all() -> None:
     assert sum(solve(problem, "greedy-continuous").served for problem in problems) > slotted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(4))
 def test_greedy_plus_finds_the_optimum(block: int) -> None:
     """At least 99 % of 400 general instances: at most one miss in each hundred."""

@@ -1,0 +1,79 @@
+"""Six recordings of the simulator. The same code makes the same ones, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from edged.core.settings import Settings
+from edged.observe.recording import Recorder
+from edged.sim import loading
+from edged.sim import scenario as batching
+from edged.sim.arrivals import Arrivals, generate
+from edged.sim.simulator import simulate
+from tools.bench.partial import Load, with_arrivals
+
+CAPACITY = 16 / 0.10089  # requests/s of SMOOTH's Table II with three heads in each batch of 16
+
+Simulated = Callable[[TextIO], object]
+"""Writes a recording."""
+
+
+def _policy(name: str, kind: str, users: int) -> Simulated:
+    def write(file: TextIO) -> None:
+        scenario = batching.Scenario(
+            "smooth", arrivals=batching.Generated(kind, users=users, requests=400, seed=5)
+        )
+        recorder = Recorder(file, *scenario.decided_by(name))
+        batching.run(scenario, name, trace=recorder.turn)
+
+    return write
+
+
+def overload(file: TextIO) -> None:
+    """A flood beside four calm clients: three times what the device carries, with time-outs."""
+    flood = generate(
+        "bursts", users=1, rate_per_user=2.5 * CAPACITY, requests=2400, tasks=3, seed=1
+    )
+    calm = [
+        generate("poisson", users=1, rate_per_user=CAPACITY / 8, requests=120, tasks=3, seed=10 + i)
+        for i in range(4)
+    ]
+    rows = sorted(
+        (at, task, client)
+        for client, arrivals in enumerate([flood, *calm])
+        for at, task in zip(arrivals.times_s, arrivals.tasks, strict=True)
+    )
+    settings = Settings(queue_rows=64, staging_rows=48, max_batch_rows=16)
+    device = batching.Scenario("smooth").device(exclusive=False)
+    simulate(
+        Arrivals(*zip(*rows, strict=True)),
+        settings,
+        device,
+        deadline_s=0.5,
+        trace=Recorder(file, settings).turn,
+    )
+
+
+def partial_loading(file: TextIO) -> None:
+    """Fifty models on shared blocks, of which a third fits, with a loader beside the lane."""
+    scenario = with_arrivals(Load(), 250, seed=0)
+    recorder = Recorder(file, *scenario.decided_by("partial"))
+    loading.run(scenario, "partial", trace=recorder.turn)
+
+
+SIMULATED: dict[str, Simulated] = {
+    "simulated-work-conserving": _policy("work-conserving", "bursts", users=8),
+    "simulated-smooth": _policy("smooth", "bursts", users=9),
+    "simulated-smooth-timeout": _policy("smooth-timeout", "lognormal-1.8", users=6),
+    "simulated-static": _policy("static:4", "clocks", users=10),
+    "simulated-overload": overload,
+    "simulated-partial-loading": partial_loading,
+}
+
+
+def write(simulated: Simulated, path: Path) -> Path:
+    with path.open("w", encoding="utf-8") as file:
+        simulated(file)
+    return path
