@@ -26,20 +26,20 @@ from edged.bounds import (
     explained,
 )
 from edged.cgroups import processors
-from edged.core.batches.policies import Smooth, policy
 from edged.core.settings import Memory as MemorySettings
 from edged.core.settings import Settings as SchedulerSettings
 from edged.endpoints import Endpoint, Tcp, clash, parse
 from edged.errors import ConfigError, InvalidArgument
 from edged.options import Name as BackendName
 from edged.options import parse as parse_options
+from edged.policies import find as find_policy
 from edged.typeinfo import describe
 from edged.uplink.grants import Settings as Uplink
 from edged.wire import DEFAULT_ENDPOINT
 
 MAX_CONFIG_BYTES = 2**20
 LEAST_BUDGET_BYTES = 2**26  # with less, front and worker would not start
-_WIRE, _SCHEDULER, _SMOOTH = wire.Limits(), SchedulerSettings(), Smooth()
+_WIRE, _SCHEDULER = wire.Limits(), SchedulerSettings()
 _FrameBytes: TypeAlias = Annotated[int, Meta(ge=4_096, le=2**30)]
 _Items: TypeAlias = Annotated[int, Meta(ge=1, le=256)]  # that the header of a request may list
 
@@ -115,14 +115,15 @@ class Limits(wire.Limits, frozen=True, forbid_unknown_fields=True):
     max_shared_bytes: Bytes = _WIRE.max_shared_bytes
 
 
-class Assumed(Smooth, frozen=True, forbid_unknown_fields=True):
-    """What the policies smooth* assume, with bounds."""
+class OlderSmooth(_Section, frozen=True):
+    """The table of older files, which are still read. Its first three keys are without effect: the
+    policies take these times from the device. The others now stand in the name of the policy."""
 
-    prepare_workers: Count = _SMOOTH.prepare_workers
-    prepare_s: RowSeconds = _SMOOTH.prepare_s
-    head_s: RowSeconds = _SMOOTH.head_s
-    window_s: Seconds = _SMOOTH.window_s
-    beat_s: Seconds = _SMOOTH.beat_s
+    prepare_workers: Count | None = None
+    prepare_s: RowSeconds | None = None
+    head_s: RowSeconds | None = None
+    window_s: Seconds | None = None
+    beat_s: Seconds | None = None
 
 
 class Scheduler(SchedulerSettings, frozen=True, forbid_unknown_fields=True):
@@ -137,7 +138,18 @@ class Scheduler(SchedulerSettings, frozen=True, forbid_unknown_fields=True):
     lanes: Threads = _SCHEDULER.lanes
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = _SCHEDULER.max_attempts
     policy: Annotated[str, Meta(max_length=64)] = _SCHEDULER.policy
-    smooth: Assumed = Assumed()
+    smooth: OlderSmooth | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def choice(self) -> SchedulerSettings:
+        """The scheduler's part, with the older keys in the place where they stand today."""
+        policy = self.policy
+        if self.smooth is not msgspec.UNSET and policy.startswith("smooth") and ":" not in policy:
+            older = {"window_s": self.smooth.window_s, "beat_s": self.smooth.beat_s}
+            given = [f"{key}={value}" for key, value in older.items() if value is not None]
+            policy += ":" + ",".join(given) if given else ""
+        names = SchedulerSettings.__struct_fields__
+        return SchedulerSettings(**{n: getattr(self, n) for n in names} | {"policy": policy})
 
 
 class Device(_Section, frozen=True):
@@ -251,7 +263,7 @@ def _check(config: Config) -> None:
             f"group and the machine leave), or {LEAST_BUDGET_BYTES} at least"
         )
     try:
-        policy(scheduler.policy)
+        find_policy(scheduler.choice.policy)
     except InvalidArgument as error:
         raise ConfigError(f"scheduler.policy: {error}") from error
     if server.default_level >= scheduler.levels:

@@ -29,6 +29,11 @@ class Calibration:
         """When to ask for the next run though nothing happens."""
         return inf if self._running is not None or not self._open else self._quiet_s + QUIET_S
 
+    @property
+    def is_open(self) -> bool:
+        """Whether any model is still to be measured."""
+        return bool(self._open)
+
     def on_library(self, event: Library) -> None:
         self._open = {model.name: None for model in event.models if not model.measured}
         self.groups = {model.blocks[0] for model in event.models if not model.measured}

@@ -11,25 +11,27 @@ from statistics import median
 from edged.core.events import GroupCost
 from edged.core.learning import Learner
 
-_WEIGHT = 0.1  # of the newest batch in the seconds a row takes
-_LATEST = 9  # batches of any size whose median is the load
-_RECENT = 15  # batches of a size whose median is its time
-_PRIOR = 2  # of them that a figure of the warm-up is worth
-_CHOOSE, _LEAVE, _ENTER = 0.02, 0.03, 0.01  # below the best rate: see Curve.useful_rows
-_PROBE_EVERY = 32  # full batches; then one of another size
-_ALONE = 2.0  # speed-up where none is measured: all lanes go to a batch that is alone
+SMOOTHING = 0.1  # weight of the newest batch in the seconds per row
+LATEST_BATCHES = 9  # the load is the median over this many batches of any size
+RECENT_BATCHES = 15  # the time of a size is the median over this many batches of that size
+WARMUP_WEIGHT = 2  # a warm-up time counts as this many measured batches
+CHOOSE_WITHIN = 0.02  # take the smallest size within 2 % of the best rate
+KEEP_WITHIN = 0.03  # keep a size while its rate is within 3 % of the best
+PREFER_WITHIN = 0.01  # prefer a smaller size whose rate is within 1 % of the best
+PROBE_EVERY = 32  # after this many batches of the useful size, one of another size
+UNKNOWN_SPEED_UP = 2.0  # where none was measured, a batch that is alone gets all lanes
 
 
 class CostModel:
-    """Owns one curve for each group. Groups without one are learnt from what runs."""
+    """Owns one curve for each group. The cost of a group without one is learnt from its batches."""
 
     def __init__(self, costs: Sequence[GroupCost] = (), *, lanes: int = 1) -> None:
         self._lanes = lanes
-        self._measured = {cost.group: cost for cost in costs}
+        self.measured = {cost.group: cost for cost in costs}  # as they were measured, uncorrected
         self._curves = {cost.group: Curve(cost.rows, cost.time_s) for cost in costs}
-        self._learners: dict[str, Learner] = {}  # of groups that are still to be measured
-        self._pace_s: dict[str, float] = {}  # seconds a row, smoothed
-        self.pace_s: float | None = None  # over all groups; None before anything has run
+        self._learners: dict[str, Learner] = {}  # by group that is still to be measured
+        self._pace_s: dict[str, float] = {}  # seconds per row by group, smoothed
+        self.pace_s: float | None = None  # mean over all groups; None before anything has run
 
     def learn(self, groups: Iterable[str]) -> None:
         """These groups are still to be measured: until then their batches begin small."""
@@ -39,8 +41,8 @@ class CostModel:
     def know(self, costs: Sequence[GroupCost]) -> None:
         """Groups have been measured."""
         for cost in costs:
-            if self._measured.get(cost.group) != cost:
-                self._measured[cost.group] = cost
+            if self.measured.get(cost.group) != cost:
+                self.measured[cost.group] = cost
                 self._curves[cost.group] = Curve(cost.rows, cost.time_s)
                 self._learners.pop(cost.group, None)
 
@@ -59,7 +61,7 @@ class CostModel:
         """
         pace_s = time_s / rows if wide else time_s / rows / self._lanes
         known_s = self._pace_s.get(group, pace_s)
-        self._pace_s[group] = known_s + _WEIGHT * (pace_s - known_s)
+        self._pace_s[group] = known_s + SMOOTHING * (pace_s - known_s)
         self.pace_s = math.fsum(self._pace_s.values()) / len(self._pace_s)
         if self._lanes > 1 and wide:
             return
@@ -68,10 +70,6 @@ class CostModel:
             curve.observe(rows, time_s)
         elif group in self._learners:
             self._learners[group].observe(rows, time_s)
-
-    def measured(self, group: str) -> GroupCost | None:
-        """The times of a group as they were measured, uncorrected."""
-        return self._measured.get(group)
 
     def useful_rows(self, group: str, limit: int, around_s: float = 0.0) -> int:
         """As Curve.useful_rows; `limit` where nothing is known."""
@@ -86,19 +84,19 @@ class CostModel:
         return limit if curve is None else curve.useful_rows(limit, around_s)
 
     def speed_up(self, group: str) -> float:
-        """By how much all lanes together run a batch sooner than one of them."""
-        cost = self._measured.get(group)
-        return _ALONE if cost is None or cost.speed_up is None else cost.speed_up
+        """By what factor all lanes together run a batch sooner than one of them."""
+        cost = self.measured.get(group)
+        return UNKNOWN_SPEED_UP if cost is None or cost.speed_up is None else cost.speed_up
 
 
 class Curve:
     """The times of one group's batches on one lane, and the largest batch that is of use.
 
     Two things change the time of a batch, and they are told apart. The load of the machine slows
-    all sizes alike; it changes at any time and is followed quickly. The shape, what a size takes
-    beside the others, is a matter of the device and the models: the median of what its latest
-    batches would have taken without load. So a size that runs while the machine is busy does not
-    look worse than one that was measured on an idle machine.
+    all sizes alike; it changes at any time and is followed quickly. The shape, which is what one
+    size takes beside the others, is a matter of the device and the models: the median of what the
+    latest batches of a size would have taken without load. So a size that runs while the machine is
+    busy does not look worse than one that was measured on an idle machine.
     """
 
     def __init__(self, rows: Sequence[int], time_s: Sequence[float]) -> None:
@@ -106,12 +104,13 @@ class Curve:
         self._sizes = list(rows)
         self._shape_s = dict(zip(rows, time_s, strict=True))
         self._recent_s = {
-            size: deque([taken_s] * _PRIOR, _RECENT) for size, taken_s in self._shape_s.items()
+            size: deque([taken_s] * WARMUP_WEIGHT, RECENT_BATCHES)
+            for size, taken_s in self._shape_s.items()
         }
-        self._latest = deque([1.0], _LATEST)
+        self._latest = deque([1.0], LATEST_BATCHES)
         self._load = 1.0
         self._useful: int | None = None
-        self._full = 0  # batches of the useful size since the last probe
+        self._full = 0  # number of batches of the useful size since the last probe
         self._probe_up = True
 
     def batch_s(self, rows: int) -> float:
@@ -124,7 +123,7 @@ class Curve:
         self._load = median(self._latest)
         if rows != self._useful:
             self._learn(rows, time_s / self._load)
-        if self._full >= _PROBE_EVERY:  # this was the probe, if there were rows enough
+        if self._full >= PROBE_EVERY:  # this was the probe, if there were rows enough
             self._full = 0
             self._probe_up = not self._probe_up
         elif rows == self._useful:
@@ -134,7 +133,8 @@ class Curve:
         """Correct the shape. The useful size stays: what it takes is the load."""
         recent_s = self._recent_s.get(rows)
         if recent_s is None:
-            recent_s = self._recent_s[rows] = deque([self._interpolated_s(rows)] * _PRIOR, _RECENT)
+            first_s = [self._interpolated_s(rows)] * WARMUP_WEIGHT
+            recent_s = self._recent_s[rows] = deque(first_s, RECENT_BATCHES)
             insort(self._sizes, rows)
         recent_s.append(time_s)
         self._shape_s[rows] = median(recent_s)
@@ -142,11 +142,11 @@ class Curve:
     def useful_rows(self, limit: int, around_s: float = 0.0) -> int:
         """The batch to form when there are rows enough, at most `limit`.
 
-        around_s  what any batch costs besides, however many rows it has
-        At first the smallest known size whose rows per second are within 2 % of the best: larger
-        batches only add waiting. It is kept while it is within 3 % and no smaller one comes within
-        1 %. Now and then twice the size or half of it has its turn: the figure of a size that
-        never runs would never be corrected.
+        around_s  time that any batch costs besides, however many rows it has
+        At first the smallest known size whose rows per second are within CHOOSE_WITHIN of the
+        best: larger batches only add waiting. It is kept while it is within KEEP_WITHIN and no
+        smaller one comes within PREFER_WITHIN. Now and then a batch of twice the size or half of it
+        is formed: the figure of a size that never runs would never be corrected.
         """
         sizes = [rows for rows in self._sizes if rows <= limit]
         if not sizes:
@@ -154,11 +154,11 @@ class Curve:
         rates = [rows / (self._shape_s[rows] + around_s) for rows in sizes]
         best = max(rates)
         if self._useful is None:
-            self._useful = _smallest(sizes, rates, best * (1 - _CHOOSE))
-        least = _smallest(sizes, rates, best * (1 - _LEAVE))
-        most = _smallest(sizes, rates, best * (1 - _ENTER))
+            self._useful = _smallest(sizes, rates, best * (1 - CHOOSE_WITHIN))
+        least = _smallest(sizes, rates, best * (1 - KEEP_WITHIN))
+        most = _smallest(sizes, rates, best * (1 - PREFER_WITHIN))
         self._useful = min(max(self._useful, least), most)
-        if self._full < _PROBE_EVERY:
+        if self._full < PROBE_EVERY:
             return self._useful
         return min(self._useful * 2, limit) if self._probe_up else max(self._useful // 2, 1)
 

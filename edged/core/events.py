@@ -8,6 +8,8 @@ It owes each `...Asked` with an `ask`, a number that the driver gives, exactly o
 A driver that tells no Library has all models on the device for good. One that does tells it before
 DeviceUp, and again whenever it changes; no model is then on the device but by DeviceUp and Load.
 
+A device is known by the number that the driver gives it; the only one is number 0.
+
 Recordings (`edged.observe.recording`) hold these classes by their tags and by the order of their
 fields. A class or a field may be renamed at any time; a new field goes to the end, with a default.
 """
@@ -37,13 +39,14 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
     client: int
     parts: tuple[Part, ...]
     rows: int = 1
-    staging_rows: int = 1  # rows times the distinct preparations that the models need
+    staging_rows: int = 1  # rows times the number of distinct preparations that the models need
     level: int = 0  # priority; 0 goes first
-    deadline_s: float | None = None  # absolute
+    deadline_s: float | None = None  # absolute time
     stream: str | None = None  # requests of one stream of one client supersede each other
-    ordered: bool = False  # answered after those of its client and stream that came before it
-    light: bool = False  # staged as soon as the device hears of it; only a failure is reported
-    payload_bytes: int = 0  # that the driver keeps for it
+    ordered: bool = False  # answered after what came before it of its client and stream
+    # Prepared by the batch that runs it: Prepared is never sent, PrepareFailed may be.
+    inline: bool = False
+    payload_bytes: int = 0  # size of the payload that the driver keeps
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):
@@ -56,13 +59,13 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
 class GroupCost(msgspec.Struct, frozen=True, array_like=True):
     """Measured seconds of a batch of `rows[i]` rows through a group's path, ascending rows.
 
-    They are of one lane; `speed_up` says by how much all lanes together are faster with one batch.
+    They are those of one lane; `speed_up` is the factor by which all lanes together are faster.
     """
 
     group: str
     rows: tuple[int, ...]
     time_s: tuple[float, ...]
-    speed_up: float | None = None  # not measured
+    speed_up: float | None = None  # None: not measured
 
 
 class Model(msgspec.Struct, frozen=True, array_like=True):
@@ -100,8 +103,8 @@ class Overhead(msgspec.Struct, frozen=True, array_like=True):
     """Bytes that the daemon's processes hold besides blocks."""
 
     fixed_bytes: int = 0  # measured, without any block
-    staging_bytes: int = 0  # of all staging rows, and of pictures that are being decoded
-    row_bytes: int = 0  # of activations and buffers, for each row of the largest batch
+    staging_bytes: int = 0  # all staging rows, and pictures that are being decoded
+    row_bytes: int = 0  # activations and buffers, for each row of the largest batch
 
 
 # --- events ---------------------------------------------------------------------------------
@@ -123,8 +126,8 @@ class Prepared(msgspec.Struct, frozen=True, array_like=True, tag="prepared"):
 class PrepareFailed(msgspec.Struct, frozen=True, array_like=True, tag="prepare-failed"):
     """The request's payload is unusable; its staging rows are free again.
 
-    A light request may have been cancelled, or put into a batch, before this is heard. The batch
-    leaves it out; the device forgets it with that batch or a Discard.
+    An inline request may have been cancelled, or put into a batch, before this is reported. The
+    batch runs without it; the device forgets it with that batch or a Discard.
     """
 
     rid: int
@@ -138,7 +141,8 @@ class BatchDone(msgspec.Struct, frozen=True, array_like=True, tag="batch-done"):
     batch: int
     infer_s: float
     output_s: float
-    prepare_s: float = 0.0  # of what was not prepared when it began
+    prepare_s: float = 0.0  # time for the inline requests in it
+    device: int = 0
 
 
 class BatchFailed(msgspec.Struct, frozen=True, array_like=True, tag="batch-failed"):
@@ -147,6 +151,7 @@ class BatchFailed(msgspec.Struct, frozen=True, array_like=True, tag="batch-faile
     batch: int
     code: Code
     message: str
+    device: int = 0
 
 
 class CancelAsked(msgspec.Struct, frozen=True, array_like=True, tag="cancel-asked"):
@@ -167,6 +172,8 @@ class DeviceUp(msgspec.Struct, frozen=True, array_like=True, tag="device-up"):
     resident: tuple[HeldBlock, ...] = ()
     overhead: Overhead = Overhead()
     failed: tuple[FailedBlock, ...] = ()
+    device: int = 0
+    preparers: int | None = None  # requests that it prepares side by side; None: not known
     first: tuple[str, ...] = ()  # models to be loaded as far as there is room, in this order
 
 
@@ -179,6 +186,7 @@ class DeviceDown(msgspec.Struct, frozen=True, array_like=True, tag="device-down"
 
     reason: str
     suspects: tuple[int, ...] | None = None
+    device: int = 0
 
 
 class Library(msgspec.Struct, frozen=True, array_like=True, tag="library"):
@@ -195,7 +203,7 @@ class BlockLoaded(msgspec.Struct, frozen=True, array_like=True, tag="block-loade
     """The block can be run."""
 
     block: str
-    bytes: int  # that it holds, as measured
+    bytes: int  # memory that it was measured to hold
     load_s: float  # from the beginning of its reading; without its wait for others
 
 
@@ -217,8 +225,8 @@ class MemoryMeasured(msgspec.Struct, frozen=True, array_like=True, tag="memory-m
     """The daemon's budget as of now, and what its processes hold together (PSS)."""
 
     budget_bytes: int
-    used_bytes: int = 0  # 0: not measured
-    ceiling_bytes: int = 0  # the budget if nobody else took memory; 0: it does not change
+    used_bytes: int | None = None  # None: not measured
+    ceiling_bytes: int | None = None  # the budget if nobody else took memory; None: the same
 
 
 class Calibrated(msgspec.Struct, frozen=True, array_like=True, tag="calibrated"):
@@ -234,8 +242,8 @@ class Calibrated(msgspec.Struct, frozen=True, array_like=True, tag="calibrated")
 
 
 class PayloadRoom(msgspec.Struct, frozen=True, array_like=True, tag="payload-room"):
-    """So many bytes there are for payloads of requests that wait, and as many for those that are
-    staged; never more than the settings say, and one request fits always."""
+    """Room for payloads of requests that wait, and as much for those that are staged. What the
+    settings allow is never exceeded, and one request always fits."""
 
     bytes: int
 
@@ -301,7 +309,7 @@ Event: TypeAlias = (
 class Prepare(msgspec.Struct, frozen=True, array_like=True, tag="prepare"):
     """Decode the payload into staging rows; answered by Prepared or PrepareFailed.
 
-    A light request is staged with that, and may be run at once.
+    An inline request is staged with that, and may be run at once.
     """
 
     rid: int
@@ -310,7 +318,7 @@ class Prepare(msgspec.Struct, frozen=True, array_like=True, tag="prepare"):
 class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     """Run these rows through their models; answered by BatchDone or BatchFailed.
 
-    It may be ordered before a lane is free; they run in the order of their orders.
+    It may be ordered before a lane is free; batches run in the order in which they are ordered.
     """
 
     batch: int
@@ -318,6 +326,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     members: tuple[Member, ...]
     rows: int
     wide: bool = True  # with the whole device; False: on one lane of several
+    device: int = 0
 
 
 class Discard(msgspec.Struct, frozen=True, array_like=True, tag="discard"):
@@ -365,7 +374,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="answer"):
     prepare_s: float
     infer_s: float
     output_s: float
-    batch_rows: int  # of the largest batch that the request was in
+    batch_rows: int  # rows of the largest batch that the request was in
 
 
 class Refuse(msgspec.Struct, frozen=True, array_like=True, tag="refuse"):

@@ -1,14 +1,14 @@
 """Keeps the requests and what is on the device in step.
 
-Requests whose models are not there are parked in the queue until they are; those that can never
-be served, or whose load has failed, are named for refusal. Owns the device's memory and the asks;
-the queue and the jobs are the scheduler's.
+Requests whose models are not on the device are parked in the queue until they are; those that can
+never be served, or whose load has failed, are refused. Owns the administrator's asks; the device's
+memory and the jobs are the scheduler's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from edged.core.costs import CostModel
 from edged.core.events import (
@@ -26,107 +26,90 @@ from edged.core.events import (
     Settled,
     UnloadAsked,
 )
-from edged.core.requests.job import Job, Stage
-from edged.core.requests.waiting import WaitingQueue
+from edged.core.requests.job import State
+from edged.core.requests.jobs import Jobs
 from edged.core.residency.administrator import Asks
-from edged.core.residency.memory import DeviceMemory, too_many_rows_now
-from edged.core.settings import Memory
+from edged.core.residency.memory import DeviceMemory, Verdict, too_many_rows_now
 from edged.errors import Code
 
 
-class Refusal(NamedTuple):
-    """A waiting request that cannot be served, and why."""
-
-    rid: int
-    code: Code
-    message: str
-    retry_after_s: float | None = None
-
-
-class Supply:
+class Parking:
     """What is on the device, as the requests that need it see it."""
 
-    def __init__(self, settings: Memory, max_batch_rows: int, waiting: WaitingQueue) -> None:
-        self.memory = DeviceMemory(settings, max_batch_rows)
-        self._asks = Asks(self.memory)
-        self._waiting = waiting
-        self._draining = False
+    def __init__(self, memory: DeviceMemory, jobs: Jobs) -> None:
+        self.has_asks = False  # whether an administrator waits for something
+        self._memory = memory
+        self._jobs = jobs
+        self._asks = Asks(memory)
+        self._is_draining = False
 
-    def handle(
-        self, event: Any, now: float, jobs: Collection[Job], commands: list[Command]
-    ) -> list[Refusal]:
+    def handle(self, event: Any, now: float, out: list[Command]) -> None:
         """Take in an event of TO_MEMORY or TO_ASKS."""
         if type(event) in TO_MEMORY:
-            TO_MEMORY[type(event)](self.memory, event, now)
+            TO_MEMORY[type(event)](self._memory, event, now)
         else:
-            commands += TO_ASKS[type(event)](self._asks, event)
-        if self._draining:
-            commands += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
-        refusals = self._follow(now, jobs)
-        commands += self._asks.settle(now)
-        return refusals
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether an administrator waits for something."""
-        return len(self._asks) > 0
-
-    def settle(self, now: float) -> list[Settled]:
-        """What was asked and has come about, or cannot any more."""
-        return self._asks.settle(now)
-
-    def decide(self, costs: CostModel, backlog_s: float, now: float) -> list[Command]:
-        """What to load and unload now; asked after every event while memory is tight."""
-        commands = self.memory.decide(costs, backlog_s, now)
+            out += TO_ASKS[type(event)](self._asks, event)
+        if self._is_draining:
+            out += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
+        was_tight = self._memory.tight
+        self._memory.refresh()
+        if self._memory.tight and not was_tight:
+            self._give_needs()
         self._move_shelves()
-        commands += self._asks.settle(now)
-        return commands
+        verdicts = self._verdicts(now)
+        self.settle(now, out)
+        for rid, verdict in verdicts.items():
+            code, text, retry_after_s = verdict
+            self._jobs.refuse(self._jobs.by_rid[rid], code, text, now, out, retry_after_s)
 
-    def drain(self) -> list[Settled]:
-        """Nothing more is asked for than what accepted requests need."""
-        self._draining = True
-        return self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
+    def settle(self, now: float, out: list[Command]) -> None:
+        """Settle the asks that have come about, or cannot any more."""
+        out += self._asks.settle(now)
+        self.has_asks = len(self._asks) > 0
 
-    def _follow(self, now: float, jobs: Collection[Job]) -> list[Refusal]:
-        was_tight = self.memory.tight
-        self.memory.refresh()
-        if self.memory.tight and not was_tight:
-            self._give_needs(jobs)
+    def decide(self, costs: CostModel, backlog_s: float, now: float, out: list[Command]) -> None:
+        """Order what to load and unload now; asked after every event while memory is tight."""
+        out += self._memory.decide(costs, backlog_s, now)
         self._move_shelves()
-        refusals = [
-            Refusal(rid, *verdict)
-            for need, verdict in self.memory.doomed(now)
-            for rid in need.arrived_s
-        ]
-        if not self.memory.has_whole_batches:
-            most_rows = self.memory.ledger.batch_rows
-            named = {refusal.rid for refusal in refusals}
-            refusals += [
-                Refusal(job.request.rid, *too_many_rows_now(most_rows))
-                for job in self._waiting
-                if job.request.rows > most_rows and job.request.rid not in named
-            ]
-        return refusals
+        self.settle(now, out)
 
-    def _give_needs(self, jobs: Collection[Job]) -> None:
-        """From here on it counts what each request needs; before, everything was there for good."""
-        for job in jobs:
+    def drain(self, out: list[Command]) -> None:
+        """Load nothing more than what accepted requests need."""
+        self._is_draining = True
+        out += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
+
+    def _verdicts(self, now: float) -> dict[int, Verdict]:
+        """The waiting requests that cannot be served as things are, and why."""
+        verdicts = {
+            rid: verdict for need, verdict in self._memory.doomed(now) for rid in need.arrived_s
+        }
+        if not self._memory.has_whole_batches:
+            most_rows = self._memory.ledger.batch_rows
+            for job in self._jobs.waiting:
+                if job.request.rows > most_rows:
+                    verdicts.setdefault(job.request.rid, too_many_rows_now(most_rows))
+        return verdicts
+
+    def _give_needs(self) -> None:
+        """Give each request its need. While everything was on the device, none was counted."""
+        for job in self._jobs:
             if job.need is None:
-                need = self.memory.need(job.request)
+                need = self._memory.need(job.request)
                 need.open += 1
-                if job.stage is Stage.WAITING:
-                    self._waiting.shelve(job, need)
+                if job.state is State.WAITING:
+                    self._jobs.waiting.shelve(job, need)
                 else:
                     job.need = need
                     need.in_use += 1
 
     def _move_shelves(self) -> None:
-        moved, self.memory.residency.moved = self.memory.residency.moved, []
+        """Park the requests whose needs have left the device; the others take turns."""
+        moved, self._memory.residency.moved = self._memory.residency.moved, []
         for need in moved:
             if need.missing:
-                self._waiting.park(need)
+                self._jobs.waiting.park(need)
             else:
-                self._waiting.unpark(need)
+                self._jobs.waiting.unpark(need)
 
 
 TO_MEMORY: dict[type, Callable[[DeviceMemory, Any, float], None]] = {

@@ -6,7 +6,6 @@ from typing import Literal
 
 import msgspec
 
-from edged.core.batches.policies import Smooth
 from edged.typeinfo import describe
 
 WhenFull = Literal["reject", "drop-oldest"]
@@ -17,17 +16,16 @@ Loading = Literal["partial", "greedy", "independent", "lru"]
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits of the scheduler; the daemon's configuration fills them."""
 
-    queue_rows: int = 256  # waiting for the device
-    queue_bytes: int = 2**28  # of their payloads
-    staging_rows: int = 48  # being prepared, ready or running
-    staging_bytes: int = 2**27  # of their payloads, or one request
+    queue_rows: int = 256  # rows that wait for the device
+    queue_bytes: int = 2**28  # size of their payloads
+    staging_rows: int = 48  # rows that are prepared, staged or running
+    staging_bytes: int = 2**27  # size of their payloads; a single request may be larger
     max_batch_rows: int = 16
-    levels: int = 3  # of priority
+    levels: int = 3  # number of priorities
     lanes: int = 0  # batches that run side by side; 0: as many as the device can
     max_attempts: int = 2  # runs of a request whose runs kill the device
     policy: str = "work-conserving"
-    useful_batches: bool = True  # no larger than the measured times say is of use
-    smooth: Smooth = Smooth()  # for the policies of that name only
+    useful_batches: bool = True  # form no larger batches than the measured times say is useful
     when_full: WhenFull = "reject"
     streams: Streams = "latest-frame"
 
@@ -37,7 +35,7 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     policy: Loading = "partial"
     pinned: tuple[str, ...] = ()  # models that are never evicted
-    max_wait_s: float = 10.0  # after which the oldest request's model is loaded before all others
+    max_wait_s: float = 10.0  # a model that was requested longer ago is loaded before all others
 
 
 describe(Settings, Memory)

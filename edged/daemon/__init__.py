@@ -40,7 +40,7 @@ def serve(config: Config, *, record: Path | None = None) -> int:
                 file = stack.enter_context(record.open("w", encoding="utf-8"))
             except OSError as error:
                 raise InvalidArgument(f"cannot record to {record}: {error.strerror}") from error
-            recorder = Recorder(file, config.scheduler, config.memory.choice)
+            recorder = Recorder(file, config.scheduler.choice, config.memory.choice)
         loop = Loop(
             config,
             checked.versions,

@@ -44,7 +44,8 @@ from edged.core.events import (
     UnloadAsked,
     Woke,
 )
-from edged.core.scheduler import RESTART_S, Scheduler
+from edged.core.requests.admission import RESTART_S
+from edged.core.scheduler import Scheduler
 from edged.daemon import inquiries, translation
 from edged.daemon.admin import AdminEndpoint, residency
 from edged.daemon.costs import Figures
@@ -65,6 +66,7 @@ from edged.manifest import Manifest
 from edged.observe.recording import Recorder
 from edged.observe.statistics import Statistics
 from edged.pictures.files import light_pixels
+from edged.policies import find as find_policy
 from edged.profiles.form import Profile
 from edged.sharedmem.owner import Regions
 from edged.uplink.receiver import Uploads
@@ -110,7 +112,8 @@ class Front:
         self._outlet = outlet
         self._regions = regions
         self._recorder = recorder
-        self._scheduler = Scheduler(config.scheduler, config.memory.choice)
+        choice = config.scheduler.choice
+        self._scheduler = Scheduler(choice, config.memory.choice, find_policy(choice.policy))
         self._statistics = Statistics(self._catalog.tasks)
         self._administration = Administration(versions, shelf, config.memory.pinned, self)
         self._admin = AdminEndpoint(
@@ -392,7 +395,7 @@ class Front:
             stream=parameters.stream,
             ordered=parameters.ordered,
             payload_bytes=pending.payload_bytes,
-            light=prepare.light,
+            inline=prepare.light,
         )
 
     def _cancel(self, client: Client, request: wire.Request, now: float) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TypeAlias
 
-from edged.core.requests.turns import Turns
+from edged.core.requests.fairness import Turns
 
 Job: TypeAlias = "Callable[[], Job | None]"  # what is left of it, if it is to go on later
 

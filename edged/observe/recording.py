@@ -9,10 +9,9 @@ tag and its fields in the order of its class. The names of classes and fields ar
 of the format: renaming them, or adding a field with a default at the end, changes nothing.
 
 Every other change of the header, the events or the commands makes a new version of the format. To
-add version 3: raise VERSION, write a function that turns the lines of version 2, as plain JSON
-values, into those of version 3, and let `_read` apply it where the header says 2, with
-`msgspec.convert` in place of `msgspec.json.decode`. The recordings in tests/ stay as they were
-made, so they test the function.
+add version 4: raise VERSION, write a function that turns the lines of version 3, as plain JSON
+values, into those of version 4, and let `_read` apply it where the header says 3, as
+`_from_version_2` is applied. The recordings in tests/ stay as they were made, so they test it.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import msgspec
 
@@ -30,9 +29,10 @@ from edged.core.events import Command, Event
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Memory, Settings
 from edged.errors import EdgedError, InvalidArgument
+from edged.policies import find
 from edged.typeinfo import describe
 
-VERSION = 2
+VERSION = 3
 
 _GZIP = b"\x1f\x8b"  # the first bytes of a compressed file
 
@@ -90,7 +90,7 @@ def replay(path: Path) -> int:
     Raises Mismatch at the first turn that differs, InvalidArgument for a file that is no recording.
     """
     header, recorded = _read(path)
-    scheduler = Scheduler(header.settings, header.memory)
+    scheduler = Scheduler(header.settings, header.memory, find(header.settings.policy))
     count = 0
     for count, turn in enumerate(recorded, start=1):
         commands = scheduler.handle(turn.event, turn.at)
@@ -113,16 +113,29 @@ def _read(path: Path) -> tuple[Header, Iterator[Turn]]:
     lines = _content(path).splitlines(keepends=True)
     try:
         version = msgspec.json.decode(lines[0] if lines else b"", type=_Version).recording
-        if version != VERSION:
+        if version not in (2, VERSION):
             raise InvalidArgument(
-                f"{path} is a recording of version {version} and this edged reads version "
-                f"{VERSION}: replay it with the edged that made it"
+                f"{path} is a recording of version {version} and this edged reads version 2 and "
+                f"version {VERSION}: replay it with the edged that made it"
             )
-        header = msgspec.json.decode(lines[0], type=Header)
+        said = msgspec.json.decode(lines[0])
+        header = msgspec.convert(said if version == VERSION else _from_version_2(said), Header)
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"{path} is not a recording of edged: {error}") from error
     whole = [line for line in lines[1:] if line.endswith(b"\n")]
     return header, (_decode(line, path, number) for number, line in enumerate(whole, start=2))
+
+
+def _from_version_2(header: Any) -> Any:
+    """The same header without the table of what the policies smooth* assume. How they measure the
+    load stands behind the policy's name now, and the other times are measured."""
+    settings = dict(header["settings"])
+    table = settings.pop("smooth", {})
+    if settings["policy"].startswith("smooth"):
+        load = {key: table[key] for key in ("window_s", "beat_s") if key in table}
+        given = ",".join(f"{key}={seconds}" for key, seconds in load.items())
+        settings["policy"] += f":{given}" if given else ""
+    return {**header, "recording": VERSION, "settings": settings}
 
 
 def _content(path: Path) -> bytes:

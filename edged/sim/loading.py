@@ -178,7 +178,7 @@ class LoadingDevice:
         self.loading_s = 0.0
 
     def obey(self, command: Command, now: float) -> tuple[float, Event] | None:
-        """When it will report what; None for what needs no report, as do light requests."""
+        """When it will report what; None for what needs no report, as do inline requests."""
         if isinstance(command, Run):
             took_s = sum(self._run_s(command, model) for model in _models_in(command))
             return now + took_s, BatchDone(command.batch, took_s, 0.0)
@@ -253,7 +253,7 @@ class _Simulation:
         model = self._library.models[asked]
         part = Part(model.blocks[0], (model.name,))
         deadline_s = at + self._scenario.deadline_ms / 1e3
-        return Arrived(Request(rid, asked, (part,), deadline_s=deadline_s, light=True))
+        return Arrived(Request(rid, asked, (part,), deadline_s=deadline_s, inline=True))
 
     def _costs(self) -> tuple[GroupCost, ...]:
         """The slowest model of each group, as the daemon measures it."""

@@ -12,12 +12,12 @@ from typing import Literal
 import msgspec
 
 from edged import profiles
-from edged.core.batches.policies import Smooth, policy
 from edged.core.events import Arrived
 from edged.core.settings import Memory, Settings
 from edged.errors import PlanError
 from edged.observe.recording import turns
 from edged.planner.instance import Count, NonNegative, Positive, decode
+from edged.policies import find
 from edged.sim.arrivals import Arrivals, generate
 from edged.sim.device import DeviceModel
 from edged.sim.engine import Trace
@@ -120,16 +120,15 @@ class Scenario(msgspec.Struct, frozen=True):
             queue_rows=UNBOUNDED,
             staging_rows=UNBOUNDED,
             max_batch_rows=self.profile.B[-1],
-            policy=policy_name,
+            policy=self._with_load(policy_name),
             useful_batches=False,
-            smooth=Smooth(
-                prepare_workers=self.workers,
-                prepare_s=self.t_pre_ms / 1e3,
-                head_s=self.t_head_ms / 1e3,
-                window_s=self.window_ms / 1e3,
-                beat_s=self.tick_ms / 1e3,
-            ),
         )
+
+    def _with_load(self, policy_name: str) -> str:
+        """The policy, told how to measure the load where the scenario says so."""
+        if not policy_name.startswith("smooth") or (self.window_ms, self.tick_ms) == (1e3, 100.0):
+            return policy_name
+        return f"{policy_name}:window_s={self.window_ms / 1e3},beat_s={self.tick_ms / 1e3}"
 
 
 def read(data: bytes) -> Scenario:
@@ -145,7 +144,7 @@ def run(
     return simulate(
         scenario.requests(),
         scenario.settings(name),
-        scenario.device(policy(name).exclusive),
+        scenario.device(find(name).exclusive),
         deadline_s=None if scenario.deadline_ms is None else scenario.deadline_ms / 1e3,
         trace=trace,
     )

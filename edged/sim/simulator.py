@@ -18,6 +18,7 @@ from edged.core.events import (
 )
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Settings
+from edged.policies import find
 from edged.sim.arrivals import Arrivals
 from edged.sim.device import DeviceModel, SimulatedDevice
 from edged.sim.engine import Engine, Trace
@@ -80,15 +81,16 @@ class _Simulation:
         self._also_trace = trace
         self._network_s = model.network_s
         self._device = SimulatedDevice(model)
-        self._engine = Engine(Scheduler(settings), self._device, self._trace)
-        self._cost = model.cost(GROUP)
+        scheduler = Scheduler(settings, policy=find(settings.policy))
+        self._engine = Engine(scheduler, self._device, self._trace)
+        self._up = DeviceUp((model.cost(GROUP),), preparers=model.prepare_workers)
         self._latency_s: list[float | None] = [None] * len(arrivals.times_s)
         self._answered_s: list[float] = []
         self._batches: list[int] = []
 
     def run(self) -> Outcome:
         engine = self._engine
-        engine.tell(DeviceUp((self._cost,)), 0.0)
+        engine.tell(self._up, 0.0)
         parts = {task: (Part(GROUP, (f"task-{task}",)),) for task in set(self._arrivals.tasks)}
         clients = self._arrivals.clients or (0,) * len(self._arrivals.times_s)
         each = zip(self._arrivals.times_s, self._arrivals.tasks, clients, strict=True)

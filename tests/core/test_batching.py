@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from edged.core.batches.arrivals import ArrivalRate
-from edged.core.batches.policies import Smooth, View, policy, smallest_feasible
+from edged.core.batches.policies import GroupView
 from edged.core.costs import CostModel
 from edged.core.events import (
     BatchDone,
@@ -18,6 +19,9 @@ from edged.core.events import (
     Woke,
 )
 from edged.errors import InvalidArgument
+from edged.policies import find
+from edged.policies.arrivals import ArrivalRate
+from edged.policies.smooth import smallest_feasible
 from tests.core.helpers import BACKBONE, Checked, arrived
 
 TABLE_II = GroupCost(
@@ -37,7 +41,7 @@ FLAT = GroupCost(BACKBONE, (1, 2, 4, 8), (0.010, 0.0201, 0.0402, 0.0799))
     ],
 )  # fmt: skip
 def test_algorithm_1_on_table_ii(rate, rows):
-    assert smallest_feasible(TABLE_II, rate, Smooth()) == rows
+    assert smallest_feasible(TABLE_II, rate, math.inf) == rows
 
 
 @pytest.mark.parametrize(
@@ -62,29 +66,29 @@ def test_algorithm_1_on_table_ii(rate, rows):
     ],
 )
 def test_what_a_policy_makes_of_the_same_queue(name, ready, rate, rows):
-    assert policy(name).rule()(View(ready, 16, rate, TABLE_II)) == rows
+    assert find(name).rule()(GroupView(ready, 16, rate, TABLE_II)) == rows
 
 
 def test_where_no_size_is_feasible_the_printed_algorithm_keeps_its_last():
-    rule, other_group = (policy("smooth-keep").rule() for _ in range(2))
-    assert rule(View(4, 16, 500, TABLE_II)) == 1  # nothing was feasible yet
-    assert rule(View(4, 16, 110, TABLE_II)) == 4
-    assert rule(View(15, 16, 500, TABLE_II)) == 4
-    assert other_group(View(4, 16, 500, TABLE_II)) == 1
+    rule, other_group = (find("smooth-keep").rule() for _ in range(2))
+    assert rule(GroupView(4, 16, 500, TABLE_II)) == 1  # nothing was feasible yet
+    assert rule(GroupView(4, 16, 110, TABLE_II)) == 4
+    assert rule(GroupView(15, 16, 500, TABLE_II)) == 4
+    assert other_group(GroupView(4, 16, 500, TABLE_II)) == 1
 
 
 def test_a_time_out_ends_the_wait_for_a_full_batch():
-    rule = policy("smooth-timeout").rule()
+    rule = find("smooth-timeout").rule()
     wait_s = 2 * 4 / 110
-    assert rule(View(3, 16, 110, TABLE_II, waited_s=wait_s * 0.99)) == 0
-    assert rule(View(3, 16, 110, TABLE_II, waited_s=wait_s * 1.01)) == 3
-    assert rule(View(9, 16, 110, TABLE_II, waited_s=wait_s * 1.01)) == 4
+    assert rule(GroupView(3, 16, 110, TABLE_II, waited_s=wait_s * 0.99)) == 0
+    assert rule(GroupView(3, 16, 110, TABLE_II, waited_s=wait_s * 1.01)) == 3
+    assert rule(GroupView(9, 16, 110, TABLE_II, waited_s=wait_s * 1.01)) == 4
 
 
 @pytest.mark.parametrize("name", ["", "clever", "static", "static:", "static:0", "static:-1"])
 def test_an_unknown_policy_is_refused_with_the_names_there_are(name):
     with pytest.raises(InvalidArgument, match=r"greedy, .*static:B"):
-        policy(name)
+        find(name)
 
 
 def test_the_rate_is_counted_over_a_window_and_held_between_beats():

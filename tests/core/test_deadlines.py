@@ -34,9 +34,9 @@ def test_answered_requests_leave_nothing_behind() -> None:
     tell = Checked()
     tell(DeviceUp())
     for rid in range(1, 2001):
-        (_, run) = tell(arrived(rid, light=True, deadline_s=3600.0), rid * 0.001)
+        (_, run) = tell(arrived(rid, inline=True, deadline_s=3600.0), rid * 0.001)
         assert isinstance(run, Run)
         (answer,) = tell(BatchDone(run.batch, 0.0001, 0.0), rid * 0.001)
         assert isinstance(answer, Answer)
-    assert len(tell.scheduler._deadlines) <= 65
-    assert not tell.scheduler._jobs
+    assert len(tell.scheduler._jobs.deadlines) <= 65
+    assert len(tell.scheduler._jobs) == 0

@@ -48,16 +48,16 @@ class Device:
     def __init__(self) -> None:
         self.preparing: set[int] = set()
         self.unwanted: set[int] = set()  # of these: discarded
-        self.light: set[int] = set()  # which may still turn out to be unusable
+        self.inline: set[int] = set()  # which may still turn out to be unusable
         self.staged: dict[int, set[str]] = {}  # models that have not run
         self.running: dict[int, Run] = {}
 
-    def obey(self, command: Command, models: dict[int, set[str]], light: set[int]) -> None:
+    def obey(self, command: Command, models: dict[int, set[str]], inline: set[int]) -> None:
         if isinstance(command, Prepare):
             assert command.rid not in self.preparing
             assert command.rid not in self.staged
-            if command.rid in light:
-                self.light.add(command.rid)
+            if command.rid in inline:
+                self.inline.add(command.rid)
                 self.staged[command.rid] = set(models[command.rid])
             else:
                 self.preparing.add(command.rid)
@@ -96,7 +96,7 @@ class Device:
     def end(self, batch: int) -> Run:
         """A batch ends, so all its members have been prepared or left out."""
         run = self.running.pop(batch)
-        self.light.difference_update(member.rid for member in run.members)
+        self.inline.difference_update(member.rid for member in run.members)
         return run
 
 
@@ -110,7 +110,7 @@ class Traffic(RuleBasedStateMachine):
         self.device: Device | None = None
         self.now = 0.0
         self.models: dict[int, set[str]] = {}
-        self.light: set[int] = set()
+        self.inline: set[int] = set()
         self.answers: Counter[int] = Counter()
         self.sequences: dict[tuple[int, str | None], list[int]] = {}  # without an answer
         self.sequence_of: dict[int, list[int]] = {}
@@ -131,7 +131,7 @@ class Traffic(RuleBasedStateMachine):
                 self.drained = True
             else:
                 assert self.device is not None, f"{command} to a device that is down"
-                self.device.obey(command, self.models, self.light)
+                self.device.obey(command, self.models, self.inline)
         check(self.scheduler)
         if self.device is not None:
             held = len(self.device.preparing) + len(self.device.staged)
@@ -144,7 +144,7 @@ class Traffic(RuleBasedStateMachine):
         level=st.integers(0, 2),
         stream=st.sampled_from([None, None, "s"]),
         ordered=st.booleans(),
-        light=st.booleans(),
+        inline=st.booleans(),
         payload_bytes=st.integers(0, 12),
         timeout_s=st.none() | st.floats(0, 3),
     )
@@ -160,8 +160,8 @@ class Traffic(RuleBasedStateMachine):
             **fields,
         )
         self.models[rid] = {model for part in request.parts for model in part.models}
-        if request.light:
-            self.light.add(rid)
+        if request.inline:
+            self.inline.add(rid)
         if request.ordered:
             sequence = self.sequences.setdefault((request.client, request.stream), [])
             sequence.append(rid)
@@ -173,7 +173,7 @@ class Traffic(RuleBasedStateMachine):
         """More requests than lanes take, and time enough that the next batch is ordered ahead."""
         plain: dict[str, Any] = {"client": 1, "level": 0, "stream": None, "payload_bytes": 0}
         for _ in range(4):
-            self.arrive(None, ("x",), 2, ordered=ordered, light=True, **plain)
+            self.arrive(None, ("x",), 2, ordered=ordered, inline=True, **plain)
         self.time_passes(seconds)
 
     @rule(seconds=st.floats(0.1, 2))
@@ -220,11 +220,11 @@ class Traffic(RuleBasedStateMachine):
             self.device.unwanted.discard(rid)
             self.tell(PrepareFailed(rid, Code.INVALID_ARG, "not an image"))
 
-    @precondition(lambda self: self.device and self.device.light)
+    @precondition(lambda self: self.device and self.device.inline)
     @rule(data=st.data(), good=st.booleans())
-    def light_one_prepared(self, data: st.DataObject, good: bool) -> None:
-        rid = data.draw(st.sampled_from(sorted(self.device.light)))
-        self.device.light.remove(rid)
+    def inline_one_prepared(self, data: st.DataObject, good: bool) -> None:
+        rid = data.draw(st.sampled_from(sorted(self.device.inline)))
+        self.device.inline.remove(rid)
         if not good:
             self.tell(PrepareFailed(rid, Code.INVALID_ARG, "not a tensor of this model"))
 
@@ -263,7 +263,7 @@ class Traffic(RuleBasedStateMachine):
                 self.tell(BatchDone(batch, 0.01, 0.0))
         assert self.answers == Counter(self.models.keys())
         assert not self.device.staged
-        assert self.scheduler.staged_rows == self.scheduler.waiting_rows == 0
+        assert self.scheduler.staged_rows == self.scheduler.waiting_requests == 0
         assert self.drained == self.draining
 
 

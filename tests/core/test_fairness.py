@@ -23,7 +23,7 @@ from edged.core.events import (
     Run,
     Woke,
 )
-from edged.core.requests.staging_shares import LATELY_S
+from edged.core.requests.fairness import LATELY_S
 from edged.core.scheduler import Scheduler
 from edged.core.settings import Settings
 from edged.errors import Code
@@ -60,9 +60,9 @@ class Device:
     def ask(self, client: int, timeout_s: float = 30.0, **fields: object) -> None:
         rid = next(self._count)
         self._asked[rid] = client, self.now
-        light = not self._prepare_s
+        inline = not self._prepare_s
         deadline_s = self.now + timeout_s
-        self._tell(arrived(rid, client=client, light=light, deadline_s=deadline_s, **fields))
+        self._tell(arrived(rid, client=client, inline=inline, deadline_s=deadline_s, **fields))
 
     def until(self, end_s: float) -> None:
         while self._queue and self._queue[0][0] <= end_s:
@@ -196,7 +196,7 @@ def staged(scheduler: Checked, *clients: int, now: float = 0.0, **fields: object
     orders = [
         order
         for client in clients
-        for order in scheduler(arrived(next(rids), client=client, light=True, **fields), now)
+        for order in scheduler(arrived(next(rids), client=client, inline=True, **fields), now)
     ]
     return [order.rid for order in orders if isinstance(order, Prepare)]
 
@@ -257,7 +257,7 @@ def test_what_is_staged_of_a_flood_makes_nobody_else_too_late():
     staged(scheduler, *[FLOODER] * 20, now=0.01)
 
     def asked(rid: int, client: int) -> list[Command]:
-        return scheduler(arrived(rid, client=client, deadline_s=0.08, light=True), 0.01)
+        return scheduler(arrived(rid, client=client, deadline_s=0.08, inline=True), 0.01)
 
     (refused,) = asked(1, FLOODER)
     assert isinstance(refused, Refuse)

@@ -342,13 +342,13 @@ class Greedy(Loading):
 
 def check_memory(scheduler: Scheduler) -> None:
     """Every count of the memory's equals what it counts."""
-    memory, jobs = scheduler._memory, scheduler._jobs.values()
-    residency, waiting = memory.residency, scheduler._waiting
+    memory, jobs = scheduler._memory, list(scheduler._jobs)
+    residency, waiting = memory.residency, scheduler._jobs.waiting
     parked = 0
     for need in residency.needs:
         path = residency.path(need)
         mine = [job for job in jobs if job.need is need]
-        queued = {job.request.rid for job in mine if job.stage.name == "WAITING"}
+        queued = {job.request.rid for job in mine if job.state.name == "WAITING"}
         assert need.missing == sum(block.where is not Where.RESIDENT for block in path)
         assert need.open == len(mine)
         assert need.in_use == len(mine) - len(queued)

@@ -123,7 +123,7 @@ def test_what_the_device_could_not_do_for_the_moment_is_tried_again(
     tell(DeviceUp())
     tell(arrived(1))
     assert refusal(tell(PrepareFailed(1, code, "no"))).retry_after_s == retry_after_s
-    tell(arrived(2, light=True))
+    tell(arrived(2, inline=True))
     assert refusal(tell(PrepareFailed(2, code, "no"))).retry_after_s == retry_after_s
     tell(BatchFailed(1, code, "no"))
     tell(arrived(3))

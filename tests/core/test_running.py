@@ -32,7 +32,7 @@ def warm(
     scheduler(DeviceUp((cost,), lanes=lanes))
     now = 0.0
     for number in range(1, 101):
-        scheduler(arrived(number, light=True), now)
+        scheduler(arrived(number, inline=True), now)
         now += WORK_S + handover_s
         scheduler(BatchDone(number, WORK_S, 0.0), now)
     return scheduler, now
@@ -45,14 +45,14 @@ def runs(commands: list[Command]) -> list[tuple[int, ...]]:
 
 def test_a_batch_is_ordered_ahead_by_what_the_handover_takes():
     scheduler, now = warm()
-    assert runs(scheduler(arrived(101, light=True), now)) == [(101,)]
+    assert runs(scheduler(arrived(101, inline=True), now)) == [(101,)]
     assert scheduler.scheduler.wakeup_at() == math.inf  # there is nothing to order
-    assert runs(scheduler(arrived(102, light=True), now + 0.01)) == []
+    assert runs(scheduler(arrived(102, inline=True), now + 0.01)) == []
     order_at = scheduler.scheduler.wakeup_at()
     assert order_at == pytest.approx(now + WORK_S + HANDOVER_S - HANDOVER_S - 0.001, abs=0.001)
-    assert runs(scheduler(arrived(103, light=True), order_at - 0.001)) == []
+    assert runs(scheduler(arrived(103, inline=True), order_at - 0.001)) == []
     assert runs(scheduler(Woke(), order_at)) == [(102, 103)]  # all that came until then
-    assert runs(scheduler(arrived(104, light=True), order_at)) == []
+    assert runs(scheduler(arrived(104, inline=True), order_at)) == []
     assert runs(scheduler(BatchDone(101, WORK_S, 0.0), now + WORK_S)) == []  # the next one runs
     assert scheduler.scheduler.wakeup_at() == pytest.approx(order_at + WORK_S, abs=0.005)
 
@@ -60,46 +60,46 @@ def test_a_batch_is_ordered_ahead_by_what_the_handover_takes():
 def test_a_driver_may_wait_for_more_arrivals_until_the_next_batch_is_due():
     scheduler, now = warm()
     assert scheduler.scheduler.settled_until_s < now  # nothing runs: an arrival runs at once
-    scheduler(arrived(101, light=True), now)
+    scheduler(arrived(101, inline=True), now)
     until = scheduler.scheduler.settled_until_s
     assert now + 0.9 * WORK_S < until < now + WORK_S
-    assert runs(scheduler(arrived(102, light=True), until - 0.001)) == []
+    assert runs(scheduler(arrived(102, inline=True), until - 0.001)) == []
     assert scheduler.scheduler.wakeup_at() == until  # the next batch is ordered then, not before
 
 
 def test_a_batch_that_was_ordered_ahead_costs_what_it_takes_after_the_last_one():
     scheduler, now = warm()
-    scheduler(arrived(101, light=True), now)
-    scheduler(arrived(102, light=True), now + 0.099)  # time to order
+    scheduler(arrived(101, inline=True), now)
+    scheduler(arrived(102, inline=True), now + 0.099)  # time to order
     for number in (101, 102):
         now += WORK_S
         scheduler(BatchDone(number, WORK_S, 0.0), now)
-    scheduler(arrived(103, light=True), now)
-    scheduler(arrived(104, light=True), now)
+    scheduler(arrived(103, inline=True), now)
+    scheduler(arrived(104, inline=True), now)
     assert scheduler.scheduler.wakeup_at() == pytest.approx(now + WORK_S, abs=0.005)
 
 
 def test_where_handing_over_takes_no_time_nothing_is_ordered_ahead():
     scheduler, now = warm(handover_s=0.0)
-    scheduler(arrived(101, light=True), now)
-    assert runs(scheduler(arrived(102, light=True), now + WORK_S)) == []
+    scheduler(arrived(101, inline=True), now)
+    assert runs(scheduler(arrived(102, inline=True), now + WORK_S)) == []
     assert scheduler.scheduler.wakeup_at() == math.inf
 
 
 def test_a_batch_that_is_late_is_followed_by_one_other_only():
     scheduler, now = warm()
     for number in (101, 102, 103):
-        scheduler(arrived(number, light=True), now)
+        scheduler(arrived(number, inline=True), now)
         now += 10 * WORK_S
-    assert scheduler.scheduler.running_batches == 2
+    assert len(scheduler.scheduler._device.lanes.batches) == 2
 
 
 def test_on_two_lanes_the_next_batch_is_for_the_one_that_is_free_first():
     scheduler, now = warm(lanes=2)
-    scheduler(arrived(101, light=True), now)
-    scheduler(arrived(102, light=True), now + 0.020)
-    assert scheduler.scheduler.running_batches == 2
-    assert runs(scheduler(arrived(103, light=True), now + 0.050)) == []
+    scheduler(arrived(101, inline=True), now)
+    scheduler(arrived(102, inline=True), now + 0.020)
+    assert len(scheduler.scheduler._device.lanes.batches) == 2
+    assert runs(scheduler(arrived(103, inline=True), now + 0.050)) == []
     assert scheduler.scheduler.wakeup_at() == pytest.approx(now + WORK_S - HANDOVER_S, abs=0.002)
     (ahead,) = scheduler(Woke(), now + WORK_S - HANDOVER_S)
     assert isinstance(ahead, Run)
@@ -108,8 +108,8 @@ def test_on_two_lanes_the_next_batch_is_for_the_one_that_is_free_first():
 
 def test_nothing_wakes_the_scheduler_while_the_device_is_gone():
     scheduler, now = warm()
-    scheduler(arrived(101, light=True), now)
-    scheduler(arrived(102, light=True), now + 0.010)
+    scheduler(arrived(101, inline=True), now)
+    scheduler(arrived(102, inline=True), now + 0.010)
     assert scheduler.scheduler.wakeup_at() < math.inf
     scheduler(DeviceDown("it died"), now + 0.020)
     assert scheduler.scheduler.wakeup_at() == math.inf
@@ -119,6 +119,6 @@ def test_batches_are_larger_where_handing_over_takes_long():
     for handover_s, rows in ((0.0, 1), (0.050, 4)):
         scheduler, now = warm(handover_s, times_s=(WORK_S, 4 * WORK_S))
         for number in range(101, 106):
-            scheduler(arrived(number, light=True), now)
+            scheduler(arrived(number, inline=True), now)
         commands = scheduler(BatchDone(101, WORK_S, 0.0), now + WORK_S)
         assert [len(members) for members in runs(commands)] == [rows]

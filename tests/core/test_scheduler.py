@@ -62,9 +62,9 @@ def test_a_lone_request_waits_for_nobody():
 
 def test_a_light_request_is_prepared_and_run_in_one_go():
     scheduler = up()
-    assert scheduler(arrived(1, light=True), 0.0) == [Prepare(1), run(1, (1, "a"))]
-    assert scheduler(arrived(2, light=True), 0.001) == [Prepare(2)]
-    assert scheduler(arrived(3, light=True), 0.002) == [Prepare(3)]
+    assert scheduler(arrived(1, inline=True), 0.0) == [Prepare(1), run(1, (1, "a"))]
+    assert scheduler(arrived(2, inline=True), 0.001) == [Prepare(2)]
+    assert scheduler(arrived(3, inline=True), 0.002) == [Prepare(3)]
     assert scheduler(BatchDone(1, 0.010, 0.0005), 0.012) == [
         Answer(1, pytest.approx(0.0015), 0.0, 0.010, 0.0005, 1),
         run(2, (2, "a"), (3, "a")),
@@ -74,7 +74,7 @@ def test_a_light_request_is_prepared_and_run_in_one_go():
 def test_a_light_request_that_fails_is_refused_at_once_and_forgotten_with_its_batch():
     scheduler = up()
     for rid in (1, 2, 3, 4):
-        scheduler(arrived(rid, light=True))
+        scheduler(arrived(rid, inline=True))
     failed = Refuse(2, Code.INVALID_ARG, "no such input")
     assert scheduler(PrepareFailed(2, Code.INVALID_ARG, "no such input")) == [failed, Discard(2)]
     assert scheduler(BatchDone(1, 0.01, 0.0))[1:] == [run(2, (3, "a"), (4, "a"))]
@@ -87,7 +87,7 @@ def test_a_light_request_that_fails_is_refused_at_once_and_forgotten_with_its_ba
 def test_a_light_request_may_fail_after_it_was_cancelled():
     scheduler = up()
     for rid in (1, 2):
-        scheduler(arrived(rid, light=True))
+        scheduler(arrived(rid, inline=True))
     assert scheduler(CancelAsked(2)) == [
         Refuse(2, Code.CANCELLED, "cancelled by the client"),
         Discard(2),
@@ -408,7 +408,7 @@ def test_lanes_run_side_by_side_and_a_lone_batch_has_the_whole_device():
 
 def test_what_a_batch_prepared_itself_counts_as_preparation():
     scheduler = up()
-    scheduler(arrived(1, light=True))
+    scheduler(arrived(1, inline=True))
     (answer,) = scheduler(BatchDone(1, 0.010, 0.001, prepare_s=0.002), 0.02)
     assert (answer.prepare_s, answer.infer_s) == (0.002, 0.010)
     assert answer.queue_s == pytest.approx(0.007)
@@ -481,9 +481,9 @@ def test_the_configuration_can_hold_lanes_down():
 def test_what_has_become_too_late_leaves_its_place_in_the_batch_to_others():
     scheduler = Checked(max_batch_rows=4)
     scheduler(DeviceUp((GroupCost(BACKBONE, (1, 4), (0.1, 0.1)),)))
-    scheduler(arrived(1, light=True))
+    scheduler(arrived(1, inline=True))
     for rid, deadline_s in ((2, 0.15), (3, 0.9), (4, 0.15), (5, 0.9), (6, 0.9), (7, 0.9)):
-        assert scheduler(arrived(rid, light=True, deadline_s=deadline_s)) == [Prepare(rid)]
+        assert scheduler(arrived(rid, inline=True, deadline_s=deadline_s)) == [Prepare(rid)]
     orders = scheduler(BatchDone(1, 0.1, 0.0), 0.1)
     assert [order.rid for order in orders if isinstance(order, Refuse)] == [2, 4]
     members = [(rid, "a") for rid in (3, 5, 6, 7)]

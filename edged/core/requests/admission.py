@@ -1,6 +1,7 @@
-"""Whether a request can be run at all, and about when.
+"""Admission: whether an arrival can be run at all, and in time, and where it goes.
 
-Puts together what the queue, the memory and the measured costs say. Decides and remembers nothing.
+An arrival is refused, or goes to the device at once where nothing is ahead of it, or waits in the
+queue. Puts together what the queue, the memory and the measured costs say, and remembers nothing.
 """
 
 from __future__ import annotations
@@ -8,26 +9,106 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from edged.core.batches.running import Batch, Running
+from edged.core.batches.device import Device, RunningBatch
 from edged.core.costs import CostModel
-from edged.core.events import Request
-from edged.core.requests.staging_shares import Staging
-from edged.core.requests.waiting import WaitingQueue
+from edged.core.events import Command, PayloadRoom, Refuse, Request
+from edged.core.requests.job import Job
+from edged.core.requests.jobs import AGAIN_S, Jobs
 from edged.core.residency.memory import DeviceMemory, Verdict, too_many_rows_now
 from edged.core.residency.needs import Need
 from edged.core.settings import Settings
 from edged.errors import Code
 
+RESTART_S = 1.0  # retry-after while shutting down: a daemon that starts again may be there then
 
-class Forecast:
+
+class Admission:
     """Asked at arrivals, and for how long to stay away."""
 
-    def __init__(self, settings: Settings, waiting: WaitingQueue, memory: DeviceMemory) -> None:
+    def __init__(
+        self, settings: Settings, jobs: Jobs, device: Device, memory: DeviceMemory
+    ) -> None:
         self._settings = settings
-        self._waiting = waiting
+        self._jobs = jobs
+        self._device = device
         self._memory = memory
+        self.is_closed = False  # whether the daemon is shutting down
+        self.has_library = False  # whether models may be away from the device, or vanish
 
-    def too_large(self, request: Request) -> Verdict | None:
+    def arrive(self, request: Request, now: float, out: list[Command]) -> None:
+        """Refuse the request, prepare it, or put it into the queue."""
+        if request.rid in self._jobs.by_rid:
+            raise ValueError(f"request {request.rid} arrived twice: this is a bug of the driver")
+        if self.is_closed:
+            text = "the daemon is shutting down"
+            out.append(Refuse(request.rid, Code.UNAVAILABLE, text, RESTART_S))
+            return
+        need: Need | Verdict | None = self._too_large(request)
+        if need is None and self.has_library:
+            need = self._memory.enter(request, now)
+        if isinstance(need, Verdict):
+            out.append(Refuse(request.rid, *need))
+            return
+        if request.deadline_s is not None:
+            late_s = self._late_by(request, request.deadline_s, need, now)
+            if late_s > 0.0:
+                self._memory.leave(need)
+                text = "the time-out cannot be met with what is waiting ahead"
+                out.append(Refuse(request.rid, Code.DEADLINE_EXCEEDED, text, late_s))
+                return
+        job = Job(request, now, need, open_parts=len(request.parts))
+        if self._may_start_at_once(job):
+            self._accept(job, now)
+            self._jobs.prepare(job, now, out)
+        else:
+            self._queue(job, now, out)
+
+    def fit_payloads(self, event: PayloadRoom) -> None:
+        """There is room for this many bytes of payloads from now on."""
+        limits, jobs = self._settings, self._jobs
+        jobs.waiting.capacity_bytes = min(limits.queue_bytes, event.bytes)
+        jobs.staging.bound_bytes(min(limits.staging_bytes, event.bytes))
+
+    def backlog_s(self) -> float | None:
+        """About when the rows that wait now will have run; None before anything has run."""
+        pace_s, waiting = self._device.costs.pace_s, self._jobs.waiting
+        rows = waiting.rows - waiting.parked_rows + self._jobs.staging.rows
+        return None if pace_s is None else pace_s * rows
+
+    def _queue(self, job: Job, now: float, out: list[Command]) -> None:
+        """Let a request wait, if there is, or can fairly be made, room for it."""
+        jobs, request = self._jobs, job.request
+        admission = jobs.waiting.push(job)
+        for older in admission.superseded:
+            text = "superseded by a newer frame of its stream"
+            jobs.refuse(older, Code.CANCELLED, text, now, out, is_queued=False)
+        for victim in admission.pushed_out:
+            text = "the queue is full and this client holds most of it; slow down"
+            again_s = self.backlog_s() or AGAIN_S
+            jobs.refuse(victim, Code.UNAVAILABLE, text, now, out, again_s, is_queued=False)
+        if admission.admitted:
+            self._accept(job, now)
+            return
+        self._memory.leave(job.need)
+        waiting = f"{jobs.waiting.rows} rows and {jobs.waiting.bytes} bytes wait"
+        text = f"the queue is full ({waiting}); try again later"
+        out.append(Refuse(request.rid, Code.UNAVAILABLE, text, self.backlog_s() or AGAIN_S))
+
+    def _accept(self, job: Job, now: float) -> None:
+        self._jobs.accept(job)
+        if self._device.follows_rate:
+            self._device.arrived(job.request, now)
+
+    def _may_start_at_once(self, job: Job) -> bool:
+        """Whether an arrival would be the next to be prepared anyway: it need not queue."""
+        waiting, staging, request = self._jobs.waiting, self._jobs.staging, job.request
+        if not self._device.is_up or waiting.rows or (job.need is not None and job.need.missing):
+            return False
+        if not staging.rows:
+            return True  # nothing is there that it would have to fit beside
+        return self._jobs.fits(request) and staging.is_fair(request)
+
+    def _too_large(self, request: Request) -> Verdict | None:
         """Why the request does not fit the limits, or not the memory that there is now."""
         limits, ledger = self._settings, self._memory.ledger
         most = min(ledger.most_batch_rows, limits.queue_rows)
@@ -44,45 +125,29 @@ class Forecast:
             return too_many_rows_now(ledger.batch_rows)
         return None
 
-    def late_by(
-        self,
-        request: Request,
-        need: Need | None,
-        costs: CostModel,
-        *,
-        staging: Staging,
-        running: Running,
-        now: float,
-    ) -> float:
+    def _late_by(self, request: Request, deadline_s: float, need: Need | None, now: float) -> float:
         """Seconds by which the request would miss its deadline, as far as is known; 0.0 if none."""
-        if request.deadline_s is None:
-            return 0.0
+        jobs, costs, running = self._jobs, self._device.costs, self._device.lanes
         pace_s = costs.pace_s or 0.0
         run_s = math.fsum(
             [costs.batch_s(part.group, request.rows) or 0.0 for part in request.parts]
         )
         is_missing = need is not None and need.missing
-        everything = self._waiting.rows + staging.rows
-        if not is_missing and now + pace_s * everything + run_s <= request.deadline_s:
-            return 0.0  # even behind everybody: most requests are told by these few sums
-        ahead = self._waiting.rows_ahead_of(request)
-        if staging.rows:
-            ordered_rows = min(staging.rows, running.rows)
-            ahead += ordered_rows + staging.rows_ahead_of(request, ordered_rows)
+        everything = jobs.waiting.rows + jobs.staging.rows
+        if not is_missing and now + pace_s * everything + run_s <= deadline_s:
+            return 0.0  # even behind all others: these few sums are enough for most requests
+        ahead = jobs.waiting.rows_ahead_of(request)
+        if jobs.staging.rows:
+            ordered_rows = min(jobs.staging.rows, running.rows)
+            ahead += ordered_rows + jobs.staging.rows_ahead_of(request, ordered_rows)
         ready_s = pace_s * (ahead - _rows_done(running.batches, costs, now))
         if need is not None and need.missing:
             ready_s = max(ready_s, self._memory.load_s(need))
-        return max(0.0, now + ready_s + run_s - request.deadline_s)
-
-    def backlog_s(self, costs: CostModel, staged_rows: int) -> float | None:
-        """About when the rows that wait now will have run; None before anything has run."""
-        pace_s = costs.pace_s
-        rows = self._waiting.rows - self._waiting.parked_rows + staged_rows
-        return None if pace_s is None else pace_s * rows
+        return max(0.0, now + ready_s + run_s - deadline_s)
 
 
-def _rows_done(running: Iterable[Batch], costs: CostModel, now: float) -> float:
-    """Of the batches that run, as far as they should have come by now."""
+def _rows_done(running: Iterable[RunningBatch], costs: CostModel, now: float) -> float:
+    """Rows of the batches that run, as far as they should have come by now."""
     done = 0.0
     for batch in running:
         took_s = costs.batch_s(batch.run.group, batch.run.rows)

@@ -1,12 +1,13 @@
 """Answers in the order of arrival: what ends early waits for what came before it.
 
-A sequence is that of one client's stream, or of its requests without a stream. Only requests that
-ask for it are in one. Knows no queues and no device, only who came when and what each is told.
+A sequence has the requests of one client's stream, or those of a client without a stream. Only
+requests that ask for the order are in one. Knows no queues and no device, only who came when and
+what each is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -43,22 +44,20 @@ class AnswerOrder:
     """Owns the answers that wait for their turn. The first of a sequence never waits."""
 
     def __init__(self) -> None:
-        self._sequences: dict[_Key, dict[int, _Place]] = {}  # by rid, in order of arrival
-        self._places: dict[int, _Place] = {}
-        self.held = 0  # answers and refusals that wait
+        self._sequences: dict[_Key, dict[int, _Place]] = {}  # by rid, in the order of arrival
+        self.places: dict[int, _Place] = {}  # by rid; empty while nobody asks for the order
+        self.held = 0  # number of answers and refusals that wait
 
     def enter(self, request: Request) -> None:
         """Give an arrival its place at the end of its sequence."""
-        place = self._places[request.rid] = _Place(request)
+        place = self.places[request.rid] = _Place(request)
         self._sequences.setdefault(_key(request), {})[request.rid] = place
 
     def pass_on(self, commands: list[Command], now: float) -> list[Command]:
         """`commands` without the answers that have to wait, and with those whose turn it is."""
-        if not self._places:
-            return commands
         passed: list[Command] = []
         for command in commands:
-            if isinstance(command, Answer | Refuse) and command.rid in self._places:
+            if isinstance(command, Answer | Refuse) and command.rid in self.places:
                 passed += self._end(command, now)
             else:
                 passed.append(command)
@@ -66,17 +65,17 @@ class AnswerOrder:
 
     def holds(self, rid: int) -> bool:
         """Whether the request has ended and its answer waits."""
-        place = self._places.get(rid)
+        place = self.places.get(rid)
         return place is not None and place.ending is not None
 
     def excuse(self, rid: int) -> None:
         """Let the next answer to this request pass at once, in place of one that waits."""
-        place = self._places.get(rid)
+        place = self.places.get(rid)
         if place is not None:
             place.excused = True
 
     def _end(self, ending: Answer | Refuse, now: float) -> Iterator[Command]:
-        place = self._places[ending.rid]
+        place = self.places[ending.rid]
         sequence = self._sequences[_key(place.request)]
         if place.excused:
             self._leave(place, sequence)
@@ -90,8 +89,16 @@ class AnswerOrder:
         if not sequence:
             del self._sequences[_key(place.request)]
 
+    def validate(self, is_open: Callable[[int], bool]) -> None:
+        """Check that the first of each sequence is owed its answer. Raises AssertionError."""
+        assert self.held == sum(p.ending is not None for p in self.places.values()), "held answers"
+        for sequence in self._sequences.values():
+            first = next(iter(sequence.values()))
+            assert first.ending is None, "an answer waits though it is its turn"
+            assert is_open(first.request.rid), "a sequence waits for a request that has ended"
+
     def _leave(self, place: _Place, sequence: dict[int, _Place]) -> None:
-        del sequence[place.request.rid], self._places[place.request.rid]
+        del sequence[place.request.rid], self.places[place.request.rid]
         self.held -= place.ending is not None
 
 

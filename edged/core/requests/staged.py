@@ -1,6 +1,6 @@
-"""The parts that lie in staging memory and wait for the device, by group and level.
+"""The parts that are in staging memory and wait for a batch, by group and level.
 
-Small by construction: staging memory bounds it, so looking through it is cheap.
+There are few of them, since staging memory is bounded, so looking through them is cheap.
 """
 
 from __future__ import annotations
@@ -10,75 +10,82 @@ from bisect import insort
 from msgspec import Struct
 
 from edged.core.events import Part
+from edged.core.requests.fairness import Turns
 from edged.core.requests.job import Job
-from edged.core.requests.turns import Turns
 
 
-class ReadyPart(Struct, frozen=True, eq=False):
-    turn: int  # of its client; inside a level the lower goes first
-    order: int  # of becoming ready; inside a turn the lower goes first
-    ready_s: float
+class StagedPart(Struct, frozen=True, eq=False):
+    """A part of a request, and its place among the others of its level."""
+
+    turn: int  # turn of its client; inside a level the lower goes first
+    order: int  # in which it was staged; inside a turn the lower goes first
+    staged_s: float
     job: Job
     part: Part
     rows: int
 
     @property
     def alone(self) -> bool:
+        """Whether no other request may be in its batch."""
         return self.job.solo or self.part.alone
 
 
-def _place(ready: ReadyPart) -> tuple[int, int]:
-    return ready.turn, ready.order
+def _place(staged: StagedPart) -> tuple[int, int]:
+    return staged.turn, staged.order
 
 
-class ReadyGroup:
-    """Ready parts of one group: strict levels, turns of the clients inside a level, first come
-    first served for each client."""
+class StagedGroup:
+    """The staged parts of one group: strict levels, turns of the clients inside a level, and first
+    come, first served for each client."""
 
     def __init__(self, turns: list[Turns]) -> None:
-        self._turns = turns  # by level, of all groups
-        self._queues: list[list[ReadyPart]] = [[] for _ in turns]  # ascending places
+        self._turns = turns  # by level, shared by all groups
+        self._queues: list[list[StagedPart]] = [[] for _ in turns]  # by level, ascending places
         self.rows = 0
 
-    def put(self, ready: ReadyPart) -> None:
-        """The newest of all, so it goes behind those of its turn."""
-        queue = self._queues[ready.job.request.level]
-        if not queue or queue[-1].turn <= ready.turn:
-            queue.append(ready)
-            self.rows += ready.rows
+    def put(self, staged: StagedPart) -> None:
+        """Add a part that is newer than all others, so it goes behind those of its turn."""
+        queue = self._queues[staged.job.request.level]
+        if not queue or queue[-1].turn <= staged.turn:
+            queue.append(staged)
+            self.rows += staged.rows
         else:
-            self.put_back(ready)
+            self.put_back(staged)
 
-    def put_back(self, ready: ReadyPart) -> None:
-        insort(self._queues[ready.job.request.level], ready, key=_place)
-        self.rows += ready.rows
+    def put_back(self, staged: StagedPart) -> None:
+        """Return a part to its place."""
+        insort(self._queues[staged.job.request.level], staged, key=_place)
+        self.rows += staged.rows
 
     def remove(self, job: Job) -> None:
+        """Take out all parts of a request."""
         queue = self._queues[job.request.level]
-        for ready in [r for r in queue if r.job is job]:
-            queue.remove(ready)
-            self.rows -= ready.rows
+        for staged in [one for one in queue if one.job is job]:
+            queue.remove(staged)
+            self.rows -= staged.rows
 
-    def head(self) -> ReadyPart:
-        """The one to go first; only asked while there is one."""
+    def head(self) -> StagedPart:
+        """The part that goes first; only asked while there is one."""
         return next(filter(None, self._queues))[0]
 
-    def take(self, limit_rows: int) -> list[ReadyPart]:
-        """Whole parts: at least one, at most `limit_rows` rows; what must run alone does."""
-        taken: list[ReadyPart] = []
+    def take(self, limit_rows: int) -> list[StagedPart]:
+        """Whole parts: one at least, and no more than `limit_rows` rows after the first part. One
+        that must run alone does."""
+        taken: list[StagedPart] = []
         rows = 0
         is_full = False
         for level, queue in enumerate(self._queues):
             if not queue or is_full:
                 continue
             before = len(taken)
-            for ready in queue:
-                is_full = bool(taken) and (ready.alone or rows + ready.rows > limit_rows)
+            for staged in queue:
+                alone = staged.alone
+                is_full = bool(taken) and (alone or rows + staged.rows > limit_rows)
                 if is_full:
                     break
-                taken.append(ready)
-                rows += ready.rows
-                if ready.alone:
+                taken.append(staged)
+                rows += staged.rows
+                if alone:
                     is_full = True
                     break
             if len(taken) > before:
@@ -87,7 +94,7 @@ class ReadyGroup:
         self.rows -= rows
         return taken
 
-    def take_beside(self, others: list[ReadyPart], limit_rows: int) -> list[ReadyPart]:
+    def take_beside(self, others: list[StagedPart], limit_rows: int) -> list[StagedPart]:
         """As `take`, but only what fits; it may be nothing."""
         if not self.rows:
             return []
@@ -97,49 +104,64 @@ class ReadyGroup:
         return self.take(limit_rows)
 
     def oldest_s(self) -> float:
-        """When the longest waiting part became ready; only asked while there is one."""
-        return min([ready.ready_s for queue in self._queues for ready in queue])
+        """When the part that waits longest was staged; only asked while there is one."""
+        return min([staged.staged_s for queue in self._queues for staged in queue])
+
+    def validate(self) -> None:
+        """Check counts and order. Raises AssertionError."""
+        parts = [staged for queue in self._queues for staged in queue]
+        assert self.rows == sum(staged.rows for staged in parts), "staged rows"
+        assert all(staged.job.is_open for staged in parts), "a refused request is staged"
+        for queue in self._queues:
+            assert queue == sorted(queue, key=_place), "staged parts out of order"
 
 
-class ReadyQueues:
-    """Ready parts of all groups. The clients take turns over all of them."""
+class StagedParts:
+    """The staged parts of all groups. The clients take turns over all of them."""
 
     def __init__(self, levels: int) -> None:
         self._levels = levels
-        self._groups: dict[str, ReadyGroup] = {}
         self._order = 0
-        self._turns = [Turns() for _ in range(levels)]
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything: the device is gone."""
+        self._groups: dict[str, StagedGroup] = {}
+        self._turns = [Turns() for _ in range(self._levels)]
 
     def put(self, job: Job, part: Part, now: float) -> None:
+        """Add a part of a request whose rows have just been staged."""
         request = job.request
         self._order += 1
         group = self._groups.get(part.group)
         if group is None:
-            group = self._groups[part.group] = ReadyGroup(self._turns)
+            group = self._groups[part.group] = StagedGroup(self._turns)
         turn = self._turns[request.level].enter(request.client, request.rows)
-        group.put(ReadyPart(turn, self._order, now, job, part, request.rows))
+        group.put(StagedPart(turn, self._order, now, job, part, request.rows))
 
-    def put_back(self, ready: ReadyPart) -> None:
-        """Return a part whose batch did not run, to where it was."""
-        self._groups[ready.part.group].put_back(ready)
+    def put_back(self, staged: StagedPart) -> None:
+        """Return a part whose batch did not run to where it was."""
+        self._groups[staged.part.group].put_back(staged)
 
     def remove(self, job: Job) -> None:
+        """Take out all parts of a request."""
         for part in job.request.parts:
             if part.group in self._groups:
                 self._groups[part.group].remove(job)
 
-    def clear(self) -> None:
-        self._groups.clear()
-        self._turns = [Turns() for _ in range(self._levels)]
-
-    def by_urgency(self) -> list[tuple[str, ReadyGroup]]:
-        """Groups that have ready parts, the most urgent head first: by level, turn and order."""
+    def by_urgency(self) -> list[tuple[str, StagedGroup]]:
+        """Groups that have staged parts, the most urgent head first: by level, turn and order."""
         groups = [item for item in self._groups.items() if item[1].rows]
         if len(groups) > 1:
             groups.sort(key=_urgency)
         return groups
 
+    def validate(self) -> None:
+        """Check counts and order. Raises AssertionError."""
+        for group in self._groups.values():
+            group.validate()
 
-def _urgency(item: tuple[str, ReadyGroup]) -> tuple[int, int, int]:
+
+def _urgency(item: tuple[str, StagedGroup]) -> tuple[int, int, int]:
     head = item[1].head()
     return head.job.request.level, head.turn, head.order

@@ -1,21 +1,21 @@
-"""Admission: the bounded queue of requests that the device has not heard of yet.
+"""The bounded queue of requests that the device has not been told of.
 
-Counted in rows, and in bytes of what the front keeps for them. Priority levels are strict; inside
-a level the clients take turns, by rows, so a flood of one client delays only itself. When the queue
-is full, room is made at the expense of the lowest level and of the client that holds most of it
-(longest queue drop), and never at the expense of a client that holds less than the newcomer's.
-What a client holds is its share of the rows or of the bytes, whichever is larger (dominant
-resource fairness: Ghodsi et al., NSDI 2011).
+The queue is counted in rows, and in bytes of what the front keeps for them. Priority levels are
+strict; inside a level the clients take turns, by rows, so a flood of one client delays only itself.
+When the queue is full, room is made at the expense of the lowest level and of the client that holds
+most of it (longest queue drop), and never at the expense of a client that holds less than the
+newcomer's. What a client holds is its share of the rows or of the bytes, whichever is larger
+(dominant resource fairness: Ghodsi et al., NSDI 2011).
 
 A line holds its requests on shelves, one for each need. A shelf is parked while its need is not on
 the device: its requests keep their places and count as waiting, but take no turns. Every operation
-is O(clients + shelves of one client) at most, whatever the number of requests.
+is O(clients + shelves of one client) at most, however many requests wait.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 from msgspec import Struct, field
@@ -23,11 +23,11 @@ from msgspec import Struct, field
 from edged.core.events import Request
 from edged.core.requests.job import Job
 from edged.core.residency.needs import Need
-from edged.core.settings import Streams, WhenFull
+from edged.core.settings import Settings
 
 
-class Admission(NamedTuple):
-    """What became of an arrival: who had to leave for it, and whether it is in."""
+class Admitted(NamedTuple):
+    """Whether an arrival is in the queue, and who had to leave for it."""
 
     admitted: bool
     superseded: list[Job]  # older frames of the same stream
@@ -51,7 +51,7 @@ class _Line(Struct, eq=False):
     """The waiting jobs of one client at one level."""
 
     shelves: dict[Need | None, _Shelf] = {}
-    runnable: dict[Need | None, _Shelf] = {}  # those that take turns
+    runnable: dict[Need | None, _Shelf] = {}  # the shelves that take turns
     rows: int = 0
     bytes: int = 0
     debt: int = 0  # rows served beyond one a turn; turns are skipped until it is paid
@@ -72,27 +72,20 @@ def _place(job: Job) -> int:
 
 
 class WaitingQueue:
-    """Owns the waiting jobs. Does not know time, deadlines or the device."""
+    """Owns the waiting jobs. Knows no time, no deadlines and no device."""
 
-    def __init__(
-        self,
-        capacity_rows: int,
-        capacity_bytes: int,
-        levels: int,
-        *,
-        when_full: WhenFull = "reject",
-        streams: Streams = "latest-frame",
-    ) -> None:
-        self._capacity_rows = capacity_rows
-        self.capacity_bytes = capacity_bytes  # may change at any time
-        self._when_full = when_full
-        self._streams = streams
-        self._levels: list[dict[int, _Line]] = [{} for _ in range(levels)]
-        self._turns: list[deque[int]] = [deque() for _ in range(levels)]  # clients that can run
-        self._level_rows = [0] * levels  # that can run
+    def __init__(self, settings: Settings) -> None:
+        self._capacity_rows = settings.queue_rows
+        self.capacity_bytes = settings.queue_bytes  # may change at any time
+        self._when_full = settings.when_full
+        self._streams = settings.streams
+        self._levels: list[dict[int, _Line]] = [{} for _ in range(settings.levels)]
+        # By level: the clients that have something to run, in the order of their turns.
+        self._turns: list[deque[int]] = [deque() for _ in range(settings.levels)]
+        self._level_rows = [0] * settings.levels  # rows that are not parked
         self._last_place = 0
         self._first_place = 0
-        self._latest: dict[tuple[int, str], Job] = {}
+        self._latest: dict[tuple[int, str], Job] = {}  # by client and stream
         self.rows = 0
         self.bytes = 0
         self.parked_rows = 0
@@ -106,7 +99,7 @@ class WaitingQueue:
                 for shelf in line.shelves.values():
                     yield from shelf.jobs.values()
 
-    def push(self, job: Job) -> Admission:
+    def push(self, job: Job) -> Admitted:
         """Admit `job` if there is, or can fairly be made, room for it."""
         request = job.request
         superseded: list[Job] = []
@@ -119,12 +112,12 @@ class WaitingQueue:
         while not self.has_room(request):
             victim = self._victim(job)
             if victim is None:
-                return Admission(False, superseded, pushed_out)
+                return Admitted(False, superseded, pushed_out)
             self.remove(victim)
             pushed_out.append(victim)
         self._last_place += 1
         self._append(job, self._last_place)
-        return Admission(True, superseded, pushed_out)
+        return Admitted(True, superseded, pushed_out)
 
     def has_room(self, request: Request) -> bool:
         """Whether it fits beside what waits; alone, any does."""
@@ -134,8 +127,8 @@ class WaitingQueue:
         )
 
     def rows_ahead_of(self, request: Request) -> int:
-        """At most how many rows go before a newcomer's: all of higher levels, and of its own
-        level no more of each client than of its own, since the clients take turns."""
+        """The most rows that go before a newcomer's: all of higher levels, and of its own level no
+        more of each client than of its own, since the clients take turns."""
         level = request.level
         higher = sum(self._level_rows[:level])
         turns = (self._rows_of(request) + request.rows) * len(self._turns[level])
@@ -149,25 +142,31 @@ class WaitingQueue:
         line.shelves[job.need].jobs.move_to_end(job.request.rid, last=False)
 
     def remove(self, job: Job) -> None:
-        request = job.request
+        """Take a job out of the queue."""
+        request, need = job.request, job.need
         line = self._levels[request.level][request.client]
-        shelf = line.shelves[job.need]
-        del shelf.jobs[request.rid]
-        shelf.rows -= request.rows
-        line.rows -= request.rows
-        line.bytes -= request.payload_bytes
-        self.rows -= request.rows
-        self.bytes -= request.payload_bytes
-        if job.need in line.runnable:
-            self._level_rows[request.level] -= request.rows
-        else:
-            self.parked_rows -= request.rows
-        if job.need is not None:
-            job.need.remove(request)
+        del line.shelves[need].jobs[request.rid]
+        self._count(line, job, -1)
+        if need is not None:
+            need.remove(request)
         if request.stream is not None and self._latest.get((request.client, request.stream)) is job:
             del self._latest[request.client, request.stream]
-        if not shelf.jobs:
-            self._take_down(line, job.need, request)
+        if not line.shelves[need].jobs:
+            self._take_down(line, need, request)
+
+    def _count(self, line: _Line, job: Job, sign: int) -> None:
+        """Count the rows and bytes of a job that comes (1) or leaves (-1)."""
+        request = job.request
+        rows, size = sign * request.rows, sign * request.payload_bytes
+        line.shelves[job.need].rows += rows
+        line.rows += rows
+        line.bytes += size
+        self.rows += rows
+        self.bytes += size
+        if job.need in line.runnable:
+            self._level_rows[request.level] += rows
+        else:
+            self.parked_rows += rows
 
     def park(self, need: Need) -> None:
         """The need is not on the device any more: its requests take no turns until `unpark`."""
@@ -198,8 +197,8 @@ class WaitingQueue:
         self._append(job, place)
 
     def peek(self, may_go: Callable[[Request], bool]) -> Job | None:
-        """The job whose turn it is. Clients whose oldest may not go are passed over, for others of
-        their level only."""
+        """The job whose turn it is. A client whose oldest job may not go is passed over, for others
+        of its level only."""
         if self.rows == self.parked_rows:
             return None
         for lines, turns in zip(self._levels, self._turns, strict=True):
@@ -237,15 +236,7 @@ class WaitingQueue:
                     self._turns[request.level].append(request.client)
                 line.runnable[need] = shelf
         shelf.jobs[request.rid] = job
-        shelf.rows += request.rows
-        line.rows += request.rows
-        line.bytes += request.payload_bytes
-        self.rows += request.rows
-        self.bytes += request.payload_bytes
-        if need in line.runnable:
-            self._level_rows[request.level] += request.rows
-        else:
-            self.parked_rows += request.rows
+        self._count(line, job, 1)
         if need is not None:
             need.add(request, job.arrived_s)
         if request.stream is not None:
@@ -272,7 +263,7 @@ class WaitingQueue:
         fair; else, under `drop-oldest`, the oldest of the same client; else nobody."""
         request = job.request
         own = self._levels[request.level].get(request.client, _Line())
-        asked = self._share(request.rows, request.payload_bytes)
+        needed = self._share(request.rows, request.payload_bytes)
         held = self._share(own.rows, own.bytes)
         together = self._share(own.rows + request.rows, own.bytes + request.payload_bytes)
         for level in range(len(self._levels) - 1, request.level - 1, -1):
@@ -282,12 +273,27 @@ class WaitingQueue:
                 continue
             if level > request.level or self._share(longest.rows, longest.bytes) > together:
                 return longest.newest()
-        return _oldest(own.shelves) if self._when_full == "drop-oldest" and held >= asked else None
+        if self._when_full == "drop-oldest" and held >= needed:
+            return _oldest(own.shelves)
+        return None
 
     def _share(self, rows: int, size: int) -> float:
-        """Of the queue: the larger of both shares."""
+        """Share of the queue: the larger of the shares of its rows and of its bytes."""
         return max(rows / self._capacity_rows, size / self.capacity_bytes)
 
     def _rows_of(self, request: Request) -> int:
         line = self._levels[request.level].get(request.client)
         return line.rows if line is not None else 0
+
+    def validate(self, jobs: Collection[Job]) -> None:
+        """Check the counts against the jobs that wait. Raises AssertionError."""
+        assert {id(job) for job in self} == {id(job) for job in jobs}, "jobs in the queue"
+        assert self.rows == sum(job.request.rows for job in jobs), "rows in the queue"
+        assert self.bytes == sum(job.request.payload_bytes for job in jobs), "bytes in the queue"
+        assert sum(self._level_rows) + self.parked_rows == self.rows, "rows by level"
+        for level, turns in zip(self._levels, self._turns, strict=True):
+            runnable = [client for client, line in level.items() if line.runnable]
+            assert sorted(turns) == sorted(runnable), "clients that take turns"
+        lines = [line for level in self._levels for line in level.values()]
+        assert sum(line.rows for line in lines) == self.rows, "rows of all lines"
+        assert sum(line.bytes for line in lines) == self.bytes, "bytes of all lines"

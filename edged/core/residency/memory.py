@@ -218,7 +218,7 @@ class DeviceMemory:
     def on_measured(self, event: MemoryMeasured, now: float) -> None:
         """The budget, or what the processes hold, has changed."""
         self.ledger.budget_bytes = event.budget_bytes
-        self.ledger.ceiling_bytes = max(event.budget_bytes, event.ceiling_bytes)
+        self.ledger.ceiling_bytes = max(event.budget_bytes, event.ceiling_bytes or 0)
         if event.used_bytes:
             self.ledger.measured(event.used_bytes)
         self._fit_batch()

@@ -8,9 +8,9 @@ from collections import deque
 class ArrivalRate:
     """Rows a second over the last `window_s`, as of the latest beat of `beat_s`.
 
-    Held between beats, as SMOOTH's scheduler looks at the load periodically. O(1) amortised.
-    Until the window is full, the rate is over what there is of it: a load that has just begun is
-    not a low one.
+    The rate is held between beats, as SMOOTH's scheduler looks at the load periodically. O(1)
+    amortised. Until the window is full, the rate is over what there is of it: a load that has just
+    begun is not a low one.
     """
 
     def __init__(self, *, window_s: float, beat_s: float, since: float) -> None:
@@ -19,14 +19,16 @@ class ArrivalRate:
         self._since = since
         self._beat = 0
         self._counted: deque[tuple[float, int]] = deque()  # in the window that ends at the beat
-        self._fresh: deque[tuple[float, int]] = deque()  # since the beat
+        self._fresh: deque[tuple[float, int]] = deque()  # after the beat
         self._rows = 0
 
     def add(self, rows: int, now: float) -> None:
+        """So many rows have arrived."""
         self._advance(now)
         self._fresh.append((now, rows))
 
     def rows_per_s(self, now: float) -> float:
+        """The rate as of the latest beat."""
         self._advance(now)
         counted_s = max(self._beat * self._beat_s - self._since, self._beat_s)
         return self._rows / min(counted_s, self._window_s)
