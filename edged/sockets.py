@@ -1,8 +1,9 @@
-"""How both ends use their ZeroMQ sockets in a poll loop of their own. Knows no messages.
+"""ZeroMQ sockets in a poll loop, for daemon and clients. Knows no messages.
 
-A socket's descriptor tells of changes, not of a state (ZMQ_FD in zmq_getsockopt(3)), and any call
-on the socket may take a change in. So it may be slept on only when `has_message` was the last call
-and found nothing. zmq.Poller needs no such care, and several times as many system calls.
+The descriptor of a socket becomes readable at a change, not for a state (ZMQ_FD in
+zmq_getsockopt(3)), and any call on the socket may consume a change. So one may wait for the
+descriptor only if `has_message` was the last call and found nothing. zmq.Poller needs no such care,
+but several times as many system calls.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import zmq
 
-# Plain numbers: each operation on ZeroMQ's enumerations would be a call of their Python methods.
+# Plain numbers, since an operation on ZeroMQ's enumerations is a call of a Python method.
 _READABLE, _WRITABLE = int(zmq.POLLIN), int(zmq.POLLOUT)
 _NO_WAIT = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -30,9 +31,9 @@ def has_room(socket: zmq.Socket[Any]) -> bool:
 
 
 def receive(socket: zmq.Socket[Any], most: int = sys.maxsize) -> list[zmq.Frame]:
-    """The message that is there. Its frames are buffers that share ZeroMQ's memory.
+    """The next message, as buffers that share ZeroMQ's memory.
 
-    At most so many of them: where the last one has `more`, the rest is to be skipped.
+    At most `most` frames: when the last of them has `more`, the rest has to be skipped.
     """
     frames = [socket.recv(_NO_WAIT, copy=False)]
     while frames[-1].more and len(frames) < most:
@@ -41,12 +42,11 @@ def receive(socket: zmq.Socket[Any], most: int = sys.maxsize) -> list[zmq.Frame]
 
 
 def owned(frames: Sequence[Any]) -> list[Any]:
-    """`frames` as ZeroMQ's own memory where they are large, to be sent with `copy=False`.
+    """`frames`, the large ones copied to ZeroMQ's own memory, to be sent with `copy=False`.
 
-    Otherwise pyzmq sends them from Python's memory. What tells it when that is free again (a
-    thread, a socket, a lock) it makes at the first such message of the process, unprotected: when
-    several threads send their first one together, some of it is made twice, and the process may
-    hang.
+    Otherwise pyzmq sends them from Python's memory. To learn when that is free again it makes a
+    thread, a socket and a lock at the first such message of the process, without protection: when
+    several threads send their first one together, some are made twice, and the process may hang.
     """
     return [
         frame if isinstance(frame, zmq.Frame) or _is_small(frame) else zmq.Frame(frame, copy=True)
@@ -55,12 +55,12 @@ def owned(frames: Sequence[Any]) -> list[Any]:
 
 
 def _is_small(frame: Any) -> bool:
-    """Whether pyzmq copies it in any case."""
+    """Whether pyzmq copies it even with `copy=False`."""
     return memoryview(frame).nbytes < zmq.COPY_THRESHOLD
 
 
 def skip(socket: zmq.Socket[Any], most: int) -> int:
-    """Drop up to so many frames of the rest of a message; how many, less than `most` at its end."""
+    """Drop up to `most` frames of the rest of a message; how many, less than `most` at its end."""
     receive_one = socket.recv
     for count in range(most):
         if not receive_one(_NO_WAIT, copy=False).more:

@@ -1,6 +1,7 @@
-"""The admin endpoint: its messages, and the answers that it owes. Knows no sockets.
+"""The admin endpoint: its messages and their answers. Knows no sockets.
 
-It has an endpoint and a message set of its own, so that who may use the daemon cannot change it.
+Administrators have an endpoint and a set of messages of their own, so that clients cannot change
+what the daemon serves.
 """
 
 from __future__ import annotations
@@ -9,34 +10,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edged import wire
+from edged.core.residency.report import MemoryState
+from edged.daemon import inquiries
 from edged.daemon.models.administration import Administration, Done
 from edged.daemon.models.catalog import version_of
 from edged.daemon.models.versions import Change
+from edged.daemon.service import Service
 from edged.errors import EdgedError
 
 Send = Callable[[bytes, wire.Frames], object]
-Inquire = Callable[[wire.RequestHeader], wire.ReplyHeader]
 
 
 class AdminEndpoint:
     """Answers each request once, when it is done; a repetition meanwhile is ignored."""
 
-    def __init__(
-        self,
-        administration: Administration,
-        limits: wire.Limits,
-        *,
-        send: Send,
-        inquire: Inquire,
-        residency: Callable[[str], wire.ResidencyReply],
-    ) -> None:
-        """`inquire` answers the questions that any client may ask, `residency`, by id, that one."""
-        self._administration = administration
-        self._limits = limits
+    def __init__(self, service: Service, *, send: Send) -> None:
+        self._service = service
+        self._administration = service.administration
+        self._limits = service.config.published_limits()
         self._send = send
-        self._inquire = inquire
-        self._residency = residency
-        self._open: set[tuple[bytes, str]] = set()  # routing id, id
+        self._open: set[tuple[bytes, str]] = set()  # routing ids and ids of open requests
 
     def on_request(self, routing_id: bytes, frames: Sequence[wire.Buffer], now: float) -> None:
         """An administrator's message."""
@@ -53,9 +46,10 @@ class AdminEndpoint:
             if type(header) in _BEGIN:
                 _BEGIN[type(header)](self, routing_id, header, now)
             elif isinstance(header, wire.Residency):
-                self._answer(routing_id, self._residency(header.id))
+                memory = self._service.scheduler.memory()
+                self._answer(routing_id, residency(self._administration, memory, header.id))
             else:
-                self._answer(routing_id, self._inquire(header))
+                self._answer(routing_id, inquiries.reply(header, self._service.situation()))
         except EdgedError as error:
             self._refuse(routing_id, header.id, error)
 
@@ -111,11 +105,10 @@ class AdminEndpoint:
         self._send(routing_id, wire.encode_error(error, id))
 
 
-def residency(
-    administration: Administration, bytes_used: dict[str, int], id: str
-) -> wire.ResidencyReply:
-    """What of each version is on the device, where `bytes_used` are the blocks that are there."""
+def residency(administration: Administration, memory: MemoryState, id: str) -> wire.ResidencyReply:
+    """What of each version is on the device."""
     versions = administration.versions
+    bytes_used = {b.block: b.bytes for b in memory.blocks if b.state != "loading"}
     models = []
     for key, manifest in sorted(versions.models.items()):
         blocks = {step.block for step in manifest.steps}

@@ -1,6 +1,6 @@
-"""What is known of blocks and models on this device: by a profile, or as the worker measured it.
+"""The times of blocks and batches on this device: from a profile, or as the worker measured them.
 
-Either is a beginning; the scheduler's cost model corrects it by what runs.
+These are first estimates; the scheduler's cost model corrects them with measured batches.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger("edged")
 _READ_BYTES_PER_S = 500e6  # assumed of a disk until a block was read from it
 
 
-class Figures:
+class KnownCosts:
     """Owns what workers have reported of blocks and batches."""
 
     def __init__(self, profile: Profile | None) -> None:
@@ -42,7 +42,7 @@ class Figures:
         self._learn(ready.warm_ups)
         return costs_of_a_lane(ready, manifests, self._profile)
 
-    def on_calibrated(self, message: link.Calibrated, lanes: int) -> tuple[GroupCost, ...]:
+    def on_measured(self, message: link.ModelMeasured, lanes: int) -> tuple[GroupCost, ...]:
         """What batches of the groups that were measured cost now."""
         if not message.done:
             return ()
@@ -106,7 +106,7 @@ def costs_of_a_lane(
 
 
 def _measured(warm_ups: Iterable[link.WarmUp], lanes: int) -> tuple[GroupCost, ...]:
-    """The slowest model of each group at each measured size, to be on the safe side."""
+    """The times of the slowest model of each group, so that no batch is expected too early."""
     slowest: dict[tuple[str, bool], dict[int, float]] = {}
     for warm_up in warm_ups:
         times = slowest.setdefault((warm_up.group, warm_up.wide), {})

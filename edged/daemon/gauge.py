@@ -1,4 +1,4 @@
-"""How much memory the daemon may take and takes, in the terms of the scheduler."""
+"""The memory that the daemon may take and takes, as events for the scheduler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from edged.core.events import MemoryMeasured, Overhead
 from edged.daemon.peers.room import kept_bytes
 from edged.link import messages as link
 
-_GROWTH_BYTES = 4 << 20  # by which heaps grow as they serve; found afterwards it would cost a block
+# Heaps grow by this much while they serve. Found out only then, it would cost a loaded block.
+_GROWTH_BYTES = 4 << 20
 
 
 class Gauge:
@@ -17,15 +18,15 @@ class Gauge:
     def __init__(self, config: Config, machine: Machine | None = None) -> None:
         self._config = config
         self._machine = machine or Machine()
-        self.front = Footprint(0, 0)  # as it was measured last
+        self.front = Footprint(0, 0)  # the front's own memory, as measured last
 
     def worker_budget_bytes(self) -> int:
-        """What a worker that is started now may take."""
+        """The memory that a worker that is started now may take."""
         front = footprint()
         return max(0, self._budget_bytes(front) - front.pss_bytes)
 
-    def measured(self, worker: link.Memory | link.Ready) -> MemoryMeasured:
-        """The budget as of now, and what front and worker take together."""
+    def measured(self, worker: link.WorkerMemory | link.Ready) -> MemoryMeasured:
+        """The budget now, and what front and worker take together."""
         self.front = footprint()
         held = self.front + Footprint(worker.pss_bytes, worker.private_bytes)
         settings = self._config.memory
@@ -33,7 +34,7 @@ class Gauge:
         return MemoryMeasured(self._budget_bytes(held), held.pss_bytes, ceiling_bytes)
 
     def overhead(self, ready: link.Ready) -> Overhead:
-        """What a worker and the front take besides blocks."""
+        """The memory that the worker and the front take besides blocks."""
         front = footprint()
         budget_bytes = self._budget_bytes(front + Footprint(ready.pss_bytes, ready.private_bytes))
         kept = kept_bytes(self._config, budget_bytes)

@@ -1,4 +1,4 @@
-"""Answers that need no device: is it alive, is it ready, what is served, with what limits. Pure."""
+"""Answers that need no device: whether the daemon is ready, what it serves, its limits. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ EXTENSIONS = (
     "zmq_binary_frames", "classification", "schedule_policy", "statistics", "cancel", wire.GRANTS,
 )  # fmt: skip
 
-_MODEL_STATES = {"READY": "READY", "DRAINING": "UNAVAILABLE"}  # of the daemon, to that of models
+# The state of models by the state of the daemon; LOADING in any other state.
+_MODEL_STATES = {"READY": "READY", "DRAINING": "UNAVAILABLE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Situation:
     state: str  # STARTING, READY, RECOVERING, DRAINING
     reason: str  # why it is not ready, for people; empty if it is
     idle: Callable[[], Mapping[str, str]] = dict  # models that are not served now, and why
-    shares_memory: bool = False  # with clients on this host
+    shares_memory: bool = False  # clients on this host can share memory with the daemon
 
     @property
     def ready(self) -> bool:

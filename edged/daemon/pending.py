@@ -1,60 +1,78 @@
-"""A request that is owed an answer: its payload, its results so far, and the reply to it."""
+"""Requests that are owed an answer, and the replies to clients.
+
+Owns the table of pending requests: their payloads, their results so far, and how many bytes they
+hold. Knows no sockets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import msgspec
 
 from edged import wire
-from edged.core.events import Answer
+from edged.config import Config
+from edged.core.events import Answer, Refuse
 from edged.daemon.models.catalog import Resolved
-from edged.daemon.peers.clients import Client
+from edged.daemon.peers.clients import ConnectedClient
+from edged.errors import EdgedError, from_code
 from edged.link import messages as link
 from edged.manifest import Manifest
 
 
-class Pending(msgspec.Struct, eq=False):
+class ClientOutlet(Protocol):
+    """Where messages to clients go."""
+
+    def to_client(self, routing_id: bytes, frames: wire.Frames) -> bool:
+        """Never blocks. False when the client is gone or does not read."""
+
+
+class PendingRequest(msgspec.Struct, eq=False):
     """A request between its arrival and its answer.
 
     The payload is kept until then: when the worker dies, the request runs again.
     """
 
-    client: Client
+    client: ConnectedClient
     id: str
     resolved: Resolved
-    to_prepare: list[wire.Buffer]
+    order: list[wire.Buffer]  # the PayloadHeader and its payload
     payload_bytes: int
-    held_bytes: int  # of them here, and not in memory that the client shares
-    light: bool  # as of link.Prepare
-    late_images: int  # that the lane decodes which runs them, as a part of the batch
-    is_ordered: bool = False  # the worker that there is has its Prepare
-    is_left_out: bool = False  # that of a light one has failed: batches run without it
-    # Of each model, by its key: the outputs, and the tensors of those without classes.
+    held_bytes: int  # the part of the payload that is held here, and not in shared memory
+    inline: bool  # prepared by the batch that runs it
+    inline_images: int  # the number of images that the batch decodes
+    is_ordered: bool = False  # the present worker has its payload
+    has_failed: bool = False  # its inline preparation has: batches run without it
+    # The outputs of each model, by its key, with the tensors of those that have no classes.
     results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
-    answer_bytes: int = 0  # of these tensors
+    answer_bytes: int = 0  # the size of these tensors
 
-    def ordered(self) -> None:
-        """The worker is told to prepare it; results were of one that has died."""
+    def restart(self) -> None:
+        """The worker is gone, and with it what it had done."""
         self.results.clear()
         self.answer_bytes = 0
-        self.is_ordered, self.is_left_out = True, False
+        self.is_ordered = self.has_failed = False
 
-    def add(self, model: Manifest, answer: link.Answer, raw: Sequence[wire.Buffer]) -> None:
-        """What one model has found; `raw` are the tensors of its outputs without classes."""
-        self.results[answer.model] = [_output(model, output) for output in answer.outputs], raw
-        self.answer_bytes += sum(map(len, raw))
+    def add(
+        self, model: Manifest, answer: link.ModelAnswer, tensors: Sequence[wire.Buffer]
+    ) -> None:
+        """What one model has found; `tensors` are those of its outputs without classes."""
+        outputs = [
+            wire.OutputTensor(model.task, model.name, o.name, o.datatype, o.shape, o.classes)
+            for o in answer.outputs
+        ]
+        self.results[answer.model] = outputs, tensors
+        self.answer_bytes += sum(map(len, tensors))
 
-    def reply(
-        self, answer: Answer, *, emulated: bool, credits: int
-    ) -> tuple[wire.InferReply, list[wire.Buffer]]:
-        """The reply with all results, and its payload."""
+    def reply(self, answer: Answer, *, emulated: bool, credits: int) -> wire.Frames:
+        """The message with all results."""
         outputs: list[wire.OutputTensor] = []
         payload: list[wire.Buffer] = []
         for wanted in self.resolved.outputs:
-            found, raw = self.results[wanted.key]
+            found, tensors = self.results[wanted.key]
             outputs += found
-            payload += raw
+            payload += tensors
         header = wire.InferReply(
             id=self.id,
             outputs=tuple(outputs),
@@ -68,24 +86,73 @@ class Pending(msgspec.Struct, eq=False):
                 credits=credits,
             ),
         )
-        return header, payload
+        return wire.encode_reply(header, payload)
 
 
-def answers_of(
-    message: link.BatchDone, frames: Sequence[wire.Buffer]
-) -> Iterator[tuple[link.Answer, list[wire.Buffer]]]:
-    """Each answer of a batch with its raw tensors, which follow in the order of the outputs."""
-    tensors = iter(frames)
-    for answer in message.answers:
-        yield answer, [next(tensors) for output in answer.outputs if output.classes is None]
+class Replies:
+    """Owns the pending requests, and sends clients their answers and all other messages."""
 
+    def __init__(
+        self,
+        outlet: ClientOutlet,
+        config: Config,
+        on_gone: Callable[[ConnectedClient, float], None],
+    ) -> None:
+        """`on_gone`: told of a client that could not be reached."""
+        self._outlet = outlet
+        self._queue_rows = config.scheduler.queue_rows
+        self._limits = config.published_limits()
+        self._on_gone = on_gone
+        self.pending: dict[int, PendingRequest] = {}  # each by its `rid`
+        self.payload_bytes = 0  # what pending requests hold here
+        self.payload_room_bytes = config.scheduler.queue_bytes  # what they may hold
+        self._waiting_clients = 0  # clients that are owed an answer
 
-def _output(model: Manifest, output: link.Output) -> wire.OutputTensor:
-    classes = None
-    if output.classes is not None:
-        classes = tuple(
-            tuple(wire.Class(c.index, c.score, c.label) for c in row) for row in output.classes
-        )
-    return wire.OutputTensor(
-        model.task, model.name, output.name, output.datatype, output.shape, classes
-    )
+    def add(self, rid: int, request: PendingRequest) -> None:
+        client = request.client
+        self._waiting_clients += not client.in_flight
+        client.in_flight[request.id] = rid
+        self.pending[rid] = request
+        self.payload_bytes += request.held_bytes
+
+    def answer(self, command: Answer, now: float, *, emulated: bool) -> None:
+        """Send the results of a request."""
+        credits = self._credits(self.pending[command.rid])
+        request = self._take(command.rid)
+        frames = request.reply(command, emulated=emulated, credits=credits)
+        self._deliver(request.client, frames, now)
+
+    def refuse(self, command: Refuse, now: float) -> None:
+        """Send an error in place of results."""
+        request = self._take(command.rid)
+        error = from_code(command.code, command.message, retry_after_s=command.retry_after_s)
+        self.send_error(request.client, error, request.id, now)
+
+    def send(self, client: ConnectedClient, header: wire.ReplyHeader, now: float) -> None:
+        """Send a reply to anything else than a request for inference."""
+        self._deliver(client, wire.encode_reply(header), now)
+
+    def send_error(
+        self, client: ConnectedClient, error: EdgedError, id: str | None, now: float
+    ) -> None:
+        self._deliver(client, wire.encode_error(error, id), now)
+
+    def _take(self, rid: int) -> PendingRequest:
+        request = self.pending.pop(rid)
+        self.payload_bytes -= request.held_bytes
+        client = request.client
+        del client.in_flight[request.id]
+        self._waiting_clients -= not client.in_flight
+        return request
+
+    def _credits(self, answered: PendingRequest) -> int:
+        """How many such requests its client may have unanswered: its share of the queue now."""
+        waiting = self._waiting_clients
+        by_rows = self._queue_rows // (waiting * answered.resolved.rows)
+        by_bytes = self.payload_room_bytes // (waiting * max(1, answered.payload_bytes))
+        by_answers = self._limits.max_message_bytes // max(1, answered.answer_bytes)
+        return max(1, min(self._limits.max_in_flight, by_rows, by_bytes, by_answers))
+
+    def _deliver(self, client: ConnectedClient, frames: wire.Frames, now: float) -> None:
+        if not self._outlet.to_client(client.routing_id, frames):
+            self._on_gone(client, now)

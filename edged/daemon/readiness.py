@@ -29,6 +29,11 @@ class Readiness:
         """Empty when nothing is loaded."""
         return "" if self.loading is None else "loading model {} of {}".format(*self.loading)
 
+    @property
+    def remark(self) -> str:
+        """Both as one line."""
+        return "; ".join(filter(None, (self.note, self.progress)))
+
 
 STARTING = Readiness(is_ready=False)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-FIRST_S = 0.2
-LONGEST_S = 30.0
-STABLE_S = 60.0  # a worker that served for so long had no trouble starting
+FIRST_S = 0.2  # the wait after a worker that had been stable
+LONGEST_S = 30.0  # the wait doubles up to this time
+STABLE_S = 60.0  # a worker that has served for this long is stable
 
 
 class Restarts:
-    """Exponential back-off: soon after a rare death, seldom when each worker dies at once."""
+    """Exponential back-off: soon after a rare crash, seldom when each worker crashes at once."""
 
     def __init__(self) -> None:
         self._delay_s = FIRST_S

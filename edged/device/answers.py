@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from edged import wire
 from edged.backends.memory import NUMPY, Array
 from edged.device.staging import Staged
 from edged.link import messages as link
@@ -22,8 +23,8 @@ class Answers:
         """`output`: the rows of a view, which stay as they are while the answers are used."""
         self._output = output
         self._tensors: dict[tuple[int, str, bool], list[Array]] = {}  # by place, model, softmax
-        self._classes: dict[tuple[int, link.Ask], list[tuple[link.Class, ...]]] = {}
-        self.answers: list[link.Answer] = []
+        self._classes: dict[tuple[int, link.Ask], list[tuple[wire.Class, ...]]] = {}
+        self.answers: list[link.ModelAnswer] = []
         self.payload: list[memoryview] = []
 
     def add(
@@ -32,7 +33,7 @@ class Answers:
         """One model of a request, whose rows are those of `place` after `before` others."""
         mine = slice(before, before + request.rows)
         tensors = self._all(place, ask)
-        classes: tuple[tuple[link.Class, ...], ...] | None = None
+        classes: tuple[tuple[wire.Class, ...], ...] | None = None
         if ask.classification is not None:
             key = (id(place), ask)
             if key not in self._classes:
@@ -44,9 +45,9 @@ class Answers:
             part = tensor[mine]
             if classes is None:
                 self.payload.append(part[..., np.newaxis].view(np.uint8).data)
-            outputs.append(link.Output(name, _DATATYPES[part.dtype], part.shape, classes))
+            outputs.append(link.ModelOutput(name, _DATATYPES[part.dtype], part.shape, classes))
             classes = None  # they are of the first output
-        self.answers.append(link.Answer(request.rid, ask.model, tuple(outputs)))
+        self.answers.append(link.ModelAnswer(request.rid, ask.model, tuple(outputs)))
 
     def _all(self, place: Place, ask: link.Ask) -> list[Array]:
         """The outputs of a model for all rows of a place."""
@@ -68,7 +69,7 @@ def softmax(scores: Array) -> Array:
     return wide
 
 
-def best_classes(scores: Array, k: int, labels: Sequence[str]) -> list[tuple[link.Class, ...]]:
+def best_classes(scores: Array, k: int, labels: Sequence[str]) -> list[tuple[wire.Class, ...]]:
     """For each row of `scores` (rows, classes) its `k` best, best first; ties by index.
 
     NaN is worse than any score. `labels` is empty or names each class.
@@ -77,7 +78,7 @@ def best_classes(scores: Array, k: int, labels: Sequence[str]) -> list[tuple[lin
     best = np.take_along_axis(scores, order, axis=1).astype(np.float64)
     return [
         tuple(
-            link.Class(index, score, labels[index] if labels else "")
+            wire.Class(index, score, labels[index] if labels else "")
             for index, score in zip(indices, values, strict=True)
         )
         for indices, values in zip(order.tolist(), best.tolist(), strict=True)

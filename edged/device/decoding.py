@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edged.errors import InvalidArgument, ResourceExhausted
-from edged.link.messages import LIGHT_PIXELS
+from edged.link.messages import INLINE_PIXELS
 from edged.pictures import files
 from edged.pictures.header import Bytes, Header, check, decode_bytes, most_decode_bytes
 
@@ -88,7 +88,7 @@ class Decoding:
         """
         header = files.look(data)
         check(header, self.max_pixels)
-        if light and (header.pixels > LIGHT_PIXELS or header.is_whole):
+        if light and (header.pixels > INLINE_PIXELS or header.is_whole):
             raise InvalidArgument(
                 "the picture is another than when the request was read: leave shared memory as it "
                 "is until the answer has come"

@@ -15,6 +15,7 @@ import msgspec
 
 from edged.backends.base import Backend
 from edged.backends.memory import Array, DeviceArray, Memory
+from edged.core.events import BatchDone, Member, Run
 from edged.device.answers import Answers
 from edged.device.program import Program
 from edged.device.staging import Pool, Staged
@@ -62,6 +63,7 @@ class Executor:
         self.memory = backend.memory
         self._allocated = self.memory.allocate(0)
         self.nbytes = 0
+        self.runs: Sequence[link.BlockRun] = ()  # the blocks of the last batch
         self._program = functools.lru_cache(_PROGRAMS)(self._make_program)
         self.define(manifests)
 
@@ -84,36 +86,35 @@ class Executor:
         self._program.cache_clear()
 
     def run(
-        self, message: link.Run, requests: Sequence[Staged], prepare_us: int = 0
-    ) -> tuple[link.BatchDone, list[memoryview]]:
+        self, run: Run, requests: Sequence[Staged], prepare_s: float = 0.0
+    ) -> tuple[link.BatchOutputs, list[memoryview]]:
         """One batch. The payload is valid until the next one. Raises EdgedError."""
         started_ns = time.perf_counter_ns()
         manifests = self._manifests  # others may be defined meanwhile
-        segments, wanted = _segments(message.members, requests)
-        if not segments:  # all requests were left out
-            return link.BatchDone(message.batch, 0, 0, (), ()), []
-        batch = self.compute(segments, wide=message.wide)
+        segments, wanted = _segments(run.members, requests)
+        if not segments:  # none of the requests could be prepared
+            self.runs = ()
+            return link.BatchOutputs(BatchDone(run.batch, 0.0, 0.0), ()), []
+        batch = self.compute(segments, wide=run.wide)
         inferred_ns = time.perf_counter_ns()
         answers = Answers(batch.output)
         for request, model, segment in wanted:
             place, before = batch.plan.segments[segment.number]
             answers.add(request, request.asks[model], manifests[model], place, before)
-        done = link.BatchDone(
-            batch=message.batch,
-            infer_us=(inferred_ns - started_ns) // 1000,
-            output_us=(time.perf_counter_ns() - inferred_ns) // 1000,
-            blocks=tuple(batch.runs),
-            answers=tuple(answers.answers),
-            prepare_us=prepare_us,
+        done = BatchDone(
+            batch=run.batch,
+            infer_s=(inferred_ns - started_ns) / 1e9,
+            output_s=(time.perf_counter_ns() - inferred_ns) / 1e9,
+            prepare_s=prepare_s,
         )
-        return done, answers.payload
+        return link.BatchOutputs(done, tuple(answers.answers)), answers.payload
 
     def compute(self, segments: Sequence[Segment], *, wide: bool = True) -> Batch:
         """Run all blocks for these segments; `plan.segments` says where each one's rows are."""
         plan = self._trie.plan([(segment.models, len(segment.rows)) for segment in segments])
         program = self._program(plan.layout)
         roots, order = _feed(self.memory, program, plan, segments)
-        runs = program.run(self._backend, roots, order, wide=wide)
+        self.runs = runs = program.run(self._backend, roots, order, wide=wide)
         self.memory.wait()
         return Batch(plan, runs, functools.partial(program.output, in_order=order is None))
 
@@ -133,7 +134,7 @@ class Executor:
 
 
 def _segments(
-    members: Sequence[link.Member], requests: Sequence[Staged]
+    members: Sequence[Member], requests: Sequence[Staged]
 ) -> tuple[list[Segment], list[_Wanted]]:
     """The rows of a batch by place in staging memory; equal frames are one row."""
     placed: dict[tuple[int, int], Segment] = {}

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from edged.backends.base import DeviceLost
+from edged.core.events import BlockLoaded, BlockLoadFailed, BlockUnloaded, Load, Unload
 from edged.device.failures import passing, typed
 from edged.device.loader import Loader
 from edged.link import messages as link
@@ -24,7 +25,7 @@ from edged.manifest import Manifest
 
 log = logging.getLogger("edged.device")
 
-Order: TypeAlias = link.Load | link.Unload | link.Define | link.Forget
+Order: TypeAlias = Load | Unload | link.Define | link.Forget
 Redefine: TypeAlias = "Callable[[Mapping[str, Manifest]], None]"
 
 _NICE = 5  # of 19: a load may take longer, batches should not
@@ -53,8 +54,8 @@ class Orders:
             for name, next_order in (("loader", self._next), ("unloader", self._unloads.get))
         ]
         self._handlers: dict[type, Callable[[Any], None]] = {
-            link.Load: self._load,
-            link.Unload: self._unload,
+            Load: self._load,
+            Unload: self._unload,
             link.Define: self._define,
             link.Forget: self._forget,
             threading.Event: threading.Event.set,
@@ -65,7 +66,7 @@ class Orders:
             thread.start()
 
     def put(self, order: Order) -> None:
-        (self._unloads if isinstance(order, link.Unload) else self._queue).put(order)
+        (self._unloads if isinstance(order, Unload) else self._queue).put(order)
 
     def stop(self) -> None:
         """Return when all that was ordered is done."""
@@ -91,7 +92,7 @@ class Orders:
         except BaseException as caught:
             try:
                 error = typed(caught, f"{type(order).__name__} could not be done")
-                self._report(link.Failed(error.code, str(error)))
+                self._report(link.WorkerFailed(error.code, str(error)))
             finally:
                 os._exit(1)  # what is loaded is not known any more; the next one begins anew
 
@@ -100,12 +101,12 @@ class Orders:
         while not self._waiting or not self._queue.empty():
             self._waiting.append(self._queue.get())
         order = self._waiting.popleft()
-        if self._waiting and isinstance(self._waiting[0], link.Load):
+        if self._waiting and isinstance(self._waiting[0], Load):
             with contextlib.suppress(OSError):  # whoever loads it will say what is wrong
                 self._loader.read_ahead(self._waiting[0].block)
         return order
 
-    def _load(self, order: link.Load) -> None:
+    def _load(self, order: Load) -> None:
         with self._coming:
             try:
                 info = self._loader.load(order.block)
@@ -113,14 +114,14 @@ class Orders:
                 raise
             except Exception as caught:
                 error = passing(typed(caught, f"block {order.block[:12]} could not be loaded"))
-                self._report(link.LoadFailed(order.block, error.code, str(error)))
+                self._report(BlockLoadFailed(order.block, error.code, str(error)))
             else:
-                self._report(link.Loaded(order.block, info.bytes_used, info.load_us))
+                self._report(BlockLoaded(order.block, info.bytes_used, info.load_us / 1e6))
 
-    def _unload(self, order: link.Unload) -> None:
+    def _unload(self, order: Unload) -> None:
         with self._going:
             self._loader.unload(order.block)
-            self._report(link.Unloaded(order.block))
+            self._report(BlockUnloaded(order.block))
 
     def _define(self, order: link.Define) -> None:
         new = dict(order.models)

@@ -25,7 +25,7 @@ from edged.pictures.header import Header
 
 
 def prepare(
-    message: link.Prepare,
+    message: link.PayloadHeader,
     payload: Sequence[memoryview],
     staged: Staged,
     manifests: Mapping[str, Manifest],
@@ -37,7 +37,7 @@ def prepare(
 
 
 def steps(
-    message: link.Prepare,
+    message: link.PayloadHeader,
     payload: Sequence[memoryview],
     staged: Staged,
     manifests: Mapping[str, Manifest],
@@ -60,7 +60,7 @@ def mark(staged: Staged) -> None:
 
 
 def in_place(
-    message: link.Prepare,
+    message: link.PayloadHeader,
     staged: Staged,
     manifests: Mapping[str, Manifest],
     sizes: Sequence[int],
@@ -84,7 +84,7 @@ def in_place(
 
 
 def _prepare_images(
-    message: link.Prepare, payload: Sequence[memoryview], staged: Staged, decoding: Decoding
+    message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged, decoding: Decoding
 ) -> Iterator[None]:
     for feed in staged.feeds:
         if feed.preparation.preprocess is None:
@@ -104,7 +104,7 @@ def _prepare_images(
         if given.kind == "pixels":
             _prepare_image(pixels[row], row, staged, decoding)
         else:
-            header = decoding.look(payload[row], light=message.light)
+            header = decoding.look(payload[row], light=message.inline)
             _prepare_image(header, row, staged, decoding)
         yield
 
@@ -133,7 +133,7 @@ def _check_wanted(staged: Staged) -> None:
 
 
 def _prepare_tensors(
-    message: link.Prepare,
+    message: link.PayloadHeader,
     payload: Sequence[memoryview],
     staged: Staged,
     manifests: Mapping[str, Manifest],

@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_pixels: int = 50_000_000  # of an image, before it is decoded
     # Rows that blocks run at a time, where a profile says so; None: as was measured.
     microbatches: dict[str, int] | None = None
+    report_block_runs: bool = False  # with each batch: what each block took
     log_level: str = "info"
 
 

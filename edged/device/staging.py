@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from edged.backends.memory import Array, DeviceArray, Memory, host_view
+from edged.core.events import Member
 from edged.device.inputs import Preparation, preparation
 from edged.errors import EdgedError, NotFound
 from edged.link import messages as link
@@ -190,7 +191,7 @@ class Staging:
     def nbytes(self) -> int:
         return sum(pool.nbytes for pool in self.pools.values())
 
-    def admit(self, message: link.Prepare) -> Staged:
+    def admit(self, message: link.PayloadHeader) -> Staged:
         """Take the rows that a request needs. Raises NotFound, or EdgedError if there are none.
 
         A light one is ready at once: whoever admits it fills its rows before it hears of its Run.
@@ -214,7 +215,7 @@ class Staging:
                 needs.asks,
                 tuple(feeds),
                 left=set(needs.asks),
-                ready=message.light,
+                ready=message.inline,
             )
             return staged
 
@@ -226,7 +227,7 @@ class Staging:
                 self._free(staged)
             return staged.ready
 
-    def leave_out(self, message: link.Prepare) -> None:
+    def leave_out(self, message: link.PayloadHeader) -> None:
         """A light request cannot be prepared: free its rows, but know it until it is discarded."""
         with self._lock:
             staged = self._requests.get(message.rid)
@@ -248,7 +249,7 @@ class Staging:
                 if staged.ready and not staged.running:
                     self._free(staged)
 
-    def begin(self, members: Sequence[link.Member]) -> list[Staged]:
+    def begin(self, members: Sequence[Member]) -> list[Staged]:
         """The requests of a batch; none of them is freed before `end`."""
         with self._lock:
             begun: list[Staged] = []
@@ -264,7 +265,7 @@ class Staging:
                 staged.running += 1
             return begun
 
-    def end(self, members: Sequence[link.Member], begun: Sequence[Staged], *, done: bool) -> None:
+    def end(self, members: Sequence[Member], begun: Sequence[Staged], *, done: bool) -> None:
         """The batch has run, or failed and left its requests as they were."""
         with self._lock:
             for member, staged in zip(members, begun, strict=True):

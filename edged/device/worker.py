@@ -22,11 +22,22 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
+import msgspec
 import numpy as np
 
 from edged import __version__, backends
 from edged.backends.base import Backend, DeviceLost
 from edged.budget import footprint
+from edged.core.events import (
+    BatchFailed,
+    Calibrate,
+    Discard,
+    Load,
+    Prepared,
+    PrepareFailed,
+    Run,
+    Unload,
+)
 from edged.device import preparing
 from edged.device.calibration import Calibration
 from edged.device.decoding import Decoding, Room, room_bytes
@@ -43,12 +54,12 @@ from edged.errors import Code, EdgedError
 from edged.link import messages as link
 from edged.link.channel import Receiver, SharedSender
 from edged.manifest import Manifest
-from edged.sharedmem.reader import Regions
+from edged.sharedmem.reader import RegionReader
 from edged.store import Store
 
 log = logging.getLogger("edged.device")
 
-Work: TypeAlias = "link.Run | link.Calibrate"  # what takes a lane
+Work: TypeAlias = Run | Calibrate  # what takes a lane
 Jobs: TypeAlias = "queue.SimpleQueue[Job | None] | TurnQueue"  # None ends the thread that takes it
 
 
@@ -60,21 +71,18 @@ class Worker:
         self._settings = settings
         self._commands = Receiver(orders)
         self._reports = SharedSender(reports)
-        self._regions = Regions()
+        self._regions = RegionReader()
         self._jobs = TurnQueue()
         self._looks: Jobs = queue.SimpleQueue()
         # One for each lane; the last one that was used goes first, its memory is in the cache.
         self._idle: queue.LifoQueue[Executor] = queue.LifoQueue()
         self._threads: list[tuple[threading.Thread, Jobs]] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
-            link.Prepare: self._on_prepare,
-            link.Discard: lambda discard: self._staging.discard(discard.rid),
+            link.PayloadHeader: self._on_prepare,
+            Discard: lambda discard: self._staging.discard(discard.rid),
             link.Close: lambda close: self._regions.forget(close.path),
-            **dict.fromkeys(
-                (link.Load, link.Unload, link.Define), lambda order: self._orders.put(order)
-            ),
+            **dict.fromkeys((Load, Unload, link.Define), lambda order: self._orders.put(order)),
             link.Forget: self._on_forget,
-            link.Ping: lambda ping: self._report(link.Pong(ping.n)),
             link.Measure: lambda ask: self._looks.put(functools.partial(self._measure, ask.n)),
         }
 
@@ -190,7 +198,7 @@ class Worker:
         """The next run that the front orders, when all that it said before is done or begun."""
         while (first := self._commands.begin()) is not None:
             message = link.decode_to_worker(first)
-            if type(message) is link.Run or type(message) is link.Calibrate:
+            if type(message) is Run or type(message) is Calibrate:
                 return message
             if type(message) is link.Stop:
                 break
@@ -205,7 +213,7 @@ class Worker:
     def fail(self, error: BaseException) -> None:
         """Say why it cannot start, or cannot go on."""
         failure = typed(error, "the device worker cannot go on")
-        self._report(link.Failed(failure.code, str(failure)))
+        self._report(link.WorkerFailed(failure.code, str(failure)))
 
     def _on_forget(self, order: link.Forget) -> None:
         """Not before the last batch with one of the models has ended: a request that was taken back
@@ -214,8 +222,8 @@ class Worker:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def _on_prepare(self, message: link.Prepare) -> None:
-        if message.light:
+    def _on_prepare(self, message: link.PayloadHeader) -> None:
+        if message.inline:
             self._prepare_light(message)
             return
         payload = self._commands.payload()
@@ -224,7 +232,7 @@ class Worker:
         try:
             staged = self._staging.admit(message)
         except EdgedError as error:
-            self._report(link.PrepareFailed(message.rid, error.code, str(error)))
+            self._report(PrepareFailed(message.rid, error.code, str(error)))
             return
         self._jobs.put_in_turn(
             functools.partial(self._prepare, message, payload, staged),
@@ -233,7 +241,7 @@ class Worker:
             rows=message.rows,
         )
 
-    def _prepare_light(self, message: link.Prepare) -> None:
+    def _prepare_light(self, message: link.PayloadHeader) -> None:
         """Ready for the Run that may be the next message; only a failure is reported."""
         try:
             staged = self._staging.admit(message)
@@ -248,7 +256,7 @@ class Worker:
                 functools.partial(self._fill_light, message, payload, staged)
             )
 
-    def _receive_tensors(self, message: link.Prepare, staged: Staged) -> None:
+    def _receive_tensors(self, message: link.PayloadHeader, staged: Staged) -> None:
         """Where they are staged, if they need no more than that."""
         shared = message.shared
         payload: Sequence[memoryview] = ()
@@ -268,7 +276,7 @@ class Worker:
             preparing.mark(staged)
 
     def _fill_light(
-        self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
+        self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
     ) -> None:
         try:
             for _ in self._steps(message, payload, staged):
@@ -276,17 +284,17 @@ class Worker:
         except Exception as caught:
             self._leave_out(message, typed(caught, "a request could not be prepared"))
 
-    def _leave_out(self, message: link.Prepare, error: EdgedError) -> None:
+    def _leave_out(self, message: link.PayloadHeader, error: EdgedError) -> None:
         self._staging.leave_out(message)
-        self._report(link.PrepareFailed(message.rid, error.code, str(error)))
+        self._report(PrepareFailed(message.rid, error.code, str(error)))
 
     def _prepare(
-        self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
+        self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
     ) -> Job | None:
         return self._go_on(message, staged, self._steps(message, payload, staged), 0)
 
     def _go_on(
-        self, message: link.Prepare, staged: Staged, steps: Iterator[None], spent_ns: int
+        self, message: link.PayloadHeader, staged: Staged, steps: Iterator[None], spent_ns: int
     ) -> Job | None:
         """Prepare step by step; what is left when others wait for their turn comes after them.
 
@@ -302,17 +310,17 @@ class Worker:
         except Exception as caught:
             error = typed(caught, "a request could not be prepared")
         self._emulate_preparing(message.rows, started_ns)
-        prepare_us = (time.perf_counter_ns() - started_ns) // 1000
+        prepare_s = (time.perf_counter_ns() - started_ns) / 1e9
         if self._staging.settle(staged, prepared=error is None):
-            self._report(link.Prepared(message.rid, prepare_us))
+            self._report(Prepared(message.rid, prepare_s))
         elif error is None:
-            self._report(link.PrepareFailed(message.rid, Code.CANCELLED, "cancelled"))
+            self._report(PrepareFailed(message.rid, Code.CANCELLED, "cancelled"))
         else:
-            self._report(link.PrepareFailed(message.rid, error.code, str(error)))
+            self._report(PrepareFailed(message.rid, error.code, str(error)))
         return None
 
     def _steps(
-        self, message: link.Prepare, payload: Sequence[memoryview], staged: Staged
+        self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
     ) -> Iterator[None]:
         if message.shared is not None:
             payload = self._regions.read(message.shared)
@@ -328,46 +336,48 @@ class Worker:
     # --- batches ------------------------------------------------------------------------------
 
     def _do(self, work: Work) -> None:
-        if type(work) is link.Run:
+        if type(work) is Run:
             self._run(work)
-        elif type(work) is link.Calibrate:
+        elif type(work) is Calibrate:
             self._calibrate(work)
 
-    def _run(self, message: link.Run) -> None:
+    def _run(self, message: Run) -> None:
         try:
             requests = self._staging.begin(message.members)
         except EdgedError as error:
-            self._report(link.BatchFailed(message.batch, error.code, str(error)))
+            self._report(BatchFailed(message.batch, error.code, str(error)))
             return
-        prepare_us = self._prepare_deferred(requests, wide=message.wide)
+        prepare_s = self._prepare_deferred(requests, wide=message.wide)
         executor = self._idle.get()  # a run of the calibration may have all of them
         try:
-            done, payload = executor.run(message, requests, prepare_us)
+            outputs, payload = executor.run(message, requests, prepare_s)
         except DeviceLost:
             raise
         except Exception as caught:
             self._staging.end(message.members, requests, done=False)
             failure = passing(typed(caught, "a batch could not be run"))
-            self._report(link.BatchFailed(message.batch, failure.code, str(failure)))
+            self._report(BatchFailed(message.batch, failure.code, str(failure)))
         else:
             self._staging.end(message.members, requests, done=True)
-            self._report(done, payload)  # before the executor's memory is used again
+            if self._settings.report_block_runs:
+                outputs = msgspec.structs.replace(outputs, blocks=tuple(executor.runs))
+            self._report(outputs, payload)  # before the executor's memory is used again
         finally:
             self._idle.put(executor)
 
-    def _prepare_deferred(self, requests: Sequence[Staged], *, wide: bool) -> int:
-        """Microseconds. A batch that has the whole device has the preparing threads to help."""
+    def _prepare_deferred(self, requests: Sequence[Staged], *, wide: bool) -> float:
+        """The seconds that it took. For a batch that is wide the preparing threads help."""
         deferred = [request.deferred for request in requests if request.deferred is not None]
         if not deferred:
-            return 0
+            return 0.0
         started_ns = time.perf_counter_ns()
         for work in deferred[1:] if wide else ():
             self._jobs.put(work)
         for work in deferred:
             work()
-        return (time.perf_counter_ns() - started_ns) // 1000
+        return (time.perf_counter_ns() - started_ns) / 1e9
 
-    def _calibrate(self, order: link.Calibrate) -> None:
+    def _calibrate(self, order: Calibrate) -> None:
         """One run. A model that cannot be measured is served without."""
         key, manifests, done = order.model, self._manifests, True
         try:
@@ -377,9 +387,9 @@ class Worker:
             raise
         except Exception as caught:
             log.warning("model %s could not be measured: %s", key, typed(caught, "a run failed"))
-        report = link.Calibrated(key, done)
+        report = link.ModelMeasured(key, done)
         if done:
-            report = link.Calibrated(
+            report = link.ModelMeasured(
                 key,
                 done,
                 self._calibration.times({key: manifests[key]} if key in manifests else {}),
@@ -407,7 +417,7 @@ class Worker:
                 log.error("memory could not be measured: %s", error.strerror)
                 return
             self._report(
-                link.Memory(
+                link.WorkerMemory(
                     n=n,
                     pss_bytes=taken.pss_bytes,
                     private_bytes=taken.private_bytes,

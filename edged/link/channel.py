@@ -1,13 +1,13 @@
-"""Messages of several frames over a stream socket, by whoever calls: no threads, no queues between.
+"""Messages of several frames over a stream socket, without threads or queues of its own.
 
-Each way has a socket pair of its own: who reads from a socket makes room for whoever writes to it,
-and to be told so would wake a thread that waits for messages at the other end.
+Each direction has a socket pair of its own. With one pair, reading would make room for the writer
+at the other end, and the kernel would wake it though it only waits for messages.
 
 Knows nothing of what frames mean. On the stream a message is the number of its payload frames, the
 bytes of its first frame and of each payload frame, then the frames. Both ends run on one host.
 
-ZeroMQ would hand each message to a thread of its own on either side, which costs more time than
-all else that a small message needs.
+ZeroMQ would hand each message to a thread of its own at either end, which costs more time than
+everything else that a small message needs.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from edged.errors import EdgedError, Unavailable
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
-_AHEAD_BYTES = 4096  # read at once: a few short messages, or the beginning of a long one
-_GATHER = 64  # buffers that one call sends
-_SOCKET_BYTES = 1 << 20  # that the kernel holds for the other end, if it allows so many
-_COUNT = struct.Struct("=II")  # payload frames; bytes of the first frame
-_MAX_FRAMES, _MAX_FIRST_BYTES = 1 << 20, 1 << 30  # of a message that makes sense
+_AHEAD_BYTES = 4096  # read in one call: a few short messages, or the beginning of a long one
+_GATHER = 64  # the most buffers that one call sends
+_SOCKET_BYTES = 1 << 20  # the kernel is asked to hold this much for the other end
+_COUNT = struct.Struct("=II")  # the number of payload frames, and the bytes of the first frame
+_MAX_FRAMES, _MAX_FIRST_BYTES = 1 << 20, 1 << 30  # a message that claims more makes no sense
 
 
 class Garbled(EdgedError):
-    """What comes is no message: where the next one begins is not known any more."""
+    """What was read is no message, so nobody knows where the next one begins."""
 
 
 def channel_pair() -> tuple[socket.socket, socket.socket]:
-    """The two ends of a channel between two processes, to be used one way."""
+    """The two ends of a channel between two processes, to be used in one direction."""
     ends = socket.socketpair()
     for end in ends:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
@@ -50,22 +50,22 @@ class Receiver:
         self._source = source
         self.descriptor = source.fileno()
         self._ahead = bytearray(_AHEAD_BYTES)
-        self._begin = self._end = 0  # of what was read ahead
-        self._first: memoryview | None = None  # of a message that has begun
-        self.sizes: tuple[int, ...] = ()  # of the payload frames that are to be read, in bytes
-        self._payload: list[memoryview] | None = None  # while it is being read
-        self._missing: deque[memoryview] = deque()  # parts of it
+        self._begin = self._end = 0  # the part of it that has been read and not been used
+        self._first: memoryview | None = None  # the first frame, when a message has begun
+        self.sizes: tuple[int, ...] = ()  # bytes of the payload frames that are still to be read
+        self._payload: list[memoryview] | None = None  # the payload while it is being read
+        self._missing: deque[memoryview] = deque()  # the parts of it that have not been read
         self.ended = False  # the other end has closed: nothing more comes
 
     @property
     def has_read_ahead(self) -> bool:
-        """Whether more was read than the messages that were taken."""
+        """Whether more has been read than the messages that were taken."""
         return self._end > self._begin
 
     def receive(self) -> list[memoryview] | None:
-        """The next message; None at the end, or when it would have to wait and must not.
+        """The next message; None at the end, or if it has not come and the socket does not block.
 
-        Raises Garbled, here and in the other two, when what comes is no message.
+        `receive`, `begin` and `payload` raise Garbled when what comes is no message.
         The first frame is valid until the next call, payload frames for as long as they are used.
         """
         first = self._first if self._first is not None else self.begin()
@@ -77,7 +77,7 @@ class Receiver:
     def begin(self) -> memoryview | None:
         """The first frame of the next message, or None as above.
 
-        What was not read of the payload of the last one is skipped.
+        The rest of the payload of the last message is skipped.
         """
         if self.sizes and self.payload() is None:
             return None
@@ -90,7 +90,7 @@ class Receiver:
     def payload(self, into: Sequence[memoryview] | None = None) -> list[memoryview] | None:
         """The payload frames of the message that has begun, or None as above.
 
-        They are read `into` memory of these sizes, if the caller has it.
+        They are read `into` memory of these sizes if the caller gives it.
         """
         if self._payload is None:
             self._payload = self._lay_out(into)
@@ -108,7 +108,7 @@ class Receiver:
         return payload
 
     def _parse(self) -> int:
-        """Begin a message if its first frame has come; else the bytes that are missing for that."""
+        """Begin a message if its first frame has come. Returns the bytes that this still lacks."""
         have = self._end - self._begin
         if have < _COUNT.size:
             return _COUNT.size - have
@@ -127,7 +127,7 @@ class Receiver:
         return 0
 
     def _lay_out(self, into: Sequence[memoryview] | None) -> list[memoryview]:
-        """Memory for the payload, with what was read ahead of it. Raises Garbled for too much."""
+        """Memory for the payload, with the part that has been read. Raises Garbled for too much."""
         view = memoryview(self._ahead)
         if into is None:
             try:
@@ -144,7 +144,7 @@ class Receiver:
         return list(into)
 
     def _read_ahead(self, wanted: int) -> bool:
-        """Read `wanted` bytes or more, as far as they are there."""
+        """Read `wanted` bytes or more, as far as they have come."""
         have = self._end - self._begin
         if self._begin:
             self._ahead[:have] = self._ahead[self._begin : self._end]
@@ -167,7 +167,7 @@ class Receiver:
 
 
 class Sender:
-    """Writes messages: several with one call, and what the socket does not take waits here."""
+    """Writes messages, several with one call. What the socket does not take waits here."""
 
     def __init__(self, target: socket.socket) -> None:
         self._target = target
@@ -188,7 +188,7 @@ class Sender:
         self._waiting.extend((memoryview(head), *views))
 
     def flush(self) -> None:
-        """Send what waits, as far as the socket takes it. Raises Unavailable if nobody is there."""
+        """Send what waits, as far as the socket takes it. Raises Unavailable if it is closed."""
         waiting = self._waiting
         while waiting:
             try:
@@ -205,7 +205,7 @@ class Sender:
 
 
 class SharedSender:
-    """Writes messages of several threads to a socket that makes them wait until they are taken."""
+    """Writes messages of several threads to a socket that blocks until they are taken."""
 
     def __init__(self, target: socket.socket) -> None:
         self._sender = Sender(target)

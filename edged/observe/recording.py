@@ -3,7 +3,7 @@
 The scheduler is pure, so a fresh one that is told the same gives the same orders: `replay` checks
 that. A bug seen in the field becomes such a file in tests/recordings/.
 
-A recording is JSON lines, plain or compressed by gzip. The first line is the Header, a map. Every
+A recording is JSON lines, plain or compressed by gzip. The first line is the header, a map. Every
 other line is a Turn, the array `[at, event, commands]`; an event or a command is an array of its
 tag and its fields in the order of its class. The names of classes and fields are therefore no part
 of the format: renaming them, or adding a field with a default at the end, changes nothing.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO
@@ -43,7 +43,7 @@ class _Version(msgspec.Struct, frozen=True):
     recording: int
 
 
-class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RecordingHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recording: int
     settings: Settings
     memory: Memory = Memory()
@@ -62,15 +62,15 @@ class Mismatch(EdgedError):
 
 
 class Recorder:
-    """Writes a recording; `file` is the caller's to close."""
+    """An observer that writes a recording; `file` is the caller's to close."""
 
     def __init__(self, file: TextIO, settings: Settings, memory: Memory | None = None) -> None:
         self._file = file
         self._encoder = msgspec.json.Encoder()
-        self._write(Header(VERSION, settings, memory or Memory()))
+        self._write(RecordingHeader(VERSION, settings, memory or Memory()))
 
-    def turn(self, at: float, event: Event, commands: list[Command]) -> None:
-        self._write(Turn(at, event, commands))
+    def turn(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        self._write(Turn(now, event, list(commands)))
 
     def _write(self, line: msgspec.Struct) -> None:
         self._file.write(self._encoder.encode(line).decode() + "\n")
@@ -109,7 +109,7 @@ def _difference(turn: Turn, commands: list[Command]) -> str:
     )
 
 
-def _read(path: Path) -> tuple[Header, Iterator[Turn]]:
+def _read(path: Path) -> tuple[RecordingHeader, Iterator[Turn]]:
     lines = _content(path).splitlines(keepends=True)
     try:
         version = msgspec.json.decode(lines[0] if lines else b"", type=_Version).recording
@@ -119,7 +119,9 @@ def _read(path: Path) -> tuple[Header, Iterator[Turn]]:
                 f"version {VERSION}: replay it with the edged that made it"
             )
         said = msgspec.json.decode(lines[0])
-        header = msgspec.convert(said if version == VERSION else _from_version_2(said), Header)
+        header = msgspec.convert(
+            said if version == VERSION else _from_version_2(said), RecordingHeader
+        )
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"{path} is not a recording of edged: {error}") from error
     whole = [line for line in lines[1:] if line.endswith(b"\n")]
@@ -158,4 +160,4 @@ def _decode(line: bytes, path: Path, number: int) -> Turn:
         raise InvalidArgument(f"{path}, line {number}: {error}") from error
 
 
-describe(_Version, Header, Turn)
+describe(_Version, RecordingHeader, Turn)

@@ -1,18 +1,17 @@
-"""Counters of the daemon, by task and by size of batch, and the reply that shows them."""
+"""Counters of the daemon, by task and by size of batch, as statistics show them."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edged.core.events import Answer
-from edged.daemon.models.catalog import Resolved
-from edged.errors import Code
+from edged.core.events import Answer, Arrived, Command, Event, Refuse, Request, Run
+from edged.manifest import Manifest
 from edged.wire import BatchStatistics, Duration, Failures, TaskStatistics
 
-_GROWTH = 1.04  # of the histogram's buckets: a quantile is off by 2 % at most
+_GROWTH = 1.04  # each bucket of the histogram is so much wider: a quantile is off by 2 % at most
 _LOG_GROWTH = math.log(_GROWTH)
 _SMALLEST_S = 1e-6
 
@@ -45,7 +44,7 @@ class _Task:
     batches: int = 0
     open: int = 0
     failures: Counter[str] = field(default_factory=Counter)
-    # Seconds of all answers together.
+    # The sums over all answers.
     queue_s: float = 0.0
     prepare_s: float = 0.0
     infer_s: float = 0.0
@@ -53,12 +52,17 @@ class _Task:
     latency: Quantiles = field(default_factory=Quantiles)
 
 
-class Statistics:
-    """Owns the counters; `tasks` are all that can be asked for, so that each one shows."""
+class TaskCounters:
+    """Owns the counters. An observer: it counts requests that arrive, run and are answered."""
 
-    def __init__(self, tasks: Iterable[str]) -> None:
+    def __init__(self, tasks: Iterable[str], models: Mapping[str, Manifest]) -> None:
+        """tasks   all that can be asked for, so that each one shows
+        models  all versions of models, by the keys that the scheduler knows them by
+        """
+        self._models = models
         self._tasks: dict[str, _Task] = {}
         self.know(tasks)
+        self._requests: dict[int, tuple[Request, list[_Task]]] = {}  # those that are open
         self._batches: Counter[int] = Counter()
         self._mixed: Counter[int] = Counter()
 
@@ -67,33 +71,16 @@ class Statistics:
         new = {task: _Task() for task in tasks if task not in self._tasks}
         self._tasks = dict(sorted({**self._tasks, **new}.items()))
 
-    def arrived(self, tasks: Iterable[str]) -> None:
-        for task in tasks:
-            self._tasks[task].open += 1
-
-    def answered(self, resolved: Resolved, answer: Answer) -> None:
-        total_s = answer.queue_s + answer.prepare_s + answer.infer_s + answer.output_s
-        for name in resolved.tasks:
-            task = self._tasks[name]
-            task.open -= 1
-            task.rows += resolved.rows
-            task.queue_s += answer.queue_s
-            task.prepare_s += answer.prepare_s
-            task.infer_s += answer.infer_s
-            task.output_s += answer.output_s
-            task.latency.add(total_s)
-
-    def refused(self, tasks: Iterable[str], code: Code) -> None:
-        for task in map(self._tasks.__getitem__, tasks):
-            task.open -= 1
-            task.failures[code.value] += 1
-
-    def ran(self, tasks: set[str], rows: int) -> None:
-        """A batch has run."""
-        self._batches[rows] += 1
-        self._mixed[rows] += len(tasks) > 1
-        for task in tasks:
-            self._tasks[task].batches += 1
+    def turn(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        if isinstance(event, Arrived):
+            self._arrived(event.request)
+        for command in commands:
+            if isinstance(command, Run):
+                self._ran(command)
+            elif isinstance(command, Answer):
+                self._answered(command)
+            elif isinstance(command, Refuse):
+                self._refused(command)
 
     def tasks(self) -> tuple[TaskStatistics, ...]:
         return tuple(_report(name, task) for name, task in self._tasks.items())
@@ -103,6 +90,43 @@ class Statistics:
             BatchStatistics(rows, count, self._mixed[rows])
             for rows, count in sorted(self._batches.items())
         )
+
+    def _arrived(self, request: Request) -> None:
+        tasks = []
+        for part in request.parts:
+            for key in part.models:
+                task = self._tasks[self._models[key].task]
+                task.open += 1
+                tasks.append(task)
+        self._requests[request.rid] = request, tasks
+
+    def _ran(self, run: Run) -> None:
+        models, tasks = self._models, set()
+        for member in run.members:
+            for key in member.models:
+                tasks.add(models[key].task)
+        self._batches[run.rows] += 1
+        self._mixed[run.rows] += len(tasks) > 1
+        for name in tasks:
+            self._tasks[name].batches += 1
+
+    def _answered(self, answer: Answer) -> None:
+        request, tasks = self._requests.pop(answer.rid)
+        total_s = answer.queue_s + answer.prepare_s + answer.infer_s + answer.output_s
+        for task in tasks:
+            task.open -= 1
+            task.rows += request.rows
+            task.queue_s += answer.queue_s
+            task.prepare_s += answer.prepare_s
+            task.infer_s += answer.infer_s
+            task.output_s += answer.output_s
+            task.latency.add(total_s)
+
+    def _refused(self, refusal: Refuse) -> None:
+        _, tasks = self._requests.pop(refusal.rid)
+        for task in tasks:
+            task.open -= 1
+            task.failures[refusal.code.value] += 1
 
 
 def _report(name: str, task: _Task) -> TaskStatistics:

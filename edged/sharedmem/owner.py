@@ -1,8 +1,8 @@
-"""Memory that clients on this host share with the daemon: for each of them a file without a name.
+"""Memory that clients on this host share with the daemon: an unnamed file for each of them.
 
-The front makes the file and seals its size, its client maps and fills it, the worker reads payloads
-from it. A client gets the open file through a socket of its own beside the endpoint (SCM_RIGHTS):
-it says the name of its region, which cannot be guessed.
+The front makes the file and seals its size, the client maps and fills it, and the worker reads
+payloads from it. A client gets the open file through a second socket beside the endpoint
+(SCM_RIGHTS), where it sends the name of its region, which cannot be guessed.
 
 A client locks its file. The kernel takes the lock away from a process that has died, so a region
 ends when its lock is gone, or, if it never had one, when the client has not been heard for long.
@@ -28,8 +28,8 @@ from edged.pictures.files import PEEK_BYTES
 log = logging.getLogger("edged")
 
 MAX_REGIONS = 256  # each takes a descriptor of the front and one of the worker
-MAX_ASKING = 16  # connections that have not said yet which region they want
-_NAME_BYTES = 32  # of a region, as text
+MAX_ASKING = 16  # the most connections that have not said yet which region they want
+_NAME_BYTES = 32  # the length of a region's name, as text
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -38,12 +38,12 @@ class _Region:
     name: str
     bytes: int
     descriptor: int
-    path: str  # where processes of our own account find it
+    path: str  # the path by which processes of our own account open it
     was_locked: bool = False
 
     @classmethod
     def make(cls, size: int) -> _Region:
-        """A new one. Raises OSError, and leaves nothing then."""
+        """A new region. Raises OSError, and leaves nothing behind then."""
         descriptor = os.memfd_create("edged", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(descriptor, size)
@@ -55,29 +55,28 @@ class _Region:
         return cls(name, size, descriptor, path)
 
     def opened(self) -> int:
-        """It, opened anew: a lock belongs to an opening, so the client's is to be its own."""
+        """A new descriptor that the client can lock: a lock belongs to one opening of the file."""
         return os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
 
     def end(self) -> None:
         os.close(self.descriptor)
 
 
-class Regions:
-    """Owns the files, and the socket that hands them out. Between `open` and `close` clients can
-    share."""
+class SharedRegions:
+    """Owns the files, and the socket that hands them out, from `open` to `close`."""
 
     def __init__(self, mode: int) -> None:
-        """`mode`: of the socket, as of that which clients come by."""
+        """`mode`: the permissions of the socket, which are those of the endpoint."""
         self._mode = mode
         self._listener: socket.socket | None = None
-        self._path = ""  # of it
-        self._asking: dict[int, socket.socket] = {}  # by descriptor; the oldest first
-        self._ready: select.epoll | None = None  # tells of it, and of those
+        self._path = ""  # the path of the listener
+        self._asking: dict[int, socket.socket] = {}  # connections by descriptor, the oldest first
+        self._ready: select.epoll | None = None  # watches the listener and these connections
         self.descriptor: int | None = None  # readable when clients want their regions: `hand_out`
-        self._regions: dict[bytes, _Region] = {}  # by the routing id of the client
+        self._regions: dict[bytes, _Region] = {}  # each by the routing id of its client
 
     def open(self, endpoints: Sequence[str]) -> None:
-        """Share from now on, if clients of this host can come."""
+        """Share from now on, if there is an endpoint for clients of this host."""
         paths = [e.removeprefix("ipc://") for e in endpoints if e.startswith("ipc://")]
         paths = [os.path.abspath(path) for path in paths if not path.startswith("@")]
         if not paths:
@@ -135,7 +134,7 @@ class Regions:
         return wire.ShareReply(header.id, region.name, self._path, region.bytes)
 
     def hand_out(self) -> None:
-        """Take those who have come for a region, and give it to those who have said which."""
+        """Take new connections, and give those that have sent a name their region."""
         assert self._ready is not None
         assert self._listener is not None
         for descriptor, _ in self._ready.poll(0, MAX_ASKING):
@@ -152,7 +151,7 @@ class Regions:
         while len(self._asking) > MAX_ASKING:
             self._dismiss(next(iter(self._asking)))
 
-    def find(self, routing_id: bytes, where: wire.Shared) -> link.Shared:
+    def find(self, routing_id: bytes, where: wire.Shared) -> link.SharedPayload:
         """Where the worker reads this payload. Raises Unavailable, or InvalidArgument."""
         region = self._regions.get(routing_id)
         if region is None or region.name != where.region:
@@ -167,17 +166,17 @@ class Regions:
                 f"the payload ends at byte {end} of shared memory that has {region.bytes}"
             )
         region.was_locked = region.was_locked or _is_locked(region.descriptor)
-        return link.Shared(region.path, where.frames)
+        return link.SharedPayload(region.path, where.frames)
 
-    def beginnings(self, routing_id: bytes, where: link.Shared) -> list[bytes]:
-        """Of each frame of a payload that was found: what says which picture it is."""
+    def beginnings(self, routing_id: bytes, where: link.SharedPayload) -> list[bytes]:
+        """The first bytes of each frame of a payload, which say what picture it is."""
         descriptor = self._regions[routing_id].descriptor
         return [
             os.pread(descriptor, min(size, PEEK_BYTES), offset) for offset, size in where.frames
         ]
 
     def sweep(self, is_known: Callable[[bytes], bool]) -> Iterator[str]:
-        """End the regions of clients that are gone; the paths of these."""
+        """End the regions of clients that are gone. Yields their paths."""
         for routing_id, region in list(self._regions.items()):
             if _is_locked(region.descriptor):
                 region.was_locked = True
@@ -201,7 +200,7 @@ class Regions:
             raise Unavailable(f"memory cannot be shared: {error.strerror}") from error
 
     def _answer(self, asking: socket.socket) -> None:
-        """Give it the region that it names; nothing for any other word."""
+        """Give it the region that it names, if there is one."""
         with contextlib.suppress(OSError):  # it has left
             name = asking.recv(_NAME_BYTES).decode("ascii", "replace")
             for region in self._regions.values():
@@ -213,7 +212,7 @@ class Regions:
                         os.close(descriptor)
 
     def _dismiss(self, descriptor: int) -> None:
-        self._asking.pop(descriptor).close()  # which the epoll forgets with that
+        self._asking.pop(descriptor).close()  # this removes it from the epoll as well
 
     def _end(self, routing_id: bytes) -> None:
         self._regions.pop(routing_id).end()

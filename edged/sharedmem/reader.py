@@ -1,7 +1,7 @@
-"""Reads payloads from memory that clients share. For several threads.
+"""Reads payloads from memory that clients share. Several threads may use it.
 
-It is read, not mapped: whatever a client does to it meanwhile, what was read stays as it is, and a
-file that was cut short is an error of this request.
+The memory is read, not mapped: a client may change it at any time, but what has been read stays as
+it is, and a file that was cut short is an error of one request.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from edged.errors import InvalidArgument, Unavailable
 from edged.link import messages as link
 
 
-class Regions:
-    """Files that were read from, until they are forgotten."""
+class RegionReader:
+    """Owns the open files, until they are forgotten."""
 
     def __init__(self) -> None:
         self._files: dict[str, FileIO] = {}
         self._lock = threading.Lock()
 
     def read(
-        self, shared: link.Shared, into: Sequence[memoryview] | None = None
+        self, shared: link.SharedPayload, into: Sequence[memoryview] | None = None
     ) -> list[memoryview]:
-        """The payload frames, `into` memory of these sizes if the caller has it.
+        """The payload frames, read `into` memory of these sizes if the caller gives it.
 
         Raises InvalidArgument, or Unavailable when the client that shared it is gone.
         """
-        file = self._files.get(shared.path) or self._open(shared.path)  # stays open while used here
+        # The file stays open as long as it is used here, also when it is forgotten meanwhile.
+        file = self._files.get(shared.path) or self._open(shared.path)
         frames = _new(shared) if into is None else list(into)
         for (offset, _), frame in zip(shared.frames, frames, strict=True):
             while frame.nbytes:
@@ -42,7 +43,7 @@ class Regions:
         return frames
 
     def forget(self, path: str) -> None:
-        """It is closed when nobody reads from it any more."""
+        """Close a file, as soon as no thread reads from it any more."""
         with self._lock:
             self._files.pop(path, None)
 
@@ -57,5 +58,5 @@ class Regions:
             return file
 
 
-def _new(shared: link.Shared) -> list[memoryview]:
+def _new(shared: link.SharedPayload) -> list[memoryview]:
     return [memoryview(bytearray(size)) for _, size in shared.frames]

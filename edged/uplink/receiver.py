@@ -1,7 +1,7 @@
-"""Announced uploads: the bytes that have come of each, and the answers to announcements.
+"""Announced uploads: the bytes of each that have come, and the answers to announcements.
 
-Which upload runs when is for edged.uplink.grants to say; it also bounds how much memory uploads
-may take, since only what was announced is taken. Knows no sockets and no clock.
+`edged.uplink.grants` decides which upload runs when. It also bounds the memory that uploads take,
+since only announced bytes are accepted. Knows no sockets and no clock.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from edged import wire
-from edged.daemon.peers.clients import Client
+from edged.daemon.peers.clients import ConnectedClient
 from edged.errors import Cancelled, EdgedError, InvalidArgument, Unavailable
 from edged.uplink.grants import Announcement, Grants, Key, Settings
 
 
 @dataclass(slots=True, eq=False)
 class _Upload:
-    client: Client
-    announcement: str | None  # the id of the ANNOUNCE that waits for its grant
+    client: ConnectedClient
+    announcement: str | None  # the id of an ANNOUNCE that waits for its grant
     data: bytearray = field(default_factory=bytearray)
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What a client is to be told: a grant, or how the request `id` ended."""
+    """A message for a client: a grant, or why its request `id` has failed."""
 
-    client: Client
+    client: ConnectedClient
     id: str
     what: wire.GrantReply | EdgedError
 
@@ -46,11 +46,16 @@ class Uploads:
 
     @property
     def held_bytes(self) -> int:
-        """That have come, of requests that have not."""
+        """The bytes that have come for requests that have not come yet."""
         return sum([len(upload.data) for upload in self._uploads.values()])
 
-    def announce(self, client: Client, header: wire.Announce, group: str, now: float) -> None:
-        """An ANNOUNCE for a task of `group`; its answer is a notice. Raises as Grants.announce."""
+    def announce(
+        self, client: ConnectedClient, header: wire.Announce, group: str, now: float
+    ) -> None:
+        """Take an ANNOUNCE for a task of `group`; its answer will be a notice.
+
+        Raises what Grants.announce raises.
+        """
         if not self._shares_out:
             self._notices.append(Notice(client, header.id, wire.GrantReply(header.id)))
             return
@@ -74,11 +79,11 @@ class Uploads:
             known.announcement = header.id
 
     def chunk(
-        self, client: Client, header: wire.Chunk, data: wire.Buffer, now: float
+        self, client: ConnectedClient, header: wire.Chunk, data: wire.Buffer, now: float
     ) -> wire.ChunkReply | None:
-        """Bytes of an upload. None: it has ended, which was answered, and they are dropped.
+        """Take bytes of an upload. None: it has ended, which was answered, and they are dropped.
 
-        Raises as Grants.received.
+        Raises what Grants.received raises.
         """
         key = (client.number, header.id)
         try:
@@ -91,7 +96,7 @@ class Uploads:
         upload.data += data
         return wire.ChunkReply(header.id, len(upload.data))
 
-    def take(self, client: Client, header: wire.Infer) -> tuple[wire.Buffer, ...]:
+    def take(self, client: ConnectedClient, header: wire.Infer) -> tuple[wire.Buffer, ...]:
         """The payload frames of an INFER that says it was uploaded; the upload ends.
 
         Raises Unavailable when it is not here, InvalidArgument when its size is another.
@@ -113,8 +118,8 @@ class Uploads:
         ends = accumulate(sizes)
         return tuple(data[end - size : end] for size, end in zip(sizes, ends, strict=True))
 
-    def cancel(self, client: Client, request: str) -> bool:
-        """Take an upload back; its request is answered with Cancelled. False: there is none."""
+    def cancel(self, client: ConnectedClient, request: str) -> bool:
+        """Cancel an upload, and answer its request with Cancelled. False: there is none."""
         upload = self._drop((client.number, request))
         if upload is None:
             return False
@@ -123,7 +128,7 @@ class Uploads:
         self._notices.append(Notice(client, request, cancelled))
         return True
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: ConnectedClient) -> None:
         """The client is gone, and with it what it uploaded."""
         for key in self._grants.keys_of(client.number):
             self._drop(key)
@@ -136,7 +141,7 @@ class Uploads:
                 self._drop(key)
 
     def notices(self, now: float) -> Iterator[Notice]:
-        """What clients are to be told now."""
+        """The messages that are due to clients now."""
         expired, granted = self._grants.turn(now)
         for key in expired:
             upload = self._uploads.pop(key)
@@ -155,7 +160,7 @@ class Uploads:
         yield from notices
 
     def wakeup_at(self) -> float:
-        """When `notices` has something to tell, if nothing else happens."""
+        """When `notices` has something, if nothing else happens."""
         return -math.inf if self._notices else self._grants.wakeup_at()
 
     def _answer(self, upload: _Upload, what: wire.GrantReply | EdgedError) -> None:

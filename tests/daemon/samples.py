@@ -8,13 +8,14 @@ import msgspec
 
 from edged import wire
 from edged.config import Config
+from edged.core.events import BatchDone, BlockLoaded, Load, Prepared, Run
 from edged.daemon.front import Front
 from edged.daemon.models.held_store import Contents
 from edged.daemon.models.versions import Versions
 from edged.link import messages as link
 from edged.manifest import Accuracy, Manifest, Preprocess, Step, Value
 from edged.observe.recording import Recorder
-from edged.sharedmem.owner import Regions
+from edged.sharedmem.owner import SharedRegions
 
 BACKBONE = "ab" * 32
 OTHER_BACKBONE = "ef" * 32
@@ -89,14 +90,14 @@ class Bench:
         config: Config | None = None,
         models: Contents | None = None,
         recorder: Recorder | None = None,
-        regions: Regions | None = None,
+        regions: SharedRegions | None = None,
     ) -> None:
         self.sent: list[tuple[bytes, wire.Reply]] = []
         self.worker: list[link.ToWorker] = []
         self.payloads: list[Sequence[wire.Buffer]] = []
         self.soon: list[bool] = []
         self.rows: dict[int, int] = {}  # of each request that was to be prepared
-        self.loads: list[link.Load] | None = None  # while the worker starts
+        self.loads: list[Load] | None = None  # while the worker starts
         self.gone: set[bytes] = set()
         self.now = 0.0
         self.store = models or catalog()
@@ -106,9 +107,9 @@ class Bench:
             Versions(self.store),
             self,
             self,
-            regions=regions or Regions(0o600),
+            regions=regions or SharedRegions(0o600),
             started_at=0.0,
-            recorder=recorder,
+            observers=[] if recorder is None else [recorder],
         )
 
     def read(self) -> Contents:
@@ -131,12 +132,12 @@ class Bench:
 
     def to_worker(self, frames: Sequence[wire.Buffer], *, soon: bool = True) -> None:
         order = link.decode_to_worker(bytes(frames[0]))
-        if self.loads is not None and isinstance(order, link.Load):
+        if self.loads is not None and isinstance(order, Load):
             self.loads.append(order)
             return
         self.soon.append(soon)
         self.worker.append(order)
-        if isinstance(order, link.Prepare):
+        if isinstance(order, link.PayloadHeader):
             self.rows[order.rid] = order.rows
         self.payloads.append(frames[1:])
 
@@ -154,7 +155,7 @@ class Bench:
         self.front.on_worker(ready, (), self.now)
         for load in self.loads:  # it grows meanwhile
             size = self.store.block_bytes[load.block]
-            self.front.on_worker(link.Loaded(load.block, size, 1000), (), self.now)
+            self.front.on_worker(BlockLoaded(load.block, size, 1e-3), (), self.now)
         self.loads = None
 
     def ask(
@@ -177,22 +178,22 @@ class Bench:
         while self.worker:
             orders, self.worker = self.worker, []
             for order in orders:
-                if isinstance(order, link.Prepare) and not order.light:
-                    self.front.on_worker(link.Prepared(order.rid, 1000), (), self.now)
-                elif isinstance(order, link.Run):
+                if isinstance(order, link.PayloadHeader) and not order.inline:
+                    self.front.on_worker(Prepared(order.rid, 1e-3), (), self.now)
+                elif isinstance(order, Run):
                     self.front.on_worker(*batch_done(order, self.rows), self.now)
 
 
 def batch_done(
-    run: link.Run, rows: Mapping[int, int] | None = None
-) -> tuple[link.BatchDone, list[bytes]]:
+    run: Run, rows: Mapping[int, int] | None = None
+) -> tuple[link.BatchOutputs, list[bytes]]:
     """`rows` of each request, where it is not one."""
     answers, tensors = [], []
     for member in run.members:
         for model in member.models:
             count = (rows or {}).get(member.rid, 1)
             raw = model.encode().ljust(8)[:8] * count
-            output = link.Output("logits", "UINT8", (count, 8))
-            answers.append(link.Answer(member.rid, model, (output,)))
+            output = link.ModelOutput("logits", "UINT8", (count, 8))
+            answers.append(link.ModelAnswer(member.rid, model, (output,)))
             tensors.append(raw)
-    return link.BatchDone(run.batch, 2000, 100, (), tuple(answers)), tensors
+    return link.BatchOutputs(BatchDone(run.batch, 2e-3, 1e-4), tuple(answers)), tensors

@@ -45,7 +45,7 @@ def resolve(*models: Manifest, inputs: tuple[str, ...] = ("image",), **how: obje
     )
     tensors = tuple(wire.InputTensor(name, "FP32", (1, 3, 8, 8)) for name in inputs)
     asked = tuple(wire.RequestedOutput(m.task, parameters) for m in models)
-    return served.resolve(wire.Infer("1", tensors, asked))
+    return served.resolve(tensors, asked)
 
 
 @pytest.mark.parametrize("output", [(), (2, 2), (100, 6), (21, 64, 64)])

@@ -10,6 +10,7 @@ import pytest
 
 from edged import wire
 from edged.config import Config, Memory, Scheduler
+from edged.core.events import BatchDone, BlockLoaded, Load, Prepared, PrepareFailed, Run
 from edged.errors import Code, InvalidArgument
 from edged.link import messages as link
 from edged.manifest import Preprocess
@@ -52,11 +53,13 @@ def test_tasks_of_two_backbones_come_back_together():
 def test_classes_come_without_a_tensor(bench):
     bench.ask(infer("r1", "flowers", top_k=1))
     bench.worker.clear()
-    bench.front.on_worker(link.Prepared(1, 0), (), 0.0)
+    bench.front.on_worker(Prepared(1, 0.0), (), 0.0)
     (run,) = bench.worker
-    best = ((link.Class(1, 0.9, "yes"),),)
-    output = link.Output("logits", "FP32", (1, 2), best)
-    done = link.BatchDone(run.batch, 0, 0, (), (link.Answer(1, "flowers", (output,)),))
+    best = ((wire.Class(1, 0.9, "yes"),),)
+    output = link.ModelOutput("logits", "FP32", (1, 2), best)
+    done = link.BatchOutputs(
+        BatchDone(run.batch, 0.0, 0.0), (link.ModelAnswer(1, "flowers", (output,)),)
+    )
     bench.front.on_worker(done, (), 0.0)
     reply = bench.reply()
     assert reply.payload == ()
@@ -147,7 +150,7 @@ def test_an_answer_says_how_much_of_the_queue_is_its_clients():
 def test_a_bad_image_is_refused_alone(bench):
     bench.ask(infer("r1"))
     bench.ask(infer("r2"))
-    failed = link.PrepareFailed(1, Code.INVALID_ARG, "row 0 is not a JPEG or PNG")
+    failed = PrepareFailed(1, Code.INVALID_ARG, "row 0 is not a JPEG or PNG")
     bench.front.on_worker(failed, (), 0.0)
     header = bench.reply().header
     assert (header.id, header.code) == ("r1", "INVALID_ARG")
@@ -174,7 +177,7 @@ def test_results_of_a_dead_worker_are_not_mixed_with_those_of_the_next():
     bench.worker_is_ready()
     bench.ask(infer("r1", "a", "b"))
     bench.worker.clear()
-    bench.front.on_worker(link.Prepared(1, 0), (), 0.0)
+    bench.front.on_worker(Prepared(1, 0.0), (), 0.0)
     bench.front.on_worker(*batch_done(bench.worker.pop()), 0.0)  # of a; b runs
     bench.front.on_worker_lost("killed", 0.0)
     bench.worker.clear()
@@ -280,8 +283,8 @@ def test_pixels_and_tensors_are_told_apart(bench):
     bench.ask(infer("r1", datatype="UINT8", shape=(1, 4, 4, 3)), (bytes(48),))
     bench.ask(infer("r2", datatype="FP32", shape=(1, 3, 8, 8)), (bytes(768),))
     pixels, tensor, run = bench.worker
-    assert (pixels.inputs[0].kind, pixels.light) == ("pixels", False)
-    assert (tensor.inputs[0].kind, tensor.light) == ("tensor", True)
+    assert (pixels.inputs[0].kind, pixels.inline) == ("pixels", False)
+    assert (tensor.inputs[0].kind, tensor.inline) == ("tensor", True)
     assert [member.rid for member in run.members] == [tensor.rid]  # which needs no preparation
 
 
@@ -290,11 +293,11 @@ def test_a_large_tensor_is_prepared_like_an_image():
     bench.worker_is_ready()
     bench.ask(infer("r1", "a", datatype="FP32", shape=(1, 3, 512, 512)), (bytes(3 * 2**20),))
     (prepare,) = bench.worker
-    assert not prepare.light
+    assert not prepare.inline
 
 
 @pytest.mark.parametrize(
-    ("files", "light"),
+    ("files", "inline"),
     [
         ([png_of_zeros(64, 48)], True),
         ([encoded(picture())], True),
@@ -306,13 +309,13 @@ def test_a_large_tensor_is_prepared_like_an_image():
         ([b"no picture"], False),
     ],
 )
-def test_lanes_that_prepare_get_images_at_once_that_are_small_in_every_way(files, light):
+def test_lanes_that_prepare_get_images_at_once_that_are_small_in_every_way(files, inline):
     bench = Bench(Config(), models=catalog(manifest("a")))
     bench.worker_is_ready(lanes_prepare=True)
     bench.ask(infer("r1", "a", shape=(len(files),)), files)
     prepare, *rest = bench.worker
-    assert (prepare.inputs[0].kind, prepare.light) == ("encoded", light)
-    assert [[m.rid for m in run.members] for run in rest] == ([[prepare.rid]] if light else [])
+    assert (prepare.inputs[0].kind, prepare.inline) == ("encoded", inline)
+    assert [[m.rid for m in run.members] for run in rest] == ([[prepare.rid]] if inline else [])
 
 
 @pytest.mark.parametrize("lanes_prepare", [True, False])
@@ -323,14 +326,14 @@ def test_what_a_busy_lane_prepares_itself_comes_with_its_batch(lanes_prepare):
     tensor = infer("r1", "a", datatype="FP32", shape=(1, 3, 8, 8))
     payload = (bytes(4 * 3 * 8 * 8),)
     bench.ask(tensor, payload)
-    assert [type(order) for order in bench.worker] == [link.Prepare, link.Run]
+    assert [type(order) for order in bench.worker] == [link.PayloadHeader, Run]
     assert bench.soon[-1]
     run = bench.worker[-1]
     bench.ask(msgspec.structs.replace(tensor, id="r2"), payload)
-    assert bench.worker[-1].light
+    assert bench.worker[-1].inline
     assert bench.soon[2:] == [not lanes_prepare]
     bench.front.on_worker(*batch_done(run), bench.now)
-    assert isinstance(bench.worker[-1], link.Run)
+    assert isinstance(bench.worker[-1], Run)
     assert bench.soon[3:] == [True]
 
 
@@ -355,7 +358,7 @@ def test_statistics_wait_for_the_workers_figures(bench):
     bench.sent.clear()
     bench.ask(wire.Statistics("s"))
     assert bench.sent == []
-    bench.front.on_worker(link.Memory(1, 7, 8, 9), (), 1.0)
+    bench.front.on_worker(link.WorkerMemory(1, 7, 8, 9), (), 1.0)
     header = bench.reply().header
     assert {task.name: task.inference_count for task in header.tasks} == {"flowers": 2, "food": 1}
     assert [(b.rows, b.count, b.mixed) for b in header.batches] == [(1, 1, 0), (2, 1, 1)]
@@ -375,7 +378,7 @@ def test_statistics_do_not_wait_for_a_worker_that_says_nothing(bench):
     assert (first.id, second.id) == ("s1", "s2")
     assert first.server.state == "READY"
     assert "worker_pss_bytes" not in first.memory
-    bench.front.on_worker(link.Memory(bench.worker[-1].n, 1, 1, 1), (), 2.0)
+    bench.front.on_worker(link.WorkerMemory(bench.worker[-1].n, 1, 1, 1), (), 2.0)
     assert len(bench.sent) == 2
 
 
@@ -423,19 +426,19 @@ def test_a_request_gets_the_version_that_it_was_accepted_for(bench):
     ((key, new),) = define.models
     assert new == bench.store.models["flowers"]
     bench.front.on_worker(link.Defined((key,)), (), 0.0)
-    loads = [order.block for order in bench.worker if isinstance(order, link.Load)]
+    loads = [order.block for order in bench.worker if isinstance(order, Load)]
     assert OTHER_BACKBONE in loads
     bench.ask(infer("early"))  # accepted while the new version comes
     for block in loads:
         assert bench.admin == []
-        bench.front.on_worker(link.Loaded(block, 10, 1000), (), 0.0)
+        bench.front.on_worker(BlockLoaded(block, 10, 1e-3), (), 0.0)
     (reply,) = bench.admin
     assert reply.header == wire.ReloadReply("a1", changed=("flowers",))
     bench.ask(infer("new"))
     asked = {
         order.rid: [ask.model for ask in order.asks]
         for order in bench.worker
-        if isinstance(order, link.Prepare)
+        if isinstance(order, link.PayloadHeader)
     }
     assert asked == {1: ["flowers"], 2: ["flowers"], 3: [key]}
     assert not any(isinstance(order, link.Forget) for order in bench.worker)

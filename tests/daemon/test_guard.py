@@ -16,18 +16,18 @@ from edged.core.residency.ledger import Account
 from edged.daemon.endpoint import Endpoint
 from edged.daemon.peers.door import WAITING, Door
 from edged.daemon.peers.guard import MOST_KEPT_OUT_S, Caught
-from edged.daemon.peers.hidden import GIVE_UP_S, SETTLE_S, Hidden, Step
-from edged.daemon.peers.room import Room, kept_bytes
+from edged.daemon.peers.hidden import GIVE_UP_S, SETTLE_S, Hidden, Remedy
+from edged.daemon.peers.room import BufferLimits, kept_bytes
 from tests.daemon.live import until
 
 LIMIT = 100
 MIB = 1 << 20
 
 
-def steps(hidden: Hidden, taken: int, now: float) -> list[Step]:
+def steps(hidden: Hidden, taken: int, now: float) -> list[Remedy]:
     """All that is asked for at one look."""
     found = []
-    while (step := hidden.look(taken, LIMIT, now)) is not Step.NOTHING:
+    while (step := hidden.look(taken, LIMIT, now)) is not Remedy.NOTHING:
         found.append(step)
     return found
 
@@ -45,21 +45,21 @@ def test_peers_are_cut_off_step_by_step_and_all_of_them_ever_more_rarely() -> No
     hidden.look(0, LIMIT, now)
     for _ in range(95):
         for step in steps(hidden, 1000, now):
-            if step is not Step.TRIM:
+            if step is not Remedy.TRIM:
                 cuts.append((step, now))
         now += SETTLE_S + 0.001
-    assert [step for step, _ in cuts[:3]] == [Step.CUT_SENDING, Step.CUT_SILENT, Step.CUT_ALL]
-    of_all = [at for step, at in cuts if step is Step.CUT_ALL]
+    assert [step for step, _ in cuts[:3]] == [Remedy.CUT_SENDING, Remedy.CUT_SILENT, Remedy.CUT_ALL]
+    of_all = [at for step, at in cuts if step is Remedy.CUT_ALL]
     gaps = [later - sooner for sooner, later in itertools.pairwise(of_all)]
     assert len(of_all) >= 3
     assert all(later > 1.5 * sooner for sooner, later in itertools.pairwise(gaps))
-    assert sum(step is Step.CUT_SENDING for step, _ in cuts) > 30  # these at each look
+    assert sum(step is Remedy.CUT_SENDING for step, _ in cuts) > 30  # these at each look
 
 
 def test_after_a_cut_it_waits_for_what_comes_of_it() -> None:
     hidden = Hidden()
     hidden.look(0, LIMIT, 0.0)
-    assert hidden.look(1000, LIMIT, 1.0) is Step.CUT_SENDING
+    assert hidden.look(1000, LIMIT, 1.0) is Remedy.CUT_SENDING
     hidden.settle(1.0)
     assert not steps(hidden, 1000, 1.0 + SETTLE_S / 2)
     assert not steps(hidden, 50, 1.0 + SETTLE_S)  # that was it
@@ -68,7 +68,7 @@ def test_after_a_cut_it_waits_for_what_comes_of_it() -> None:
 def test_what_no_cut_helps_against_is_taken_for_something_else() -> None:
     hidden, now = Hidden(), 0.0
     hidden.look(0, LIMIT, now)
-    while Step.GIVE_UP not in steps(hidden, 1000, now):
+    while Remedy.GIVE_UP not in steps(hidden, 1000, now):
         now += SETTLE_S
     assert now == pytest.approx(GIVE_UP_S, abs=1.0)
     assert not steps(hidden, 1000, now + 1.0)
@@ -94,15 +94,17 @@ def account(total: int, unexplained: int = 0, budget: int = 600 * MIB) -> Accoun
 
 def test_what_blocks_leave_free_is_for_what_clients_send() -> None:
     config = Config()
-    half = Room.of(config, account(200 * MIB))
+    half = BufferLimits.of(config, account(200 * MIB))
     assert half.payload_bytes == half.hidden_bytes == half.unread_bytes == 100 * MIB
-    assert Room.of(config, account(200 * MIB, 40 * MIB), held_bytes=100 * MIB).payload_bytes == (
+    assert BufferLimits.of(
+        config, account(200 * MIB, 40 * MIB), held_bytes=100 * MIB
+    ).payload_bytes == (
         110 * MIB  # what payloads take now is not missing
     )
-    full = Room.of(config, account(590 * MIB))
+    full = BufferLimits.of(config, account(590 * MIB))
     assert full.payload_bytes == kept_bytes(config, 600 * MIB) == 16 * MIB
-    rich = Room.of(config, account(200 * MIB, budget=100_000 * MIB))
-    assert rich == Room.of(config, None) == Room(256 * MIB, 128 * MIB, 128 * MIB)
+    rich = BufferLimits.of(config, account(200 * MIB, budget=100_000 * MIB))
+    assert rich == BufferLimits.of(config, None) == BufferLimits(256 * MIB, 128 * MIB, 128 * MIB)
 
 
 @pytest.fixture

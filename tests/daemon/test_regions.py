@@ -15,7 +15,7 @@ import pytest
 from edged import wire
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable, Unsupported
 from edged.link import messages as link
-from edged.sharedmem.owner import MAX_ASKING, MAX_REGIONS, Regions
+from edged.sharedmem.owner import MAX_ASKING, MAX_REGIONS, SharedRegions
 from edged.sharedmem.writer import Region
 from tests.daemon.samples import Bench, infer
 
@@ -24,15 +24,15 @@ TIMEOUT_S = 10.0
 
 
 @pytest.fixture
-def regions(tmp_path: Path) -> Iterator[Regions]:
-    regions = Regions(0o640)
+def regions(tmp_path: Path) -> Iterator[SharedRegions]:
+    regions = SharedRegions(0o640)
     regions.open([f"ipc://{tmp_path}/edged.sock"])
     yield regions
     regions.close()
 
 
 @pytest.fixture
-def fetch(regions: Regions) -> Iterator[Callable[[wire.ShareReply], Region]]:
+def fetch(regions: SharedRegions) -> Iterator[Callable[[wire.ShareReply], Region]]:
     """Let a client open its region, while the front hands regions out."""
     fetched: list[Region] = []
 
@@ -49,18 +49,18 @@ def fetch(regions: Regions) -> Iterator[Callable[[wire.ShareReply], Region]]:
         region.close()
 
 
-def serve(regions: Regions, patience_s: float) -> None:
+def serve(regions: SharedRegions, patience_s: float) -> None:
     assert regions.descriptor is not None
     if select.select([regions.descriptor], [], [], patience_s)[0]:
         regions.hand_out()
 
 
-def share(regions: Regions, client: bytes = b"a") -> wire.ShareReply:
+def share(regions: SharedRegions, client: bytes = b"a") -> wire.ShareReply:
     return regions.share(client, wire.Share("1", SIZE))
 
 
 def test_a_client_has_one_region_which_others_cannot_have(
-    regions: Regions, fetch, tmp_path: Path
+    regions: SharedRegions, fetch, tmp_path: Path
 ) -> None:
     reply = share(regions)
     assert reply.path == f"{tmp_path}/edged.sock.shared"
@@ -77,7 +77,7 @@ def test_a_client_has_one_region_which_others_cannot_have(
         fetch(guessed)
 
 
-def test_what_a_client_writes_is_what_the_worker_reads(regions: Regions, fetch) -> None:
+def test_what_a_client_writes_is_what_the_worker_reads(regions: SharedRegions, fetch) -> None:
     reply = share(regions)
     piece = fetch(reply).put([b"one", b"three"], 8)
     where = regions.find(b"a", piece.where)
@@ -86,7 +86,7 @@ def test_what_a_client_writes_is_what_the_worker_reads(regions: Regions, fetch) 
     assert frames == [b"one", b"three"]
 
 
-def test_no_client_can_change_the_size_of_its_region(regions: Regions, fetch) -> None:
+def test_no_client_can_change_the_size_of_its_region(regions: SharedRegions, fetch) -> None:
     region = fetch(share(regions))
     descriptor = region._file.fileno()
     for change in (
@@ -103,7 +103,7 @@ def test_no_client_can_change_the_size_of_its_region(regions: Regions, fetch) ->
     assert os.fstat(descriptor).st_size == SIZE
 
 
-def test_only_its_own_client_finds_a_payload_and_only_inside(regions: Regions) -> None:
+def test_only_its_own_client_finds_a_payload_and_only_inside(regions: SharedRegions) -> None:
     reply = share(regions)
     frames = ((0, 10), (SIZE - 10, 10))
     assert regions.find(b"a", wire.Shared(reply.region, frames)).frames == frames
@@ -116,7 +116,7 @@ def test_only_its_own_client_finds_a_payload_and_only_inside(regions: Regions) -
 
 
 def test_a_region_ends_with_its_lock_or_with_a_client_that_never_took_one(
-    regions: Regions, fetch
+    regions: SharedRegions, fetch
 ) -> None:
     locked, plain = share(regions, b"locked"), share(regions, b"plain")
     region = fetch(locked)
@@ -132,7 +132,7 @@ def test_a_region_ends_with_its_lock_or_with_a_client_that_never_took_one(
         regions.find(b"plain", wire.Shared(plain.region, ((0, 1),)))
 
 
-def test_regions_are_bounded(regions: Regions) -> None:
+def test_regions_are_bounded(regions: SharedRegions) -> None:
     for number in range(MAX_REGIONS):
         share(regions, b"%d" % number)
     with pytest.raises(ResourceExhausted, match="the limit"):
@@ -140,7 +140,7 @@ def test_regions_are_bounded(regions: Regions) -> None:
     share(regions, b"0")
 
 
-def test_those_who_come_and_say_nothing_keep_nobody_out(regions: Regions, fetch) -> None:
+def test_those_who_come_and_say_nothing_keep_nobody_out(regions: SharedRegions, fetch) -> None:
     reply = share(regions)
     silent = []
     for _ in range(3 * MAX_ASKING):
@@ -156,7 +156,7 @@ def test_those_who_come_and_say_nothing_keep_nobody_out(regions: Regions, fetch)
         one.close()
 
 
-def test_a_size_that_the_kernel_refuses_leaves_nothing(regions: Regions, monkeypatch) -> None:
+def test_a_size_that_the_kernel_refuses_leaves_nothing(regions: SharedRegions, monkeypatch) -> None:
     def refuse(*_: int) -> None:
         raise OSError(27, "File too large")
 
@@ -169,10 +169,10 @@ def test_a_size_that_the_kernel_refuses_leaves_nothing(regions: Regions, monkeyp
     share(regions)
 
 
-def test_what_a_killed_daemon_left_is_replaced(regions: Regions, tmp_path: Path) -> None:
+def test_what_a_killed_daemon_left_is_replaced(regions: SharedRegions, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(f"{tmp_path}/other.sock.shared")
-    other = Regions(0o600)
+    other = SharedRegions(0o600)
     other.open([f"ipc://{tmp_path}/other.sock"])
     assert share(other).path == f"{tmp_path}/other.sock.shared"
     other.close()
@@ -181,7 +181,7 @@ def test_what_a_killed_daemon_left_is_replaced(regions: Regions, tmp_path: Path)
 
 def test_where_the_socket_cannot_be_made_nothing_is_shared(tmp_path: Path, caplog) -> None:
     (tmp_path / "edged.sock.shared").mkdir()
-    regions = Regions(0o600)
+    regions = SharedRegions(0o600)
     regions.open([f"ipc://{tmp_path}/edged.sock"])
     assert "no memory is shared with clients" in caplog.text
     with pytest.raises(Unsupported):
@@ -189,7 +189,7 @@ def test_where_the_socket_cannot_be_made_nothing_is_shared(tmp_path: Path, caplo
 
 
 def test_clients_of_other_hosts_share_nothing() -> None:
-    regions = Regions(0o600)
+    regions = SharedRegions(0o600)
     regions.open(["tcp://127.0.0.1:5555"])
     assert not regions.are_open
     with pytest.raises(Unsupported):
@@ -204,7 +204,7 @@ def shared_infer(region: str, *frames: tuple[int, int], id: str = "r1") -> wire.
     return infer(id, parameters=wire.InferParameters(shared=where))
 
 
-def test_the_worker_is_told_where_the_payload_lies(regions: Regions) -> None:
+def test_the_worker_is_told_where_the_payload_lies(regions: SharedRegions) -> None:
     bench = Bench(regions=regions)
     bench.worker_is_ready()
     bench.ask(wire.ServerMetadata("m"))
@@ -219,7 +219,7 @@ def test_the_worker_is_told_where_the_payload_lies(regions: Regions) -> None:
     assert bench.reply().header.id == "r1"
 
 
-def test_when_the_worker_dies_the_payload_is_still_there(regions: Regions) -> None:
+def test_when_the_worker_dies_the_payload_is_still_there(regions: SharedRegions) -> None:
     bench = Bench(regions=regions)
     bench.worker_is_ready()
     bench.ask(wire.Share("s", SIZE))
@@ -228,13 +228,13 @@ def test_when_the_worker_dies_the_payload_is_still_there(regions: Regions) -> No
     bench.worker.clear()
     bench.front.on_worker_lost("it died", bench.now)
     bench.worker_is_ready()
-    (again,) = [order for order in bench.worker if isinstance(order, link.Prepare)]
+    (again,) = [order for order in bench.worker if isinstance(order, link.PayloadHeader)]
     assert again == first
     bench.finish()
     assert bench.reply().header.id == "r1"
 
 
-def test_memory_of_a_daemon_that_was_before_is_refused_for_now(regions: Regions) -> None:
+def test_memory_of_a_daemon_that_was_before_is_refused_for_now(regions: SharedRegions) -> None:
     bench = Bench(regions=regions)
     bench.worker_is_ready()
     bench.ask(shared_infer("of-another"), ())
@@ -242,7 +242,7 @@ def test_memory_of_a_daemon_that_was_before_is_refused_for_now(regions: Regions)
     assert (error.code, error.retry_after_us, error.id) == ("UNAVAILABLE", 0, "r1")
 
 
-def test_the_worker_closes_what_a_client_left(regions: Regions) -> None:
+def test_the_worker_closes_what_a_client_left(regions: SharedRegions) -> None:
     bench = Bench(regions=regions)
     bench.worker_is_ready()
     bench.ask(wire.Share("s", SIZE))

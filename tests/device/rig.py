@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import zmq
 
+from edged import wire
 from edged.backends.memory import Array
+from edged.core.events import (
+    BlockLoaded,
+    BlockLoadFailed,
+    Calibrate,
+    Load,
+    Member,
+    Prepared,
+    PrepareFailed,
+    Run,
+)
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
 from edged.link import messages as link
@@ -72,7 +83,7 @@ class Rig:
         self.worker = worker
         self.ready: Any = None
         self.bytes_used: dict[str, int] = {}  # of the blocks that were loaded at the start
-        self.failed: dict[str, link.LoadFailed] = {}  # blocks that could not be
+        self.failed: dict[str, BlockLoadFailed] = {}  # blocks that could not be
         self._rids = itertools.count(1)
         self._batches = itertools.count(1)
         self._poller = zmq.Poller()
@@ -103,22 +114,22 @@ class Rig:
         """Have all blocks of the worker's models loaded, as a front does that has room for them."""
         models = store.models(self.ready.models).values()
         for block in dict.fromkeys(step.block for model in models for step in model.steps):
-            self.send(link.Load(block))
+            self.send(Load(block))
             message, _ = self.next()
-            if isinstance(message, link.Loaded):
-                self.bytes_used[block] = message.bytes_used
+            if isinstance(message, BlockLoaded):
+                self.bytes_used[block] = message.bytes
             else:
-                assert isinstance(message, link.LoadFailed), message
+                assert isinstance(message, BlockLoadFailed), message
                 self.failed[block] = message
 
-    def calibrate(self, model: str, rows: int) -> link.Calibrated:
+    def calibrate(self, model: str, rows: int) -> link.ModelMeasured:
         """Have a model measured; the last report."""
         while True:
-            self.send(link.Calibrate(model, rows))
-            message = self.expect(link.Calibrated)
+            self.send(Calibrate(model, rows))
+            message = self.expect(link.ModelMeasured)
             assert message.model == model
             if message.done:
-                assert isinstance(message, link.Calibrated)
+                assert isinstance(message, link.ModelMeasured)
                 return message
 
     def ended(self) -> str:
@@ -131,12 +142,12 @@ class Rig:
         given: Array | Sequence[bytes] | Mapping[str, Array],
         *asks: str | link.Ask,
         kind: str = "tensor",
-        light: bool = False,
+        inline: bool = False,
         client: int = 0,
         share: Path | None = None,
         spoil: Callable[[Path], object] = lambda path: None,
     ) -> int:
-        """Send a Prepare and return its rid; `given`: an array, files, or arrays by name.
+        """Send a payload and return its rid; `given`: an array, files, or arrays by name.
 
         share  a file that the payload is written to, from byte 8 on, instead of being sent
         spoil  what becomes of this file before the worker reads it
@@ -159,50 +170,57 @@ class Rig:
         if share is not None:
             share.write_bytes(bytes(8) + b"".join(payload))
             ends = itertools.accumulate(map(len, payload), initial=8)
-            shared = link.Shared(str(share), tuple(zip(ends, map(len, payload), strict=False)))
+            shared = link.SharedPayload(
+                str(share), tuple(zip(ends, map(len, payload), strict=False))
+            )
             payload = []
             spoil(share)
-        asked = link.Prepare(rid, rows, inputs, wanted, light, shared, client=client)
+        asked = link.PayloadHeader(rid, rows, inputs, wanted, inline, shared, client=client)
         self.send(asked, *payload)
         return rid
 
     def prepared(self, *args: Any, **kwargs: Any) -> int:
         """Prepare and wait for it to be done."""
         rid = self.prepare(*args, **kwargs)
-        message = self.expect(link.Prepared)
+        message = self.expect(Prepared)
         assert message.rid == rid
         return rid
 
-    def refused(self, *args: Any, **kwargs: Any) -> link.PrepareFailed:
+    def refused(self, *args: Any, **kwargs: Any) -> PrepareFailed:
         """Prepare and wait for it to be refused."""
         rid = self.prepare(*args, **kwargs)
-        message = self.expect(link.PrepareFailed)
+        message = self.expect(PrepareFailed)
         assert message.rid == rid
         assert "\n" not in message.message
         return message
 
+    def read_all(self) -> None:
+        """Wait until the worker has read what was sent before."""
+        self.send(link.Measure(1))
+        self.expect(link.WorkerMemory)
+
     def run(self, *members: tuple[int, Sequence[str]], wide: bool = True) -> int:
         batch = next(self._batches)
-        staged = tuple(link.Member(rid, tuple(models)) for rid, models in members)
-        self.send(link.Run(batch, staged, wide))
+        staged = tuple(Member(rid, tuple(models)) for rid, models in members)
+        self.send(Run(batch, "group", staged, len(staged), wide))
         return batch
 
     def ran(self, *members: tuple[int, Sequence[str]]) -> Done:
         """Run a batch and wait for its answers."""
         batch = self.run(*members)
         message, payload = self.next()
-        assert isinstance(message, link.BatchDone), message
-        assert message.batch == batch
+        assert isinstance(message, link.BatchOutputs), message
+        assert message.done.batch == batch
         return Done(message, payload)
 
 
 class Done:
     """The answers of a batch: `tensors` and `classes` by request and model, first output."""
 
-    def __init__(self, message: link.BatchDone, payload: Sequence[memoryview]) -> None:
+    def __init__(self, message: link.BatchOutputs, payload: Sequence[memoryview]) -> None:
         self.message = message
         self.tensors: dict[tuple[int, str], Array] = {}
-        self.classes: dict[tuple[int, str], tuple[tuple[link.Class, ...], ...]] = {}
+        self.classes: dict[tuple[int, str], tuple[tuple[wire.Class, ...], ...]] = {}
         frames = iter(payload)
         for answer in message.answers:
             for output in answer.outputs:
@@ -221,9 +239,10 @@ class Done:
 def worker(store: Store | Path, *, ready: bool = True, **settings: Any) -> Iterator[Rig]:
     """A worker process on this store; with `ready`, after it has said so."""
     path = store.path if isinstance(store, Store) else store
-    cache_dir = str(path.parent / "cache")
-    settings = {"backend": "fake", "max_batch_rows": 8, "cache_dir": cache_dir, **settings}
-    made = Settings(store=str(path), **settings)
+    fixed = {"cache_dir": str(path.parent / "cache"), "report_block_runs": True}
+    made = Settings(
+        store=str(path), **{"backend": "fake", "max_batch_rows": 8, **fixed, **settings}
+    )
     process = WorkerProcess(made)
     try:
         rig = Rig(process)

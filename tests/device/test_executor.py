@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from edged import backends
 from edged.backends.base import Backend
 from edged.backends.memory import Array
+from edged.core.events import Member, Run
 from edged.device.decoding import Decoding, Room
 from edged.device.executor import Executor, Segment
 from edged.device.loader import Loader
@@ -123,16 +124,17 @@ class Requests:
 
     def stage(self, rid: int, models: list[str], x: Array) -> Staged:
         given = link.Input("x", "tensor", "FP32", x.shape)
-        message = link.Prepare(rid, len(x), (given,), tuple(map(link.Ask, models)))
+        message = link.PayloadHeader(rid, len(x), (given,), tuple(map(link.Ask, models)))
         staged = self.staging.admit(message)
         prepare(message, [x.reshape(-1).view(np.uint8).data], staged, self.manifests, NO_PICTURES)
         assert self.staging.settle(staged, prepared=True)
         self.inputs[rid] = x
         return staged
 
-    def run(self, executor: Executor, *members: tuple[int, list[str]]) -> link.BatchDone:
+    def run(self, executor: Executor, *members: tuple[int, list[str]]) -> Sequence[link.BlockRun]:
         """Run a batch and compare every answer with its model in numpy."""
-        message = link.Run(1, tuple(link.Member(rid, tuple(models)) for rid, models in members))
+        asked = tuple(Member(rid, tuple(models)) for rid, models in members)
+        message = Run(1, "group", asked, len(asked))
         begun = self.staging.begin(message.members)
         done, payload = executor.run(message, begun)
         self.staging.end(message.members, begun, done=True)
@@ -153,7 +155,7 @@ class Requests:
                 arrays, expected if isinstance(expected, list) else [expected], strict=True
             ):
                 np.testing.assert_allclose(array, one, rtol=1e-4, atol=1e-5)
-        return done
+        return executor.runs
 
 
 def rows(count: int, seed: int) -> Array:
@@ -190,9 +192,9 @@ def test_rows_that_lie_in_one_piece_are_read_where_they_are(executor: Executor) 
     pool = next(iter(requests.staging.pools.values()))
     copies: list[object] = []
     pool.read = lambda *args: copies.append(args)  # type: ignore[method-assign]
-    done = requests.run(executor, *members)
+    ran = requests.run(executor, *members)
     assert copies == []
-    assert {run.block: run.rows for run in done.blocks}[BODY.id] == 5
+    assert {run.block: run.rows for run in ran}[BODY.id] == 5
 
 
 def test_a_shared_middle_and_top_run_once(executor: Executor) -> None:
@@ -200,16 +202,16 @@ def test_a_shared_middle_and_top_run_once(executor: Executor) -> None:
     members = [(0, ["deep"]), (1, ["other"]), (2, ["a"]), (3, ["b"])]
     for rid, models in members:
         requests.stage(rid, models, rows(2, rid))
-    done = requests.run(executor, *members)
-    assert {run.block: run.rows for run in done.blocks}[MIDDLE.id] == 4
-    assert len(done.blocks) == 6
+    ran = requests.run(executor, *members)
+    assert {run.block: run.rows for run in ran}[MIDDLE.id] == 4
+    assert len(ran) == 6
 
 
 def test_a_block_of_one_row_runs_row_by_row(executor: Executor) -> None:
     requests = Requests(executor)
     requests.stage(0, ["single"], rows(3, 0))
-    done = requests.run(executor, (0, ["single"]))  # three at once would not be its shape
-    assert [run.rows for run in done.blocks] == [3, 3, 3]
+    ran = requests.run(executor, (0, ["single"]))  # three at once would not be its shape
+    assert [run.rows for run in ran] == [3, 3, 3]
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "torch"])
@@ -256,13 +258,13 @@ def test_a_block_runs_in_micro_batches_and_the_others_at_once(
     executor.split({BODY.id: 2, ONE_BY_ONE.id: 2})
     try:
         backend.runs.clear()
-        done = requests.run(executor, *members)
+        ran = requests.run(executor, *members)
     finally:
         executor.split({})
     assert [rows for block, rows in backend.runs if block == BODY.id] == [2, 2, 2, 2, 1]
     assert [rows for block, rows in backend.runs if block == NECK.id] == [9]
     assert [rows for block, rows in backend.runs if block == ONE_BY_ONE.id] == [1] * 4
-    assert [run.rows for run in done.blocks if run.block == BODY.id] == [9]
+    assert [run.rows for run in ran if run.block == BODY.id] == [9]
 
 
 def test_memory_grows_to_the_largest_mix_and_stays(executor: Executor) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edged.core.events import BlockLoaded, BlockLoadFailed, BlockUnloaded, Load, Unload
 from edged.device.orders import Orders
 from edged.errors import Code
 from edged.link import messages as link
@@ -37,16 +38,16 @@ def rig(store: Store, request: pytest.FixtureRequest) -> Iterator[Rig]:
         yield made
 
 
-def load(rig: Rig, block: Block) -> link.Loaded:
-    rig.send(link.Load(block.id))
-    loaded = rig.expect(link.Loaded)
+def load(rig: Rig, block: Block) -> BlockLoaded:
+    rig.send(Load(block.id))
+    loaded = rig.expect(BlockLoaded)
     assert loaded.block == block.id
     return loaded
 
 
 def unload(rig: Rig, block: Block) -> None:
-    rig.send(link.Unload(block.id))
-    assert rig.expect(link.Unloaded).block == block.id
+    rig.send(Unload(block.id))
+    assert rig.expect(BlockUnloaded).block == block.id
 
 
 def answer(rig: Rig, model: str) -> np.ndarray:
@@ -68,7 +69,7 @@ def test_a_block_that_comes_back_computes_as_before(rig: Rig) -> None:
 def test_a_block_says_the_same_bytes_each_time(rig: Rig) -> None:
     known = rig.bytes_used
     unload(rig, BODY)
-    assert load(rig, BODY).bytes_used == known[BODY.id] > 0
+    assert load(rig, BODY).bytes == known[BODY.id] > 0
 
 
 def test_orders_are_done_beside_batches_and_loads_in_turn(store: Store) -> None:
@@ -79,10 +80,10 @@ def test_orders_are_done_beside_batches_and_loads_in_turn(store: Store) -> None:
         for name in ("cat", "eel"):
             unload(rig, HEADS[name])
         for name in ("eel", "cat"):
-            rig.send(link.Load(HEADS[name].id))
-        loaded = [rig.expect(link.Loaded).block for _ in range(2)]
+            rig.send(Load(HEADS[name].id))
+        loaded = [rig.expect(BlockLoaded).block for _ in range(2)]
         assert loaded == [HEADS["eel"].id, HEADS["cat"].id]
-        rig.expect(link.BatchDone)
+        rig.expect(link.BatchOutputs)
 
 
 class StuckLoader:
@@ -104,10 +105,10 @@ def test_a_block_is_unloaded_while_another_one_is_loaded() -> None:
     reports: list[link.FromWorker] = []
     orders = Orders(StuckLoader(), lambda _: None, reports.append)  # type: ignore[arg-type]
     orders.start()
-    orders.put(link.Load("coming"))
-    orders.put(link.Unload("going"))
+    orders.put(Load("coming"))
+    orders.put(Unload("going"))
     orders.stop()
-    assert sorted(type(report).__name__ for report in reports) == ["Loaded", "Unloaded"]
+    assert sorted(type(report).__name__ for report in reports) == ["BlockLoaded", "BlockUnloaded"]
 
 
 class SlowToUnload:
@@ -132,7 +133,7 @@ def test_a_model_is_forgotten_after_what_was_to_be_unloaded() -> None:
     loader = SlowToUnload()
     orders = Orders(loader, lambda _: None, lambda _: None)  # type: ignore[arg-type]
     orders.start()
-    orders.put(link.Unload("head"))
+    orders.put(Unload("head"))
     orders.put(link.Forget(("model",)))
     orders.stop()
     assert loader.calls == ["unload", "forget"]
@@ -146,23 +147,23 @@ def test_a_model_is_forgotten_after_the_last_batch_with_it(store: Store) -> None
         rig.run((second, ["dog"]))
         rig.send(link.Forget(("dog",)))
         for batch in (1, 2):
-            assert rig.expect(link.BatchDone).batch == batch
-        rig.send(link.Load(HEADS["dog"].id))
-        assert "is of no model" in rig.expect(link.LoadFailed).message
+            assert rig.expect(link.BatchOutputs).done.batch == batch
+        rig.send(Load(HEADS["dog"].id))
+        assert "is of no model" in rig.expect(BlockLoadFailed).message
         assert rig.refused(X, "dog").code is Code.NOT_FOUND
 
 
 def test_an_order_that_makes_no_sense_ends_the_worker(store: Store) -> None:
     """What is loaded is in doubt then; the front starts another one."""
     with worker(store) as rig:
-        rig.send(link.Unload("0" * 64))
-        assert "is not loaded; this is a bug" in rig.expect(link.Failed).message
+        rig.send(Unload("0" * 64))
+        assert "is not loaded; this is a bug" in rig.expect(link.WorkerFailed).message
         assert rig.ended() == "the device worker ended with status 1"
 
 
 def test_a_block_of_no_model(rig: Rig) -> None:
-    rig.send(link.Load("0" * 64))
-    failed = rig.expect(link.LoadFailed)
+    rig.send(Load("0" * 64))
+    failed = rig.expect(BlockLoadFailed)
     assert (failed.block, failed.code) == ("0" * 64, Code.INTERNAL)
 
 
@@ -180,8 +181,8 @@ def test_a_load_that_fails_leaves_the_rest_as_it_was(tmp_path: Path, backend: st
             path.unlink()
             if damage is not None:
                 path.write_bytes(damage)
-            rig.send(link.Load(HEADS["cat"].id))
-            failed = rig.expect(link.LoadFailed)
+            rig.send(Load(HEADS["cat"].id))
+            failed = rig.expect(BlockLoadFailed)
             assert failed.code is Code.INTERNAL
             assert ("missing" if damage is None else "damaged") in failed.message
             answer(rig, "dog")
@@ -257,7 +258,7 @@ def large_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def pss(rig: Rig) -> int:
     rig.send(link.Measure(1))
-    return rig.expect(link.Memory).pss_bytes
+    return rig.expect(link.WorkerMemory).pss_bytes
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
@@ -266,13 +267,13 @@ def test_unloading_gives_memory_back_to_the_system(large_store: Store, backend: 
         blocks = rig.bytes_used
         full = pss(rig)
         for block in blocks:
-            rig.send(link.Unload(block))
-            rig.expect(link.Unloaded)
+            rig.send(Unload(block))
+            rig.expect(BlockUnloaded)
         given_back = full - pss(rig)
         assert given_back >= 0.97 * sum(blocks.values()) >= 75 * MIB
         for block in blocks:
-            rig.send(link.Load(block))
-            rig.expect(link.Loaded)
+            rig.send(Load(block))
+            rig.expect(BlockLoaded)
         assert abs(pss(rig) - full) <= 0.03 * full
 
 
@@ -285,8 +286,8 @@ def test_memory_does_not_grow_with_loads_and_failures(tmp_path: Path, backend: s
         def cycle(count: int) -> None:
             for _ in range(count):
                 unload(rig, HEADS["cat"])
-                rig.send(link.Load("0" * 64))
-                rig.expect(link.LoadFailed)
+                rig.send(Load("0" * 64))
+                rig.expect(BlockLoadFailed)
                 load(rig, HEADS["cat"])
                 answer(rig, "cat")
 
@@ -308,15 +309,15 @@ def test_a_failing_disk_in_a_live_worker(failing: Rig, steps: list[tuple[int, bo
         block = BLOCKS[index].id
         if wanted == (block in present):
             continue
-        failing.send(link.Load(block) if wanted else link.Unload(block))
+        failing.send(Load(block) if wanted else Unload(block))
         message, _ = failing.next()
         assert message.block == block
-        if isinstance(message, link.Loaded):
+        if isinstance(message, BlockLoaded):
             present.add(block)
-        elif isinstance(message, link.Unloaded):
+        elif isinstance(message, BlockUnloaded):
             present.remove(block)
         else:
-            assert isinstance(message, link.LoadFailed)
+            assert isinstance(message, BlockLoadFailed)
             assert "was made to fail" in message.message
     for name, model in MODELS.items():
         if {block.id for block in model.blocks} <= present:

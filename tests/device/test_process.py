@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edged.core.events import BatchFailed, BlockLoadFailed, Load
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
 from edged.errors import Code, Unavailable
@@ -33,10 +34,10 @@ def store(tmp_path: Path) -> Store:
     return make_store(tmp_path / "store", [Model("cat", BODY, HEAD)])
 
 
-def failure(store: Store | Path, **settings: Any) -> link.Failed:
+def failure(store: Store | Path, **settings: Any) -> link.WorkerFailed:
     """What a worker says that cannot start."""
     with worker(store, ready=False, **settings) as rig:
-        failed = rig.expect(link.Failed)
+        failed = rig.expect(link.WorkerFailed)
         assert rig.ended() == "the device worker ended with status 1"
         assert "\n" not in failed.message
         return failed
@@ -113,8 +114,8 @@ def test_only_the_models_that_are_named(tmp_path: Path) -> None:
     with worker(make_store(tmp_path / "store", models), models=["dog"]) as rig:
         assert rig.ready.models == ("dog",)
         assert list(rig.bytes_used) == [models[1].blocks[0].id]
-        rig.send(link.Load(BODY.id))
-        assert "is of no model here" in rig.expect(link.LoadFailed).message
+        rig.send(Load(BODY.id))
+        assert "is of no model here" in rig.expect(BlockLoadFailed).message
 
 
 def test_blocks_that_run_are_held_in_the_store(store: Store) -> None:
@@ -131,7 +132,7 @@ def test_stop_finishes_what_was_begun(store: Store) -> None:
         for rid in rids:
             rig.run((rid, ["cat"]))
         rig.send(link.Stop())
-        assert [rig.expect(link.BatchDone).answers[0].rid for _ in rids] == rids
+        assert [rig.expect(link.BatchOutputs).answers[0].rid for _ in rids] == rids
         assert rig.ended() == "the device worker ended with status 0"
 
 
@@ -139,8 +140,7 @@ def test_signals_to_the_whole_group_are_the_fronts_business(store: Store) -> Non
     with worker(store) as rig:
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(rig.worker.pid, number)
-        rig.send(link.Ping(1))
-        rig.expect(link.Pong)
+        rig.read_all()
 
 
 def test_a_worker_that_is_killed(store: Store) -> None:
@@ -155,7 +155,7 @@ def test_a_batch_that_is_made_to_fail(store: Store) -> None:
     with worker(store, options={"fail_on": 666.0}) as rig:
         good, bad = rig.prepared(ONE, "cat"), rig.prepared(ONE * 666, "cat")
         rig.run((good, ["cat"]), (bad, ["cat"]))
-        assert rig.expect(link.BatchFailed).message == "a block was made to fail"
+        assert rig.expect(BatchFailed).message == "a block was made to fail"
         assert (good, "cat") in rig.ran((good, ["cat"])).tensors
 
 
@@ -168,15 +168,14 @@ def test_a_backend_that_dies_in_a_batch(store: Store) -> None:
 def test_a_device_that_is_lost_takes_the_worker_with_it(store: Store) -> None:
     with worker(store, options={"lose_on": 666.0}) as rig:
         rig.run((rig.prepared(ONE * 666, "cat"), ["cat"]))
-        assert rig.expect(link.Failed).message == "the device was made to fail"
+        assert rig.expect(link.WorkerFailed).message == "the device was made to fail"
         assert "status 1" in rig.ended()
 
 
 def test_a_backend_that_hangs_leaves_the_other_threads_free(store: Store) -> None:
     with worker(store, options={"hang_on": 666.0}) as rig:
         rig.run((rig.prepared(ONE * 666, "cat"), ["cat"]))
-        rig.send(link.Ping(1))
-        rig.expect(link.Pong)
+        rig.read_all()
         rig.prepared(ONE, "cat")
 
 
@@ -186,7 +185,7 @@ def test_sending_to_a_worker_that_is_gone(store: Store) -> None:
         rig.ended()
 
         with pytest.raises(Unavailable, match="gone"):
-            rig.send(link.Ping(1))
+            rig.send(link.Measure(1))
 
 
 PARENT = """

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from edged.backends.memory import HostMemory
+from edged.core.events import Member
 from edged.device.inputs import preparations
 from edged.device.staging import Deferred, Pool, Staging
 from edged.errors import EdgedError, NotFound
@@ -25,13 +26,13 @@ MODELS = {
 }
 
 
-def prepare(rid: int, *models: str, rows: int = 1, kind: str = "tensor") -> link.Prepare:
+def prepare(rid: int, *models: str, rows: int = 1, kind: str = "tensor") -> link.PayloadHeader:
     given = link.Input("x", kind, "FP32", (rows, 6))
-    return link.Prepare(rid, rows, (given,), tuple(link.Ask(model) for model in models))
+    return link.PayloadHeader(rid, rows, (given,), tuple(link.Ask(model) for model in models))
 
 
-def member(rid: int, *models: str) -> list[link.Member]:
-    return [link.Member(rid, models)]
+def member(rid: int, *models: str) -> list[Member]:
+    return [Member(rid, models)]
 
 
 def full(staging: Staging) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edged.core.events import BlockLoaded, BlockLoadFailed, BlockUnloaded, Load, Unload
 from edged.link import messages as link
 from edged.store import Store
 from tests.backends.blocks import dense
@@ -55,10 +56,10 @@ def prepare(rig: Rig) -> None:
 def load_two(rig: Rig) -> None:
     """The second is read ahead."""
     for block in (BODY, HEAD):
-        rig.send(link.Unload(block.id))
-        rig.expect(link.Unloaded)
+        rig.send(Unload(block.id))
+        rig.expect(BlockUnloaded)
     for block in (BODY, HEAD, BODY, HEAD):
-        rig.send(link.Load(block.id))
+        rig.send(Load(block.id))
 
 
 def run(rig: Rig) -> None:
@@ -84,8 +85,8 @@ def test_a_thread_that_cannot_go_on_ends_the_worker_and_says_why(
     break_in_worker(broken)
     with worker(store) as rig:
         order(rig)
-        while not isinstance((message := rig.next()[0]), link.Failed):
-            assert isinstance(message, link.Loaded | link.LoadFailed)
+        while not isinstance((message := rig.next()[0]), link.WorkerFailed):
+            assert isinstance(message, BlockLoaded | BlockLoadFailed)
         assert "RuntimeError: boom; this is a bug" in message.message
         assert rig.ended() == "the device worker ended with status 1"
 
@@ -101,4 +102,4 @@ def test_memory_that_cannot_be_measured_now_is_measured_later(
     with worker(store) as rig:
         rig.send(link.Measure(1))
         rig.send(link.Measure(2))
-        assert rig.expect(link.Memory).n == 2
+        assert rig.expect(link.WorkerMemory).n == 2

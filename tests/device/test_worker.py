@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edged import preprocess
+from edged.core.events import BatchFailed, Calibrate, Discard, Prepared, PrepareFailed
 from edged.errors import Code
 from edged.link import messages as link
 from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
@@ -103,8 +104,8 @@ def test_what_was_measured_is_known_to_the_next_worker(store: Store, tmp_path: P
         assert list(rig.ready.warm_ups) == found
         known = {info.id: info.bytes_used for info in rig.ready.blocks}
         assert known == rig.bytes_used
-        rig.send(link.Calibrate("cat", 8))
-        assert rig.expect(link.Calibrated).done  # without a run
+        rig.send(Calibrate("cat", 8))
+        assert rig.expect(link.ModelMeasured).done  # without a run
     with worker(store, models=names, cache_dir=cache, threads=2) as rig:
         assert rig.ready.measured == ()  # on other threads they take other times
 
@@ -112,8 +113,8 @@ def test_what_was_measured_is_known_to_the_next_worker(store: Store, tmp_path: P
 def test_a_run_of_the_calibration_lets_a_batch_go_between(store: Store) -> None:
     with worker(store, options={"run_us": 1000}, models=("cat",)) as rig:
         rid = rig.prepared(rows(1), "cat")
-        rig.send(link.Calibrate("cat", 8))
-        assert not rig.expect(link.Calibrated).done
+        rig.send(Calibrate("cat", 8))
+        assert not rig.expect(link.ModelMeasured).done
         assert (rid, "cat") in rig.ran((rid, ["cat"])).tensors
         assert rig.calibrate("cat", 8).warm_ups
 
@@ -219,8 +220,8 @@ def test_models_that_name_their_inputs_differently(tmp_path: Path) -> None:
 
 def test_a_payload_of_another_size_than_it_says(rig: Rig) -> None:
     given = link.Input("x", "tensor", "FP32", (1, 6))
-    rig.send(link.Prepare(10**6, 1, (given,), (link.Ask("cat"),)), b"x" * 23)
-    failed = rig.expect(link.PrepareFailed)
+    rig.send(link.PayloadHeader(10**6, 1, (given,), (link.Ask("cat"),)), b"x" * 23)
+    failed = rig.expect(PrepareFailed)
     assert "23 bytes of payload, which is not FP32 [1, 6]" in failed.message
 
 
@@ -278,9 +279,9 @@ def test_pictures_take_turns_and_none_is_decoded_for_who_has_given_up(store: Sto
     with worker(store, backend="onnxruntime", prepare_threads=1, staging_rows=16) as rig:
         large = rig.prepare(many, "stretch")
         small = rig.prepare([encoded(picture())], "stretch", client=1)
-        assert rig.expect(link.Prepared).rid == small
-        rig.send(link.Discard(large))
-        failed = rig.expect(link.PrepareFailed)
+        assert rig.expect(Prepared).rid == small
+        rig.send(Discard(large))
+        failed = rig.expect(PrepareFailed)
         assert (failed.rid, failed.code) == (large, Code.CANCELLED)
         rig.ran((small, ["stretch"]))
         rig.prepared([encoded(picture())] * 16, "stretch")  # all rows are free again
@@ -297,15 +298,15 @@ def test_a_picture_above_what_the_budget_has_for_it_is_refused(store: Store) -> 
 
 
 def test_a_light_picture_that_has_become_another_is_refused(rig: Rig, tmp_path: Path) -> None:
-    """Whoever called it light looked at shared memory that its client has changed since."""
+    """Whoever called it inline looked at shared memory that its client has changed since."""
     for number, large in enumerate((png_of_zeros(2049, 2048), progressive_of_zeros(1024, 300))):
-        rid = rig.prepare([large], "stretch", light=True, share=tmp_path / f"region-{number}")
+        rid = rig.prepare([large], "stretch", inline=True, share=tmp_path / f"region-{number}")
         batch = rig.run((rid, ["stretch"]))
-        failed = rig.expect(link.PrepareFailed)
+        failed = rig.expect(PrepareFailed)
         assert (failed.rid, failed.code) == (rid, Code.INVALID_ARG)
         assert "leave shared memory as it is" in failed.message
-        assert rig.expect(link.BatchDone).batch == batch
-        rig.send(link.Discard(rid))
+        assert rig.expect(link.BatchOutputs).done.batch == batch
+        rig.send(Discard(rid))
 
 
 def test_pictures_for_a_model_of_tensors(rig: Rig) -> None:
@@ -361,30 +362,30 @@ def test_a_batch_that_fails_harms_nobody(rig: Rig) -> None:
     good, bad = np.array([[0.5]], np.float32), np.array([[9.0]], np.float32)
     healthy, sick = rig.prepared(good, "picky"), rig.prepared(bad, "picky")
     batch = rig.run((healthy, ["picky"]), (sick, ["picky"]))
-    failed = rig.expect(link.BatchFailed)
+    failed = rig.expect(BatchFailed)
     assert (failed.batch, failed.code) == (batch, Code.INTERNAL)
     assert "failed" in failed.message
     same(rig.ran((healthy, ["picky"])).tensors[healthy, "picky"], good)
-    rig.send(link.Discard(sick))
+    rig.send(Discard(sick))
 
 
 def test_a_batch_of_a_request_that_is_not_there(rig: Rig) -> None:
     rid = rig.prepared(rows(1), "cat")
     rig.run((rid, ["cat"]), (10**6, ["cat"]))
-    assert "request 1000000 is not staged" in rig.expect(link.BatchFailed).message
+    assert "request 1000000 is not staged" in rig.expect(BatchFailed).message
     rig.ran((rid, ["cat"]))
 
 
 def test_discarded_rows_are_free_for_the_next_request(rig: Rig) -> None:
     for _ in range(3):
         rid = rig.prepared(rows(16), "early")
-        rig.send(link.Discard(rid))
-    rig.send(link.Discard(10**6))
+        rig.send(Discard(rid))
+    rig.send(Discard(10**6))
 
 
 def test_light_requests_run_without_a_word_in_between(rig: Rig) -> None:
     x, y = rows(1, seed=1), rows(2, seed=2)
-    cat, dog = rig.prepare(x, "cat", light=True), rig.prepare(y, "dog", light=True)
+    cat, dog = rig.prepare(x, "cat", inline=True), rig.prepare(y, "dog", inline=True)
     done = rig.ran((cat, ["cat"]), (dog, ["dog"]))
     same(done.tensors[cat, "cat"], MODELS["cat"].twin(x))
     same(done.tensors[dog, "dog"], MODELS["dog"].twin(y))
@@ -392,13 +393,13 @@ def test_light_requests_run_without_a_word_in_between(rig: Rig) -> None:
 
 def test_a_batch_leaves_out_a_light_request_that_failed(rig: Rig) -> None:
     x = rows(1)
-    good, bad = rig.prepare(x, "cat", light=True), rig.prepare(rows(9, 5), "dog", light=True)
+    good, bad = rig.prepare(x, "cat", inline=True), rig.prepare(rows(9, 5), "dog", inline=True)
     batch = rig.run((bad, ["dog"]), (good, ["cat"]))
-    failed = rig.expect(link.PrepareFailed)
+    failed = rig.expect(PrepareFailed)
     assert (failed.rid, failed.code) == (bad, Code.INVALID_ARG)
     assert "FP32 [9, 5]" in failed.message
     message, payload = rig.next()
-    assert message.batch == batch
+    assert message.done.batch == batch
     assert [answer.rid for answer in message.answers] == [good]
     same(Done(message, payload).tensors[good, "cat"], MODELS["cat"].twin(x))
 
@@ -406,66 +407,65 @@ def test_a_batch_leaves_out_a_light_request_that_failed(rig: Rig) -> None:
 @pytest.mark.parametrize("model", ["cat", "nobody"])
 def test_light_requests_that_failed_are_known_until_discarded(rig: Rig, model: str) -> None:
     for _ in range(3):  # more rows than there are, if they were kept
-        bad = rig.prepare(rows(9, 5), model, light=True)
+        bad = rig.prepare(rows(9, 5), model, inline=True)
         rig.run((bad, [model]))
-        assert rig.expect(link.PrepareFailed).rid == bad
-        assert rig.expect(link.BatchDone).answers == ()
-        dropped = rig.prepare(rows(9, 5), model, light=True)
-        rig.send(link.Discard(dropped))
-        assert rig.expect(link.PrepareFailed).rid == dropped
+        assert rig.expect(PrepareFailed).rid == bad
+        assert rig.expect(link.BatchOutputs).answers == ()
+        dropped = rig.prepare(rows(9, 5), model, inline=True)
+        rig.send(Discard(dropped))
+        assert rig.expect(PrepareFailed).rid == dropped
 
 
 def test_lanes_decode_light_images_themselves(rig: Rig) -> None:
     files = [encoded(picture(30, 40, seed)) for seed in range(4)]
     known = [rig.prepared([file], "stretch", "crop") for file in files]
-    rids = [rig.prepare([file], "stretch", "crop", light=True) for file in files]
+    rids = [rig.prepare([file], "stretch", "crop", inline=True) for file in files]
     for model in ("stretch", "crop"):  # what the first batch has decoded serves the second
         done = rig.ran(*((rid, [model]) for rid in [*known, *rids]))
         for one, other in zip(known, rids, strict=True):
             np.testing.assert_array_equal(done.tensors[one, model], done.tensors[other, model])
-        assert (done.message.prepare_us > 100) == (model == "stretch")
+        assert (done.message.done.prepare_s > 1e-4) == (model == "stretch")
 
 
 def test_a_batch_leaves_out_a_light_image_that_is_damaged(rig: Rig) -> None:
     file = encoded(picture(30, 40))
-    good = rig.prepare([file], "stretch", light=True)
-    bad = rig.prepare([file[:-200]], "stretch", light=True)
+    good = rig.prepare([file], "stretch", inline=True)
+    bad = rig.prepare([file[:-200]], "stretch", inline=True)
     batch = rig.run((bad, ["stretch"]), (good, ["stretch"]))
-    failed = rig.expect(link.PrepareFailed)
+    failed = rig.expect(PrepareFailed)
     assert (failed.rid, failed.code) == (bad, Code.INVALID_ARG)
-    message = rig.expect(link.BatchDone)
-    assert message.batch == batch
+    message = rig.expect(link.BatchOutputs)
+    assert message.done.batch == batch
     assert [answer.rid for answer in message.answers] == [good]
 
 
 def test_light_images_that_are_discarded_are_never_decoded(rig: Rig) -> None:
     for _ in range(20):  # more rows than there are, if they were kept
-        rig.send(link.Discard(rig.prepare([b"no image"], "stretch", light=True)))
-    rig.send(link.Ping(1))
-    rig.expect(link.Pong)
+        rig.send(Discard(rig.prepare([b"no image"], "stretch", inline=True)))
+    rig.read_all()
 
 
-@pytest.mark.parametrize("light", [True, False])
-def test_a_payload_is_read_from_shared_memory(rig: Rig, tmp_path: Path, light: bool) -> None:
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_payload_is_read_from_shared_memory(rig: Rig, tmp_path: Path, inline: bool) -> None:
     """Straight to where tensors are staged, to several models' rows, and through the decoder."""
     x, files = rows(2), [encoded(picture(30, 40, seed)) for seed in range(2)]
     shared = [
-        (rig.prepare(x, "cat", light=light, share=tmp_path / "a"), ["cat"]),
-        (rig.prepare(x, "cat", "dog", light=light, share=tmp_path / "b"), ["dog"]),
-        (rig.prepare(files, "stretch", light=light, share=tmp_path / "c"), ["stretch"]),
+        (rig.prepare(x, "cat", inline=inline, share=tmp_path / "a"), ["cat"]),
+        (rig.prepare(x, "cat", "dog", inline=inline, share=tmp_path / "b"), ["dog"]),
+        (rig.prepare(files, "stretch", inline=inline, share=tmp_path / "c"), ["stretch"]),
     ]
-    if not light:
-        assert {rig.expect(link.Prepared).rid for _ in shared} == {rid for rid, _ in shared}
+    if not inline:
+        assert {rig.expect(Prepared).rid for _ in shared} == {rid for rid, _ in shared}
     cat, dog, stretch = (rid for rid, _ in shared)
     same(rig.ran(shared[0]).tensors[cat, "cat"], MODELS["cat"].twin(x))
     same(rig.ran(shared[1]).tensors[dog, "dog"], MODELS["dog"].twin(x))
     sent = rig.prepared(files, "stretch")
     done = rig.ran(shared[2], (sent, ["stretch"]))
     np.testing.assert_array_equal(done.tensors[stretch, "stretch"], done.tensors[sent, "stretch"])
-    rig.send(link.Discard(dog))  # it was asked for "cat", too
+    rig.send(Discard(dog))  # it was asked for "cat", too
 
 
-@pytest.mark.parametrize("light", [True, False])
+@pytest.mark.parametrize("inline", [True, False])
 @pytest.mark.parametrize(
     ("spoil", "code", "says"),
     [
@@ -478,14 +478,14 @@ def test_a_payload_is_read_from_shared_memory(rig: Rig, tmp_path: Path, light: b
 def test_shared_memory_that_is_not_whole_fails_its_request_alone(
     rig: Rig,
     tmp_path: Path,
-    light: bool,
+    inline: bool,
     spoil: Callable[[Path], object],
     code: Code,
     says: str,
 ) -> None:
     x = rows(2)
-    bad = rig.prepare(x, "cat", light=light, share=tmp_path / "memory", spoil=spoil)
-    failed = rig.expect(link.PrepareFailed)
+    bad = rig.prepare(x, "cat", inline=inline, share=tmp_path / "memory", spoil=spoil)
+    failed = rig.expect(PrepareFailed)
     assert (failed.rid, failed.code) == (bad, code)
     assert says in failed.message
     good = rig.prepared(x, "cat")
@@ -496,7 +496,7 @@ def test_a_file_that_is_closed_is_opened_again_when_it_is_named(rig: Rig, tmp_pa
     memory = tmp_path / "memory"
     for seed in range(2):
         x = rows(1, seed=seed)
-        rid = rig.prepare(x, "cat", light=True, share=memory)
+        rid = rig.prepare(x, "cat", inline=True, share=memory)
         same(rig.ran((rid, ["cat"])).tensors[rid, "cat"], MODELS["cat"].twin(x))
         rig.send(link.Close(str(memory)))
         memory.unlink()
@@ -507,20 +507,17 @@ def test_a_picture_discarded_before_its_turn(rig: Rig) -> None:
     file = [encoded(picture(480, 640))]
     rids = [rig.prepare(file, "stretch") for _ in range(12)]
     for rid in rids:
-        rig.send(link.Discard(rid))
+        rig.send(Discard(rid))
     answered = [rig.next()[0] for _ in rids]
     assert sorted(message.rid for message in answered) == rids
-    failed = [m for m in answered if isinstance(m, link.PrepareFailed)]
+    failed = [m for m in answered if isinstance(m, PrepareFailed)]
     assert {message.code for message in failed} <= {Code.CANCELLED}
-    rig.send(link.Ping(1))
-    rig.expect(link.Pong)
+    rig.read_all()
 
 
-def test_ping_and_memory(rig: Rig) -> None:
-    rig.send(link.Ping(7))
-    assert rig.expect(link.Pong).n == 7
+def test_it_tells_its_memory(rig: Rig) -> None:
     rig.send(link.Measure(8))
-    memory = rig.expect(link.Memory)
+    memory = rig.expect(link.WorkerMemory)
     assert memory.n == 8
     assert memory.pss_bytes > 10_000_000
     assert memory.buffer_bytes > 0
@@ -542,7 +539,7 @@ def test_batches_side_by_side(store: Store) -> None:
             rig.run((rid, [models[n % 3]]), wide=n == 0)
         while x:
             message, payload = rig.next()
-            assert isinstance(message, link.BatchDone)
+            assert isinstance(message, link.BatchOutputs)
             ((key, found),) = Done(message, payload).tensors.items()
             n = x.pop(key[0])
             assert key[1] == models[n % 3]
@@ -592,7 +589,7 @@ def test_a_model_of_two_inputs(tmp_path: Path) -> None:
         rid = rig.prepared({"right": right, "left": left}, "both")
         rig.run((rid, ["both"]))
         message, payload = rig.next()
-        assert isinstance(message, link.BatchDone)
+        assert isinstance(message, link.BatchOutputs)
         (answer,) = message.answers
         assert [output.name for output in answer.outputs] == ["difference", "sum"]
         same(np.frombuffer(payload[0], np.float32).reshape(2, 5), left - right)

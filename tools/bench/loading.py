@@ -29,6 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edged.client import Client
 from edged.client.admin import Admin
 from edged.config import cores
+from edged.core.events import BlockLoaded, BlockLoadFailed, Load, Unload
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
 from edged.errors import EdgedError
@@ -82,7 +83,7 @@ def _disk(folder: Path, args: argparse.Namespace) -> None:
                 own = [store.block_path(block)]
                 figures["read_block"].append(_timed_ms(partial(_read, own)))
                 _evict(files)
-                figures["load"].append(worker.load(block).load_us / 1e3)
+                figures["load"].append(worker.load(block).load_s * 1e3)
         medians = {name: round(statistics.median(times), 2) for name, times in figures.items()}
         emit(
             "loading-disk",
@@ -207,8 +208,8 @@ def _failures(folder: Path, args: argparse.Namespace) -> None:
                 path.write_bytes(content)
 
             def fail(worker: _Worker = worker) -> None:
-                failed = worker.ask(link.Load(block))
-                assert isinstance(failed, link.LoadFailed), failed
+                failed = worker.ask(Load(block))
+                assert isinstance(failed, BlockLoadFailed), failed
 
             _grown(f"loading-failures-{name}", worker, fail, args)
         path.write_bytes(whole)
@@ -437,17 +438,17 @@ class _Worker:
                 raise EdgedError(self._process.exit_reason())
         return link.decode_from_worker(frames[0])
 
-    def load(self, block: str) -> link.Loaded:
-        loaded = self.ask(link.Load(block))
-        assert isinstance(loaded, link.Loaded), loaded
+    def load(self, block: str) -> BlockLoaded:
+        loaded = self.ask(Load(block))
+        assert isinstance(loaded, BlockLoaded), loaded
         return loaded
 
     def unload(self, block: str) -> None:
-        self.ask(link.Unload(block))
+        self.ask(Unload(block))
 
-    def memory(self) -> link.Memory:
+    def memory(self) -> link.WorkerMemory:
         memory = self.ask(link.Measure(1))
-        assert isinstance(memory, link.Memory), memory
+        assert isinstance(memory, link.WorkerMemory), memory
         return memory
 
 

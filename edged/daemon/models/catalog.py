@@ -22,7 +22,6 @@ from edged.errors import InvalidArgument, NotFound, StoreError
 from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.wire import (
-    Infer,
     InputTensor,
     ModelMetadataReply,
     ModelState,
@@ -53,7 +52,6 @@ class Resolved:
     inputs: tuple[link.Input, ...]  # for the worker
     asks: tuple[link.Ask, ...]
     outputs: tuple[Wanted, ...]  # in the order of the request
-    tasks: tuple[str, ...]  # of the outputs
 
 
 class Catalog:
@@ -89,8 +87,10 @@ class Catalog:
         self._users = Counter(
             block for m in manifests.values() for block in {step.block for step in m.steps}
         )
-        # A camera asks for the same in the same shape, again and again.
-        self._resolved = lru_cache(_RESOLVED)(self._resolve)
+        # What the inputs and outputs of an INFER need: a camera asks for the same in the same
+        # shape, again and again. Raises NotFound, InvalidArgument, or StoreError for a model that
+        # cannot be served.
+        self.resolve = lru_cache(_RESOLVED)(self._resolve)
 
     def preferred(self) -> tuple[str, ...]:
         """All models that can be served; the default one of each task before the others."""
@@ -114,13 +114,6 @@ class Catalog:
         if model in self.models:
             return self.models[model]
         raise NotFound(f"no task or model {name!r} is served here; there are {_listed(self.tasks)}")
-
-    def resolve(self, infer: Infer) -> Resolved:
-        """What `infer` needs.
-
-        Raises NotFound, InvalidArgument, or StoreError for a model that cannot be served.
-        """
-        return self._resolved(infer.inputs, infer.outputs)
 
     def _resolve(
         self, tensors: tuple[InputTensor, ...], asked: tuple[RequestedOutput, ...]
@@ -156,7 +149,6 @@ class Catalog:
                 for wanted, output in zip(outputs, asked, strict=True)
             ),
             outputs=outputs,
-            tasks=tuple(wanted.task for wanted in outputs),
         )
 
     def metadata(self, name: str, id: str) -> ModelMetadataReply:

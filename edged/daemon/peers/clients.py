@@ -1,22 +1,23 @@
-"""Who is connected: routing ids, the requests that they wait for, and whether they still live."""
+"""The clients that are connected: what they wait for, and whether they still live."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-FORGET_AFTER_S = 60.0  # an idle client that says nothing for so long leaves the table
+FORGET_AFTER_S = 60.0  # an idle client that says nothing for this long leaves the table
 
 
 @dataclass(slots=True, eq=False)
-class Client:
-    """One DEALER socket. `number` is what the scheduler calls it."""
+class ConnectedClient:
+    """One DEALER socket of a client. The scheduler knows it by its `number`."""
 
     number: int
     routing_id: bytes
     seen_at: float
-    promised_s: float | None = None  # it will be heard so often while it waits for answers
-    in_flight: dict[str, int] = field(default_factory=dict)  # its request ids to ours
+    promised_s: float | None = None  # the longest silence that it promised while it waits
+    in_flight: dict[str, int] = field(default_factory=dict)  # its request ids, each with its `rid`
+    is_gone: bool = False  # nobody reads its replies any more
 
 
 class Clients:
@@ -24,42 +25,31 @@ class Clients:
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._by_routing_id: dict[bytes, Client] = {}
+        self._by_routing_id: dict[bytes, ConnectedClient] = {}
         self._last_number = 0
-        self.waiting = 0  # clients that are owed an answer
+        self.find = self._by_routing_id.get  # the client with a routing id, if it is in the table
 
     def __len__(self) -> int:
         return len(self._by_routing_id)
 
-    def seen(self, routing_id: bytes, now: float) -> Client:
-        """The client that just sent something."""
-        client = self._by_routing_id.get(routing_id)
-        if client is None:
-            self._last_number += 1
-            client = Client(self._last_number, routing_id, now)
-            self._by_routing_id[routing_id] = client
-        client.seen_at = now
+    def enter(self, routing_id: bytes, now: float) -> ConnectedClient:
+        """A client that was not in the table, and has just sent something."""
+        self._last_number += 1
+        client = ConnectedClient(self._last_number, routing_id, now)
+        self._by_routing_id[routing_id] = client
         return client
 
     def knows(self, routing_id: bytes) -> bool:
         """Whether a client of this name is in the table."""
         return routing_id in self._by_routing_id
 
-    def begin(self, client: Client, id: str, rid: int) -> None:
-        """The client is owed an answer to its request `id`, which is our `rid`."""
-        self.waiting += not client.in_flight
-        client.in_flight[id] = rid
-
-    def end(self, client: Client, id: str) -> None:
-        """Its answer is on its way."""
-        del client.in_flight[id]
-        self.waiting -= not client.in_flight
-
-    def forget(self, client: Client) -> None:
+    def forget(self, client: ConnectedClient) -> None:
         self._by_routing_id.pop(client.routing_id, None)
 
-    def sweep(self, now: float) -> Iterator[Client]:
-        """Forget who has been idle for long; yield who broke its promise while work waits."""
+    def sweep(self, now: float) -> Iterator[ConnectedClient]:
+        """Forget clients that have been idle for long. Yields those that broke their promise to be
+        heard while they wait for answers.
+        """
         for client in list(self._by_routing_id.values()):
             silence_s = now - client.seen_at
             if client.in_flight:

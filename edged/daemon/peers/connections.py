@@ -1,9 +1,9 @@
 """The connections of a ZeroMQ socket, by their descriptors, and how one of them is cut.
 
-ZeroMQ neither counts its peers nor lets go of one. But its monitor tells the descriptor of each
-connection, and each message tells the descriptor that it came by. To shut a connection down from
-this side is to ZeroMQ as if the peer had left: it frees what it holds for it, messages that never
-ended and answers that nobody read among it.
+ZeroMQ has no call that counts its peers or ends a connection. But its monitor tells the descriptor
+of each connection, and each message tells the descriptor that it came by. When a connection is shut
+down from this side, ZeroMQ behaves as if the peer had left: it frees what it holds for the peer,
+with messages that never ended and answers that nobody read.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from edged.sockets import has_message
 
 _EVENTS = int(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
 _ACCEPTED = int(zmq.EVENT_ACCEPTED)
-_EVENT = struct.Struct("=Hi")  # of the monitor: what, and the descriptor
+_EVENT = struct.Struct("=Hi")  # what the monitor sends: the event, and the descriptor
 _SOURCE = 2  # ZMQ_SRCFD, which pyzmq does not name
 
 
 @dataclass(slots=True, eq=False)
-class Connection:
-    """One peer. What it has not read is `edged.daemon.peers.unread`'s business."""
+class PeerConnection:
+    """One peer. `edged.daemon.peers.unread` counts what it has not read."""
 
     descriptor: int
-    inode: int | None  # of its socket: a descriptor is used again
+    inode: int | None  # the inode of its socket, which tells it from a later one of this descriptor
     since: float
     origin: bytes = b""  # the address that it came by
-    heard_at: float | None = None  # when its last whole message was read
+    heard_at: float | None = None  # the time at which its last whole message was read
     routing_id: bytes | None = None
-    is_cut: bool = False  # ZeroMQ notices when all that came by it is read
+    is_cut: bool = False  # ZeroMQ notices that when all its messages have been read
     unmarked_bytes: int = 0
     unread_bytes: int = 0
     marks: deque[tuple[int, zmq.MessageTracker]] = field(default_factory=deque)
@@ -53,21 +53,21 @@ class Connections:
         self._socket = zmq_socket
         self._monitor = zmq_socket.get_monitor_socket(_EVENTS)
         self.descriptor: int = self._monitor.FD
-        has_message(self._monitor)  # only who has found nothing is told of what comes
-        self._by_descriptor: dict[int, Connection] = {}
-        self.by_routing_id: dict[bytes, Connection] = {}  # by which that peer was heard last
+        has_message(self._monitor)  # its descriptor tells of events only after an empty look
+        self._by_descriptor: dict[int, PeerConnection] = {}
+        self.by_routing_id: dict[bytes, PeerConnection] = {}  # the latest one of each routing id
 
     def __len__(self) -> int:
         return len(self._by_descriptor)
 
-    def __iter__(self) -> Iterator[Connection]:
+    def __iter__(self) -> Iterator[PeerConnection]:
         return iter(list(self._by_descriptor.values()))
 
-    def heard(self, frame: zmq.Frame, routing_id: bytes, now: float) -> Connection:
-        """A whole message has come, of which `frame` is one."""
+    def heard(self, frame: zmq.Frame, routing_id: bytes, now: float) -> PeerConnection:
+        """The connection of a whole message that has come; `frame` is a frame of it."""
         descriptor = frame.get(_SOURCE)
         connection = self._by_descriptor.get(descriptor)
-        if connection is None:  # the monitor's word comes later
+        if connection is None:  # the monitor tells of it later
             connection = self._add(descriptor, now)
         connection.heard_at = now
         if connection.routing_id != routing_id:
@@ -75,8 +75,8 @@ class Connections:
         self.by_routing_id[routing_id] = connection
         return connection
 
-    def update(self, now: float) -> tuple[list[Connection], list[Connection]]:
-        """Take in what the monitor says: who has come, and who has gone."""
+    def update(self, now: float) -> tuple[list[PeerConnection], list[PeerConnection]]:
+        """The connections that the monitor tells of: new ones, and those that have ended."""
         come, gone = [], []
         while has_message(self._monitor):
             event, origin = self._monitor.recv_multipart()
@@ -91,16 +91,16 @@ class Connections:
                 come.append(known)
         return come, gone
 
-    def lost(self) -> list[Connection]:
-        """Those that have gone without a word of the monitor."""
+    def lost(self) -> list[PeerConnection]:
+        """Connections that have ended, and the monitor has not told it."""
         return [
             self._remove(connection)
             for connection in self
             if connection.inode is None or connection.inode != _inode(connection.descriptor)
         ]
 
-    def cut(self, connection: Connection) -> None:
-        """Shut it down. ZeroMQ notices, and the monitor tells."""
+    def cut(self, connection: PeerConnection) -> None:
+        """Shut it down. ZeroMQ notices that, and the monitor tells that it has ended."""
         connection.is_cut = True
         with _socket_of(connection) as peer:
             if peer is not None:
@@ -108,17 +108,17 @@ class Connections:
                     peer.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Before the socket is closed, which must take no connections any more."""
-        self.update(0.0)  # else its thread might wait for room to tell something
+        """To be called before the socket is closed, when it takes no connections any more."""
+        self.update(0.0)  # so that ZeroMQ's thread does not wait to tell something
         self._socket.disable_monitor()
         self._monitor.close()
 
-    def _add(self, descriptor: int, now: float) -> Connection:
-        connection = Connection(descriptor, _inode(descriptor), now)
+    def _add(self, descriptor: int, now: float) -> PeerConnection:
+        connection = PeerConnection(descriptor, _inode(descriptor), now)
         self._by_descriptor[descriptor] = connection
         return connection
 
-    def _remove(self, connection: Connection) -> Connection:
+    def _remove(self, connection: PeerConnection) -> PeerConnection:
         del self._by_descriptor[connection.descriptor]
         name = connection.routing_id
         if name is not None and self.by_routing_id.get(name) is connection:
@@ -126,7 +126,7 @@ class Connections:
         return connection
 
 
-def process_of(connection: Connection) -> int | None:
+def process_of(connection: PeerConnection) -> int | None:
     """The process at the other end, where that is one of this host and can be seen from here."""
     with _socket_of(connection) as peer:
         if peer is None or peer.family != socket.AF_UNIX:
@@ -135,8 +135,8 @@ def process_of(connection: Connection) -> int | None:
         return _CREDENTIALS.unpack(credentials)[0] or None
 
 
-def is_sending(connection: Connection) -> bool:
-    """Whether bytes wait to be read that the peer has sent."""
+def is_sending(connection: PeerConnection) -> bool:
+    """Whether the peer has sent bytes that have not been read."""
     with _socket_of(connection) as peer:
         if peer is None:
             return False
@@ -149,8 +149,8 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 @contextlib.contextmanager
-def _socket_of(connection: Connection) -> Iterator[socket.socket | None]:
-    """A socket of our own on it; None when its descriptor is somebody else's by now."""
+def _socket_of(connection: PeerConnection) -> Iterator[socket.socket | None]:
+    """A socket object for it; None when its descriptor belongs to something else by now."""
     if connection.inode is None:
         yield None
         return
@@ -168,8 +168,8 @@ def _socket_of(connection: Connection) -> Iterator[socket.socket | None]:
 
 
 def _is_accepted(peer: socket.socket, origin: bytes) -> bool:
-    """Whether it is a connection to that address: the descriptor may have been another's already
-    when the monitor's word of it was read.
+    """Whether it is a connection to that address. The descriptor may already have belonged to
+    something else when the monitor's message was read.
     """
     if peer.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return False
@@ -182,7 +182,7 @@ def _is_accepted(peer: socket.socket, origin: bytes) -> bool:
 
 
 def _inode(descriptor: int) -> int | None:
-    """Of a socket; None when it is none, or not open (any more)."""
+    """The inode of a socket; None when it is no socket, or not open."""
     try:
         status = os.fstat(descriptor)
     except OSError:

@@ -1,13 +1,13 @@
-"""The addresses where clients come in; shut while the process is short of descriptors.
+"""The addresses at which clients connect; closed while the process is short of descriptors.
 
-Without a descriptor for the next connection ZeroMQ ends the process (ipc) or turns in circles
-(tcp). So descriptors are kept back, for files and for a worker's restart, and:
+Without a descriptor for the next connection ZeroMQ aborts the process (ipc) or spins (tcp). So some
+descriptors are reserved, for files and for a worker's restart, and:
 
-* At the path of an ipc socket clients wait at a listener of our own, no more of them than it has
-  room for. Once somebody waits, another listener takes the path, and ZeroMQ is handed the first
-  one, with those who wait and nobody else. It keeps it as long as one of these is connected, since
-  to give up an address cuts off who came by it.
-* At a tcp address who is too many is cut off again.
+* At the path of an ipc socket clients wait at a listener of our own, whose backlog bounds their
+  number. Once a client waits, a new listener takes the path, and ZeroMQ is handed the old one with
+  the clients that wait at it. ZeroMQ keeps it as long as one of these is connected, since to unbind
+  an address cuts off the clients that came by it.
+* At a tcp address a client that is one too many is cut off again.
 """
 
 from __future__ import annotations
@@ -26,37 +26,38 @@ from pathlib import Path
 import zmq
 
 from edged.daemon.endpoint import Endpoint
-from edged.daemon.peers.connections import Connection
+from edged.daemon.peers.connections import PeerConnection
 
 log = logging.getLogger("edged")
 
 MOST_DESCRIPTORS = 65_536  # more would only cost memory
-KEPT_BACK = 1_024  # of them, or half of what is free
-WAITING = 64  # at an ipc socket, before anybody is let in
-AGAIN, AGAIN_S = 100, 0.005  # tries to bind again an address that was just given up, and between
+RESERVED = 1_024  # descriptors that clients cannot take, or half of those that are free
+WAITING = 64  # the most clients that wait at an ipc socket
+# An address that was just unbound is bound again in at most so many tries, with pauses.
+REBIND_TRIES, REBIND_PAUSE_S = 100, 0.005
 
 
 class Door:
-    """Owns the addresses of some endpoints. `descriptor` is readable when `let_in` has to do."""
+    """Owns the addresses of some endpoints. When `descriptor` is readable, call `let_in`."""
 
     def __init__(self, limit: int, count: Callable[[], int] | None = None) -> None:
-        """`limit`: descriptors of this process; `count` of those that are in use."""
+        """`limit`: the most descriptors of this process; `count` says how many are in use."""
         self._limit = limit
         self._count = count or _descriptors
         self._waiting = select.epoll()
         self.descriptor = self._waiting.fileno()
-        self._gates: dict[int, _Gate] = {}  # by the descriptor of their listener
+        self._gates: dict[int, _Gate] = {}  # each by the descriptor of its listener
         self._plain: list[tuple[Endpoint, str]] = []
         self.is_open = True
         self.begin()
 
     def begin(self) -> None:
-        """What is open now, the process needs for itself."""
-        self._taken = self._count()  # at most, since they were counted last
-        self._most = self._limit - min((self._limit - self._taken) // 2, KEPT_BACK)
+        """The process needs the descriptors that are open now for itself."""
+        self._taken = self._count()  # an upper bound, until they are counted again
+        self._most = self._limit - min((self._limit - self._taken) // 2, RESERVED)
 
     def bind(self, endpoint: Endpoint, where: str, mode: int) -> None:
-        """Listen there. Raises ZMQError or OSError. `mode`: of the file of an ipc socket."""
+        """Listen there. Raises ZMQError or OSError. `mode`: the permissions of an ipc socket."""
         if where.startswith("ipc://") and not where.startswith("ipc://@"):
             gate = _Gate(endpoint, where.removeprefix("ipc://"), mode)
             gate.open(self._room())
@@ -68,7 +69,7 @@ class Door:
         self.begin()
 
     def renewed(self, endpoint: Endpoint) -> None:
-        """Its socket is another."""
+        """The endpoint has a new socket: bind that one."""
         for gate in self._gates.values():
             if gate.endpoint is endpoint:
                 gate.batches.clear()
@@ -77,11 +78,11 @@ class Door:
                 _bind_soon(endpoint, where)
 
     def let_in(self) -> None:
-        """Those who wait, if there is room."""
+        """Let in the clients that wait, if there are descriptors for them."""
         for descriptor, _ in self._waiting.poll(0):
             gate = self._gates[descriptor]
             if not gate.is_empty:
-                continue  # ZeroMQ is still at those before
+                continue  # ZeroMQ has not accepted the previous ones yet
             if not self._has_room():
                 self.shut()
                 return
@@ -90,7 +91,9 @@ class Door:
             self._taken += gate.let_in(self._room())
             self._watch(gate)
 
-    def update(self, endpoint: Endpoint, come: list[Connection], gone: list[Connection]) -> None:
+    def update(
+        self, endpoint: Endpoint, come: list[PeerConnection], gone: list[PeerConnection]
+    ) -> None:
         """Connections have come and gone."""
         for gate in self._gates.values():
             if gate.endpoint is endpoint:
@@ -105,7 +108,7 @@ class Door:
                     endpoint.connections.cut(connection)
 
     def shut(self) -> None:
-        """Nobody else comes in."""
+        """Let no more clients in."""
         if self.is_open:
             log.warning("%d descriptors are open: nobody else is let in", self._taken)
         self.is_open = False
@@ -113,7 +116,7 @@ class Door:
             self._waiting.modify(descriptor, 0)
 
     def try_open(self) -> bool:
-        """Let clients in again if there is room for some; whether it is open now."""
+        """Let clients in again if there are descriptors for some. Whether it is open now."""
         for gate in self._gates.values():
             gate.sweep()
         if self.is_open:
@@ -143,7 +146,7 @@ class Door:
         return self._taken < self._most
 
     def _room(self) -> int:
-        """How many may wait at a time: of these all will be let in."""
+        """The number of clients that may wait at a time: all of these will be let in."""
         return max(1, min(WAITING, (self._most - self._taken) // 2))
 
 
@@ -152,7 +155,7 @@ class _Gate:
 
     def __init__(self, endpoint: Endpoint, path: str, mode: int) -> None:
         self.endpoint = endpoint
-        # What ZeroMQ was handed: how many came by each and are connected.
+        # The addresses that ZeroMQ was handed, and the number of clients connected by each.
         self.batches: dict[bytes, int] = {}
         self._handed: socket.socket | None = None  # the last one
         self._number = 0
@@ -165,7 +168,7 @@ class _Gate:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody waits any more at the one that ZeroMQ has."""
+        """Whether no client waits any more at the listener that ZeroMQ has."""
         if self._handed is None:
             return True
         looking = select.poll()
@@ -173,7 +176,7 @@ class _Gate:
         return not looking.poll(0)
 
     def open(self, most: int) -> None:
-        """Take the path, for up to `most` and one who wait. Raises OSError."""
+        """Take the path, with a backlog of `most` clients. Raises OSError."""
         self._most = most
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
@@ -193,8 +196,8 @@ class _Gate:
         self._listener = listener
 
     def let_in(self, most: int) -> int:
-        """Hand over those who wait, and let up to `most` others wait; how many descriptors that
-        takes at most.
+        """Hand ZeroMQ the clients that wait, and let up to `most` others wait. Returns the most
+        descriptors that this takes.
         """
         router, address, count = self.endpoint.socket, f"ipc://{self._beside}", self._most + 2
         if self._handed is not None:
@@ -207,7 +210,7 @@ class _Gate:
         self.batches[address.encode()] = 0
         return count
 
-    def update(self, come: list[Connection], gone: list[Connection]) -> None:
+    def update(self, come: list[PeerConnection], gone: list[PeerConnection]) -> None:
         for connection in come:
             if connection.origin in self.batches:
                 self.batches[connection.origin] += 1
@@ -216,7 +219,7 @@ class _Gate:
                 self.batches[connection.origin] -= 1
 
     def sweep(self) -> None:
-        """Give up what nobody is connected by."""
+        """Unbind the addresses by which no client is connected any more."""
         if self.is_empty:
             for address in [address for address, count in self.batches.items() if count <= 0]:
                 del self.batches[address]
@@ -231,7 +234,7 @@ class _Gate:
 
 
 def allow_descriptors() -> int:
-    """Raise the limit of this process as far as it may itself; what it is then."""
+    """Raise the limit on descriptors of this process as far as possible; the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < most:
@@ -245,12 +248,12 @@ def _descriptors() -> int:
 
 
 def _bind_soon(endpoint: Endpoint, where: str) -> None:
-    """The thread of a socket that was closed gives up its TCP port a moment later."""
-    for _ in range(AGAIN):
+    """Bind an address of a socket that was just closed: ZeroMQ frees its port a moment later."""
+    for _ in range(REBIND_TRIES):
         with contextlib.suppress(zmq.ZMQError):
             _bind(endpoint, where)
             return
-        time.sleep(AGAIN_S)
+        time.sleep(REBIND_PAUSE_S)
     _bind(endpoint, where)
 
 

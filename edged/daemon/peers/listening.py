@@ -1,4 +1,4 @@
-"""Listening so that nobody gets in, or in the way, who may not. Knows no messages."""
+"""Listens at addresses so that only those who may can connect, or take an address away."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = logging.getLogger("edged")
 
 
 Bind: TypeAlias = "Callable[[str, int], None]"
-"""Binds to an address; an ipc socket is to have this mode from its first moment on."""
+"""Binds to an address. An ipc socket must have this mode from its first moment on."""
 
 
 def listen(bind: Bind, endpoint: Endpoint, mode: int, purpose: str = "listening") -> list[int]:
     """Bind to an endpoint. `mode`: the permissions of an ipc socket.
 
-    Returns the descriptors to be kept open while it is listened at. Raises Unavailable.
+    Returns descriptors that are to stay open as long as the daemon listens. Raises Unavailable.
     """
     if isinstance(endpoint, Ipc):
         lock = _listen_in_file_system(bind, endpoint, mode)
@@ -59,7 +59,7 @@ def _bind(bind: Bind, address: str, mode: int) -> None:
 
 
 def _prepare_directory(endpoint: Ipc) -> None:
-    """Make it if it alone is missing. Who may write there can take a socket's place."""
+    """Make the directory if it alone is missing. Warn if every account may write to it."""
     directory = Path(endpoint.path).absolute().parent
     try:
         directory.mkdir(0o755, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections.abc import Callable, Sequence
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,19 @@ import pytest
 
 from edged import wire
 from edged.client import Client
-from edged.daemon import owed
-from edged.daemon.owed import Untrusted
+from edged.core.events import (
+    BatchDone,
+    BatchFailed,
+    BlockLoaded,
+    BlockLoadFailed,
+    BlockUnloaded,
+    Discard,
+    Prepared,
+    PrepareFailed,
+    Run,
+)
+from edged.daemon import worker_port
+from edged.daemon.worker_port import Untrusted
 from edged.errors import Code, EdgedError
 from edged.link import messages as link
 from edged.link.channel import Garbled, Receiver, channel_pair
@@ -27,12 +39,12 @@ def reports(bench: Bench) -> list[tuple[bytes, list[bytes]]]:
     """What an honest worker would report of all that was ordered, as frames."""
     honest: list[tuple[link.FromWorker, list[bytes]]] = []
     for order in bench.worker:
-        if isinstance(order, link.Prepare):
-            honest.append((link.Prepared(order.rid, 1000), []))
-        elif isinstance(order, link.Run):
+        if isinstance(order, link.PayloadHeader):
+            honest.append((Prepared(order.rid, 1e-3), []))
+        elif isinstance(order, Run):
             honest.append(batch_done(order, bench.rows))
         elif isinstance(order, link.Measure):
-            honest.append((link.Memory(order.n, 1, 1, 1), []))
+            honest.append((link.WorkerMemory(order.n, 1, 1, 1), []))
     bench.worker.clear()
     return [(link.encode(message), payload) for message, payload in honest]
 
@@ -73,7 +85,7 @@ def test_whatever_is_reported_each_request_gets_its_one_answer(seed: int) -> Non
             if dice.random() < 0.3:
                 frame, payload = spoiled(frame, payload, dice)
             try:
-                bench.front.on_worker(owed.read(frame), payload, bench.now)
+                bench.front.on_worker(worker_port.read(frame), payload, bench.now)
             except Untrusted as error:
                 deaths += 1
                 bench.front.on_worker_lost(str(error), bench.now, batch=error.batch)
@@ -94,39 +106,47 @@ def bench() -> Bench:
     bench = Bench()
     bench.worker_is_ready()
     bench.ask(infer("r1", "flowers"))
-    bench.front.on_worker(link.Prepared(1, 1000), [], 0.0)
+    bench.front.on_worker(Prepared(1, 1e-3), [], 0.0)
     return bench
 
 
 HEAD = manifest("flowers").steps[1].block
-OUTPUT = link.Output("logits", "UINT8", (1, 8))
+OUTPUT = link.ModelOutput("logits", "UINT8", (1, 8))
+
+
+def outputs(
+    batch: int, answers: tuple[link.ModelAnswer, ...], *, infer_s: float = 1.0
+) -> link.BatchOutputs:
+    return link.BatchOutputs(BatchDone(batch, infer_s, 1.0), answers)
 
 
 @pytest.mark.parametrize(
     ("report", "payload"),
     [
-        (link.Prepared(1, 1000), []),  # a second time
-        (link.Prepared(77, 1000), []),
-        (link.PrepareFailed(1, Code.INTERNAL, "no"), []),
-        (link.BatchFailed(2, Code.INTERNAL, "no"), []),
-        (link.BatchDone(2, 1, 1, (), ()), []),
-        (link.BatchDone(1, 1, 1, (), ()), []),  # with no answer for its member
-        (link.BatchDone(1, -1, 1, (), (link.Answer(1, "flowers", (OUTPUT,)),)), [b"8 bytes."]),
-        (link.BatchDone(1, 1, 1, (), (link.Answer(1, "flowers", (OUTPUT,)),)), []),
-        (link.BatchDone(1, 1, 1, (), (link.Answer(1, "flowers", (OUTPUT,)),)), [b"short"]),
-        (link.BatchDone(1, 1, 1, (), (link.Answer(1, "flowers", ()),)), []),
-        (link.BatchDone(1, 1, 1, (), (link.Answer(1, "food", (OUTPUT,)),)), [b"8 bytes."]),
+        (Prepared(1, 1e-3), []),  # a second time
+        (Prepared(77, 1e-3), []),
+        (PrepareFailed(1, Code.INTERNAL, "no"), []),
+        (BatchFailed(2, Code.INTERNAL, "no"), []),
+        (outputs(2, ()), []),
+        (outputs(1, ()), []),  # with no answer for its member
+        (outputs(1, (link.ModelAnswer(1, "flowers", (OUTPUT,)),), infer_s=-1.0), [b"8 bytes."]),
+        (outputs(1, (link.ModelAnswer(1, "flowers", (OUTPUT,)),), infer_s=inf), [b"8 bytes."]),
+        (outputs(1, (link.ModelAnswer(1, "flowers", (OUTPUT,)),), infer_s=nan), [b"8 bytes."]),
+        (outputs(1, (link.ModelAnswer(1, "flowers", (OUTPUT,)),)), []),
+        (outputs(1, (link.ModelAnswer(1, "flowers", (OUTPUT,)),)), [b"short"]),
+        (outputs(1, (link.ModelAnswer(1, "flowers", ()),)), []),
+        (outputs(1, (link.ModelAnswer(1, "food", (OUTPUT,)),)), [b"8 bytes."]),
         (
-            link.BatchDone(1, 1, 1, (), 2 * (link.Answer(1, "flowers", (OUTPUT,)),)),
+            outputs(1, 2 * (link.ModelAnswer(1, "flowers", (OUTPUT,)),)),
             2 * [b"8 bytes."],
         ),
-        (link.Loaded(HEAD, 10, 10), []),
-        (link.LoadFailed(HEAD, Code.INTERNAL, "no"), []),
-        (link.Unloaded(HEAD), []),
-        (link.Unloaded("no block"), []),
+        (BlockLoaded(HEAD, 10, 1e-5), []),
+        (BlockLoadFailed(HEAD, Code.INTERNAL, "no"), []),
+        (BlockUnloaded(HEAD), []),
+        (BlockUnloaded("no block"), []),
         (link.Defined(("flowers",)), []),
         (link.DefineFailed(("flowers",), Code.INTERNAL, "no"), []),
-        (link.Memory(9, 1, 1, 1), []),
+        (link.WorkerMemory(9, 1, 1, 1), []),
         (link.Ready("fake", "nothing", 1, False, (), (), (), {}, 0, 0), []),
     ],
     ids=repr,
@@ -139,7 +159,7 @@ def test_what_was_not_ordered_is_not_believed(
     bench.front.on_worker_lost("it talks nonsense", 0.0)
     bench.worker_is_ready()
     bench.worker.clear()
-    bench.front.on_worker(link.Prepared(1, 1000), [], 0.0)
+    bench.front.on_worker(Prepared(1, 1e-3), [], 0.0)
     bench.finish()
     assert isinstance(bench.reply().header, wire.InferReply)
 
@@ -152,14 +172,14 @@ def test_a_batch_owes_nothing_to_whom_it_left_out_though_its_refusal_waits_for_i
     bench.ask(infer("first", parameters=ordered), image)
     for id in ("good", "bad", "last"):
         bench.ask(infer(id, parameters=ordered), image)
-    (first,) = [order for order in bench.worker if isinstance(order, link.Run)]
+    (first,) = [order for order in bench.worker if isinstance(order, Run)]
     bench.worker.clear()
     bench.front.on_worker(*batch_done(first), 0.0)
-    (run,) = [order for order in bench.worker if isinstance(order, link.Run)]
+    (run,) = [order for order in bench.worker if isinstance(order, Run)]
     bad = run.members[1]
-    bench.front.on_worker(link.PrepareFailed(bad.rid, Code.INVALID_ARG, "no image"), [], 0.0)
+    bench.front.on_worker(PrepareFailed(bad.rid, Code.INVALID_ARG, "no image"), [], 0.0)
     others = tuple(member for member in run.members if member is not bad)
-    bench.front.on_worker(*batch_done(link.Run(run.batch, others)), 0.0)
+    bench.front.on_worker(*batch_done(msgspec.structs.replace(run, members=others)), 0.0)
     replies = [reply.header for _, reply in bench.sent]
     assert [reply.id for reply in replies] == ["first", "good", "bad", "last"]
     assert [type(reply).__name__ for reply in replies].count("ErrorReply") == 1
@@ -187,16 +207,16 @@ if "edged.device" in pathlib.Path("/proc/self/cmdline").read_text():
     from edged.link import channel, messages as link
     how, send, encode = "{how}", channel.SharedSender.send, link.encode
     def is_bad(message):
-        return isinstance(message, link.BatchDone) and any(
+        return isinstance(message, link.BatchOutputs) and any(
             answer.model == "weakest" for answer in message.answers)
     def spoil(message):
         frame = encode(message)
         return frame[: len(frame) // 2] if how == "frame" and is_bad(message) else frame
     def spoiled(self, frames):
-        if how == "stream" and b"weakest" in frames[0] and b"BatchDone" in frames[0]:
+        if how == "stream" and b"weakest" in frames[0] and b"BatchOutputs" in frames[0]:
             self._sender.flush()
             self._sender._target.sendall(b"\\xff" * 64)
-        if how == "payload" and b"weakest" in frames[0] and b"BatchDone" in frames[0]:
+        if how == "payload" and b"weakest" in frames[0] and b"BatchOutputs" in frames[0]:
             frames = frames[:1]
         send(self, frames)
     link.encode, channel.SharedSender.send = spoil, spoiled
@@ -240,38 +260,40 @@ class HonestWorker:
         if not self._bench.worker:
             return
         order = self._bench.worker.pop(0)
-        if isinstance(order, link.Discard):
+        if isinstance(order, Discard):
             self._discarded.add(order.rid)
-        elif isinstance(order, link.Prepare):
+        elif isinstance(order, link.PayloadHeader):
             self._prepare(order)
-        elif isinstance(order, link.Run):
+        elif isinstance(order, Run):
             self._run(order)
 
-    def _prepare(self, order: link.Prepare) -> None:
+    def _prepare(self, order: link.PayloadHeader) -> None:
         fails = self._dice.random() < 0.2
-        if fails and order.light:
+        if fails and order.inline:
             self._left_out.add(order.rid)
         if fails:
-            self._say(link.PrepareFailed(order.rid, Code.INVALID_ARG, "no image"))
-        elif not order.light:
-            discarded = link.Discard(order.rid) in self._bench.worker
+            self._say(PrepareFailed(order.rid, Code.INVALID_ARG, "no image"))
+        elif not order.inline:
+            discarded = Discard(order.rid) in self._bench.worker
             self._discarded.add(order.rid) if discarded else None
             self._say(
-                link.PrepareFailed(order.rid, Code.CANCELLED, "cancelled")
+                PrepareFailed(order.rid, Code.CANCELLED, "cancelled")
                 if order.rid in self._discarded
-                else link.Prepared(order.rid, 1000)
+                else Prepared(order.rid, 1e-3)
             )
 
-    def _run(self, order: link.Run) -> None:
+    def _run(self, order: Run) -> None:
         if self._dice.random() < 0.1:
-            self._say(link.BatchFailed(order.batch, Code.INTERNAL, "it failed"))
+            self._say(BatchFailed(order.batch, Code.INTERNAL, "it failed"))
             return
         members = tuple(m for m in order.members if m.rid not in self._left_out)
-        done, payload = batch_done(link.Run(order.batch, members), self._bench.rows)
+        done, payload = batch_done(
+            msgspec.structs.replace(order, members=members), self._bench.rows
+        )
         self._say(done, payload)
 
     def _say(self, message: link.FromWorker, payload: Sequence[bytes] = ()) -> None:
-        read = owed.read(link.encode(message))
+        read = worker_port.read(link.encode(message))
         self._bench.front.on_worker(read, payload, self._bench.now)
 
 

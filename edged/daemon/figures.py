@@ -1,0 +1,112 @@
+"""The daemon's figures: how much memory it may take and takes, and the statistics for clients.
+
+The worker measures its own memory when it is asked. So statistics wait for its answer, but not for
+long. Knows no sockets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from edged import wire
+from edged.budget import footprint
+from edged.core.events import Event, PayloadRoom
+from edged.daemon.gauge import Gauge
+from edged.daemon.peers.clients import ConnectedClient
+from edged.daemon.peers.room import BufferLimits
+from edged.daemon.pending import Replies
+from edged.daemon.service import Service
+from edged.link import messages as link
+from edged.observe.statistics import TaskCounters
+
+MEASURE_S = 5.0  # the time between two measurements of memory
+PATIENCE_S = 1.0  # statistics wait this long for the worker's figures
+
+
+@dataclass(eq=False)
+class Figures:
+    """Owns what was measured last, and the requests for statistics."""
+
+    service: Service
+    counters: TaskCounters
+    replies: Replies
+    tell: Callable[[Event, float], None]  # tells the scheduler, and carries out what it orders
+
+    def __post_init__(self) -> None:
+        service = self.service
+        self.gauge = Gauge(service.config)
+        self.limits = BufferLimits.of(service.config, None)
+        self._asked: list[tuple[ConnectedClient, str]] = []  # they wait for the worker's figures
+        self.answer_by = math.inf  # the time at which these are answered without
+        self._measures = 0
+        self._measure_at = self.service.started_at
+
+    def ask(self, client: ConnectedClient, id: str, now: float) -> None:
+        """Send statistics when the worker has measured its memory, is gone, or does not answer."""
+        self._asked.append((client, id))
+        if self.service.worker.ready is None:
+            self.report(now)
+        elif len(self._asked) == 1:
+            self.answer_by = now + PATIENCE_S
+            self._measure(now)
+
+    def on_sweep(self, now: float) -> None:
+        """Have memory measured now and then."""
+        if self.service.worker.ready is not None and now >= self._measure_at:
+            self._measure(now)
+
+    def on_memory(self, memory: link.WorkerMemory, now: float) -> None:
+        """The worker has measured its memory."""
+        self.tell(self.gauge.measured(memory), now)
+        self.share_out(now)
+        self.report(now, memory)
+
+    def share_out(self, now: float) -> None:
+        """What blocks and activations leave free is for what clients send."""
+        account = self.service.scheduler.memory().account
+        limits = BufferLimits.of(self.service.config, account, self.replies.payload_bytes)
+        if limits.payload_bytes != self.limits.payload_bytes:
+            self.tell(PayloadRoom(limits.payload_bytes), now)
+        self.limits = limits
+        self.replies.payload_room_bytes = limits.payload_bytes
+
+    def report(self, now: float, worker: link.WorkerMemory | None = None) -> None:
+        """Send statistics to all who have asked."""
+        asked, self._asked = self._asked, []
+        self.answer_by = math.inf
+        if not asked:
+            return
+        body = wire.StatisticsReply(
+            id="",
+            server=self.service.statistics(now),
+            tasks=self.counters.tasks(),
+            batches=self.counters.batches(),
+            memory=self._memory(worker),
+        )
+        for client, id in asked:
+            self.replies.send(client, msgspec.structs.replace(body, id=id), now)
+
+    def _measure(self, now: float) -> None:
+        self._measure_at = now + MEASURE_S
+        self._measures += 1
+        self.service.worker.send(link.Measure(self._measures))
+
+    def _memory(self, worker: link.WorkerMemory | None) -> dict[str, int]:
+        """Bytes by name: the account, which adds up to its total, and what was measured.
+
+        Without a worker its figures are absent, rather than wrong.
+        """
+        report: dict[str, int] = {}
+        if worker is not None:
+            account = msgspec.structs.asdict(self.service.scheduler.memory().account)
+            report |= {f"{name}_bytes": round(count) for name, count in account.items()}
+            report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
+            report["front_pss_bytes"] = self.gauge.front.pss_bytes
+        else:
+            report["front_pss_bytes"] = footprint().pss_bytes
+        report["clients_shared_bytes"] = self.service.regions.nbytes
+        return report

@@ -1,0 +1,106 @@
+"""What the daemon serves, and the state that it is in, for everybody who asks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from edged import wire
+from edged.config import Config
+from edged.core.scheduler import Scheduler
+from edged.daemon.inquiries import Situation
+from edged.daemon.models.administration import Administration
+from edged.daemon.models.catalog import NOT_LOADED, Catalog
+from edged.daemon.models.versions import Versions
+from edged.daemon.peers.clients import Clients
+from edged.daemon.readiness import STARTING, first_models, readiness, wanted_models
+from edged.daemon.worker_port import WorkerPort
+from edged.sharedmem.owner import SharedRegions
+
+
+@dataclass(eq=False)
+class Service:
+    """Owns what is known of the daemon as a whole; the rest is read from its parts."""
+
+    config: Config
+    catalog: Catalog  # what new requests may ask for
+    versions: Versions
+    administration: Administration
+    scheduler: Scheduler
+    worker: WorkerPort
+    regions: SharedRegions
+    started_at: float
+    reason: str = "the device worker is starting"  # why there is no worker, while there is none
+    restarts: int = 0
+    draining: bool = False
+
+    def __post_init__(self) -> None:
+        self.clients = Clients(self.config.server.client_timeout_s)
+        self.readiness = STARTING
+
+    @property
+    def state(self) -> str:
+        if self.draining:
+            return "DRAINING"
+        if self.worker.ready is not None and self.readiness.is_ready:
+            return "READY"
+        return "RECOVERING" if self.restarts else "STARTING"
+
+    def look_at_memory(self) -> None:
+        """See how far the loading has come, and what there is no room for."""
+        wanted = wanted_models(self.catalog, self.versions.served, self.administration.pinned)
+        self.readiness = readiness(self.scheduler.memory(), wanted)
+
+    def first_models(self) -> tuple[str, ...]:
+        """Keys of the models that a worker which starts now is to load, best first."""
+        unloaded, pinned = self.administration.unloaded, self.administration.pinned
+        keys = {name: key for name, key in self.versions.served.items() if name not in unloaded}
+        return first_models(self.catalog, keys, pinned, self.config.models or ())
+
+    @property
+    def served_models(self) -> int:
+        """The number of models that can be asked for, unloaded ones included."""
+        return len(self.catalog.models) - len(self.failing())
+
+    @property
+    def unserved_models(self) -> int:
+        """The number of models that cannot, since something is wrong with them."""
+        return len(self.versions.unusable) + len(self.failing())
+
+    def failing(self) -> dict[str, str]:
+        """Models that could not be loaded when it was tried last, by name, and why."""
+        whys = self.scheduler.failing_models()
+        return {name: whys[key] for name, key in self.versions.served.items() if key in whys}
+
+    def situation(self) -> Situation:
+        return Situation(
+            self.catalog,
+            self.config.published_limits(),
+            self.state,
+            self._why_not_ready(),
+            self._idle,
+            self.regions.are_open,
+        )
+
+    def statistics(self, now: float) -> wire.ServerStatistics:
+        return wire.ServerStatistics(
+            state=self.state,
+            reason=self._why_not_ready() or self.readiness.remark,
+            pid=os.getpid(),
+            uptime_s=now - self.started_at,
+            worker_restarts=self.restarts,
+            clients=len(self.clients),
+            in_flight=self.scheduler.open_requests,
+            queued=self.scheduler.waiting_requests,
+        )
+
+    def _why_not_ready(self) -> str:
+        if self.draining:
+            return "the daemon is shutting down"
+        if self.worker.ready is None:
+            return self.reason
+        return "" if self.readiness.is_ready else self.readiness.remark
+
+    def _idle(self) -> dict[str, str]:
+        """Models that are known and not served at present, by name, and why."""
+        return {**self.failing(), **dict.fromkeys(self.administration.unloaded, NOT_LOADED)}
