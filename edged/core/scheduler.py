@@ -11,7 +11,6 @@ from math import inf
 
 from edged.core.batches.device import Device
 from edged.core.batches.policies import SERVING, BatchPolicy
-from edged.core.calibration import Calibration
 from edged.core.events import (
     Arrived,
     BatchDone,
@@ -32,6 +31,7 @@ from edged.core.events import (
     Refuse,
     Woke,
 )
+from edged.core.idle_calibration import IdleCalibration
 from edged.core.parking import Parking
 from edged.core.requests.admission import Admission
 from edged.core.requests.answer_order import AnswerOrder
@@ -62,7 +62,7 @@ class Scheduler:
         self._device = Device(0, settings, policy, jobs, memory)
         self._admission = Admission(settings, jobs, self._device, memory)
         self._parking = Parking(memory, jobs)
-        self._calibration = Calibration(memory)
+        self._calibration = IdleCalibration(memory)
         self._answers = AnswerOrder()
         self._is_draining = False
         self._is_drained = False

@@ -33,24 +33,22 @@ from edged.core.events import (
     Calibrate,
     Discard,
     Load,
-    Prepared,
-    PrepareFailed,
     Run,
     Unload,
 )
-from edged.device import preparing
 from edged.device.calibration import Calibration
 from edged.device.decoding import Decoding, Room, room_bytes
 from edged.device.executor import Executor
 from edged.device.failures import passing, typed
+from edged.device.intake import RequestIntake
 from edged.device.lanes import Lanes
 from edged.device.loader import Loader
 from edged.device.measurements import Measurements
 from edged.device.orders import Orders
 from edged.device.settings import Settings
-from edged.device.staging import Deferred, Staged, Staging
+from edged.device.staging import Staged, Staging
 from edged.device.turns import Job, TurnQueue
-from edged.errors import Code, EdgedError
+from edged.errors import EdgedError
 from edged.link import messages as link
 from edged.link.channel import Receiver, SharedSender
 from edged.manifest import Manifest
@@ -78,7 +76,7 @@ class Worker:
         self._idle: queue.LifoQueue[Executor] = queue.LifoQueue()
         self._threads: list[tuple[threading.Thread, Jobs]] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
-            link.PayloadHeader: self._on_prepare,
+            link.PayloadHeader: lambda header: self._intake.take(header),
             Discard: lambda discard: self._staging.discard(discard.rid),
             link.Close: lambda close: self._regions.forget(close.path),
             **dict.fromkeys((Load, Unload, link.Define), lambda order: self._orders.put(order)),
@@ -104,6 +102,31 @@ class Worker:
         self._loader = Loader(store, backend, measurements)
         self._loader.begin(self._manifests)
         fixed_bytes = footprint().pss_bytes
+        self._make_lanes(backend, measurements)
+        threads = settings.prepare_threads + backend.lanes
+        room = Room(room_bytes(settings.budget_bytes, settings.max_pixels), threads)
+        takes_images = any(manifest.preprocess for manifest in self._manifests.values())
+        self._staging = Staging(self._manifests, settings.staging_rows, backend.memory)
+        self._intake = RequestIntake(
+            self._commands,
+            self._staging,
+            self._jobs,
+            self._regions,
+            Decoding(settings.max_pixels, room),
+            manifests=self._manifests,
+            row_s=backend.prepare_row_s,
+            report=self._report,
+        )
+        self._orders = Orders(self._loader, self._redefine, self._report)
+        self._orders.start()
+        for number in range(settings.prepare_threads):
+            self._start_thread(f"prepare-{number}", self._jobs)
+        self._start_thread("gauge", self._looks)  # it may have to wait for a load
+        gc.collect()
+        gc.freeze()  # what lives now lives for ever: later collections need not look at it
+        self._say_ready(fixed_bytes, room.nbytes if takes_images else 0)
+
+    def _make_lanes(self, backend: Backend, measurements: Measurements) -> None:
         self._executors = [
             Executor(self._manifests, backend, self._loader.max_rows) for _ in range(backend.lanes)
         ]
@@ -116,24 +139,11 @@ class Worker:
             measurements,
             block_bytes=lambda: self._loader.resident_bytes,
         )
-        microbatches = settings.microbatches
+        microbatches = self._settings.microbatches
         if microbatches is None:
             microbatches = self._calibration.microbatches(self._loader.blocks)
         for executor in self._executors:
             executor.split(microbatches)
-        threads = settings.prepare_threads + backend.lanes
-        room = Room(room_bytes(settings.budget_bytes, settings.max_pixels), threads)
-        self._decoding = Decoding(settings.max_pixels, room)
-        takes_images = any(manifest.preprocess for manifest in self._manifests.values())
-        self._staging = Staging(self._manifests, settings.staging_rows, backend.memory)
-        self._orders = Orders(self._loader, self._redefine, self._report)
-        self._orders.start()
-        for number in range(settings.prepare_threads):
-            self._start_thread(f"prepare-{number}", self._jobs)
-        self._start_thread("gauge", self._looks)  # it may have to wait for a load
-        gc.collect()
-        gc.freeze()  # what lives now lives for ever: later collections need not look at it
-        self._say_ready(fixed_bytes, room.nbytes if takes_images else 0)
 
     def _say_ready(self, fixed_bytes: int, decoding_bytes: int) -> None:
         settings, backend, calibration = self._settings, self._backend, self._calibration
@@ -220,119 +230,6 @@ class Worker:
         runs on in it, and its answer is made by what the model says."""
         self._staging.when_unused(order.models, functools.partial(self._orders.put, order))
 
-    # --- requests -----------------------------------------------------------------------------
-
-    def _on_prepare(self, message: link.PayloadHeader) -> None:
-        if message.inline:
-            self._prepare_light(message)
-            return
-        payload = self._commands.payload()
-        if payload is None:
-            return  # the front ended while it sent this
-        try:
-            staged = self._staging.admit(message)
-        except EdgedError as error:
-            self._report(PrepareFailed(message.rid, error.code, str(error)))
-            return
-        self._jobs.put_in_turn(
-            functools.partial(self._prepare, message, payload, staged),
-            level=message.level,
-            client=message.client,
-            rows=message.rows,
-        )
-
-    def _prepare_light(self, message: link.PayloadHeader) -> None:
-        """Ready for the Run that may be the next message; only a failure is reported."""
-        try:
-            staged = self._staging.admit(message)
-        except EdgedError as error:
-            self._leave_out(message, error)
-            return
-        if message.inputs[0].kind == "tensor":
-            self._receive_tensors(message, staged)
-        else:
-            payload = self._commands.payload() or ()
-            staged.deferred = Deferred(
-                functools.partial(self._fill_light, message, payload, staged)
-            )
-
-    def _receive_tensors(self, message: link.PayloadHeader, staged: Staged) -> None:
-        """Where they are staged, if they need no more than that."""
-        shared = message.shared
-        payload: Sequence[memoryview] = ()
-        try:
-            sizes = self._commands.sizes if shared is None else shared.sizes
-            place = preparing.in_place(message, staged, self._manifests, sizes)
-            if shared is None:
-                payload = self._commands.payload(place) or ()
-            elif place is not None:
-                self._regions.read(shared, place)
-        except Exception as caught:
-            self._leave_out(message, typed(caught, "a request could not be prepared"))
-            return
-        if place is None:
-            self._fill_light(message, payload, staged)
-        else:
-            preparing.mark(staged)
-
-    def _fill_light(
-        self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
-    ) -> None:
-        try:
-            for _ in self._steps(message, payload, staged):
-                pass
-        except Exception as caught:
-            self._leave_out(message, typed(caught, "a request could not be prepared"))
-
-    def _leave_out(self, message: link.PayloadHeader, error: EdgedError) -> None:
-        self._staging.leave_out(message)
-        self._report(PrepareFailed(message.rid, error.code, str(error)))
-
-    def _prepare(
-        self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
-    ) -> Job | None:
-        return self._go_on(message, staged, self._steps(message, payload, staged), 0)
-
-    def _go_on(
-        self, message: link.PayloadHeader, staged: Staged, steps: Iterator[None], spent_ns: int
-    ) -> Job | None:
-        """Prepare step by step; what is left when others wait for their turn comes after them.
-
-        `spent_ns`: on the steps before.
-        """
-        started_ns = time.perf_counter_ns() - spent_ns
-        error: EdgedError | None = None
-        try:
-            for _ in steps:
-                if not self._jobs.is_empty:
-                    spent_ns = time.perf_counter_ns() - started_ns
-                    return functools.partial(self._go_on, message, staged, steps, spent_ns)
-        except Exception as caught:
-            error = typed(caught, "a request could not be prepared")
-        self._emulate_preparing(message.rows, started_ns)
-        prepare_s = (time.perf_counter_ns() - started_ns) / 1e9
-        if self._staging.settle(staged, prepared=error is None):
-            self._report(Prepared(message.rid, prepare_s))
-        elif error is None:
-            self._report(PrepareFailed(message.rid, Code.CANCELLED, "cancelled"))
-        else:
-            self._report(PrepareFailed(message.rid, error.code, str(error)))
-        return None
-
-    def _steps(
-        self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
-    ) -> Iterator[None]:
-        if message.shared is not None:
-            payload = self._regions.read(message.shared)
-        yield from preparing.steps(message, payload, staged, self._manifests, self._decoding)
-
-    def _emulate_preparing(self, rows: int, started_ns: int) -> None:
-        """Wait until as long has passed as the device that is emulated would take."""
-        took_s = (time.perf_counter_ns() - started_ns) / 1e9
-        left_s = rows * self._backend.prepare_row_s - took_s
-        if left_s > 0.0:
-            time.sleep(left_s)
-
     # --- batches ------------------------------------------------------------------------------
 
     def _do(self, work: Work) -> None:
@@ -406,7 +303,7 @@ class Worker:
             executor.define(manifests)
         self._staging.define(manifests)
         self._calibration.forget(self._manifests.keys() - manifests.keys())
-        self._manifests = dict(manifests)
+        self._manifests = self._intake.manifests = dict(manifests)
 
     def _measure(self, n: int) -> None:
         """Between two loads, so that the front counts the same blocks when it hears of it."""

@@ -17,7 +17,7 @@ from edged.core.residency.choice import Outlook
 from edged.core.residency.ledger import Ledger
 from edged.core.residency.needs import Need
 from edged.core.residency.policies import Policy
-from edged.core.residency.service import Service
+from edged.core.residency.wanted import WantedModels
 
 PLANS = 2  # needs that are being loaded: the next one's room is made while one comes
 AHEAD = 4  # loads that are ordered at once, so that the device can read ahead
@@ -41,7 +41,7 @@ class Loads:
         self,
         residency: Residency,
         ledger: Ledger,
-        service: Service,
+        wanted: WantedModels,
         policy: Policy,
         *,
         can_load: Callable[[Need, float], bool],
@@ -50,7 +50,7 @@ class Loads:
         """`can_load`: whether a need fits and has not failed lately, at a time."""
         self._residency = residency
         self._ledger = ledger
-        self._service = service
+        self._wanted = wanted
         self._policy = policy
         self._can_load = can_load
         self._max_wait_s = max_wait_s
@@ -82,8 +82,8 @@ class Loads:
         """A block is there; with the last one the need that was being loaded is."""
         for plan in [plan for plan in self._plans if not plan.need.missing]:
             self._arrive(plan.need, now)
-        models, first = self._residency.models, self._service.first
-        self._service.first = {name: None for name in first if models[name].missing}
+        models, first = self._residency.models, self._wanted.first
+        self._wanted.first = {name: None for name in first if models[name].missing}
 
     def give_up(self, block: Block) -> None:
         """A block has failed: nothing more is ordered for needs that it belongs to."""
@@ -102,7 +102,7 @@ class Loads:
         if self._ledger.room_bytes + self._residency.going_bytes < 0:
             self._shrink(costs, now)
         for plan in self._plans:
-            if not self._service.is_wanted(plan.need):
+            if not self._wanted.is_wanted(plan.need):
                 plan.queue.clear()  # what was ordered still comes, and may leave again
         self._plans = [plan for plan in self._plans if plan.queue or plan.ordered]
         while self._has_hands_free() and self._choose(costs, backlog_s, now):
@@ -120,16 +120,16 @@ class Loads:
 
     def _keep_pinned(self) -> None:
         """What leaves and was pinned meanwhile stays: others have to go in its place."""
-        for block in self._service.pinned_blocks() if self._residency.going else ():
+        for block in self._wanted.pinned_blocks() if self._residency.going else ():
             if block.where is Where.LEAVING:
                 self._residency.move(block, Where.RESIDENT)
 
     def _clear_away(self) -> None:
         """Blocks leave that no request and no served model needs; vanished models are forgotten."""
-        for block in self._service.leftovers():
+        for block in self._wanted.leftovers():
             if block.where is Where.RESIDENT and not any(need.open for need in block.needs):
                 self._residency.move(block, Where.LEAVING)
-        for name in [name for name in self._residency.vanished if self._service.is_gone(name)]:
+        for name in [name for name in self._residency.vanished if self._wanted.is_gone(name)]:
             self._residency.drop(self._residency.models[name])
 
     def _let_go(self, commands: list[Command]) -> None:
@@ -145,7 +145,7 @@ class Loads:
         wanted = [
             need
             for need in self._residency.needs
-            if need.missing and need not in planned and self._service.is_wanted(need)
+            if need.missing and need not in planned and self._wanted.is_wanted(need)
         ]
         able = [need for need in wanted if self._can_load(need, now)]
         self._forget_hopeless(able, planned)
@@ -154,10 +154,10 @@ class Loads:
             self.wakeup_s = min((b.retry_s for b in failed if b is not None), default=math.inf)
             return False
         if now >= self._look_at_s:
-            wished = [need for need in able if self._service.is_wished(need)]
+            wished = [need for need in able if self._wanted.is_wished(need)]
             waiting = [need for need in able if need.waiting]
             outlook = self._outlook(costs, backlog_s, now)
-            chosen = outlook.next(wished, waiting)
+            chosen = outlook.next(self._wanted.in_order(wished), waiting)
             if chosen is None and not waiting:
                 chosen = self._first_that_fits(outlook, planned)
             if chosen is not None:
@@ -169,20 +169,20 @@ class Loads:
 
     def _forget_hopeless(self, able: list[Need], planned: list[Need]) -> None:
         """The start goes on without models that cannot be loaded."""
-        models, first = self._residency.models, self._service.first
-        self._service.first = {n: None for n in first if models[n] in (*able, *planned)}
+        models, first = self._residency.models, self._wanted.first
+        self._wanted.first = {n: None for n in first if models[n] in (*able, *planned)}
 
     def _first_that_fits(
         self, outlook: Outlook, planned: list[Need]
     ) -> tuple[Need, list[Block]] | None:
         """The next model of the start that fits without anything leaving for it."""
-        for name in list(self._service.first):
+        for name in list(self._wanted.first):
             need = self._residency.models[name]
             if need in planned:
                 continue
             if outlook.victims_for(need) == []:
                 return need, []
-            del self._service.first[name]
+            del self._wanted.first[name]
         return None
 
     def _begin(self, need: Need, victims: Iterable[Block], now: float) -> None:
@@ -235,6 +235,6 @@ class Loads:
             backlog_s=backlog_s,
             coming=[block for plan in self._plans for block in plan.path],
             max_wait_s=self._max_wait_s,
-            pinned=self._service.pinned_blocks(),
+            pinned=self._wanted.pinned_blocks(),
             now=now,
         )

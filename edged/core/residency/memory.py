@@ -29,7 +29,7 @@ from edged.core.residency.ledger import Ledger
 from edged.core.residency.loads import Loads
 from edged.core.residency.needs import Need
 from edged.core.residency.policies import POLICIES, unshared
-from edged.core.residency.service import Service
+from edged.core.residency.wanted import WantedModels
 from edged.core.settings import Memory
 from edged.errors import Code
 
@@ -51,11 +51,11 @@ class DeviceMemory:
     def __init__(self, settings: Memory, max_batch_rows: int) -> None:
         self.ledger = Ledger(max_batch_rows)
         self.residency = Residency()
-        self.service = Service(self.residency, settings.pinned)
+        self.wanted = WantedModels(self.residency, settings.pinned)
         self.loads = Loads(
             self.residency,
             self.ledger,
-            self.service,
+            self.wanted,
             POLICIES[settings.policy],
             can_load=lambda need, now: self.verdict(need, now) is None,
             max_wait_s=settings.max_wait_s,
@@ -81,10 +81,10 @@ class DeviceMemory:
         names = models_of(request)
         models = self.residency.models
         for name in names:
-            if name in self.service.retired:
+            if name in self.wanted.retired:
                 text = f"model {name!r} is not loaded; an administrator can: edged load {name}"
                 return Verdict(Code.UNAVAILABLE, text)
-            if name not in self.service.served:
+            if name not in self.wanted.served:
                 return Verdict(Code.NOT_FOUND, f"model {name!r} is not served here any more")
             models[name].use.seen(now, request.deadline_s)
         if not self.tight:
@@ -107,9 +107,9 @@ class DeviceMemory:
             return
         model.lacked_s = min(model.lacked_s, now)
         if now - max(model.lacked_s, self._relieved_s) >= self._max_wait_s:
-            served = filter(self.service.is_for_service, self.residency.models.values())
+            served = filter(self.wanted.is_for_service, self.residency.models.values())
             longest = min((n for n in served if n.missing), key=lambda need: need.lacked_s)
-            self.service.wished[longest.models[0]] = None
+            self.wanted.wished[longest.models[0]] = None
             longest.lacked_s = math.inf
             self._relieved_s = now
 
@@ -153,7 +153,7 @@ class DeviceMemory:
 
     def _bytes_beside(self, need: Need) -> tuple[int, int]:
         """Bytes of the need, and of the pinned blocks that it has to fit beside."""
-        kept = self.service.kept_blocks(self.ledger.most_capacity_bytes)
+        kept = self.wanted.kept_blocks(self.ledger.most_capacity_bytes)
         others = kept.keys() - set(self.residency.path(need))
         return self.residency.bytes(need), sum(block.bytes for block in others)
 
@@ -189,10 +189,10 @@ class DeviceMemory:
         self._known = True
         self.residency.set_library(event if self._shares else unshared(event))
         names = {model.name for model in event.models}
-        service = self.service
-        service.wished = {name: None for name in service.wished if name in names}
-        service.serve(retired=service.retired & names)
-        service.strays = any(not block.needs for block in self.residency.blocks)
+        wanted = self.wanted
+        wanted.wished = {name: None for name in wanted.wished if name in names}
+        wanted.serve(retired=wanted.retired & names)
+        wanted.strays = any(not block.needs for block in self.residency.blocks)
         self._fit_batch()
 
     def on_device_up(self, event: DeviceUp, now: float) -> None:
@@ -203,8 +203,8 @@ class DeviceMemory:
             self.ledger.hold(held.block, held.bytes)
         for failed in event.failed:
             self._failed(self.residency.block(failed.block), failed, now)
-        self.service.strays = any(not block.needs for block in self.residency.blocks)
-        self.service.begin(event.first)
+        self.wanted.strays = any(not block.needs for block in self.residency.blocks)
+        self.wanted.begin(event.first)
         self._fit_batch()
 
     def on_device_down(self, event: DeviceDown, now: float) -> None:
@@ -267,17 +267,17 @@ class DeviceMemory:
             bool(self.residency.going or self.residency.vanished)
             or self.ledger.room_bytes < 0
             or any(
-                n.missing and (n.open or self.service.is_for_service(n))
+                n.missing and (n.open or self.wanted.is_for_service(n))
                 for n in self.residency.needs
             )
-            or bool(self.service.leftovers())
+            or bool(self.wanted.leftovers())
         )
         self.loads.wakeup_s = math.inf
 
     def _fit_batch(self) -> None:
         """The largest batch shrinks before a model is refused: to what each model that fits
         beside a batch of one row leaves room for."""
-        pinned = self.service.kept_blocks(self.ledger.most_capacity_bytes)
+        pinned = self.wanted.kept_blocks(self.ledger.most_capacity_bytes)
         sizes = [
             sum(block.bytes for block in pinned | dict.fromkeys(self.residency.path(need)))
             for need in self.residency.models.values()
@@ -289,8 +289,8 @@ class DeviceMemory:
 
     def decide(self, costs: CostModel, backlog_s: float, now: float) -> list[Command]:
         """What to load and unload now; asked after every event while memory is tight."""
-        wished, models = self.service.wished, self.residency.models
-        self.service.wished = {name: None for name in wished if models[name].missing}
+        wished, models = self.wanted.wished, self.residency.models
+        self.wanted.wished = {name: None for name in wished if models[name].missing}
         return self.loads.decide(costs, backlog_s, now)
 
     @property

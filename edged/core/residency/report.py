@@ -66,8 +66,8 @@ def report(memory: DeviceMemory) -> MemoryState:
                 residency.bytes(need),
                 sum(block.bytes for block in missing),
                 memory.load_s(need),
-                served=name in memory.service.served,
-                pinned=name in memory.service.pinned,
+                served=name in memory.wanted.served,
+                pinned=name in memory.wanted.pinned,
                 waiting=need.waiting,
                 error=error[1] if error else "",
                 code=error[0] if error else None,
@@ -79,5 +79,5 @@ def report(memory: DeviceMemory) -> MemoryState:
         memory.ledger.batch_rows,
         blocks,
         tuple(models),
-        memory.service.progress(),
+        memory.wanted.progress(),
     )

@@ -11,7 +11,7 @@ from edged.core.residency.blocks import Block, Residency, Where
 from edged.core.residency.needs import Need
 
 
-class Service:
+class WantedModels:
     """What is wanted of each model of the residency."""
 
     def __init__(self, residency: Residency, pinned: Iterable[str]) -> None:
@@ -66,6 +66,11 @@ class Service:
         """Whether the start loads it, if there is room."""
         return need.is_model and need.models[0] in self.first
 
+    def in_order(self, needs: list[Need]) -> list[Need]:
+        """Needs in the order of the start, then those that it does not load."""
+        places = {name: place for place, name in enumerate(self.first)}
+        return sorted(needs, key=lambda need: places.get(need.models[0], len(places)))
+
     def pinned_blocks(self) -> dict[Block, None]:
         """Blocks that never leave, in the order of the library."""
         return {block: None for need in self._pinned() for block in self._residency.path(need)}
@@ -73,7 +78,7 @@ class Service:
     def kept_blocks(self, capacity_bytes: float) -> dict[Block, None]:
         """The pinned blocks that others have to fit beside. A pinned model that is not on the
         device and does not fit beside those before it keeps no room from others."""
-        pinned = sorted(self._pinned(), key=lambda need: need.missing > 0)
+        pinned = sorted(self.in_order(self._pinned()), key=lambda need: need.missing > 0)
         kept: dict[Block, None] = {}
         for need in pinned:
             more = kept | dict.fromkeys(self._residency.path(need))

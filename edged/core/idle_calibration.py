@@ -14,7 +14,7 @@ from edged.core.residency.memory import DeviceMemory
 QUIET_S = 0.25  # without any request before the next run; whoever asks again soon is not held up
 
 
-class Calibration:
+class IdleCalibration:
     """Owns the list of models that are still to be measured."""
 
     def __init__(self, memory: DeviceMemory) -> None:
@@ -64,4 +64,4 @@ class Calibration:
 
     def _is_there(self, model: str) -> bool:
         need = self._memory.residency.models.get(model)
-        return need is not None and not need.missing and model in self._memory.service.served
+        return need is not None and not need.missing and model in self._memory.wanted.served
