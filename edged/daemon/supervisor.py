@@ -114,7 +114,7 @@ class Supervisor:
         self._was_ready = False
         self._device_name = ""
         self._said = ""  # the last status that the service manager was told
-        self._logged = ""  # the last progress that the log was told
+        self._logged: str | None = None  # the last remark in the log, of the current worker
 
     @property
     def wakeup_at(self) -> float:
@@ -197,8 +197,11 @@ class Supervisor:
             if isinstance(report, link.Ready):
                 self._device_name = report.device
                 self._restarts.on_ready(now)
+                self._logged = None
                 self._on_progress()
             elif isinstance(report, BlockLoaded | BlockLoadFailed):
+                if not self._was_ready:
+                    self.notifier.starting(within_s=self.config.device.start_timeout_s)
                 self._on_progress()
             elif isinstance(report, link.WorkerFailed):
                 self._failure = report
@@ -210,7 +213,7 @@ class Supervisor:
         return heard
 
     def _on_progress(self) -> None:
-        """Say how far the loading has come. Progress extends the time that a start has.
+        """Say how far the loading has come, and when the first models can be answered.
 
         Raises EdgedError where no model can be served before any was.
         """
@@ -221,20 +224,19 @@ class Supervisor:
             self._was_ready = True
             self.on_first_ready()
             self.notifier.ready()
-        if readiness.progress != self._logged:
-            self._logged = readiness.progress
-            if not self._was_ready:
-                self.notifier.starting(within_s=self.config.device.start_timeout_s)
+        if readiness.remark != self._logged:
+            self._logged = readiness.remark
             self._log(readiness)
         self._say_what_is_served(readiness)
 
     def _log(self, readiness: Readiness) -> None:
-        served = self.front.service.served_models
         if readiness.progress:
             log.info("%s", readiness.progress)
-        elif readiness.is_ready:
+            return
+        if readiness.is_ready:
+            served = self.front.service.served_models
             log.info("ready: %d models on %s", served, self._device_name)
-        if readiness.note and not readiness.progress:
+        if readiness.note:
             log.warning("%s", readiness.note)
 
     def _say_what_is_served(self, readiness: Readiness) -> None:
