@@ -335,7 +335,10 @@ class Front:
         costs, overhead = self._costs.on_measured(message, ready.lanes), None
         if message.done:
             ready = msgspec.structs.replace(
-                ready, row_bytes=message.row_bytes, loading_bytes=message.loading_bytes
+                ready,
+                row_bytes=message.row_bytes,
+                base_bytes=message.base_bytes,
+                loading_bytes=message.loading_bytes,
             )
             self._worker.ready = ready
             overhead = self._figures.gauge.overhead(ready)

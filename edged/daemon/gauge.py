@@ -40,7 +40,14 @@ class Gauge:
         kept = kept_bytes(self._config, budget_bytes)
         return Overhead(
             fixed_bytes=sum(
-                (front.pss_bytes, ready.fixed_bytes, ready.loading_bytes, _GROWTH_BYTES, kept)
+                (
+                    front.pss_bytes,
+                    ready.fixed_bytes,
+                    ready.base_bytes,
+                    ready.loading_bytes,
+                    _GROWTH_BYTES,
+                    kept,
+                )
             ),
             staging_bytes=ready.staging_bytes + ready.decoding_bytes,
             row_bytes=ready.row_bytes,

@@ -283,7 +283,7 @@ class WorkerPort:
 
     def _on_measured(self, report: link.ModelMeasured, now: float) -> bool:
         fits = all(one.rows > 0 and one.infer_us > 0 for one in report.warm_ups)
-        fits = fits and min(report.row_bytes, report.loading_bytes) >= 0
+        fits = fits and min(report.row_bytes, report.base_bytes, report.loading_bytes) >= 0
         return self.outstanding.calibrations.end(report.model, now) and fits
 
     def _on_memory(self, report: link.WorkerMemory, now: float) -> bool:

@@ -32,6 +32,7 @@ log = logging.getLogger("edged.device")
 _RUNS = 4  # timed ones of each case; a first one is not timed
 _LONG_S = 2.0  # a round of runs that takes longer is the last one
 _BORDERS = 4  # times what a block reads and writes: a safe guess of what it takes while it runs
+_BASE_BYTES = 16 << 20  # a safe guess of what the first runs take, however many rows they have
 
 _Case = tuple[int, bool]  # rows, and whether on the whole device
 
@@ -55,14 +56,16 @@ class Calibration:
         idle: queue.LifoQueue[Executor],
         measurements: Measurements,
         *,
-        block_bytes: Callable[[], int],
+        counted_bytes: Callable[[], int],
     ) -> None:
-        """`idle`: executors of lanes that run nothing. `block_bytes`: of all that are loaded."""
+        """`idle`: executors of lanes that run nothing. `counted_bytes`: of this process, those of
+        all loaded blocks, and what it took before there were any.
+        """
         self._backend = backend
         self._executors = executors
         self._idle = idle
         self._measurements = measurements
-        self._block_bytes = block_bytes
+        self._counted_bytes = counted_bytes
         self._plans: dict[str, _Plan] = {}  # by key of the model
 
     # --- what is known --------------------------------------------------------------------------
@@ -84,6 +87,11 @@ class Calibration:
     def row_bytes(self, manifests: Mapping[str, Manifest]) -> int:
         """What a row of the largest batch takes while it runs: measured, or a safe guess."""
         return max((self._row_bytes(manifest) for manifest in manifests.values()), default=0)
+
+    def base_bytes(self, manifests: Mapping[str, Manifest]) -> int:
+        """What the first runs take, however many rows they have: measured, or a safe guess."""
+        known = [self._measurements.path(manifest) for manifest in manifests.values()]
+        return max((_BASE_BYTES if one is None else one.base_bytes for one in known), default=0)
 
     def _row_bytes(self, manifest: Manifest) -> int:
         known = self._measurements.path(manifest)
@@ -134,7 +142,7 @@ class Calibration:
         taken_bytes = []
         for less, rows in zip([0, *sizes], sizes, strict=False):
             self._run_everywhere(segments[rows])
-            taken_bytes.append(footprint().pss_bytes - self._block_bytes())
+            taken_bytes.append(footprint().pss_bytes - self._counted_bytes())
             yield
             if less:
                 yield from self._judge(manifest, segments[less], segments[rows])
@@ -152,10 +160,11 @@ class Calibration:
             for (rows, wide), took_s in least_s.items()
         )
         row_bytes = self._row_bytes(manifest)
+        base_bytes = max(0, taken_bytes[0] - pool.nbytes)
         if most_rows > 1:  # requests of a few rows may have run before
             growth_bytes = max(0, taken_bytes[-1] - taken_bytes[0])
             row_bytes = -(-growth_bytes // (most_rows - most_rows // 4))
-        self._measurements.keep_path(manifest, PathFigures(most_rows, times, row_bytes))
+        self._measurements.keep_path(manifest, PathFigures(most_rows, times, row_bytes, base_bytes))
         log.info("model %s is measured, up to %d rows", key, most_rows)
 
     @property

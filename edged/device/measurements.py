@@ -57,6 +57,7 @@ class PathFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: Count = 0  # of the largest batch that was measured
     times: tuple[BatchTime, ...] = ()
     row_bytes: Count = 0  # of memory that runs take, for each row of the largest batch
+    base_bytes: Count = 0  # of memory that the first run takes besides, however many rows it has
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -102,7 +102,7 @@ class Worker:
         self._loader = Loader(store, backend, measurements)
         self._loader.begin(self._manifests)
         fixed_bytes = footprint().pss_bytes
-        self._make_lanes(backend, measurements)
+        self._make_lanes(backend, measurements, fixed_bytes)
         threads = settings.prepare_threads + backend.lanes
         room = Room(room_bytes(settings.budget_bytes, settings.max_pixels), threads)
         takes_images = any(manifest.preprocess for manifest in self._manifests.values())
@@ -126,7 +126,7 @@ class Worker:
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
         self._say_ready(fixed_bytes, room.nbytes if takes_images else 0)
 
-    def _make_lanes(self, backend: Backend, measurements: Measurements) -> None:
+    def _make_lanes(self, backend: Backend, measurements: Measurements, fixed_bytes: int) -> None:
         self._executors = [
             Executor(self._manifests, backend, self._loader.max_rows) for _ in range(backend.lanes)
         ]
@@ -137,7 +137,7 @@ class Worker:
             self._executors,
             self._idle,
             measurements,
-            block_bytes=lambda: self._loader.resident_bytes,
+            counted_bytes=lambda: fixed_bytes + self._loader.resident_bytes,
         )
         microbatches = self._settings.microbatches
         if microbatches is None:
@@ -179,6 +179,7 @@ class Worker:
                 private_bytes=taken.private_bytes,
                 fixed_bytes=fixed_bytes,
                 row_bytes=calibration.row_bytes(self._manifests),
+                base_bytes=calibration.base_bytes(self._manifests),
                 loading_bytes=self._loader.extra_bytes,
             )
         )
@@ -291,6 +292,7 @@ class Worker:
                 done,
                 self._calibration.times({key: manifests[key]} if key in manifests else {}),
                 self._calibration.row_bytes(manifests),
+                self._calibration.base_bytes(manifests),
                 self._loader.extra_bytes,
             )
         self._report(report)

@@ -209,6 +209,7 @@ class Ready(_Message, frozen=True):
     fixed_bytes: int = 0  # the part of it that was there before anything was loaded
     private_bytes: int = 0  # the part of it that no file backs
     row_bytes: int = 0  # activations in all lanes, for each row of the largest batch
+    base_bytes: int = 0  # what runs take however many rows they have
     loading_bytes: int = 0  # what loading a block takes on top, for a moment
     lanes_prepare: bool = False  # the lanes decode small images themselves, inline
     decoding_bytes: int = 0  # the most that pictures take while they are decoded
@@ -281,6 +282,7 @@ class ModelMeasured(_Message, frozen=True):
     done: bool
     warm_ups: tuple[WarmUp, ...] = ()
     row_bytes: int = 0
+    base_bytes: int = 0
     loading_bytes: int = 0
 
 

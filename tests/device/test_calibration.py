@@ -91,7 +91,7 @@ def calibrated(models: Sequence[Manifest], us: Mapping[str, Any], folder: Path) 
         if measurements.block(block) is None:
             measurements.keep_block(block, BlockFigures(1, 1, 0))
     device: Any = Device()
-    calibration = Calibration(device, lanes, idle, measurements, block_bytes=lambda: 0)
+    calibration = Calibration(device, lanes, idle, measurements, counted_bytes=lambda: 0)
     for lane in lanes:
         lane.split(calibration.microbatches(tuple(us)))
     for name, one in by_name.items():
