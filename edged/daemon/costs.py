@@ -28,6 +28,7 @@ class KnownCosts:
         self._blocks: dict[str, link.BlockInfo] = {}  # as they were loaded last
         self._warm_ups: dict[tuple[str, int, bool], link.WarmUp] = {}
         self._measured: set[str] = set()  # keys of models of which nothing is to be measured
+        self._interrupted: set[str] = set()  # models that a worker has ended with
 
     def forget_profile(self) -> None:
         """There are blocks now that it does not know: they are measured."""
@@ -51,9 +52,11 @@ class KnownCosts:
         groups = {one.group for one in message.warm_ups}
         return _measured([o for o in self._warm_ups.values() if o.group in groups], lanes)
 
-    def give_up(self, model: str) -> None:
-        """A worker has ended while it measured this model: do without."""
-        self._measured.add(model)
+    def interrupted(self, model: str) -> None:
+        """A worker has ended while it measured this model. The second time, do without."""
+        if model in self._interrupted:
+            self._measured.add(model)
+        self._interrupted.add(model)
 
     def library(self, versions: Versions) -> Library:
         """All versions of models, and their blocks; of those never loaded, what their files say."""

@@ -73,11 +73,11 @@ class Outlet(ClientOutlet, WorkerOutlet, Protocol):
     """Where the front's messages go. No call blocks."""
 
     def to_admin(self, routing_id: bytes, frames: wire.Frames) -> None:
-        """Nothing happens when it is gone."""
+        """Never blocks. Nothing happens when the administrator is gone."""
 
 
 class Front:
-    """One daemon's worth of conversation. `drained` turns true when all has been answered."""
+    """Everything that is decided in one daemon. `drained` turns true when all has been answered."""
 
     def __init__(
         self,
@@ -235,7 +235,7 @@ class Front:
         self.service.reason = reason
         self.service.readiness = STARTING
         for model in self.outstanding.calibrations.orders:
-            self._costs.give_up(model)
+            self._costs.interrupted(model)
         was_up = self.device_is_up
         suspects = self._worker.lose(batch, now)
         if was_up:

@@ -99,7 +99,7 @@ class Intake:
         client: ConnectedClient,
         resolved: Resolved,
         payload: Sequence[wire.Buffer],
-        shared: link.SharedPayload | None,
+        shared: link.PayloadFile | None,
     ) -> bool:
         """Whether lanes decode these images themselves. Lanes that take all processors of the host
         have nobody to wait for but each other.

@@ -71,7 +71,8 @@ class _Batch(NamedTuple):
 class Outstanding:
     """Follows one worker after the other. `verdict` is asked each second.
 
-    Orders are told as they are given. What they end with says whether that report was owed.
+    It is told each order when it is given, and each report when it has come. What takes a report
+    returns whether that was owed.
     """
 
     def __init__(

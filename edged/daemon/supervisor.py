@@ -163,10 +163,11 @@ class Supervisor:
     def on_time(self, now: float) -> None:
         if self._start_at <= now:
             self.start(now)
-        outstanding = self.front.outstanding
-        progress_at = outstanding.progress_at(now)
-        if self._watchdog.due(now, busy=outstanding.is_any, progress_at=progress_at):
-            self.notifier.alive()
+        if self._watchdog.ask_at <= now:
+            outstanding = self.front.outstanding
+            progress_at = outstanding.progress_at(now)
+            if self._watchdog.due(now, busy=outstanding.is_any, progress_at=progress_at):
+                self.notifier.alive()
 
     def sweep(self, now: float, *, is_serving: bool) -> None:
         """Each second: give up a worker that does not get ready, or makes no progress."""

@@ -123,7 +123,7 @@ class WorkerPort:
 
     @property
     def settled_until_s(self) -> float:
-        """Until then the worker needs no orders, whatever clients ask for: no batch is ordered,
+        """Until then the worker needs no orders, even if clients ask for more: no batch is ordered,
         and nobody could decode what comes. Minus infinity when that cannot be said.
         """
         return self._scheduler.settled_until_s if self.lanes_prepare else float("-inf")
@@ -131,7 +131,7 @@ class WorkerPort:
     # --- orders ---------------------------------------------------------------------------------
 
     def send(self, message: link.Define | link.Forget | link.Close | link.Measure) -> None:
-        """Send what the scheduler has no part in. A worker that is started later knows it."""
+        """Send what the scheduler has no part in. A worker that starts later knows it anyway."""
         if self.ready is None:
             return
         if isinstance(message, link.Define):

@@ -100,7 +100,7 @@ class Ask(_Part, frozen=True):
 # --- front to worker -----------------------------------------------------------------------
 
 
-class SharedPayload(_Part, frozen=True):
+class PayloadFile(_Part, frozen=True):
     """A payload in a file, which is memory that a client shares."""
 
     path: str
@@ -119,7 +119,7 @@ class PayloadHeader(_Message, frozen=True):
     inputs: tuple[Input, ...]
     asks: tuple[Ask, ...]
     inline: bool = False  # prepared by the batch that runs it: only a failure is reported
-    shared: SharedPayload | None = None  # where the payload lies; no frames follow then
+    shared: PayloadFile | None = None  # where the payload lies; no frames follow then
     # Client and priority level: the worker decodes first what is to run first.
     client: int = 0
     level: int = 0

@@ -72,14 +72,14 @@ class TaskCounters:
         self._tasks = dict(sorted({**self._tasks, **new}.items()))
 
     def turn(self, now: float, event: Event, commands: Sequence[Command]) -> None:
-        if isinstance(event, Arrived):
+        if type(event) is Arrived:
             self._arrived(event.request)
         for command in commands:
-            if isinstance(command, Run):
+            if type(command) is Run:
                 self._ran(command)
-            elif isinstance(command, Answer):
+            elif type(command) is Answer:
                 self._answered(command)
-            elif isinstance(command, Refuse):
+            elif type(command) is Refuse:
                 self._refused(command)
 
     def tasks(self) -> tuple[TaskStatistics, ...]:

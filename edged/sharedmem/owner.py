@@ -151,7 +151,7 @@ class SharedRegions:
         while len(self._asking) > MAX_ASKING:
             self._dismiss(next(iter(self._asking)))
 
-    def find(self, routing_id: bytes, where: wire.Shared) -> link.SharedPayload:
+    def find(self, routing_id: bytes, where: wire.Shared) -> link.PayloadFile:
         """Where the worker reads this payload. Raises Unavailable, or InvalidArgument."""
         region = self._regions.get(routing_id)
         if region is None or region.name != where.region:
@@ -166,9 +166,9 @@ class SharedRegions:
                 f"the payload ends at byte {end} of shared memory that has {region.bytes}"
             )
         region.was_locked = region.was_locked or _is_locked(region.descriptor)
-        return link.SharedPayload(region.path, where.frames)
+        return link.PayloadFile(region.path, where.frames)
 
-    def beginnings(self, routing_id: bytes, where: link.SharedPayload) -> list[bytes]:
+    def beginnings(self, routing_id: bytes, where: link.PayloadFile) -> list[bytes]:
         """The first bytes of each frame of a payload, which say what picture it is."""
         descriptor = self._regions[routing_id].descriptor
         return [

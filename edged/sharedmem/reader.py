@@ -23,7 +23,7 @@ class RegionReader:
         self._lock = threading.Lock()
 
     def read(
-        self, shared: link.SharedPayload, into: Sequence[memoryview] | None = None
+        self, shared: link.PayloadFile, into: Sequence[memoryview] | None = None
     ) -> list[memoryview]:
         """The payload frames, read `into` memory of these sizes if the caller gives it.
 
@@ -58,5 +58,5 @@ class RegionReader:
             return file
 
 
-def _new(shared: link.SharedPayload) -> list[memoryview]:
+def _new(shared: link.PayloadFile) -> list[memoryview]:
     return [memoryview(bytearray(size)) for _, size in shared.frames]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edged.client import Client
+from edged.core.events import BatchDone, DeviceDown, Run, Woke
 from edged.errors import ConfigError
 from edged.observe.awake import DEVICE, HOLD_S, Awake
 from tests.colors import picture
@@ -35,6 +36,25 @@ def test_the_limit_holds_while_there_is_work_and_a_little_longer(tmp_path: Path)
     assert written(device)[1:] == [2_000_000_000]  # what the kernel takes for no limit
     awake.needed(20.0)
     assert written(device)[2:] == [LIMIT_US]
+    awake.close()
+
+
+def test_a_batch_is_work_until_it_ends(tmp_path: Path) -> None:
+    device = tmp_path / "cpu_dma_latency"
+    device.touch()
+    awake = Awake(LIMIT_US, device)
+    awake.turn(10.0, Woke(), [Run(1, "group", (), 1)])
+    for now in (20.0, 30.0):
+        awake.sweep(now)
+    awake.turn(30.0, BatchDone(1, 20.0, 0.0), [])
+    awake.sweep(30.0 + HOLD_S)
+    assert written(device) == [LIMIT_US]
+    awake.sweep(31.0 + HOLD_S)
+    assert len(written(device)) == 2
+    awake.turn(40.0, Woke(), [Run(2, "group", (), 1)])
+    awake.turn(40.0, DeviceDown("killed"), [])
+    awake.sweep(42.0 + HOLD_S)
+    assert len(written(device)) == 4
     awake.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import select
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import zmq
 
 from edged import wire
-from edged.daemon.endpoint import BURST, Endpoint
+from edged.daemon.endpoint import BURST, GATHER_MS, Endpoint, gather_ms
 
 TIMEOUT_MS = 10_000
 LIMITS = wire.Limits(max_frames=8, max_message_bytes=1_000_000)
@@ -136,3 +137,13 @@ def test_what_is_read_is_not_counted(pair):
     while connection.unread_bytes:
         endpoint.relieve()
     assert endpoint.unread.total_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("settled_until_s", "wait_ms"),
+    [(-math.inf, 0), (9.0, 0), (10.0019, 0), (10.0021, 1), (10.0031, 2), (20.0, GATHER_MS)],
+)
+def test_a_message_waits_for_others_only_while_the_device_is_busy(
+    settled_until_s: float, wait_ms: int
+) -> None:
+    assert gather_ms(settled_until_s, 10.0) == wait_ms

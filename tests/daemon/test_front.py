@@ -15,7 +15,7 @@ from edged.errors import Code, InvalidArgument
 from edged.link import messages as link
 from edged.manifest import Preprocess
 from edged.observe.recording import Mismatch, Recorder, replay
-from tests.daemon.samples import OTHER_BACKBONE, Bench, batch_done, catalog, infer, manifest
+from tests.daemon.samples import CLIENT, OTHER_BACKBONE, Bench, batch_done, catalog, infer, manifest
 from tests.pictures.making import encoded, picture, png_of_zeros, progressive_of_zeros
 
 
@@ -218,6 +218,40 @@ def test_a_client_that_cannot_be_reached_loses_its_other_requests(bench):
     bench.finish()
     assert bench.sent == []
     assert bench.front.open_requests == 0
+
+
+class Turns:
+    """An observer that notes the events, and how much had been sent when each turn was over."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+        self.bench = Bench(recorder=self)
+
+    def turn(self, now, event, commands) -> None:
+        sent = len(self.bench.sent) if hasattr(self, "bench") else 0
+        self.seen.append((type(event).__name__, sent))
+
+
+def test_a_turn_ends_before_what_it_leads_to_begins():
+    """A client that is found gone is told to the scheduler when all others have their answers."""
+    turns = Turns()
+    bench = turns.bench
+    bench.worker_is_ready()
+    for id, client in (("r1", CLIENT), ("r2", b"other")):
+        bench.ask(infer(id), client=client)
+    bench.front.on_worker(Prepared(1, 0.0), (), 0.0)
+    (first,) = [order for order in bench.worker if isinstance(order, Run)]
+    bench.ask(infer("r3"))
+    bench.ask(infer("r4"))
+    bench.front.on_worker(Prepared(2, 0.0), (), 0.0)
+    bench.front.on_worker(Prepared(3, 0.0), (), 0.0)
+    bench.front.on_worker(*batch_done(first), 0.0)
+    second = bench.worker[-1]
+    assert [member.rid for member in second.members] == [2, 3]
+    bench.gone.add(CLIENT)
+    bench.sent.clear()
+    bench.front.on_worker(*batch_done(second), 0.0)
+    assert turns.seen[-2:] == [("BatchDone", 1), ("ClientGone", 1)]
 
 
 def test_a_client_that_promised_to_be_heard_and_fell_silent_is_dropped():

@@ -170,9 +170,7 @@ class Rig:
         if share is not None:
             share.write_bytes(bytes(8) + b"".join(payload))
             ends = itertools.accumulate(map(len, payload), initial=8)
-            shared = link.SharedPayload(
-                str(share), tuple(zip(ends, map(len, payload), strict=False))
-            )
+            shared = link.PayloadFile(str(share), tuple(zip(ends, map(len, payload), strict=False)))
             payload = []
             spoil(share)
         asked = link.PayloadHeader(rid, rows, inputs, wanted, inline, shared, client=client)

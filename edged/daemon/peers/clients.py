@@ -44,7 +44,8 @@ class Clients:
         return routing_id in self._by_routing_id
 
     def forget(self, client: ConnectedClient) -> None:
-        self._by_routing_id.pop(client.routing_id, None)
+        if self._by_routing_id.get(client.routing_id) is client:
+            del self._by_routing_id[client.routing_id]
 
     def sweep(self, now: float) -> Iterator[ConnectedClient]:
         """Forget clients that have been idle for long. Yields those that broke their promise to be

@@ -54,7 +54,7 @@ class Guard:
                 self.look_at = min(self.look_at, now + LOOK_S)
 
     def caught(self, connection: PeerConnection, now: float) -> None:
-        """Keep the process of a peer out for long that did what nobody does by mistake."""
+        """Keep the process of a peer out for long, which did what nobody does by mistake."""
         self._caught.catch(process_of(connection), now, at_least_s=MOST_KEPT_OUT_S)
 
     def begin(self) -> None:

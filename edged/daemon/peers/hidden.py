@@ -17,7 +17,7 @@ GIVE_UP_S = 10.0  # memory that is too much for this long has another cause
 
 
 class Remedy(Enum):
-    """What is to be done about it now."""
+    """What is to be done about memory that is too much."""
 
     NOTHING = auto()
     TRIM = auto()  # have the allocator give back what is free

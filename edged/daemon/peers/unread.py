@@ -39,8 +39,10 @@ class Unread:
         return not unread_bytes or unread_bytes + size <= self.peer_bytes
 
     def sent(self, connection: PeerConnection, size: int, tracker: zmq.MessageTracker) -> None:
-        """A message was sent that ended with a frame that was lent. `size`: all that has been sent
-        since the last one of that kind.
+        """A message was sent whose last frame was lent.
+
+        size     all bytes that were sent since the last message of that kind
+        tracker  says whether ZeroMQ has given the frame back
         """
         connection.unmarked_bytes = 0
         connection.marks.append((size, tracker))
