@@ -1,7 +1,7 @@
-"""Types with bounds, for all that a configuration may say. Pure.
+"""Types with bounds for the values of a configuration. Pure.
 
-Whoever decodes a configuration checks them, and the error names the key; values that are made in
-Python are not looked at. Beyond the bounds nothing could start, or serve.
+Decoding a configuration checks the bounds, and the error names the key; values that are made in
+Python are not checked. No daemon could start, or serve, with values outside of the bounds.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ import msgspec
 from msgspec import Meta
 
 Seconds: TypeAlias = Annotated[float, Meta(ge=0.001, le=86_400.0)]
-"""A time-out or an interval, of up to a day."""
+"""A time-out or an interval, at most a day."""
 
 RowSeconds: TypeAlias = Annotated[float, Meta(ge=1e-6, le=3_600.0)]
-"""What a row takes."""
+"""The time that one row takes."""
 
 Bytes: TypeAlias = Annotated[int, Meta(ge=1, le=2**40)]
 
 BytesOrNone: TypeAlias = Annotated[int, Meta(ge=0, le=2**40)]
-"""Where 0 means that there is no such bound, or none of them."""
+"""A size for which 0 has a meaning: no bound, or none of it."""
 
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=65_536)]
 
 Rows: TypeAlias = Count
 
 Threads: TypeAlias = Annotated[int, Meta(ge=0, le=256)]
-"""Threads, or lanes; 0: as many as are of use here."""
+"""A number of threads or lanes; 0: as many as are of use here."""
 
 Levels: TypeAlias = Annotated[int, Meta(ge=1, le=100)]
-"""Of priority; each has a queue of its own."""
+"""A number of priorities; each has a queue of its own."""
 
 PathText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4_000, pattern=r"^[^\x00]+\Z")]
 
@@ -39,8 +39,11 @@ ModelName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{
 
 
 def explained(error: msgspec.ValidationError, of: Any, says: Mapping[str, str] = {}) -> str:
-    """The error, which names the key, and what that key of the struct `of` may be where the error
-    does not tell. `says`: likewise, by the error's path to the key.
+    """The message of an error in a value of the struct `of`.
+
+    msgspec's message names the key. What the key may be is added where that message does not say.
+
+    says  what to add for a key, by the path that the error gives it
     """
     text = str(error)
     key = text.rpartition(" - at `")[2].rstrip("`")

@@ -1,10 +1,11 @@
-"""What processes take of this machine's memory, and how much the daemon may take. Linux only.
+"""The memory that processes take on this machine, and the memory that the daemon may take.
 
-The budget is the smallest of what the configuration says, what the control group leaves (version 1
-or 2, with all groups above) and what the machine has available; of the latter two a reserve stays
-free. On a Jetson the GPU's memory is the machine's, so this is its budget as well.
+The budget is the smallest of three: the configured size, what the control group leaves (version 1
+or 2, with all groups above), and what the machine has available. A reserve stays free of the latter
+two. The GPU of a Jetson uses the machine's memory, so the budget is the GPU's as well.
 
-Knows nothing of what the memory is for. Read again and again: others come and go.
+The budget is read again and again, since other processes come and go. Linux only. Knows nothing of
+what the memory is for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Footprint(NamedTuple):
     """Proportional set sizes: a page that n processes share counts 1/n in each, so they add up."""
 
     pss_bytes: int
-    private_bytes: int  # of it, what no file backs: the kernel cannot take it back
+    private_bytes: int  # the part that no file backs, which the kernel cannot take back
 
     def __add__(self, other: tuple[object, ...]) -> Footprint:
         assert isinstance(other, Footprint)
@@ -30,29 +31,29 @@ class Footprint(NamedTuple):
 
 
 def footprint(process: int | str = "self", proc: Path = Path("/proc")) -> Footprint:
-    """Of a process of ours. It takes the kernel about 1 ms for each 100 MB."""
+    """The footprint of a process of ours. The kernel takes about 1 ms for each 100 MB."""
     sizes = _sizes((proc / str(process) / "smaps_rollup").read_text())
     return Footprint(sizes["Pss"], sizes["Pss_Anon"])
 
 
 def anonymous_bytes(proc: Path = Path("/proc")) -> int:
-    """Of this process, what no file backs: a reading of some microseconds, to look often."""
+    """The memory of this process that no file backs. Reading it takes only some microseconds."""
     _, resident, shared, *_ = (proc / "self" / "statm").read_text().split()
     return (int(resident) - int(shared)) * _PAGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where to look; tests bring their own files."""
+    """The files that tell the machine's memory; tests bring their own."""
 
     proc: Path = Path("/proc")
     cgroups: Path = Path("/sys/fs/cgroup")
 
     def budget_bytes(self, configured_bytes: int, reserve_bytes: int, held: Footprint) -> int:
-        """What the daemon may hold in all, if it holds `held` now. `configured_bytes` 0: any.
+        """The memory that the daemon may hold, if it holds `held` now.
 
-        What it holds that a file backs counts as available to the kernel, so it is not added to
-        what the machine has available.
+        `configured_bytes` is 0 if the configuration sets no limit. Memory of the daemon that a file
+        backs already counts as available to the kernel, so it is not added to that.
         """
         limits = [self._available_bytes() + held.private_bytes - reserve_bytes]
         for group in self._groups():
@@ -63,7 +64,10 @@ class Machine:
         return max(0, min(limits))
 
     def ceiling_bytes(self, configured_bytes: int, reserve_bytes: int) -> int:
-        """What it may hold at most, when nobody else holds any. `configured_bytes` 0: any."""
+        """The most that the daemon may hold when nobody else holds any memory.
+
+        `configured_bytes` is 0 if the configuration sets no limit.
+        """
         limits = [_sizes((self.proc / "meminfo").read_text())["MemTotal"] - reserve_bytes]
         limits += [group.limit_bytes - reserve_bytes for group in self._groups()]
         if configured_bytes:
@@ -74,7 +78,7 @@ class Machine:
         return _sizes((self.proc / "meminfo").read_text())["MemAvailable"]
 
     def _groups(self) -> Iterator[_Group]:
-        """Those with a limit, from this process's own to the root."""
+        """The control groups with a limit, from this process's own to the root."""
         for folder in cgroups.folders("memory", self.proc, self.cgroups):
             for names in (_V1, _V2):
                 group = names.read(folder)
@@ -84,20 +88,20 @@ class Machine:
 
 class _Group(NamedTuple):
     limit_bytes: int
-    working_bytes: int  # in use, without what the kernel drops when it needs memory
+    working_bytes: int  # memory in use that the kernel cannot simply drop
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """How a version of control groups calls its files and figures."""
+    """The names of files and figures in one version of control groups."""
 
     limit: str
     usage: str
-    prefix: str  # of figures that include the groups below
+    prefix: str  # begins the names of figures that include the groups below
     mapped: str
 
     def read(self, folder: Path) -> _Group | None:
-        """The group of a folder; None without a limit."""
+        """The group of a folder; None if it has no limit."""
         try:
             text = (folder / self.limit).read_text().strip()
             if text == "max" or int(text) >= _NO_LIMIT:
@@ -105,7 +109,7 @@ class _Names:
             usage_bytes = int((folder / self.usage).read_text())
             lines = (folder / "memory.stat").read_text().splitlines()
         except FileNotFoundError:
-            return None  # the root of version 2 has none, nor has a group without the controller
+            return None  # the root of version 2 and groups without the controller have no such file
         stat = {name: int(value) for name, value in (line.split() for line in lines)}
         cached = stat[f"{self.prefix}inactive_file"] + stat[f"{self.prefix}active_file"]
         unmapped = max(0, cached - stat[f"{self.prefix}{self.mapped}"])
@@ -119,7 +123,7 @@ _V2 = _Names("memory.max", "memory.current", "", "file_mapped")
 
 
 def _sizes(text: str) -> dict[str, int]:
-    """Bytes by name of lines as `Pss:   123 kB`; others are passed over."""
+    """The bytes, by name, in lines like `Pss:   123 kB`; other lines are skipped."""
     found = {}
     for line in text.splitlines():
         name, _, rest = line.partition(":")

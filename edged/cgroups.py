@@ -1,6 +1,6 @@
-"""The control groups of this process, version 1 and 2, and how much of the processors they leave.
+"""The control groups of this process, version 1 and 2, and the processors that they leave to it.
 
-Limits of all groups above hold as well, so each is looked at from this process's own to the root.
+The limits of all groups above hold as well, so all are read, from this process's own to the root.
 Linux only.
 """
 
@@ -16,16 +16,16 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def folders(controller: str, proc: Path = PROC, cgroups: Path = CGROUPS) -> Iterator[Path]:
-    """Of the groups that limit this process by the controller, or may do; its own first."""
+    """The folders of the groups in which the controller may limit this process, its own first."""
     for line in (proc / "self" / "cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
             root = cgroups / controller
         elif not controllers:
-            root = cgroups  # version 2 has one tree for all
+            root = cgroups  # version 2 has one tree for all controllers
         else:
             continue
-        # In a container the path may be the host's, and the root here the group itself.
+        # The path in a container may be the host's, and the root here the group itself.
         folder = root / path.lstrip("/")
         if not folder.is_dir():
             folder = root
@@ -36,11 +36,11 @@ def folders(controller: str, proc: Path = PROC, cgroups: Path = CGROUPS) -> Iter
 
 
 def processors(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """How many this process may use: by its affinity, and by the quotas of its groups.
+    """The number of processors that this process may use, by its affinity and its groups' quotas.
 
-    A quota is a share of the time, and may be a fraction. Half a processor and more is worth a
-    thread; with one more than that, all of them run out of the quota together and stand still for
-    the rest of each period.
+    A quota is a share of the time, and may be a fraction. It is rounded: half a processor is worth
+    a thread. One thread more, and all of them use up the quota together and stand still for the
+    rest of each period.
     """
     allowed = len(os.sched_getaffinity(0))
     quotas = [_quota(folder) for folder in folders("cpu", proc, cgroups)]
@@ -48,7 +48,7 @@ def processors(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 
 
 def _quota(folder: Path) -> float:
-    """Processors' worth of time; infinity without a limit."""
+    """The quota of a group in processors; infinity if there is no limit."""
     try:
         quota, period = (folder / "cpu.max").read_text().split()
     except FileNotFoundError:
@@ -56,5 +56,5 @@ def _quota(folder: Path) -> float:
             quota = (folder / "cpu.cfs_quota_us").read_text().strip()
             period = (folder / "cpu.cfs_period_us").read_text()
         except FileNotFoundError:
-            return math.inf  # a root, or a group without the controller
+            return math.inf  # the folder is the root, or a group without the controller
     return math.inf if quota in ("max", "-1") else int(quota) / int(period)

@@ -1,10 +1,12 @@
 """The daemon's configuration: TOML into frozen typed values. Unknown keys are refused.
 
-Every key has a default and its unit in its name; configs/edged.toml lists them all with comments.
+Every key has a default, its bounds in its type, and its unit in its name. configs/edged.toml has
+the keys that most daemons set, configs/edged.full.toml has all of them.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -20,35 +22,43 @@ from edged.bounds import (
     ModelName,
     PathText,
     Rows,
-    RowSeconds,
     Seconds,
     Threads,
     explained,
 )
 from edged.cgroups import processors
-from edged.core.settings import Memory as MemorySettings
-from edged.core.settings import Settings as SchedulerSettings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.endpoints import Endpoint, Tcp, clash, parse
 from edged.errors import ConfigError, InvalidArgument
 from edged.options import Name as BackendName
 from edged.options import parse as parse_options
 from edged.policies import find as find_policy
 from edged.typeinfo import describe
-from edged.uplink.grants import Settings as Uplink
+from edged.uplink.grants import UplinkSettings
 from edged.wire import DEFAULT_ENDPOINT
 
 MAX_CONFIG_BYTES = 2**20
 LEAST_BUDGET_BYTES = 2**26  # with less, front and worker would not start
 _WIRE, _SCHEDULER = wire.Limits(), SchedulerSettings()
 _FrameBytes: TypeAlias = Annotated[int, Meta(ge=4_096, le=2**30)]
-_Items: TypeAlias = Annotated[int, Meta(ge=1, le=256)]  # that the header of a request may list
-
+_Items: TypeAlias = Annotated[int, Meta(ge=1, le=256)]  # number of items in a request's header
 _EndpointText: TypeAlias = Annotated[str, Meta(max_length=256)]
 
-_SAYS = {  # what msgspec's word on these keys leaves out
+# What a key may be, where msgspec's message does not say it well.
+_SAYS = {
     "$.server.socket_mode": "three octal digits, the owner's 6 or 7, as 0660",
+    "$.server.endpoints": "name at least one, as ipc:///run/edged.sock",
+    "$.server.admin": "it must begin with ipc://, where the file system says who may connect",
     "$.store": "a path",
     "$.device.cache_dir": "a path",
+    "$.memory.policy": "take partial, greedy or lru; independent is a baseline of edged simulate, "
+    "since a device holds a block once",
+}
+
+# Keys of earlier versions, and what they are called now.
+_RENAMED = {
+    "$.scheduler.lanes": "scheduler.max_lanes",
+    "$.scheduler.smooth": 'scheduler.policy, as "smooth:window_s=1,beat_s=0.1"',
 }
 
 
@@ -56,19 +66,26 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Server(_Section, frozen=True):
+class ServerConfig(_Section, frozen=True):
     """Sockets and the life of the daemon."""
 
-    endpoints: Annotated[tuple[_EndpointText, ...], Meta(max_length=64)] = (DEFAULT_ENDPOINT,)
-    socket_mode: Annotated[str, Meta(pattern=r"^0?[67][0-7]{2}\Z")] = "0660"  # of ipc sockets
-    shared_memory: bool = True  # for payloads of clients on this host
+    endpoints: Annotated[tuple[_EndpointText, ...], Meta(min_length=1, max_length=64)] = (
+        DEFAULT_ENDPOINT,
+    )
+    socket_mode: Annotated[str, Meta(pattern=r"^0?[67][0-7]{2}\Z")] = "0660"  # mode of ipc sockets
+    shared_memory: bool = True  # clients on this host may share memory for their payloads
     allow_plain_tcp: bool = False  # listen beyond loopback without encryption
-    default_timeout_s: Seconds = 30.0  # of requests that bring none
+    default_timeout_s: Seconds = 30.0  # time-out of requests that bring none
     # Priority of requests that bring none; 0 is the most urgent.
     default_level: Annotated[int, Meta(ge=0, le=99)] = 1
     client_timeout_s: Seconds = 10.0  # silence after which a client that pings counts as gone
-    drain_timeout_s: Seconds = 30.0  # for accepted requests, after SIGTERM
-    admin: _EndpointText | None = None  # None: beside the first ipc endpoint, as .admin; "": none
+    drain_timeout_s: Seconds = 30.0  # time to answer accepted requests after SIGTERM
+    # Where administrators connect; None: beside the first ipc endpoint, as .admin; "": nowhere.
+    admin: Annotated[str, Meta(max_length=256, pattern=r"^(ipc://[^\x00]*)?\Z")] | None = None
+
+    # What administrators say of models is kept here over a restart; None: in the directory that
+    # systemd gives the service (StateDirectory=), and without one nowhere.
+    state_dir: PathText | None = None
 
     @property
     def socket_permissions(self) -> int:
@@ -77,32 +94,32 @@ class Server(_Section, frozen=True):
 
     @property
     def parsed_endpoints(self) -> tuple[Endpoint, ...]:
-        """Raises ConfigError for one that is none."""
+        """The endpoints, parsed. Raises ConfigError."""
         return tuple(_parsed("server.endpoints", endpoint) for endpoint in self.endpoints)
 
     @property
     def parsed_admin(self) -> Endpoint | None:
-        """Where administrators connect, if they can. Raises ConfigError, likewise."""
+        """Where administrators connect, parsed; None: nowhere. Raises ConfigError."""
         admin = self.admin_endpoint
         return None if admin is None else _parsed("server.admin", admin)
 
     @property
     def admin_endpoint(self) -> str | None:
-        """Where administrators connect, if they can."""
+        """Where administrators connect; None: nowhere."""
         if self.admin is not None:
             return self.admin or None
         ipc = [endpoint for endpoint in self.endpoints if endpoint.startswith("ipc://")]
         return f"ipc://{Path(ipc[0][len('ipc://') :]).with_suffix('.admin')}" if ipc else None
 
 
-class Limits(wire.Limits, frozen=True, forbid_unknown_fields=True):
-    """As the wire has them, with bounds; there newer fields are passed over, here they are
-    mistakes.
+class LimitsConfig(wire.Limits, frozen=True, forbid_unknown_fields=True):
+    """The limits of one request, with bounds. A client ignores a limit that it does not know; here
+    an unknown one is a mistake.
     """
 
     max_message_bytes: _FrameBytes = _WIRE.max_message_bytes
     max_header_bytes: _FrameBytes = _WIRE.max_header_bytes
-    # Of the smallest request: operation, header, payload.
+    # The smallest request has three frames: operation, header, payload.
     max_frames: Annotated[int, Meta(ge=3, le=65_536)] = _WIRE.max_frames
     max_rows: Rows = _WIRE.max_rows
     max_pixels: Annotated[int, Meta(ge=1, le=2**30)] = _WIRE.max_pixels
@@ -115,19 +132,10 @@ class Limits(wire.Limits, frozen=True, forbid_unknown_fields=True):
     max_shared_bytes: Bytes = _WIRE.max_shared_bytes
 
 
-class OlderSmooth(_Section, frozen=True):
-    """The table of older files, which are still read. Its first three keys are without effect: the
-    policies take these times from the device. The others now stand in the name of the policy."""
-
-    prepare_workers: Count | None = None
-    prepare_s: RowSeconds | None = None
-    head_s: RowSeconds | None = None
-    window_s: Seconds | None = None
-    beat_s: Seconds | None = None
-
-
-class Scheduler(SchedulerSettings, frozen=True, forbid_unknown_fields=True):
-    """As the scheduler has them, with bounds; a simulation may go beyond them."""
+class SchedulerConfig(
+    SchedulerSettings, frozen=True, forbid_unknown_fields=True, rename={"lanes": "max_lanes"}
+):
+    """The scheduler's settings, with bounds; a simulation may go beyond them."""
 
     queue_rows: Annotated[int, Meta(ge=1, le=2**20)] = _SCHEDULER.queue_rows
     queue_bytes: Bytes = _SCHEDULER.queue_bytes
@@ -138,44 +146,41 @@ class Scheduler(SchedulerSettings, frozen=True, forbid_unknown_fields=True):
     lanes: Threads = _SCHEDULER.lanes
     max_attempts: Annotated[int, Meta(ge=1, le=100)] = _SCHEDULER.max_attempts
     policy: Annotated[str, Meta(max_length=64)] = _SCHEDULER.policy
-    smooth: OlderSmooth | msgspec.UnsetType = msgspec.UNSET
 
     @property
-    def choice(self) -> SchedulerSettings:
-        """The scheduler's part, with the older keys in the place where they stand today."""
-        policy = self.policy
-        if self.smooth is not msgspec.UNSET and policy.startswith("smooth") and ":" not in policy:
-            older = {"window_s": self.smooth.window_s, "beat_s": self.smooth.beat_s}
-            given = [f"{key}={value}" for key, value in older.items() if value is not None]
-            policy += ":" + ",".join(given) if given else ""
+    def settings(self) -> SchedulerSettings:
+        """The settings as the scheduler and a recording name them."""
         names = SchedulerSettings.__struct_fields__
-        return SchedulerSettings(**{n: getattr(self, n) for n in names} | {"policy": policy})
+        return SchedulerSettings(**{name: getattr(self, name) for name in names})
 
 
-class Device(_Section, frozen=True):
+class DeviceConfig(_Section, frozen=True):
     """The worker process."""
 
     backend: BackendName = "onnxruntime"
-    options: dict[str, Any] = {}  # of the backend
-    threads: Threads = 0  # of one batch; 0: as many as the daemon may use
-    prepare_threads: Threads = 0  # that decode images; 0: likewise
+    options: dict[str, Any] = {}  # the backend's own options: edged.options
+    threads: Threads = 0  # threads that compute one batch; 0: as many as the daemon may use
+    prepare_threads: Threads = 0  # threads that decode images; 0: as many as the daemon may use
     cache_dir: PathText = "/var/cache/edged"  # blocks prepared for this host
-    profile: PathText | None = None  # of `edged profile`; None: measure at the start
+    profile: PathText | None = None  # a file of `edged profile`; None: measure at the start
     # While there is work processors enter no idle state that takes longer to leave; None: any.
     idle_latency_us: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
-    # For loading and warming up.
+    # Time to load and warm up.
     start_timeout_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 300.0
-    # That a batch may take at least; then the worker is restarted.
+    # The worker is restarted when a batch takes longer than this and than its measured times allow.
     hang_timeout_s: Annotated[float, Meta(ge=0.1, le=86_400.0)] = 10.0
 
 
-class Memory(MemorySettings, frozen=True, forbid_unknown_fields=True):
-    """What front and worker may take together, and which models are there when not all fit."""
+class MemoryConfig(MemorySettings, frozen=True, forbid_unknown_fields=True):
+    """How much memory front and worker may take together, and which models are loaded when not all
+    of them fit.
+    """
 
+    policy: Literal["partial", "greedy", "lru"] = "partial"
     pinned: Annotated[tuple[ModelName, ...], Meta(max_length=4096)] = ()
     max_wait_s: Seconds = 10.0
     budget_bytes: BytesOrNone = 0  # 0: what the control group and the machine allow
-    reserve_bytes: BytesOrNone = 67_108_864  # of these two, left free
+    reserve_bytes: BytesOrNone = 67_108_864  # memory of the group and the machine that stays free
 
     @property
     def choice(self) -> MemorySettings:
@@ -183,26 +188,26 @@ class Memory(MemorySettings, frozen=True, forbid_unknown_fields=True):
         return MemorySettings(self.policy, self.pinned, self.max_wait_s)
 
 
-class Log(_Section, frozen=True):
+class LogConfig(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class Config(_Section, frozen=True):
-    """All of it. Times in seconds, memory in bytes, batches and queues in rows."""
+    """The whole configuration. Times in seconds, memory in bytes, batches and queues in rows."""
 
     store: PathText = "/var/lib/edged/store"
     # None: every model of the store.
     models: Annotated[tuple[ModelName, ...], Meta(min_length=1, max_length=4096)] | None = None
-    server: Server = Server()
-    limits: Limits = Limits()
-    scheduler: Scheduler = Scheduler()
-    uplink: Uplink = Uplink()
-    device: Device = Device()
-    memory: Memory = Memory()
-    log: Log = Log()
+    server: ServerConfig = ServerConfig()
+    limits: LimitsConfig = LimitsConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    uplink: UplinkSettings = UplinkSettings()
+    device: DeviceConfig = DeviceConfig()
+    memory: MemoryConfig = MemoryConfig()
+    log: LogConfig = LogConfig()
 
-    def published_limits(self) -> Limits:
-        """The limits of one request, as the scheduler's settings narrow them."""
+    def published_limits(self) -> LimitsConfig:
+        """The limits of one request, which the scheduler's settings narrow."""
         return msgspec.structs.replace(
             self.limits,
             max_rows=min(self.limits.max_rows, self.scheduler.max_batch_rows),
@@ -233,12 +238,12 @@ def read(path: Path) -> Config:
 def decode(text: bytes) -> Config:
     """The configuration in a TOML text. Relative paths are left as they are. Raises ConfigError.
 
-    The machine is not looked at: that is for `edged.daemon.preflight`.
+    `edged.daemon.preflight` checks it against the machine.
     """
     try:
         config = msgspec.toml.decode(text, type=Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(explained(error, Config, _SAYS)) from error
+        raise ConfigError(_renamed(error) or explained(error, Config, _SAYS)) from error
     except RecursionError as error:
         raise ConfigError("brackets are nested too deep: no key needs that") from error
     except ValueError as error:  # no TOML, no UTF-8, or a number of thousands of digits
@@ -247,23 +252,27 @@ def decode(text: bytes) -> Config:
     return config
 
 
+def _renamed(error: msgspec.ValidationError) -> str | None:
+    """What to say of a key that is called otherwise now; None: the error is another one."""
+    found = re.fullmatch(r"Object contains unknown field `(\w+)` - at `(.+)`", str(error))
+    new = found and _RENAMED.get(f"{found[2]}.{found[1]}")
+    return f"{found[2][2:]}.{found[1]} is called {new} now: write that" if found and new else None
+
+
 def _check(config: Config) -> None:
-    """How keys have to go together. What one of them may be is in its type."""
+    """Check how keys go together. What one key may be is in its type, but for two: a budget may be
+    0 or large, and only the policies know the names of policies.
+    """
     server, scheduler = config.server, config.scheduler
     parse_options(config.device.backend, config.device.options)
     _check_uplink(config)
-    if config.memory.policy == "independent":
-        raise ConfigError(
-            "memory.policy: independent is a baseline of `edged simulate`; a device holds a block "
-            "once: take partial, greedy or lru"
-        )
     if 0 < config.memory.budget_bytes < LEAST_BUDGET_BYTES:
         raise ConfigError(
             f"memory.budget_bytes is {config.memory.budget_bytes}: it must be 0 (what the control "
             f"group and the machine leave), or {LEAST_BUDGET_BYTES} at least"
         )
     try:
-        find_policy(scheduler.choice.policy)
+        find_policy(scheduler.policy)
     except InvalidArgument as error:
         raise ConfigError(f"scheduler.policy: {error}") from error
     if server.default_level >= scheduler.levels:
@@ -303,17 +312,10 @@ def _check_uplink(config: Config) -> None:
         )
 
 
-def _check_endpoints(server: Server) -> None:
-    if not server.endpoints:
-        raise ConfigError("server.endpoints is empty: name at least one, as ipc:///run/edged.sock")
+def _check_endpoints(server: ServerConfig) -> None:
     endpoints = server.parsed_endpoints
     if both := clash(endpoints):
         raise ConfigError(f"server.endpoints: two of them would take {both}: name each once")
-    if server.admin and not server.admin.startswith("ipc://"):
-        raise ConfigError(
-            f"server.admin is {server.admin!r}: it must begin with ipc://, where the file system "
-            "says who may connect"
-        )
     admin = server.parsed_admin
     if admin is not None and (both := clash((*endpoints, admin))):
         where = "is one" if server.admin is None else f"is {server.admin!r}, as one"

@@ -11,20 +11,20 @@ from typing import TypeAlias
 
 from edged.errors import InvalidArgument
 
-PATH_BYTES = 107  # that the address of a Unix socket has room for; unix(7)
+PATH_BYTES = 107  # longest path in the address of a Unix socket; unix(7)
 _INTERFACE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,14}")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True, slots=True)
 class Ipc:
-    """A socket in the file system, which says who may connect."""
+    """A socket in the file system, whose permissions say who may connect."""
 
     path: str
 
     @property
     def companions(self) -> tuple[str, str, str]:
-        """The files that belong to it: itself, its lock, and the memory that clients share."""
+        """The files of the endpoint: its socket, its lock, and the socket of shared memory."""
         return (self.path, self.lock, f"{self.path}.shared")
 
     @property
@@ -34,7 +34,7 @@ class Ipc:
 
 @dataclass(frozen=True, slots=True)
 class Tcp:
-    """A port. Of `*` all addresses; else of an IP address (v6 in brackets) or an interface."""
+    """A port of an IP address (v6 in brackets) or of an interface; host `*` is all addresses."""
 
     host: str
     port: int
@@ -50,12 +50,12 @@ class Tcp:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine, all accounts of it, can connect."""
+        """Whether only this machine can connect, with all its accounts."""
         return _is_ip(self.address) and ipaddress.ip_address(self.address).is_loopback
 
     @property
     def is_any(self) -> bool:
-        """Whether it is of all addresses of the machine."""
+        """Whether the port is open on all addresses of the machine."""
         return self.host in ("*", "0.0.0.0", "[::]")
 
 
@@ -63,7 +63,7 @@ Endpoint: TypeAlias = Ipc | Tcp
 
 
 def parse(endpoint: str) -> Endpoint:
-    """Raises InvalidArgument that says what is wrong with it."""
+    """The endpoint that a text names. Raises InvalidArgument that says what is wrong with it."""
     transport, colons, rest = endpoint.partition("://")
     if colons and transport == "ipc":
         return _ipc(endpoint, rest)
@@ -73,7 +73,7 @@ def parse(endpoint: str) -> Endpoint:
 
 
 def clash(endpoints: Iterable[Endpoint]) -> str | None:
-    """What two of them would both take; None: they can be listened at side by side."""
+    """The path or port that two endpoints would share; None: they do not conflict."""
     taken: set[str] = set()
     ports: dict[int, list[Tcp]] = {}
     for endpoint in endpoints:

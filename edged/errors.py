@@ -11,13 +11,19 @@
     ├── DeadlineExceeded     DEADLINE_EXCEEDED   the time-out passed, or cannot be met any more
     ├── Cancelled            CANCELLED           the caller took the request back
     └── StoreError           INTERNAL            the store on disk is damaged or of another version
+        └── StoreAway                            ... or is not there, or cannot be read, at present
 
 A message is one line: what was wrong, then what to do about it.
+
+A start that fails ends with `EdgedError.start_status`, which tells the service manager whether to
+try again: 2 where only an edit of the configuration or of the store helps (InvalidArgument,
+NotFound, Unsupported, StoreError), 1 where time may (all others, StoreAway among them).
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from typing import ClassVar
 
 
 class Code(str, Enum):
@@ -37,6 +43,7 @@ class EdgedError(Exception):
     """Base of all errors; `retry_after_s` is set where trying again later can help."""
 
     code: Code = Code.INTERNAL
+    start_status: ClassVar[int] = 1  # exit status of a start that fails with it
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -45,6 +52,7 @@ class EdgedError(Exception):
 
 class InvalidArgument(EdgedError):
     code = Code.INVALID_ARG
+    start_status = 2
 
 
 class ConfigError(InvalidArgument):
@@ -57,10 +65,12 @@ class PlanError(InvalidArgument):
 
 class NotFound(EdgedError):
     code = Code.NOT_FOUND
+    start_status = 2
 
 
 class Unsupported(EdgedError):
     code = Code.UNSUPPORTED
+    start_status = 2
 
 
 class Unavailable(EdgedError):
@@ -81,6 +91,11 @@ class Cancelled(EdgedError):
 
 class StoreError(EdgedError):
     code = Code.INTERNAL
+    start_status = 2
+
+
+class StoreAway(StoreError):
+    start_status = 1
 
 
 _BY_CODE: dict[Code, type[EdgedError]] = {
@@ -99,7 +114,7 @@ _BY_CODE: dict[Code, type[EdgedError]] = {
 
 
 def from_code(code: str, message: str, *, retry_after_s: float | None = None) -> EdgedError:
-    """The exception that a coded error of the wire stands for; unknown codes become EdgedError."""
+    """The exception of a coded error on the wire; an unknown code becomes EdgedError."""
     try:
         cls = _BY_CODE[Code(code)]
     except ValueError:

@@ -1,8 +1,8 @@
-"""What a store says of a model: frozen values, their JSON form, and the checks on them. No I/O.
+"""The manifest, a store's description of a model: its values, JSON form and checks. No I/O.
 
 A model is an ordered list of steps. Each step names a block (the SHA-256 of its ONNX file), the
-values that it reads and the values that it writes. Axis 0 of every value is the row; shapes here
-leave it out: an image batch of shape (rows, 3, 224, 224) has shape (3, 224, 224).
+values that it reads and the values that it writes. Axis 0 of every value is the row and is not part
+of shapes here: an image batch of shape (rows, 3, 224, 224) has shape (3, 224, 224).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from edged.errors import InvalidArgument, StoreError
 from edged.typeinfo import describe
 
 SCHEMA = 1  # raised when an older daemon could misread a newer manifest
-CHECKS = 1  # raised when the exporter learns to see what an older one has let pass
+CHECKS = 1  # raised when the exporter refuses models that older ones have accepted
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"  # of a task or a model, here and on the wire
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"  # names of tasks and models, here and on the wire
 MAX_TENSOR_NAME = 256  # characters of an input's or output's name, here and on the wire
 
 _NAME = re.compile(NAME)
@@ -44,8 +44,8 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The smallest piece that a block can be split into, known by the digest of its content.
 
-    `reads` and `writes` name values as those of a Step do. Layers outlive a split of their block:
-    sharing is found by comparing them.
+    `reads` and `writes` name values, as those of a PathStep do. Layers stay the same when their
+    block is split, so shared parts of models are found by comparing layers.
     """
 
     digest: str
@@ -54,11 +54,11 @@ class Layer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     weight_bytes: int
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PathStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One block of a path. `reads[i]` feeds the block's input `x{i}`; `y{i}` writes `writes[i]`.
 
-    `layers` are what the block consists of, in order. Only `export` looks at them; a block
-    without any cannot be split.
+    `layers` are the layers of the block, in order. Only `export` reads them; a block without layers
+    cannot be split.
     """
 
     block: str
@@ -70,19 +70,18 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How an encoded image (or a decoded uint8 HWC one) becomes a model's float32 input.
 
-    Decode to 8-bit RGB (EXIF orientation applied), resize, crop, then (x * scale - mean) / std
-    per channel. The head of a model was trained on exactly this, so it is part of its identity.
+    The image is decoded to 8-bit RGB (EXIF orientation applied), resized, cropped, and normalised
+    by (x * scale - mean) / std per channel. The head of a model was trained on exactly this, so it
+    is part of the model's identity.
 
-    `resize_version` 2 gives the same bytes on every processor. A stored manifest without it was
-    written before, and means 1.
+    `resize_version` 2 gives the same bytes on every processor. A stored manifest without it is
+    older, and means 1.
     """
 
-    height: int  # pixels, of the model's input
+    height: int  # pixels of the model's input
     width: int
     resize: Literal["stretch", "shorter-side"] = "stretch"
-    resize_to: int | None = (
-        None  # pixels of the shorter side before the crop; None: no extra margin
-    )
+    resize_to: int | None = None  # shorter side in pixels before the crop; None: no extra margin
     interpolation: Literal["linear", "area", "cubic"] = "linear"
     crop: Literal["none", "center"] = "none"
     color: Literal["RGB", "BGR"] = "RGB"
@@ -94,7 +93,7 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A measured figure, with what it was measured on."""
+    """A measured accuracy, and the images that it was measured on."""
 
     metric: Literal["top1", "top5"]
     value: float
@@ -104,10 +103,10 @@ class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HeadOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a trained head is bound to: the features of one backbone, in one precision."""
+    """The features that a trained head needs: those of one backbone, in one precision."""
 
-    model: str  # the name it was trained from, for people
-    features: str  # features_digest() of what the last layer reads, for the machine
+    model: str  # name of the model that it was trained with; for people
+    features: str  # features_digest() of the value that the last layer reads
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -120,31 +119,31 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: tuple[str, ...]  # names of values
     outputs: tuple[str, ...]  # names of values
     values: tuple[Value, ...]  # every tensor that a step or a layer names
-    steps: tuple[Step, ...]
-    whole_bytes: int  # bytes of the model as one uncut ONNX file, to compare with
-    preprocess: Preprocess | None = None  # None: the model takes tensors only
-    max_rows: int | None = None  # of one run; None: any; 1: its rows cannot be kept apart in one
+    steps: tuple[PathStep, ...]
+    whole_bytes: int  # bytes of the model as one uncut ONNX file, for comparison
+    preprocess: Preprocess | None = None  # None if the model takes tensors only
+    max_rows: int | None = None  # most rows of one run; None: any; 1: rows of a run would mix
     checks: int = CHECKS  # version of the checks that it passed; a manifest without it is older
-    unfit: str = ""  # why it must not be served, as far as these checks have found
-    labels: tuple[str, ...] = ()  # of the first output's last axis
+    unfit: str = ""  # why these checks found that it must not be served; empty if it may be
+    labels: tuple[str, ...] = ()  # names of the indices of the first output's last axis
     accuracy: Accuracy | None = None
     head_of: HeadOf | None = None
 
     def value(self, name: str) -> Value:
-        """The value of that name; `check` has made sure that each one used is listed."""
+        """The value of that name. It is there: `check` accepts only names that are listed."""
         return next(v for v in self.values if v.name == name)
 
     @property
     def rows_at_once(self) -> int | None:
-        """The most rows of one run; None: any number. Older checks let coupled rows pass."""
+        """The most rows of one run; None if there is no limit. Older checks missed coupled rows."""
         return 1 if self.checks < CHECKS else self.max_rows
 
 
 def features_digest(manifest: Manifest, value: str) -> str:
-    """Identity of what the model computes as `value`: hex SHA-256.
+    """The identity of the features that the model computes as `value`: hex SHA-256.
 
-    Covers the layers that lead to it, their wiring, the precision and the preprocessing. Made of
-    layers and not of blocks, so splitting a block does not orphan the heads above it.
+    It covers the layers that lead to the value, their wiring, the precision and the preprocessing.
+    It is made of layers and not of blocks, so that splitting a block does not orphan its heads.
     """
     known: dict[str, object] = {
         name: ["input", i, manifest.value(name).datatype, manifest.value(name).shape]
@@ -161,7 +160,7 @@ def features_digest(manifest: Manifest, value: str) -> str:
 def check_head(manifest: Manifest) -> None:
     """Raise StoreError if the model ends in a head that was trained on other features.
 
-    A trained head is the model's last layer, and its first input are the features.
+    A trained head is the model's last layer, and the features are its first input.
     """
     bound = manifest.head_of
     if bound is None:
@@ -175,7 +174,7 @@ def check_head(manifest: Manifest) -> None:
 
 
 def layers(manifest: Manifest) -> tuple[Layer, ...]:
-    """The whole path in layers; a block without layers counts as one."""
+    """The layers of the whole path; a block without layers counts as one layer."""
     return tuple(
         layer
         for step in manifest.steps
@@ -187,12 +186,12 @@ def _digest(value: object) -> str:
     return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
 
 
-# What decoding may raise, whatever the bytes are: text that is no UTF-8 is a ValueError.
+# The exceptions that decoding arbitrary bytes may raise. Text that is not UTF-8 is a ValueError.
 DECODING = (msgspec.MsgspecError, ValueError, RecursionError, MemoryError)
 
 
 def decode(data: bytes) -> Manifest:
-    """A checked manifest. Raises StoreError (damaged, or of a newer version), nothing else."""
+    """A checked manifest. Raises StoreError, and nothing else, if it is damaged or newer."""
     try:
         probe = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         schema = msgspec.json.decode(probe.get("schema", _NULL), type=int)
@@ -230,7 +229,7 @@ def encode(manifest: Manifest) -> bytes:
 
 
 def _stored(preprocess: Preprocess | None) -> dict[str, object] | None:
-    """As the store has it. Of version 1 neither bytes nor digests have changed."""
+    """The preprocessing in its stored form. Version 1 is not named, so its digests stay valid."""
     if preprocess is None:
         return None
     fields: dict[str, object] = msgspec.to_builtins(preprocess)
@@ -240,7 +239,7 @@ def _stored(preprocess: Preprocess | None) -> dict[str, object] | None:
 
 
 def check_name(name: str, what: str) -> str:
-    """`name` if it can name a model or task, else InvalidArgument."""
+    """Returns `name`, or raises InvalidArgument if it cannot name a model or task."""
     if not _NAME.fullmatch(name):
         raise InvalidArgument(
             f"{what} name {name!r} is not allowed: use 1 to 128 of A-Z a-z 0-9 . _ -, "
@@ -250,7 +249,7 @@ def check_name(name: str, what: str) -> str:
 
 
 def check_tensor_name(name: str, what: str) -> str:
-    """`name` if requests and replies can name an input or output so, else InvalidArgument."""
+    """Returns `name`, or raises InvalidArgument if it cannot name an input or output."""
     if not 1 <= len(name) <= MAX_TENSOR_NAME:
         raise InvalidArgument(
             f"{what} {name[:40]!r}.. has a name of {len(name)} characters, and requests have room "
@@ -280,7 +279,7 @@ def check(manifest: Manifest) -> None:
     if not manifest.inputs or not manifest.outputs or not manifest.steps:
         raise refuse("inputs, outputs and steps must not be empty")
     known = set(manifest.inputs)
-    named = set(manifest.inputs)  # those, and what stays inside a block
+    named = set(manifest.inputs)  # the known values, and those inside blocks
     for step in manifest.steps:
         if not _DIGEST.fullmatch(step.block):
             raise refuse(f"{step.block!r} is not a block id")
@@ -300,8 +299,8 @@ def check(manifest: Manifest) -> None:
     check_head(manifest)
 
 
-def _written(step: Step, refuse: Callable[[str], StoreError]) -> set[str]:
-    """All that the layers of a step write, once they are known to lead to its `writes`."""
+def _written(step: PathStep, refuse: Callable[[str], StoreError]) -> set[str]:
+    """All values that the layers of a step write; raises `refuse` unless they make its `writes`."""
     known, written = set(step.reads), set[str]()
     for layer in step.layers:
         if missing := set(layer.reads) - known:

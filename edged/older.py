@@ -1,13 +1,13 @@
 """Which models of an older edged-export may be served, and why others must not.
 
-That exporter took every length for a function of the number of rows. A length that depends on the
-data (how many boxes are left) became a constant, or a multiple of the number of rows, and what had
-made the length disappeared. The constant looks like any other whole number in a block, so nothing
-in a block proves that a number was not such a length. A model is served only if its blocks compute
-with no whole number at all, as most convolutional networks do.
+That exporter treated every length as a function of the number of rows. A length that depends on the
+data (the number of boxes that remain) became a constant, or a multiple of the number of rows, and
+the operators that computed it disappeared. The constant looks like any other whole number in a
+block, so nothing in a block proves that a number was not such a length. A model is served only if
+its blocks compute with no whole number at all, as most convolutional networks do.
 
-Reads as much of an ONNX file as that takes: protocol buffers are fields of a number, a form and a
-value, and what is not looked for is stepped over.
+This module reads only the parts of an ONNX file that it needs: a protocol buffer is a list of
+fields, each with a number, a form and a value, and other fields are skipped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import TypeAlias
 from edged.errors import StoreError
 from edged.manifest import CHECKS, Manifest
 
-_DATA_SIZED = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}  # operators
-_WHOLE = {6, 7, 9}  # types of numbers that the older exporter folded: int32, int64, bool
+# Operators whose outputs have lengths that depend on the data.
+_DATA_SIZED = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
+_WHOLE = {6, 7, 9}  # the types int32, int64 and bool, which the older exporter folded
 
 # Inputs that hold whole numbers which cannot have been lengths: axes; biases of quantised layers;
 # and the target of a Reshape, which has to divide the same number of elements for every picture.
@@ -30,13 +31,13 @@ _NO_LENGTHS = {
     "DequantizeLinear": 0, "QLinearConv": 8,
 }  # fmt: skip
 
-# Numbers of fields.
+# Field numbers of onnx.proto.
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
 _NODE_INPUT, _NODE_TYPE = 1, 4
 _TENSOR_TYPE, _TENSOR_NAME = 2, 8
 
-_Field: TypeAlias = "tuple[int, int | memoryview]"  # its number; a number, or bytes
+_Field: TypeAlias = "tuple[int, int | memoryview]"  # the field's number and value
 
 
 def check_fit(model: Manifest, block_bytes: Callable[[str], bytes]) -> None:
@@ -46,7 +47,7 @@ def check_fit(model: Manifest, block_bytes: Callable[[str], bytes]) -> None:
 
 
 def doubt(model: Manifest, block_bytes: Callable[[str], bytes]) -> str:
-    """Why a length of the data may be frozen in the model; empty if none can be.
+    """Why a length that depends on the data may be frozen in the model; empty if none can be.
 
     Raises StoreError if a block is damaged.
     """
@@ -113,7 +114,7 @@ def _whole_number(data: memoryview) -> str | None:
 
 
 def _fields(data: memoryview) -> Iterator[_Field]:
-    """The fields of a message. Raises IndexError where it ends within one."""
+    """The fields of a message. Raises IndexError if it ends within a field."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -132,7 +133,7 @@ def _fields(data: memoryview) -> Iterator[_Field]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number that ends with the first byte below 128, and where it ends."""
+    """A number whose last byte is the first one below 128, and the position after it."""
     number = shift = 0
     while data[at] >= 128:
         number |= (data[at] & 127) << shift

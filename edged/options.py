@@ -1,6 +1,7 @@
-"""What `device.options` may say for each backend. Knows no runtimes, so every process may read it.
+"""The options that `device.options` may set for each backend.
 
-A backend's own module takes its options from here.
+A backend's own module takes its options from here. Knows no runtimes, so every process may import
+it.
 """
 
 from __future__ import annotations
@@ -25,57 +26,58 @@ _Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31)]
 _Speed: TypeAlias = Annotated[float, Meta(ge=1e-6, le=1e12)]
 
 
-class OnnxRuntime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class OnnxRuntimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     lanes: Threads = 0  # batches side by side; 0: one for each thread on the CPU, one on a GPU
-    pack: bool = False  # keep weights of products as the CPU wants them: faster runs, slower loads
-    device_id: _DeviceId = 0  # of the GPU
-    provider_options: dict[str, Any] = {}  # handed to ONNX Runtime as they are
+    pack: bool = False  # store weights in the CPU's own order: faster runs, slower loads
+    device_id: _DeviceId = 0  # number of the GPU
+    provider_options: dict[str, Any] = {}  # passed to ONNX Runtime unchanged
 
 
-class Torch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: Literal["cpu", "cuda"] = "cpu"
-    device_id: _DeviceId = 0  # of the GPU
+    device_id: _DeviceId = 0  # number of the GPU
     tf32: bool = False  # let the GPU round the factors of float32 products to 10 bits
-    graphs: bool = True  # on a GPU, replay runs that come again
+    graphs: bool = True  # replay repeated runs as CUDA graphs on a GPU
 
 
-class Emulated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which block takes what.
+class EmulatedOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The times and sizes of blocks on an emulated device.
 
-    `blocks`: by block id, by the beginning of one, or for all others by `*`, either the figures
-    or the name that they have in `profile`. Blocks that are in the profile need no entry.
+    A key of `blocks` is a block id, the beginning of one, or `*` for all others. A value is a
+    block's figures, or the name that they have in `profile`. Blocks that are in the profile need no
+    entry.
     """
 
     profile: str | None = None  # a file.json, or the name of one that ships with edged
     blocks: dict[str, BlockProfile | str] = {}
-    device: str | None = None  # None: that of the profile
-    load_bytes_per_ms: _Speed | None = None  # where a block has no load time; None: it takes none
-    speed: _Speed = 1.0  # 2.0: everything takes half the time
+    device: str | None = None  # None takes the name in the profile
+    load_bytes_per_ms: _Speed | None = None  # speed if a block has no load time; None: no time
+    speed: _Speed = 1.0  # 2.0 halves all times
 
 
-class Fake(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Durations, and faults, which a run has when a row of it begins with that value."""
+class FakeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Durations and faults. An `.._on` fault is of runs with a row that begins with its value."""
 
-    run_us: _Microseconds = 0.0  # time that each run of a block takes
-    row_us: _Microseconds = 0.0  # and each row in it
-    fail_on: float | None = None
-    hang_on: float | None = None
+    run_us: _Microseconds = 0.0  # time of each run of a block
+    row_us: _Microseconds = 0.0  # further time of each row
+    fail_on: float | None = None  # the run fails
+    hang_on: float | None = None  # the run never ends
     die_on: float | None = None  # the process ends
-    lose_on: float | None = None  # the device is lost, and says so
-    fail_on_load: _Count | None = None  # the n-th block that is loaded
-    fail_every_load: _Count | None = None  # and each n-th one
+    lose_on: float | None = None  # the run fails and says that the device is lost
+    fail_on_load: _Count | None = None  # number of the one load that fails
+    fail_every_load: _Count | None = None  # every n-th load fails
     load_bytes_per_ms: _Speed | None = None  # None: loading takes no time
-    max_rows: Rows | None = None  # of each block
+    max_rows: Rows | None = None  # most rows of one run of each block
 
 
-Options: TypeAlias = OnnxRuntime | Torch | Emulated | Fake
+Options: TypeAlias = OnnxRuntimeOptions | TorchOptions | EmulatedOptions | FakeOptions
 
 _TYPES: dict[str, type[Options]] = {
-    "onnxruntime": OnnxRuntime,
-    "torch": Torch,
-    "emulated": Emulated,
-    "fake": Fake,
+    "onnxruntime": OnnxRuntimeOptions,
+    "torch": TorchOptions,
+    "emulated": EmulatedOptions,
+    "fake": FakeOptions,
 }
 _NEEDS = {"onnxruntime": ("onnxruntime",), "torch": ("torch", "onnx")}
 
@@ -88,7 +90,7 @@ def parse(backend: str, options: Mapping[str, Any]) -> Options:
         raise ConfigError(
             f"device.options of backend {backend}: {explained(error, _TYPES[backend])}"
         ) from error
-    if isinstance(checked, OnnxRuntime) and checked.lanes > 1 and checked.provider != "cpu":
+    if isinstance(checked, OnnxRuntimeOptions) and checked.lanes > 1 and checked.provider != "cpu":
         raise ConfigError(
             f"device.options of backend {backend}: lanes = {checked.lanes} with provider "
             f"{checked.provider}: it must be 0 (automatic) or 1 on a GPU"
@@ -106,8 +108,8 @@ def check_installed(backend: str) -> None:
             )
 
 
-def figures(options: Emulated) -> dict[str, BlockProfile]:
-    """What each block takes, by its id, the beginning of one, or `*`. Raises ConfigError."""
+def figures(options: EmulatedOptions) -> dict[str, BlockProfile]:
+    """The figures of each block by its id, the beginning of one, or `*`. Raises ConfigError."""
     profile = profiles.read(options.profile) if options.profile is not None else None
     found = dict(profile.blocks) if profile is not None else {}
     for key, value in options.blocks.items():
@@ -120,4 +122,4 @@ def figures(options: Emulated) -> dict[str, BlockProfile]:
     return found
 
 
-describe(Fake, Emulated, OnnxRuntime, Torch)
+describe(FakeOptions, EmulatedOptions, OnnxRuntimeOptions, TorchOptions)

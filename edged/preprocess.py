@@ -1,8 +1,8 @@
-"""From a picture to a model's input: resize, crop, normalise.
+"""Turns a picture into a model's input: resizes, crops, normalises.
 
-The same code feeds training and serving, and the same bytes always give the same floats, on every
-processor. Knows no models, no threads and no requests. Decoding (`edged.pictures`), resizing and
-normalising release the GIL.
+Training and serving use the same code, and the same bytes give the same floats on every processor.
+Decoding (`edged.pictures`), resizing and normalising release the GIL. Knows no models, no threads
+and no requests.
 
 The normalisation is a table of 256 floats a channel: exact to the last bit on every processor,
 and as fast as arithmetic.
@@ -22,19 +22,19 @@ from edged.pictures import files, resizing
 from edged.pictures.decoding import Image, pixels_of
 from edged.pictures.header import MAX_PIXELS, Bytes, check
 
-# From three or four channels, by which the model wants; RGB of three channels stays as it is.
+# Conversion codes by the picture's channels and the model's colours; RGB of three channels stays.
 _TO_CHANNELS = {
     (3, "BGR"): cv2.COLOR_RGB2BGR,
     (4, "BGR"): cv2.COLOR_RGBA2BGR,
     (4, "RGB"): cv2.COLOR_RGBA2RGB,
 }
-_MAX_ASPECT = 50  # a strip one pixel wide would grow to gigabytes before its crop
+_MAX_ASPECT = 50  # a picture one pixel wide would grow to gigabytes before its crop
 
 
 def normalise(image: Image, spec: Preprocess, out: npt.NDArray[np.float32]) -> None:
-    """Write the model's input for `image` into `out`, one row, shape as the model wants it.
+    """Write the model's input for `image` into `out`, one row in the shape that the model takes.
 
-    `image` may have a spare channel if `takes_spare(spec)`.
+    `image` may have a fourth, unused channel if `takes_spare(spec)`.
     """
     _check_out(out, spec)
     height, width = image.shape[:2]
@@ -72,19 +72,19 @@ def prepare(
 
 
 def takes_spare(spec: Preprocess) -> bool:
-    """Whether a picture may have a fourth channel that means nothing, which is faster."""
+    """Whether a picture may have a fourth, unused channel, which is faster to resize."""
     return spec.resize_version == 2 and spec.interpolation == "linear"
 
 
 def resize_bytes(height: int, width: int, spec: Preprocess) -> int:
-    """The most memory that `normalise` takes for a picture of this size, less what it writes."""
+    """The most memory that `normalise` takes for a picture of this size, its output not counted."""
     to = resized(height, width, spec)
-    row_bytes = 3 * spec.height * spec.width  # its planes
+    row_bytes = 3 * spec.height * spec.width  # bytes of the three planes
     return resizing.resize_bytes((height, width), to, spec.interpolation) + row_bytes
 
 
 def resized(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
-    """Height and width before the crop. Raises InvalidArgument where `spec` cannot be met."""
+    """Height and width before the crop. Raises InvalidArgument if `spec` cannot be met."""
     if spec.resize == "stretch":
         scale = spec.resize_to / min(spec.height, spec.width) if spec.resize_to else 1.0
         to_height, to_width = int(spec.height * scale), int(spec.width * scale)
@@ -110,7 +110,7 @@ def resized(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=64)
 def _tables(spec: Preprocess) -> npt.NDArray[np.float32]:
-    """Shape (3, 256): the float that each byte becomes, by channel in the model's order."""
+    """The float that each byte becomes, (3, 256): one row a channel, in the model's order."""
     byte = np.arange(256, dtype=np.float64)
     return np.array(
         [(byte * spec.scale - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True)],
@@ -119,7 +119,7 @@ def _tables(spec: Preprocess) -> npt.NDArray[np.float32]:
 
 
 def _check_out(out: npt.NDArray[np.float32], spec: Preprocess) -> None:
-    # OpenCV would allocate another array, silently, in place of one that does not fit.
+    # OpenCV would silently write into a new array if the one passed in did not fit.
     plane = (spec.height, spec.width)
     shape = (3, *plane) if spec.layout == "NCHW" else (*plane, 3)
     if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:

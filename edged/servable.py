@@ -1,7 +1,7 @@
-"""Whether models can be served, as far as their manifests say. Pure.
+"""Whether models can be served, judged by their manifests. Pure.
 
-One place for all such checks: whoever serves models looks here first, at the start and at each
-reload, and lists those that cannot be served with the reason.
+All such checks are here. The daemon makes them at the start and at each reload, and lists the
+models that cannot be served with the reason.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from edged.manifest import Manifest
 from edged.paths.layout import Tensor
 from edged.paths.trie import Trie
 
-_MOST_ROW_BYTES = 1 << 30  # of one row of an input: many times what a message can bring
+_MAX_ROW_BYTES = 1 << 30  # limit for one row of an input, far above what a message can carry
 
 
 def check_servable(manifest: Manifest) -> None:
-    """Raise StoreError where a model says of itself what cannot be."""
+    """Raise StoreError if a manifest describes an impossible model."""
     _check_inputs(manifest)
     _check_preprocess(manifest)
     _check_labels(manifest)
 
 
 def conflicting(manifests: Mapping[str, Manifest]) -> dict[str, StoreError]:
-    """Models that cannot be served beside those that come before them, and why."""
+    """Models that cannot be served together with those before them, and the reason."""
     bad: dict[str, StoreError] = {}
     try:
         Trie(manifests)
@@ -43,7 +43,7 @@ def conflicting(manifests: Mapping[str, Manifest]) -> dict[str, StoreError]:
 def _check_inputs(manifest: Manifest) -> None:
     for value in map(manifest.value, manifest.inputs):
         row_bytes = Tensor(value.datatype, value.shape).row_bytes
-        if not 0 < row_bytes <= _MOST_ROW_BYTES:
+        if not 0 < row_bytes <= _MAX_ROW_BYTES:
             raise StoreError(
                 f"model {manifest.name!r} has an input {value.name!r} of {list(value.shape)}, "
                 f"{row_bytes} bytes a row, which nothing can be sent for; export it again"

@@ -22,7 +22,6 @@ import fcntl
 import hashlib
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,8 @@ from pathlib import Path
 import msgspec
 
 from edged import manifest as manifests
-from edged.errors import NotFound, StoreError, Unavailable
+from edged import store_files as files
+from edged.errors import NotFound, StoreAway, StoreError, Unavailable
 from edged.manifest import Manifest
 from edged.typeinfo import describe
 
@@ -40,7 +40,6 @@ _ROOT = "store.json"
 _LOCK = "lock"
 _MANIFESTS = "manifests"
 _BLOCKS = "blocks"
-_TEMPORARY = ".tmp"
 _CHUNK_BYTES = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FILE = re.compile(r"([0-9a-f]{64})\.(onnx|json)")
@@ -90,7 +89,7 @@ class Store:
         if (self.path / _ROOT).exists():
             return self
         self.path.mkdir(parents=True, exist_ok=True)
-        ours = {_ROOT + _TEMPORARY, _LOCK, _MANIFESTS, _BLOCKS}
+        ours = {_ROOT + files.TEMPORARY, _LOCK, _MANIFESTS, _BLOCKS}
         if others := sorted({entry.name for entry in self.path.iterdir()} - ours - {_ROOT}):
             raise StoreError(
                 f"{self.path} is not a store and not empty (it holds {others[0]!r}): "
@@ -100,9 +99,9 @@ class Store:
             (self.path / folder).mkdir(exist_ok=True)
         with self._locked():
             if not (self.path / _ROOT).exists():
-                _replace(self.path / _ROOT, _encode_root({}))
-                _sync_folder(self.path)
-                _sync_folder(self.path.parent)
+                files.replace(self.path / _ROOT, _encode_root({}))
+                files.sync_folder(self.path)
+                files.sync_folder(self.path.parent)
         return self
 
     # --- reading ----------------------------------------------------------------------------
@@ -187,25 +186,25 @@ class Store:
 
     def hold(self, blocks: Iterable[str]) -> Hold:
         """Keep these block files from `gc`. Raises StoreError if one is missing."""
-        with contextlib.ExitStack() as files:
+        with contextlib.ExitStack() as held:
             for block in dict.fromkeys(blocks):
-                descriptor = files.enter_context(self._open_block(block))
+                descriptor = held.enter_context(self._open_block(block))
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
                 if os.fstat(descriptor).st_nlink == 0:
                     raise self._missing(block)
-            return Hold(files.pop_all())
+            return Hold(held.pop_all())
 
     # --- writing ----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def update(self, *, wait: bool = False) -> Iterator[Change]:
+    def update(self, *, wait: bool = False) -> Iterator[StoreUpdate]:
         """A change that becomes visible as a whole when the `with` ends, or never on an exception.
 
         Raises Unavailable if another process is changing the store, unless `wait`.
         """
         self._root()
         with self._locked(wait=wait):
-            change = Change(self, self._root())
+            change = StoreUpdate(self, self._root())
             yield change
             change.commit()
 
@@ -224,7 +223,7 @@ class Store:
                 if block in used:
                     continue
                 size = path.stat().st_size
-                if _remove_unheld(path):
+                if files.remove_unheld(path):
                     removed.append(block)
                     removed_bytes += size
                 else:
@@ -233,7 +232,7 @@ class Store:
                 if digest not in used_manifests:
                     path.unlink()
             for folder in (_MANIFESTS, _BLOCKS, "."):
-                for path in (self.path / folder).glob(f"*{_TEMPORARY}"):
+                for path in (self.path / folder).glob(f"*{files.TEMPORARY}"):
                     path.unlink()
         return Collected(tuple(removed), removed_bytes, tuple(held))
 
@@ -242,9 +241,9 @@ class Store:
     def _root(self) -> dict[str, str]:
         path = self.path / _ROOT
         try:
-            data = _read(path)
+            data = files.read(path)
         except FileNotFoundError as error:
-            raise StoreError(
+            raise StoreAway(
                 f"there is no store at {self.path}: name the directory that edged-export wrote"
             ) from error
         try:
@@ -266,7 +265,7 @@ class Store:
             raise StoreError(f"the store's root names {digest!r} as the manifest of {name!r}")
         path = self.path / _MANIFESTS / f"{digest}.json"
         try:
-            data = _read(path)
+            data = files.read(path)
         except StoreError as error:
             raise StoreError(f"the manifest of model {name!r}: {error}") from error
         if hashlib.sha256(data).hexdigest() != digest:
@@ -285,7 +284,7 @@ class Store:
     @contextlib.contextmanager
     def _open_block(self, block: str) -> Iterator[int]:
         try:
-            with _open(self.block_path(block)) as descriptor:
+            with files.open_file(self.block_path(block)) as descriptor:
                 yield descriptor
         except FileNotFoundError as error:
             raise self._missing(block) from error
@@ -333,7 +332,7 @@ class Store:
             os.close(descriptor)
 
 
-class Change:
+class StoreUpdate:
     """What an `update` will put in the store's place. Made by Store.update only."""
 
     def __init__(self, store: Store, root: dict[str, str]) -> None:
@@ -350,8 +349,8 @@ class Change:
         """Write a block unless it is there undamaged, and return its id."""
         block = hashlib.sha256(data).hexdigest()
         path = self._store.block_path(block)
-        if not _has_content(path, data):
-            _replace(path, data)
+        if not files.has_content(path, data):
+            files.replace(path, data)
         return block
 
     def put_model(self, model: Manifest) -> None:
@@ -375,12 +374,12 @@ class Change:
                 self._store.block_size(step.block)
             data = manifests.encode(model)
             path = self._store.path / _MANIFESTS / f"{self._root[model.name]}.json"
-            if not _has_content(path, data):
-                _replace(path, data)
+            if not files.has_content(path, data):
+                files.replace(path, data)
         for folder in (_BLOCKS, _MANIFESTS):
-            _sync_folder(self._store.path / folder)
-        _replace(self._store.path / _ROOT, _encode_root(self._root))
-        _sync_folder(self._store.path)
+            files.sync_folder(self._store.path / folder)
+        files.replace(self._store.path / _ROOT, _encode_root(self._root))
+        files.sync_folder(self._store.path)
 
 
 class _Schema(msgspec.Struct, frozen=True):
@@ -395,90 +394,6 @@ def _no_model(name: str, root: Iterable[str], path: Path) -> NotFound:
 def _encode_root(models: dict[str, str]) -> bytes:
     root = _Root(SCHEMA, dict(sorted(models.items())))
     return msgspec.json.format(msgspec.json.encode(root), indent=1)
-
-
-def _read(path: Path) -> bytes:
-    """The content of a file. Raises FileNotFoundError where there is none, and StoreError for
-    whatever else keeps it from being read.
-    """
-    with _open(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
-        return file.read()
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[int]:
-    """A descriptor to read the file. Errors as of `_read`, for what is done with it too."""
-    try:
-        # A pipe of that name would keep us waiting for ever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise StoreError(f"{path} is not a file: restore the store from a copy")
-            yield descriptor
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError:
-        raise
-    except NotADirectoryError as error:
-        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
-    except OSError as error:
-        raise StoreError(
-            f"{path} cannot be read: {error.strerror}; let the account of the daemon read it, or "
-            "restore it from a copy"
-        ) from error
-    except MemoryError as error:
-        raise StoreError(f"{path} cannot be read: there is no memory for it") from error
-
-
-def _has_content(path: Path, data: bytes) -> bool:
-    try:
-        return path.stat().st_size == len(data) and _read(path) == data
-    except (OSError, StoreError):
-        return False
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write `path` so that it is, whatever happens, absent, as it was, or complete.
-
-    The caller holds the lock, so the temporary name is its own. The rename is durable only
-    after `_sync_folder`.
-    """
-    temporary = path.with_name(path.name + _TEMPORARY)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
-        descriptor = os.open(temporary, flags, 0o666)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StoreError(f"{path} cannot be written: {error.strerror}; nothing changed") from error
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_unheld(path: Path) -> bool:
-    """Unlink under an exclusive lock, which nobody gets while a daemon holds a shared one."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
 
 
 describe(_Root, _Schema)

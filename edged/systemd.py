@@ -1,4 +1,4 @@
-"""Word to the service manager, sd_notify(3): ready, status, stopping, watchdog. And to its journal.
+"""Word to the service manager, sd_notify(3): ready, status, stopping, watchdog.
 
 A datagram to the socket that the environment names, and nothing at all outside systemd. Does not
 depend on libsystemd.
@@ -7,7 +7,6 @@ depend on libsystemd.
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import os
 import socket
@@ -75,21 +74,9 @@ class Watchdog:
         return not busy or now - progress_at <= self._patience_s
 
 
-class JournalFormatter(logging.Formatter):
-    """Lines that begin with their priority, as sd-daemon(3) has it: `journalctl -p err` works."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        priority = next(p for level, p in _PRIORITIES if record.levelno >= level)
-        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
-
-
-_PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
-
-
-def is_journal(descriptor: int, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether what is written to this open file goes to the journal."""
-    status = os.fstat(descriptor)
-    return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+def state_directory(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The directory that the unit's `StateDirectory=` names; None where it names none."""
+    return environment.get("STATE_DIRECTORY", "").partition(":")[0] or None
 
 
 def _extend(seconds: float) -> str:

@@ -1,8 +1,8 @@
-"""Putting models into a store: the blocks of all its models, old and new, and one change on disk.
+"""Puts models into a store: plans the blocks of all models, old and new, and writes one change.
 
-Blocks depend on who shares what, so a new model can split blocks of those that are there. Their
-manifests change in the same change; what they compute does not, and that is checked. Block files
-that no model leads to any more are left to `gc`: a daemon may be running them.
+Blocks depend on which models share what, so a new model can split the blocks of models that are
+already there. Their manifests change in the same change; what they compute stays the same, which is
+checked. Block files that no model needs any more remain until `gc`: a daemon may be running them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edged.store import Store
 from export.assemble import Assembly
 from export.blocks import MIN_BYTES
 from export.check import TOLERANCE, Difference, check_model, feeds, run_chain
-from export.source import Draft, Source, draft
+from export.source import ModelDraft, Source, draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +24,16 @@ class Added:
     """A model that is now in the store."""
 
     manifest: Manifest
-    difference: Difference  # of its blocks to the uncut model
-    new_bytes: int  # of blocks that no other model had
-    coupled: str | None = None  # why it runs one row at a time, where it does
-    samples: int = 0  # rows that it was also checked on
+    difference: Difference  # the blocks against the uncut model
+    new_bytes: int  # bytes of blocks that no other model had
+    coupled: str | None = None  # why it runs one row at a time; None if it runs several
+    samples: int = 0  # number of real rows that it was also checked on
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     added: tuple[Added, ...]
-    recut: tuple[str, ...]  # models that were there and have other blocks now
+    recut: tuple[str, ...]  # models that were in the store and now have other blocks
 
 
 def add_models(
@@ -56,13 +56,13 @@ def add_models(
 
 def add_drafts(
     store: Store,
-    drafts: Sequence[Draft],
+    drafts: Sequence[ModelDraft],
     *,
     min_bytes: int = MIN_BYTES,
     tolerance: float | None = None,
     replace: bool = False,
 ) -> Report:
-    """As `add_models`, for models that are read already."""
+    """Does the work of `add_models` for models that are read already."""
     names = [one.manifest.name for one in drafts]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidArgument(f"two models are called {doubled[0]!r}: name one as TASK:NAME=FILE")
@@ -86,7 +86,7 @@ def add_drafts(
     return Report(tuple(added), tuple(recut))
 
 
-def _checked(assembly: Assembly, one: Draft, tolerance: float | None) -> Added:
+def _checked(assembly: Assembly, one: ModelDraft, tolerance: float | None) -> Added:
     manifest = assembly.manifests[one.manifest.name]
     if tolerance is None:
         tolerance = TOLERANCE[manifest.precision]
@@ -104,7 +104,7 @@ def _checked(assembly: Assembly, one: Draft, tolerance: float | None) -> Added:
 
 
 def _check_recut(store: Store, before: Manifest, assembly: Assembly) -> None:
-    """A model with new blocks computes what it did."""
+    """Check that a model computes with its new blocks what it computed before."""
     expected = run_chain(before, store.block_bytes, feeds(before))
     after = assembly.manifests[before.name]
     check_model(after, assembly.block, expected, TOLERANCE[before.precision])

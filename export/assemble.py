@@ -1,6 +1,6 @@
-"""The blocks and manifests of a set of models: what changes when some join those of a store.
+"""The blocks and manifests of a store's models together with new ones.
 
-Reads the store; writes nothing.
+Reads the store and writes nothing.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ import msgspec
 
 from edged import manifest as manifests
 from edged.errors import StoreError
-from edged.manifest import Layer as Use
-from edged.manifest import Manifest, Step
+from edged.manifest import Layer, Manifest, PathStep
 from edged.store import Store
 from export.blocks import Span, Wired, plan, signature, wire
-from export.canonical import Layer, Port, join, split
+from export.canonical import CanonicalLayer, Port, join, split
 from export.layers import Path
-from export.source import Draft
+from export.source import ModelDraft
 
 
 @dataclass(frozen=True, slots=True)
 class _Border:
     """How a run of layers is wired inside, and the values that enter and leave it."""
 
-    ports: tuple[tuple[Port, ...], ...]  # by layer and input
+    ports: tuple[tuple[Port, ...], ...]  # source of each input of each layer
     reads: tuple[str, ...]
     leaving: tuple[Port, ...]
     writes: tuple[str, ...]
@@ -34,7 +33,7 @@ class _Border:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A block, and the names of what it reads (x0, x1, ...) and writes (y0, y1, ...)."""
+    """A block, and the model's names of its inputs (x0, x1, ...) and outputs (y0, y1, ...)."""
 
     data: bytes
     reads: tuple[str, ...]
@@ -42,20 +41,24 @@ class Whole:
 
 
 class Assembly:
-    """All models `before`, and `drafts`, cut anew.
+    """The models `before` and the `drafts`, cut into blocks together.
 
     `manifests` has every model by name. `new_blocks` has the content of the blocks that `before`
-    has not, and of those of `drafts` that are damaged in the store.
+    lacks, and of blocks of `drafts` that are damaged in the store.
     """
 
     def __init__(
-        self, store: Store, before: Mapping[str, Manifest], drafts: Sequence[Draft], min_bytes: int
+        self,
+        store: Store,
+        before: Mapping[str, Manifest],
+        drafts: Sequence[ModelDraft],
+        min_bytes: int,
     ) -> None:
         self.manifests: dict[str, Manifest] = {}
         self.new_blocks: dict[str, bytes] = {}
         self._store = store
         self._drafted = {d: layer for one in drafts for d, layer in one.path.layers.items()}
-        self._stored: dict[str, Layer] = {}
+        self._stored: dict[str, CanonicalLayer] = {}
         self._homes = {
             layer.digest: step
             for model in before.values()
@@ -87,11 +90,11 @@ class Assembly:
         return self.new_blocks.get(block) or self._store.block_bytes(block)
 
     def block_size(self, block: str) -> int:
-        """Its bytes. Raises StoreError."""
+        """The bytes of a block. Raises StoreError."""
         data = self.new_blocks.get(block)
         return self._store.block_size(block) if data is None else len(data)
 
-    def _step(self, uses: Sequence[Use], wired: Sequence[Wired], span: Span) -> Step:
+    def _step(self, uses: Sequence[Layer], wired: Sequence[Wired], span: Span) -> PathStep:
         layers = tuple(uses[span.start : span.end])
         border = _border(uses, wired, span)
         run = signature(wired, span)
@@ -100,10 +103,10 @@ class Assembly:
             data = join(contents, border.ports, border.leaving)
             self._known[run] = hashlib.sha256(data).hexdigest()
             self.new_blocks[self._known[run]] = data
-        return Step(self._known[run], border.reads, border.writes, layers)
+        return PathStep(self._known[run], border.reads, border.writes, layers)
 
-    def _is_sound(self, block: str, layers: Sequence[Use]) -> bool:
-        """False for a damaged block in the store that can be made again from the drafts."""
+    def _is_sound(self, block: str, layers: Sequence[Layer]) -> bool:
+        """Whether a block need not be made: False if the store's is damaged and drafts have it."""
         remakable = all(use.digest in self._drafted for use in layers)
         if block in self.new_blocks or not remakable:
             return True
@@ -113,8 +116,8 @@ class Assembly:
             return False
         return True
 
-    def _layer(self, digest: str) -> Layer:
-        """The content of a layer, from a draft or from the block that it is in now."""
+    def _layer(self, digest: str) -> CanonicalLayer:
+        """The content of a layer: taken from a draft, else from the block that has it now."""
         if digest in self._drafted:
             return self._drafted[digest]
         if digest not in self._stored:
@@ -123,23 +126,23 @@ class Assembly:
 
 
 def whole_block(path: Path) -> Whole:
-    """A model as one block, uncut."""
+    """The uncut model as one block."""
     wired = wire(path.inputs, path.outputs, path.uses, path.values)
     border = _border(path.uses, wired, Span(0, len(path.uses)))
     data = join([path.layers[use.digest] for use in path.uses], border.ports, border.leaving)
     return Whole(data, border.reads, border.writes)
 
 
-def stored_layers(store: Store, steps: Iterable[Step]) -> dict[str, Layer]:
+def stored_layers(store: Store, steps: Iterable[PathStep]) -> dict[str, CanonicalLayer]:
     """The content of all layers of these steps, by digest. Raises StoreError."""
-    found: dict[str, Layer] = {}
+    found: dict[str, CanonicalLayer] = {}
     for step in steps:
         layers = split(store.block_bytes(step.block))
         found |= {use.digest: layer for use, layer in zip(step.layers, layers, strict=True)}
     return found
 
 
-def _uses(model: Manifest) -> tuple[Use, ...]:
+def _uses(model: Manifest) -> tuple[Layer, ...]:
     if not all(step.layers for step in model.steps):
         raise StoreError(
             f"model {model.name!r} was not written by edged-export (its blocks have no layers): "
@@ -148,14 +151,14 @@ def _uses(model: Manifest) -> tuple[Use, ...]:
     return manifests.layers(model)
 
 
-def _spans(model: Manifest) -> Iterator[tuple[Span, Step]]:
+def _spans(model: Manifest) -> Iterator[tuple[Span, PathStep]]:
     start = 0
     for step in model.steps:
         yield Span(start, start + len(step.layers)), step
         start += len(step.layers)
 
 
-def _border(uses: Sequence[Use], wired: Sequence[Wired], span: Span) -> _Border:
+def _border(uses: Sequence[Layer], wired: Sequence[Wired], span: Span) -> _Border:
     ports: list[tuple[Port, ...]] = []
     reads: list[str] = []
     again: dict[str, Port] = {}
@@ -172,7 +175,7 @@ def _border(uses: Sequence[Use], wired: Sequence[Wired], span: Span) -> _Border:
                 row.append(Port(None, len(reads)))
                 reads.append(name)
                 if i > span.start:
-                    # What the first layer reads may be the same value in one model only.
+                    # Two inputs of the first layer may be the same value in one model only.
                     again[name] = row[-1]
         ports.append(tuple(row))
         for j, (name, ahead) in enumerate(zip(uses[i].writes, wired[i].writes, strict=True)):

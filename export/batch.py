@@ -1,8 +1,8 @@
-"""Models exported for a fixed number of rows, set free to run any number.
+"""Rewrites models that were exported for a fixed number of rows, so that they run any number.
 
 Exporters write that number into constants: targets of reshapes, tokens and masks to concatenate,
-sizes of resized images. These are rewritten on the belief that the rows are axis 0; whether the
-result computes the same is for the caller to check.
+sizes of resized images. These are rewritten on the assumption that the rows are axis 0; the caller
+must check that the result computes the same.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from onnx import NodeProto, ValueInfoProto, helper
 
 from edged.errors import InvalidArgument, Unsupported
 from export.extents import Kind
-from export.graph import Graph, integers
+from export.graph import OnnxGraph, integers
 from export.probe import Facts, Integers
 
 
-def fixed_rows(graph: Graph) -> int | None:
-    """How many rows the graph runs at once; None for any number. Raises Unsupported."""
+def fixed_rows(graph: OnnxGraph) -> int | None:
+    """The only number of rows that the graph runs; None if it runs any. Raises Unsupported."""
     found = {value.type.tensor_type.shape.dim[0].dim_value for value in _tensors(graph)}
     if len(found) > 1:
         raise Unsupported("its inputs have different batch sizes: export it with one for all")
     return found.pop() or None
 
 
-def with_shapes(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> Graph:
-    """The graph with the extents of these inputs set, without the row axis.
+def with_shapes(graph: OnnxGraph, shapes: dict[str, tuple[int, ...]]) -> OnnxGraph:
+    """The graph with these extents of its inputs. `shapes` are without the row axis.
 
     Raises InvalidArgument if there is no such input, or if it has other extents.
     """
@@ -54,8 +54,8 @@ def with_shapes(graph: Graph, shapes: dict[str, tuple[int, ...]]) -> Graph:
     return replace(graph, inputs=tuple(inputs))
 
 
-def set_free(graph: Graph, facts: Facts, fixed: int) -> Graph:
-    """The graph with any number of rows, if the rows are axis 0 of all that was written down.
+def set_free(graph: OnnxGraph, facts: Facts, fixed: int) -> OnnxGraph:
+    """The graph for any number of rows, right if the rows are axis 0 of all constants rewritten.
 
     `facts` are those of the graph at `fixed` rows.
     """
@@ -66,8 +66,8 @@ def set_free(graph: Graph, facts: Facts, fixed: int) -> Graph:
     return with_rows(freed, None)
 
 
-def with_rows(graph: Graph, rows: int | None) -> Graph:
-    """The graph with inputs of so many rows; None for any number."""
+def with_rows(graph: OnnxGraph, rows: int | None) -> OnnxGraph:
+    """The graph with inputs of `rows` rows; None stands for any number."""
     inputs = []
     for value in graph.inputs:
         copy = ValueInfoProto()
@@ -84,7 +84,7 @@ def with_rows(graph: Graph, rows: int | None) -> Graph:
 class _Writer:
     """Copies a graph operator by operator; owns the new list and the weights."""
 
-    def __init__(self, graph: Graph, facts: Facts, fixed: int) -> None:
+    def __init__(self, graph: OnnxGraph, facts: Facts, fixed: int) -> None:
         self.nodes: list[NodeProto] = []
         self.weights = dict(graph.weights)
         self._facts = facts
@@ -122,7 +122,7 @@ class _Writer:
             node.input[3] = self._first_axis(node.input[0], extents[1:])
 
     def _concat(self, node: NodeProto) -> None:
-        """A token that every image gets is there once: it is needed once a row."""
+        """Repeat constant inputs of a Concat for each row, such as a token that each image gets."""
         (axis,) = (helper.get_attribute_value(a) for a in node.attribute if a.name == "axis")
         data = [name for name in node.input if not self._is_constant(name)]
         if axis == 0 or not data:
@@ -134,7 +134,7 @@ class _Writer:
                 node.input[i] = self._emit("Expand", name, target)
 
     def _first_axis(self, like: str, others: Integers) -> str:
-        """Extents: as many rows as `like` has, then `others`."""
+        """Write extents whose first is the number of rows of `like`, followed by `others`."""
         shape = self._emit("Shape", like)
         rows = self._emit("Gather", shape, self._constant([0]))
         return self._emit("Concat", rows, self._constant(others), axis=0)
@@ -159,7 +159,7 @@ class _Writer:
         return None if size is None or not len(size.fixed) else size.fixed
 
 
-def _tensors(graph: Graph) -> list[ValueInfoProto]:
+def _tensors(graph: OnnxGraph) -> list[ValueInfoProto]:
     for value in graph.inputs:
         if not value.type.HasField("tensor_type") or not value.type.tensor_type.shape.dim:
             raise Unsupported(f"input {value.name!r} is no tensor with the batch as its first axis")

@@ -2,14 +2,15 @@
 
 Each model is a sequence of layers. Overlaid, the sequences form a graph: equal layers are one
 node, and each pair of neighbours an edge. A block is a longest run of nodes through which all
-models that enter it pass in the same way (in assemblers of genomes: a compacted unitig). So
-every block has one set of sharers, and no two blocks that always follow each other stay apart.
+models that enter it pass in the same way (genome assemblers call it a compacted unitig). So
+every block has one set of sharers, and two blocks that always follow each other are one block.
 
-What a run weighs less than a minimum is not worth a step of its own: it is copied into the
-runs beside it, if that costs less than the minimum and leaves their sharing as it is.
+A run that weighs less than a minimum is not worth a step of its own: it is copied into the runs
+beside it, if that costs less than the minimum and leaves their sharing as it is.
 
 A run that begins with large activations and ends with large weights, as convolutional networks
-do, is cut where that turns: rows want to pass the first part one by one, the second together.
+do, is cut where that changes: rows are faster through the first part one by one, and through the
+second part together.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from edged.manifest import Layer, Value
 from edged.paths.layout import Tensor
 
 MIN_BYTES = 16_000
-TURN_BYTES = 2 * 2**20  # more than a processor's own caches
-_CONTEXT_BYTES = 1024  # a layer without weights is the same only after the same layer
+TURN_BYTES = 2 * 2**20  # more than the caches of one processor
+_CONTEXT_BYTES = 1024  # layers with fewer bytes of weights are equal only after the same layer
 
 Reads: TypeAlias = tuple[tuple[int, int], ...]
 Writes: TypeAlias = tuple[tuple[int, ...], ...]
@@ -38,16 +39,16 @@ Cut: TypeAlias = tuple[str, int]  # a model, and the layer before which it is cu
 class Wired:
     """A layer of a model, in terms that do not depend on names.
 
-    `reads` has, for each input, how many layers back it was made, and as which output; inputs of
-    the model count as made before the first layer. `writes` has, for each output, how many
-    layers ahead it is read, 0 standing for an output of the model.
+    An entry of `reads` says how many layers back an input was made, and as which output; inputs of
+    the model count as made before the first layer. An entry of `writes` says how many layers ahead
+    an output is read, 0 standing for an output of the model.
     """
 
     key: str
     reads: Reads
     writes: Writes
     weight_bytes: int
-    write_bytes: int  # of what it writes for one row
+    write_bytes: int  # bytes that it writes for one row
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def wire(
     layers: Sequence[Layer],
     values: Iterable[Value],
 ) -> list[Wired]:
-    """The layers of a model, ready for `plan`. `values`: all that a layer names."""
+    """The layers of a model in the form of `plan`. `values` has every value that a layer names."""
     row_bytes = {value.name: Tensor(value.datatype, value.shape).row_bytes for value in values}
     made = {name: (-1, i) for i, name in enumerate(inputs)}
     made |= {name: (i, j) for i, use in enumerate(layers) for j, name in enumerate(use.writes)}
@@ -101,7 +102,7 @@ def plan(
 
 
 def signature(layers: Sequence[Wired], span: Span) -> Signature:
-    """What makes a block: its layers, and how those inside are wired."""
+    """The identity of a block: its layers, and how they are wired inside."""
     return tuple(
         (
             layer.key,
@@ -113,7 +114,7 @@ def signature(layers: Sequence[Wired], span: Span) -> Signature:
 
 
 def _branches(models: Mapping[str, Sequence[Wired]]) -> set[Cut]:
-    """A cut wherever two layers do not follow each other in all models, wired in the same way."""
+    """The cuts between layers that not all models run one after the other, wired the same way."""
     after: dict[str, set[object]] = defaultdict(set)
     before: dict[str, set[object]] = defaultdict(set)
     for layers in models.values():
@@ -136,10 +137,10 @@ def _spans(name: str, layers: Sequence[Wired], cuts: set[Cut]) -> list[Span]:
 
 
 def _turn(layers: Sequence[Wired], span: Span, min_bytes: int) -> int | None:
-    """The layer before which activations outweigh weights by most, in all; None if that is little.
+    """The layer before which activations exceed weights most, in sum; None if that is little.
 
     A batch saves reading weights again for each row, and pays with activations that fall out of
-    the caches. Where both are large, each part of a block wants batches of another size.
+    the caches. If both are large, the parts of a block run best with batches of different sizes.
     """
     inside = layers[span.start : span.end]
     if len(inside) < 2:
@@ -147,7 +148,8 @@ def _turn(layers: Sequence[Wired], span: Span, min_bytes: int) -> int | None:
     weights = list(accumulate((layer.weight_bytes for layer in inside), initial=0))
     surplus = list(accumulate((la.write_bytes - la.weight_bytes for la in inside), initial=0))
     crossing = _crossing(inside)
-    # What crosses is written and read once more: rather a little aside, where it is less.
+    # Values that cross the cut are written and read once more, so a nearby place where they are
+    # smaller is better.
     turn = max(range(1, len(inside)), key=lambda i: surplus[i] - crossing[i])
     heavy = min(surplus[turn], surplus[turn] - surplus[-1]) >= TURN_BYTES
     large = min(weights[turn], weights[-1] - weights[turn]) >= min_bytes
@@ -155,7 +157,7 @@ def _turn(layers: Sequence[Wired], span: Span, min_bytes: int) -> int | None:
 
 
 def _crossing(layers: Sequence[Wired]) -> list[int]:
-    """Before each layer: bytes a row of what it or a later one reads of an earlier one."""
+    """The bytes a row that cross the border before each layer: made before it and read after it."""
     last = {i - back: i for i, layer in enumerate(layers) for back, _ in layer.reads}
     return [
         sum(layers[made].write_bytes for made, read in last.items() if 0 <= made < i <= read)
@@ -187,10 +189,10 @@ def _runs(models: Mapping[str, Sequence[Wired]], cuts: set[Cut]) -> list[_Run]:
 def _cheap_merge(
     models: Mapping[str, Sequence[Wired]], runs: Sequence[_Run], min_bytes: int
 ) -> set[Cut]:
-    """The cuts that go when one small run is copied into its neighbours; empty if none is.
+    """The cuts that disappear when one small run is copied into its neighbours; empty if none is.
 
-    It goes into all runs that follow it, if each of them follows nothing else, or else into all
-    that lead to it, if each of them leads to nothing else.
+    The run is copied into all runs that follow it, if each of them follows nothing else, or else
+    into all that lead to it, if each of them leads to nothing else.
     """
     at_start = {(run.model, run.span.start): run for run in runs}
     at_end = {(run.model, run.span.end): run for run in runs}

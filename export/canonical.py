@@ -1,10 +1,10 @@
-"""Layers and blocks in their one form: equal content gives equal bytes, whatever it was called.
+"""The canonical form of layers and blocks: equal content gives equal bytes, whatever its names.
 
 A layer is a piece of a graph that is never cut further, known by the digest of its operators,
-attributes, topology, weights and the types at its border. Names, the order of operators that do
-not depend on each other, defaults that were spelt out and the opset (where the operators mean
-the same) do not count. A block is a run of layers as one ONNX file that says where its layers
-end, so that it can be split.
+attributes, topology, weights and the types at its border. The digest does not depend on names, on
+the order of operators that do not depend on each other, on defaults that are spelt out, and on the
+opset where the operators mean the same. A block is a run of layers as one ONNX file that says where
+its layers end, so that it can be split.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from onnx import numpy_helper as arrays
 from edged.errors import StoreError
 from export.graph import OLDEST_OPSET, ir_version_of, named
 
-_FORM = 1  # part of each digest: raised when the canonical form changes
+_FORM = 1  # version of the canonical form, part of each digest; raised when the form changes
 _LAYERS = "edged.layers"  # metadata of a block: operators, reads and writes of each layer
 _ROWS = "rows"
 
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """Of a tensor at the border of a layer. `rows` is None where any number of rows can run."""
+    """The type of a tensor at the border of a layer."""
 
     element: int  # TensorProto.DataType
-    shape: tuple[int, ...]  # without the row axis
-    rows: int | None = None
+    shape: tuple[int, ...]  # the row axis is not included
+    rows: int | None = None  # None if any number of rows can run
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """Its inputs are named x0, x1, ..., other values v0, v1, ..., weights by their digest."""
+class CanonicalLayer:
+    """A layer whose inputs are named x0, x1, ..., other values v0, v1, ..., weights by digest."""
 
     digest: str
     inputs: tuple[Type, ...]
     outputs: tuple[Type, ...]
-    names: tuple[str, ...]  # of the outputs
+    names: tuple[str, ...]  # names of the outputs
     nodes: tuple[NodeProto, ...]
     weights: dict[str, TensorProto]
-    opsets: dict[str, int]  # the oldest in which the operators mean what they mean here
+    opsets: dict[str, int]  # the oldest versions in which the operators mean what they mean here
 
     @property
     def weight_bytes(self) -> int:
@@ -55,9 +55,9 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """Where a layer of a block reads: output `index` of layer `layer`, or input `index`."""
+    """The source of a layer's input in a block: output `index` of `layer`, or the block's input."""
 
-    layer: int | None  # None: an input of the block
+    layer: int | None  # None for an input of the block
     index: int
 
 
@@ -67,10 +67,10 @@ def make_layer(
     inputs: Sequence[tuple[str, Type]],
     outputs: Sequence[tuple[str, Type]],
     opsets: Mapping[str, int],
-) -> tuple[Layer, tuple[str, ...]]:
+) -> tuple[CanonicalLayer, tuple[str, ...]]:
     """The canonical layer, and the given names of its outputs in canonical order.
 
-    `nodes` are sorted. `inputs` keep their order: it says which value is which.
+    `nodes` are sorted. `inputs` keep their order, which tells them apart.
     """
     found = _Identities(weights, opsets, [n for n, _ in inputs], {n for n, _ in outputs})
     for node in nodes:
@@ -91,7 +91,7 @@ def make_layer(
                 names[f"{key}.{i}"] = node.output[i] = f"v{len(names)}"
         body.append(node)
     border = [[dataclasses.astuple(kind) for _, kind in side] for side in (inputs, ordered)]
-    layer = Layer(
+    layer = CanonicalLayer(
         digest=_digest([_FORM, border, roots]),
         inputs=tuple(kind for _, kind in inputs),
         outputs=tuple(kind for _, kind in ordered),
@@ -103,64 +103,83 @@ def make_layer(
     return layer, tuple(name for name, _ in ordered)
 
 
-def join(layers: Sequence[Layer], reads: Sequence[Sequence[Port]], writes: Sequence[Port]) -> bytes:
-    """The block that runs `layers` one after the other: x0, x1, ... in, y0, y1, ... out.
+def join(
+    layers: Sequence[CanonicalLayer], reads: Sequence[Sequence[Port]], writes: Sequence[Port]
+) -> bytes:
+    """The block that runs `layers` one after the other; x0, x1, ... are its inputs, y0, .. outputs.
 
-    `reads[i][j]` is where input j of layer i comes from; inputs of the block are numbered in the
-    order of their first use. `writes` are the outputs of layers that leave the block.
+    `reads[i][j]` is the source of input j of layer i; inputs of the block are numbered in the order
+    of their first use. `writes` are the outputs of layers that leave the block.
     """
     names = {port: f"y{i}" for i, port in enumerate(writes)}
     for i, layer in enumerate(layers):
         for j in range(len(layer.names)):
             names.setdefault(Port(i, j), f"z{i}.{j}")
-    types: dict[str, Type] = {}
-    weights: dict[str, str] = {}
-    tensors: list[TensorProto] = []
-    nodes: list[NodeProto] = []
-    spans: list[dict[str, object]] = []
-    opsets: dict[str, int] = {}
+    writer = _BlockWriter(names)
     for i, (layer, ports) in enumerate(zip(layers, reads, strict=True)):
-        sources = [f"x{port.index}" if port.layer is None else names[port] for port in ports]
-        targets = [names[Port(i, j)] for j in range(len(layer.names))]
-        types |= dict(zip([*sources, *targets], [*layer.inputs, *layer.outputs], strict=True))
+        writer.add(i, layer, ports)
+    return writer.block([names[port] for port in writes])
+
+
+class _BlockWriter:
+    """Collects the layers of a block. `names` are the block's names of its layers' outputs."""
+
+    def __init__(self, names: Mapping[Port, str]) -> None:
+        self._names = names
+        self._types: dict[str, Type] = {}
+        self._weights: dict[str, str] = {}  # names of weights by digest
+        self._tensors: list[TensorProto] = []
+        self._nodes: list[NodeProto] = []
+        self._spans: list[dict[str, object]] = []
+        self._opsets: dict[str, int] = {}
+
+    def add(self, i: int, layer: CanonicalLayer, ports: Sequence[Port]) -> None:
+        """Append layer i, whose inputs come from `ports`."""
+        sources = [f"x{port.index}" if port.layer is None else self._names[port] for port in ports]
+        targets = [self._names[Port(i, j)] for j in range(len(layer.names))]
+        types = zip([*sources, *targets], [*layer.inputs, *layer.outputs], strict=True)
+        self._types |= dict(types)
         rename = {f"x{j}": source for j, source in enumerate(sources)}
         rename |= dict(zip(layer.names, targets, strict=True))
         for digest, tensor in layer.weights.items():
-            if digest not in weights:
-                weights[digest] = f"w{len(weights)}"
-                tensors.append(named(tensor, weights[digest]))
-            rename[digest] = weights[digest]
-        nodes += [
+            if digest not in self._weights:
+                self._weights[digest] = f"w{len(self._weights)}"
+                self._tensors.append(named(tensor, self._weights[digest]))
+            rename[digest] = self._weights[digest]
+        self._nodes += [
             _renamed(node, rename, prefix=f"n{i}.", name=f"{i}.{k}")
             for k, node in enumerate(layer.nodes)
         ]
-        spans.append({"operators": len(layer.nodes), "reads": sources, "writes": targets})
+        self._spans.append({"operators": len(layer.nodes), "reads": sources, "writes": targets})
         for domain, version in layer.opsets.items():
-            opsets[domain] = max(version, opsets.get(domain, version))
-    inputs = sorted(
-        {name for name in types if name.startswith("x")}, key=lambda name: int(name[1:])
-    )
-    outputs = [names[port] for port in writes]
-    graph = helper.make_graph(
-        nodes,
-        "block",
-        [_value(name, types[name]) for name in inputs],
-        [_value(name, types[name]) for name in outputs],
-        tensors,
-        value_info=[_value(name, kind) for name, kind in types.items() if name.startswith("z")],
-    )
-    model = helper.make_model(
-        graph,
-        opset_imports=[helper.make_opsetid(domain, opsets[domain]) for domain in sorted(opsets)],
-        ir_version=ir_version_of(opsets),
-        producer_name="edged",
-    )
-    helper.set_model_props(model, {_LAYERS: json.dumps(spans)})
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+            self._opsets[domain] = max(version, self._opsets.get(domain, version))
+
+    def block(self, outputs: Sequence[str]) -> bytes:
+        """The block's file."""
+        types, opsets = self._types, self._opsets
+        inputs = sorted((name for name in types if name.startswith("x")), key=lambda x: int(x[1:]))
+        graph = helper.make_graph(
+            self._nodes,
+            "block",
+            [_value(name, types[name]) for name in inputs],
+            [_value(name, types[name]) for name in outputs],
+            self._tensors,
+            value_info=[_value(name, kind) for name, kind in types.items() if name.startswith("z")],
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[
+                helper.make_opsetid(domain, opsets[domain]) for domain in sorted(opsets)
+            ],
+            ir_version=ir_version_of(opsets),
+            producer_name="edged",
+        )
+        helper.set_model_props(model, {_LAYERS: json.dumps(self._spans)})
+        data: bytes = model.SerializeToString(deterministic=True)
+        return data
 
 
-def split(data: bytes) -> list[Layer]:
+def split(data: bytes) -> list[CanonicalLayer]:
     """The layers of a block. Raises StoreError if edged-export did not write it."""
     model = ModelProto.FromString(data)
     props = {entry.key: entry.value for entry in model.metadata_props}
@@ -184,7 +203,7 @@ def split(data: bytes) -> list[Layer]:
 class _Identities:
     """Digests of the values of one layer, each made from all that leads to it (a Merkle tree).
 
-    Operators that compute the same from the same become one, unless each makes an output.
+    Operators that compute the same from the same inputs become one, unless each makes an output.
     """
 
     def __init__(
@@ -194,9 +213,9 @@ class _Identities:
         inputs: Sequence[str],
         outputs: set[str],
     ) -> None:
-        self.of = {name: f"x{i}" for i, name in enumerate(inputs)} | {"": ""}  # by given name
-        self.makers: dict[str, NodeProto] = {}  # by digest of the operator
-        self.tensors: dict[str, TensorProto] = {}  # by digest
+        self.of = {name: f"x{i}" for i, name in enumerate(inputs)} | {"": ""}  # given name: digest
+        self.makers: dict[str, NodeProto] = {}  # operators by their digest
+        self.tensors: dict[str, TensorProto] = {}  # weights by their digest
         self.needed = {"": OLDEST_OPSET}
         self._weights = weights
         self._opsets = opsets
@@ -204,7 +223,7 @@ class _Identities:
         self._ends: set[str] = set()  # digests of operators that make outputs
 
     def see(self, original: NodeProto) -> None:
-        """Take in an operator whose inputs are known."""
+        """Add an operator whose inputs are known."""
         node = self._plain(original)
         for name in node.input:
             if name not in self.of:
@@ -228,7 +247,7 @@ class _Identities:
         self.of |= {name: f"{key}.{i}" for i, name in enumerate(node.output) if name}
 
     def order(self, roots: Sequence[str]) -> list[str]:
-        """Digests of the operators that lead to `roots`, each after those that it reads from."""
+        """Digests of the operators that lead to `roots`, each after the operators that it reads."""
         ordered: dict[str, None] = {}
         stack = [(root, False) for root in reversed(roots)]
         while stack:
@@ -244,7 +263,7 @@ class _Identities:
         return list(ordered)
 
     def _version(self, node: NodeProto) -> int:
-        """Since when the operator means what it means in this opset."""
+        """The first version in which the operator means what it means in this opset."""
         opset = self._opsets.get(node.domain, 1)
         schema = _schema(node, opset)
         version = opset if schema is None else schema.since_version
@@ -252,7 +271,7 @@ class _Identities:
         return version
 
     def _plain(self, original: NodeProto) -> NodeProto:
-        """Without names, documentation, spelt-out defaults and empty inputs at the end."""
+        """The operator without names, documentation, spelt-out defaults and empty last inputs."""
         schema = _schema(original, self._opsets.get(original.domain, 1))
         node = NodeProto(domain=original.domain, op_type=original.op_type)
         node.input.extend(original.input)
@@ -288,7 +307,7 @@ def _plain_attribute(attribute: AttributeProto) -> AttributeProto:
 
 
 def _plain_tensor(tensor: TensorProto) -> TensorProto:
-    """Nameless, with its content as little-endian bytes where it is not strings."""
+    """The tensor without its name, and with its content as little-endian bytes unless strings."""
     if tensor.data_type != TensorProto.STRING and not tensor.HasField("raw_data"):
         return arrays.from_array(arrays.to_array(tensor))
     plain = TensorProto(data_type=tensor.data_type, dims=tensor.dims)

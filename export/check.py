@@ -1,8 +1,8 @@
 """Whether a chain of blocks computes what the uncut model does.
 
-Runs both in ONNX Runtime on the same random input, and on samples of real input. A largest
-difference is given as it is and relative to what its row and channel are like: what is small
-beside a large channel counts too.
+Both run in ONNX Runtime on the same random input, and on samples of real input. The largest
+difference is given as it is and relative to the size of its row and channel, so that a large error
+in a small channel counts too.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from export.probe import Arrays, random_array, run, session
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 ROWS_COMPARED = 3
-_FAINT = 1e-6  # of the brightest row: the least that a row counts for
+_ROW_SCALE_MIN = 1e-6  # a row's scale is at least this share of that of the row with the largest
 
-# Cutting moves the borders of what the runtime fuses, so sums are rounded elsewhere. Quantised
+# Cutting changes which operators the runtime fuses, so sums are rounded in other places. Quantised
 # models round to steps: one step more or less is a large relative difference.
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1}
 
-# A channel counts for at least this share of the largest value of its row: rounding in what it was
-# summed from is as large as that, and the steps of quantised models are those of a whole tensor.
+# The scale of a channel is at least this share of the largest value of its row: the rounding of the
+# terms that it is a sum of is as large as that, and a quantised tensor has one step size.
 FLOOR = {"fp32": 0.1, "fp16": 0.25, "bf16": 0.5, "int8": 1.0}
 
 
@@ -40,14 +40,14 @@ class CheckFailed(EdgedError):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Of two results."""
+    """The largest difference between two results."""
 
     absolute: float
-    largest: float  # absolute value in the first
-    relative: float  # to the row and channel, where that is largest
+    largest: float  # largest absolute value of the first result
+    relative: float  # largest difference relative to the scale of its row and channel
 
     def or_larger(self, other: Difference) -> Difference:
-        """The larger of each figure."""
+        """The larger one of each figure."""
         return Difference(
             max(self.absolute, other.absolute),
             max(self.largest, other.largest),
@@ -56,7 +56,7 @@ class Difference:
 
 
 class Uncut:
-    """A whole model, run at any number of rows also if it was exported for `fixed` rows only.
+    """A whole model that runs any number of rows, even if it was exported for `fixed` rows only.
 
     `inputs` and `outputs` map names of values to those of the session.
     """
@@ -81,7 +81,7 @@ class Uncut:
         rows = len(next(iter(given.values())))
         parts = []
         for start in range(0, rows, self._fixed):
-            # The last row is repeated where there are not enough.
+            # The last row is repeated to fill the fixed number of rows.
             chosen = np.minimum(np.arange(start, start + self._fixed), rows - 1)
             part = {name: array[chosen] for name, array in given.items()}
             parts.append(run(self._runner, wanted, part))
@@ -90,7 +90,7 @@ class Uncut:
 
 
 def feeds(manifest: Manifest) -> list[Arrays]:
-    """Random input for a model: single rows, and then these together if it can run that."""
+    """Random inputs for a model: single rows, and then all of them together if it can run that."""
     random = np.random.default_rng(0)
     rows = {
         value.name: random_array(random, numpy_type(value.datatype), (ROWS_COMPARED, *value.shape))
@@ -101,7 +101,7 @@ def feeds(manifest: Manifest) -> list[Arrays]:
 
 
 def batches(samples: Arrays, max_rows: int | None) -> list[Arrays]:
-    """All rows of `samples`, in as few batches as are small and as the model can run."""
+    """All rows of `samples`, in few small batches that the model can run."""
     rows = max_rows or ROWS_COMPARED
     count = len(next(iter(samples.values()), ()))
     return [
@@ -111,9 +111,9 @@ def batches(samples: Arrays, max_rows: int | None) -> list[Arrays]:
 
 
 def compare(expected: Arrays, found: Arrays, floor: float = 1.0) -> Difference:
-    """The largest difference over all arrays; infinite where they differ in shape or in NaN.
+    """The largest difference over all arrays; infinite if shapes or the places of NaN differ.
 
-    `floor`: a channel counts for at least this share of the largest value of its row.
+    The scale of a channel is at least the share `floor` of the largest value of its row.
     """
     absolute = largest = relative = 0.0
     for name, array in expected.items():
@@ -134,14 +134,14 @@ def compare(expected: Arrays, found: Arrays, floor: float = 1.0) -> Difference:
 
 
 def _scales(size: Floats, floor: float) -> Floats:
-    """What a difference is large or small beside, by element; `size`: absolute values.
+    """The scale to which a difference is relative, for each element; `size` has absolute values.
 
-    The largest value of the row, times the share of it that the channel has in any of the rows. A
-    channel is what lies at one place of an axis; which axis is not known, so the least counts.
+    It is the largest value of the row, times the share of it that the channel reaches in any row. A
+    channel is one index of an axis. Which axis that is is not known, so the smallest scale counts.
     """
     whole = tuple(range(1, size.ndim))
     rows = size.max(axis=whole, keepdims=True) if whole else size
-    rows = np.maximum(rows, _FAINT * rows.max())
+    rows = np.maximum(rows, _ROW_SCALE_MIN * rows.max())
     shares = size / np.where(rows > 0, rows, 1.0)
     least = np.ones_like(shares)
     for axis in whole:
@@ -158,9 +158,9 @@ def check_model(
     tolerance: float,
     sampled: Sequence[tuple[Arrays, Arrays]] = (),
 ) -> Difference:
-    """Compare the blocks' results for `feeds(manifest)` with `expected`; the largest difference.
+    """The largest difference between the blocks' results for `feeds(manifest)` and `expected`.
 
-    `sampled` are samples, and what is expected of them. Raises CheckFailed above the tolerance.
+    `sampled` holds pairs of samples and expected results. Raises CheckFailed above the tolerance.
     """
     floor = FLOOR[manifest.precision]
     given = [*feeds(manifest), *(samples for samples, _ in sampled)]
@@ -187,7 +187,7 @@ def run_chain(
     block: Callable[[str], bytes],
     given: Sequence[Arrays],
 ) -> list[Arrays]:
-    """The outputs of a model for each of `given`, block by block; only one block is loaded."""
+    """The outputs of a model for each of `given`, block by block; one block is loaded at a time."""
     last_reads = {name: i for i, step in enumerate(manifest.steps) for name in step.reads}
     last_reads |= dict.fromkeys(manifest.outputs, len(manifest.steps))
     known = [dict(feed) for feed in given]

@@ -1,4 +1,4 @@
-"""The `edged-export` command: models and heads into a store, and a look at what is in it."""
+"""The `edged-export` command, which puts models and heads into a store and lists its content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from export import cli_add, cli_head, cli_look, cli_recheck
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole grammar of the command line."""
+    """The parser of the whole command line."""
     top = argparse.ArgumentParser(
         prog="edged-export", description="Turn models into parameter blocks that they share."
     )

@@ -1,6 +1,6 @@
-"""`edged-export onnx` and `torch`: models into a store.
+"""The commands `edged-export onnx` and `torch`, which put models into a store.
 
-What only one of them needs is imported when it runs.
+Modules that only one of them needs are imported when it runs.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _torch(args: argparse.Namespace) -> None:
         from export.torch_model import export_module, load_module
 
     named = _all_named(args)
-    sys.path.insert(0, os.getcwd())  # a console script does not look there by itself
+    sys.path.insert(0, os.getcwd())  # a console script does not search there by itself
     with tempfile.TemporaryDirectory(prefix="edged-export-") as folder:
         sources = []
         for i, (task, name, target) in enumerate(named):
@@ -101,7 +101,7 @@ def _torch(args: argparse.Namespace) -> None:
 
 
 def _all_named(args: argparse.Namespace) -> list[tuple[str, str, str]]:
-    """As `_named`. Raises InvalidArgument where an option is for a task that none of them has."""
+    """All models on the command line. Raises InvalidArgument if an option names another task."""
     named = [_named(text) for text in args.sources]
     tasks = dict.fromkeys(task for task, _, _ in named)
     for option, texts in (("--labels", args.labels), ("--samples", args.samples)):
@@ -116,7 +116,7 @@ def _all_named(args: argparse.Namespace) -> list[tuple[str, str, str]]:
 
 
 def _named(text: str) -> tuple[str, str, str]:
-    """Task, name of the model, and what is after the `=`."""
+    """The task, the name of the model, and the text after the `=`."""
     names, equals, what = text.partition("=")
     if not equals or not what:
         raise InvalidArgument(f"{text!r} names no task: write TASK={text}")
@@ -140,7 +140,7 @@ def _source(args: argparse.Namespace, task: str, name: str, file: File) -> Sourc
 
 
 def read_preprocess(file: File) -> Preprocess:
-    """The table of a TOML file. Raises NotFound or InvalidArgument."""
+    """The preprocessing in a TOML file. Raises NotFound or InvalidArgument."""
     data = _read(file).removeprefix(codecs.BOM_UTF8)
     try:
         return msgspec.toml.decode(data, type=Preprocess)
@@ -154,7 +154,7 @@ def _labels(options: Sequence[str], task: str) -> tuple[str, ...]:
 
 
 def _of_task(options: Sequence[str], task: str) -> File | None:
-    """The last of `[TASK=]PATH` that names this task, else the last that names none."""
+    """The path of the last `[TASK=]PATH` that names this task, else of the last that names none."""
     files = [File(text) for text in options if "=" not in text]
     files += [File(text.partition("=")[2]) for text in options if text.startswith(f"{task}=")]
     return files[-1] if files else None

@@ -1,10 +1,10 @@
-"""`edged-export head`: a linear head on frozen features, trained or taken from a file."""
+"""The command `edged-export head`: a linear head on frozen features, trained or from a file."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path as File
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +12,9 @@ from edged.cli.console import print_json, say, show_bytes
 from edged.errors import InvalidArgument
 from edged.store import Store
 from export.cli_look import add_min_block, extra, new_command
+
+if TYPE_CHECKING:
+    from export.add import Added
 
 
 def register(commands: Any) -> None:
@@ -71,6 +74,10 @@ def _head(args: argparse.Namespace) -> None:
             save=args.save,
             **place,
         )
+    _show(added, args)
+
+
+def _show(added: Added, args: argparse.Namespace) -> None:
     measured = added.manifest.accuracy
     assert measured is not None, "this is a bug: a head without an accuracy"
     if args.json:

@@ -1,6 +1,6 @@
-"""`edged-export ls`, `show`, `diff`, `verify`, `rm` and `gc`: looking and tidying.
+"""The commands `edged-export ls`, `show`, `diff`, `verify`, `rm` and `gc`.
 
-Needs neither onnx nor torch nor scikit-learn.
+They need neither onnx nor torch nor scikit-learn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edged.manifest import CHECKS, Manifest, Value
 from edged.store import Store
 from export import listing
 from export.blocks import MIN_BYTES
-from export.listing import BlockLine, Contents
+from export.listing import BlockLine, StoreContents
 
 
 def register(commands: Any) -> None:
@@ -41,7 +41,7 @@ def register(commands: Any) -> None:
 def new_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], text: str
 ) -> argparse.ArgumentParser:
-    """A subcommand with the options that all have."""
+    """A subcommand with the options that all subcommands have."""
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     command.add_argument("--store", type=File, required=True, metavar="DIR")
     command.add_argument("--json", action="store_true", help="print JSON for programs")
@@ -50,7 +50,7 @@ def new_command(
 
 
 def add_min_block(command: argparse.ArgumentParser) -> None:
-    """For commands that plan blocks, which they do for all models of the store."""
+    """Add the option of commands that plan blocks, which they do for all models of the store."""
     command.add_argument(
         "--min-block",
         type=int,
@@ -62,7 +62,7 @@ def add_min_block(command: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def extra() -> Iterator[None]:
-    """Around imports of what a plain install of edged does not bring."""
+    """A context for imports of packages that a plain install of edged does not include."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -72,8 +72,8 @@ def extra() -> Iterator[None]:
         ) from error
 
 
-def summary(found: Contents) -> str:
-    """One line on a whole store."""
+def summary(found: StoreContents) -> str:
+    """One line that sums up a whole store."""
     text = (
         f"{len(found.models)} models, {found.blocks} blocks: {show_bytes(found.block_bytes)} "
         f"as blocks, {show_bytes(found.whole_bytes)} as whole models"

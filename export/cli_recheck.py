@@ -1,4 +1,4 @@
-"""`edged-export recheck`: today's checks on models that an older version put into the store."""
+"""The command `edged-export recheck`: today's checks on models that an older version stored."""
 
 from __future__ import annotations
 

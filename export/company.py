@@ -1,12 +1,12 @@
-"""Whether rows keep to themselves, measured: the same rows in other company, and alone.
+"""Whether the rows of a batch are independent: measured beside other rows and alone.
 
-A row in the same place of a batch of the same size is computed by the same instructions, whatever
-lies beside it, so it must come out the same to the last bit. That finds any coupling, however
-small it is beside a large channel, and no rounding is taken for one. Alone it is computed by
-others, so there the difference must be within a tolerance of each channel.
+A row at the same place of a batch of the same size is computed by the same instructions, so its
+result must be the same to the last bit, whichever rows are beside it. That finds any coupling,
+however small, and never takes rounding for one. A row alone is computed by other instructions, so
+its difference must be within a tolerance of each channel.
 
-The rows are unlike one another: dim beside bright, zeros, constants, pictures of bytes, and the
-samples of the user.
+The rows differ much from one another: dim and bright ones, zeros, constants, pictures of bytes, and
+the samples of the user.
 """
 
 from __future__ import annotations
@@ -20,40 +20,38 @@ import onnxruntime as ort
 from onnx import ValueInfoProto, helper
 
 from export.check import compare
-from export.graph import Graph, to_model
+from export.graph import OnnxGraph, to_model
 from export.probe import Array, Arrays, run, session
 
-Places: TypeAlias = tuple[int, ...]  # the row in each place of a batch
+Places: TypeAlias = tuple[int, ...]  # the number of the row at each place of a batch
 
-_PLACES = 3  # of a batch; as many rows as `probe` runs
-# Two rows take turns in each place, so that each meets others in every second batch.
-_COMPANIES = ((0, 1, 2), (3, 4, 5), (3, 1, 5), (0, 4, 2))
-_NATURAL = (0, 1, 3, 4)  # rows without equal elements, in which nothing is decided by rounding
+_PLACES = 3  # rows of a batch, as many as `probe` runs
+# Two rows take turns at each place, so that each row has different neighbours in its two batches.
+_BATCHES = ((0, 1, 2), (3, 4, 5), (3, 1, 5), (0, 4, 2))
+_NATURAL = (0, 1, 3, 4)  # rows without equal elements, in which no choice depends on rounding
 _BRIGHT = 1e3
-_BRIGHT_HALF = 30.0  # squares of more leave the range of half precision
+_BRIGHT_HALF = 30.0  # squares of larger values leave the range of half precision
 
 
 def dependence(
-    graph: Graph,
+    graph: OnnxGraph,
     watched: Sequence[str],
     tolerance: float,
     floor: float,
     samples: Arrays | None = None,
 ) -> str | None:
-    """What shows that a row depends on the others, for people; None if nothing does.
+    """A text for people that says how a row depends on the others; None if none does.
 
     `watched` are values whose first axis is the batch, the outputs among them. `tolerance` and
-    `floor` as in `compare`; `samples` are further rows of the inputs. Raises InvalidArgument
-    where the graph does not run such rows.
+    `floor` are those of `compare`; `samples` are further rows of the inputs. Raises InvalidArgument
+    if the graph does not run such rows.
     """
     runner = session(to_model(graph, watched).SerializeToString())
-    rows = unlike_rows(graph.inputs)
-    if samples:
-        rows = {name: np.concatenate([array, samples[name]]) for name, array in rows.items()}
+    rows = _with_samples(unlike_rows(graph.inputs), samples)
     trios = _trios(range(2 * _PLACES, len(next(iter(rows.values())))))
     seen: dict[tuple[str, int, int], bytes] = {}
     batches: list[tuple[Places, Arrays]] = []
-    for chosen in (*_COMPANIES, *_companies_of(trios)):
+    for chosen in (*_BATCHES, *_companies_of(trios)):
         found = _run(runner, watched, rows, chosen)
         for name, array in found.items():
             if len(array) != len(chosen):
@@ -64,33 +62,39 @@ def dependence(
                     again = _run(runner, watched, rows, chosen)
                     if _digest(again[name], place) == digest:
                         return f"a row of {name!r} changes with the rows beside it"
-        if chosen in _COMPANIES:
+        if chosen in _BATCHES:
             batches.append((chosen, {name: found[name] for name in graph.outputs}))
 
     def equal(one: Arrays, other: Arrays) -> bool:
         return compare(one, other, floor).relative <= tolerance
 
     shown = _alone(runner, graph.outputs, rows, _NATURAL, batches, equal)
-    for trio in trios[::_PLACES]:  # each sample once
+    for trio in trios[::_PLACES]:  # these trios hold each sample once
         shown = shown or _alone(runner, graph.outputs, rows, trio, [], equal)
     return shown
 
 
+def _with_samples(rows: Arrays, samples: Arrays | None) -> Arrays:
+    if not samples:
+        return rows
+    return {name: np.concatenate([array, samples[name]]) for name, array in rows.items()}
+
+
 def _trios(samples: Sequence[int]) -> list[Places]:
-    """Each sample with the two after it; the first ones follow the last."""
+    """Each sample with the two after it; the first samples follow the last one."""
     count = len(samples)
     return [tuple(samples[(i + k) % count] for k in range(_PLACES)) for i in range(count)]
 
 
 def _companies_of(trios: Sequence[Places]) -> Iterator[Places]:
-    """Each sample in each place, beside samples and beside other rows, dim and bright ones."""
+    """Batches with each sample at each place, beside samples and beside dim and bright rows."""
     for trio in trios:
         first = trio[0]
         yield from (trio, (first, 1, 5), (3, first, 2), (0, 4, first))
 
 
 def unlike_rows(inputs: Sequence[ValueInfoProto]) -> Arrays:
-    """Two rows for each place: normal, dim, zeros; bright, bytes, constant."""
+    """Two rows for each place of a batch: normal, dim, zeros; bright, bytes, constant."""
     random = np.random.default_rng(0)
     arrays: Arrays = {}
     for value in inputs:
@@ -123,7 +127,7 @@ def _unlike_floats(
 def _unlike_integers(
     random: np.random.Generator, dtype: np.dtype[np.generic], shape: tuple[int, ...]
 ) -> list[Array]:
-    """Bytes of any value; others 0 or 1, since they may be numbers of something."""
+    """Bytes of any value; other integers are 0 or 1, since they may be indices of something."""
     if dtype not in (np.uint8, np.int8):
         spans = [(0, 1), (0, 1), (0, 0), (0, 1), (0, 1), (1, 1)]
     elif dtype == np.uint8:
@@ -141,7 +145,7 @@ def _alone(
     batches: Sequence[tuple[Places, Arrays]],
     equal: Callable[[Arrays, Arrays], bool],
 ) -> str | None:
-    """Compare the `natural` rows with what they are alone, and in another place of a batch."""
+    """Compare the `natural` rows with the same rows alone and at another place of a batch."""
     singles = [_run(runner, outputs, rows, [row]) for row in natural]
     moved = natural[::-1][:_PLACES]
     batches = [*batches, (moved, _run(runner, outputs, rows, moved))]

@@ -1,9 +1,9 @@
 """Which extents of a graph's values depend on the content of its inputs, found from its operators.
 
-Running a graph cannot tell: on random input a count of boxes may come out the same each time. So
-each operator that makes an extent of a content is listed here, and how extents pass through the
-others. An operator that is not listed is believed to give fixed extents to what has fixed extents,
-and to let every extent of its outputs depend on the content as soon as one of its inputs' does.
+Running a graph cannot tell: on random input a count of boxes may be the same each time. So this
+module lists each operator that turns content into an extent, and how extents pass through other
+operators. An operator that is not listed is assumed to make fixed extents of fixed extents, and
+extents that all depend on the content as soon as one extent of its inputs does.
 """
 
 from __future__ import annotations
@@ -15,32 +15,33 @@ from typing import Any, TypeAlias
 
 from onnx import AttributeProto, NodeProto, helper, numpy_helper
 
-from export.graph import Graph
+from export.graph import OnnxGraph
 
 Axes: TypeAlias = frozenset[int]
 NONE: Axes = frozenset()
 
 
 class Kind(IntEnum):
-    """What the content of a value depends on."""
+    """The dependence of a value's content."""
 
-    CONSTANT = 0  # on weights only
-    ROWS = 1  # also on the number of rows, through Shape and Size operators
-    DATA = 2  # on the content of an input
+    CONSTANT = 0  # depends on weights only
+    ROWS = 1  # depends also on the number of rows, through Shape and Size operators
+    DATA = 2  # depends on the content of an input
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """Of every value that an operator makes."""
+    """The dependences of every value that an operator makes."""
 
     kinds: dict[str, Kind]
-    varying: dict[str, Axes]  # axes whose extents depend on DATA; left out where there is none
+    varying: dict[str, Axes]  # axes whose extents depend on DATA; no entry if there is none
 
 
-def classify(graph: Graph, ranks: Mapping[str, int], *, believing: bool = False) -> Traits:
-    """`ranks` of tensors; whatever has none is taken for a list.
+def classify(graph: OnnxGraph, ranks: Mapping[str, int], *, assume_fixed: bool = False) -> Traits:
+    """The traits of a graph. A value without an entry in `ranks` counts as a list.
 
-    `believing` that no extent depends on DATA: the least that each value can depend on.
+    `assume_fixed` assumes that no extent depends on DATA, so that `kinds` has the least that each
+    value can depend on.
     """
     kinds = dict.fromkeys(graph.weights, Kind.CONSTANT)
     kinds |= {value.name: Kind.DATA for value in graph.inputs}
@@ -51,7 +52,7 @@ def classify(graph: Graph, ranks: Mapping[str, int], *, believing: bool = False)
         kind = operator.kind()
         made |= {name: kind for name in node.output if name}
         kinds |= made
-        if believing:
+        if assume_fixed:
             continue
         outputs = zip(node.output, operator.varying(), strict=True)
         varying |= {name: axes for name, axes in outputs if name and axes}
@@ -60,18 +61,18 @@ def classify(graph: Graph, ranks: Mapping[str, int], *, believing: bool = False)
 
 @dataclass(frozen=True, slots=True)
 class _Operator:
-    """One operator, and what is known of its inputs."""
+    """One operator, and the traits of its inputs."""
 
     node: NodeProto
-    graph: Graph
+    graph: OnnxGraph
     kinds: Mapping[str, Kind]
     known: Mapping[str, Axes]
     ranks: Mapping[str, int]
 
     def kind(self) -> Kind:
-        """Of the content of its outputs."""
+        """The kind of the content of its outputs."""
         if self._has_graph():
-            return Kind.DATA  # its graphs may read whatever there is
+            return Kind.DATA  # its subgraphs may read any value
         kind = max((self.kinds[name] for name in self.node.input if name), default=Kind.CONSTANT)
         if kind == Kind.DATA and self.node.op_type in ("Shape", "Size") and not self._told():
             return Kind.ROWS
@@ -105,11 +106,11 @@ class _Operator:
         return self.known.get(self.node.input[i], NONE) if i < len(self.node.input) else NONE
 
     def rank(self, i: int) -> int:
-        """Of input i."""
+        """The rank of input i."""
         return self._rank(self.node.input[i])
 
     def out_rank(self) -> int:
-        """Of the first output."""
+        """The rank of the first output."""
         return self._rank(self.node.output[0])
 
     def attribute(self, name: str, default: Any) -> Any:
@@ -124,20 +125,20 @@ class _Operator:
         return axis % max(1, self.rank(0) if rank is None else rank)
 
     def constant(self, i: int) -> list[int] | None:
-        """The integers of input i, if they are written down."""
+        """The integers of input i; None if they are not constant."""
         names = self.node.input
         if i >= len(names) or names[i] not in self.graph.weights:
             return None
         return [int(n) for n in numpy_helper.to_array(self.graph.weights[names[i]]).ravel()]
 
     def listed(self, i: int) -> list[int] | None:
-        """Axes from the attribute `axes`, or from input i; None if they are not written down."""
+        """The axes in the attribute `axes` or in input i; None if they are not constant."""
         found = self.attribute("axes", None)
         found = self.constant(i) if found is None else list(found)
         return None if found is None else [a % max(1, self.rank(0)) for a in found]
 
     def _told(self) -> bool:
-        """Whether a Shape or Size tells an extent that varies."""
+        """Whether a Shape or Size outputs an extent that varies."""
         axes = self.axes(0)
         if self.node.op_type == "Size":
             return bool(axes)
@@ -157,7 +158,7 @@ class _Operator:
         return frozenset(range(self._rank(name)))
 
 
-# --- operators that make an extent of a content -------------------------------------------------
+# --- operators that turn content into an extent -------------------------------------------------
 
 
 def _unique(operator: _Operator, output: int) -> Axes:
@@ -178,7 +179,7 @@ def _whole(operator: _Operator, _: int) -> Axes:
     return frozenset(range(operator.out_rank()))
 
 
-# By operator: the inputs whose content counts, and the axes that then vary.
+# The inputs of each operator whose content counts, and the axes that then vary.
 _MAKERS: dict[str, tuple[tuple[int, ...], Callable[[_Operator, int], Axes]]] = {
     "NonZero": ((0,), lambda *_: frozenset({1})),
     "NonMaxSuppression": ((0, 1, 2, 3, 4), lambda *_: frozenset({0})),
@@ -189,10 +190,10 @@ _MAKERS: dict[str, tuple[tuple[int, ...], Callable[[_Operator, int], Axes]]] = {
     "ImageDecoder": ((0,), _whole),
     "SequenceAt": ((1,), _whole),
     "RemovePadding": ((0, 1), _whole),
-    "ConcatFromSequence": ((0,), _whole),  # of a list that is as long as the data says
+    "ConcatFromSequence": ((0,), _whole),  # the data may decide the length of the list
 }
 
-# By operator: the inputs that say how large its outputs are.
+# The inputs of each operator that say how large its outputs are.
 _SHAPES: dict[str, tuple[int, ...]] = {
     "AffineGrid": (1,), "BlackmanWindow": (0,), "CenterCropPad": (1,), "Col2Im": (1, 2),
     "ConstantOfShape": (0,), "DFT": (1,), "Expand": (1,), "HammingWindow": (0,),
@@ -207,12 +208,12 @@ _SHAPES: dict[str, tuple[int, ...]] = {
 
 
 def content_read(node: NodeProto) -> list[str]:
-    """The inputs that do more than to say how large the outputs are."""
+    """The inputs that do more than say how large the outputs are."""
     sized = (0,) if node.op_type in ("Shape", "Size") else _SHAPES.get(node.op_type, ())
     return [name for i, name in enumerate(node.input) if name and i not in sized]
 
 
-# --- how varying extents pass through the others; the result may name axes that are not there ----
+# --- how varying extents pass through other operators; results may name axes that do not exist ---
 
 
 def _broadcast(operator: _Operator, _: Axes) -> Axes:
@@ -271,7 +272,7 @@ def _unsqueezed(operator: _Operator, whole: Axes) -> Axes:
 
 
 def _reshaped(operator: _Operator, whole: Axes) -> Axes:
-    """A written target fixes all but what it takes from the input, and what is left over."""
+    """The varying axes of a Reshape: with a constant target, those with extent 0 or -1 there."""
     target = operator.constant(1)
     if target is None:
         return whole
@@ -330,7 +331,7 @@ def _pooled_globally(operator: _Operator, _: Axes) -> Axes:
 
 
 def _concatenated(operator: _Operator, _: Axes) -> Axes:
-    """Beside the axis the extents of all are equal, so one that is fixed fixes them."""
+    """The varying axes of a Concat: but for its own axis all extents agree, so one fixes all."""
     axis = operator.axis(0)
     sets = [operator.axes(i) for i in range(len(operator.node.input))]
     along = {axis} if any(axis in axes for axes in sets) else set()

@@ -1,6 +1,6 @@
-"""Features: what a model computes below its last layer, for a folder of images.
+"""Features: the values that a model computes below its last layer, for a folder of images.
 
-Knows nothing of training. A folder holds one folder of JPEG or PNG files for each class.
+A folder holds one folder of JPEG or PNG files for each class. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from edged import manifest as manifests
 from edged.errors import InvalidArgument, NotFound
-from edged.manifest import Layer as Use
-from edged.manifest import Manifest, Value
+from edged.manifest import Layer, Manifest, Value
 from edged.store import Store
 from export.assemble import stored_layers, whole_block
 from export.labels import check_name
@@ -45,7 +44,7 @@ class Features:
 
     model: Manifest
     at: Value
-    path: Path  # with `at` as its only output
+    path: Path  # the path whose only output is `at`
 
 
 def images(folder: File) -> Images:
@@ -71,7 +70,7 @@ def images(folder: File) -> Images:
 
 
 def below(store: Store, model: Manifest, at: str | None = None) -> Features:
-    """The features of a model: the value `at`, by default what its last linear layer reads.
+    """The features of a model: the value `at`, by default the input of its last linear layer.
 
     Raises InvalidArgument if there is no such value, or if it is not one vector a row.
     """
@@ -101,7 +100,7 @@ def compute(features: Features, files: Sequence[File]) -> Floats:
     """The features of image files, of shape (files, width of the features).
 
     Raises InvalidArgument for a model without preprocessing and for a damaged image; Unsupported
-    and ResourceExhausted for one that cannot be decoded.
+    and ResourceExhausted for an image that cannot be decoded.
     """
     model = features.model
     spec = model.preprocess
@@ -123,7 +122,7 @@ def compute(features: Features, files: Sequence[File]) -> Floats:
     return found
 
 
-def _leading_to(uses: Sequence[Use], value: str) -> tuple[Use, ...]:
+def _leading_to(uses: Sequence[Layer], value: str) -> tuple[Layer, ...]:
     """The layers that `value` depends on, in order."""
     wanted, chosen = {value}, []
     for use in reversed(uses):

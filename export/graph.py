@@ -1,7 +1,7 @@
-"""An ONNX file as a plain list of operators: read, inlined, and freed of what computes nothing.
+"""An ONNX file as a plain list of operators, inlined and without operators that compute nothing.
 
-Knows nothing of layers or blocks. Every graph here is in single assignment form, sorted, without
-functions, control flow, Constant, Identity or Dropout operators and without dead ones.
+Every graph here is sorted and in single assignment form. It has no functions, no control flow, no
+Constant, Identity or Dropout operators and no dead ones. Knows nothing of layers or blocks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, inl
 from edged.errors import InvalidArgument, NotFound, Unsupported
 
 OLDEST_OPSET = 13
-LARGEST_BYTES = 2**31 - 1  # of one protobuf message, so of an ONNX file with its weights inside
+LARGEST_BYTES = 2**31 - 1  # limit of a protobuf message, so of an ONNX file with its weights inside
 
 _RANDOM = {
     "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
@@ -27,25 +27,25 @@ _RANDOM = {
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
-    """Operators in an order in which they can run, and what they start from."""
+class OnnxGraph:
+    """Operators in an order in which they can run, and their weights and inputs."""
 
     nodes: tuple[NodeProto, ...]
     weights: dict[str, TensorProto]
     inputs: tuple[ValueInfoProto, ...]
     outputs: tuple[str, ...]
-    opsets: dict[str, int]  # version by domain
+    opsets: dict[str, int]  # domain: version
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class ModelFile:
     """A model file, and its graph."""
 
     model: ModelProto
-    graph: Graph
+    graph: OnnxGraph
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path) -> ModelFile:
     """Read an ONNX file, with its external data if it has any.
 
     Raises NotFound, InvalidArgument (not an ONNX file, or damaged) and Unsupported.
@@ -65,12 +65,12 @@ def load(path: Path) -> Loaded:
             "that: export it in lower precision or in parts"
         )
     try:
-        return Loaded(model, read(model))
+        return ModelFile(model, read(model))
     except Unsupported as error:
         raise Unsupported(f"{path}: {error}") from error
 
 
-def read(model: ModelProto) -> Graph:
+def read(model: ModelProto) -> OnnxGraph:
     """The graph of a model in memory. Raises Unsupported."""
     opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
     if opsets.get("", OLDEST_OPSET) < OLDEST_OPSET:
@@ -93,11 +93,11 @@ def read(model: ModelProto) -> Graph:
             nodes.append(node)
     inputs = tuple(value for value in graph.input if value.name not in weights)
     outputs = tuple(value.name for value in graph.output)
-    return tidy(Graph(tuple(nodes), weights, inputs, outputs, opsets))
+    return tidy(OnnxGraph(tuple(nodes), weights, inputs, outputs, opsets))
 
 
-def tidy(graph: Graph) -> Graph:
-    """Without Identity, Dropout, dead operators and unused weights.
+def tidy(graph: OnnxGraph) -> OnnxGraph:
+    """The graph without Identity, Dropout, dead operators and unused weights.
 
     Graph outputs keep their names.
     """
@@ -115,7 +115,7 @@ def tidy(graph: Graph) -> Graph:
         elif node.output[0] not in graph.outputs:
             alias[node.output[0]] = node.input[0]
         elif node.input[0] not in fixed:
-            # The operator that makes the value gets the public name, also where it was read before.
+            # The value takes the public name everywhere, also where an earlier operator reads it.
             alias[node.input[0]] = node.output[0]
             fixed.add(node.input[0])
         else:
@@ -136,9 +136,9 @@ def tidy(graph: Graph) -> Graph:
 
 
 def to_model(
-    graph: Graph, outputs: Iterable[str] | None = None, extra: Iterable[NodeProto] = ()
+    graph: OnnxGraph, outputs: Iterable[str] | None = None, extra: Iterable[NodeProto] = ()
 ) -> ModelProto:
-    """A runnable model, by default with the graph's own outputs; their types are left to infer."""
+    """A model that runs, by default with the graph's own outputs, whose types are not declared."""
     names = graph.outputs if outputs is None else tuple(outputs)
     body = helper.make_graph(
         [*graph.nodes, *extra],
@@ -153,13 +153,13 @@ def to_model(
 
 
 def ir_version_of(opsets: dict[str, int]) -> int:
-    """The oldest file format that allows these opsets, so that old runtimes can read it."""
+    """The oldest file format that allows these opsets, so that old runtimes can read the file."""
     standard = [helper.make_opsetid("", opsets[""])] if "" in opsets else []
     return max(8, helper.find_min_ir_version_for(standard, ignore_unknown=True))
 
 
 def named(tensor: TensorProto, name: str) -> TensorProto:
-    """The same content under another name."""
+    """The tensor with another name and the same content."""
     if tensor.name == name:
         return tensor
     copy = TensorProto()
@@ -169,7 +169,7 @@ def named(tensor: TensorProto, name: str) -> TensorProto:
 
 
 def integers(values: Iterable[int]) -> TensorProto:
-    """A nameless one-dimensional int64 tensor."""
+    """A one-dimensional int64 tensor without a name."""
     return numpy_helper.from_array(np.array(list(values), np.int64))
 
 

@@ -1,8 +1,8 @@
 """Linear heads on frozen features: trained in seconds, a few kilobytes each.
 
-A head is bound to the features that it was trained on, by `edged.manifest.features_digest`: to
-the layers below it, the precision and the preprocessing. On other features it would answer
-with confidence and be wrong, so it is refused.
+A head is bound to the features that it was trained on by `edged.manifest.features_digest`, which
+covers the layers below it, the precision and the preprocessing. A head on other features would
+answer with confidence and be wrong, so it is refused.
 """
 
 from __future__ import annotations
@@ -21,35 +21,34 @@ from edged.store import Store
 from export.add import Added, add_drafts
 from export.assemble import whole_block
 from export.blocks import MIN_BYTES
-from export.canonical import Layer as Content
-from export.canonical import Type, make_layer
+from export.canonical import CanonicalLayer, Type, make_layer
 from export.check import Uncut, feeds
 from export.features import Features, Floats, below, compute, images
 from export.graph import OLDEST_OPSET, ir_version_of, load
 from export.layers import Path, element_type
 from export.probe import session
-from export.source import Draft
+from export.source import ModelDraft
 from export.training import C, fit, split
 
-HELD_OUT = 0.3  # of the images of each class
+HELD_OUT = 0.3  # share of the images of each class that measures the accuracy
 
 _META = "edged.head"  # metadata of a head's file
 
 
 class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a head's file says beside its weights."""
+    """The metadata of a head's file."""
 
-    features: str  # features_digest of what it was trained on
+    features: str  # features_digest of the features that it was trained on
     labels: tuple[str, ...]
     accuracy: Accuracy
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """logits = features @ weights.T + bias; weights (classes, width), bias (classes)."""
+    """A linear head: logits = features @ weights.T + bias."""
 
-    weights: Floats
-    bias: Floats
+    weights: Floats  # (classes, width)
+    bias: Floats  # (classes,)
     bound: Bound
 
 
@@ -71,8 +70,8 @@ def train_head(
 ) -> Added:
     """Train a head for `task` on features of `model`, and add it to the store as a model.
 
-    `data` is a folder of classes; its accuracy is measured on the share `held_out` of each class,
-    or on the folder `test`. `save` also writes the head to a file for `attach_head`.
+    `data` is a folder of classes. The accuracy is measured on the share `held_out` of each class,
+    or on the folder `test`. `save` names a file for the head, which `attach_head` can read.
     Raises InvalidArgument, NotFound or StoreError.
     """
     features = below(store, store.model(model), at)
@@ -94,7 +93,7 @@ def attach_head(
     min_bytes: int = MIN_BYTES,
     replace: bool = False,
 ) -> Added:
-    """Add a head that `train_head` saved. Refuses it on other features than it was trained on."""
+    """Add a head that `train_head` saved; it is refused if the features are not its own."""
     features = below(store, store.model(model), at)
     head = _decode(file)
     if head.bound.features != _digest(features):
@@ -135,7 +134,7 @@ def _train(
     return Head(weights, bias, Bound(_digest(features), known.classes, accuracy))
 
 
-def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
+def _draft(features: Features, head: Head, task: str, name: str) -> ModelDraft:
     """The model that runs the features' layers and then the head."""
     base = features.model
     output = _free_name(features.path)
@@ -170,10 +169,10 @@ def _draft(features: Features, head: Head, task: str, name: str) -> Draft:
         {name: f"y{i}" for i, name in enumerate(whole.writes)},
         base.max_rows,
     )
-    return Draft(manifest, path, tuple(map(uncut, feeds(manifest))))
+    return ModelDraft(manifest, path, tuple(map(uncut, feeds(manifest))))
 
 
-def _layer(features: Features, head: Head) -> Content:
+def _layer(features: Features, head: Head) -> CanonicalLayer:
     """The head as the last layer of a model: one Gemm, in float32."""
     at, rows = features.at, _rows(features)
     nodes = [
@@ -192,7 +191,7 @@ def _layer(features: Features, head: Head) -> Content:
 
 
 def _rows(features: Features) -> int | None:
-    """How many rows the file of the layer below can run, which its model may not use."""
+    """The rows that the block below can run; its model may be limited to fewer."""
     name, path = features.at.name, features.path
     (below,) = [use for use in path.uses if name in use.writes]
     return path.layers[below.digest].outputs[below.writes.index(name)].rows
@@ -211,7 +210,7 @@ def _digest(features: Features) -> str:
 
 
 def _encode(head: Head) -> bytes:
-    """An ONNX file with the two arrays, and what they are bound to as metadata."""
+    """The head as an ONNX file: the two arrays, and `bound` as metadata."""
     graph = helper.make_graph(
         [helper.make_node("Gemm", ["features", "weights", "bias"], ["logits"], transB=1)],
         "head",
@@ -238,7 +237,7 @@ def _encode(head: Head) -> bytes:
 
 
 def _decode(file: File) -> Head:
-    """Raises NotFound or InvalidArgument."""
+    """The head in a file. Raises NotFound or InvalidArgument."""
     model = load(file).model
     props = {entry.key: entry.value for entry in model.metadata_props}
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}

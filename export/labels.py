@@ -1,8 +1,8 @@
-"""Files of labels: the names of a model's classes, one a line, as they come from elsewhere.
+"""Files of labels: the names of a model's classes, one a line.
 
-UTF-8, with or without a byte order mark, and any ending of lines. An empty line is a class without
-a name, but at the end of the file. Lines as `0 person` say the class themselves, if the numbers
-begin at 0 and ascend; a number that is left out is a class without a name.
+They are UTF-8, with or without a byte order mark, and with any ending of lines. An empty line is a
+class without a name, except at the end of the file. Lines such as `0 person` name their class, if
+the numbers begin at 0 and ascend; a missing number is a class without a name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NUMBERED = re.compile(r"(\d{1,6})[ \t:,]+(\S.*)")
 
 
 def decode(data: bytes, file: File) -> tuple[str, ...]:
-    """The label of each class. Raises InvalidArgument with the line that cannot be read."""
+    """The label of each class. Raises InvalidArgument that names the line that cannot be read."""
     for mark, encoding in _MARKS.items():
         if data.startswith(mark):
             raise _wrong(file, f"is written in {encoding}")
@@ -45,7 +45,7 @@ def decode(data: bytes, file: File) -> tuple[str, ...]:
 
 
 def check_name(folder: File) -> str:
-    """The name of a folder that is to be a label. Raises InvalidArgument if it is not text."""
+    """The name of a folder as a label. Raises InvalidArgument if it is not text."""
     try:
         folder.name.encode()
     except UnicodeEncodeError as error:
@@ -56,7 +56,7 @@ def check_name(folder: File) -> str:
 
 
 def _by_number(lines: Sequence[str]) -> tuple[str, ...] | None:
-    """None unless every line begins with the number of its class."""
+    """The labels by the numbers of their lines; None unless every line begins with a number."""
     found = [match for match in map(_NUMBERED.fullmatch, lines) if match]
     numbers = [int(match[1]) for match in found]
     ascend = all(one < other for one, other in itertools.pairwise(numbers))

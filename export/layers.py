@@ -1,10 +1,10 @@
-"""Where a normalised graph may be cut, and the layers that this gives.
+"""Where a normalised graph may be cut, and the layers that the cuts make.
 
-A cut is between two operators where only the trunk matters for what comes next: the value made
-last. Whatever else is still needed there (a skip connection of a segmentation net, a feature map
-for a pyramid) must not meet the trunk again soon, as the two sides of a residual block do. So a
-residual stream is cut after its addition, and an encoder is cut alike whether or not a decoder
-comes back to its inner values: that is how the two are found to share it.
+A cut is between two operators where only the trunk, the value made last, matters for the operators
+that follow. Other values that are still needed there (a skip connection of a segmentation net, a
+feature map for a pyramid) must not meet the trunk again soon, as the two sides of a residual block
+do. So a residual stream is cut after its addition, and an encoder has the same cuts whether or not
+a decoder reads its inner values: so models that share an encoder are found to share it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from edged.errors import Unsupported
-from edged.manifest import DataType, Value
-from edged.manifest import Layer as Use
-from export.canonical import Layer, Type, make_layer
-from export.graph import Graph
+from edged.manifest import DataType, Layer, Value
+from export.canonical import CanonicalLayer, Type, make_layer
+from export.graph import OnnxGraph
 from export.normalise import Flow
 from export.probe import Facts
 
-MAX_CROSSING = 8  # values at a cut that are read after it
-NEAR = 6  # weighted operators; a residual block, an attention or an inverted bottleneck is shorter
+MAX_CROSSING = 8  # most values that may be made before a cut and read after it
+NEAR = 6  # weighted operators; a residual block, an attention or an inverted bottleneck has fewer
 
 _UPSAMPLING = {"ConvTranspose", "DepthToSpace", "MaxUnpool", "Resize", "Upsample"}
 
@@ -53,13 +52,13 @@ class DataSized(Unsupported):
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A model as layers: how they are wired, and what is in each, by digest."""
+    """A model as layers: how they are wired, and the content of each by digest."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    uses: tuple[Use, ...]
+    uses: tuple[Layer, ...]
     values: tuple[Value, ...]
-    layers: dict[str, Layer]
+    layers: dict[str, CanonicalLayer]
 
 
 def cut(flow: Flow, rows: int | None = None) -> Path:
@@ -74,8 +73,8 @@ def cut(flow: Flow, rows: int | None = None) -> Path:
                 f"{name!r} is no tensor whose first axis is the batch and whose other axes are "
                 "fixed: export the model so that it is, or without this output"
             )
-    layers: dict[str, Layer] = {}
-    uses: list[Use] = []
+    layers: dict[str, CanonicalLayer] = {}
+    uses: list[Layer] = []
     last_reads = {name: i for i, group in enumerate(flow.groups) for name in group.reads}
     last_reads |= dict.fromkeys(flow.outputs, len(flow.groups))
     for start, end in _spans(flow, types):
@@ -91,7 +90,7 @@ def cut(flow: Flow, rows: int | None = None) -> Path:
             flow.opsets,
         )
         layers[layer.digest] = layer
-        uses.append(Use(layer.digest, tuple(reads), ordered, layer.weight_bytes))
+        uses.append(Layer(layer.digest, tuple(reads), ordered, layer.weight_bytes))
     named = dict.fromkeys(
         [*flow.inputs, *(name for use in uses for name in (*use.reads, *use.writes))]
     )
@@ -99,7 +98,7 @@ def cut(flow: Flow, rows: int | None = None) -> Path:
     return Path(flow.inputs, flow.outputs, tuple(uses), values, layers)
 
 
-def refuse_data_sized(graph: Graph, facts: Facts) -> None:
+def refuse_data_sized(graph: OnnxGraph, facts: Facts) -> None:
     """Raise DataSized if an extent of an output depends on the content of an input."""
     for name in graph.outputs:
         if name in facts.varying:
@@ -112,17 +111,17 @@ def refuse_data_sized(graph: Graph, facts: Facts) -> None:
 
 
 def element_type(datatype: DataType) -> int:
-    """TensorProto's number for it."""
+    """The number of a type in TensorProto."""
     return next(element for element, known in _ELEMENTS.values() if known == datatype)
 
 
 def numpy_type(datatype: DataType) -> np.dtype[np.generic]:
-    """The element of an array of this type."""
+    """The numpy type of an element."""
     return _NUMPY[datatype]
 
 
 def _border_types(flow: Flow, rows: int | None) -> dict[str, Type]:
-    """The values that could cross: tensors of (rows, fixed extents)."""
+    """The types of the values that may cross a cut: tensors of (rows, fixed extents)."""
     types = {}
     for name, size in flow.sizes.items():
         kind = flow.types.get(name, "")[len("tensor(") : -1]
@@ -139,16 +138,16 @@ def _border_types(flow: Flow, rows: int | None) -> dict[str, Type]:
 
 
 def _spans(flow: Flow, types: dict[str, Type]) -> list[tuple[int, int]]:
-    """First and last group (exclusive) of each layer.
+    """The first and last group (exclusive) of each layer.
 
-    Between two cuts without a weight there is an activation, which belongs to the layer before it,
-    or a pooling or another change of shape: that is a layer of its own, so that models whose
-    last shared weights are followed by different things still share these weights.
+    A span without a weight is an activation, which belongs to the layer before it, or a pooling or
+    another change of shape. The latter is a layer of its own, so that models that share weights and
+    continue differently after them still share these weights.
     """
     cuts = _Cutter(flow, types).cuts()
     trunks = {0: flow.inputs[0], **cuts, len(flow.groups): flow.outputs[0]}
     spans: list[tuple[int, int]] = []
-    bare = False  # the last span has no weight
+    bare = False  # whether the last span has no weight
     for (start, before), (end, after) in pairwise(trunks.items()):
         weighted = any(group.weighted for group in flow.groups[start:end])
         same_shape = types[before].shape == types[after].shape
@@ -174,7 +173,7 @@ class _Cutter:
 
     def cuts(self) -> dict[int, str]:
         """The groups before which the graph may be cut, each with the trunk there."""
-        makers = {name: -1 for name in self._flow.inputs}  # of the values that are still read
+        makers = {name: -1 for name in self._flow.inputs}  # who makes each value still to be read
         found = {}
         for position in range(1, len(self._flow.groups)):
             last = position - 1
@@ -189,7 +188,7 @@ class _Cutter:
         """The trunk, if the graph may be cut here."""
         if len(makers) > MAX_CROSSING or not makers.keys() <= self._types.keys():
             return None
-        # An input that nothing has read so far only waits; it is no branch of what goes on here.
+        # An input that no operator has read so far is not a branch of the graph here.
         begun = [n for n, at in makers.items() if at >= 0 or self._readers[n][0] < position]
         trunk = max(begun, key=makers.__getitem__, default=None)
         if trunk is None or self._is_dequantized(makers[trunk]):
@@ -200,7 +199,7 @@ class _Cutter:
         return trunk
 
     def _is_dequantized(self, maker: int) -> bool:
-        """Whether it must stay with what reads it, so that this can run on integers."""
+        """Whether a value must stay with its reader, so that the reader can run on integers."""
         return maker >= 0 and self._flow.groups[maker].operator == "DequantizeLinear"
 
     def _later(self, name: str, position: int) -> list[int]:
@@ -208,11 +207,11 @@ class _Cutter:
         return readers[bisect_left(readers, position) :]
 
     def _ahead(self, trunk: str, position: int) -> set[int]:
-        """The groups that the trunk soon leads to, upsampling not included."""
+        """The groups within NEAR weighted operators of the trunk, up to an upsampling."""
         found = set()
         costs = dict.fromkeys(self._later(trunk, position), 0)
         while costs:
-            group = min(costs)  # whatever leads to it comes before it
+            group = min(costs)  # all groups that lead to it have smaller numbers
             cost = costs.pop(group) + self._flow.groups[group].weighted
             if cost > NEAR or self._flow.groups[group].operator in _UPSAMPLING:
                 continue
@@ -222,7 +221,7 @@ class _Cutter:
         return found
 
     def _meets(self, name: str, position: int, ahead: set[int]) -> bool:
-        """Whether another value leads to one of these groups too."""
+        """Whether another value leads to one of the groups `ahead` too."""
         last = max(ahead, default=-1)
         pending = self._later(name, position)
         seen = set(pending)

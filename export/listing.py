@@ -1,4 +1,4 @@
-"""What a store holds, as values: sizes, sharing, damage. Knows nothing of how they are printed.
+"""The content of a store as values: sizes, sharing, damage. Knows nothing of how they are printed.
 
 Bytes of blocks are the sizes of their files; bytes of a whole model are those of one file with
 all its blocks, so that the two can be compared.
@@ -17,21 +17,21 @@ from edged.store import Store
 
 
 class ModelLine(msgspec.Struct, frozen=True):
-    """A model among the others. `shared_bytes` are of blocks that another model has too."""
+    """A model in the list of a store's models."""
 
     name: str
     task: str
     precision: str
     blocks: int
     block_bytes: int
-    shared_bytes: int
+    shared_bytes: int  # bytes of blocks that another model has too
     whole_bytes: int
     accuracy: float | None
     head_of: str | None
 
 
-class Contents(msgspec.Struct, frozen=True):
-    """A whole store. `unused_bytes` are of blocks that no model leads to."""
+class StoreContents(msgspec.Struct, frozen=True):
+    """The content of a whole store. No model uses the unused blocks."""
 
     models: tuple[ModelLine, ...]
     blocks: int
@@ -52,7 +52,7 @@ class BlockLine(msgspec.Struct, frozen=True):
 
 
 class Common(msgspec.Struct, frozen=True):
-    """What two models share. Bytes of layers are of their weights, wherever they stand."""
+    """What two models share. The bytes of layers are those of their weights, in any block."""
 
     first: str
     second: str
@@ -67,14 +67,14 @@ class Common(msgspec.Struct, frozen=True):
 
 
 class Damage(msgspec.Struct, frozen=True):
-    """What is wrong with one thing in the store; `models` need it."""
+    """The damage of one file of the store."""
 
     what: str
-    models: tuple[str, ...]
+    models: tuple[str, ...]  # the models that need the file
 
 
-def contents(store: Store) -> Contents:
-    """Raises StoreError."""
+def contents(store: Store) -> StoreContents:
+    """The content of the store. Raises StoreError."""
     models, sizes = store.models(), store.blocks()
     sharers = _sharers(models)
     lines = []
@@ -94,7 +94,7 @@ def contents(store: Store) -> Contents:
             )
         )
     unused = sizes.keys() - sharers.keys()
-    return Contents(
+    return StoreContents(
         models=tuple(lines),
         blocks=len(sharers),
         block_bytes=_total(store, sizes, set(sharers)),
@@ -148,7 +148,7 @@ def common(store: Store, first: str, second: str) -> Common:
 
 
 def verify(store: Store) -> tuple[Damage, ...]:
-    """Read everything that a model leads to. Raises StoreError only if the root is damaged."""
+    """Read all files that a model needs. Raises StoreError only if the root is damaged."""
     found: list[Damage] = []
     models: dict[str, Manifest] = {}
     for name in store.names():
@@ -165,7 +165,7 @@ def verify(store: Store) -> tuple[Damage, ...]:
 
 
 def _sharers(models: dict[str, Manifest]) -> dict[str, set[str]]:
-    """By block: the models that run it."""
+    """The models that run each block."""
     sharers: dict[str, set[str]] = {}
     for name, model in models.items():
         for step in model.steps:

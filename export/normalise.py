@@ -1,9 +1,8 @@
-"""A graph in which only data crosses from operator to operator.
+"""A graph in which only data passes from operator to operator.
 
-Exporters compute shapes from the number of rows once and use them everywhere, and constants
-likewise; cut anywhere, such a graph would pass them on from block to block. Here each operator
-on data gets what it needs of these for itself: constants are folded or copied to it, and shapes
-follow from its own inputs. The result computes the same.
+Exporters compute shapes and constants once and use them everywhere; blocks of such a graph would
+have to pass them on to each other. Here each operator on data gets its own: constants are folded or
+copied to it, and shapes follow from its own inputs. The result computes the same.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from export.extents import Kind
-from export.graph import Graph, integers
+from export.graph import OnnxGraph, integers
 from export.probe import Affine, Facts, Integers
 
 _FLOATS = {
@@ -31,12 +30,12 @@ _INTEGERS = {
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One operator on data, last in `nodes`, after the constants and shapes that only it reads."""
+    """One operator on data, the last of `nodes`, and constants and shapes that only it reads."""
 
     nodes: tuple[NodeProto, ...]
-    reads: tuple[str, ...]  # data
+    reads: tuple[str, ...]  # names of data
     writes: tuple[str, ...]
-    weighted: bool  # has a weight of two or more axes: a kernel or a matrix, no bias, scale or norm
+    weighted: bool  # has a weight of two or more axes: a kernel or a matrix, not a bias or a scale
 
     @property
     def operator(self) -> str:
@@ -51,12 +50,12 @@ class Flow:
     weights: dict[str, TensorProto]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    types: dict[str, str]  # of data, as in Facts
+    types: dict[str, str]  # types of data, as in Facts
     sizes: dict[str, Affine]
     opsets: dict[str, int]
 
 
-def normalise(graph: Graph, facts: Facts) -> Flow:
+def normalise(graph: OnnxGraph, facts: Facts) -> Flow:
     """The graph as groups, in the order of its operators."""
     data = {value.name for value in graph.inputs}
     data |= {name for name, kind in facts.kinds.items() if kind == Kind.DATA}
@@ -83,7 +82,7 @@ def normalise(graph: Graph, facts: Facts) -> Flow:
 
 
 class _Shared:
-    """What all groups of a graph have in common; owns the weights and the new names."""
+    """The state that all groups of a graph share: the weights and the new names."""
 
     def __init__(
         self,
@@ -94,12 +93,12 @@ class _Shared:
     ) -> None:
         self.facts = facts
         self.data = data
-        self.makers = makers  # by value: the operator of the graph that makes it
+        self.makers = makers  # the operator of the graph that makes each value
         self.weights = weights
         self._count = 0
 
     def fresh(self) -> str:
-        """A name that nothing has."""
+        """A name that no value has."""
         name = ""
         while not name or name in self.makers or name in self.data or name in self.weights:
             self._count += 1
@@ -128,7 +127,7 @@ class _GroupWriter:
         self._facts = shared.facts
         self._node = node
         self._sources = [name for name in node.input if name in shared.data]
-        self._copies: dict[str, str] = {}  # by value of the graph: its name in this group
+        self._copies: dict[str, str] = {}  # a value of the graph: its name in this group
         self._nodes: list[NodeProto] = []
 
     def group(self) -> Group:
@@ -149,7 +148,7 @@ class _GroupWriter:
         )
 
     def _own(self, name: str) -> str:
-        """A name in this group for a value; first writes what computes it, unless it is data."""
+        """The name of a value in this group. Unless it is data, its operators are written first."""
         if name in self._shared.weights or name in self._shared.data:
             return name
         if name not in self._copies:
@@ -165,7 +164,7 @@ class _GroupWriter:
     def _copy(self, original: NodeProto) -> None:
         maker = NodeProto()
         maker.CopyFrom(original)
-        maker.name = ""  # names of operators are unique, and this may be one of many copies
+        maker.name = ""  # names of operators must be unique, and there may be several copies
         for i, name in enumerate(maker.input):
             if name:
                 maker.input[i] = self._own(name)
@@ -175,7 +174,7 @@ class _GroupWriter:
         self._nodes.append(maker)
 
     def _axis(self) -> tuple[str, int] | None:
-        """An input of the group, and an axis of it whose extent tells the number of rows."""
+        """An input of the group, and one of its axes whose extent gives the number of rows."""
         for source in self._sources:
             size = self._facts.sizes.get(source)
             if size is not None and size.per_row.any():
@@ -183,7 +182,7 @@ class _GroupWriter:
         return None
 
     def _counted(self, name: str, counts: Affine, source: str, axis: int) -> str:
-        """`counts`, computed from the extent of an axis of `source`."""
+        """Write operators that compute `counts` from the extent of an axis of `source`."""
         size = self._facts.sizes[source]
         extent = self._emit("Shape", source)
         for operator, operand, neutral in (
@@ -204,7 +203,7 @@ class _GroupWriter:
         return made
 
     def _target(self) -> TensorProto | None:
-        """The second input of a Reshape or Expand where it need not depend on the rows."""
+        """The second input of a Reshape or Expand as a constant; None if it depends on the rows."""
         node = self._node
         if node.domain or node.op_type not in _TARGETS:
             return None
@@ -216,7 +215,7 @@ class _GroupWriter:
 
 
 def _reshape_target(_: Affine, after: Affine) -> Integers | None:
-    """-1 for the axis that grows with the rows."""
+    """The target of a Reshape, -1 for the axis that grows with the rows; None if that is wrong."""
     growing = after.per_row != 0
     if growing.sum() > 1 or not after.fixed[~growing].all():
         return None
@@ -224,7 +223,7 @@ def _reshape_target(_: Affine, after: Affine) -> Integers | None:
 
 
 def _expand_target(before: Affine, after: Affine) -> Integers | None:
-    """1 for each axis that stays as it is."""
+    """The target of an Expand, with 1 for each axis that keeps its extent."""
     pad = len(after.fixed) - len(before.fixed)
     fixed, per_row = (np.pad(extents, (pad, 0)) for extents in (before.fixed, before.per_row))
     same = (fixed == after.fixed) & (per_row == after.per_row)

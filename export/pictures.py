@@ -1,4 +1,4 @@
-"""Files of pictures as rows of a model's input, by the preprocessing that serving uses."""
+"""Picture files as rows of a model's input, made by the preprocessing that serving uses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ENDINGS = {".jpeg", ".jpg", ".png"}
 
 
 def image_shape(spec: Preprocess) -> tuple[int, ...]:
-    """Of one row that the preprocessing makes."""
+    """The shape of one row that the preprocessing makes."""
     size = (spec.height, spec.width)
     return (3, *size) if spec.layout == "NCHW" else (*size, 3)
 
 
 def prepared(file: File, spec: Preprocess) -> npt.NDArray[np.float32]:
-    """The row of an image file. Raises what `prepare` does, or NotFound, with the file's name."""
+    """The row of an image file. Raises the errors of `prepare`, or NotFound, naming the file."""
     row = np.empty(image_shape(spec), np.float32)
     try:
         prepare(file.read_bytes(), spec, row)

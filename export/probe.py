@@ -1,8 +1,8 @@
-"""What running a graph at several numbers of rows tells of its values: types, sizes, constants.
+"""Facts about the values of a graph, found by running it: types, sizes, constants.
 
-Measured instead of inferred: ONNX Runtime knows every operator that it can run, shape inference
-does not. What depends on the content of an input is not measured, since one input more could come
-out differently: `export.extents` finds that.
+The graph runs at several numbers of rows. Running is better than shape inference, which does not
+know every operator that ONNX Runtime can run. Running cannot show what depends on the content of an
+input, since the next input could give another result: `export.extents` finds that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from edged.errors import InvalidArgument, Unsupported
 from export.extents import NONE, Axes, Kind, classify, content_read
-from export.graph import Graph, to_model
+from export.graph import OnnxGraph, to_model
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Arrays: TypeAlias = dict[str, Array]
@@ -32,19 +32,19 @@ _MOVES = {
     "Concat", "Flatten", "Gather", "GatherND", "Reshape", "Slice", "Split", "Squeeze", "Transpose",
     "Unsqueeze", "Where", "Pad", "Expand", "Tile", "ConstantOfShape",
 }  # fmt: skip
-# What these make of values that grow with the rows in a straight line does so too, or else it
-# bends within the first few rows.
-_STRAIGHT = _MOVES | {
+# Operators that keep growth linear in the number of rows: if their inputs grow linearly, so do
+# their outputs, or else the first few numbers of rows show it.
+_LINEAR = _MOVES | {
     "Add", "Cast", "Identity", "Mul", "Neg", "Range", "ReduceProd", "ReduceSum", "Shape", "Size",
     "Sub", "Sum",
 }  # fmt: skip
-_FREE_BYTES = 1024  # a folded constant may be this large, even if it was made from less
-_LARGEST_INTEGERS = 1 << 16  # elements of a value that could be a shape
+_FOLDED_BYTES_MAX = 1024  # a folded constant may be this large, even if it was made from less
+_SHAPE_ELEMENTS_MAX = 1 << 16  # a value with more elements is not taken for a shape
 
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """Integers that depend on the number of rows as `fixed + per_row * rows`."""
+    """Integers that are `fixed + per_row * rows` at any number of rows."""
 
     fixed: Integers
     per_row: Integers
@@ -52,12 +52,12 @@ class Affine:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Of a graph. A value is missing where it has no such property."""
+    """The facts about a graph's values. A value without a property has no entry."""
 
     kinds: dict[str, Kind]
-    types: dict[str, str]  # by value; in the words of ONNX Runtime, as "tensor(float)"
-    sizes: dict[str, Affine]  # extents of each axis, where none depends on DATA
-    integers: dict[str, Affine]  # content of values that follow from the number of rows
+    types: dict[str, str]  # ONNX Runtime's names for types: "tensor(float)"
+    sizes: dict[str, Affine]  # extents of each axis, if none depends on DATA
+    integers: dict[str, Affine]  # content of values that depend only on the number of rows
     folded: dict[str, TensorProto]  # content of constants worth computing now
     varying: dict[str, Axes]  # axes whose extents depend on DATA
 
@@ -66,20 +66,20 @@ def session(model: bytes, *, optimise: bool = True) -> ort.InferenceSession:
     """A session on the CPU. Raises InvalidArgument if ONNX Runtime refuses the model."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    # Sessions come and go here; threads that spin between runs only take time from each other.
+    # Many sessions are made here, and threads that spin between runs take time from each other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Runs Shape operators first, so that no activation lives on for the sake of its size.
+        # Shape operators run first, so that no activation is kept only because its size is needed.
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     try:
         return _open(model, options)
-    except Exception as error:  # onnxruntime's errors have no other common base
+    except Exception as error:  # onnxruntime's errors have no narrower common base
         raise InvalidArgument(f"ONNX Runtime cannot load the model: {_line(error)}") from error
 
 
 def _open(model: bytes, options: ort.SessionOptions) -> ort.InferenceSession:
-    """On the pool of threads that the process may have; onnxruntime does not say whether it has."""
+    """Open a session, on the process's thread pool if it has one, which only an error reveals."""
     providers = ["CPUExecutionProvider"]
     try:
         return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
@@ -95,17 +95,17 @@ def run(
 ) -> list[Array]:
     """The values of `outputs`. Raises InvalidArgument if the model cannot run."""
     if not outputs:
-        return []  # which would mean all of them
+        return []  # an empty list would mean all outputs to onnxruntime
     try:
         return list(runner.run(outputs, dict(given)))
-    except Exception as error:  # as in session()
+    except Exception as error:  # onnxruntime's errors have no narrower common base
         raise InvalidArgument(f"ONNX Runtime cannot run the model: {_line(error)}") from error
 
 
-def feed(graph: Graph, rows: int, seed: int = 0) -> Arrays:
+def feed(graph: OnnxGraph, rows: int, seed: int = 0) -> Arrays:
     """Random input: standard normal floats, bytes of any value, other integers 0 or 1.
 
-    Raises Unsupported for an axis of unknown extent.
+    Raises Unsupported if an axis has an unknown extent.
     """
     random = np.random.default_rng([seed, rows])
     arrays: Arrays = {}
@@ -126,7 +126,7 @@ def feed(graph: Graph, rows: int, seed: int = 0) -> Arrays:
 def random_array(
     random: np.random.Generator, dtype: npt.DTypeLike, shape: tuple[int, ...]
 ) -> Array:
-    """As in `feed`."""
+    """Random values as `feed` makes them."""
     kind = np.dtype(dtype)
     if kind in (np.uint8, np.int8):
         bounds = np.iinfo(kind)
@@ -136,7 +136,7 @@ def random_array(
     return random.standard_normal(shape).astype(kind)
 
 
-def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
+def probe(graph: OnnxGraph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
     """Run the graph at each of `rows` and compare. Raises InvalidArgument and Unsupported."""
     names = [name for node in graph.nodes for name in node.output if name]
     typed = session(to_model(graph, names).SerializeToString(), optimise=False)
@@ -178,18 +178,19 @@ def probe(graph: Graph, rows: Sequence[int] = ROWS_TRIED) -> Facts:
     return Facts(kinds, types, sizes, integers, folded, traits.varying)
 
 
-def _ranks(graph: Graph, shapes: Mapping[str, Array]) -> dict[str, int]:
-    """Of the inputs and of all values whose shapes are given."""
+def _ranks(graph: OnnxGraph, shapes: Mapping[str, Array]) -> dict[str, int]:
+    """The ranks of the inputs and of all values whose shapes are given."""
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.inputs}
     return ranks | {name: len(shape) for name, shape in shapes.items()}
 
 
 def _bent(
-    graph: Graph, kinds: Mapping[str, Kind], integers: Mapping[str, Affine], known: Arrays
+    graph: OnnxGraph, kinds: Mapping[str, Kind], integers: Mapping[str, Affine], known: Arrays
 ) -> list[str]:
-    """The values that may follow a straight line only as far as was tried.
+    """The values that may be linear only for the numbers of rows that were tried.
 
-    As the rows by four: 0, 0, 0 for the first three. `known`: contents at some number of rows.
+    The rows divided by four, for example, are 0, 0, 0 for the first three. `known` has contents at
+    some number of rows.
     """
     found: dict[str, None] = {}
     constants = {name: known[name] for name in known if kinds[name] == Kind.CONSTANT}
@@ -202,7 +203,7 @@ def _bent(
         if kinds[node.output[0]] != Kind.ROWS:
             continue
         read = content_read(node)
-        bends = node.op_type not in _STRAIGHT and any(name in integers for name in read)
+        bends = node.op_type not in _LINEAR and any(name in integers for name in read)
         if node.op_type == "Div" and node.input[0] in integers and node.input[1] in constants:
             by, of = constants[node.input[1]].astype(np.int64), integers[node.input[0]]
             bends = bool((by == 0).any() or (of.fixed % by).any() or (of.per_row % by).any())
@@ -211,9 +212,9 @@ def _bent(
     return list(found)
 
 
-def _perhaps_small(graph: Graph) -> list[str]:
-    """The values that do not depend on DATA if no extent does."""
-    kinds = classify(graph, {}, believing=True).kinds
+def _perhaps_small(graph: OnnxGraph) -> list[str]:
+    """The values that do not depend on DATA, provided that no extent does."""
+    kinds = classify(graph, {}, assume_fixed=True).kinds
     return [name for name, kind in kinds.items() if kind < Kind.DATA]
 
 
@@ -231,7 +232,7 @@ def _fit(rows: Sequence[int], found: Sequence[Array]) -> Affine | None:
     return None
 
 
-def _input_sizes(graph: Graph, rows: Sequence[int]) -> dict[str, Affine]:
+def _input_sizes(graph: OnnxGraph, rows: Sequence[int]) -> dict[str, Affine]:
     feeds = [feed(graph, count) for count in rows]
     found = {
         value.name: _fit(rows, [np.array(arrays[value.name].shape) for arrays in feeds])
@@ -245,18 +246,18 @@ def _is_count(kind: str, size: Affine | None) -> bool:
         kind in ("tensor(int64)", "tensor(int32)", "tensor(bool)")
         and size is not None
         and not size.per_row.any()
-        and int(np.prod(size.fixed)) <= _LARGEST_INTEGERS
+        and int(np.prod(size.fixed)) <= _SHAPE_ELEMENTS_MAX
     )
 
 
 def _foldable(
-    graph: Graph,
+    graph: OnnxGraph,
     kinds: Mapping[str, Kind],
     types: Mapping[str, str],
     sizes: Mapping[str, Affine],
     counts: Sequence[str],
 ) -> list[str]:
-    """Constants that are moved bytes of weights, not more of them than before."""
+    """The constants that only rearrange weights and do not take more bytes than these."""
     bytes_of = {name: tensor.ByteSize() for name, tensor in graph.weights.items()}
     made_from = {name: {name} for name in graph.weights}
     made_from |= {name: set() for name in counts if kinds[name] == Kind.CONSTANT}
@@ -265,7 +266,7 @@ def _foldable(
         if not _moves(node, kinds) or not all(name in made_from for name in node.input if name):
             continue
         roots = set[str]().union(*(made_from[name] for name in node.input if name))
-        allowed = max(_FREE_BYTES, sum(bytes_of[root] for root in roots))
+        allowed = max(_FOLDED_BYTES_MAX, sum(bytes_of[root] for root in roots))
         for name in node.output:
             if (
                 name in sizes

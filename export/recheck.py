@@ -1,8 +1,8 @@
 """Today's checks on models that an older version put into a store.
 
-Only blocks are there to be looked at, not the files that they were made from. Rows that are coupled
-show in them as well. Whether a length of the data was taken for a constant can be excluded, and not
-proven (edged/older.py); where it cannot be excluded the model has to be exported again.
+Only the blocks are in the store, not the files that they were made from. Coupled rows show in
+blocks as well. That a length that depends on the data became a constant can be excluded but not
+proven (edged/older.py); if it cannot be excluded, the model must be exported again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edged.store import Store
 from export.assemble import stored_layers, whole_block
 from export.check import FLOOR, TOLERANCE
 from export.company import dependence
-from export.graph import Graph, read
+from export.graph import OnnxGraph, read
 from export.layers import Path
 from export.probe import Facts, probe
 from export.rows import coupling
@@ -29,7 +29,7 @@ from export.rows import coupling
 
 @dataclass(frozen=True, slots=True)
 class Rechecked:
-    """`before` and `after`: how the model is served, for people."""
+    """The result for one model: how it was served `before` and is served `after`, for people."""
 
     name: str
     before: str
@@ -38,9 +38,9 @@ class Rechecked:
 
 
 def recheck(store: Store, names: Iterable[str] = ()) -> tuple[Rechecked, ...]:
-    """Look at these models, by default at all, and write down what was found, as one change.
+    """Check these models, by default all, and store the results as one change.
 
-    A model that cannot be looked at stays as it is. Raises NotFound or StoreError.
+    A model that cannot be checked stays as it is. Raises NotFound or StoreError.
     """
     found = []
     with store.update(wait=True) as change:
@@ -68,7 +68,7 @@ def _served(model: Manifest) -> str:
 
 
 def _judged(store: Store, model: Manifest, frozen: str) -> tuple[Manifest, str]:
-    """The model with what today's checks say of it, and why."""
+    """The model with the results of today's checks, and their reason."""
     if model.checks >= CHECKS:
         return model, model.unfit
     if frozen:
@@ -96,7 +96,7 @@ def _judged(store: Store, model: Manifest, frozen: str) -> tuple[Manifest, str]:
     return after, unfit or coupled or ""
 
 
-def _coupled(graph: Graph, facts: Facts, watched: list[str], precision: str) -> str | None:
+def _coupled(graph: OnnxGraph, facts: Facts, watched: list[str], precision: str) -> str | None:
     if (mixing := coupling(graph, facts)) is not None:
         return f"{mixing} mixes the rows of a batch"
     return dependence(graph, watched, TOLERANCE[precision], FLOOR[precision])

@@ -1,9 +1,9 @@
 """Which operator of a graph makes a row depend on the rows beside it, found from its operators.
 
-An axis that grows with the number of rows is the row axis. Rows are kept apart as long as every
-value that depends on the input has exactly one such axis, and no operator works along it: what was
-summed, ranked or scaled over the rows has lost the axis, whatever the operator was. Operators that
-are not listed here and keep the axis are left to `export.company`, which compares results.
+An axis that grows with the number of rows is the row axis. Rows stay independent as long as every
+value that depends on the input has exactly one such axis, and no operator works along it: a sum,
+rank or scale over the rows loses the axis, whichever operator makes it. Operators that keep the
+axis and are not listed here are checked by `export.company`, which compares results.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterable, Mapping
 from onnx import NodeProto, helper, numpy_helper
 
 from export.extents import Kind, content_read
-from export.graph import Graph
+from export.graph import OnnxGraph
 from export.probe import Facts
 
-_FIRST_FLAT_OPSET = 13  # before it, Softmax and its like work along all axes from `axis` on
+_ONE_AXIS_OPSET = 13  # Softmax and its like work along one axis since then, before along several
 
 _COMPUTED_WITH = {"tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bool)"}
 
-# One scale for all that they are given.
+# Operators that use one scale for a whole tensor.
 _WHOLE_BATCH = {"DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul"}
 
 
-def coupling(graph: Graph, facts: Facts) -> str | None:
+def coupling(graph: OnnxGraph, facts: Facts) -> str | None:
     """The first operator that mixes rows, for people; None if there is none.
 
     `facts` are those of the graph at several numbers of rows.
@@ -46,10 +46,10 @@ def coupling(graph: Graph, facts: Facts) -> str | None:
     return None
 
 
-def _counts(graph: Graph, facts: Facts) -> set[str]:
-    """What differs with the number of rows, or with a row's number, and is no extent.
+def _counts(graph: OnnxGraph, facts: Facts) -> set[str]:
+    """The values that depend on the number of rows, or on a row's number, and are not extents.
 
-    Integers with one for each row are left out: by those a row finds what is its own.
+    Integers with one entry for each row are not included: with those a row finds its own data.
     """
     counted = set(facts.integers)
     for node in graph.nodes:
@@ -60,12 +60,12 @@ def _counts(graph: Graph, facts: Facts) -> set[str]:
 
 
 def _row_axes(name: str, facts: Facts) -> list[int]:
-    """The axes that grow with the number of rows; none where the extents follow no formula."""
+    """The axes that grow with the number of rows; none if the extents have no formula."""
     size = facts.sizes.get(name)
     return [] if size is None else [axis for axis, n in enumerate(size.per_row) if n]
 
 
-def _works_along_rows(node: NodeProto, graph: Graph, facts: Facts) -> bool:
+def _works_along_rows(node: NodeProto, graph: OnnxGraph, facts: Facts) -> bool:
     if node.op_type in _WHOLE_BATCH:
         return True
     along = None if node.domain else _ALONG.get(node.op_type)
@@ -79,7 +79,7 @@ def _works_along_rows(node: NodeProto, graph: Graph, facts: Facts) -> bool:
 def _looks_up_rows(
     node: NodeProto, facts: Facts, kinds: Mapping[str, Kind], makers: Mapping[str, NodeProto]
 ) -> bool:
-    """Whether the content of one input says which rows of another are taken."""
+    """Whether the content of one input decides which rows of another are read."""
     at = None if node.domain else _INDICES.get(node.op_type)
     if at is None or kinds.get(node.input[0]) != Kind.DATA:
         return False
@@ -91,7 +91,7 @@ def _looks_up_rows(
             if component < 0:
                 continue
             if maker is not None and maker.op_type == "Concat" and component < len(maker.input):
-                index = maker.input[component]  # one for each axis, as exporters write it
+                index = maker.input[component]  # exporters write one index for each axis
         elif node.op_type not in ("MaxRoiPool", "RoiAlign"):
             axis = _attribute(node, "axis", 0)
             if axis % len(facts.sizes[node.input[0]].fixed) != row:
@@ -101,7 +101,7 @@ def _looks_up_rows(
     return False
 
 
-# By operator: the input whose content says where the first one is read or written.
+# The input of each operator whose content says where the first input is read or written.
 _INDICES = {
     "Gather": 1, "GatherElements": 1, "GatherND": 1, "MaxRoiPool": 1, "RoiAlign": 2,
     "Scatter": 1, "ScatterElements": 1, "ScatterND": 1,
@@ -115,43 +115,43 @@ def _attribute(node: NodeProto, name: str, default: int) -> int:
     return default
 
 
-def _at_axis(default: int) -> Callable[[NodeProto, int, Graph], Iterable[int]]:
+def _at_axis(default: int) -> Callable[[NodeProto, int, OnnxGraph], Iterable[int]]:
     return lambda node, rank, _: [_attribute(node, "axis", default) % rank]
 
 
-def _from_axis(node: NodeProto, rank: int, _: Graph) -> Iterable[int]:
+def _from_axis(node: NodeProto, rank: int, _: OnnxGraph) -> Iterable[int]:
     return range(_attribute(node, "axis", -1) % rank, rank)
 
 
-def _softmax(node: NodeProto, rank: int, graph: Graph) -> Iterable[int]:
-    if graph.opsets.get("", _FIRST_FLAT_OPSET) < _FIRST_FLAT_OPSET:
+def _softmax(node: NodeProto, rank: int, graph: OnnxGraph) -> Iterable[int]:
+    if graph.opsets.get("", _ONE_AXIS_OPSET) < _ONE_AXIS_OPSET:
         return range(_attribute(node, "axis", 1) % rank, rank)
     return [_attribute(node, "axis", -1) % rank]
 
 
-def _cumulated(node: NodeProto, rank: int, graph: Graph) -> Iterable[int]:
+def _cumulated(node: NodeProto, rank: int, graph: OnnxGraph) -> Iterable[int]:
     if node.input[1] not in graph.weights:
         return range(rank)
     return [int(numpy_helper.to_array(graph.weights[node.input[1]]).ravel()[0]) % rank]
 
 
-def _normalised(node: NodeProto, rank: int, _: Graph) -> Iterable[int]:
+def _normalised(node: NodeProto, rank: int, _: OnnxGraph) -> Iterable[int]:
     for attribute in node.attribute:
         if attribute.name == "axes":
             return [axis % rank for axis in helper.get_attribute_value(attribute)]
     return (0, 2, 3)
 
 
-def _sequence(node: NodeProto, _: int, __: Graph) -> Iterable[int]:
+def _sequence(node: NodeProto, _: int, __: OnnxGraph) -> Iterable[int]:
     return (1, 2) if _attribute(node, "layout", 0) else (0, 2)
 
 
-def _after(first: int) -> Callable[[NodeProto, int, Graph], Iterable[int]]:
+def _after(first: int) -> Callable[[NodeProto, int, OnnxGraph], Iterable[int]]:
     return lambda _, rank, __: range(first, rank)
 
 
-# By operator: the axes of its first input along which its elements meet.
-_ALONG: dict[str, Callable[[NodeProto, int, Graph], Iterable[int]]] = {
+# The axes of the first input along which each operator combines elements.
+_ALONG: dict[str, Callable[[NodeProto, int, OnnxGraph], Iterable[int]]] = {
     **dict.fromkeys(("Hardmax", "LogSoftmax", "Softmax"), _softmax),
     **dict.fromkeys(
         ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), _from_axis),

@@ -1,6 +1,6 @@
-"""Samples: real input of a user, as rows that a model is checked on beside those that are made up.
+"""Samples: real input of a user, on which a model is checked beside random input.
 
-What a model does only on real input (a threshold that noise never reaches) shows on nothing else.
+Some behaviour shows on real input only, such as a threshold that noise never reaches.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from edged.manifest import Preprocess
 from export.pictures import ENDINGS, image_shape, prepared
 from export.probe import Array, Arrays
 
-MOST = 8  # rows; each is run in four batches of three, and alone
+SAMPLES_MAX = 8  # rows; each is run in four batches of three, and alone
 
-_TOLD = 8  # arrays, where a message lists them
+_LISTED_MAX = 8  # arrays that a message lists
 
 
 def read(path: File, inputs: Arrays, preprocess: Preprocess | None) -> Arrays:
-    """Rows from a folder of images, or from an .npz or .npy file: at most MOST, evenly spread.
+    """At most SAMPLES_MAX rows, evenly spread, of a folder of images or an .npz or .npy file.
 
-    `inputs` are arrays like those that the model takes, by name. Raises NotFound or
-    InvalidArgument, and for an image also what `prepared` does.
+    `inputs` has an array like those that the model takes for each name. Raises NotFound or
+    InvalidArgument, and the errors of `prepared` for an image.
     """
     try:
         if path.is_dir():
@@ -69,10 +69,10 @@ def _hidden(file: File, folder: File) -> bool:
 
 
 def _arrays(file: File, inputs: Arrays) -> Arrays:
-    """Numbers alone are read: none of the readers here takes pickled objects."""
+    """The arrays of a file, which are numbers: none of the readers here takes pickled objects."""
     try:
         found = _archived(file) if zipfile.is_zipfile(file) else _alone(file, inputs)
-    except Exception as error:  # of numpy's readers, which have no other common base
+    except Exception as error:  # the errors of numpy's readers have no narrower common base
         reason = " ".join(str(error).split())[:200]
         raise InvalidArgument(
             f"the samples {file} cannot be read as .npz or .npy ({reason}): write them with "
@@ -95,14 +95,14 @@ def _archived(file: File) -> Arrays:
 
 
 def _alone(file: File, inputs: Arrays) -> Arrays:
-    """An array that is mapped: however large it is, only the rows that are taken are read."""
+    """The one array of a file, mapped, so that only the rows that are used are read."""
     name = next(iter(inputs)) if len(inputs) == 1 else "(no name)"
     return {name: open_memmap(file, mode="r")}
 
 
 def _spread(count: int) -> list[int]:
-    """All places of so many, or MOST of them from the first to the last."""
-    spread = np.linspace(0, count - 1, min(count, MOST))
+    """All indices below `count`, or SAMPLES_MAX of them from the first to the last."""
+    spread = np.linspace(0, count - 1, min(count, SAMPLES_MAX))
     return [int(place) for place in spread.round()]
 
 
@@ -117,5 +117,5 @@ def _told(arrays: Arrays, shown_rows: bool = False) -> str:
         return f"{name} {array.dtype} [{extents}]"
 
     shown = [told(name, array) for name, array in arrays.items()]
-    more = [f"{len(shown) - _TOLD} more"] if len(shown) > _TOLD else []
-    return ", ".join([*shown[:_TOLD], *more]) or "no arrays"
+    more = [f"{len(shown) - _LISTED_MAX} more"] if len(shown) > _LISTED_MAX else []
+    return ", ".join([*shown[:_LISTED_MAX], *more]) or "no arrays"

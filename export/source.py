@@ -1,4 +1,4 @@
-"""A model file made ready to be cut: what the store shall say of it, its layers, and how to run it.
+"""Prepares a model file for cutting: its manifest, its layers, and its uncut results.
 
 Knows nothing of stores and blocks.
 """
@@ -20,7 +20,7 @@ from export import samples
 from export.batch import fixed_rows, set_free, with_rows, with_shapes
 from export.check import FLOOR, TOLERANCE, Uncut, batches, compare, feeds
 from export.company import dependence
-from export.graph import Graph, load, tidy, to_model
+from export.graph import OnnxGraph, load, tidy, to_model
 from export.layers import DataSized, Path, cut, refuse_data_sized
 from export.normalise import normalise
 from export.pictures import image_shape
@@ -37,33 +37,33 @@ _QUANTISED = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An ONNX file, and what the store shall say of it."""
+    """An ONNX file, and the facts that its manifest will have."""
 
     task: str
     path: File
-    name: str = ""  # of the model; empty: the task's
+    name: str = ""  # name of the model; empty takes the task's name
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] = ()
-    precision: Precision | None = None  # None: that of most weights
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of inputs, without rows
+    precision: Precision | None = None  # None takes the precision of most weights
+    # Extents of inputs, without the row axis.
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     accuracy: Accuracy | None = None
     samples: File | None = None  # real input, see `export.samples`
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class ModelDraft:
     """A model in layers that has no blocks yet."""
 
-    manifest: Manifest  # without steps
+    manifest: Manifest  # has no steps yet
     path: Path
-    expected: tuple[Arrays, ...]  # what the uncut model makes of feeds(manifest)
-    coupled: str | None = None  # why it runs one row at a time, where it does
-    sampled: tuple[
-        tuple[Arrays, Arrays], ...
-    ] = ()  # samples, and what the uncut model makes of them
+    expected: tuple[Arrays, ...]  # the uncut model's results for feeds(manifest)
+    coupled: str | None = None  # why it runs one row at a time; None if it runs several
+    # Pairs of samples and the uncut model's results for them.
+    sampled: tuple[tuple[Arrays, Arrays], ...] = ()
 
 
-def draft(source: Source) -> Draft:
+def draft(source: Source) -> ModelDraft:
     """Read and cut a model.
 
     Raises NotFound, InvalidArgument and Unsupported, with the name of the file.
@@ -77,9 +77,7 @@ def draft(source: Source) -> Draft:
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Raise InvalidArgument if the preprocessing or the labels do not fit the model, or a name
-    does not fit into a request.
-    """
+    """Raise InvalidArgument if the preprocessing, the labels or a name do not fit."""
     for what, names in (("input", manifest.inputs), ("output", manifest.outputs)):
         for name in names:
             manifests.check_tensor_name(name, what)
@@ -101,7 +99,7 @@ def check_manifest(manifest: Manifest) -> None:
         )
 
 
-def _draft(source: Source) -> Draft:
+def _draft(source: Source) -> ModelDraft:
     loaded = load(source.path)
     graph = with_shapes(loaded.graph, _shapes(source, loaded.graph))
     precision = source.precision or _precision(graph)
@@ -128,11 +126,11 @@ def _draft(source: Source) -> Draft:
     check_manifest(manifest)
     expected = tuple(map(uncut, feeds(manifest)))
     sampled = tuple((given, uncut(given)) for given in batches(rows, manifest.max_rows))
-    return Draft(manifest, path, expected, coupled, sampled)
+    return ModelDraft(manifest, path, expected, coupled, sampled)
 
 
-def _samples(source: Source, graph: Graph, uncut: Uncut) -> Arrays:
-    """The rows of the samples, which the model runs; none where there are no samples."""
+def _samples(source: Source, graph: OnnxGraph, uncut: Uncut) -> Arrays:
+    """The rows of the samples, which the model must be able to run; none without samples."""
     if source.samples is None:
         return {}
     rows = samples.read(source.samples, feed(graph, 1), source.preprocess)
@@ -147,9 +145,9 @@ def _samples(source: Source, graph: Graph, uncut: Uncut) -> Arrays:
 
 
 def _cut(
-    graph: Graph, fixed: int | None, uncut: Uncut, precision: Precision, rows: Arrays
+    graph: OnnxGraph, fixed: int | None, uncut: Uncut, precision: Precision, rows: Arrays
 ) -> tuple[Path, str | None]:
-    """The layers; and why they run one row at a time, where they do. `rows` are samples."""
+    """The layers, and why they run one row at a time, or None. `rows` are samples."""
     facts = probe(graph, (fixed,)) if fixed else None
     error: Exception | None = None
     try:
@@ -162,7 +160,7 @@ def _cut(
     except (InvalidArgument, Unsupported) as failed:
         if isinstance(failed, DataSized):
             raise
-        # The rows are not axis 0 of everything, or it declares what it cannot run.
+        # The rows are not axis 0 of everything, or the model cannot run what it declares.
         path, coupled, error = None, f"it does not run with more ({failed})", failed
     if path is not None:
         return path, None
@@ -179,15 +177,15 @@ def _cut(
     except (InvalidArgument, Unsupported):
         if error is None or fixed is not None:
             raise
-        raise error from None  # about the model as it is
+        raise error from None  # the error of the model as it was exported
 
 
 def _free(
-    graph: Graph, before: tuple[int, Uncut] | None, precision: Precision, rows: Arrays
+    graph: OnnxGraph, before: tuple[int, Uncut] | None, precision: Precision, rows: Arrays
 ) -> tuple[Path | None, str | None]:
     """The layers for any number of rows, or why there are none.
 
-    `before`: for how many rows the graph was exported, and what it was then.
+    `before` is the number of rows that the graph was exported for, and the model for these rows.
     """
     facts = probe(graph)
     refuse_data_sized(graph, facts)
@@ -197,7 +195,7 @@ def _free(
     tolerance, floor = TOLERANCE[precision], FLOOR[precision]
     if before is not None:
         fixed, uncut = before
-        given = feed(graph, fixed + 2)  # at as many rows as before, all would seem well
+        given = feed(graph, fixed + 2)  # errors cannot show at the same number of rows as before
         freed = _uncut(to_model(graph), graph, None)
         for tried in (given, *batches(rows, None)):
             if not compare(uncut(tried), freed(tried), floor).relative <= tolerance:
@@ -208,14 +206,14 @@ def _free(
     return (path, None) if dependent is None else (None, dependent)
 
 
-def _uncut(model: ModelProto, graph: Graph, fixed: int | None) -> Uncut:
+def _uncut(model: ModelProto, graph: OnnxGraph, fixed: int | None) -> Uncut:
     names = {value.name: value.name for value in graph.inputs}
     outputs = {name: name for name in graph.outputs}
     return Uncut(session(model.SerializeToString()), names, outputs, fixed)
 
 
-def _shapes(source: Source, graph: Graph) -> dict[str, tuple[int, ...]]:
-    """The extents of inputs: as asked, or free axes of a single one as its preprocessing makes."""
+def _shapes(source: Source, graph: OnnxGraph) -> dict[str, tuple[int, ...]]:
+    """The extents of inputs: those of the source, or of the preprocessing if there is one input."""
     if source.shapes or source.preprocess is None or len(graph.inputs) != 1:
         return dict(source.shapes)
     (value,) = graph.inputs
@@ -226,7 +224,7 @@ def _shapes(source: Source, graph: Graph) -> dict[str, tuple[int, ...]]:
     )
 
 
-def _precision(graph: Graph) -> Precision:
+def _precision(graph: OnnxGraph) -> Precision:
     if any(node.op_type in _QUANTISED for node in graph.nodes):
         return "int8"
     kinds: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""A torch module as an ONNX file, by torch.onnx.export, with any number of rows if that works.
+"""Exports a torch module to an ONNX file by torch.onnx.export, for any number of rows if possible.
 
 Importing this module imports torch.
 """
@@ -22,9 +22,9 @@ from edged.errors import InvalidArgument, NotFound, Unsupported
 
 
 def load_module(target: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
-    """What the callable `package.module:function` returns: a module, and an example of its input.
+    """The module, and an example of its input, that the callable `package.module:function` returns.
 
-    The example is a tensor or a tuple of tensors, with the rows as axis 0.
+    The example is a tensor or a tuple of tensors whose axis 0 is the rows.
     Raises InvalidArgument or NotFound.
     """
     name, colon, attribute = target.partition(":")
@@ -49,12 +49,12 @@ def load_module(target: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]
 
 
 def export_module(module: torch.nn.Module, inputs: Sequence[torch.Tensor], file: File) -> None:
-    """Write `module` in evaluation mode to an ONNX file, weights inside.
+    """Write `module` in evaluation mode to an ONNX file with its weights inside.
 
     Raises Unsupported if torch cannot export it.
     """
     module = module.eval()
-    # With an example of one row, torch takes the number of rows for a constant.
+    # If the example has one row, torch treats the number of rows as a constant.
     pair = tuple(one if len(one) > 1 else torch.cat([one, one]) for one in inputs)
     single = tuple(one[:1] for one in inputs)
     names = _names(module, pair)
@@ -85,7 +85,7 @@ def export_module(module: torch.nn.Module, inputs: Sequence[torch.Tensor], file:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """torch warns of packages that are not there and of its own deprecations."""
+    """A context without torch's warnings of missing packages and of its own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -98,7 +98,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _names(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> list[str]:
-    """The first parameters of forward, where these have names."""
+    """The names of the first parameters of forward, if they have names."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(module.forward).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind in kinds]
@@ -115,7 +115,7 @@ def _output_names(made: Any) -> list[str]:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what went wrong at the bottom."""
+    """The first line of the message of the innermost error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

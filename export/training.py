@@ -1,4 +1,4 @@
-"""A linear classifier on feature vectors, and the share of the samples that it must not see.
+"""A linear classifier on feature vectors, and the split into samples to train on and to test on.
 
 Knows nothing of images, models and files.
 """
@@ -22,7 +22,7 @@ C = 0.02  # inverse strength of the L2 penalty: few images, many features
 
 
 def split(targets: Indices, held_out: float, seed: int) -> tuple[Indices, Indices]:
-    """Indices of the held-out and of the other images: of each class the same share, at least one.
+    """Indices of the held-out and the other images: the same share of each class, at least one.
 
     Raises InvalidArgument if a class has a single image.
     """
@@ -47,12 +47,12 @@ def fit(values: Floats, targets: Indices, c: float = C) -> tuple[Floats, Floats]
     scaler = StandardScaler().fit(values)
     regression = LogisticRegression(C=c, max_iter=1000)
     with warnings.catch_warnings():
-        # What is not yet the optimum is as good a head; its accuracy is measured and shown.
+        # A head that is not quite the optimum is as good; its accuracy is measured and shown.
         warnings.simplefilter("ignore", ConvergenceWarning)
         regression.fit(scaler.transform(values), targets)
     weights = regression.coef_ / scaler.scale_
     bias = regression.intercept_ - weights @ scaler.mean_
-    if len(weights) == 1:  # two classes: the logit z of the second becomes -z/2, +z/2
+    if len(weights) == 1:  # there are two classes: the logit z of the second becomes -z/2, +z/2
         weights = np.concatenate([-weights, weights]) / 2
         bias = np.concatenate([-bias, bias]) / 2
     return weights.astype(np.float32), bias.astype(np.float32)

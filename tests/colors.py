@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.store import Store
 
 SIDE = 8  # pixels
@@ -93,7 +93,7 @@ def _manifest(name: str, backbone: str, head: str) -> Manifest:
             Value("means", "FP32", (3,)),
             Value("scores", "FP32", (3,)),
         ),
-        steps=(Step(backbone, ("image",), ("means",)), Step(head, ("means",), ("scores",))),
+        steps=(PathStep(backbone, ("image",), ("means",)), PathStep(head, ("means",), ("scores",))),
         whole_bytes=1000,
         preprocess=Preprocess(SIDE, SIDE),
         labels=("red", "green", "blue"),

@@ -1,4 +1,4 @@
-"""The budget, on machines made of files: control groups of both versions, and none."""
+"""The budget, on machines made of files: control groups of both versions, and no groups."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def v2(limit: int | str, usage: int, cached: int = 0, mapped: int = 0) -> dict[s
 
 
 def test_the_machine_alone(tmp_path: Path) -> None:
-    """What it has available and what we hold of it, but for what a file backs."""
+    """The budget is the available memory and ours, except for memory that a file backs."""
     found = machine(tmp_path).budget_bytes(0, 50 * MIB, HELD)
     assert found == (1000 + 60 - 50) * MIB
 
@@ -71,10 +71,10 @@ def test_a_control_group(tmp_path: Path, line: str, folder: str, files) -> None:
     root = tmp_path / "cgroup"
     write(root / folder, files(limit=400 * MIB, usage=120 * MIB))
     assert found.budget_bytes(0, 50 * MIB, HELD) == (400 - 120 + 100 - 50) * MIB
-    # What the kernel drops when it needs memory is not in use; what is mapped of it is.
+    # Cache that the kernel drops when it needs memory is not in use; the mapped part of it is.
     write(root / folder, files(400 * MIB, 390 * MIB, cached=300 * MIB, mapped=40 * MIB))
     assert found.budget_bytes(0, 50 * MIB, HELD) == (400 - 130 + 100 - 50) * MIB
-    # Pages of ours that another group pays for are no reason to go above the limit.
+    # Pages of ours that are charged to another group do not raise the limit.
     write(root / folder, files(400 * MIB, 10 * MIB))
     assert found.budget_bytes(0, 50 * MIB, HELD) == (400 - 50) * MIB
     # A group above may allow less.

@@ -1,4 +1,4 @@
-"""How many processors a control group leaves, on groups made of files and on a real one."""
+"""The processors that a control group leaves, on groups made of files and on a real one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edged import cgroups
-from edged.config import Config, Device
+from edged.config import Config, DeviceConfig
 from edged.daemon import worker_settings
 
 
@@ -113,10 +113,10 @@ def test_the_threads_of_a_worker_follow_a_real_quota():
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         until = time.monotonic() + 10.0
         while (group / "cgroup.procs").read_text() and time.monotonic() < until:
-            pass  # the kernel takes it out
+            pass  # the kernel removes the ended process from the group
     assert said.stdout.split() == ["1", "1"]
 
 
 def test_what_the_configuration_says_goes_before_that():
-    settings = worker_settings(Config(device=Device(threads=7)), ())
+    settings = worker_settings(Config(device=DeviceConfig(threads=7)), ())
     assert (settings.threads, settings.prepare_threads) == (7, cgroups.processors())

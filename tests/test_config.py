@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from edged.config import MAX_CONFIG_BYTES, Config, decode, read
+from edged.core.settings import Settings
 from edged.errors import ConfigError
 
 
@@ -31,7 +32,7 @@ def test_an_empty_file_is_all_defaults():
         ("[memory]\nmax_wait_s = 0.0", "$.memory.max_wait_s"),
         ("[server]\ndefault_timeout_s = nan", "$.server.default_timeout_s"),
         ("[server]\ndefault_level = 3", "default_level is 3"),
-        ("[server]\nendpoints = []", "endpoints is empty"),
+        ("[server]\nendpoints = []", "$.server.endpoints`: name at least one"),
         ("[server]\nendpoints = ['udp://x']", "udp://x"),
         ("[server]\nendpoints = ['tcp://0.0.0.0:5555']", "allow_plain_tcp"),
         ("[server]\nsocket_mode = 'rw'", "octal"),
@@ -41,6 +42,7 @@ def test_an_empty_file_is_all_defaults():
         ("[limits]\nmax_rows = -3", "$.limits.max_rows"),
         ("[limits]\nmax_rowz = 3", "unknown field `max_rowz`"),
         ("[memory]\npolicy = 'independent'", "take partial, greedy or lru"),
+        ("[scheduler]\nlanes = 2", "scheduler.lanes is called scheduler.max_lanes now"),
         ("[server]\nadmin = 'tcp://127.0.0.1:1'", "must begin with ipc://"),
         ("[server]\nendpoints = ['ipc:///a.x']\nadmin = 'ipc:///a.x'", "name two"),
         ("[uplink]\nrate_bytes_s = -1", "$.uplink.rate_bytes_s"),
@@ -119,6 +121,13 @@ def test_administrators_connect_beside_the_first_socket_or_where_it_says(text, e
     assert decode(f"[server]\n{text}".encode()).server.admin_endpoint == endpoint
 
 
+def test_the_scheduler_gets_its_settings_under_their_own_names():
+    """A recording holds them, which `edged replay` and `edged simulate` read without a config."""
+    settings = decode(b"[scheduler]\nmax_lanes = 2\nqueue_rows = 7").scheduler.settings
+    recorded = msgspec.json.decode(msgspec.json.encode(settings), type=Settings)
+    assert recorded == Settings(queue_rows=7, lanes=2)
+
+
 # --- every key has bounds ---------------------------------------------------------------------
 
 SCHEMA = msgspec.json.schema(Config)
@@ -178,12 +187,12 @@ def test_a_number_at_its_bounds_is_good_or_named_with_the_key_that_it_depends_on
         refusal = ""
         found: Any = None
         try:
-            found = decode(text(name, repr(value)))
+            found = msgspec.to_builtins(decode(text(name, repr(value))))
         except ConfigError as error:
             refusal = str(error)
         for section in sections if found else ():
-            found = getattr(found, section)
-        assert key in refusal or getattr(found, key) == value
+            found = found[section]
+        assert key in refusal or found[key] == value
 
 
 @pytest.mark.parametrize("name", sorted(KEYS.keys() - set(FREE)))

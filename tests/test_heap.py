@@ -1,4 +1,4 @@
-"""What a process keeps of what it has freed, and what it gives back."""
+"""The freed memory that a process keeps, and the memory that it returns."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(again, faults())
 
 
 def faults(how: str) -> tuple[int, int]:
-    """Pages of the second of three rounds, and of the third, after all was given back."""
+    """The page faults of the second round, and of the third after all memory was returned."""
     command = [sys.executable, "-c", SCRIPT, str(FREED_MB), how]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     second, third = map(int, printed.split())

@@ -27,7 +27,7 @@ IMAGENET = Preprocess(
 
 
 def reference(image: np.ndarray, spec: Preprocess) -> np.ndarray:
-    """(x * scale - mean) / std in double precision, rounded once; the picture has its size."""
+    """The input of a picture of the right size: (x * scale - mean) / std, rounded once."""
     channels = image if spec.color == "RGB" else image[..., ::-1]
     values = (channels.astype(np.float64) * spec.scale - spec.mean) / spec.std
     values = values.astype(np.float32)
@@ -123,9 +123,9 @@ def test_threads_do_not_change_a_bit() -> None:
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("color", ["RGB", "BGR"])
-@pytest.mark.parametrize("size", [(60, 80), (32, 32)])  # with and without resizing
+@pytest.mark.parametrize("size", [(60, 80), (32, 32)])  # resized, and not resized
 def test_a_spare_channel_changes_nothing(layout: str, color: str, size: tuple[int, int]) -> None:
-    """Decoders may leave one, since exact resizing is faster with four."""
+    """Decoders may leave a fourth channel, since exact resizing is faster with four."""
     spec = Preprocess(32, 32, layout=layout, color=color)
     shape = (3, 32, 32) if layout == "NCHW" else (32, 32, 3)
     image, (expected, found) = picture(*size), np.empty((2, *shape), np.float32)
@@ -136,7 +136,7 @@ def test_a_spare_channel_changes_nothing(layout: str, color: str, size: tuple[in
 
 # --- versions of resizing -------------------------------------------------------------------------
 
-OLD_MANIFEST = {  # as it was stored before resizing had a version
+OLD_MANIFEST = {  # stored before resizing had a version
     "schema": 1,
     "name": "old",
     "task": "old",
@@ -198,7 +198,7 @@ def test_the_version_of_a_new_model_is_part_of_what_its_heads_stand_on() -> None
 
 @pytest.mark.parametrize(("method", "most"), [("linear", 1), ("area", 1), ("cubic", 1)])
 def test_exact_resizing_is_the_resizing_that_is_meant(method: Method, most: int) -> None:
-    """OpenCV's on this machine differs by its rounding alone."""
+    """OpenCV's own resizing on this machine differs only by its rounding."""
     for size, to in (((480, 640), (224, 224)), ((48, 36), (100, 90)), ((33, 50), (32, 60))):
         image = picture(*size)
         exact = resizing.resize(image, *to, method).astype(int)
@@ -206,7 +206,7 @@ def test_exact_resizing_is_the_resizing_that_is_meant(method: Method, most: int)
 
 
 def test_area_is_the_mean_of_what_a_pixel_covers() -> None:
-    """In whole numbers: a pixel of the result covers 7/3 by 5/2 pixels, half goes up."""
+    """Whole numbers show it: a pixel of the result covers 7/3 by 5/2 pixels, half goes up."""
     image = picture(70, 50)
     rows, columns = (
         np.array(
@@ -228,7 +228,7 @@ def test_area_is_the_mean_of_what_a_pixel_covers() -> None:
 def test_a_picture_that_is_resized_in_strips_is_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     image = picture(300, 400)
     whole = {method: resizing.resize(image, 90, 110, method) for method in ("area", "cubic")}
-    monkeypatch.setattr(resizing, "_STRIP", 5000)
-    monkeypatch.setattr(resizing, "_ROWS", 3)
+    monkeypatch.setattr(resizing, "_STRIP_SUMS", 5000)
+    monkeypatch.setattr(resizing, "_PRODUCT_ROWS", 3)
     for method, expected in whole.items():
         np.testing.assert_array_equal(resizing.resize(image, 90, 110, method), expected)

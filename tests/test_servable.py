@@ -1,4 +1,4 @@
-"""What a manifest says that cannot be."""
+"""Manifests that describe impossible models."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Word to the service manager: real datagrams, and the watchdog in virtual time."""
+"""Messages to the service manager: real datagrams, and the watchdog in virtual time."""
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import socket
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.systemd import JournalFormatter, Notifier, Watchdog, is_journal
+from edged.systemd import Notifier, Watchdog, state_directory
 from tests.colors import write_store
 
 
@@ -122,25 +121,17 @@ class TestWatchdog:
         assert watchdog.ask_at == math.inf
 
 
-def test_lines_for_the_journal_begin_with_their_priority():
-    def line(level: int, text: str) -> str:
-        return JournalFormatter().format(
-            logging.LogRecord("edged", level, __file__, 1, text, None, None)
-        )
-
-    assert line(logging.ERROR, "it hung") == "<3>it hung"
-    assert line(logging.WARNING, "one\ntwo") == "<4>one\n<4>two"
-    assert line(logging.INFO, "ready") == "<6>ready"
-    assert line(logging.DEBUG, "tick") == "<7>tick"
-
-
-def test_the_journal_is_told_from_a_terminal_and_a_file(tmp_path):
-    with (tmp_path / "log").open("w") as file:
-        status = os.fstat(file.fileno())
-        stream = f"{status.st_dev}:{status.st_ino}"
-        assert is_journal(file.fileno(), {"JOURNAL_STREAM": stream})
-        assert not is_journal(file.fileno(), {"JOURNAL_STREAM": "1:2"})
-        assert not is_journal(file.fileno(), {})
+@pytest.mark.parametrize(
+    ("environment", "directory"),
+    [
+        ({}, None),
+        ({"STATE_DIRECTORY": ""}, None),
+        ({"STATE_DIRECTORY": "/var/lib/edged"}, "/var/lib/edged"),
+        ({"STATE_DIRECTORY": "/var/lib/edged:/var/lib/other"}, "/var/lib/edged"),
+    ],
+)
+def test_the_state_directory_is_the_first_one_that_the_unit_names(environment, directory):
+    assert state_directory(environment) == directory
 
 
 @pytest.fixture
@@ -179,7 +170,7 @@ def test_the_daemon_is_ready_when_warm_feeds_the_watchdog_and_says_that_it_stops
 
 
 def until(daemon, manager, state) -> list[str]:
-    """What the daemon says, up to and with `state`."""
+    """The daemon's messages, up to and including `state`."""
     heard: list[str] = []
     while state not in heard:
         heard += next_from(daemon, manager)

@@ -24,13 +24,13 @@ import pytest
 
 from edged import wire
 from edged.options import _TYPES
-from edged.wire.codec import _REQUESTS
+from edged.wire.codec import _ALL_REQUESTS
 from tests.test_layers import name, parse, sources
 
 # Reads whose type is a parameter of the function: what it is called with. None: the calls of that
 # function are themselves among those that are looked at.
 PARAMETERS: dict[str, tuple[Any, ...]] = {
-    "edged/wire/codec.py: header_type": (*_REQUESTS.values(), *wire.ALL_REPLIES.values()),
+    "edged/wire/headers.py: header_type": (*_ALL_REQUESTS.values(), *wire.REPLIES.values()),
     "edged/wire/codec.py: header": (wire.Infer, wire.InferReply),
     "edged/options.py: _TYPES[backend]": tuple(_TYPES.values()),
     "edged/planner/instance.py: struct": (),
@@ -163,21 +163,20 @@ import contextlib, sys, threading
 sys.setswitchinterval(1e-6)
 from edged import wire
 from edged.errors import EdgedError
-from edged.wire.codec import ADMIN_REQUESTS, CLIENT_REQUESTS, MAGIC
 header = b"\\x82\\xa2id\\xa11\\xa4name\\xa1a"
 barrier, bad = threading.Barrier(16, timeout=30), []
 
 def read_all():
     try:
-        for op in wire.ALL_REPLIES:
+        for op in wire.REPLIES:
             barrier.wait()
             with contextlib.suppress(EdgedError):
-                wire.decode_reply([MAGIC + bytes([op]), header])
-        for table in (CLIENT_REQUESTS, ADMIN_REQUESTS):
+                wire.decode_reply([wire.MAGIC + bytes([op]), header])
+        for table in (wire.REQUESTS, wire.ADMIN_REQUESTS):
             for op in table:
                 barrier.wait()
                 with contextlib.suppress(EdgedError):
-                    wire.decode_request([MAGIC + bytes([op]), header], wire.Limits(), table)
+                    wire.decode_request([wire.MAGIC + bytes([op]), header], wire.Limits(), table)
     except Exception as error:
         bad.append(error)
 

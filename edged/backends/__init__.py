@@ -1,4 +1,4 @@
-"""Backends by name. One is imported when it is asked for; the others need not be installed."""
+"""Backends by name. Only the one that is created is imported; others need not be installed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ NAMES = tuple(_BACKENDS)
 
 
 def create(name: str, options: Mapping[str, Any], *, threads: int, cache_dir: Path) -> Backend:
-    """The backend called `name`; `cache_dir` is for what it prepares of blocks for this host.
+    """The backend called `name`; it keeps the blocks that it prepares for this host in `cache_dir`.
 
     A backend's module has `create(options, threads, cache_dir)`; its options are in edged.options.
-    Raises ConfigError for a name or an option that there is not, Unsupported where the machine
-    lacks what the backend needs.
+    Raises ConfigError for an unknown name or option, and Unsupported if the machine lacks what the
+    backend needs.
     """
     if name not in _BACKENDS:
         raise ConfigError(f"there is no backend {name!r}; name one of {', '.join(NAMES)}")

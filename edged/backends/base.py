@@ -1,9 +1,8 @@
 """The one seam to whatever computes: load a block, run it on given buffers, unload it.
 
 A backend knows blocks and arrays. It knows no models, no requests, no batches and no store; the
-executor decides what runs. Arrays are views of the backend's own memory, dense, with rows on
-axis 0. One thread at a time loads and unloads, while others run other blocks, each with its own
-outputs.
+executor decides what runs. Arrays are dense views of the backend's own memory, with rows on axis 0.
+One thread at a time loads and unloads, while others run other blocks, each with its own outputs.
 """
 
 from __future__ import annotations
@@ -13,60 +12,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edged.backends.memory import DeviceArray, Memory
+from edged.backends.memory import BackendMemory, DeviceArray
 from edged.errors import EdgedError
 from edged.paths.layout import Tensor
 
 
 class DeviceLost(EdgedError):
-    """Nothing on the device works any more for this process; only another one may use it."""
+    """The device no longer works for this process; only a new process may use it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """What a model feeds a block and expects of it, in the order of `x0`, `x1`, .. and `y0`, .."""
+class BlockUse:
+    """The inputs `x0`, `x1`, .. that a model gives a block, and the outputs `y0`, .. it expects."""
 
     reads: tuple[Tensor, ...]
     writes: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a block takes while it is loaded."""
+class LoadedBlock:
+    """The memory that a loaded block takes, and the rows that it can run."""
 
     bytes_used: int
-    max_rows: int | None = None  # rows of one run; None: any number
-    extra_bytes: int = 0  # that loading took on top, for a moment
+    max_rows: int | None = None  # most rows of one run; None if there is no limit
+    extra_bytes: int = 0  # memory that loading took besides, for a moment
 
 
 class Backend(Protocol):
     """One device and the blocks that are loaded on it."""
 
     name: str
-    device: str  # for people, as "cpu, 2 threads"
-    emulated: bool  # takes time and computes nothing
-    lanes: int  # batches that it runs side by side, each on a processor of the host; else 1
-    prepare_row_s: float  # that the device that is emulated takes to prepare a row; else 0.0
-    versions: Mapping[str, str]  # of the libraries that compute
-    memory: Memory
+    device: str  # a name for people: "cpu, 2 threads"
+    emulated: bool  # whether it only takes time and computes nothing
+    lanes: int  # batches that run side by side, each on one processor of the host; 1 on a GPU
+    prepare_row_s: float  # seconds that an emulated device takes to prepare a row; else 0.0
+    versions: Mapping[str, str]  # versions of the libraries that compute
+    memory: BackendMemory
 
     def is_prepared(self, block: str) -> bool:
-        """Whether `load` will use a copy that was made from a verified file, not the file."""
+        """Whether `load` will read a prepared copy of a verified file instead of the file."""
 
     def prepare(self, block: str, path: Path) -> None:
-        """Make that copy of a verified file, if this backend has any and it is not there."""
+        """Make the prepared copy of a verified file, if this backend uses one and it is missing."""
 
     def files(self, block: str, path: Path) -> Sequence[Path]:
-        """What `load` will read, for whoever wants to read it ahead."""
+        """The files that `load` will read, so that they can be read ahead."""
 
-    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+    def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         """Make a block ready to run. Raises StoreError if the file does not fit its `uses`.
 
-        After a failure nothing of the block is left. DamagedCopy: load it from a verified file.
+        A failure leaves nothing of the block behind. After DamagedCopy, load a verified file.
         """
 
     def unload(self, block: str) -> None:
-        """Give back what `load` took, to the system too. Nothing runs the block any more."""
+        """Free what `load` took and return it to the system. Nothing may be running the block."""
 
     def run(
         self,
@@ -76,13 +75,13 @@ class Backend(Protocol):
         *,
         wide: bool = True,
     ) -> None:
-        """Compute a loaded block into `outputs`; all of one call have the same number of rows.
+        """Compute a loaded block into `outputs`; all arrays of a call have the same number of rows.
 
-        It may go on after the call; `memory.wait` waits for it.
-        `wide`: with the whole device, for one batch alone; else with the share of one lane.
-        Raises EdgedError when the block fails, DeviceLost when the device does; `outputs` are
-        undefined then.
+        The work may go on after the call; `memory.wait` waits for it. `wide` uses the whole device,
+        for a batch that runs alone; otherwise the block uses the share of one lane. Raises
+        EdgedError if the block fails and DeviceLost if the device does; `outputs` are then
+        undefined.
         """
 
     def close(self) -> None:
-        """Give back everything."""
+        """Free everything."""

@@ -1,9 +1,8 @@
 """A backend that takes the time of another device and computes nothing: outputs are zeros.
 
-Whatever it serves is marked as emulated. Times are those of a profile, or are given in the
-options; between measured numbers of rows they are interpolated. Within a batch each block begins
-when the last one should have ended, as on a device that has heard of all of them: by how much this
-host's timers are late is not the device's time.
+All that it serves is marked as emulated. Times come from a profile or from the options, and are
+interpolated between measured numbers of rows. Each block of a batch begins when the last one
+should have ended, so that the delays of this host's timers do not count as the device's time.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edged import profiles
-from edged.backends.base import Loaded, Use
+from edged.backends.base import BlockUse, LoadedBlock
 from edged.backends.memory import Array, HostMemory
 from edged.core.costs import interpolate
 from edged.errors import StoreError
-from edged.options import Emulated as Options
+from edged.options import EmulatedOptions
 from edged.options import figures as figures_of
 from edged.profiles.form import BlockProfile
 
 
 class _Memory(HostMemory):
-    """Of the host; knows until when the device is busy."""
+    """Host memory that knows until when the device is busy."""
 
     def __init__(self) -> None:
-        self.busy_until_s: float | None = None  # None: between two batches
+        self.busy_until_s: float | None = None  # None between two batches
 
     def wait(self) -> None:
-        """The batch has ended, and the device stands still until the next one."""
+        """The batch has ended: the device is idle until the next one."""
         self.busy_until_s = None
 
 
@@ -38,7 +37,7 @@ class Emulated:
     emulated = True
     lanes = 1
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: EmulatedOptions) -> None:
         profile = profiles.read(options.profile) if options.profile is not None else None
         self._figures = figures_of(options)
         name = options.device or (profile.device if profile is not None else "unnamed")
@@ -49,7 +48,7 @@ class Emulated:
         self.versions: dict[str, str] = {}
         self._options = options
         self._loaded: dict[str, BlockProfile] = {}
-        self._was_loaded: set[str] = set()  # so its files are in the page cache
+        self._was_loaded: set[str] = set()  # blocks whose files are in the page cache
 
     def is_prepared(self, block: str) -> bool:
         return False
@@ -60,7 +59,7 @@ class Emulated:
     def files(self, block: str, path: Path) -> Sequence[Path]:
         return ()
 
-    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+    def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         started_s = time.monotonic()
         figures = self._find(block)
         size = figures.weight_bytes if figures.weight_bytes is not None else path.stat().st_size
@@ -71,7 +70,7 @@ class Emulated:
         self._take(load_s or 0.0, since=started_s)
         self._was_loaded.add(block)
         self._loaded[block] = figures
-        return Loaded(size)
+        return LoadedBlock(size)
 
     def unload(self, block: str) -> None:
         del self._loaded[block]
@@ -103,7 +102,7 @@ class Emulated:
         return self._figures[key]
 
     def _take(self, duration_s: float, *, since: float) -> float:
-        """Wait until so much time has passed; when it should have."""
+        """Wait until `duration_s`, scaled by the speed, has passed; return that instant."""
         until_s = since + duration_s / self._options.speed
         left_s = until_s - time.monotonic()
         if left_s > 0:
@@ -111,5 +110,5 @@ class Emulated:
         return until_s
 
 
-def create(options: Options, *, threads: int, cache_dir: Path) -> Emulated:
+def create(options: EmulatedOptions, *, threads: int, cache_dir: Path) -> Emulated:
     return Emulated(options)

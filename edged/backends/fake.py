@@ -1,7 +1,7 @@
 """A backend for tests and overhead benchmarks: cheap arithmetic, made-up durations, made-up faults.
 
-What a block writes depends on the block and on the row it reads, on nothing else: a row that ends
-up in the wrong place, or passes the wrong block, changes the answer.
+The output of a block depends only on the block and on the row that it reads: a row that ends up in
+the wrong place, or passes the wrong block, changes the answer.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from edged.backends.base import DeviceLost, Loaded, Use
+from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
 from edged.backends.memory import Array, HostMemory
 from edged.errors import EdgedError, StoreError
-from edged.options import Fake as Options
+from edged.options import FakeOptions
 
 
 class Fake:
@@ -28,7 +28,7 @@ class Fake:
     lanes = 1
     prepare_row_s = 0.0
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: FakeOptions) -> None:
         self.memory = HostMemory()
         self.versions = {"numpy": np.__version__}
         self._options = options
@@ -44,7 +44,7 @@ class Fake:
     def files(self, block: str, path: Path) -> Sequence[Path]:
         return ()
 
-    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+    def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         self._loads += 1
         options = self._options
         size = path.stat().st_size
@@ -54,7 +54,7 @@ class Fake:
         if self._loads == options.fail_on_load or (every and self._loads % every == 0):
             raise StoreError(f"block {block[:12]} was made to fail")
         self._factors[block] = 0.5 + int(block[:8], 16) / 2**32
-        return Loaded(size, self._options.max_rows)
+        return LoadedBlock(size, self._options.max_rows)
 
     def unload(self, block: str) -> None:
         del self._factors[block]
@@ -89,7 +89,7 @@ def _begins_with(inputs: Sequence[Array], value: float) -> bool:
 
 
 def compute(factor: float, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-    """Each row of each output from the first and last element of the same row of each input."""
+    """Compute each row of the outputs from the first and last element of that row in each input."""
     rows = len(outputs[0])
     mixed = np.full((rows, 1), factor)
     for position, array in enumerate(inputs, start=2):
@@ -102,5 +102,5 @@ def compute(factor: float, inputs: Sequence[Array], outputs: Sequence[Array]) ->
         np.add(mixed, ramp, out=flat, casting="unsafe")
 
 
-def create(options: Options, *, threads: int, cache_dir: Path) -> Fake:
+def create(options: FakeOptions, *, threads: int, cache_dir: Path) -> Fake:
     return Fake(options)

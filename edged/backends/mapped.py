@@ -1,4 +1,4 @@
-"""Files that this process has mapped: where they lie, bringing them in, giving their cache back.
+"""Files that this process has mapped: their addresses, their pages, and their page cache.
 
 Linux only. Knows nothing of what is in the files.
 """
@@ -27,7 +27,7 @@ class Mapping:
 
 
 def mappings(path: Path) -> list[Mapping]:
-    """Where `path` is mapped."""
+    """All mappings of the file `path` in this process."""
     wanted = str(path.resolve())
     found = []
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as lines:
@@ -41,7 +41,7 @@ def mappings(path: Path) -> list[Mapping]:
 
 
 def mapped_bytes(found: Iterable[Mapping]) -> int:
-    """Bytes of the file that are mapped; what is mapped twice counts once."""
+    """The bytes of the file that are mapped; a byte that is mapped twice counts once."""
     total = reached = 0
     for one in sorted(found, key=lambda mapping: mapping.offset):
         end = one.offset + one.size
@@ -51,21 +51,21 @@ def mapped_bytes(found: Iterable[Mapping]) -> int:
 
 
 def bring_in(found: Iterable[Mapping]) -> None:
-    """Have the kernel enter every page now, not one by one in the first run.
+    """Have the kernel map every page now, instead of one by one in the first run.
 
-    An older kernel cannot; then the first run does.
+    A kernel that is too old refuses; then the first run does it.
     """
     for one in found:
         _libc.madvise(ctypes.c_void_p(one.address), ctypes.c_size_t(one.size), _MADV_POPULATE_READ)
 
 
 def read_ahead(path: Path) -> None:
-    """Begin to read a file into the page cache. One that is not there is found out by its use."""
+    """Begin to read a file into the page cache. A missing file is no error here but in its use."""
     _advise(path, os.POSIX_FADV_WILLNEED)
 
 
 def give_cache_back(path: Path) -> None:
-    """Let the page cache forget what is not mapped of a file."""
+    """Remove the parts of a file that are not mapped from the page cache."""
     _advise(path, os.POSIX_FADV_DONTNEED)
 
 

@@ -1,8 +1,8 @@
-"""Where blocks read and write: the seam's second half. `HostMemory` is that of every CPU backend.
+"""The memory in which blocks read and write: the seam's second half. CPU backends use `HostMemory`.
 
-Knows no blocks and no plans. What `view` gives can be sliced along rows, is handed to a backend's
-`run`, and is read by nobody else: `put`, `take` and `get` move rows. Copies may go on after a call
-returns; `wait` waits for them.
+What `view` returns can be sliced along rows and is passed to a backend's `run`; nobody else reads
+it. `put`, `take` and `get` move rows. Copies may go on after a call returns; `wait` waits for them.
+Knows no blocks and no plans.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edged.manifest import DataType
 from edged.paths.layout import Tensor
 
 Array: TypeAlias = npt.NDArray[Any]
-DeviceArray: TypeAlias = Any  # of the backend's own kind
+DeviceArray: TypeAlias = Any  # the backend's own kind of array
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector of x86 and Arm
 
@@ -29,22 +29,22 @@ NUMPY: dict[DataType, type[np.generic]] = {
 }  # fmt: skip
 
 
-class Memory(Protocol):
+class BackendMemory(Protocol):
     """A device's memory, and the host memory that it copies from best."""
 
-    is_host: bool  # blocks can read staging memory where it lies
+    is_host: bool  # whether blocks can read staging memory without a copy
 
     def staging(self, size: int) -> Array:
-        """Uninitialised bytes of host memory, aligned, for inputs."""
+        """Uninitialised, aligned bytes of host memory for inputs."""
 
     def allocate(self, size: int) -> DeviceArray:
-        """Uninitialised bytes of device memory, aligned. Raises ResourceExhausted."""
+        """Uninitialised, aligned bytes of device memory. Raises ResourceExhausted."""
 
     def view(self, memory: DeviceArray, offset: int, rows: int, tensor: Tensor) -> DeviceArray:
-        """Part of what `allocate` gave, as `rows` rows of `tensor`. `offset` is aligned."""
+        """A part of what `allocate` returned, as `rows` rows of `tensor`. `offset` is aligned."""
 
     def indices(self, rows: Sequence[int]) -> DeviceArray:
-        """Numbers of rows, for `take`."""
+        """Row numbers in the form that `take` needs."""
 
     def put(self, source: Array, target: DeviceArray) -> None:
         """Copy rows of staging memory to the device."""
@@ -53,15 +53,17 @@ class Memory(Protocol):
         """Copy `rows` of one view to another one."""
 
     def get(self, source: DeviceArray) -> Array:
-        """Rows in host memory, valid until the view is written again."""
+        """The rows in host memory, valid until the view is written again."""
 
     def wait(self) -> None:
-        """Return when everything that was begun is done. Raises EdgedError if something failed,
-        DeviceLost if nothing will work any more."""
+        """Return when all work that was begun is done.
+
+        Raises EdgedError if some of it failed, DeviceLost if the device no longer works.
+        """
 
 
 class HostMemory:
-    """Plain memory; views are numpy arrays, and nothing goes on by itself."""
+    """Plain memory: views are numpy arrays, and copies are done when a call returns."""
 
     is_host = True
 
@@ -70,7 +72,7 @@ class HostMemory:
 
     def allocate(self, size: int) -> Array:
         try:
-            raw = np.empty(size + ALIGNMENT, np.uint8)  # the kernel gives pages as they are used
+            raw = np.empty(size + ALIGNMENT, np.uint8)  # pages exist only once they are used
         except MemoryError as error:
             raise ResourceExhausted(
                 f"no memory for {size} bytes: serve fewer models, or lower "
@@ -95,10 +97,10 @@ class HostMemory:
         return source
 
     def wait(self) -> None:
-        """Nothing goes on."""
+        """Return at once: no work goes on."""
 
 
 def host_view(memory: Array, offset: int, rows: int, tensor: Tensor) -> Array:
-    """Part of host memory, as `rows` rows of `tensor`."""
+    """A part of host memory, as `rows` rows of `tensor`."""
     flat = memory[offset : offset + rows * tensor.row_bytes].view(NUMPY[tensor.datatype])
     return flat.reshape(rows, *tensor.shape)

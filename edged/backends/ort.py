@@ -1,18 +1,18 @@
-"""ONNX Runtime: the default backend. On the CPU everywhere; CUDA and TensorRT by option.
+"""ONNX Runtime: the default backend. It runs on any CPU; options select CUDA or TensorRT.
 
-On the CPU there are as many `lanes` as threads: batches run side by side, each on the thread that
-calls, which carries a third more of them than all threads on one after the other. A batch that is
-alone runs wide, on all threads. ONNX Runtime has no threads of a session's own beside a common
-pool, so a block has two sessions, one with a pool of its own and one without; both map the same
-weights. Pools sleep between runs: where each spins on, a chain of six blocks takes three to eight
-times as long as the uncut model. Their threads have a processor each, for the same reason. With
-one lane there is one session a block, all on one pool, which saves the waking of threads at each
-border of blocks.
+The CPU has as many `lanes` as threads. Batches run side by side, each on the thread that calls:
+that is a third more batches a second than to run one after the other on all threads. A batch that
+is alone runs wide, on all threads. ONNX Runtime cannot give a session threads of its own beside a
+common pool, so a block has two sessions, one with a pool of its own and one without; both map the
+same weights. Pools sleep between runs: if each spins on, a chain of six blocks takes three to eight
+times as long as the uncut model. Their threads have a processor each, for the same reason. If there
+is one lane, a block has one session and all sessions share one pool, so that threads need not be
+woken at each border of blocks.
 
 All sessions share one arena; with an arena each, activations take twice the memory.
 
-On the CPU a block is prepared once for each host: optimised, its weights in a file of their own,
-which is mapped and not read. CUDA and TensorRT are not verified on hardware.
+The CPU backend prepares a block once for each host: it is optimised, and its weights go into a file
+of their own, which is mapped and not read. CUDA and TensorRT are not verified on hardware.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ import numpy as np
 import onnxruntime as ort
 
 from edged.backends import mapped
-from edged.backends.base import Loaded, Use
+from edged.backends.base import BlockUse, LoadedBlock
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import Arg, check
 from edged.errors import ConfigError, EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
-from edged.options import OnnxRuntime as Options
+from edged.options import OnnxRuntimeOptions
 
 _MODEL = "model.onnx"
 _WEIGHTS = "weights.bin"
-_QUICK_S = 0.1e-3  # to wake threads and to wait for the last of them takes about as long
-_TRIES = 5  # the first run is slow, and others may have the processor
+_LOG_ERRORS = 3  # log severity of onnxruntime: errors and worse
+_WAKE_THREADS_S = 0.1e-3  # approximate time to wake threads and to wait for the last of them
+_TIMED_RUNS_MAX = 5  # several runs, since the first is slow and others may have the processor
 _MAX_BINDINGS = 2048  # buffers are reused, so the same addresses come again and again
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -60,8 +61,8 @@ _BindingKey: TypeAlias = "tuple[str, bool, int, tuple[int, ...]]"  # block, wide
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    wide: Any  # ort.InferenceSession, on all threads
-    narrow: Any  # the same on the thread that calls; one session for both where that is as good
+    wide: Any  # ort.InferenceSession that runs on all threads
+    narrow: Any  # session that runs on the calling thread; may be the same session as `wide`
     inputs: tuple[tuple[str, type[np.generic]], ...]
     outputs: tuple[tuple[str, type[np.generic]], ...]
 
@@ -71,7 +72,7 @@ class OnnxRuntime:
     emulated = False
     prepare_row_s = 0.0
 
-    def __init__(self, options: Options, *, threads: int, cache_dir: Path) -> None:
+    def __init__(self, options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path) -> None:
         self._provider = _PROVIDERS[options.provider]
         if self._provider not in ort.get_available_providers():
             raise Unsupported(
@@ -98,9 +99,9 @@ class OnnxRuntime:
             )
             self._prepared.sweep()
         self._blocks: dict[str, _Block] = {}
-        self._quick: dict[str, bool] = {}  # of each block ever loaded
+        self._quick: dict[str, bool] = {}  # result of `_is_quick` for each block ever loaded
         self._bindings: dict[_BindingKey, Any] = {}
-        self._bindings_lock = threading.Lock()  # lanes bind at the same time
+        self._bindings_lock = threading.Lock()  # lanes may bind at the same time
 
     def is_prepared(self, block: str) -> bool:
         return self._prepared is not None and self._prepared.find(block) is not None
@@ -114,7 +115,7 @@ class OnnxRuntime:
             return (path,)
         return self._prepared.files(block)
 
-    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+    def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         try:
             if self._prepared is not None:
                 self.prepare(block, path)
@@ -132,7 +133,7 @@ class OnnxRuntime:
             if self._prepared is not None and isinstance(error, FileNotFoundError):
                 raise self._prepared.damaged(block, "another process has removed it") from error
             raise
-        except Exception as error:  # onnxruntime's own have no common base
+        except Exception as error:  # onnxruntime's exceptions have no common base
             self._let_go(block)
             if _is_of_memory(error):
                 raise ResourceExhausted(f"no memory to load block {block[:12]}") from error
@@ -162,8 +163,8 @@ class OnnxRuntime:
         self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
     ) -> None:
         loaded = self._blocks[block]
-        # Addresses and the number of rows say all that a binding knows, so an old binding fits
-        # whatever arrays lie there now.
+        # A binding holds only addresses and the number of rows, so an old binding fits any arrays
+        # that lie at these addresses now.
         arrays = (*inputs, *outputs)
         addresses = tuple([array.__array_interface__["data"][0] for array in arrays])
         key = (block, wide, len(outputs[0]), addresses)
@@ -193,20 +194,21 @@ class OnnxRuntime:
         if self._prepared is None or entry is None:
             return self._open(path, self._session_options())
         options = self._session_options(wide=wide)
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # is done
+        # The prepared copy is optimised already.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             return self._open(entry / _MODEL, options)
         except Exception as error:
             raise self._prepared.damaged(block, _line(error)) from error
 
-    def _weigh(self, block: str, path: Path, max_rows: int | None) -> Loaded:
-        """What a loaded block takes: of a prepared one, the part of its weights that stays mapped.
+    def _weigh(self, block: str, path: Path, max_rows: int | None) -> LoadedBlock:
+        """The memory of a loaded block; a prepared one counts the weights that stay mapped.
 
         Weights that an operator packs are in the file twice, as they were and packed. ONNX Runtime
-        reads them as they were, packs them for each session, and goes on with those in the file.
+        reads them as they were, packs them for each session, and then uses those in the file.
         """
         if self._prepared is None:
-            return Loaded(path.stat().st_size, max_rows)
+            return LoadedBlock(path.stat().st_size, max_rows)
         used = extra = 0
         for file in self._prepared.files(block):
             size = stays = file.stat().st_size
@@ -214,11 +216,12 @@ class OnnxRuntime:
                 found = mapped.mappings(file)
                 mapped.bring_in(found)
                 stays = mapped.mapped_bytes(found)
-                extra = 2 * max(0, size - stays)  # in the file, and on the heap until it is packed
+                # Weights to pack are in the file and, until they are packed, on the heap as well.
+                extra = 2 * max(0, size - stays)
             used += stays
             if stays < size:
                 mapped.give_cache_back(file)
-        return Loaded(used, max_rows, extra)
+        return LoadedBlock(used, max_rows, extra)
 
     def _optimise(self, path: Path, folder: Path) -> None:
         options = self._session_options()
@@ -232,20 +235,20 @@ class OnnxRuntime:
 
     def _session_options(self, *, wide: bool = True) -> Any:
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = _LOG_ERRORS
         if self._shares_threads:
             options.use_per_session_threads = False
         else:
-            options.intra_op_num_threads = self._threads if wide else 1  # 1: the one that calls
+            options.intra_op_num_threads = self._threads if wide else 1  # 1 is the calling thread
             options.add_session_config_entry("session.force_spinning_stop", "1")
             if wide and self._places is not None:
                 options.add_session_config_entry("session.intra_op_thread_affinities", self._places)
-        if self._prepared is not None:  # on the CPU
+        if self._prepared is not None:  # the backend runs on the CPU
             options.add_session_config_entry("session.use_env_allocators", "1")
             if not self._options.pack:
                 options.add_session_config_entry("session.disable_prepacking", "1")
-            # Patterns, one for each number of rows, double the memory of activations and save 1 %
-            # of the time (tools.bench memory).
+            # Memory patterns, one for each number of rows, double the memory of activations and
+            # save 1 % of the time (tools.bench memory).
             options.enable_mem_pattern = False
         return options
 
@@ -280,13 +283,13 @@ class OnnxRuntime:
         return binding
 
 
-def create(options: Options, *, threads: int, cache_dir: Path) -> OnnxRuntime:
+def create(options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path) -> OnnxRuntime:
     return OnnxRuntime(options, threads=threads, cache_dir=cache_dir)
 
 
 @functools.cache
 def _share_threads(threads: int) -> None:
-    """The pool is the process's: it can be set once, before its first session."""
+    """Size the thread pool of the process, which can be done once, before its first session."""
     try:
         ort.set_global_thread_pool_sizes(threads, 1)
     except Exception as error:
@@ -297,41 +300,41 @@ def _share_threads(threads: int) -> None:
 
 
 def _places(threads: int) -> str | None:
-    """A processor for each thread of a pool. The first is left to the thread that calls.
+    """A processor for each thread of a pool but the calling one, which keeps the first processor.
 
-    A woken thread is often put behind the one that wakes it, though other processors are idle,
-    and that one spins while it waits for it: a chain of ten blocks took twice as long.
+    The kernel often puts a woken thread on the processor of the thread that wakes it, though others
+    are idle, and that thread spins while it waits: a chain of ten blocks took twice as long.
     None if there are not enough processors.
     """
     allowed = sorted(os.sched_getaffinity(0))
     if not 1 < threads <= len(allowed):
         return None
-    return ";".join(str(processor + 1) for processor in allowed[1:threads])  # it counts from 1
+    return ";".join(str(processor + 1) for processor in allowed[1:threads])  # numbered from 1
 
 
 @functools.cache
 def _share_arena() -> None:
-    """The arena is the process's as well."""
+    """Make one arena for all sessions of the process, which can be done once."""
     cpu = ort.OrtMemoryInfo(
         "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
     )
     ort.create_and_register_allocator(cpu, None)
-    ort.set_default_logger_severity(3)  # errors
+    ort.set_default_logger_severity(_LOG_ERRORS)
 
 
-def _is_quick(session: Any, use: Use) -> bool:
-    """Whether one thread runs a row of zeros sooner than it would pay to wake others."""
+def _is_quick(session: Any, use: BlockUse) -> bool:
+    """Whether one thread runs a row of zeros in less time than waking other threads takes."""
     feeds = {
         f"x{index}": np.zeros((1, *tensor.shape), NUMPY[tensor.datatype])
         for index, tensor in enumerate(use.reads)
     }
-    for _ in range(_TRIES):
+    for _ in range(_TIMED_RUNS_MAX):
         began_s = time.perf_counter()
         session.run(None, feeds)
         took_s = time.perf_counter() - began_s
-        if took_s < _QUICK_S:
+        if took_s < _WAKE_THREADS_S:
             return True
-        if took_s > 100 * _QUICK_S:
+        if took_s > 100 * _WAKE_THREADS_S:
             break
     return False
 
@@ -348,11 +351,11 @@ def _args(args: Sequence[Any]) -> list[Arg]:
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """Whether onnxruntime could not allocate what it needed; its errors say so in words only."""
+    """Whether onnxruntime ran out of memory, which only the text of its errors says."""
     text = str(error)
     return isinstance(error, MemoryError) or "allocate memory" in text or "bad_alloc" in text
 
 
 def _line(error: Exception) -> str:
-    """The message of an error of onnxruntime, on one line and not for ever."""
+    """The message of an error of onnxruntime, on one line and cut to 300 characters."""
     return " ".join(str(error).split())[:300]

@@ -1,10 +1,10 @@
 """Blocks prepared for this host: a cache of directories, each made whole or not at all.
 
-Knows nothing of what is in them. An entry belongs to one block, one set of facts (library version,
-processor, options) and is never changed; whatever makes one must have verified the block first.
+An entry belongs to one block and one set of facts (library version, processor, options) and is
+never changed; its maker must have verified the block first. Knows nothing of what is in an entry.
 
-Each entry carries the checksums of its files. They find what a failing disk did; they are no
-protection against whoever may write to the folder.
+Each entry carries the checksums of its files. They find the errors of a failing disk; they are no
+protection against an account that may write to the folder.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ import xxhash
 from edged.errors import ConfigError, EdgedError, StoreError, Unavailable
 from edged.typeinfo import describe
 
-_LAYOUT = 3  # of an entry; raised when an older one would be misread
+_LAYOUT = 3  # version of the form of an entry; raised when an older entry would be misread
 _SUMS = "checksums.json"  # XXH3 and size of each other file
 _CHUNK_BYTES = 1 << 18
-_KEEP_S = 30 * 86_400.0  # an entry that no start has used for so long is removed
+_KEEP_UNUSED_S = 30 * 86_400.0  # an entry that no start has used for this long is removed
 _TEMPORARY = ".tmp-"
-_FULL_BYTES = 1 << 20  # where less is free, what could not be written failed for that
+_DISK_FULL_BYTES = 1 << 20  # a write that fails with less free space failed because of it
 
 
 class DamagedCopy(StoreError):
-    """A prepared copy is not what was written, and has been removed. The block may be as it was."""
+    """A prepared copy is not what was written, and was removed. The block itself may be sound."""
 
 
 class _Sum(msgspec.Struct, frozen=True, array_like=True):
@@ -46,14 +46,14 @@ class _Sum(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PreparedBlocks:
-    """Entries under `folder` for these facts. Several processes may share the folder."""
+    """The entries under `folder` for one set of facts. Several processes may share the folder."""
 
     def __init__(self, folder: Path, facts: Mapping[str, object]) -> None:
         known = {**facts, "cpu": processor(), "layout": _LAYOUT}
         body = msgspec.json.encode(known, order="deterministic")
         self._folder = folder
         self._suffix = hashlib.sha256(body).hexdigest()[:16]
-        self._holds: dict[str, int] = {}  # descriptors, by block
+        self._holds: dict[str, int] = {}  # descriptors of locked entries by block
 
     def find(self, block: str) -> Path | None:
         """The entry of a block, if there is one."""
@@ -61,7 +61,7 @@ class PreparedBlocks:
         return entry if entry.is_dir() else None
 
     def hold(self, block: str) -> None:
-        """Keep the entry from being swept by any process, and say that it is in use.
+        """Keep every process from sweeping the entry, and mark it as used now.
 
         Raises FileNotFoundError when it is not there any more.
         """
@@ -70,7 +70,7 @@ class PreparedBlocks:
         os.utime(self._holds[block])
 
     def let_go(self, block: str) -> None:
-        """It may be swept, when it has not been used for long."""
+        """Let the entry be swept once it has not been used for long."""
         lock = self._holds.pop(block, None)
         if lock is not None:
             os.close(lock)
@@ -90,7 +90,7 @@ class PreparedBlocks:
         except OSError as error:
             raise self._unwritable(error) from error
         except Exception as error:
-            if self._is_full():  # which libraries say in words of their own
+            if self._is_full():  # libraries have no common error for a full disk
                 raise self._no_room() from error
             raise
         finally:
@@ -106,7 +106,7 @@ class PreparedBlocks:
         try:
             temporary.rename(self._entry(block))
         except OSError:
-            if self.find(block) is None:  # else another process was faster: as good
+            if self.find(block) is None:  # else another process has made the same entry
                 raise
         _sync(self._folder)
 
@@ -125,16 +125,16 @@ class PreparedBlocks:
         )
 
     def _is_full(self) -> bool:
-        return shutil.disk_usage(self._folder).free < _FULL_BYTES
+        return shutil.disk_usage(self._folder).free < _DISK_FULL_BYTES
 
     def files(self, block: str) -> tuple[Path, ...]:
-        """What is there of an entry."""
+        """The files of an entry; none if there is no entry."""
         return tuple(self._entry(block).glob("*"))
 
     def verify(self, block: str) -> None:
-        """Read all of an entry, through a small buffer: it lies in the page cache then.
+        """Read all of an entry, which brings it into the page cache, and compare the checksums.
 
-        Raises DamagedCopy for what is not as it was written, and removes it.
+        Removes a damaged entry and raises DamagedCopy.
         """
         for name, written in self._sums(block).items():
             path = self._entry(block) / name
@@ -146,7 +146,7 @@ class PreparedBlocks:
                 raise self.damaged(block, f"{name} is not what was written")
 
     def damaged(self, block: str, reason: str) -> DamagedCopy:
-        """Remove an entry, and the error to raise."""
+        """Remove an entry, and return the error to raise."""
         self.remove(block)
         return DamagedCopy(
             f"the prepared copy of block {block[:12]} was damaged ({reason}) and has been removed: "
@@ -158,12 +158,12 @@ class PreparedBlocks:
         shutil.rmtree(self._entry(block), ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove entries of any facts that have not been used for long, and litter of a crash.
+        """Remove entries of any facts that have not been used for long, and the litter of a crash.
 
-        What other processes use, or have just removed themselves, is passed over.
+        Entries that other processes use, or have just removed themselves, are skipped.
         """
-        oldest_s = time.time() - _KEEP_S
-        with contextlib.suppress(OSError):  # there is no folder, or `make` will say what is wrong
+        oldest_s = time.time() - _KEEP_UNUSED_S
+        with contextlib.suppress(OSError):  # there is no folder, or `make` will report the error
             for entry in list(self._folder.iterdir()):
                 _remove_unused(entry, oldest_s)
 
@@ -180,7 +180,7 @@ class PreparedBlocks:
 
 
 def _lock(entry: Path, how: int) -> int:
-    """A descriptor with a lock on a directory that is still the one of that name.
+    """A descriptor with a lock on the directory that has this name now.
 
     Raises FileNotFoundError if there is none (any more), BlockingIOError as flock(2) does.
     """
@@ -196,7 +196,7 @@ def _lock(entry: Path, how: int) -> int:
 
 
 def _remove_unused(entry: Path, oldest_s: float) -> None:
-    """Remove a directory that was not used since then, unless a process holds it."""
+    """Remove a directory that was last used before `oldest_s`, unless a process holds it."""
     with contextlib.suppress(OSError):  # another process uses it, or has just removed it
         if entry.stat().st_mtime >= oldest_s:
             return
@@ -209,7 +209,7 @@ def _remove_unused(entry: Path, oldest_s: float) -> None:
 
 
 def processor() -> str:
-    """What compiled or re-laid-out weights depend on: the architecture and its extensions."""
+    """The architecture and its extensions, on which compiled or rearranged weights depend."""
     try:
         text = Path("/proc/cpuinfo").read_text(errors="replace")
     except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edged.backends.base import Use
+from edged.backends.base import BlockUse
 from edged.errors import StoreError, Unsupported
 from edged.manifest import DataType
 from edged.paths.layout import Tensor
@@ -13,23 +13,23 @@ from edged.paths.layout import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """An input or output of a file. None: a type that blocks cannot have, an extent that varies."""
+    """An input or output of a file."""
 
     name: str
-    datatype: DataType | None
-    shape: tuple[int | None, ...]  # with the row axis
+    datatype: DataType | None  # None for a type that blocks cannot have
+    shape: tuple[int | None, ...]  # starts with the row axis; None for an extent that varies
 
     def __str__(self) -> str:
         return f"{self.name} {self.datatype} {['any' if n is None else n for n in self.shape]}"
 
 
 def check(
-    block: str, inputs: Sequence[Arg], outputs: Sequence[Arg], uses: Sequence[Use]
+    block: str, inputs: Sequence[Arg], outputs: Sequence[Arg], uses: Sequence[BlockUse]
 ) -> int | None:
-    """The most rows of one run, None for any number.
+    """The most rows of one run; None if there is no limit.
 
-    Raises StoreError where the file does not fit a use, Unsupported for a fixed number of rows
-    other than one.
+    Raises StoreError if the file does not fit a use, and Unsupported if its number of rows is fixed
+    and not one.
     """
     for use in uses:
         for letter, found, wanted in (("x", inputs, use.reads), ("y", outputs, use.writes)):

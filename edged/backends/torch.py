@@ -1,8 +1,8 @@
-"""PyTorch: blocks as torch modules, on the CPU or with CUDA. Never needed for serving on a CPU.
+"""PyTorch: blocks as torch modules, on the CPU or with CUDA. A CPU daemon does not need it.
 
 All work of a CUDA device goes to one stream of our own: inputs come from pinned staging memory,
-rows stay on the device between blocks, and runs that come again are replayed as CUDA graphs.
-Whatever needs CUDA is not verified on hardware; `python -m tools.gpucheck` does that.
+rows stay on the device between blocks, and repeated runs are replayed as CUDA graphs. What needs
+CUDA is not verified on hardware; `python -m tools.gpucheck` does that.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from edged.backends import torch_graph
-from edged.backends.base import DeviceLost, Loaded, Use
+from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.signature import check
 from edged.backends.torch_replay import Record, Recorder, Replays, Work
 from edged.errors import EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
-from edged.options import Torch as Options
+from edged.options import TorchOptions
 from edged.paths.layout import Tensor as Row
 
 _TYPES: dict[DataType, torch.dtype] = {
@@ -32,7 +32,7 @@ _TYPES: dict[DataType, torch.dtype] = {
 
 
 class TorchMemory:
-    """Memory of one device, as torch tensors. With CUDA, copies go to `stream`."""
+    """Memory of one device, as torch tensors. CUDA copies go to `stream`."""
 
     is_host = False
 
@@ -43,10 +43,10 @@ class TorchMemory:
 
     @contextlib.contextmanager
     def on_stream(self) -> Iterator[None]:
-        """Where everything that touches this memory has to happen, one thread at a time.
+        """A context that every use of this memory needs; one thread at a time is in it.
 
-        While a graph is recorded nobody else may allocate, wait or use the stream: the recording
-        would fail, or take in what is not part of it.
+        Nobody else may allocate, wait or use the stream while a graph is recorded: the recording
+        would fail, or include work that is not part of it.
         """
         stream = (
             contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
@@ -98,8 +98,11 @@ class TorchMemory:
                 raise self.failure(str(self._device), error) from error
 
     def failure(self, what: str, error: Exception) -> EdgedError:
-        """What has failed. After some errors CUDA refuses all that follows, to the end of the
-        process (CUDA programming guide, "error checking"): then the device is lost."""
+        """The error to raise; DeviceLost if CUDA no longer works in this process.
+
+        Some errors make CUDA refuse all later calls until the process ends (CUDA programming guide,
+        "error checking").
+        """
         text = f"{what} failed: {_line(error)}"
         if self._stream is not None:
             try:
@@ -116,8 +119,10 @@ class Torch:
     lanes = 1
     prepare_row_s = 0.0
 
-    def __init__(self, options: Options, *, threads: int, recorder: Recorder | None = None) -> None:
-        """`recorder`: of runs that come again; by default of CUDA graphs where there is CUDA."""
+    def __init__(
+        self, options: TorchOptions, *, threads: int, recorder: Recorder | None = None
+    ) -> None:
+        """`recorder` records repeated runs; the default records CUDA graphs if there is CUDA."""
         stream: torch.cuda.Stream | None = None
         self._device = torch.device(options.device)
         self.device = f"cpu, {threads} threads"
@@ -135,7 +140,7 @@ class Torch:
         torch.set_num_threads(threads)
         self.versions = {"torch": str(torch.__version__)}
         self.memory = TorchMemory(self._device, stream)
-        self._blocks: dict[str, torch_graph.Graph] = {}
+        self._blocks: dict[str, torch_graph.TorchGraph] = {}
         if recorder is None and stream is not None and options.graphs:
             recorder = functools.partial(_cuda_graphs, stream)
         self._replays = None if recorder is None else Replays(self._device, recorder)
@@ -149,7 +154,7 @@ class Torch:
     def files(self, block: str, path: Path) -> Sequence[Path]:
         return (path,)
 
-    def load(self, block: str, path: Path, uses: Sequence[Use]) -> Loaded:
+    def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         graph = torch_graph.load(path, self._device)
         max_rows = check(block, *graph.args, uses)
         try:
@@ -159,7 +164,8 @@ class Torch:
             raise _out_of_memory(self._device) from error
         self._blocks[block] = graph
         used = sum(buffer.nbytes for buffer in graph.buffers())
-        return Loaded(used, max_rows, extra_bytes=path.stat().st_size)  # the file, as it is parsed
+        parsed_bytes = path.stat().st_size  # the parsed file is in memory beside the module
+        return LoadedBlock(used, max_rows, extra_bytes=parsed_bytes)
 
     def unload(self, block: str) -> None:
         with self.memory.on_stream():
@@ -194,7 +200,7 @@ class Torch:
 
     def _compute(self, block: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         for found, target in zip(self._blocks[block](*inputs), outputs, strict=True):
-            if found.shape != target.shape:  # copy_ would stretch it to fit
+            if found.shape != target.shape:  # copy_ would broadcast a wrong shape silently
                 raise StoreError(
                     f"block {block[:12]} wrote {list(found.shape)} where its models expect "
                     f"{list(target.shape)}: export them again"
@@ -203,8 +209,10 @@ class Torch:
 
 
 def _cuda_graphs(stream: torch.cuda.Stream) -> Record:
-    """Records work on `stream`. One pool serves all graphs: nothing in it outlives a replay, and
-    they run in turn."""
+    """A recorder of work on `stream`.
+
+    One memory pool serves all graphs: nothing in it outlives a replay, and graphs run in turn.
+    """
     pool = torch.cuda.graph_pool_handle()
 
     def record(work: Work) -> Work:
@@ -216,7 +224,7 @@ def _cuda_graphs(stream: torch.cuda.Stream) -> Record:
     return record
 
 
-def create(options: Options, *, threads: int, cache_dir: Path) -> Torch:
+def create(options: TorchOptions, *, threads: int, cache_dir: Path) -> Torch:
     return Torch(options, threads=threads)
 
 

@@ -1,7 +1,7 @@
 """A block's ONNX file as a torch module: its nodes in their order, its constants as buffers.
 
-Shapes are computed in host memory, so that nothing waits for the device to learn an extent; what
-depends on constants alone is computed once, when the module is made. Knows no backend.
+Shapes are computed in host memory, so that nothing waits for the device to learn an extent. Values
+that depend on constants alone are computed once, when the module is made. Knows no backend.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from edged.backends.signature import Arg
-from edged.backends.torch_operators import HOST, OPERATORS, Operator, constant
+from edged.backends.torch_operators import HOST, OPERATORS
+from edged.backends.torch_values import Operator, constant
 from edged.errors import StoreError, Unsupported
 from edged.manifest import DataType
 
@@ -30,7 +31,7 @@ _DATATYPES: dict[int, DataType] = {
     onnx.TensorProto.INT64: "INT64", onnx.TensorProto.FLOAT16: "FP16",
     onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.DOUBLE: "FP64",
 }  # fmt: skip
-_LEFT_OUT = "left_out"  # the name of an input that a node does without
+_ABSENT = "absent_input"  # stands for an optional input that a node does not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +51,28 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A node with its constants placed. `moved`: positions of inputs to bring to the device."""
+    """A node whose constants have a place."""
 
     node: _Node
     inputs: tuple[str, ...]
-    moved: frozenset[int]
-    last_used: tuple[str, ...]  # values that nobody needs after it
+    moved: frozenset[int]  # positions of inputs that must be copied to the device
+    last_used: tuple[str, ...]  # values that no later node needs
 
 
-class Graph(torch.nn.Module):
-    """Called with a block's inputs in order, it returns its outputs in order."""
+class TorchGraph(torch.nn.Module):
+    """A block as a module: called with its inputs in order, it returns its outputs in order."""
 
     def __init__(self, model: onnx.ModelProto, device: torch.device) -> None:
-        """Raises Unsupported for an operator or an opset that there are no functions for."""
+        """Raises Unsupported for an operator or an opset that has no functions here."""
         super().__init__()
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         _check_opsets(model)
         self._device = device
-        self._copies: dict[tuple[torch.dtype, torch.Size, bytes], Tensor] = {}  # of host values
-        self._to_upload: list[str] = []  # buffers
-        self._keys: dict[tuple[str, bool], str] = {}  # of buffers, by name and where they lie
+        # Copies on the device of values that were computed on the host.
+        self._copies: dict[tuple[torch.dtype, torch.Size, bytes], Tensor] = {}
+        self._to_upload: list[str] = []  # names of buffers
+        self._keys: dict[tuple[str, bool], str] = {}  # buffer by constant, and whether on the host
         self.args = (
             [_arg(value) for value in model.graph.input],
             [_arg(value) for value in model.graph.output],
@@ -80,7 +82,7 @@ class Graph(torch.nn.Module):
         self._steps = self._place(nodes, constants)
 
     def upload(self) -> None:
-        """Bring the constants to the device, once, before the first call."""
+        """Copy the constants to the device. Call it once, before the first run."""
         for key in self._to_upload:
             value = self._buffers[key]
             assert value is not None
@@ -107,10 +109,10 @@ class Graph(torch.nn.Module):
         )
 
     def _on_device(self, host: Tensor) -> Tensor:
-        """A copy of a value that was computed on the host, made once.
+        """A copy on the device of a value that was computed on the host, made once.
 
-        Such values follow from shapes, so those of a run that comes again are there already: a
-        copy from the host could not be part of a CUDA graph.
+        Such values follow from shapes, so a repeated run finds its copies here: a copy from the
+        host could not be part of a CUDA graph.
         """
         key = host.dtype, host.shape, host.reshape(-1).view(torch.uint8).numpy().tobytes()
         copy = self._copies.get(key)
@@ -119,14 +121,14 @@ class Graph(torch.nn.Module):
         return copy
 
     def _place(self, nodes: Sequence[_Node], constants: Mapping[str, Tensor]) -> list[_Step]:
-        """Decide what lies where, and register each constant where it is needed."""
-        self.register_buffer(_LEFT_OUT, None)
+        """Decide for each value whether it is in host memory, and register constants there."""
+        self.register_buffer(_ABSENT, None)
         on_host: set[str] = set()
         steps: list[_Step] = []
         outputs = [arg.name for arg in self.args[1]]
-        uses = _last_uses(nodes, keep={*constants, *outputs, _LEFT_OUT})
+        uses = _last_uses(nodes, keep={*constants, *outputs, _ABSENT})
         for at, node in enumerate(nodes):
-            variables = set(node.inputs) - {*constants, _LEFT_OUT}
+            variables = set(node.inputs) - {*constants, _ABSENT}
             is_host = node.kind in ("Shape", "Size") or on_host.issuperset(variables)
             if is_host:
                 on_host.update(node.outputs)
@@ -155,18 +157,18 @@ class Graph(torch.nn.Module):
         return key
 
 
-def load(path: Path, device: torch.device) -> Graph:
+def load(path: Path, device: torch.device) -> TorchGraph:
     """The module of a block's file, still in host memory.
 
-    Raises StoreError for a file that is no ONNX, Unsupported.
+    Raises StoreError if the file is not ONNX, and Unsupported as TorchGraph does.
     """
     try:
         model = onnx.load(str(path))
     except OSError:
         raise
-    except Exception as error:  # of protobuf, which has no types
+    except Exception as error:  # protobuf has no common type of error
         raise StoreError(f"{path} is not an ONNX file: export its models again") from error
-    return Graph(model, device).eval()
+    return TorchGraph(model, device).eval()
 
 
 def _check_opsets(model: onnx.ModelProto) -> None:
@@ -188,7 +190,7 @@ def _node(proto: onnx.NodeProto) -> _Node:
         )
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in proto.attribute}
     operator = _constant_node if proto.op_type == "Constant" else OPERATORS[proto.op_type]
-    inputs = tuple(name or _LEFT_OUT for name in proto.input)
+    inputs = tuple(name or _ABSENT for name in proto.input)
     return _Node(proto.op_type, operator, attributes, inputs, tuple(proto.output))
 
 
@@ -210,10 +212,10 @@ def _arg(value: onnx.ValueInfoProto) -> Arg:
 
 
 def _fold(nodes: Iterable[_Node], constants: dict[str, Tensor]) -> list[_Node]:
-    """Compute what depends on constants alone, add it to them, and return the other nodes."""
+    """Compute the nodes that depend on constants alone, add their outputs, return the others."""
     left = []
     for node in nodes:
-        if all(name in constants or name == _LEFT_OUT for name in node.inputs):
+        if all(name in constants or name == _ABSENT for name in node.inputs):
             results = node.run([constants.get(name) for name in node.inputs])
             constants.update(zip(node.outputs, results, strict=False))
         else:
@@ -222,7 +224,7 @@ def _fold(nodes: Iterable[_Node], constants: dict[str, Tensor]) -> list[_Node]:
 
 
 def _last_uses(nodes: Sequence[_Node], *, keep: set[str]) -> list[tuple[str, ...]]:
-    """By node, the values that are not needed after it."""
+    """The values that are not needed after each node."""
     last: dict[str, int] = {}
     for at, node in enumerate(nodes):
         last.update(dict.fromkeys((*node.inputs, *node.outputs), at))

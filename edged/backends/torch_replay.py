@@ -1,8 +1,8 @@
-"""Runs that come again are recorded once and replayed, which spares the launch of each kernel.
+"""Repeated runs are recorded once and replayed, which avoids the launch of each kernel.
 
 A recording (a CUDA graph) is of one block at one number of rows and has addresses of its own: rows
 are copied there and from there, on the device. All recordings share these addresses, since they run
-in turn. Knows no CUDA: who makes it says how something is recorded.
+in turn. Knows no CUDA: the caller passes in how work is recorded.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Compute: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 _Key: TypeAlias = "tuple[str, int]"  # block, rows
 
 _MAX_RECORDINGS = 256
-_RECORD_AT = 3  # the time that a run comes at which it is recorded
-_ALIGNMENT = 256  # bytes, as the caching allocator has it
+_RECORD_AT_RUN = 3  # a run of a block is recorded the third time that it is made
+_ALIGNMENT = 256  # bytes, the alignment of torch's caching allocator
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,14 @@ class Replays:
         self._recorder = recorder
         self._record: Record  # made when there is something to record
         self._recordings: OrderedDict[_Key, _Recording] = OrderedDict()  # the last used is last
-        self._seen: dict[_Key, int] = {}  # runs that were not replayed
+        self._seen: dict[_Key, int] = {}  # number of runs that were not replayed
         self._never: set[str] = set()  # blocks that cannot be recorded
         self._memory = torch.empty(0, dtype=torch.uint8, device=device)
 
     def run(
         self, block: str, compute: Compute, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> None:
-        """`compute(inputs, outputs)`, by a recording where there is one."""
+        """Do `compute(inputs, outputs)`, by replaying a recording if there is one."""
         key = block, len(outputs[0])
         recording = self._recordings.get(key) or self._meet(key, compute, inputs, outputs)
         if recording is None:
@@ -71,7 +71,7 @@ class Replays:
             target.copy_(source)
 
     def forget(self, block: str) -> None:
-        """Give up all that there is of a block."""
+        """Free all recordings of a block."""
         for key in [key for key in self._seen if key[0] == block]:
             del self._seen[key]
             self._recordings.pop(key, None)
@@ -84,11 +84,11 @@ class Replays:
     def _meet(
         self, key: _Key, compute: Compute, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> _Recording | None:
-        """A recording of what has come often enough."""
+        """A recording of the run, made now if it has run often enough; else None."""
         block = key[0]
         self._seen[key] = seen = self._seen.get(key, 0) + 1
         self._reserve(sum(_aligned(tensor.nbytes) for tensor in (*inputs, *outputs)))
-        if seen < _RECORD_AT or block in self._never:
+        if seen < _RECORD_AT_RUN or block in self._never:
             return None
         if not self._recordings:
             self._record = self._recorder()
@@ -108,7 +108,7 @@ class Replays:
         return recording
 
     def _reserve(self, size: int) -> None:
-        """Make room for the largest run so far; what was recorded in less room is given up."""
+        """Make room for the largest run so far. Recordings made in less room are dropped."""
         if size > self._memory.nbytes:
             self._recordings.clear()
             self._memory = torch.empty(size, dtype=torch.uint8, device=self._device)

@@ -7,13 +7,14 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from edged import __version__
+from edged import __version__, logs
 from edged.cli.console import run_command
 
 _COMMANDS = {
     "serve": "edged.cli.serve",
     "check": "edged.cli.serve",
     "replay": "edged.cli.serve",
+    "schema": "edged.cli.schema",
     "infer": "edged.cli.infer",
     "status": "edged.cli.status",
     "models": "edged.cli.models",
@@ -39,4 +40,6 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments and arguments[0] == "serve":
+        logs.begin()  # so that mistakes on its command line have a priority in the journal
     return run_command(parser(arguments[0] if arguments else None), arguments)

@@ -1,6 +1,6 @@
-"""`edged load`, `unload`, `pin`, `unpin`, `reload`, `residency`: changing a running daemon.
+"""`edged load`, `unload`, `pin`, `unpin`, `reload`, `residency`: changes to a running daemon.
 
-They talk to the admin endpoint, whose socket is for the account of the service (and root) alone.
+They talk to the admin endpoint, whose socket only the account of the service and root may use.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ _OF_A_MODEL = {
     "pin": "bring a model to the device and never evict it",
     "unpin": "let a pinned model be evicted again",
 }
-_DONE = {"load": "loaded", "unload": "unloaded", "pin": "pinned", "unpin": "unpinned"}
+_TO: dict[str, wire.Residence] = {
+    "load": "loaded",
+    "unload": "unloaded",
+    "pin": "pinned",
+    "unpin": "unpinned",
+}  # what each command makes of a model
 
 
 def register(commands: Any) -> None:
@@ -57,11 +62,11 @@ def _admin(args: argparse.Namespace) -> Admin:
 
 def _change(args: argparse.Namespace) -> int:
     with _admin(args) as admin:
-        getattr(admin, args.change)(args.model)
+        admin.set_model(args.model, _TO[args.change])
     if args.json:
         print_json({args.change: args.model})
     else:
-        say(f"{args.model} is {_DONE[args.change]}")
+        say(f"{args.model} is {_TO[args.change]}")
     return 0
 
 

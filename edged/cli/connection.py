@@ -1,4 +1,4 @@
-"""What the commands that talk to a daemon share: their options, and the client."""
+"""What the commands that talk to a daemon share: options, the client, forms of replies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_connection_options(parser: argparse.ArgumentParser, *, timeout_s: float) -> None:
-    """`--endpoint`, `--timeout`, `--json`."""
+    """Add `--endpoint`, `--timeout` and `--json`."""
     parser.add_argument(
         "--endpoint", default=DEFAULT_ENDPOINT, help="where the daemon listens (%(default)s)"
     )
@@ -29,14 +29,14 @@ def add_connection_options(parser: argparse.ArgumentParser, *, timeout_s: float)
 
 
 def client_of(args: argparse.Namespace) -> Client:
-    """The client that the options ask for, not yet connected."""
+    """The client that the options describe, not connected yet."""
     from edged.client import Client  # imports sockets and arrays, which other commands do without
 
     return Client(args.endpoint, timeout_s=args.timeout, connect_timeout_s=min(5.0, args.timeout))
 
 
 def plain(reply: msgspec.Struct) -> dict[str, Any]:
-    """A reply as it goes out as JSON: without the id of the request, which only the wire needs."""
+    """A reply as it is printed as JSON, without the id of the request; only the wire needs that."""
     fields: dict[str, Any] = msgspec.to_builtins(reply)
     fields.pop("id", None)
     return fields

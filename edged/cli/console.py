@@ -1,7 +1,7 @@
-"""What the command lines share: running a command, what they print, tables, JSON, bytes and times.
+"""What the command lines share: running a command, printing lines, tables and JSON, sizes.
 
-Names, labels and messages come from files and from other processes: whatever is in them, a terminal
-shows it and obeys nothing. So the commands print by `say` and `print_json` alone.
+Names, labels and messages come from files and from other processes. A terminal must show them and
+obey nothing in them, so commands print with `say` and `print_json` alone.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any, TextIO
 
 from edged.errors import EdgedError, InvalidArgument
 
-_JOINERS = "\u200c\u200d"  # without which some scripts cannot be read
-_NOT_ESCAPED = re.compile("[\x7f-\x9f\ud800-\udfff]")  # by JSON, which escapes those below
+_JOINERS = "\u200c\u200d"  # some scripts cannot be read without these
+_NOT_ESCAPED = re.compile("[\x7f-\x9f\ud800-\udfff]")  # JSON escapes the controls below them
 
 
 def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Parse `argv` and call the chosen command's `run(args) -> int`.
 
-    An EdgedError becomes one line on standard error: status 2 when the caller can mend it by
-    calling differently, 1 otherwise. Anything else is a bug and keeps its traceback.
+    An EdgedError becomes one line on standard error. The exit status is 2 when another command line
+    would help, else 1. Any other exception is a bug and keeps its traceback.
     """
     args = parser.parse_args(argv)
     try:
@@ -39,20 +39,20 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader (head, less) has gone: nothing is left to say, not even at exit.
+        # The reader (head, less) has gone: print nothing more, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
 @contextlib.contextmanager
 def _results_alone() -> Iterator[None]:
-    """Standard output holds what the command prints and nothing else.
+    """Let standard output hold what the command prints and nothing else.
 
-    What native libraries write to its descriptor, as solvers do to greet, goes to standard error.
+    Native libraries write to its descriptor, as solvers do to greet: that goes to standard error.
     """
     before: TextIO = sys.stdout
     if not before or not sys.stderr or before != sys.__stdout__:
-        yield  # it was closed, or is what another program puts in its place
+        yield  # it is closed, or another program has replaced it
         return
     before.flush()
     descriptor = before.fileno()
@@ -63,20 +63,20 @@ def _results_alone() -> Iterator[None]:
             yield
     finally:
         sys.stdout = before
-        ctypes.CDLL(None).fflush(None)  # what C has kept, while its descriptor is standard error
+        ctypes.CDLL(None).fflush(None)  # C's buffer goes to standard error, too
         os.dup2(kept, descriptor)
         os.close(kept)
 
 
 def printable(text: str) -> str:
-    """`text` in one line, with what a terminal would obey or hide written as Python escapes it."""
+    """`text` in one line. What a terminal would obey or hide is escaped as Python does it."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(map(_shown, text))
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """Print lines that hold names, labels or messages of others; `error`: on standard error."""
+    """Print lines that hold names, labels or messages of others, to standard error if `error`."""
     lines = map(printable, text.split("\n"))
     print("\n".join(lines), file=sys.stderr if error else sys.stdout)
 
@@ -88,7 +88,7 @@ def print_json(value: Any) -> None:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned by content: text to the left, figures to the right."""
+    """A table whose columns of figures are aligned to the right, all others to the left."""
     cells = [list(map(printable, row)) for row in (headers, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
     numeric = [
@@ -116,7 +116,7 @@ def show_bytes(count: int) -> str:
 
 
 def _shown(character: str) -> str:
-    """Controls, marks of direction, line separators and lone surrogates are escaped."""
+    """The character. Controls, marks of direction, line separators, lone surrogates are escaped."""
     kind = unicodedata.category(character)
     if character in _JOINERS or not (kind[0] == "C" or kind in ("Zl", "Zp")):
         return character

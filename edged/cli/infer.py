@@ -69,8 +69,8 @@ def _infer(args: argparse.Namespace) -> int:
 
 
 def _wanted(client: Client, task: str, args: argparse.Namespace) -> wire.RequestedOutput:
-    """What to ask of a task: unless told, the best class where its model has an output of them."""
-    from edged import wire  # with all that it imports, which other commands do without
+    """How to ask for a task. Without options it is the best class, if the model tells classes."""
+    from edged import wire  # imports what other commands do without
 
     top_k = args.top_k
     if top_k is None and not args.raw:
@@ -81,7 +81,7 @@ def _wanted(client: Client, task: str, args: argparse.Namespace) -> wire.Request
 
 
 def _rows(image: Path, result: Result) -> list[list[str]]:
-    """The image and its time stand in the first row only."""
+    """The rows of the table for one image, whose name and time stand in the first row only."""
     answers = [
         [task.task, *answer]
         for task in result.outputs

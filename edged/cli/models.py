@@ -36,12 +36,14 @@ def _models(args: argparse.Namespace) -> int:
     return 0
 
 
-def _all(models: tuple[wire.ModelState, ...]) -> str:
+def _all(models: tuple[wire.ModelIndex, ...]) -> str:
     rows = [
         [
             model.task,
             model.name + ("" if model.default else " (on request)"),
-            model.state + (f": {model.reason}" if model.reason else ""),
+            model.state
+            + (", pinned" if model.pinned else "")
+            + (f": {model.reason}" if model.reason else ""),
             model.precision,
             _bytes(model.total_bytes),
             _bytes(model.shared_bytes),

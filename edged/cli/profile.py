@@ -1,4 +1,4 @@
-"""`edged profile`: what each block takes on this device, measured as the daemon would run it."""
+"""`edged profile`: the times and memory of each block on this device, as the daemon runs it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from edged.cli.console import print_json, say, show_bytes, table
 from edged.cli.serve import DEFAULT_CONFIG
 from edged.errors import ConfigError, EdgedError, InvalidArgument, from_code
 from edged.manifest import Manifest
-from edged.profiles.form import SCHEMA, BlockProfile, Profile, affine, encode
+from edged.profiles.form import SCHEMA, BlockProfile, DeviceProfile, affine, encode
 
 if TYPE_CHECKING:
     from edged.device.measuring import Measured, Order
 
-_START_S = 300.0  # to start, prepare and load, besides the timing
+_START_S = 300.0  # time to start, prepare and load, apart from the timing
 
 
 def register(commands: Any) -> None:
@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(args: argparse.Namespace) -> Profile:
+def _measure(args: argparse.Namespace) -> DeviceProfile:
     from edged import config as configuration
     from edged import profiles
     from edged.daemon import worker_settings
@@ -97,7 +97,7 @@ def _measure(args: argparse.Namespace) -> Profile:
             f"backend {device.backend} computes nothing, so its times say nothing of this device: "
             "name another one in device.backend"
         )
-    return Profile(
+    return DeviceProfile(
         schema=SCHEMA,
         source=f"edged profile, {args.seconds:g} s for each block",
         device=device.device,
@@ -111,7 +111,7 @@ def _measure(args: argparse.Namespace) -> Profile:
 
 
 def blocks_alone(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
-    """Each block once, as a model of its own."""
+    """Each block, as a model of its own."""
     return {
         step.block: msgspec.structs.replace(
             manifest,
@@ -131,7 +131,7 @@ def blocks_alone(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
 
 
 def measure_apart(order: Order) -> Measured:
-    """Measure one block in a process of its own. Raises what that raised, or EdgedError."""
+    """Measure one block in a process of its own. Raises that process's error, or EdgedError."""
     from edged.device.measuring import Failed, Measured
     from edged.device.process import command, environment
 
@@ -155,7 +155,7 @@ def measure_apart(order: Order) -> Measured:
 
 
 def _doubled(most: int) -> tuple[int, ...]:
-    """1, 2, 4, .. and `most`."""
+    """The numbers 1, 2, 4, .. below `most`, and `most`."""
     rows = []
     count = 1
     while count < most:
@@ -164,8 +164,8 @@ def _doubled(most: int) -> tuple[int, ...]:
     return (*rows, most)
 
 
-def shown(profile: Profile) -> str:
-    """A profile for people: a line a block, times in ms."""
+def shown(profile: DeviceProfile) -> str:
+    """A profile for people: one line for each block, times in ms."""
     facts = [profile.device, profile.machine, f"{profile.lanes} lanes", profile.date]
     versions = ", ".join(f"{name} {version}" for name, version in profile.versions.items())
     head = [", ".join(fact for fact in facts if fact), profile.source, versions]

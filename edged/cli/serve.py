@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edged import config as configuration
-from edged.cli.console import print_json, say
+from edged import logs
+from edged.cli.console import print_json, printable, say
 from edged.config import Config
+from edged.errors import EdgedError
+from edged.systemd import Notifier
+
+log = logging.getLogger("edged")
 
 DEFAULT_CONFIG = Path("/etc/edged/edged.toml")
 
@@ -28,7 +34,9 @@ def register(commands: Any) -> None:
         "check",
         help="check a configuration, and this machine for it",
         description="Check a configuration, this machine for it, and the store that it names: "
-        "every block is read. The exit status is 1 if a model cannot be served.",
+        "every block is read and the device is opened. The exit status is that of the start: 2 if "
+        "only an edit of the configuration or the store helps, 1 if the machine is not ready. It "
+        "is also 1 if a model cannot be served, which the start would leave out.",
     )
     check.add_argument("config", type=Path)
     check.add_argument("--json", action="store_true", help="print it with all defaults")
@@ -40,28 +48,52 @@ def register(commands: Any) -> None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from edged.daemon import serve  # imports sockets and arrays, which other commands do without
+    logs.begin()
+    try:
+        from edged.daemon import serve  # imports sockets and arrays, which others do without
 
-    return serve(configuration.read(args.config), record=args.record)
+        return serve(configuration.read(args.config), record=args.record)
+    except EdgedError as error:
+        words = printable(str(error))
+        log.error("%s", words)
+        Notifier().status(f"not started: {words}")
+        return error.start_status
 
 
 def _check(args: argparse.Namespace) -> int:
-    from edged.daemon.models.held_store import Shelf, inspect
-    from edged.daemon.preflight import check
-    from edged.store import Store
-
-    config = configuration.read(args.config)
-    store = Store(config.store)
-    with contextlib.closing(Shelf(store, config.models)) as shelf:
-        check(config, shelf)
+    """The checks of a start, and those of the worker that it would start."""
+    try:
+        config = configuration.read(args.config)
+        unusable = _look(config)
+    except EdgedError as error:
+        say(printable(f"edged: {error}"), error=True)
+        return error.start_status
     if args.json:
         print_json(msgspec.to_builtins(config))
-    else:
+    elif not unusable:
         say(f"{args.config} is good: {_summary(config)}")
-    unusable = inspect(store, config.models)
     for name, why in unusable.items():
         say(f"edged: model {name} cannot be served: {why}", error=True)
     return 1 if unusable else 0
+
+
+def _look(config: Config) -> dict[str, str]:
+    """The models that cannot be served, and why. Raises what a start would end with."""
+    from edged.daemon.models.held_store import HeldStore
+    from edged.daemon.places import addresses_in_use
+    from edged.daemon.preflight import check, check_blocks, check_device
+    from edged.store import Store
+
+    with contextlib.closing(HeldStore(Store(config.store), config.models)) as held:
+        checked = check(config, held)
+        check_device(checked)
+    unusable = check_blocks(config)
+    for line in addresses_in_use(config):
+        say(
+            f"edged: {line}: good if that is the daemon to be restarted, else a start waits for it",
+            error=True,
+        )
+    return unusable
 
 
 def _replay(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""`edged simulate`: the scheduler under a virtual clock, policies beside each other."""
+"""`edged simulate`: the scheduler with a virtual clock; compares policies."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ def _read(path: Path) -> Any:
     try:
         kind = msgspec.json.decode(data, type=_Kind).type
     except msgspec.ValidationError:
-        kind = ""  # told by the reader, which names the field
+        kind = ""  # the reader's error names the field
     except msgspec.DecodeError:
-        return batching.of_recording(path)  # JSON lines
+        return batching.of_recording(path)  # a recording has one JSON value a line
     return loading.read(data) if kind == "loading" else batching.read(data)
 
 
 def _plot(path: Path, latencies: dict[str, tuple[float | None, ...]]) -> None:
-    """The distribution of latencies, a curve a policy."""
+    """Plot the distribution of latencies, one curve for each policy."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""`edged status`: whether a daemon is ready, and what it has done since it started."""
+"""`edged status`: whether a daemon is ready, and its counts and times since it started."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ _PHASES = {
     "input": "compute_input",
     "infer": "compute_infer",
     "output": "compute_output",
-}  # column to field; means
+}  # columns of means, and the fields that they show
 
 
 def _batches(batches: tuple[wire.BatchStatistics, ...]) -> str:
@@ -107,12 +107,12 @@ def _ratio(a: int, b: int) -> str:
 
 
 def _words(name: str) -> str:
-    """`front_pss_bytes` as `front pss`."""
+    """The words of a name, as `front pss` of `front_pss_bytes`."""
     return name.removesuffix("_bytes").replace("_", " ")
 
 
 def _duration(seconds: float) -> str:
-    """`3 d 4 h`, `1 h 2 min`, `5 min 6 s`, `7 s`."""
+    """A duration, as `3 d 4 h`, `1 h 2 min`, `5 min 6 s` or `7 s`."""
     units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
     left = int(seconds)
     parts: list[str] = []

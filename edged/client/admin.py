@@ -1,10 +1,11 @@
-"""The administrator's client: what changes a running daemon, over the admin endpoint."""
+"""The administrator's client: changes a running daemon over its admin endpoint."""
 
 from __future__ import annotations
 
 from types import TracebackType
 
 from edged import wire
+from edged.client.questions import Inquiry, whole
 from edged.client.sync import Client
 
 
@@ -15,7 +16,7 @@ class Admin:
             admin.reload()
 
     Every method returns when it is done, or raises the coded error of a failure, at the latest
-    after `timeout_s`; what was begun then goes on.
+    after `timeout_s`. What the daemon has begun by then goes on.
     """
 
     def __init__(
@@ -42,26 +43,25 @@ class Admin:
     ) -> None:
         self.close()
 
-    def load(self, name: str) -> None:
-        """Bring a model to the device, and serve it if it was unloaded. It may be evicted later."""
-        self._client._ask(wire.ModelLoadReply, wire.ModelLoad, name)
+    def set_model(self, name: str, to: wire.Residence) -> None:
+        """Make a model what `to` says.
 
-    def unload(self, name: str) -> None:
-        """Serve a model no more, until it is loaded again; what was accepted is answered first."""
-        self._client._ask(wire.ModelUnloadReply, wire.ModelUnload, name)
-
-    def pin(self, name: str) -> None:
-        """Bring a model to the device and never evict it."""
-        self._client._ask(wire.ModelPinReply, wire.ModelPin, name)
-
-    def unpin(self, name: str) -> None:
-        """Let a model be evicted again."""
-        self._client._ask(wire.ModelUnpinReply, wire.ModelUnpin, name)
+        loaded    on the device now, and served if it was unloaded; it may be evicted later
+        unloaded  served no more until it is loaded again; accepted requests are answered first
+        pinned    on the device, and never evicted
+        unpinned  it may be evicted again
+        """
+        header = wire.ModelSet(self._client._next_id(), name, to)
+        self._client._ask(Inquiry(header, whole(wire.ModelSetReply)))
 
     def reload(self) -> wire.ReloadReply:
         """Serve what the store holds now. If any of it fails, nothing changes."""
-        return self._client._ask(wire.ReloadReply, wire.Reload)
+        return self._client._ask(
+            Inquiry(wire.Reload(self._client._next_id()), whole(wire.ReloadReply))
+        )
 
     def residency(self) -> wire.ResidencyReply:
-        """What is on the device, and what for."""
-        return self._client._ask(wire.ResidencyReply, wire.Residency)
+        """Which models and blocks are on the device."""
+        return self._client._ask(
+            Inquiry(wire.ResidencyQuery(self._client._next_id()), whole(wire.ResidencyReply))
+        )

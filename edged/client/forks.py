@@ -1,8 +1,8 @@
 """Tells clients of a fork: the child has them in its memory, but not the threads that serve them.
 
-ZeroMQ's threads stay with the parent, and every call on one of its sockets would wait for them for
-ever. So in the child each client that was connected is told, and refuses to be used from then on;
-the parent's goes on. Nothing is looked at when a request is made.
+ZeroMQ's threads stay with the parent, and every call on one of its sockets in the child would wait
+for them for ever. So each client that was connected is told in the child, and refuses to be used
+from then on; the parent's client goes on. A request itself looks at nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 from typing import Protocol
 from weakref import WeakSet
 
-from edged.client.link import Connection
+from edged.client.link import DealerConnection
 from edged.errors import InvalidArgument
 
 
@@ -20,15 +20,15 @@ class Connected(Protocol):
     """A client with a connection."""
 
     def on_fork(self) -> None:
-        """This is a child of the process that connected. Must leave the parent's connection be."""
+        """This process is a child of the one that connected: leave the connection to the parent."""
 
 
-# Of the whole process, as is the hook, which Python keeps for its lifetime.
+# This belongs to the whole process, as does the hook, which Python keeps for its lifetime.
 _connected: WeakSet[Connected] = WeakSet()
 
 
 def watch(client: Connected) -> None:
-    """Tell `client` of a fork, until `forget`, or as long as it lives."""
+    """Tell `client` of a fork, until `forget` or as long as it lives."""
     _connected.add(client)
 
 
@@ -37,17 +37,17 @@ def forget(client: Connected) -> None:
 
 
 def refusal() -> InvalidArgument:
-    """What any use of such a client raises."""
+    """The error of any use of a client that belongs to the parent."""
     return InvalidArgument(
         "this client belongs to the process that this one was forked from: open one in each process"
     )
 
 
-def leave(connection: Connection) -> None:
-    """In a child: keep what is the parent's for ever, so that nobody takes it apart.
+def leave(connection: DealerConnection) -> None:
+    """Keep the parent's connection in a child for ever, so that it is never destroyed there.
 
-    pyzmq closes a socket that is not needed any more, at the latest when the process ends, and
-    takes it off its event loop first, whose place in the kernel the parent and the child share.
+    pyzmq closes a socket that is not needed any more, at the latest when the process ends. Before
+    that it removes the socket from its event loop, whose kernel state parent and child share.
     """
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 

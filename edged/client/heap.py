@@ -1,4 +1,4 @@
-"""Items by a key, least first, that may get another key while they lie in the heap."""
+"""A heap of items whose keys may change while they lie in it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class LazyHeap(Generic[T]):
-    """Items by what `key` says of them, which no two of them share.
+    """Items, least key first. `key` gives the key of an item; no two items have the same.
 
-    An entry counts while its item has the key that it was pushed with; the others are dropped when
-    they come to the top, or when they are the greater part, so that what has ended does not keep
-    its memory.
+    An entry counts while its item still has the key that it was pushed with. Other entries are
+    dropped when they reach the top, or when they are the greater part, so that an item that was
+    dropped does not keep its memory.
     """
 
     def __init__(self, key: Callable[[T], Any]) -> None:
@@ -39,5 +39,5 @@ class LazyHeap(Generic[T]):
         return None
 
     def pop(self) -> T:
-        """Take what `first` has just shown."""
+        """Take out the item that `first` has just returned."""
         return heapq.heappop(self._entries)[1]

@@ -1,5 +1,6 @@
-"""What a caller hands to `infer`, turned into a request header and payload frames. No I/O but
-reading the image files that the caller names."""
+"""The arguments of `infer` as a request header and payload frames. Reads the image files that the
+caller names, and does no other I/O.
+"""
 
 from __future__ import annotations
 
@@ -30,19 +31,19 @@ Tasks: TypeAlias = "str | Sequence[str | wire.RequestedOutput]"
 
 
 class Options(TypedDict, total=False):
-    """What can be said of any inference.
+    """The options of an inference.
 
-    top_k       the best k classes of each row, with labels; without it the raw output tensor
-    softmax     scores as probabilities; without it as the model gives them
-    timeout_s   seconds for everything: waiting, sending again, the daemon's work
-    priority    1 is the highest; 0 the daemon's default
-    stream      newer requests of a stream replace older ones that still wait (latest frame)
-    announce    on a shared or slow uplink: ask the daemon before the upload, send at the rate
-                that it grants. It goes on only while the client is used: with `Client`, in
-                `result()`
-    link_bytes_s  with `announce`: what the link to the daemon carries when nobody else uses it
-    ordered     the daemon answers requests of a stream, or those without one, in the order in which
-                it got them; one that had to be sent again goes to the end
+    top_k         the best k classes of each row, with labels; without it the raw output tensor
+    softmax       scores as probabilities; without it as the model gives them
+    timeout_s     seconds for everything: waiting, sending again, the daemon's work
+    priority      1 is the highest; 0 is the daemon's default
+    stream        newer requests of a stream replace older ones that still wait (latest frame)
+    announce      ask the daemon before the upload, and send at the rate that it grants: for shared
+                  or slow uplinks. The upload continues only while the client is used, which with
+                  `Client` is in `result()`
+    link_bytes_s  the rate of the link to the daemon when nobody else uses it; for `announce`
+    ordered       the daemon answers the requests of a stream, or those without one, in the order in
+                  which it received them; a request that is sent again goes to the end
     """
 
     top_k: int | None
@@ -73,13 +74,9 @@ def submit_infer(
 ) -> Call:
     """Queue an inference. Raises InvalidArgument, ResourceExhausted, or NotFound for a file.
 
-    `top_k` and `softmax` hold for tasks given by name; a `wire.RequestedOutput` brings its own.
+    `top_k` and `softmax` apply to tasks given by name; a `wire.RequestedOutput` has its own.
     """
-    how = wire.OutputParameters(classification=top_k, softmax=softmax)
-    wanted = [tasks] if isinstance(tasks, str) else tasks
-    outputs = tuple([wire.RequestedOutput(t, how) if isinstance(t, str) else t for t in wanted])
-    if not outputs:
-        raise InvalidArgument("no task is asked for: name at least one")
+    outputs = _outputs(tasks, wire.OutputParameters(classification=top_k, softmax=softmax))
     tensors, frames = _tensors(inputs)
     parameters = wire.InferParameters(priority=priority, stream=stream, ordered=ordered)
     header = wire.Infer(session.next_id(), tensors, outputs, parameters)
@@ -99,10 +96,18 @@ def submit_infer(
         raise
 
 
+def _outputs(tasks: Tasks, how: wire.OutputParameters) -> tuple[wire.RequestedOutput, ...]:
+    wanted = [tasks] if isinstance(tasks, str) else tasks
+    outputs = tuple([wire.RequestedOutput(t, how) if isinstance(t, str) else t for t in wanted])
+    if not outputs:
+        raise InvalidArgument("no task is asked for: name at least one")
+    return outputs
+
+
 def _tensors(
     inputs: Inputs,
 ) -> tuple[tuple[wire.InputTensor, ...], tuple[bytes | memoryview, ...]]:
-    """The inputs and their frames; those of arrays are the arrays' own memory."""
+    """The inputs and their payload frames. The frame of an array is the array's own memory."""
     if isinstance(inputs, Mapping):
         if not inputs:
             raise InvalidArgument("no input is given: name at least one tensor")
@@ -118,7 +123,7 @@ def _tensors(
 
 
 def _kept(frame: bytes | memoryview) -> Any:
-    """The bytes of an array as they are now, where ZeroMQ can send them from: the only copy."""
+    """A copy of an array's bytes, made once, from which ZeroMQ sends."""
     return frame if isinstance(frame, bytes) else zmq.Frame(frame, copy=True)
 
 

@@ -18,14 +18,14 @@ from edged.errors import EdgedError, NotFound
 class TaskResult(msgspec.Struct, frozen=True):
     """One task's answer for all rows of the request.
 
-    With `top_k`, `classes[row]` holds the best classes, best first; the tensor that they were
-    taken from is then not in `tensors`. Arrays are read-only, of shape (rows, ...).
+    With `top_k`, `classes[row]` holds the best classes, best first, and the tensor that they were
+    taken from is not in `tensors`. Arrays are read-only, of shape (rows, ...).
     """
 
     task: str
     model: str
     tensors: Mapping[str, NDArray[Any]]
-    classes: tuple[tuple[wire.Class, ...], ...] = ()
+    classes: tuple[tuple[wire.ClassScore, ...], ...] = ()
 
     @property
     def tensor(self) -> NDArray[Any]:
@@ -41,7 +41,7 @@ class Result(msgspec.Struct, frozen=True):
     id: str
     outputs: tuple[TaskResult, ...]
     times: wire.InferTimes
-    round_trip_s: float  # as the client saw it, retries included
+    round_trip_s: float  # time from the first send to the answer, by the client's clock
     sends: int
 
     def __getitem__(self, task: str) -> TaskResult:
@@ -57,7 +57,7 @@ class Result(msgspec.Struct, frozen=True):
 
     @property
     def tier(self) -> str:
-        """Where it was served: client, edge or cloud."""
+        """Where the request was served: client, edge or cloud."""
         return self.times.tier
 
     @property
@@ -66,7 +66,7 @@ class Result(msgspec.Struct, frozen=True):
         return self.times.emulated
 
 
-def reply_of(call: Call) -> wire.Reply:
+def reply_of(call: Call) -> wire.ReplyMessage:
     """The reply to an ended call. Raises the error that it ended with."""
     if isinstance(call.outcome, EdgedError):
         raise call.outcome

@@ -1,15 +1,15 @@
 """The client's side of the protocol without sockets: which requests wait, are out, are answered.
 
-Knows no clock: `now` (seconds, monotonic) is an argument; and of the system only the memory that
-it shares with the daemon (`edged.sharedmem.writer`). A driver reports what happens (`on_connected`,
-`on_message`, ...), sends what `next_to_send` hands out as long as it `can_send()`, calls `on_time`
-at `wakeup_at()`, and collects what has ended from `take_ended`. `Client` and `AsyncClient` are such
-drivers.
+Knows no clock: `now` (seconds, monotonic) is an argument. Of the system it knows only the memory
+that it shares with the daemon (`edged.sharedmem.writer`). A driver, `Client` or `AsyncClient`,
+reports what happens (`on_connected`, `on_message`, ...), sends what `next_to_send` hands out as
+long as it `can_send()`, calls `on_time` at `wakeup_at()`, and collects what has ended from
+`take_ended`.
 
-A request is sent again, with the same id, when the connection was lost, when the daemon said
-"not now, try after ...", or when no answer came for long. Whatever comes for an id that has its
-answer is dropped, so a request has one outcome however often it went out. A request that ends here
-first is taken back from the daemon.
+A request is sent again, with the same id, when the connection was lost, when the daemon said "not
+now", or when no answer came for long. A reply to an id that has its answer is dropped, so a request
+has one outcome however often it was sent. A request that ends here first is cancelled at the
+daemon.
 """
 
 from __future__ import annotations
@@ -17,13 +17,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import count
-from operator import attrgetter
-
-from msgspec.structs import replace
 
 from edged import wire
-from edged.client.call import ON_THE_WAY, Call, Rank, Retry, Stage
-from edged.client.heap import LazyHeap
+from edged.client.announcing import Announcing
+from edged.client.call import ON_THE_WAY, Call, CallStage, Rank, Retry, request_frames
+from edged.client.table import CallTable
 from edged.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -32,12 +30,12 @@ from edged.errors import (
     Unavailable,
     from_code,
 )
-from edged.sharedmem.writer import LEAST_BYTES, Piece, Sharing
+from edged.sharedmem.writer import LEAST_BYTES, MemorySharing, Piece
 from edged.uplink.sender import Upload
 
 
 class Session:
-    """All calls of one client, over as many connections as it takes."""
+    """The requests of one client, over all the connections that it makes."""
 
     def __init__(
         self,
@@ -50,36 +48,33 @@ class Session:
     ) -> None:
         """A session without connection.
 
-        endpoint     for messages
-        jitter       in [0, 1); spreads the retries of many clients
-        heartbeat_s  ping so often while inferences are out, so that the daemon drops them if this
-                     client dies. Only for a driver that runs all the time
-        share_bytes  of memory to ask a daemon on this host for
+        endpoint     named in messages of errors
+        jitter       a number in [0, 1) each time; spreads the retries of many clients
+        heartbeat_s  interval of pings while inferences are out, so that the daemon drops them if
+                     this client dies; only for a driver that runs all the time
+        share_bytes  memory to ask a daemon on this host for
         """
         self.connected = False
-        self.calls: dict[str, Call] = {}  # without outcome, by id
-        self.server: wire.ServerMetadataReply | None = None  # as last heard
-        self.limits = wire.Limits()  # the daemon's; the protocol's defaults until it has been heard
-        self.stray_replies = 0  # second answers, answers to abandoned requests, unreadable ones
+        self._table = CallTable()
+        self.calls = self._table.open
+        self.server: wire.ServerMetadataReply | None = (
+            None  # the daemon's last description of itself
+        )
+        self.limits = wire.Limits()  # the daemon's; until it has said them, the protocol's defaults
+        self.stray_replies = 0  # second answers, answers to abandoned requests, unreadable replies
         self._endpoint = endpoint
         self._retry = retry
         self._jitter = jitter
         self._heartbeat_s = heartbeat_s
-        self._heartbeat_at = math.inf  # while inferences are out
-        self._sharing = Sharing(share_bytes)
+        self._heartbeat_at = math.inf  # time of the next ping; infinity while no inference is out
+        self._sharing = MemorySharing(share_bytes)
         self._numbers = count(1)
-        self._order = count()
-        self._ended: list[Call] = []
-        self._infers_out = 0
-        self._credits: int | None = None  # of the daemon's last answer on this connection
-        # What is to be sent; by submission, so that what is sent again keeps its place.
-        self._line: LazyHeap[Call] = LazyHeap(attrgetter("rank", "order"))
-        self._announced: dict[str, Call] = {}  # inferences, by the id of an open ANNOUNCE
-        self._timers: LazyHeap[Call] = LazyHeap(attrgetter("wake_s", "order"))
+        self._announcing = Announcing(self._table, self.next_id)
+        self._credits: int | None = None  # the last ones that the daemon sent on this connection
 
     @property
     def window(self) -> int:
-        """Inferences that may be out: what the daemon allows, less while others wait as well."""
+        """How many inferences may be out: the daemon's limit, or fewer while other clients wait."""
         most = self.limits.max_in_flight
         return most if self._credits is None else max(1, min(most, self._credits))
 
@@ -90,9 +85,9 @@ class Session:
     # --- what the user wants ------------------------------------------------------------------
 
     def place(self, frames: Sequence[wire.Buffer], now: float) -> Piece | None:
-        """Copy a payload to memory that the daemon shares; None: it is to be sent.
+        """Copy a payload to memory that is shared with the daemon; None: it has to be sent.
 
-        The first one that is large enough asks the daemon for such memory.
+        The first payload that is large enough asks the daemon for such memory.
         """
         size = sum([memoryview(frame).nbytes for frame in frames])
         if size < LEAST_BYTES:
@@ -114,10 +109,11 @@ class Session:
         upload: Upload | None = None,
         piece: Piece | None = None,
     ) -> Call:
-        """Queue a request; an inference with `upload` is announced first, where the daemon can.
+        """Queue a request.
 
-        `piece` is where the payload was placed; it is released when the request ends.
-        Raises InvalidArgument or ResourceExhausted if it cannot be served; then it is not.
+        upload  the upload of an inference, which is announced first if the daemon supports that
+        piece   the shared memory that holds the payload; it is released when the request ends
+        Raises InvalidArgument or ResourceExhausted for a request that the daemon would refuse.
         """
         wire.check_request(header, payload, self.limits)
         if header.id in self.calls:
@@ -125,26 +121,24 @@ class Session:
         call = Call(
             header,
             tuple(payload),
-            order=next(self._order),
             began_s=now,
             deadline_s=now + timeout_s,
             is_infer=isinstance(header, wire.Infer),
             upload=upload,
             piece=piece,
         )
-        self.calls[header.id] = call
-        self._queue(call, now)
+        self._table.add(call)
         return call
 
     def hello(self, *, timeout_s: float, now: float) -> Call:
-        """Ask for the server metadata, which `server` and `limits` come from."""
+        """Ask for the server metadata, which sets `server` and `limits`."""
         return self.submit(wire.ServerMetadata(self.next_id()), timeout_s=timeout_s, now=now)
 
     def cancel(self, call: Call, *, timeout_s: float, now: float) -> Call | None:
-        """Ask the daemon to take `call` back; None if that needs no answer of the daemon.
+        """Ask the daemon to cancel `call`. The reply to the returned call says whether it did, and
+        `call` itself ends when the daemon answers it.
 
-        The reply to the returned call says whether it did; `call` itself then ends as Cancelled
-        by the daemon's word. A call that is not out, or has ended, is settled here.
+        None: the daemon need not be asked, since `call` is not out; it has ended.
         """
         if call.stage in ON_THE_WAY:
             header = wire.Cancel(self.next_id(), call.id)
@@ -153,21 +147,21 @@ class Session:
         return None
 
     def abandon(self, call: Call, now: float) -> None:
-        """End a call whose outcome nobody wants any more; the daemon hears of it in passing."""
-        if call.stage is not Stage.ENDED:
+        """End a call whose outcome nobody wants any more, and tell the daemon without waiting."""
+        if call.stage is not CallStage.ENDED:
             self._take_back(call, Cancelled(f"request {call.id} was taken back"), now)
 
     def close(self, now: float) -> None:
-        """Abandon everything; what is left in the queues is one CANCEL for each inference."""
+        """Abandon all calls; what is left to be sent is one CANCEL for each inference."""
         for call in list(self.calls.values()):
-            if not (isinstance(call.header, wire.Cancel) and call.stage is Stage.QUEUED):
+            if not (isinstance(call.header, wire.Cancel) and call.stage is CallStage.QUEUED):
                 self.abandon(call, now)
         self._sharing.close()
 
     def leave_memory(self) -> None:
-        """Let go of what is shared with the daemon, requests or not: the last that is done with it.
+        """Let go of the memory that is shared with the daemon. The session is not used after that.
 
-        For a forked child, whose parent goes on: the child's hold would outlive the parent's.
+        A forked child calls this, so that the memory ends when its parent, which goes on, does.
         """
         for call in list(self.calls.values()):
             call.piece, call.payload = None, ()
@@ -176,7 +170,7 @@ class Session:
     # --- what happens -------------------------------------------------------------------------
 
     def on_connected(self, now: float) -> None:
-        """The connection stands (again). Its far end may be a new daemon: ask for its limits."""
+        """There is a connection, perhaps to another daemon than before: ask for its limits."""
         self.connected = True
         self._credits = None
         self._sharing.on_connected()
@@ -184,11 +178,11 @@ class Session:
             self.hello(timeout_s=self._retry.resend_after_s, now=now)
 
     def on_disconnected(self, now: float) -> None:
-        """What was out is lost; it is sent again on the next connection, or ends."""
+        """Each call that was out is lost: it is sent again on the next connection, or ends."""
         self.connected = False
         for call in [call for call in self.calls.values() if call.stage in ON_THE_WAY]:
-            if call.stage is Stage.ENDED:
-                continue  # the announcement of one that was here before it
+            if call.stage is CallStage.ENDED:
+                continue  # it announced a call that was before it in this list
             lost = Unavailable(
                 f"the connection to {self._endpoint} broke; request {call.id} went out "
                 f"{call.sends} times without an answer: see the daemon's log"
@@ -212,26 +206,25 @@ class Session:
                 case wire.InferReply():
                     self._credits = header.parameters.credits
                 case wire.GrantReply():
-                    self._on_granted(header, now)
+                    self._announcing.granted(header, now)
                 case wire.ShareReply():
                     self._sharing.on_reply(header)
                 case wire.ServerMetadataReply():
                     self.server, self.limits = header, header.limits
             self._end(call, reply, now)
         elif isinstance(header, wire.ChunkReply):
-            self._on_received(call, header.received, now)
+            self._announcing.received(call, header.received, now)
         else:
             what = f"{type(header).__name__} answers {type(call.header).__name__} {call.id}"
             self._end(call, EdgedError(f"the daemon breaks the protocol: {what}"), now)
 
     def on_time(self, now: float) -> None:
-        """End what is past its deadline; queue what is due to be sent again."""
-        while (call := self._timers.first()) is not None and call.wake_s <= now:
-            self._timers.pop()
+        """End each call that is past its deadline, and queue each that is due to be sent again."""
+        while (call := self._table.take_due(now)) is not None:
             if call.deadline_s <= now:
                 self._take_back(call, self._too_late(call), now)
-            elif call.stage is Stage.UPLOADING and call.upload is not None:
-                self._pace(call, call.upload, now)
+            elif call.stage is CallStage.UPLOADING and call.upload is not None:
+                self._announcing.pace(call, call.upload, now)
             else:
                 self._queue(call, now)
         if self._heartbeat_s is not None and self._heartbeat_at <= now:
@@ -243,20 +236,19 @@ class Session:
 
     def can_send(self) -> bool:
         """Whether `next_to_send` has something."""
-        call = self._line.first() if self.connected else None
+        call = self._table.first_to_send() if self.connected else None
         if call is None:
             return False
-        return call.rank is not Rank.INFER or self._infers_out < self.window
+        return call.rank is not Rank.INFER or self._table.infers_out < self.window
 
     def next_to_send(self, now: float) -> wire.Frames:
-        """The frames of one message that is to be sent now; the call counts as sent.
+        """The frames of one message, which the caller sends now: its call counts as sent.
 
-        Only for who has just heard from `can_send` that there is one.
+        May be called only right after `can_send` has returned True.
         """
-        call = self._line.pop()
-        call.rank = None
+        call = self._table.take_to_send()
         upload = call.upload
-        if call.stage is Stage.QUEUED:
+        if call.stage is CallStage.QUEUED:
             call.sends += 1
             if upload is not None:
                 upload.begin(in_one_piece=not self._daemon_grants)
@@ -265,18 +257,16 @@ class Session:
         wake_s = call.deadline_s
         if call.sends < self._retry.attempts:
             wake_s = min(wake_s, now + self._retry.resend_after_s * 2 ** (call.sends - 1))
-        self._enter(call, Stage.OUT, wake_s, now)
-        return self._request(call, now)
+        self._enter(call, CallStage.OUT, wake_s, now)
+        return request_frames(call, self.limits, self._sharing.current, now)
 
     def wakeup_at(self) -> float:
-        """When `on_time` has something to do; infinity: not before something else happens."""
-        first = self._timers.first()
-        return self._heartbeat_at if first is None else min(first.wake_s, self._heartbeat_at)
+        """When to call `on_time`; infinity: nothing is due before something else happens."""
+        return min(self._table.wakeup_at(), self._heartbeat_at)
 
     def take_ended(self) -> list[Call]:
-        """The calls that have got their outcome since the last time."""
-        ended, self._ended = self._ended, []
-        return ended
+        """The calls that have got their outcome since this was last asked."""
+        return self._table.take_ended()
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -285,7 +275,7 @@ class Session:
         error = from_code(header.code, wire.one_line(header.error), retry_after_s=after_s)
         call = None
         if header.id is not None:
-            call = self._announced.get(header.id) or self.calls.get(header.id)
+            call = self._announcing.find(header.id) or self.calls.get(header.id)
         if call is not None and after_s is not None:
             wait_s = max(after_s, self._retry.backoff_s * 2 ** max(0, call.sends - 1))
             self._retry_or_end(call, wait_s * (1 + self._jitter() / 4), error, now)
@@ -297,9 +287,9 @@ class Session:
             self.stray_replies += 1
 
     def _on_stray(self, error: EdgedError, now: float) -> None:
-        """A reply that names no request: if only one is out, it is meant."""
+        """A reply that names no request belongs to the call that is out, if only one is."""
         self.stray_replies += 1
-        out = [call for call in self.calls.values() if call.stage is Stage.OUT]
+        out = [call for call in self.calls.values() if call.stage is CallStage.OUT]
         if len(out) == 1:
             self._end(out[0], error, now)
 
@@ -310,92 +300,25 @@ class Session:
         return self.server is not None and wire.GRANTS in self.server.extensions
 
     def _next_piece(self, call: Call, upload: Upload, now: float) -> wire.Frames:
-        """The announcement of what is left, or a chunk of it."""
-        if call.stage is Stage.QUEUED or upload.is_over(now):
-            self._announce(call, upload, now)
-            return self.next_to_send(now)  # announcements overtake
+        """The frames that announce the rest of an upload, or those of its next chunk."""
+        if call.stage is CallStage.QUEUED or upload.is_over(now):
+            upload.end_grant(now)
+            self._enter(call, CallStage.UPLOADING, call.deadline_s, now)
+            self._announcing.announce(call, upload, now)
+            return self.next_to_send(now)  # the announcement, which is sent before any chunk
         offset, data = upload.next_chunk(now)
-        self._pace(call, upload, now)
+        self._announcing.pace(call, upload, now)
         return wire.encode_request(wire.Chunk(call.id, offset), [data])
 
-    def _announce(self, call: Call, upload: Upload, now: float) -> None:
-        infer = call.header
-        assert isinstance(infer, wire.Infer), "this is a bug: no inference"
-        upload.end_grant(now)
-        self._enter(call, Stage.UPLOADING, call.deadline_s, now)
-        header = wire.Announce(
-            id=self.next_id(),
-            request=call.id,
-            task=infer.outputs[0].name,
-            bytes=upload.left_bytes,
-            sent=upload.sent_bytes,
-            rows=infer.inputs[0].shape[0],
-            link_bytes_s=upload.link_bytes_s,
-        )
-        self._announced[header.id] = call
-        asked = Call(header, (), next(self._order), now, call.deadline_s)
-        self.calls[header.id] = asked
-        self._queue(asked, now)
-
-    def _on_granted(self, grant: wire.GrantReply, now: float) -> None:
-        call = self._announced.pop(grant.id, None)
-        if call is not None and call.upload is not None:
-            call.upload.granted(grant, now)
-            self._pace(call, call.upload, now)
-
-    def _on_received(self, call: Call, received_bytes: int, now: float) -> None:
-        if call.stage is Stage.UPLOADING and call.upload is not None:
-            call.upload.acknowledged(received_bytes)
-            self._pace(call, call.upload, now)
-
-    def _pace(self, call: Call, upload: Upload, now: float) -> None:
-        """See to it that what comes next of an upload goes out in time."""
-        due_s = upload.due_at(now)
-        if due_s > now:
-            self._wake(call, min(call.deadline_s, due_s))
-        elif call.rank is None:
-            call.rank = Rank.PIECE
-            self._line.push(call)
-            self._wake(call, call.deadline_s)
-
-    def _close_announcement(self, id: str, now: float) -> None:
-        """Its inference has ended, or begins anew."""
-        del self._announced[id]
-        if (asked := self.calls.get(id)) is not None:
-            self._end(asked, Cancelled(f"announcement {id} is not needed any more"), now)
-
-    # --- inside -------------------------------------------------------------------------------
+    # --- outcomes and stages ------------------------------------------------------------------
 
     def _retry_or_end(self, call: Call, wait_s: float, error: EdgedError, now: float) -> None:
         if call.sends >= self._retry.attempts or now + wait_s >= call.deadline_s:
             self._end(call, error, now)
         elif wait_s:
-            self._enter(call, Stage.WAITING, now + wait_s, now)
+            self._enter(call, CallStage.WAITING, now + wait_s, now)
         else:
             self._queue(call, now)
-
-    def _queue(self, call: Call, now: float) -> None:
-        self._enter(call, Stage.QUEUED, call.deadline_s, now)
-        call.rank = Rank.INFER if call.is_infer else Rank.CONTROL
-        self._line.push(call)
-
-    def _enter(self, call: Call, stage: Stage, wake_s: float, now: float) -> None:
-        if call.is_infer:
-            was_out = self._infers_out
-            self._infers_out += (stage in ON_THE_WAY) - (call.stage in ON_THE_WAY)
-            if self._heartbeat_s is not None and bool(was_out) != bool(self._infers_out):
-                self._heartbeat_at = now + self._heartbeat_s if self._infers_out else math.inf
-        was, call.stage, call.rank = call.stage, stage, None
-        call.wake_s = wake_s
-        if stage is not Stage.ENDED:
-            self._timers.push(call)
-        if was is Stage.UPLOADING:
-            for id in [id for id, announced in self._announced.items() if announced is call]:
-                self._close_announcement(id, now)
-
-    def _wake(self, call: Call, at_s: float) -> None:
-        call.wake_s = at_s
-        self._timers.push(call)
 
     def _take_back(self, call: Call, error: EdgedError, now: float) -> None:
         self._end(call, error, now)
@@ -403,38 +326,31 @@ class Session:
             header = wire.Cancel(self.next_id(), call.id)
             self.submit(header, timeout_s=self._retry.resend_after_s, now=now)
 
-    def _end(self, call: Call, outcome: wire.Reply | EdgedError, now: float) -> None:
-        self._enter(call, Stage.ENDED, math.inf, now)
-        call.outcome = outcome
-        call.ended_s = now
-        if call.piece is not None:
-            call.piece.release()
-        call.piece, call.payload = None, ()  # which nobody sends again, however long it is kept
-        del self.calls[call.header.id]
-        self._ended.append(call)
+    def _queue(self, call: Call, now: float) -> None:
+        was = call.stage
+        self._table.queue(call)
+        self._left(call, was, now)
 
-    def _request(self, call: Call, now: float) -> wire.Frames:
-        """The frames of `call` itself, with the time that is left, for the daemon's own clock.
+    def _enter(self, call: Call, stage: CallStage, wake_s: float, now: float) -> None:
+        was = call.stage
+        self._table.enter(call, stage, wake_s)
+        self._left(call, was, now)
 
-        The payload is among them unless it was uploaded or is shared; it is when it goes out again.
-        """
-        header, upload, piece = call.header, call.upload, call.piece
-        if not isinstance(header, wire.Infer):
-            return wire.encode_request(header, call.payload)
-        left_us = max(1, int((call.deadline_s - now) * 1e6))
-        uploaded = shared = None
-        if upload is not None and not upload.in_one_piece:
-            uploaded = upload.sizes
-        if piece is not None and piece.region is self._sharing.current and call.sends == 1:
-            shared = piece.where
-        parameters = replace(
-            header.parameters,
-            timeout=min(left_us, self.limits.max_timeout_us),
-            upload=uploaded,
-            shared=shared,
-        )
-        payload = call.payload if uploaded is None and shared is None else ()
-        return wire.encode_request(replace(header, parameters=parameters), payload)
+    def _end(self, call: Call, outcome: wire.ReplyMessage | EdgedError, now: float) -> None:
+        was = call.stage
+        self._table.end(call, outcome, now)
+        self._left(call, was, now)
+
+    def _left(self, call: Call, was: CallStage, now: float) -> None:
+        """A call has left the stage `was`: end its announcement with it, begin or end the pings."""
+        if was is CallStage.UPLOADING:
+            self._announcing.close(call, now)
+        if self._heartbeat_s is None:
+            return
+        if not self._table.infers_out:
+            self._heartbeat_at = math.inf
+        elif self._heartbeat_at == math.inf:
+            self._heartbeat_at = now + self._heartbeat_s
 
     def _too_late(self, call: Call) -> EdgedError:
         within = f"within {call.deadline_s - call.began_s:.3g} s"
@@ -445,7 +361,7 @@ class Session:
             )
         if not call.sends:
             return DeadlineExceeded(
-                f"request {call.id} was not sent {within}: {self._infers_out} others are out, "
-                f"the daemon allows {self.window}"
+                f"request {call.id} was not sent {within}: {self._table.infers_out} others are "
+                f"out, the daemon allows {self.window}"
             )
         return DeadlineExceeded(f"no answer to request {call.id} {within}: see edged status")

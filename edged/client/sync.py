@@ -1,33 +1,29 @@
 """The blocking client: a driver of `Session` with one socket, used by one thread.
 
-While a method waits for its own answer it also takes in the others', so several requests can be
-out at a time (`submit`, `infer_many`) without threads.
+While a method waits for its own answer it also takes in the answers of others, so that several
+requests can be out at a time (`submit`, `infer_many`) without threads.
 """
 
 from __future__ import annotations
 
 import math
-import random
 import select
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Literal, TypeVar, overload
 
 import zmq
 
-from edged import wire
 from edged.client import forks
-from edged.client.call import Call, Retry, positive_count, positive_s
-from edged.client.link import Connection, Link, checked_endpoint, connect, link_event
-from edged.client.requests import Inputs, Options, Tasks, submit_infer
+from edged.client.base import ClientBase, Window, is_cancelled
+from edged.client.call import Call
+from edged.client.link import DealerConnection, Link, link_event
+from edged.client.questions import Inquiry
+from edged.client.requests import Inputs, Options, Tasks
 from edged.client.results import Result, reply_of, result_of
-from edged.client.session import Session
-from edged.errors import Cancelled, EdgedError, InvalidArgument
-from edged.sharedmem.writer import DEFAULT_BYTES, shared_bytes
+from edged.errors import EdgedError, InvalidArgument
 from edged.sockets import has_message, has_room, receive, send
 
 if TYPE_CHECKING:
@@ -48,7 +44,7 @@ class Pending:
         return self._call.id
 
     def done(self) -> bool:
-        """Whether `result()` returns at once. Looks, does not wait."""
+        """Whether `result()` returns at once. Takes in what has arrived and does not wait."""
         if self._call.outcome is None:
             self._client._turn(wait=False)
         return self._call.outcome is not None
@@ -63,7 +59,7 @@ class Pending:
         return self._client._cancel(self._call)
 
 
-class Client:
+class Client(ClientBase):
     """A connection to a daemon.
 
         with Client("ipc:///run/edged/edged.sock") as client:
@@ -75,42 +71,15 @@ class Client:
     one in each process: in a child, what it inherited refuses to be used.
     """
 
-    def __init__(
-        self,
-        endpoint: str = wire.DEFAULT_ENDPOINT,
-        *,
-        timeout_s: float = 30.0,
-        connect_timeout_s: float = 5.0,
-        retry: Retry = Retry(),  # noqa: B008 a frozen value
-        share_bytes: int = DEFAULT_BYTES,
-    ) -> None:
-        """`share_bytes`: of memory to share with a daemon on this host, which then reads payloads
-        there; over ipc endpoints only. 0: none.
-        """
-        self._endpoint = checked_endpoint(endpoint)
-        self._timeout_s = positive_s(timeout_s, "timeout_s")
-        self._connect_timeout_s = positive_s(connect_timeout_s, "connect_timeout_s")
-        self._session = Session(
-            endpoint,
-            retry,
-            jitter=random.random,
-            share_bytes=shared_bytes(endpoint, share_bytes),
-        )
-        self._connection: Connection | None = None
-        self._thread = 0
-        self._is_forked = False  # this is a child of the process that connected
+    _STATEMENT = "a with"
+    _thread = 0  # identifier of the thread that connected
 
     # --- life ---------------------------------------------------------------------------------
 
     def connect(self) -> Client:
-        """Connect and hear the daemon's limits. Raises Unavailable when no daemon answers."""
-        if self._connection is not None:
-            raise InvalidArgument("the client is connected already: connect it once")
-        if self._is_forked:
-            raise forks.refusal()
-        connection = self._connection = connect(zmq.Context(), self._endpoint)
-        forks.watch(self)
-        self._link_changed = True  # perhaps: it was not looked at
+        """Connect, and ask for the daemon's limits. Raises Unavailable when no daemon answers."""
+        connection = self._begin_connection(zmq.Context)
+        self._link_changed = True  # it may have changed: the monitor was not read yet
         self._monitor_fd = connection.monitor.FD
         self._changes = select.poll()
         for descriptor in (self._monitor_fd, connection.socket.FD):
@@ -134,14 +103,6 @@ class Client:
         self._connection = None
         forks.forget(self)
 
-    def on_fork(self) -> None:
-        """For `edged.client.forks`."""
-        self._session.leave_memory()
-        self._session = Session(self._endpoint, Retry())
-        if self._connection is not None:
-            forks.leave(self._connection)
-        self._connection, self._is_forked = None, True
-
     def __enter__(self) -> Client:
         return self.connect()
 
@@ -164,19 +125,15 @@ class Client:
         options  see `Options`
         """
         self._open()
-        call = self._submit(inputs, tasks, options)
+        call = self._submit_infer(inputs, tasks, time.monotonic(), **options)
         try:
             return result_of(self._wait(call))
         finally:  # an interrupt must not leave the daemon at work
             self._abandon(call)
 
     def submit(self, inputs: Inputs, tasks: Tasks, **options: Unpack[Options]) -> Pending:
-        """As `infer`, but returns at once."""
-        connection = self._open()
-        call = self._submit(inputs, tasks, options)
-        if not self._send(connection):
-            self._turn(wait=False)
-        return Pending(self, call)
+        """Begin an inference and return at once."""
+        return Pending(self, self._submit(inputs, tasks, options))
 
     @overload
     def infer_many(
@@ -214,88 +171,36 @@ class Client:
         An error is raised at its place, which ends the iteration; with `return_exceptions` it is
         yielded there instead. Ending the iteration early takes back what is out.
         """
-        window: deque[Pending | EdgedError] = deque()
-        source = iter(many)
-        positive_count(in_flight, "in_flight")
+        window = Window(many, in_flight, lambda inputs: self._submit(inputs, tasks, options))
         try:
-            while True:
-                for inputs in islice(source, in_flight - len(window)):
-                    window.append(self._submit_or_error(inputs, tasks, options))
-                if not window:
-                    return
-                outcome = _outcome(window[0])
-                window.popleft()
+            while (oldest := window.oldest()) is not None:
+                outcome = self._outcome(oldest)
+                window.drop_oldest()
                 if isinstance(outcome, EdgedError) and not return_exceptions:
                     raise outcome
                 yield outcome
         finally:
-            for pending in window:
-                if isinstance(pending, Pending):
-                    self._abandon(pending._call)
-
-    # --- questions ----------------------------------------------------------------------------
-
-    def live(self) -> bool:
-        """Whether the daemon's front answers."""
-        return self._ask(wire.LiveReply, wire.ServerLive).live
-
-    def ready(self) -> wire.ReadyReply:
-        """Whether it takes requests, and if not, why."""
-        return self._ask(wire.ReadyReply, wire.ServerReady)
-
-    def metadata(self) -> wire.ServerMetadataReply:
-        """Version, extensions, limits."""
-        return self._ask(wire.ServerMetadataReply, wire.ServerMetadata)
-
-    def models(self, *, ready: bool = False) -> tuple[wire.ModelState, ...]:
-        """The models of the repository, or only those that can be used now."""
-        return self._ask(wire.RepositoryIndexReply, wire.RepositoryIndex, ready).models
-
-    def model(self, name: str) -> wire.ModelMetadataReply:
-        """Inputs, outputs, labels of a task's default model, or of a model."""
-        return self._ask(wire.ModelMetadataReply, wire.ModelMetadata, name)
-
-    def model_ready(self, name: str) -> wire.ModelReadyReply:
-        """Whether a task's default model, or a model, can be used now."""
-        return self._ask(wire.ModelReadyReply, wire.ModelReady, name)
-
-    def statistics(self) -> wire.StatisticsReply:
-        """Counts and times since the daemon started."""
-        return self._ask(wire.StatisticsReply, wire.Statistics)
-
-    def ping(self) -> float:
-        """Seconds to the daemon's front and back."""
-        began_s = time.monotonic()
-        self._ask(wire.PingReply, wire.Ping)
-        return time.monotonic() - began_s
+            for call in window.calls():
+                self._abandon(call)
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _ask(
-        self, reply_type: type[R], request_type: Callable[..., wire.RequestHeader], *fields: Any
-    ) -> R:
+    def _ask(self, inquiry: Inquiry[R]) -> R:
         self._open()
-        header = request_type(self._session.next_id(), *fields)
-        call = self._session.submit(header, timeout_s=self._timeout_s, now=time.monotonic())
-        reply = reply_of(self._wait(call)).header
-        assert isinstance(reply, reply_type), "this is a bug: the session lets no other pass"
-        return reply
+        return inquiry.read(self._wait(self._submit_inquiry(inquiry.header, time.monotonic())))
 
     def _submit(self, inputs: Inputs, tasks: Tasks, options: Options) -> Call:
-        return submit_infer(
-            self._session,
-            inputs,
-            tasks,
-            now=time.monotonic(),
-            default_timeout_s=self._timeout_s,
-            **options,
-        )
+        connection = self._open()
+        call = self._submit_infer(inputs, tasks, time.monotonic(), **options)
+        if not self._send(connection):
+            self._turn(wait=False)
+        return call
 
-    def _submit_or_error(
-        self, inputs: Inputs, tasks: Tasks, options: Options
-    ) -> Pending | EdgedError:
+    def _outcome(self, call: Call | EdgedError) -> Result | EdgedError:
+        if isinstance(call, EdgedError):
+            return call
         try:
-            return self.submit(inputs, tasks, **options)
+            return result_of(self._wait(call))
         except EdgedError as error:
             return error
 
@@ -303,23 +208,22 @@ class Client:
         if call.outcome is None:
             self._open()
         asked = self._session.cancel(call, timeout_s=self._timeout_s, now=time.monotonic())
-        if asked is None:
-            return isinstance(call.outcome, Cancelled)
-        reply = reply_of(self._wait(asked)).header
-        return isinstance(reply, wire.CancelReply) and reply.cancelled
+        if asked is not None:
+            self._wait(asked)
+        return is_cancelled(call, asked)
 
     def _abandon(self, call: Call) -> None:
-        if self._connection is not None:  # else it has ended, or is the parent's
+        if self._connection is not None:  # else the call has ended, or is the parent's
             self._session.abandon(call, time.monotonic())
 
     def _wait(self, call: Call) -> Call:
-        """`call` when it has ended, which its deadline makes sure of."""
+        """`call`, when it has ended: at its deadline at the latest."""
         while call.outcome is None:
             self._turn()
         return call
 
     def _turn(self, *, wait: bool = True) -> None:
-        """Send what is to be sent, wait until something happens, take it in."""
+        """Send what can be sent; if `wait`, wait until something happens; take it in."""
         connection = self._open()
         self._send(connection)
         if not (self._link_changed or has_message(connection.socket)):
@@ -332,8 +236,9 @@ class Client:
             while has_message(connection.monitor):
                 link_events.append(link_event(connection.monitor.recv_multipart()))
         now = time.monotonic()
-        # In this order: what had arrived when the connection broke is not lost with it.
-        # When no call waits any more, nothing that matters can be there, and to look costs time.
+        # Messages are read before events of the connection are told, so that none that had arrived
+        # is lost when the connection broke. When no call is open no message matters, and looking
+        # for one would cost time.
         while self._session.calls and has_message(connection.socket):
             frames = [frame.bytes for frame in receive(connection.socket)]
             self._session.on_message(frames, now)
@@ -343,30 +248,18 @@ class Client:
             else:
                 self._session.on_disconnected(now)
         self._session.on_time(now)
-        self._session.take_ended()  # whoever waits looks at the call itself
+        self._session.take_ended()  # `_wait` looks at the call itself
 
-    def _send(self, connection: Connection) -> bool:
-        """Send what is to be sent. False: there is no room for all of it."""
+    def _send(self, connection: DealerConnection) -> bool:
+        """Send what can be sent. False: the socket has no room for more."""
         while self._session.can_send():
             if not has_room(connection.socket):
                 return False
             send(connection.socket, self._session.next_to_send(time.monotonic()))
         return True
 
-    def _open(self) -> Connection:
-        if self._connection is None:
-            if self._is_forked:
-                raise forks.refusal()
-            raise InvalidArgument("the client is not connected: use it in a with statement")
+    def _open(self) -> DealerConnection:
+        connection = super()._open()
         if threading.get_ident() != self._thread:
             raise InvalidArgument("this client belongs to another thread: open one for each thread")
-        return self._connection
-
-
-def _outcome(pending: Pending | EdgedError) -> Result | EdgedError:
-    if isinstance(pending, EdgedError):
-        return pending
-    try:
-        return pending.result()
-    except EdgedError as error:
-        return error
+        return connection

@@ -1,4 +1,4 @@
-"""Arrays to payload frames and back: datatypes of the wire as numpy types, little-endian."""
+"""Arrays to payload frames and back: the wire's datatypes as little-endian numpy types."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DATATYPES |= {dtype.newbyteorder(">"): datatype for dtype, datatype in _DATATYP
 def to_wire(name: str, array: NDArray[Any]) -> tuple[wire.InputTensor, memoryview]:
     """Input `name` and its frame, for an array of shape (rows, ...). Raises InvalidArgument.
 
-    The frame is the array's own memory, if that lies in one piece as the wire has it.
+    The frame is the array's own memory, if that is contiguous and little-endian.
     """
     if not isinstance(array, np.ndarray) or not array.ndim or not array.size:
         raise InvalidArgument(f"input {name!r} is not an array of shape (rows, ...), or is empty")

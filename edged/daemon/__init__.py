@@ -3,60 +3,57 @@
 from __future__ import annotations
 
 import logging
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from edged import malloc as heap
+from edged import logs, malloc
 from edged.config import Config
 from edged.daemon.loop import Loop
-from edged.daemon.models.held_store import Shelf
-from edged.daemon.preflight import check, worker_settings
-from edged.errors import InvalidArgument
+from edged.daemon.models.held_store import HeldStore
+from edged.daemon.preflight import check, check_blocks, worker_settings
+from edged.errors import EdgedError, InvalidArgument
 from edged.observe.recording import Recorder
 from edged.store import Store
-from edged.systemd import JournalFormatter, Notifier, is_journal
+from edged.systemd import Notifier
 
 __all__ = ["serve", "worker_settings"]
 
 log = logging.getLogger("edged")
 
-_KEEP_BYTES, _KEEP_PIECE_BYTES = 32 << 20, 16 << 20  # of freed payloads, for those that come next
+# Freed payloads that the front keeps: the next ones take their place without asking the kernel.
+_KEEP_BYTES, _KEEP_PIECE_BYTES = 32 << 20, 16 << 20
 
 
 def serve(config: Config, *, record: Path | None = None) -> int:
     """Run until told to end; the exit status. Raises EdgedError when it cannot start."""
-    _start_logging(config.log.level)
-    heap.keep(_KEEP_BYTES, _KEEP_PIECE_BYTES)
+    logs.begin(config.log.level)
+    malloc.keep(_KEEP_BYTES, _KEEP_PIECE_BYTES)
     with ExitStack() as stack:
-        shelf = Shelf(Store(config.store), config.models)
-        stack.callback(shelf.close)
-        checked = check(config, shelf)
+        held = HeldStore(Store(config.store), config.models)
+        stack.callback(held.close)
+        checked = check(config, held)
         for name, model in checked.versions.unusable.items():
-            log.error("model %s cannot be served: %s", name, model.reason)
-        recorder = None
-        if record is not None:
-            try:
-                file = stack.enter_context(record.open("w", encoding="utf-8"))
-            except OSError as error:
-                raise InvalidArgument(f"cannot record to {record}: {error.strerror}") from error
-            recorder = Recorder(file, config.scheduler.choice, config.memory.choice)
+            log.error("model %s cannot be served: %s", name, model.reason, extra={"model": name})
         loop = Loop(
             config,
             checked.versions,
-            shelf,
+            held,
             checked.worker,
             notifier=Notifier(),
-            recorder=recorder,
+            recorder=None if record is None else _recorder(record, config, stack),
             profile=checked.profile,
         )
-        return loop.run()
+        try:
+            return loop.run()
+        except EdgedError as error:
+            if type(error) is EdgedError:  # all that a worker can say of a damaged store
+                check_blocks(config)
+            raise
 
 
-def _start_logging(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    if is_journal(sys.stderr.fileno()):
-        handler.setFormatter(JournalFormatter())  # which adds the time and the name itself
-    else:
-        handler.setFormatter(logging.Formatter("edged: %(levelname)s: %(message)s"))
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+def _recorder(path: Path, config: Config, stack: ExitStack) -> Recorder:
+    try:
+        file = stack.enter_context(path.open("w", encoding="utf-8"))
+    except OSError as error:
+        raise InvalidArgument(f"cannot record to {path}: {error.strerror}") from error
+    return Recorder(file, config.scheduler.settings, config.memory.choice)

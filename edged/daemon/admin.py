@@ -1,7 +1,7 @@
-"""The admin endpoint: its messages and their answers. Knows no sockets.
+"""The admin endpoint: reads its requests and sends their answers. Knows no sockets.
 
-Administrators have an endpoint and a set of messages of their own, so that clients cannot change
-what the daemon serves.
+The endpoint is one of its own, with its own messages, so that a client that may use the daemon
+cannot change it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Send = Callable[[bytes, wire.Frames], object]
 
 
 class AdminEndpoint:
-    """Answers each request once, when it is done; a repetition meanwhile is ignored."""
+    """Answers each request once, when it is done. A request that comes again before is ignored."""
 
     def __init__(self, service: Service, *, send: Send) -> None:
         self._service = service
@@ -45,7 +45,7 @@ class AdminEndpoint:
         try:
             if type(header) in _BEGIN:
                 _BEGIN[type(header)](self, routing_id, header, now)
-            elif isinstance(header, wire.Residency):
+            elif isinstance(header, wire.ResidencyQuery):
                 memory = self._service.scheduler.memory()
                 self._answer(routing_id, residency(self._administration, memory, header.id))
             else:
@@ -55,21 +55,10 @@ class AdminEndpoint:
 
     # --- what takes time --------------------------------------------------------------------------
 
-    def _load(self, routing_id: bytes, header: wire.ModelLoad, now: float) -> None:
-        reply = wire.ModelLoadReply(header.id, header.name)
-        self._administration.load(header.name, self._when_done(routing_id, reply), now)
-
-    def _unload(self, routing_id: bytes, header: wire.ModelUnload, now: float) -> None:
-        reply = wire.ModelUnloadReply(header.id, header.name)
-        self._administration.unload(header.name, self._when_done(routing_id, reply), now)
-
-    def _pin(self, routing_id: bytes, header: wire.ModelPin, now: float) -> None:
-        reply = wire.ModelPinReply(header.id, header.name)
-        self._administration.pin(header.name, self._when_done(routing_id, reply), now)
-
-    def _unpin(self, routing_id: bytes, header: wire.ModelUnpin, now: float) -> None:
-        reply = wire.ModelUnpinReply(header.id, header.name)
-        self._administration.unpin(header.name, self._when_done(routing_id, reply), now)
+    def _set(self, routing_id: bytes, header: wire.ModelSet, now: float) -> None:
+        reply = wire.ModelSetReply(header.id, header.name, header.to)
+        change = _CHANGES[header.to]
+        change(self._administration, header.name, self._when_done(routing_id, reply), now)
 
     def _reload(self, routing_id: bytes, header: wire.Reload, now: float) -> None:
         def done(outcome: Change | EdgedError, now: float) -> None:
@@ -106,9 +95,9 @@ class AdminEndpoint:
 
 
 def residency(administration: Administration, memory: MemoryState, id: str) -> wire.ResidencyReply:
-    """What of each version is on the device."""
-    versions = administration.versions
+    """How much of each version is on the device."""
     bytes_used = {b.block: b.bytes for b in memory.blocks if b.state != "loading"}
+    versions = administration.versions
     models = []
     for key, manifest in sorted(versions.models.items()):
         blocks = {step.block for step in manifest.steps}
@@ -130,10 +119,14 @@ def residency(administration: Administration, memory: MemoryState, id: str) -> w
     return wire.ResidencyReply(id, tuple(models), sum(bytes_used.values()))
 
 
+_CHANGES: dict[wire.Residence, Callable[[Administration, str, Done, float], None]] = {
+    "loaded": Administration.load,
+    "unloaded": Administration.unload,
+    "pinned": Administration.pin,
+    "unpinned": Administration.unpin,
+}
+
 _BEGIN: dict[type, Callable[[AdminEndpoint, bytes, Any, float], None]] = {
-    wire.ModelLoad: AdminEndpoint._load,
-    wire.ModelUnload: AdminEndpoint._unload,
-    wire.ModelPin: AdminEndpoint._pin,
-    wire.ModelUnpin: AdminEndpoint._unpin,
+    wire.ModelSet: AdminEndpoint._set,
     wire.Reload: AdminEndpoint._reload,
 }

@@ -13,7 +13,7 @@ from edged.daemon.models.versions import Versions
 from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.profiles import machine
-from edged.profiles.form import Profile, check_fits, group_costs
+from edged.profiles.form import DeviceProfile, check_fits, group_costs
 
 log = logging.getLogger("edged")
 
@@ -84,7 +84,7 @@ class KnownCosts:
 
 
 def costs_of_a_lane(
-    ready: link.Ready, manifests: Mapping[str, Manifest], profile: Profile | None
+    ready: link.Ready, manifests: Mapping[str, Manifest], profile: DeviceProfile | None
 ) -> tuple[GroupCost, ...]:
     """`manifests` by the keys that the worker knows them by. Raises ConfigError when there is a
     profile, and it is not of this device and these blocks.

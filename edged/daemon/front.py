@@ -49,6 +49,7 @@ from edged.daemon.figures import Figures
 from edged.daemon.intake import Intake
 from edged.daemon.models.administration import Administration, Shelf
 from edged.daemon.models.catalog import Catalog
+from edged.daemon.models.state_file import instructions_of
 from edged.daemon.models.versions import Versions
 from edged.daemon.peers.clients import ConnectedClient
 from edged.daemon.peers.room import BufferLimits
@@ -62,7 +63,7 @@ from edged.manifest import Manifest
 from edged.observe import Observer
 from edged.observe.statistics import TaskCounters
 from edged.policies import find as find_policy
-from edged.profiles.form import Profile
+from edged.profiles.form import DeviceProfile
 from edged.sharedmem.owner import SharedRegions
 from edged.uplink.receiver import Uploads
 
@@ -89,7 +90,7 @@ class Front:
         regions: SharedRegions,
         started_at: float,
         observers: Sequence[Observer] = (),
-        profile: Profile | None = None,
+        profile: DeviceProfile | None = None,
     ) -> None:
         catalog = versions.catalog()
         self._config = config
@@ -97,8 +98,8 @@ class Front:
         self._costs = KnownCosts(profile)
         self.drained = False
         self._inbox: deque[Event | link.Define | link.Forget] = deque()
-        choice = config.scheduler.choice
-        scheduler = Scheduler(choice, config.memory.choice, find_policy(choice.policy))
+        chosen = config.scheduler.settings
+        scheduler = Scheduler(chosen, config.memory.choice, find_policy(chosen.policy))
         self._scheduler = scheduler
         self._counters = TaskCounters(catalog.tasks, versions.models)
         self._observers = (*observers, self._counters)
@@ -107,7 +108,7 @@ class Front:
         replies = self._replies = Replies(outlet, config, self._on_gone)
         worker = WorkerPort(config, outlet, scheduler, replies.pending, versions.models)
         self._worker, self.outstanding = worker, worker.outstanding
-        self._administration = Administration(versions, shelf, config.memory.pinned, self)
+        self._administration = Administration(versions, shelf, instructions_of(config), self)
         self.service = Service(
             config, catalog, versions, self._administration, scheduler, worker, regions, started_at
         )
@@ -116,6 +117,7 @@ class Front:
         admin = AdminEndpoint(self.service, send=outlet.to_admin)
         self.on_request, self.on_admin = intake.on_request, admin.on_request
         self.tell_versions(started_at)
+        self._administration.recall(started_at)
 
     # --- the pump -----------------------------------------------------------------------------
 
@@ -303,7 +305,8 @@ class Front:
         if client.is_gone:
             return
         client.is_gone = True
-        log.info("client %d is gone: %d requests dropped", client.number, len(client.in_flight))
+        dropped, fields = len(client.in_flight), {"client": client.number}
+        log.info("client %d is gone: %d requests dropped", client.number, dropped, extra=fields)
         self._uploads.forget(client)
         self.tell(ClientGone(client.number), now)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class Situation:
     reason: str  # why it is not ready, for people; empty if it is
     idle: Callable[[], Mapping[str, str]] = dict  # models that are not served now, and why
     shares_memory: bool = False  # clients on this host can share memory with the daemon
+    pinned: Collection[str] = ()  # names of the models that never leave the device
 
     @property
     def ready(self) -> bool:
@@ -77,7 +78,7 @@ def _repository_index(
     if header.ready and not situation.ready:
         return wire.RepositoryIndexReply(header.id, ())
     state = _MODEL_STATES.get(situation.state, "LOADING")
-    models = situation.catalog.index(state, situation.reason, situation.idle())
+    models = situation.catalog.index(state, situation.reason, situation.idle(), situation.pinned)
     wanted = tuple(model for model in models if not header.ready or model.state == "READY")
     return wire.RepositoryIndexReply(header.id, wanted)
 

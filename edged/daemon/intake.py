@@ -56,7 +56,7 @@ class Intake:
 
     # --- requests for inference -----------------------------------------------------------------
 
-    def _infer(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+    def _infer(self, client: ConnectedClient, request: wire.RequestMessage, now: float) -> None:
         infer = request.header
         assert isinstance(infer, wire.Infer)
         if infer.id in client.in_flight:
@@ -138,7 +138,7 @@ class Intake:
 
     # --- everything else ------------------------------------------------------------------------
 
-    def _cancel(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+    def _cancel(self, client: ConnectedClient, request: wire.RequestMessage, now: float) -> None:
         header = request.header
         assert isinstance(header, wire.Cancel)
         rid = client.in_flight.get(header.request)
@@ -147,7 +147,7 @@ class Intake:
         cancelled = rid is not None or self.uploads.cancel(client, header.request)
         self.replies.send(client, wire.CancelReply(header.id, cancelled), now)
 
-    def _announce(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+    def _announce(self, client: ConnectedClient, request: wire.RequestMessage, now: float) -> None:
         header = request.header
         assert isinstance(header, wire.Announce)
         if self.service.draining:
@@ -156,38 +156,40 @@ class Intake:
         group = catalog.group(catalog.find(header.task).name)
         self.uploads.announce(client, header, group, now)
 
-    def _chunk(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+    def _chunk(self, client: ConnectedClient, request: wire.RequestMessage, now: float) -> None:
         assert isinstance(request.header, wire.Chunk)
         reply = self.uploads.chunk(client, request.header, request.payload[0], now)
         if reply is not None:
             self.replies.send(client, reply, now)
 
-    def _share(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+    def _share(self, client: ConnectedClient, request: wire.RequestMessage, now: float) -> None:
         assert isinstance(request.header, wire.Share)
         reply = self._regions.share(client.routing_id, request.header)
         self.replies.send(client, reply, now)
 
-    def _statistics(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+    def _statistics(
+        self, client: ConnectedClient, request: wire.RequestMessage, now: float
+    ) -> None:
         self.figures.ask(client, request.header.id, now)
 
-    def _ping(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+    def _ping(self, client: ConnectedClient, request: wire.RequestMessage, now: float) -> None:
         assert isinstance(request.header, wire.Ping)
         if request.header.interval is not None:
             client.promised_s = request.header.interval / 1e6
         self._inquire(client, request, now)
 
-    def _inquire(self, client: ConnectedClient, request: wire.Request, now: float) -> None:
+    def _inquire(self, client: ConnectedClient, request: wire.RequestMessage, now: float) -> None:
         reply = inquiries.reply(request.header, self.service.situation())
         self.replies.send(client, reply, now)
 
 
-_HANDLERS: dict[type, Callable[[Intake, ConnectedClient, wire.Request, float], None]] = {
+_HANDLERS: dict[type, Callable[[Intake, ConnectedClient, wire.RequestMessage, float], None]] = {
     **dict.fromkeys(inquiries.INQUIRIES, Intake._inquire),
     wire.Infer: Intake._infer,
     wire.Cancel: Intake._cancel,
     wire.Announce: Intake._announce,
     wire.Chunk: Intake._chunk,
     wire.Share: Intake._share,
-    wire.Statistics: Intake._statistics,
+    wire.StatisticsQuery: Intake._statistics,
     wire.Ping: Intake._ping,
 }

@@ -23,7 +23,7 @@ from edged.daemon.supervisor import STOP_S, Supervisor, WorkerChannel
 from edged.device.settings import Settings as WorkerSettings
 from edged.observe.awake import Awake
 from edged.observe.recording import Recorder
-from edged.profiles.form import Profile
+from edged.profiles.form import DeviceProfile
 from edged.systemd import Notifier
 
 log = logging.getLogger("edged")
@@ -43,7 +43,7 @@ class Loop:
         *,
         notifier: Notifier,
         recorder: Recorder | None = None,
-        profile: Profile | None = None,
+        profile: DeviceProfile | None = None,
     ) -> None:
         self._config = config
         self._notifier = notifier

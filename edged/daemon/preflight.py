@@ -1,35 +1,39 @@
 """What a start needs of this machine, looked at before anything is started.
 
-`edged check` and the start of `edged serve` call the same `check`, with the eyes of the account
-that runs them, so that what is found good by the one is by the other. Nothing is kept: what it
-tries out in a directory it takes away again. Other daemons are not looked for.
+`edged serve` calls `check` before it touches a socket. `edged check` calls the same function with
+the rights of the account that runs it, and then `check_device` and `check_blocks`: what these find
+out, the worker of a start finds out as it loads.
 """
 
 from __future__ import annotations
 
-import errno
 import math
 import os
-import socket
-import tempfile
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from edged import options, profiles, wire
 from edged.config import Config, cores
-from edged.daemon.models.held_store import Shelf
+from edged.daemon.models.held_store import HeldStore, inspect
+from edged.daemon.models.state_file import state_dir
 from edged.daemon.models.versions import Versions
+from edged.daemon.places import check_directory, check_endpoint, endpoints
 from edged.device.inputs import preparations
+from edged.device.process import command, environment
 from edged.device.settings import Settings as WorkerSettings
-from edged.endpoints import Endpoint, Tcp
-from edged.errors import ConfigError, StoreError, Unavailable
+from edged.device.settings import Trial
+from edged.errors import ConfigError, EdgedError, StoreError, Unavailable, from_code
 from edged.manifest import Manifest
 from edged.observe.awake import Awake
-from edged.profiles.form import Profile, check_fits, microbatches
+from edged.profiles.form import DeviceProfile, check_fits, microbatches
 from edged.store import Store
+
+_TRIAL_S = 120.0  # a device that does not come up within that time hangs
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,34 +42,84 @@ class Checked:
 
     versions: Versions
     worker: WorkerSettings
-    profile: Profile | None
+    profile: DeviceProfile | None
 
 
-def check(config: Config, shelf: Shelf) -> Checked:
-    """Raises ConfigError where the configuration is wrong here, or another EdgedError where the
-    machine is not ready for it. The shelf then holds the blocks of what would be served.
+def check(config: Config, held: HeldStore) -> Checked:
+    """Raises the EdgedError that the start would end with; its `start_status` says whether time
+    may mend it. `held` then keeps the blocks of what would be served.
     """
     _check_models(config)
-    versions = Versions(shelf.read())
+    versions = Versions(held.read())
     models = versions.models
     profile = _profile(config, models)
     versions.catalog()  # raises where no model can be served
     worker = worker_settings(config, [*versions.served, *versions.unusable], profile)
-    _check_backend(config)
+    _check_backend(config, models)
     _check_memory(config, models)
     if config.device.idle_latency_us is not None:
         Awake(config.device.idle_latency_us).close()
-    for endpoint in config.server.parsed_endpoints:
-        _check_endpoint("server.endpoints", endpoint)
-    if (admin := config.server.parsed_admin) is not None:
-        _check_endpoint("server.admin", admin)
+    if (directory := state_dir(config)) is not None:
+        check_directory("server.state_dir", directory, "what administrators say")
+    for key, endpoint in endpoints(config):
+        check_endpoint(key, endpoint)
     return Checked(versions, worker, profile)
 
 
+def check_device(checked: Checked) -> None:
+    """Open the backend as a worker would, in a process of its own. Raises what a start would raise,
+    also where the profile was measured on another device.
+    """
+    trial = _try_backend(checked.worker)
+    if trial.failure is not None:
+        raise from_code(*trial.failure)
+    if checked.profile is not None:
+        blocks = checked.versions.blocks
+        check_fits(
+            checked.profile,
+            blocks,
+            backend=checked.worker.backend,
+            device=trial.device,
+            machine=profiles.machine(),
+            lanes=trial.lanes,
+        )
+
+
+def _try_backend(settings: WorkerSettings) -> Trial:
+    try:
+        done = subprocess.run(
+            command("edged.device.trial"),
+            input=msgspec.json.encode(settings),
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment(settings)},
+            timeout=_TRIAL_S,
+        )
+        return msgspec.json.decode(done.stdout, type=Trial)
+    except subprocess.TimeoutExpired as error:
+        raise Unavailable(
+            f"backend {settings.backend} did not come up within {_TRIAL_S:g} s"
+        ) from error
+    except msgspec.DecodeError as error:
+        raise EdgedError(
+            f"backend {settings.backend} does not come up: its process ended with status "
+            f"{done.returncode}"
+        ) from error
+
+
+def check_blocks(config: Config) -> dict[str, str]:
+    """Read every block. Returns the models that cannot be served, and why.
+
+    Raises StoreError where not one model can be served.
+    """
+    return inspect(Store(config.store), config.models)
+
+
 def worker_settings(
-    config: Config, models: Iterable[str], profile: Profile | None = None
+    config: Config, models: Iterable[str], profile: DeviceProfile | None = None
 ) -> WorkerSettings:
-    """What every worker is told, with automatic values filled in. `models`: that the daemon has."""
+    """What every worker is told, with automatic values filled in. `models`: names of the models
+    that the daemon has.
+    """
     device = config.device
     if unknown := sorted(set(config.memory.pinned) - set(models)):
         raise ConfigError(
@@ -83,6 +137,7 @@ def worker_settings(
         staging_rows=config.scheduler.staging_rows,
         max_pixels=config.limits.max_pixels,
         microbatches=None if profile is None else microbatches(profile),
+        log_level=config.log.level,
     )
 
 
@@ -90,7 +145,7 @@ def _check_models(config: Config) -> None:
     try:
         names = Store(config.store).names()
     except StoreError as error:
-        raise StoreError(f"store: {error}") from error
+        raise type(error)(f"store: {error}") from error
     if unknown := sorted(set(config.models or ()) - set(names)):
         raise ConfigError(
             f"models: {unknown[0]!r} is not in the store at {config.store}; it has: "
@@ -98,9 +153,9 @@ def _check_models(config: Config) -> None:
         )
 
 
-def _profile(config: Config, models: Mapping[str, Manifest]) -> Profile | None:
-    """The one that the configuration names. The worker may still find that it is of another number
-    of lanes or threads.
+def _profile(config: Config, models: Mapping[str, Manifest]) -> DeviceProfile | None:
+    """The profile that the configuration names. The worker may still find that it was measured
+    with another number of lanes or threads.
     """
     if config.device.profile is None:
         return None
@@ -119,23 +174,31 @@ def _profile(config: Config, models: Mapping[str, Manifest]) -> Profile | None:
     return profile
 
 
-def _check_backend(config: Config) -> None:
+def _check_backend(config: Config, models: Mapping[str, Manifest]) -> None:
     device = config.device
     options.check_installed(device.backend)
     chosen = options.parse(device.backend, device.options)
-    if isinstance(chosen, options.Emulated):
+    if isinstance(chosen, options.EmulatedOptions):
         try:
-            options.figures(chosen)
+            _check_figures(options.figures(chosen), models)
         except ConfigError as error:
             raise ConfigError(f"device.options of backend emulated: {error}") from error
-    if isinstance(chosen, options.OnnxRuntime) and chosen.provider == "cpu":
-        try:
-            _try(Path(device.cache_dir))
-        except OSError as error:
-            raise ConfigError(
-                f"device.cache_dir: prepared blocks cannot be kept in {device.cache_dir} "
-                f"({error.strerror}): name a directory that the daemon may write"
-            ) from error
+    if isinstance(chosen, options.OnnxRuntimeOptions) and chosen.provider == "cpu":
+        check_directory("device.cache_dir", device.cache_dir, "prepared blocks")
+
+
+def _check_figures(keys: Iterable[str], models: Mapping[str, Manifest]) -> None:
+    """Raises ConfigError where an emulated device could run none of the models."""
+    known = tuple("" if key == "*" else key for key in keys)
+    lacking = [
+        next((step.block for step in model.steps if not step.block.startswith(known)), None)
+        for model in models.values()
+    ]
+    if all(lacking):
+        raise ConfigError(
+            f"no times for block {str(lacking[0])[:12]}: profile that block, or give times for * "
+            "(all others)"
+        )
 
 
 def _check_memory(config: Config, models: Mapping[str, Manifest]) -> None:
@@ -143,7 +206,7 @@ def _check_memory(config: Config, models: Mapping[str, Manifest]) -> None:
     if config.memory.reserve_bytes >= total_bytes:
         raise ConfigError(
             f"memory.reserve_bytes is {config.memory.reserve_bytes}: this machine has "
-            f"{total_bytes} bytes in all"
+            f"{total_bytes} bytes"
         )
     row_bytes = sum(_row_bytes(models.values()))
     rows = config.scheduler.staging_rows
@@ -155,61 +218,10 @@ def _check_memory(config: Config, models: Mapping[str, Manifest]) -> None:
 
 
 def _row_bytes(models: Iterable[Manifest]) -> Iterable[int]:
-    """Of a row of each shape of input, of which staging holds so many."""
+    """Bytes of one row of each shape of input; staging holds `staging_rows` of each."""
     shapes = {
         tuple((value.datatype, value.shape) for value in preparation.inputs)
         for preparation in preparations(models, images=False)
     }
     for inputs in shapes:
         yield sum(wire.ITEM_BYTES[datatype] * math.prod(shape) for datatype, shape in inputs)
-
-
-# --- places -----------------------------------------------------------------------------------
-
-
-def _check_endpoint(key: str, endpoint: Endpoint) -> None:
-    if isinstance(endpoint, Tcp):
-        _check_port(key, endpoint)
-        return
-    path = Path(endpoint.path).absolute()
-    try:
-        if not path.parent.exists() and not path.parent.parent.exists():
-            raise Unavailable(
-                f"{key}: there is no directory {path.parent.parent}: make it first, or name another"
-            )
-        _try(path.parent)
-        is_taken = os.path.lexists(path) and not path.is_socket()
-    except OSError as error:
-        raise Unavailable(
-            f"{key}: no socket can be made in {path.parent} ({error.strerror}): name a directory "
-            "that the daemon may write"
-        ) from error
-    if is_taken:  # ZeroMQ would remove a file
-        raise ConfigError(f"{key}: {path} is there, and is no socket: name another path")
-
-
-def _check_port(key: str, endpoint: Tcp) -> None:
-    """Whether this account could listen there, as far as another daemon does not."""
-    if endpoint.host != "*" and endpoint.host in {name for _, name in socket.if_nameindex()}:
-        return
-    family = socket.AF_INET6 if endpoint.is_ipv6 else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind(("" if endpoint.host == "*" else endpoint.address, endpoint.port))
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise Unavailable(
-                f"{key}: cannot listen at tcp://{endpoint.host}:{endpoint.port} "
-                f"({error.strerror}): name an address of this machine, and a port that the "
-                "daemon's account may take"
-            ) from error
-
-
-def _try(directory: Path) -> None:
-    """Whether files can be made in it, or, if it is not there, it can be made. Raises OSError."""
-    directory = directory.absolute()
-    if not directory.exists():
-        directory = next(parent for parent in directory.parents if parent.exists())
-    with tempfile.TemporaryDirectory(prefix=".edged-", dir=directory):
-        pass

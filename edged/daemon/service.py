@@ -80,6 +80,7 @@ class Service:
             self._why_not_ready(),
             self._idle,
             self.regions.are_open,
+            self.administration.pinned,
         )
 
     def statistics(self, now: float) -> wire.ServerStatistics:

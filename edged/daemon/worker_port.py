@@ -272,7 +272,8 @@ class WorkerPort:
             return False
         for key, manifest in self._models.items():
             if any(step.block == report.block for step in manifest.steps):
-                log.error("model %s cannot be served: %s", key, report.message)
+                fields = {"block": report.block, "model": key}
+                log.error("model %s cannot be served: %s", key, report.message, extra=fields)
         return True
 
     def _on_unloaded(self, report: BlockUnloaded, now: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import signal
 import socket
@@ -11,23 +10,21 @@ import sys
 
 import msgspec
 
-from edged.device.settings import Start
+from edged import logs
+from edged.device.settings import WorkerStart
 from edged.device.worker import Worker
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
-log = logging.getLogger("edged.device")
-
 
 def main() -> int:
-    start = msgspec.json.decode(sys.stdin.buffer.read(), type=Start)
+    logs.begin()
+    start = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerStart)
+    logs.begin(start.settings.log_level)
     _end_with(start.parent_pid)
     # The front decides when to end, also when a terminal or systemd signals the whole group.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    logging.basicConfig(
-        level=start.settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
-    )
     orders, reports = (socket.socket(fileno=fd) for fd in (start.orders, start.reports))
     with orders, reports:
         worker = Worker(start.settings, orders, reports)

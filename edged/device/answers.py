@@ -11,7 +11,7 @@ from edged.backends.memory import NUMPY, Array
 from edged.device.staging import Staged
 from edged.link import messages as link
 from edged.manifest import Manifest
-from edged.paths.layout import Place, View
+from edged.paths.layout import BufferView, Place
 
 _DATATYPES = {np.dtype(kind): name for name, kind in NUMPY.items()}
 
@@ -19,11 +19,11 @@ _DATATYPES = {np.dtype(kind): name for name, kind in NUMPY.items()}
 class Answers:
     """Collects the answers of one batch. What many rows want alike is computed for all at once."""
 
-    def __init__(self, output: Callable[[View], Array]) -> None:
+    def __init__(self, output: Callable[[BufferView], Array]) -> None:
         """`output`: the rows of a view, which stay as they are while the answers are used."""
         self._output = output
         self._tensors: dict[tuple[int, str, bool], list[Array]] = {}  # by place, model, softmax
-        self._classes: dict[tuple[int, link.Ask], list[tuple[wire.Class, ...]]] = {}
+        self._classes: dict[tuple[int, link.Ask], list[tuple[wire.ClassScore, ...]]] = {}
         self.answers: list[link.ModelAnswer] = []
         self.payload: list[memoryview] = []
 
@@ -33,7 +33,7 @@ class Answers:
         """One model of a request, whose rows are those of `place` after `before` others."""
         mine = slice(before, before + request.rows)
         tensors = self._all(place, ask)
-        classes: tuple[tuple[wire.Class, ...], ...] | None = None
+        classes: tuple[tuple[wire.ClassScore, ...], ...] | None = None
         if ask.classification is not None:
             key = (id(place), ask)
             if key not in self._classes:
@@ -69,7 +69,7 @@ def softmax(scores: Array) -> Array:
     return wide
 
 
-def best_classes(scores: Array, k: int, labels: Sequence[str]) -> list[tuple[wire.Class, ...]]:
+def best_classes(scores: Array, k: int, labels: Sequence[str]) -> list[tuple[wire.ClassScore, ...]]:
     """For each row of `scores` (rows, classes) its `k` best, best first; ties by index.
 
     NaN is worse than any score. `labels` is empty or names each class.
@@ -78,7 +78,7 @@ def best_classes(scores: Array, k: int, labels: Sequence[str]) -> list[tuple[wir
     best = np.take_along_axis(scores, order, axis=1).astype(np.float64)
     return [
         tuple(
-            wire.Class(index, score, labels[index] if labels else "")
+            wire.ClassScore(index, score, labels[index] if labels else "")
             for index, score in zip(indices, values, strict=True)
         )
         for indices, values in zip(order.tolist(), best.tolist(), strict=True)

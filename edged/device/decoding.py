@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from edged.errors import InvalidArgument, ResourceExhausted
 from edged.link.messages import INLINE_PIXELS
 from edged.pictures import files
-from edged.pictures.header import Bytes, Header, check, decode_bytes, most_decode_bytes
+from edged.pictures.header import Bytes, PictureHeader, check, decode_bytes, most_decode_bytes
 
 _BUDGET_SHARE = 8  # of the worker's budget one part in so many, at most
 
@@ -81,7 +81,7 @@ class Decoding:
     max_pixels: int  # of one picture
     room: Room
 
-    def look(self, data: Bytes, *, light: bool) -> Header:
+    def look(self, data: Bytes, *, light: bool) -> PictureHeader:
         """The header of a picture that may be decoded. Raises InvalidArgument or ResourceExhausted.
 
         light  it was taken for one that a lane can decode, by whoever looked at its beginning
@@ -96,7 +96,7 @@ class Decoding:
         return header
 
     @contextlib.contextmanager
-    def memory(self, header: Header | None, more_bytes: int) -> Iterator[None]:
+    def memory(self, header: PictureHeader | None, more_bytes: int) -> Iterator[None]:
         """Hold what it takes to decode a picture, if it is not yet, and `more_bytes`."""
         decoded_bytes = 0 if header is None else decode_bytes(header)
         with self.room.take(decoded_bytes + more_bytes):

@@ -14,14 +14,14 @@ from typing import TypeAlias
 import msgspec
 
 from edged.backends.base import Backend
-from edged.backends.memory import Array, DeviceArray, Memory
+from edged.backends.memory import Array, BackendMemory, DeviceArray
 from edged.core.events import BatchDone, Member, Run
 from edged.device.answers import Answers
 from edged.device.program import Program
 from edged.device.staging import Pool, Staged
 from edged.link import messages as link
 from edged.manifest import Manifest
-from edged.paths.layout import Layout, View
+from edged.paths.layout import BufferView, Layout
 from edged.paths.trie import Plan, Trie
 
 _PROGRAMS = 256  # mixes of rows that stay ready to run
@@ -44,7 +44,7 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
 
     plan: Plan
     runs: list[link.BlockRun]
-    output: Callable[[View], Array]
+    output: Callable[[BufferView], Array]
 
 
 class Executor:
@@ -136,22 +136,16 @@ class Executor:
 def _segments(
     members: Sequence[Member], requests: Sequence[Staged]
 ) -> tuple[list[Segment], list[_Wanted]]:
-    """The rows of a batch by place in staging memory; equal frames are one row."""
+    """The rows of a batch by place in staging memory."""
     placed: dict[tuple[int, int], Segment] = {}
     wanted: list[_Wanted] = []
-    seen: dict[tuple[int, int], Segment] = {}
     for member, request in zip(members, requests, strict=True):
         for feed in request.feeds:
             models = tuple([model for model in feed.models if model in member.models])
             if not models:
                 continue
-            key = (feed.pool.number, feed.fingerprint)
-            segment = seen.get(key)
-            if segment is None or not feed.pool.equal(segment.rows, feed.rows):
-                segment = seen[key] = Segment(feed.pool, feed.rows, models)
-                placed[feed.pool.number, feed.rows[0]] = segment
-            elif models != segment.models:
-                segment.models = tuple(sorted({*segment.models, *models}))
+            segment = Segment(feed.pool, feed.rows, models)
+            placed[feed.pool.number, feed.rows[0]] = segment
             wanted += [(request, model, segment) for model in models]
     segments = [placed[at] for at in sorted(placed)]
     for number, segment in enumerate(segments):
@@ -160,7 +154,7 @@ def _segments(
 
 
 def _feed(
-    memory: Memory, program: Program, plan: Plan, segments: Sequence[Segment]
+    memory: BackendMemory, program: Program, plan: Plan, segments: Sequence[Segment]
 ) -> tuple[dict[int, DeviceArray], DeviceArray | None]:
     """The inputs by buffer, and the order of rows that come as they lie in staging memory."""
     roots: dict[int, DeviceArray] = {}

@@ -19,9 +19,9 @@ _PASSING = {
 }
 
 
-def typed(error: BaseException, what: str) -> EdgedError:
+def typed(error: BaseException, what: str, **fields: object) -> EdgedError:
     """An error that can go to the front. What the machine lacks for the moment is Unavailable; one
-    that is not ours is a bug and leaves a traceback.
+    that is not ours is a bug and leaves a traceback. `fields`: for the log, as edged.logs.FIELDS.
     """
     if isinstance(error, EdgedError):
         return error
@@ -29,9 +29,9 @@ def typed(error: BaseException, what: str) -> EdgedError:
     if isinstance(error, OSError) and error.errno is not None:
         lacks = _PASSING.get(error.errno)
     if lacks is not None:
-        log.error("%s for want of %s", what, lacks)
-        return Unavailable(f"{what} for want of {lacks}: try again later, or make room")
-    log.error("%s; this is a bug", what, exc_info=error)
+        log.error("%s: no %s is left", what, lacks, extra=fields)
+        return Unavailable(f"{what}: no {lacks} is left; try again later, or make room")
+    log.error("%s; this is a bug", what, exc_info=error, extra=fields)
     return EdgedError(f"{what}: {type(error).__name__}: {error}; this is a bug")
 
 

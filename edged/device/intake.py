@@ -96,12 +96,10 @@ class RequestIntake:
             elif place is not None:
                 self._regions.read(shared, place)
         except Exception as caught:
-            self._leave_out(message, typed(caught, "a request could not be prepared"))
+            self._leave_out(message, _unprepared(caught, message))
             return
         if place is None:
             self._fill_inline(message, payload, staged)
-        else:
-            preparing.mark(staged)
 
     def _fill_inline(
         self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
@@ -110,7 +108,7 @@ class RequestIntake:
             for _ in self._steps(message, payload, staged):
                 pass
         except Exception as caught:
-            self._leave_out(message, typed(caught, "a request could not be prepared"))
+            self._leave_out(message, _unprepared(caught, message))
 
     def _leave_out(self, message: link.PayloadHeader, error: EdgedError) -> None:
         self._staging.leave_out(message)
@@ -136,7 +134,7 @@ class RequestIntake:
                     spent_ns = time.perf_counter_ns() - started_ns
                     return functools.partial(self._go_on, message, staged, steps, spent_ns)
         except Exception as caught:
-            error = typed(caught, "a request could not be prepared")
+            error = _unprepared(caught, message)
         self._emulate_preparing(message.rows, started_ns)
         prepare_s = (time.perf_counter_ns() - started_ns) / 1e9
         if self._staging.settle(staged, prepared=error is None):
@@ -160,3 +158,8 @@ class RequestIntake:
         left_s = rows * self._row_s - took_s
         if left_s > 0.0:
             time.sleep(left_s)
+
+
+def _unprepared(error: Exception, message: link.PayloadHeader) -> EdgedError:
+    fields = {"request": message.rid, "client": message.client}
+    return typed(error, "a request could not be prepared", **fields)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from edged import malloc as heap
 from edged.backends import mapped
-from edged.backends.base import Backend, Loaded, Use
+from edged.backends.base import Backend, BlockUse, LoadedBlock
 from edged.backends.prepared import DamagedCopy
 from edged.device.measurements import BlockFigures, Measurements
 from edged.errors import EdgedError
@@ -43,9 +43,9 @@ class Loader:
         self.manifests: dict[str, Manifest] = {}
         self._holds: dict[str, Hold] = {}  # by block
         self._one_by_one: set[str] = set()  # blocks of models that run one row at a time
-        self._uses: dict[str, list[Use]] = {}
+        self._uses: dict[str, list[BlockUse]] = {}
         self._extra_bytes = 0
-        self.resident: dict[str, Loaded] = {}  # in the order in which they were loaded
+        self.resident: dict[str, LoadedBlock] = {}  # in the order in which they were loaded
         self._most: dict[str, int | None] = {}  # rows that its file can run at once
         self.max_rows: dict[str, int | None] = {}  # of one run, of each block ever loaded
 
@@ -150,11 +150,11 @@ class Loader:
         if loaded.extra_bytes:
             heap.give_back()
         load_us = (time.perf_counter_ns() - started_ns) // 1000
-        log.debug("block %s loaded in %d ms", block[:12], load_us // 1000)
+        log.debug("block %s loaded in %d ms", block[:12], load_us // 1000, extra={"block": block})
         self._keep(block, loaded, load_us)
         return link.BlockInfo(block, loaded.bytes_used, load_us)
 
-    def _keep(self, block: str, loaded: Loaded, load_us: int) -> None:
+    def _keep(self, block: str, loaded: LoadedBlock, load_us: int) -> None:
         """What it has taken, unless about that is known already."""
         if self._measurements is None:
             return
@@ -187,13 +187,13 @@ class Loader:
         """A block whose rows cannot be kept apart for one model is never batched for any."""
         self.max_rows[block] = 1 if block in self._one_by_one else self._most[block]
 
-    def _load(self, block: str, *, is_verified: bool) -> Loaded:
+    def _load(self, block: str, *, is_verified: bool) -> LoadedBlock:
         path, uses = self._store.block_path(block), self._uses[block]
         if self._backend.is_prepared(block):
             try:
                 return self._backend.load(block, path, uses)
             except DamagedCopy as error:
-                log.warning("%s", error)
+                log.warning("%s", error, extra={"block": block})
                 is_verified = False
         if not is_verified:
             self._store.verify_block(block)
@@ -213,13 +213,13 @@ class Loader:
             heap.give_back()
 
 
-def _uses(manifests: Iterable[Manifest]) -> dict[str, list[Use]]:
+def _uses(manifests: Iterable[Manifest]) -> dict[str, list[BlockUse]]:
     """The blocks in the order in which models need them, each with the shapes it is used on."""
-    uses: dict[str, dict[Use, None]] = {}
+    uses: dict[str, dict[BlockUse, None]] = {}
     for manifest in manifests:
         tensors = {v.name: Tensor(v.datatype, v.shape) for v in manifest.values}
         for step in manifest.steps:
             reads = tuple(tensors[name] for name in step.reads)
             writes = tuple(tensors[name] for name in step.writes)
-            uses.setdefault(step.block, {})[Use(reads, writes)] = None
+            uses.setdefault(step.block, {})[BlockUse(reads, writes)] = None
     return {block: list(of) for block, of in uses.items()}

@@ -21,7 +21,7 @@ from edged.link import messages as link
 from edged.manifest import Manifest, Value
 from edged.paths.layout import Tensor
 from edged.pictures.decoding import Image, pixels_of
-from edged.pictures.header import Header
+from edged.pictures.header import PictureHeader
 
 
 def prepare(
@@ -50,13 +50,6 @@ def steps(
         _prepare_tensors(message, payload, staged, manifests)
     else:
         yield from _prepare_images(message, payload, staged, decoding)
-    mark(staged)
-
-
-def mark(staged: Staged) -> None:
-    """Note what tells equal rows from others, once they are filled."""
-    for feed in staged.feeds:
-        feed.fingerprint = feed.pool.fingerprint(feed.rows)
 
 
 def in_place(
@@ -109,9 +102,11 @@ def _prepare_images(
         yield
 
 
-def _prepare_image(picture: Image | Header, row: int, staged: Staged, decoding: Decoding) -> None:
+def _prepare_image(
+    picture: Image | PictureHeader, row: int, staged: Staged, decoding: Decoding
+) -> None:
     """One picture, of which nothing is left afterwards but its row of each feed."""
-    if isinstance(picture, Header):
+    if isinstance(picture, PictureHeader):
         header, (height, width) = picture, picture.upright
     else:
         header, (height, width) = None, picture.shape[:2]
@@ -120,7 +115,7 @@ def _prepare_image(picture: Image | Header, row: int, staged: Staged, decoding: 
     spare = all(preprocess.takes_spare(spec) for spec in specs if spec)
     with decoding.memory(header, resized_bytes):
         _check_wanted(staged)  # it may have waited for the memory
-        image = pixels_of(picture, spare=spare) if isinstance(picture, Header) else picture
+        image = pixels_of(picture, spare=spare) if isinstance(picture, PictureHeader) else picture
         for feed, spec in zip(staged.feeds, specs, strict=True):
             assert spec is not None
             preprocess.normalise(image, spec, feed.pool.arrays[0][feed.rows[row]])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from edged.device.settings import Settings, Start
+from edged.device.settings import Settings, WorkerStart
 from edged.link.channel import Receiver, Sender, channel_pair
 
 _ROOT = str(Path(__file__).parents[2])  # that `edged` lies in
@@ -43,7 +43,7 @@ class WorkerProcess:
                 env={**os.environ, **environment(settings)},
                 pass_fds=theirs,
             )
-            start = Start(os.getpid(), *theirs, settings)
+            start = WorkerStart(os.getpid(), *theirs, settings)
         self.death_fd = os.pidfd_open(self._process.pid)  # readable when the process has ended
         assert self._process.stdin is not None
         try:
@@ -68,7 +68,7 @@ class WorkerProcess:
         return True
 
     def kill(self) -> None:
-        """End it now, whatever it does."""
+        """End the process now."""
         self._process.kill()
 
     def exit_reason(self) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edged.backends.base import Backend
-from edged.backends.memory import Array, DeviceArray, Memory
+from edged.backends.memory import Array, BackendMemory, DeviceArray
 from edged.device.memory import Lifetime, offsets
 from edged.link import messages as link
-from edged.paths.layout import Buffer, Gather, Layout, Run, View
+from edged.paths.layout import Buffer, BufferView, Gather, Layout, LayoutRun
 from edged.profiles.microbatch import pieces
 
 
@@ -33,7 +33,7 @@ class _Piece:
 
     inputs: tuple[DeviceArray, ...]
     outputs: tuple[DeviceArray, ...]
-    roots: tuple[tuple[int, View], ...]
+    roots: tuple[tuple[int, BufferView], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Program:
     """One layout, in memory that other programs use as well, one at a time."""
 
     def __init__(
-        self, layout: Layout, memory: Memory, rows_at_once: Callable[[str], int | None]
+        self, layout: Layout, memory: BackendMemory, rows_at_once: Callable[[str], int | None]
     ) -> None:
         """`rows_at_once`: of one run of a block; None is any number."""
         self.layout = layout
@@ -118,15 +118,15 @@ class Program:
             runs.append(link.BlockRun(call.block, call.rows, took_us))
         return runs
 
-    def output(self, at: View, *, in_order: bool) -> Array:
+    def output(self, at: BufferView, *, in_order: bool) -> Array:
         """What a model has written after `run`, valid until memory is used again."""
         buffer = at.buffer if in_order else self._twins.get(at.buffer, at.buffer)
         return self._memory.get(self._arrays[buffer][at.start : at.start + at.rows])
 
     def _calls(
-        self, operations: Sequence[Run | Gather], twins: Mapping[int, int]
+        self, operations: Sequence[LayoutRun | Gather], twins: Mapping[int, int]
     ) -> list[_Call | _Copy]:
-        def array(at: View) -> DeviceArray:
+        def array(at: BufferView) -> DeviceArray:
             return self._arrays[twins.get(at.buffer, at.buffer)][at.start : at.start + at.rows]
 
         calls: list[_Call | _Copy] = []
@@ -149,14 +149,14 @@ class Program:
 
     def _piece(
         self,
-        op: Run,
+        op: LayoutRun,
         first: int,
         rows: int,
-        array: Callable[[View], DeviceArray],
+        array: Callable[[BufferView], DeviceArray],
         twins: Mapping[int, int],
     ) -> _Piece:
-        reads = [View(at.buffer, at.start + first, rows) for at in op.reads]
-        writes = [View(at.buffer, at.start + first, rows) for at in op.writes]
+        reads = [BufferView(at.buffer, at.start + first, rows) for at in op.reads]
+        writes = [BufferView(at.buffer, at.start + first, rows) for at in op.writes]
         elsewhere = tuple(
             (position, at)
             for position, at in enumerate(reads)

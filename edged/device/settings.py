@@ -31,7 +31,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: str = "info"
 
 
-class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class WorkerStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole document: the settings, whose child the worker is, and what it talks by."""
 
     parent_pid: int
@@ -41,4 +41,12 @@ class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: Settings
 
 
-describe(Start)
+class Trial(msgspec.Struct, frozen=True):
+    """What a process that only tries to open the backend has found; see edged.device.trial."""
+
+    failure: tuple[str, str] | None = None  # code and message of the error; else:
+    device: str = ""
+    lanes: int = 1
+
+
+describe(WorkerStart, Trial)

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
-import numpy as np
 
-from edged.backends.memory import Array, DeviceArray, Memory, host_view
+from edged.backends.memory import BackendMemory, DeviceArray, host_view
 from edged.core.events import Member
 from edged.device.inputs import Preparation, preparation
 from edged.errors import EdgedError, NotFound
@@ -25,24 +24,19 @@ from edged.manifest import Manifest
 from edged.paths.layout import Tensor
 
 Shape: TypeAlias = tuple[Tensor, ...]  # of all inputs of a model, in order
-_SAMPLES = 64  # elements of a row that its fingerprint looks at
 _NEEDS = 256  # combinations of asks that are remembered
 
 
 class Pool:
     """`rows` rows for models with inputs of this shape. Not for several threads by itself."""
 
-    def __init__(self, number: int, shape: Shape, rows: int, memory: Memory) -> None:
+    def __init__(self, number: int, shape: Shape, rows: int, memory: BackendMemory) -> None:
         self.number = number
         self.arrays = tuple(
             host_view(memory.staging(rows * tensor.row_bytes), 0, rows, tensor) for tensor in shape
         )
         self._memory = memory
         self.shape = shape
-        self._samples = [
-            array.reshape(rows, array[0].size)[:, :: max(1, array[0].size // _SAMPLES)]
-            for array in self.arrays
-        ]
         self._taken = [False] * rows
         self._free = rows
         self._next = 0
@@ -69,18 +63,6 @@ class Pool:
             assert self._taken[row], f"staging row {row} is given back twice; this is a bug"
             self._taken[row] = False
         self._free += len(rows)
-
-    def fingerprint(self, rows: Sequence[int]) -> int:
-        """Equal for equal rows; rows with equal ones have to be compared."""
-        return hash(tuple([sample[row].tobytes() for sample in self._samples for row in rows]))
-
-    def equal(self, some: Sequence[int], others: Sequence[int]) -> bool:
-        """Whether two lists of rows hold the same bytes."""
-        return len(some) == len(others) and all(
-            np.array_equal(_bytes(array[one]), _bytes(array[other]))
-            for array in self.arrays
-            for one, other in zip(some, others, strict=True)
-        )
 
     def read(self, index: int, rows: Sequence[int], target: DeviceArray) -> None:
         """Copy rows of the input `index` to the device."""
@@ -119,7 +101,6 @@ class Feed(msgspec.Struct, eq=False):
     pool: Pool
     rows: list[int]
     models: tuple[str, ...]  # sorted
-    fingerprint: int = 0
 
     @property
     def in_one_piece(self) -> bool:
@@ -158,7 +139,7 @@ class Staged(msgspec.Struct, eq=False):
 class Staging:
     """Owns the pools and the table of requests. Every method may be called by any thread."""
 
-    def __init__(self, manifests: Mapping[str, Manifest], rows: int, memory: Memory) -> None:
+    def __init__(self, manifests: Mapping[str, Manifest], rows: int, memory: BackendMemory) -> None:
         self._lock = threading.Lock()
         self._requests: dict[int, Staged] = {}
         self._unused: list[tuple[Collection[str], Callable[[], None]]] = []  # see `when_unused`
@@ -316,10 +297,6 @@ def _needs(
         {ask.model: ask for ask in asks},
         {recipe: tuple(sorted(names)) for recipe, names in models.items()},
     )
-
-
-def _bytes(row: Array) -> Array:
-    return row.reshape(row.size).view(np.uint8)
 
 
 def shape_of(manifest: Manifest) -> Shape:

@@ -233,7 +233,7 @@ class ModelOutput(_Part, frozen=True):
     name: str
     datatype: DataType
     shape: tuple[int, ...]
-    classes: tuple[tuple[wire.Class, ...], ...] | None = None
+    classes: tuple[tuple[wire.ClassScore, ...], ...] | None = None
 
 
 class ModelAnswer(_Part, frozen=True):

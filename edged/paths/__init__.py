@@ -1,1 +1,1 @@
-"""Paths through blocks: models merged into a trie, and plans of mixed batches. Pure."""
+"""Paths through blocks: models merged into a trie, and plans of mixed batches. It is all pure."""

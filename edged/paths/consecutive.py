@@ -1,8 +1,8 @@
-"""An order of things in which each of some sets lies together: the consecutive-ones problem. Pure.
+"""The consecutive-ones problem: an order of elements in which the members of each set are adjacent.
 
 Booth and Lueker's PQ-trees decide it in linear time. A batch holds few distinct rows, so a search
-is enough: while a set is begun and not complete, the next element must come from it, which leaves
-almost no choice. The search is bounded; a worse order costs a copy of some rows, nothing more.
+is enough: once a set has begun, the next element must come from it until it is complete, which
+leaves almost no choice. The search is bounded; a worse order only costs a copy of some rows. Pure.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 def consecutive_order(
     count: int, sets: Sequence[frozenset[int]], *, max_steps: int = 500
 ) -> tuple[int, ...]:
-    """The elements 0 to count - 1, ordered so that each set lies together where that is possible.
+    """The elements 0 to count - 1, ordered so that the members of each set are adjacent.
 
-    Where not all sets can, the earlier ones win. Always the same order for the same arguments.
+    If that is impossible for all sets, earlier sets win. The same arguments give the same order.
     """
-    alike: dict[tuple[bool, ...], list[int]] = {}  # elements that the same sets hold are one
+    alike: dict[tuple[bool, ...], list[int]] = {}  # elements of the same sets count as one
     for element in range(count):
         alike.setdefault(tuple(element in s for s in sets), []).append(element)
     groups = sorted(alike.items(), key=lambda item: (sum(item[0]), item[1]))
@@ -38,14 +38,14 @@ def consecutive_order(
 
 
 class _Search:
-    """Depth first, with a budget of steps for all calls together."""
+    """A depth-first search with one budget of steps for all its calls."""
 
     def __init__(self, count: int, max_steps: int) -> None:
         self._all = (1 << count) - 1
         self._steps_left = max_steps
 
     def order(self, masks: Iterable[int]) -> list[int] | None:
-        """None: there is no such order, or the budget has run out."""
+        """An order, or None if there is none or the budget has run out."""
         order: list[int] = []
         return order if self._extend(order, 0, set(masks)) else None
 

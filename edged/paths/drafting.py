@@ -1,11 +1,11 @@
 """Where the rows of a mixed batch lie: finds an order of rows, buffers, and what to copy. Pure.
 
-`edged.paths.trie` says which blocks run together, in which order, on what. Here rows get an order
-in which those of each block lie together, and blocks that feed the same reader write side by side
-into one buffer. Only where neither can be are rows copied.
+`edged.paths.trie` says which blocks run together, in which order, and on which values. This module
+orders the rows so that those of each block are adjacent, and lets blocks that feed the same reader
+write side by side into one buffer. Rows are copied only where neither is possible.
 
-A Draft is in units of asks: rows that are asked for the same models share their fate. Its
-`layout` puts in how many rows each ask has.
+A LayoutDraft does not count rows: rows that are asked for the same models (one ask) are treated
+alike. `LayoutDraft.layout` inserts the number of rows of each ask.
 """
 
 from __future__ import annotations
@@ -17,14 +17,24 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from edged.paths.consecutive import consecutive_order
-from edged.paths.layout import Ask, Buffer, Gather, Layout, Place, Reorder, Run, Tensor, View
+from edged.paths.layout import (
+    Ask,
+    Buffer,
+    BufferView,
+    Gather,
+    Layout,
+    LayoutRun,
+    Place,
+    Reorder,
+    Tensor,
+)
 
-Row: TypeAlias = tuple[int, int]  # the rows of one ask, and which of their values
+Row: TypeAlias = tuple[int, int]  # (ask, value): one value of all rows of an ask, by their numbers
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One node of the trie on the rows of one ask; `ask` is an index, values are numbers."""
+    """One node of the trie on the rows of one ask. `ask` is an index, values have numbers."""
 
     ask: int
     reads: tuple[int, ...]
@@ -41,22 +51,22 @@ class Execution:
     writes: tuple[Tensor, ...]
 
     def rows_read(self) -> list[tuple[Row, ...]]:
-        """By input of the block."""
+        """The rows that each input of the block reads."""
         return [tuple((p.ask, p.reads[i]) for p in self.passes) for i in range(len(self.reads))]
 
     def rows_written(self) -> list[tuple[Row, ...]]:
-        """By output of the block."""
+        """The rows that each output of the block writes."""
         return [tuple((p.ask, p.writes[i]) for p in self.passes) for i in range(len(self.writes))]
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """An input: its value number, its index among a model's inputs, the asks that read it."""
+    """An input of the batch."""
 
-    value: int
-    index: int
+    value: int  # its value number
+    index: int  # its position among the inputs of a model
     tensor: Tensor
-    asks: tuple[int, ...]
+    asks: tuple[int, ...]  # the asks that read it
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +93,15 @@ class _Gather:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """A layout before the numbers of rows are known. `buffers` say which asks' rows they hold."""
+class LayoutDraft:
+    """A layout before the numbers of rows are known."""
 
     asks: tuple[Ask, ...]
-    buffers: tuple[tuple[Tensor, tuple[int, ...]], ...]
+    buffers: tuple[tuple[Tensor, tuple[int, ...]], ...]  # each with the asks whose rows it holds
     roots: tuple[int, ...]
     operations: tuple[_Run | _Gather, ...]
-    inputs: tuple[tuple[tuple[int, _Span], ...], ...]  # by ask
-    outputs: tuple[Mapping[str, tuple[_Span, ...]], ...]  # by ask
+    inputs: tuple[tuple[tuple[int, _Span], ...], ...]  # one entry an ask
+    outputs: tuple[Mapping[str, tuple[_Span, ...]], ...]  # one entry an ask
     reorder: Reorder | None
 
     def layout(self, counts: Sequence[int]) -> Layout:
@@ -101,14 +111,14 @@ class Draft:
             for _, asks in self.buffers
         ]
 
-        def view(span: _Span) -> View:
+        def view(span: _Span) -> BufferView:
             start = starts[span.buffer][span.first]
-            return View(span.buffer, start, starts[span.buffer][span.last] - start)
+            return BufferView(span.buffer, start, starts[span.buffer][span.last] - start)
 
-        def operation(op: _Run | _Gather) -> Run | Gather:
+        def operation(op: _Run | _Gather) -> LayoutRun | Gather:
             if isinstance(op, _Run):
                 reads, writes = tuple(map(view, op.reads)), tuple(map(view, op.writes))
-                return Run(op.block, writes[0].rows, reads, writes)
+                return LayoutRun(op.block, writes[0].rows, reads, writes)
             at = starts[op.source]
             rows = itertools.chain.from_iterable(range(at[e], at[e + 1]) for e in op.entries)
             return Gather(op.source, tuple(rows), view(op.target))
@@ -136,8 +146,8 @@ def draft(
     executions: Sequence[Execution],
     roots: Sequence[Root],
     outputs: Sequence[Mapping[str, tuple[int, ...]]],
-) -> Draft:
-    """Lay out `executions`, which can run in their order. `outputs`: value numbers, by ask."""
+) -> LayoutDraft:
+    """Lay out `executions`, which can run in their order. `outputs[ask]` holds value numbers."""
     order = _order(len(asks), executions)
     position = {ask: at for at, ask in enumerate(order)}
     executions = [_sorted(execution, position) for execution in executions]
@@ -155,38 +165,45 @@ def draft(
     for execution in executions:
         drafter.run(execution)
     written = {span.buffer for op in drafter.operations for span in _targets(op)}
-    inputs: list[list[tuple[int, _Span]]] = [[] for _ in asks]
-    for root in roots:
-        for ask in root.asks:
-            inputs[ask].append((root.index, drafter.span(((ask, root.value),))))
     placed = tuple(
         {model: tuple(drafter.span(((ask, v),)) for v in values) for model, values in of.items()}
         for ask, of in enumerate(outputs)
     )
-    return Draft(
+    return LayoutDraft(
         asks=asks,
         buffers=tuple(drafter.buffers),
         roots=tuple(b for b in range(len(drafter.buffers)) if b not in written),
         operations=tuple(drafter.operations),
-        inputs=tuple(map(tuple, inputs)),
+        inputs=_inputs(drafter, len(asks), roots),
         outputs=placed,
         reorder=_reorder(drafter, len(asks), placed),
     )
 
 
+def _inputs(
+    drafter: _Drafter, asks: int, roots: Sequence[Root]
+) -> tuple[tuple[tuple[int, _Span], ...], ...]:
+    """The index and the place of each input that an ask reads."""
+    inputs: list[list[tuple[int, _Span]]] = [[] for _ in range(asks)]
+    for root in roots:
+        for ask in root.asks:
+            inputs[ask].append((root.index, drafter.span(((ask, root.value),))))
+    return tuple(map(tuple, inputs))
+
+
 @dataclass(slots=True, eq=False)
-class _Shelf:
-    """Rows that lie in one piece, a buffer in the making."""
+class _Strip:
+    """Adjacent rows that become one buffer, or a part of a larger strip."""
 
     tensor: Tensor
     rows: list[Row]
-    together: bool  # one entry an ask, and these follow each other in the order of rows
-    guests: tuple[Row, ...] = ()  # those of `rows` that are copied here
-    part_of: _Shelf | None = None  # the larger piece that has taken its rows over
-    buffer: int = -1
+    together: bool  # each ask has one entry, and the asks are adjacent in the order of rows
+    copied: tuple[Row, ...] = ()  # those of `rows` that are written elsewhere and copied here
+    part_of: _Strip | None = None  # the larger strip that holds its rows now
+    buffer: int = -1  # its number; set by `_Drafter.place`
 
     def find(self, rows: Sequence[Row]) -> int | None:
-        """Where these rows begin, if they follow each other here."""
+        """The entry at which these rows begin; None unless they are adjacent and in this order."""
         first = self.rows.index(rows[0])
         return first if self.rows[first : first + len(rows)] == list(rows) else None
 
@@ -195,109 +212,109 @@ class _Shelf:
         assert first is not None, "a block's own rows are scattered; this is a bug"
         return _Span(self.buffer, first, first + len(rows))
 
-    def has_room(self, other: _Shelf, wanted: Mapping[int, Row]) -> bool:
-        """Whether `other` can join: no ask twice, and none that is wanted from elsewhere."""
+    def has_room(self, other: _Strip, wanted: Mapping[int, Row]) -> bool:
+        """Whether `other` can join: it has no ask that is here or that `wanted` takes elsewhere."""
         taken = {ask for ask, _ in self.rows}
         return all(row[0] not in taken and wanted.get(row[0], row) == row for row in other.rows)
 
 
 class _Drafter:
-    """Collects buffers and operations: first all streams, then all reads, `place`, the runs.
+    """Collects buffers and operations. Add all streams, then all reads, then `place`, then `run`.
 
-    `position`: the place of each ask in the order of rows.
+    `position` is the place of each ask in the order of rows.
     """
 
     def __init__(self, position: Mapping[int, int]) -> None:
         self._position = position
-        self._homes: dict[Row, _Shelf] = {}
-        self._shelves: list[_Shelf] = []
-        self._reads: dict[tuple[Row, ...], _Shelf] = {}
+        self._homes: dict[Row, _Strip] = {}
+        self._strips: list[_Strip] = []
+        self._reads: dict[tuple[Row, ...], _Strip] = {}
         self.buffers: list[tuple[Tensor, tuple[int, ...]]] = []
         self.operations: list[_Run | _Gather] = []
 
     def add_stream(self, tensor: Tensor, rows: Sequence[Row]) -> None:
-        """All rows of one input, or of one output of an execution."""
-        shelf = self._new_shelf(tensor, list(rows), self._together(rows))
-        self._homes.update(dict.fromkeys(rows, shelf))
+        """Add all rows of one input of the batch, or of one output of an execution."""
+        strip = self._new_strip(tensor, list(rows), self._together(rows))
+        self._homes.update(dict.fromkeys(rows, strip))
 
     def add_read(self, tensor: Tensor, rows: tuple[Row, ...]) -> None:
-        """All rows of one input of an execution: find them in one piece, or make a piece.
+        """Add all rows of one input of an execution: find them in one strip, or make a new strip.
 
-        Streams become part of the piece where they can, so that their blocks write into it at
-        once. The other rows are guests, copied from home before the execution runs.
+        Strips of streams become part of the new one if they can, so that blocks write straight into
+        it. The other rows are copied from their own strips before the execution runs.
         """
         homes = list(dict.fromkeys(self._home(row) for row in rows))
         if rows in self._reads or (len(homes) == 1 and homes[0].find(rows) is not None):
             return
         together = self._together(rows)
-        shelf = self._new_shelf(tensor, [], together)
+        strip = self._new_strip(tensor, [], together)
         wanted = {row[0]: row for row in rows}
         for home in homes if together else ():
-            if home.together and not home.guests and shelf.has_room(home, wanted):
-                shelf.rows += home.rows
-                home.part_of = shelf
-        shelf.guests = tuple(row for row in rows if row not in shelf.rows)
-        shelf.rows += shelf.guests
+            if home.together and not home.copied and strip.has_room(home, wanted):
+                strip.rows += home.rows
+                home.part_of = strip
+        strip.copied = tuple(row for row in rows if row not in strip.rows)
+        strip.rows += strip.copied
         if together:
-            shelf.rows.sort(key=lambda row: self._position[row[0]])
-        self._reads[rows] = shelf
+            strip.rows.sort(key=lambda row: self._position[row[0]])
+        self._reads[rows] = strip
 
     def place(self) -> None:
-        """Give each piece a buffer."""
-        for shelf in self._shelves:
-            if shelf.part_of is None:
-                shelf.buffer = len(self.buffers)
-                self.buffers.append((shelf.tensor, tuple(ask for ask, _ in shelf.rows)))
+        """Give each strip a buffer."""
+        for strip in self._strips:
+            if strip.part_of is None:
+                strip.buffer = len(self.buffers)
+                self.buffers.append((strip.tensor, tuple(ask for ask, _ in strip.rows)))
 
     def run(self, execution: Execution) -> None:
-        """Add the run of a block, and before it the copies that it needs."""
+        """Add the copies that a run of a block needs, and then the run."""
         reads = tuple(map(self._read, execution.rows_read()))
         writes = tuple(map(self.span, execution.rows_written()))
         self.operations.append(_Run(execution.block, reads, writes))
 
     def span(self, rows: tuple[Row, ...]) -> _Span:
-        """Where rows lie that are at home in one piece."""
+        """The place of rows that were written into one strip."""
         return self._home(rows[0]).span(rows)
 
     def _read(self, rows: tuple[Row, ...]) -> _Span:
-        shelf = self._reads.get(rows)
-        if shelf is None:
+        strip = self._reads.get(rows)
+        if strip is None:
             return self.span(rows)
         copies = [
             (entry, self._home(row), row)
-            for entry, row in enumerate(shelf.rows)
-            if row in shelf.guests
+            for entry, row in enumerate(strip.rows)
+            if row in strip.copied
         ]
-        # Rows that follow each other on the shelf and come from one buffer are one copy.
+        # Adjacent rows that come from one buffer are one copy.
         for (source, _), group in itertools.groupby(
             enumerate(copies), key=lambda item: (item[1][1].buffer, item[1][0] - item[0])
         ):
             moved = [copy for _, copy in group]
             entries = tuple(home.rows.index(row) for _, home, row in moved)
             first = moved[0][0]
-            target = _Span(shelf.buffer, first, first + len(moved))
+            target = _Span(strip.buffer, first, first + len(moved))
             self.operations.append(_Gather(source, entries, target))
-        shelf.guests = ()  # for the next one that reads the same
-        return shelf.span(rows)
+        strip.copied = ()  # the next block that reads the same rows finds them here
+        return strip.span(rows)
 
-    def _home(self, row: Row) -> _Shelf:
-        shelf = self._homes[row]
-        while shelf.part_of is not None:
-            shelf = shelf.part_of
-        return shelf
+    def _home(self, row: Row) -> _Strip:
+        strip = self._homes[row]
+        while strip.part_of is not None:
+            strip = strip.part_of
+        return strip
 
     def _together(self, rows: Sequence[Row]) -> bool:
-        """Whether these are rows of different asks that follow each other."""
+        """Whether these rows have different asks that are adjacent in the order of rows."""
         positions = [self._position[ask] for ask, _ in rows]
         return positions == list(range(positions[0], positions[0] + len(positions)))
 
-    def _new_shelf(self, tensor: Tensor, rows: list[Row], together: bool) -> _Shelf:
-        self._shelves.append(_Shelf(tensor, rows, together))
-        return self._shelves[-1]
+    def _new_strip(self, tensor: Tensor, rows: list[Row], together: bool) -> _Strip:
+        self._strips.append(_Strip(tensor, rows, together))
+        return self._strips[-1]
 
 
 def _order(asks: int, executions: Sequence[Execution]) -> tuple[int, ...]:
-    """Keeps together what costs most to copy."""
+    """An order of asks that keeps rows adjacent; the rows that cost most to copy come first."""
     heavy_first = sorted(
         executions, key=lambda execution: -sum(tensor.row_bytes for tensor in execution.reads)
     )
@@ -318,7 +335,7 @@ def _targets(op: _Run | _Gather) -> tuple[_Span, ...]:
 def _reorder(
     drafter: _Drafter, asks: int, outputs: Iterable[Mapping[str, tuple[_Span, ...]]]
 ) -> Reorder | None:
-    """The place where bringing rows into order saves most bytes, if any does."""
+    """The operation before which reordering rows saves most bytes; None if it saves none."""
     buffers, operations = drafter.buffers, drafter.operations
     used = [
         {span.buffer for span in op.reads} if isinstance(op, _Run) else {op.source}

@@ -1,6 +1,6 @@
 """A mixed batch, block by block: buffers, views into them, operations in order. Frozen values.
 
-Made by `edged.paths.trie` and `edged.paths.drafting`, carried out by `edged.device.executor`.
+`edged.paths.trie` and `edged.paths.drafting` make a layout, `edged.device.executor` carries it out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BYTES: dict[DataType, int] = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """What one row of a buffer holds."""
+    """The type and the shape of one row of a buffer."""
 
     datatype: DataType
     shape: tuple[int, ...]
@@ -38,8 +38,8 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """Rows `start` to `start + rows` of a buffer, which is an index into the layout's."""
+class BufferView:
+    """Rows `start` to `start + rows` of a buffer; `buffer` is an index into `Layout.buffers`."""
 
     buffer: int
     start: int
@@ -47,13 +47,13 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class LayoutRun:
     """One run of one block."""
 
     block: str
     rows: int
-    reads: tuple[View, ...]
-    writes: tuple[View, ...]
+    reads: tuple[BufferView, ...]
+    writes: tuple[BufferView, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +62,16 @@ class Gather:
 
     source: int
     rows: tuple[int, ...]
-    target: View
+    target: BufferView
 
 
 @dataclass(frozen=True, slots=True)
 class Reorder:
-    """Until operation `before` each block runs on all rows, so any order of rows will do there.
+    """The place at which to bring rows into the layout's order, if the inputs have another one.
 
-    The inputs in buffers `roots` may come in one; then the rows of `buffers` have to be brought
-    into the layout's order. At this place fewer bytes move than among the inputs.
+    Each block before operation `before` runs on all rows, so any order of rows is right there. The
+    inputs in buffers `roots` may have an order of their own; the rows of `buffers` must then be
+    brought into the layout's order. Fewer bytes move here than if the inputs were reordered.
     """
 
     before: int
@@ -80,21 +81,21 @@ class Reorder:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the rows of one ask find their inputs (by index) and outputs (by model)."""
+    """The views of the inputs (by index) and outputs (by model) of the rows of one ask."""
 
-    inputs: tuple[tuple[int, View], ...]
-    outputs: dict[str, tuple[View, ...]]
+    inputs: tuple[tuple[int, BufferView], ...]
+    outputs: dict[str, tuple[BufferView, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """Everything about a batch but which rows it holds. Operations run in their order.
+    """The buffers and operations of a batch, whichever rows it holds. Operations run in order.
 
-    Compared by identity: a Trie gives the same object for the same mix of rows.
+    Layouts are compared by identity: a Trie gives the same object for the same mix of rows.
     """
 
     buffers: tuple[Buffer, ...]
     roots: tuple[int, ...]  # buffers that hold nothing but inputs
-    operations: tuple[Run | Gather, ...]
+    operations: tuple[LayoutRun | Gather, ...]
     places: dict[Ask, Place]
-    reorder: Reorder | None  # None: nothing to gain
+    reorder: Reorder | None  # None if reordering late saves nothing

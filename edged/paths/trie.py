@@ -5,7 +5,7 @@ a row that is asked for both models passes it once. Nodes of one block whose val
 different blocks (a middle or a top that models share) run together, on the joined rows.
 
 Knows nothing of memory, devices or time. `edged.paths.drafting` says where the rows lie. A layout
-depends on how many rows ask for which models, not on which rows those are, so layouts are kept.
+depends on how many rows ask for which models, not on which rows those are, so layouts are cached.
 """
 
 from __future__ import annotations
@@ -16,21 +16,24 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edged.errors import StoreError
-from edged.manifest import Manifest, Step
-from edged.paths.drafting import Draft, Execution, Pass, Root, draft
+from edged.manifest import Manifest, PathStep
+from edged.paths.drafting import Execution, LayoutDraft, Pass, Root, draft
 from edged.paths.layout import Ask, Layout, Place, Tensor
 
-_DRAFTS = 256  # sets of asks whose drafts are kept
-_LAYOUTS = 1024  # the same with their numbers of rows
-_PLANS = 128  # the same with the order in which the rows come
+# Sizes of the three caches. A draft has the asks as its key, a layout also their numbers of rows,
+# a plan also the order in which the rows arrive.
+_DRAFTS_MAX = 256
+_LAYOUTS_MAX = 1024
+_PLANS_MAX = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`segments[i]`: the place of the i-th rows, and how many of its rows are before them.
+    """How to run a batch whose rows arrive in segments.
 
-    `inputs`: by buffer, in the order of its rows, what it holds: the first row, the index of the
-    input, the segment that it is of.
+    `segments[i]` is the place of the i-th segment, and how many rows of that place come before it.
+    `inputs[buffer]` lists what the buffer holds, in the order of its rows: the first row, the index
+    of the input, and the segment.
     """
 
     layout: Layout
@@ -40,7 +43,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """One block on certain values; both are numbers of values."""
+    """One block on certain values, which have numbers."""
 
     block: str
     reads: tuple[int, ...]
@@ -50,16 +53,16 @@ class _Node:
 @dataclass(frozen=True, slots=True)
 class _Path:
     nodes: frozenset[int]
-    outputs: tuple[int, ...]  # values
+    outputs: tuple[int, ...]  # value numbers
 
 
 class Trie:
-    """The models of a daemon. Frozen but for its caches; one thread uses it."""
+    """The models of a daemon. Only its caches change; one thread uses it."""
 
     def __init__(self, manifests: Mapping[str, Manifest]) -> None:
-        """Raises StoreError where two models disagree on what a block writes."""
-        self._tensors: list[Tensor] = []  # by value
-        self._producers: list[int | None] = []  # node by value; None: an input
+        """Raises StoreError if two models disagree on what a block writes."""
+        self._tensors: list[Tensor] = []  # indexed by value number
+        self._producers: list[int | None] = []  # the node that writes a value; None for an input
         self._nodes: list[_Node] = []
         self._node_of: dict[tuple[str, tuple[int, ...]], int] = {}
         self._root_of: dict[tuple[int, Tensor], int] = {}
@@ -68,12 +71,12 @@ class Trie:
             sum(node in path.nodes for path in self._paths.values())
             for node in range(len(self._nodes))
         ]
-        self._draft = functools.lru_cache(_DRAFTS)(self._make_draft)
-        self._layout = functools.lru_cache(_LAYOUTS)(self._make_layout)
-        self._plan = functools.lru_cache(_PLANS)(self._make_plan)
+        self._draft = functools.lru_cache(_DRAFTS_MAX)(self._make_draft)
+        self._layout = functools.lru_cache(_LAYOUTS_MAX)(self._make_layout)
+        self._plan = functools.lru_cache(_PLANS_MAX)(self._make_plan)
 
     def plan(self, rows: Sequence[tuple[Ask, int]]) -> Plan:
-        """How to run a batch: asks and their numbers of rows, in turn. An Ask is sorted.
+        """How to run a batch. `rows` holds its segments: an ask, which is sorted, and its rows.
 
         Raises KeyError for a model that is not in the trie.
         """
@@ -98,7 +101,7 @@ class Trie:
         asks, rows = zip(*counts, strict=True)
         return self._draft(asks).layout(rows)
 
-    def _make_draft(self, asks: tuple[Ask, ...]) -> Draft:
+    def _make_draft(self, asks: tuple[Ask, ...]) -> LayoutDraft:
         paths = [[self._paths[model] for model in ask] for ask in asks]
         passed = [frozenset[int]().union(*(path.nodes for path in ask)) for ask in paths]
         executions = [
@@ -117,7 +120,7 @@ class Trie:
         tensors = {v.name: Tensor(v.datatype, v.shape) for v in manifest.values}
         known: dict[str, int] = {}
         for index, name in enumerate(manifest.inputs):
-            root = (index, tensors[name])  # the same data for every model that a row is asked for
+            root = (index, tensors[name])  # every model that a row is asked for reads the same data
             if root not in self._root_of:
                 self._root_of[root] = self._new_value(tensors[name], None)
             known[name] = self._root_of[root]
@@ -135,7 +138,7 @@ class Trie:
             nodes.append(node)
         return _Path(frozenset(nodes), tuple(known[name] for name in manifest.outputs))
 
-    def _node(self, step: Step, reads: tuple[int, ...], tensors: Mapping[str, Tensor]) -> int:
+    def _node(self, step: PathStep, reads: tuple[int, ...], tensors: Mapping[str, Tensor]) -> int:
         key = (step.block, reads)
         if key not in self._node_of:
             node = self._node_of[key] = len(self._nodes)
@@ -151,10 +154,10 @@ class Trie:
     # --- what runs together -------------------------------------------------------------------
 
     def _together(self, nodes: frozenset[int]) -> list[frozenset[int]]:
-        """Nodes that run at once, in an order in which they can.
+        """Groups of nodes that run together, in an order in which they can run.
 
-        A block waits until all its nodes can run, so that it runs once. Only where blocks wait
-        for each other in a ring does one run in parts.
+        A block waits until all its nodes can run, so that it runs once. If blocks wait for each
+        other in a ring, one of them runs in parts.
         """
         left = sorted(nodes)
         done: set[int | None] = {None}
@@ -163,13 +166,13 @@ class Trie:
             waiting: dict[Hashable, list[int]] = {}
             ready: dict[Hashable, list[int]] = {}
             for node in left:
-                # A block without weights may serve tensors of several shapes: not in one run.
+                # A block without weights may take tensors of several shapes, but not in one run.
                 key = (self._nodes[node].block, self._read_tensors(node))
                 waiting.setdefault(key, []).append(node)
                 if all(self._producers[value] in done for value in self._nodes[node].reads):
                     ready.setdefault(key, []).append(node)
             complete = [group for key, group in ready.items() if group == waiting[key]]
-            # What most models share goes first: there the rows can still have any order.
+            # The block that most models share runs first: any order of rows is still right there.
             best = max(
                 complete or ready.values(),
                 key=lambda group: (len(group) if not complete else 0, self._weight(group)),
@@ -186,7 +189,7 @@ class Trie:
         return tuple(self._tensors[value] for value in self._nodes[node].reads)
 
     def _execution(self, passes: Sequence[tuple[int, int]]) -> Execution:
-        """One run of one block; `passes` are asks, by index, and nodes."""
+        """One run of one block. A pass is the index of an ask, and a node."""
         node = passes[0][1]
         return Execution(
             block=self._nodes[node].block,
@@ -200,7 +203,7 @@ class Trie:
     def _roots(
         self, executions: Sequence[Execution], outputs: Sequence[Mapping[str, tuple[int, ...]]]
     ) -> list[Root]:
-        """The inputs that are used, each with the asks that use it."""
+        """The inputs that are used, each with the asks that read it."""
         asks: dict[int, set[int]] = {}
         for execution in executions:
             for one in execution.passes:

@@ -1,6 +1,6 @@
-"""From a picture's file to its pixels: whole or not at all, and upright.
+"""Decodes a picture's file: the picture is whole and upright, or an error is raised.
 
-JPEG goes through libjpeg-turbo in its strict mode: OpenCV fills what it cannot read with grey
+JPEGs are decoded by libjpeg-turbo in its strict mode: OpenCV fills what it cannot read with grey
 and only warns. Decoding releases the GIL.
 """
 
@@ -16,9 +16,9 @@ import simplejpeg
 
 from edged.errors import InvalidArgument
 from edged.pictures import files
-from edged.pictures.header import MAX_PIXELS, Bytes, Header, check, damaged
+from edged.pictures.header import MAX_PIXELS, Bytes, PictureHeader, check, damaged
 
-Image: TypeAlias = npt.NDArray[Any]  # (height, width, 3) uint8, RGB; or 4, the last unused
+Image: TypeAlias = npt.NDArray[Any]  # (height, width, 3 or 4) uint8: RGB and an unused channel
 
 _STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
@@ -28,8 +28,8 @@ def _transverse(image: Image) -> Image:
     return cv2.flip(turned, -1, turned)
 
 
-# EXIF 2.32, tag 0x0112: what brings the stored picture upright. Each makes one copy, no more:
-# `decode_bytes` counts on it.
+# How to turn a stored picture upright, by its orientation (EXIF 2.32, tag 0x0112). Each function
+# makes one copy and no more, which `decode_bytes` relies on.
 _UPRIGHT: dict[int, Callable[[Image], Image]] = {
     2: lambda image: cv2.flip(image, 1),
     3: lambda image: cv2.flip(image, -1),
@@ -44,26 +44,26 @@ _UPRIGHT: dict[int, Callable[[Image], Image]] = {
 def decode(data: Bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
     """The upright picture, uint8 RGB of shape (height, width, 3).
 
-    Raises ResourceExhausted for one that would take too much, before anything is decoded;
-    InvalidArgument for a damaged file, Unsupported for some kinds of JPEG.
+    Raises ResourceExhausted for a picture that would take too much time or memory, before anything
+    is decoded; InvalidArgument for a damaged file; Unsupported for some kinds of JPEG.
     """
     header = files.look(data)
     check(header, max_pixels)
     return pixels_of(header)
 
 
-def pixels_of(header: Header, *, spare: bool = False) -> Image:
-    """The upright picture of a file that was looked at and checked.
+def pixels_of(header: PictureHeader, *, spare: bool = False) -> Image:
+    """The upright picture of a file whose header was read and checked.
 
-    spare  a fourth channel that means nothing is welcome: a JPEG decodes as fast to four, and
-           exact resizing is a third faster with them
+    spare  the picture may have a fourth, unused channel: a JPEG decodes as fast to four channels,
+           and exact resizing is a third faster with them
     """
     image = _decode_jpeg(header, spare) if header.kind == "JPEG" else _decode_png(header)
     turn = _UPRIGHT.get(header.orientation)
     return image if turn is None else turn(image)
 
 
-def _decode_jpeg(header: Header, spare: bool) -> Image:
+def _decode_jpeg(header: PictureHeader, spare: bool) -> Image:
     try:
         image: Image = simplejpeg.decode_jpeg(header.file, colorspace="RGBX" if spare else "RGB")
     except ValueError as error:
@@ -71,7 +71,7 @@ def _decode_jpeg(header: Header, spare: bool) -> Image:
     return _as_announced(header, image)
 
 
-def _decode_png(header: Header) -> Image:
+def _decode_png(header: PictureHeader) -> Image:
     try:
         image = cv2.imdecode(np.frombuffer(header.file, np.uint8), _STORED)
     except cv2.error as error:
@@ -81,8 +81,8 @@ def _decode_png(header: Header) -> Image:
     return _as_announced(header, cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image))
 
 
-def _as_announced(header: Header, image: Image) -> Image:
-    """What was admitted by its header has to be what was decoded."""
+def _as_announced(header: PictureHeader, image: Image) -> Image:
+    """The decoded picture, which must have the size that its header announced."""
     if image.shape[:2] != (header.height, header.width):
         found = f"it decodes to {image.shape[1]} x {image.shape[0]} pixels"
         raise InvalidArgument(

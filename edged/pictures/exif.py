@@ -1,5 +1,6 @@
-"""The orientation in an EXIF block (EXIF 2.32, a TIFF structure). Never raises: a camera's broken
-block says nothing about the picture.
+"""The orientation in an EXIF block (EXIF 2.32, a TIFF structure).
+
+Nothing here raises: a broken EXIF block says nothing about the picture.
 """
 
 from __future__ import annotations
@@ -7,15 +8,15 @@ from __future__ import annotations
 import struct
 
 _ORIENTATION = 0x0112
-# How each TIFF type of a whole number is written: BYTE, SHORT, LONG, SBYTE, SSHORT, SLONG.
+# `struct` formats of the TIFF types BYTE, SHORT, LONG, SBYTE, SSHORT and SLONG.
 _FORMATS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
-_PREFIX = b"Exif\0"  # and one more byte, which some cameras do not leave at 0
+_PREFIX = b"Exif\0"  # one byte follows, which some cameras do not set to 0
 
 
 def orientation(block: bytes) -> int | None:
-    """1 to 8 as EXIF numbers them; None where the block names none.
+    """The orientation, 1 to 8 as EXIF numbers them; None if the block has none.
 
-    `block`: the content of a JPEG's APP1 segment, or of a PNG's eXIf chunk.
+    `block` is the content of a JPEG's APP1 segment, or of a PNG's eXIf chunk.
     """
     tiff = block[len(_PREFIX) + 1 :] if block.startswith(_PREFIX) else block
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
@@ -23,7 +24,7 @@ def orientation(block: bytes) -> int | None:
         return None
     try:
         return _in_directory(tiff, order)
-    except struct.error:  # cut short before an orientation was found
+    except struct.error:  # the block ends before an orientation was found
         return None
 
 

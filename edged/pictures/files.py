@@ -1,4 +1,4 @@
-"""Which kind of picture a file is, by its first bytes."""
+"""The kind of a picture's file, recognised by its first bytes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Iterable
 
 from edged.errors import InvalidArgument
 from edged.pictures import jpeg, png
-from edged.pictures.header import Bytes, Header
+from edged.pictures.header import Bytes, PictureHeader
 
-PEEK_BYTES = 4096  # of a file: enough for `light_pixels`, unless much else comes first
+PEEK_BYTES = 4096  # `light_pixels` needs this much of a file, unless long segments come first
 
 
-def look(data: Bytes) -> Header:
+def look(data: Bytes) -> PictureHeader:
     """The header of a JPEG or PNG file.
 
-    Raises InvalidArgument for anything else and for a damaged one; Unsupported for some JPEGs.
+    Raises InvalidArgument for any other file and for a damaged one; Unsupported for some JPEGs.
     """
-    data = memoryview(data)  # its slices are not copied
+    data = memoryview(data)  # slices of it are not copies
     magic = bytes(data[:8])
     if magic.startswith(jpeg.MAGIC):
         return jpeg.look(data)
@@ -30,10 +30,10 @@ def look(data: Bytes) -> Header:
 
 
 def light_pixels(beginnings: Iterable[Bytes]) -> int | None:
-    """Pixels of all pictures, if decoding each takes a time in proportion to them.
+    """The pixels of all pictures, if the time to decode them grows with their pixels alone.
 
-    `beginnings`: of the files, or all of them. None: one is a progressive JPEG, no picture, or its
-    beginning does not say.
+    `beginnings` holds the first bytes of each file, or all of it. None if one is a progressive JPEG
+    or no picture, or if its first bytes do not tell.
     """
     total = 0
     for data in beginnings:

@@ -1,7 +1,7 @@
-"""What a picture's file says of itself, and what it will take to decode. Pure Python, no pixels.
+"""The header of a picture's file, and the memory and time that decoding it takes. Pure Python.
 
-Everything that decides about a picture is known from here, before a library has allocated or
-decoded anything.
+All decisions about a picture are made from its header, before a library has allocated or decoded
+anything.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from edged.errors import InvalidArgument, ResourceExhausted
 
 Bytes: TypeAlias = "bytes | bytearray | memoryview"
 
-MAX_PIXELS = 50_000_000  # of a picture, where nobody says less
-MAX_SCANS = 500  # of a JPEG; what libjpeg-turbo advises, real ones have about ten
+MAX_PIXELS = 50_000_000  # default limit for one picture
+MAX_SCANS = 500  # the limit for a JPEG that libjpeg-turbo advises; real ones have about ten scans
 MAX_SCANNED_PIXELS = 2**29  # scans times pixels: decoding goes over the whole picture in each scan
 _SLACK_BYTES = 1 << 20  # rows, tables and windows of the libraries
-_PNG_BYTES = 8  # a pixel; measured 6.1 at most, whatever the colour type, depth and interlacing
+_PNG_PIXEL_BYTES = 8  # measured: at most 6.1, for every colour type, depth and interlacing
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """`pieces` of the file are what a decoder is to be given: without what means nothing to it."""
+class PictureHeader:
+    """The facts of a header that decide how a picture is decoded, and what that takes."""
 
     kind: Literal["JPEG", "PNG"]
     height: int  # pixels, as stored
     width: int
-    orientation: int  # of EXIF; 1: upright
-    pieces: tuple[Bytes, ...]
+    orientation: int  # EXIF orientation; 1 is upright
+    pieces: tuple[Bytes, ...]  # the file without the parts that mean nothing to a decoder
     components: int = 3
-    scans: int = 1  # of a JPEG: how often its decoder goes over the picture
-    is_whole: bool = False  # of a JPEG: all coefficients are kept until the last scan is read
+    scans: int = 1  # how often a JPEG decoder goes over the picture
+    is_whole: bool = False  # a JPEG decoder keeps all coefficients until the last scan is read
 
     @property
     def pixels(self) -> int:
@@ -39,7 +39,7 @@ class Header:
 
     @property
     def file(self) -> Bytes:
-        """What a decoder is to be given, in one piece; a copy if there are several."""
+        """The pieces for a decoder as one; a copy if there are several."""
         return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
 
     @property
@@ -53,7 +53,7 @@ def damaged(kind: str, why: object) -> InvalidArgument:
     return InvalidArgument(f"the {kind} is damaged ({why}): send the file again")
 
 
-def check(header: Header, max_pixels: int) -> None:
+def check(header: PictureHeader, max_pixels: int) -> None:
     """Raise ResourceExhausted for a picture that would take too much time or memory."""
     size = f"{header.width} x {header.height} pixels"
     if header.pixels > max_pixels:
@@ -67,16 +67,16 @@ def check(header: Header, max_pixels: int) -> None:
         )
 
 
-def decode_bytes(header: Header) -> int:
+def decode_bytes(header: PictureHeader) -> int:
     """The most memory that decoding takes at one time, the upright picture included."""
     copied_bytes = sum(map(len, header.pieces)) if len(header.pieces) > 1 else 0
     if header.kind == "PNG":
-        return header.pixels * _PNG_BYTES + copied_bytes + _SLACK_BYTES
+        return header.pixels * _PNG_PIXEL_BYTES + copied_bytes + _SLACK_BYTES
     coefficients = 2 * header.components if header.is_whole else 0
     turned = 4 if header.orientation != 1 else 0
     return header.pixels * (4 + max(coefficients, turned)) + copied_bytes + _SLACK_BYTES
 
 
 def most_decode_bytes(max_pixels: int) -> int:
-    """What the most demanding picture of so many pixels takes."""
-    return max_pixels * 10 + _SLACK_BYTES  # a JPEG whose coefficients are all kept
+    """The most memory that decoding a picture of at most `max_pixels` pixels takes."""
+    return max_pixels * 10 + _SLACK_BYTES  # 10 bytes a pixel: a JPEG whose coefficients are kept

@@ -1,8 +1,7 @@
-"""The header of a JPEG file (ITU-T T.81): its segments up to the first scan, and how many scans
-there are.
+"""The header of a JPEG file (ITU-T T.81): segments before the first scan, and the number of scans.
 
-It reads what libjpeg reads: segments in any order, fill bytes, markers without a length. Two faults
-that cameras are known for mean nothing for the picture, and are left out of what is decoded: bytes
+It accepts what libjpeg accepts: segments in any order, fill bytes, markers without a length. Two
+known faults of cameras mean nothing for the picture and are removed before it is decoded: bytes
 between segments, and a sequential scan that names the wrong coefficients.
 """
 
@@ -12,29 +11,30 @@ import re
 
 from edged.errors import Unsupported
 from edged.pictures import exif
-from edged.pictures.header import MAX_SCANS, Bytes, Header, damaged
+from edged.pictures.header import MAX_SCANS, Bytes, PictureHeader, damaged
 
 MAGIC = b"\xff\xd8"  # SOI
 
-_MOST_SEGMENTS = 2000  # a file of millions of empty ones would take seconds to walk through
+_MAX_SEGMENTS = 2000  # a file of millions of empty segments would take seconds to read
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
-_ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # TEM and RST: markers without a length
+_LENGTHLESS = frozenset((0x01, *range(0xD0, 0xD8)))  # the markers TEM and RST
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
-_ALL_COEFFICIENTS = b"\0\x3f\0"  # what the scan header of a sequential JPEG has to end in
+_ALL_COEFFICIENTS = b"\0\x3f\0"  # last bytes of the scan header of a sequential JPEG
 _MARKER = re.compile(rb"\xff+([\x01-\xfe])", re.DOTALL)
-_MARKER_AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])", re.DOTALL)  # RST is part of it
+# RST belongs to the scan.
+_MARKER_AFTER_SCAN = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])", re.DOTALL)
 
 
-def look(data: Bytes) -> Header:
-    """Raises InvalidArgument for a damaged file, Unsupported for other kinds of JPEG."""
+def look(data: Bytes) -> PictureHeader:
+    """The header of a file. Raises InvalidArgument if it is damaged, Unsupported for rare JPEGs."""
     return _Walk(data).header()
 
 
 def pixels_at_once(data: Bytes) -> int | None:
-    """Pixels of a JPEG that is decoded in one go; None: it is not, or its beginning does not say.
+    """The pixels of a JPEG that is decoded in one pass; None if it is not, or `data` is too short.
 
-    `data`: a file or its beginning. Cheap: for whoever has to choose who decodes it.
+    `data` is a file or its beginning. The call is cheap: it helps to choose who decodes a picture.
     """
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
@@ -42,28 +42,28 @@ def pixels_at_once(data: Bytes) -> int | None:
         if marker in _SEQUENTIAL:
             height, width = data[at + 5] << 8 | data[at + 6], data[at + 7] << 8 | data[at + 8]
             return height * width
-        if marker in _FRAMES or marker in _ALONE or marker in (0x00, 0xFF, _SOI, _EOI, _SOS):
+        if marker in _FRAMES or marker in _LENGTHLESS or marker in (0x00, 0xFF, _SOI, _EOI, _SOS):
             return None
         at += 2 + (data[at + 2] << 8 | data[at + 3])
     return None
 
 
 class _Walk:
-    """One way through a file's segments."""
+    """One pass over a file's segments."""
 
     def __init__(self, data: Bytes) -> None:
         self._data = data
-        self._at = 2  # behind SOI
+        self._at = 2  # the first byte after SOI
         self._segments = 0
-        self._kept: list[Bytes] = []  # pieces of the file before `_begin`, where some is left out
+        self._kept: list[Bytes] = []  # pieces of the file before `_begin`, if parts are removed
         self._begin = 0
 
-    def header(self) -> Header:
+    def header(self) -> PictureHeader:
         orientation = frame = None
         while (marker := self._next(_MARKER)) != _SOS:
             if marker in (_SOI, _EOI) or marker is None:
                 raise damaged("JPEG", "it ends before a picture begins")
-            if marker in _ALONE:
+            if marker in _LENGTHLESS:
                 continue
             segment = self._segment()
             if marker == _APP1 and orientation is None:
@@ -82,16 +82,16 @@ class _Walk:
         if not is_progressive:
             self._mend_scan()
         scans = 1 + self._more_scans() if is_whole else 1
-        return Header(
+        return PictureHeader(
             "JPEG", height, width, orientation or 1, self._pieces(), components, scans, is_whole
         )
 
     def _next(self, pattern: re.Pattern[bytes]) -> int | None:
-        """Go behind the next marker. Bytes before it, which mean nothing, are left out."""
+        """Move past the next marker. Bytes before it mean nothing and are removed."""
         data, at = self._data, self._at
         self._segments += 1
-        if self._segments > _MOST_SEGMENTS:
-            raise damaged("JPEG", f"it has more than {_MOST_SEGMENTS} segments")
+        if self._segments > _MAX_SEGMENTS:
+            raise damaged("JPEG", f"it has more than {_MAX_SEGMENTS} segments")
         if pattern is _MARKER and data[at : at + 1] == b"\xff" and len(data) > at + 1:
             marker = data[at + 1]
             if marker not in (0x00, 0xFF):
@@ -106,7 +106,7 @@ class _Walk:
         return data[self._at - 1]
 
     def _segment(self) -> Bytes:
-        """The content of the segment whose marker was read; go behind it."""
+        """The content of the segment whose marker was read. Moves past the segment."""
         data, at = self._data, self._at
         if at + 2 > len(data):
             raise damaged("JPEG", "it ends within its header")
@@ -117,22 +117,24 @@ class _Walk:
         return data[at + 2 : at + length]
 
     def _mend_scan(self) -> None:
-        """libjpeg warns when the last bytes of a sequential scan's header differ, and ignores
-        them."""
+        """Correct the last bytes of a sequential scan's header.
+
+        libjpeg ignores them but warns if they are wrong, and strict decoding makes that an error.
+        """
         start = self._at - len(_ALL_COEFFICIENTS)
         if self._data[start : self._at] != _ALL_COEFFICIENTS:
             self._leave_out(start, self._at)
             self._kept.append(_ALL_COEFFICIENTS)
 
     def _more_scans(self) -> int:
-        """Scans after the first; not all of them once there are too many."""
+        """The number of scans after the first; counting stops at the limit."""
         scans = 0
         while scans < MAX_SCANS:
             marker = self._next(_MARKER_AFTER_SCAN)
-            if marker is None or marker == _EOI:  # the decoder says if it is cut short
+            if marker is None or marker == _EOI:  # the decoder reports a file that is cut short
                 break
             scans += marker == _SOS
-            if marker != _SOI and marker not in _ALONE:
+            if marker != _SOI and marker not in _LENGTHLESS:
                 self._segment()
         return scans
 
@@ -145,7 +147,7 @@ class _Walk:
 
 
 def _frame(marker: int, segment: Bytes) -> tuple[int, int, int, bool]:
-    """Height, width, components, and whether it is progressive."""
+    """The height, width and components of a picture, and whether it is progressive."""
     if len(segment) < 6:
         raise damaged("JPEG", "its frame header is cut short")
     precision, components = segment[0], segment[5]

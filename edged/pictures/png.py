@@ -1,8 +1,8 @@
 """The header of a PNG file (ISO/IEC 15948): its chunks.
 
-What does not change a pixel is left out of what is decoded: texts and profiles, which a few bytes
-can make megabytes each, and the further frames of an animation. Of an animated PNG the default
-image is the picture.
+Chunks that change no pixel are removed before decoding: texts and profiles, each of which can grow
+from a few bytes to megabytes, and the further frames of an animation. The picture of an animated
+PNG is its default image.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from __future__ import annotations
 import struct
 
 from edged.pictures import exif
-from edged.pictures.header import Bytes, Header, damaged
+from edged.pictures.header import Bytes, PictureHeader, damaged
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
-_MOST_CHUNKS = 100_000  # 64 MiB in pieces of 671 bytes; more would take long to walk through
+_MAX_CHUNKS = 100_000  # enough for 64 MiB in pieces of 671 bytes; more would take long to read
 _DECODED = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
 _HARMLESS = frozenset((b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"bKGD", b"pHYs", b"tIME", b"hIST"))
 
 
-def look(data: Bytes) -> Header:
-    """Raises InvalidArgument unless it is whole: checksums are left to the decoder."""
+def look(data: Bytes) -> PictureHeader:
+    """The header of a whole file. Raises InvalidArgument; the decoder verifies the checksums."""
     if len(data) < 33 or data[8:16] != b"\0\0\0\rIHDR":
         raise damaged("PNG", "its header is cut short")
     width, height = struct.unpack_from(">II", data, 16)
@@ -28,7 +28,7 @@ def look(data: Bytes) -> Header:
         raise damaged("PNG", "its header says that it has no pixels")
     orientation: int | None = None
     begin, at, kept = 0, len(MAGIC), list[Bytes]()
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         if at + 12 > len(data):
             raise damaged("PNG", "it ends before its last chunk")
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -44,12 +44,12 @@ def look(data: Bytes) -> Header:
         if kind == b"IEND":
             break
     else:
-        raise damaged("PNG", f"it has more than {_MOST_CHUNKS} chunks")
-    return Header("PNG", height, width, orientation or 1, (*kept, data[begin:at]))
+        raise damaged("PNG", f"it has more than {_MAX_CHUNKS} chunks")
+    return PictureHeader("PNG", height, width, orientation or 1, (*kept, data[begin:at]))
 
 
 def pixels(data: Bytes) -> int | None:
-    """Of a file or its beginning; None: that does not say."""
+    """The pixels of a file, by its beginning; None if that is too short to tell."""
     if len(data) < 24 or data[12:16] != b"IHDR":
         return None
     width, height = struct.unpack_from(">II", data, 16)

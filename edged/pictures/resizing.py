@@ -1,11 +1,11 @@
-"""Pictures made larger or smaller, with the same bytes on every processor.
+"""Resizes pictures, with the same bytes as a result on every processor.
 
-OpenCV's own resizing takes other paths on aarch64 than on x86_64, and differs by up to 2 of 255.
+OpenCV's usual resizing takes other paths on aarch64 than on x86_64, and differs by up to 2 of 255.
 `linear` is its INTER_LINEAR_EXACT, which does not. `area` and `cubic` are sums of whole numbers in
-double precision, which no order of adding can round, and one rounding at the end: half goes up.
-They are matrix products of a few rows at a time, since each pixel depends on few others.
+double precision, which are exact in any order, and one rounding at the end: half goes up. They are
+matrix products of a few rows at a time, since each pixel depends on few others.
 
-`resize_in_version_1` is what stored models were made with.
+Older stored models were made with `resize_in_version_1`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,22 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-Image: TypeAlias = npt.NDArray[Any]  # (height, width, 3) uint8; 4 for `linear`
+Image: TypeAlias = npt.NDArray[Any]  # (height, width, 3) uint8; `linear` also takes 4 channels
 Sums: TypeAlias = npt.NDArray[np.float64]
 Method: TypeAlias = Literal["linear", "area", "cubic"]
 
-_AT_ONCE = 4  # pixels of the result whose weights are one matrix
-_ROWS = 256  # that are weighed at once
-_STRIP = 2**17  # sums that are kept at one time, at about which a picture is cut into strips
+_MATRIX_PIXELS = 4  # pixels of the result whose weights are one matrix
+_PRODUCT_ROWS = 256  # most rows of one matrix product
+_STRIP_SUMS = 2**17  # a picture is cut into strips with about this many sums each
 _CUBIC_ONE = 2**14  # the weights of a cubic are multiples of 1 / _CUBIC_ONE
 _OF_OPENCV = {"linear": cv2.INTER_LINEAR, "area": cv2.INTER_AREA, "cubic": cv2.INTER_CUBIC}
 
 
 def resize(image: Image, height: int, width: int, method: Method) -> Image:
-    """linear  as OpenCV's INTER_LINEAR_EXACT
-    area    the mean of what each pixel of the result covers
+    """Resize by one of three methods:
+
+    linear  OpenCV's INTER_LINEAR_EXACT
+    area    the mean of the pixels that each pixel of the result covers
     cubic   the kernel of Keys with a = -0.75 on four by four pixels, the border repeated
     """
     if method == "linear":
@@ -52,7 +54,7 @@ def resize(image: Image, height: int, width: int, method: Method) -> Image:
 
 
 def resize_in_version_1(image: Image, height: int, width: int, method: Method) -> Image:
-    """By OpenCV's quick ways, which differ between processors by up to 2 of 255."""
+    """Resize by OpenCV's fast methods, which differ between processors by up to 2 of 255."""
     return cv2.resize(image, (width, height), interpolation=_OF_OPENCV[method])
 
 
@@ -61,14 +63,15 @@ def resize_bytes(size: tuple[int, int], to: tuple[int, int], method: Method) -> 
     result_bytes = 4 * to[0] * to[1]
     if method == "linear":
         return result_bytes
-    columns = min(size[1], _STRIP // (3 * to[0]) + _AT_ONCE * size[1] // to[1] + 8)
-    rows = 3 * to[0] + min(_ROWS, _AT_ONCE * size[0] // to[0] + 8)  # of sums, and weighed
+    columns = min(size[1], _STRIP_SUMS // (3 * to[0]) + _MATRIX_PIXELS * size[1] // to[1] + 8)
+    # Rows of sums, and rows that one product reads.
+    rows = 3 * to[0] + min(_PRODUCT_ROWS, _MATRIX_PIXELS * size[0] // to[0] + 8)
     return 2 * result_bytes + 3 * columns * (size[0] + 8 * rows) + 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """Weights of pixels `start` to `stop` in pixels of the result, from `first` on."""
+    """The weights of pixels `start` to `stop` in the pixels of the result that begin at `first`."""
 
     first: int
     start: int
@@ -78,7 +81,7 @@ class _Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Axis:
-    """How one axis is resized. `one` is what the weights of each pixel add up to."""
+    """How one axis is resized. The weights of each pixel add up to `one`."""
 
     one: int
     blocks: tuple[_Block, ...]
@@ -88,8 +91,8 @@ class _Axis:
 def _axis(size: int, to: int, method: Method) -> _Axis:
     one, taps = _TAPS[method](size, to)
     blocks = []
-    for first in range(0, to, _AT_ONCE):
-        rows = [taps(pixel) for pixel in range(first, min(first + _AT_ONCE, to))]
+    for first in range(0, to, _MATRIX_PIXELS):
+        rows = [taps(pixel) for pixel in range(first, min(first + _MATRIX_PIXELS, to))]
         start = min(row[0][0] for row in rows)
         stop = max(row[-1][0] for row in rows) + 1
         weights = np.zeros((len(rows), stop - start))
@@ -104,7 +107,7 @@ Taps: TypeAlias = "Callable[[int], list[tuple[int, int]]]"  # pixels and weights
 
 
 def _area_taps(size: int, to: int) -> tuple[int, Taps]:
-    """Pixel j of the result covers [j, j + 1) * size / to; all times `to` are whole numbers."""
+    """Pixel j of the result covers [j, j + 1) * size / to; times `to`, all are whole numbers."""
 
     def taps(j: int) -> list[tuple[int, int]]:
         begin, end = j * size, (j + 1) * size
@@ -118,7 +121,7 @@ def _area_taps(size: int, to: int) -> tuple[int, Taps]:
 
 def _cubic_taps(size: int, to: int) -> tuple[int, Taps]:
     def taps(j: int) -> list[tuple[int, int]]:
-        pixel, part = divmod((2 * j + 1) * size - to, 2 * to)  # of the middle of j
+        pixel, part = divmod((2 * j + 1) * size - to, 2 * to)  # position of the middle of j
         x = part / (2 * to)
         weights = [round(_keys(abs(x - at)) * _CUBIC_ONE) for at in (-1, 0, 1, 2)]
         weights[1 if x < 0.5 else 2] += _CUBIC_ONE - sum(weights)
@@ -135,17 +138,17 @@ _TAPS: dict[Method, Callable[[int, int], tuple[int, Taps]]] = {
 
 
 def _keys(x: float, a: float = -0.75) -> float:
-    """Keys, Cubic Convolution Interpolation for Digital Image Processing (1981)."""
+    """The kernel of Keys, Cubic Convolution Interpolation for Digital Image Processing (1981)."""
     if x <= 1.0:
         return ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
     return ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a
 
 
 def _strips(across: _Axis, height: int) -> Iterator[list[_Block]]:
-    """Blocks that are worked on at once, so that their sums stay few, and in the caches."""
+    """Groups of blocks that are computed together: few enough that their sums stay in the cache."""
     strip: list[_Block] = []
     for block in across.blocks:
-        if strip and (block.stop - strip[0].start) * height * 3 > _STRIP:
+        if strip and (block.stop - strip[0].start) * height * 3 > _STRIP_SUMS:
             yield strip
             strip = []
         strip.append(block)
@@ -155,14 +158,14 @@ def _strips(across: _Axis, height: int) -> Iterator[list[_Block]]:
 def _weigh(
     rows: npt.NDArray[Any], blocks: tuple[_Block, ...] | list[_Block], left: int = 0
 ) -> Sums:
-    """Weighted sums of rows, of which the first is number `left` to the blocks."""
+    """Weighted sums of rows. The first row has number `left` in the blocks."""
     first = blocks[0].first
     count = blocks[-1].first + len(blocks[-1].weights) - first
     sums = np.empty((count, rows.shape[1]))
     for block in blocks:
         out = sums[block.first - first : block.first - first + len(block.weights)]
-        for start in range(block.start, block.stop, _ROWS):
-            stop = min(start + _ROWS, block.stop)
+        for start in range(block.start, block.stop, _PRODUCT_ROWS):
+            stop = min(start + _PRODUCT_ROWS, block.stop)
             taken = rows[start - left : stop - left].astype(np.float64, copy=False)
             weights = block.weights[:, start - block.start : stop - block.start]
             if start == block.start:
@@ -173,8 +176,10 @@ def _weigh(
 
 
 def _rounded(sums: Sums, one: int) -> Image:
-    """The picture of (width, height, 3) weighted sums. The quotient is far enough from the next
-    whole number for its floor to be exact."""
+    """The picture of (width, height, 3) weighted sums.
+
+    The quotient is so far from the next whole number that its floor is exact.
+    """
     sums += one / 2
     sums /= one
     rounded = np.clip(np.floor(sums, out=sums), 0, 255, out=sums).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""Reading an instance: JSON -> a frozen Struct, and one line that names the field when it is bad.
+"""Reads an instance: JSON becomes a frozen Struct, or an error of one line that names the field.
 
-Knows no planner: each one declares its Structs with the number types below, so that a value out
-of range, NaN, an infinity and a wrong type are all found by msgspec and told by `decode`.
+Each planner declares its Structs with the number types below, so that msgspec finds a value out of
+range, NaN, an infinity or a wrong type, and `decode` says so. Knows no planner.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import msgspec
 
 from edged.errors import PlanError
 
-_LARGEST = sys.float_info.max  # keeps infinities out; NaN fails every comparison
+_LARGEST = sys.float_info.max  # excludes infinities; NaN fails every comparison
 
 Finite = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0.0, le=_LARGEST)]
 Positive = Annotated[float, msgspec.Meta(gt=0.0, le=_LARGEST)]
-# What is multiplied with its like: far above anything there is, and far from overflow.
+# Numbers that are multiplied with each other. The limit is far above any real value, and products
+# are far from overflow.
 Amount = Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
 PositiveAmount = Annotated[float, msgspec.Meta(gt=0.0, le=1e12)]
 Seconds = Annotated[float, msgspec.Meta(ge=1e-9, le=1e12)]
@@ -37,10 +38,10 @@ _KINDS = {
 
 
 def decode(data: bytes | str, kind: str, struct: type[T]) -> T:
-    """The instance in `data`: bare, or wrapped as `{"instance": .., "expected": ..}`.
+    """The instance in `data`, alone or wrapped as `{"instance": .., "expected": ..}`.
 
-    `kind` is what its field `type` must say. Raises PlanError in one line: the field, what it must
-    be and what it is, as `users[3].R: must be > 0, got NaN`.
+    Its field `type` must be `kind`. Raises PlanError, one line that names the field, what it must
+    be and what it is: `users[3].R: must be > 0, got NaN`.
     """
     try:
         raw = json.loads(data)
@@ -60,7 +61,7 @@ def decode(data: bytes | str, kind: str, struct: type[T]) -> T:
 
 
 def convert(raw: Any, struct: type[T]) -> T:
-    """`raw` (of json.loads) as a `struct`. Raises PlanError naming the field."""
+    """Converts `raw`, which json.loads made, to a `struct`. Raises PlanError naming the field."""
     try:
         return msgspec.convert(raw, struct)
     except msgspec.ValidationError as error:

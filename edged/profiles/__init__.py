@@ -9,20 +9,20 @@ from pathlib import Path
 
 from edged.errors import ConfigError
 from edged.profiles import boards
-from edged.profiles.form import Profile, decode, encode
+from edged.profiles.form import DeviceProfile, decode, encode
 
 SMOOTH_TABLE_2 = "smooth-table2"
 
 
-def read(name: str) -> Profile:
-    """The profile in the file `name`, or, without `.json`, the one of that name in the package.
+def read(name: str) -> DeviceProfile:
+    """The profile in the file `name`, or, if `name` lacks `.json`, the one in the package.
 
     Raises ConfigError that names the file.
     """
     here = resources.files("edged.profiles") / f"{name}.json"
     source = Path(name) if name.endswith(".json") else here
     try:
-        if not source.is_file():  # nor a device or a pipe, which may have no end
+        if not source.is_file():  # a device or a pipe may have no end
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         data = source.read_bytes()
     except OSError as error:
@@ -36,7 +36,7 @@ def read(name: str) -> Profile:
         raise ConfigError(f"profile {name}: {error}") from error
 
 
-def write(path: Path, profile: Profile) -> None:
+def write(path: Path, profile: DeviceProfile) -> None:
     """Raises ConfigError if the file cannot be written."""
     try:
         path.write_bytes(encode(profile))
@@ -51,5 +51,5 @@ def shipped() -> list[str]:
 
 
 def machine() -> str:
-    """The processor, as `AMD EPYC 9B14, x86_64`; of a board its model."""
+    """The name of this machine: its processor (`AMD EPYC 9B14, x86_64`), or a board's model."""
     return boards.name()

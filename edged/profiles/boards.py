@@ -1,8 +1,8 @@
-"""Which machine this is, as profiles name it: figures of one are not those of another.
+"""The name of this machine in profiles: the figures of one machine do not hold for another.
 
-A PC is named by its processor. Of a board the device tree tells the model; where it does not, what
-distinguishes boards stands in its place: the kinds of their chips and cores, how many and how fast
-they are, how much memory there is.
+A PC is named by its processor. A board is named by the model in its device tree or, if there is
+none, by what distinguishes boards: the kinds of their chips and cores, the number and speed of the
+cores, and the memory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _GIB = 1 << 30
 
 
 def name(root: Path = Path("/"), architecture: str | None = None) -> str:
-    """As `AMD EPYC 9B14, x86_64`. `root`: where /proc, /sys and /etc are looked for."""
+    """The machine's name: `AMD EPYC 9B14, x86_64`. `root` is the folder of /proc, /sys and /etc."""
     architecture = architecture or platform.machine()
     return f"{_model(root, is_pc=architecture in _PCS)}, {architecture}"
 
@@ -32,25 +32,25 @@ def _model(root: Path, *, is_pc: bool) -> str:
     processor = found[1] if found else ""
     if is_pc and processor:
         return processor
-    # Elsewhere that is hardly more than the architecture, as `ARMv8 Processor rev 1 (v8l)`.
+    # The processor's name is hardly more than the architecture here: `ARMv8 Processor rev 1 (v8l)`.
     facts = (processor, _chips(root), _release(root), _cores(root, cpuinfo), _memory(root))
     return "; ".join(fact for fact in facts if fact) or "unknown processor"
 
 
 def _chips(root: Path) -> str:
-    """What drivers go by, as `nvidia,p3768-0000+p3767-0005 nvidia,tegra234`."""
+    """The chips that drivers look for: `nvidia,p3768-0000+p3767-0005 nvidia,tegra234`."""
     found = (_text(root / tree / "compatible") for tree in _TREES)
     return next((" ".join(text.split("\0")).strip() for text in found if text), "")
 
 
 def _release(root: Path) -> str:
-    """The first line of NVIDIA's release file, without its date, names the kind of board."""
+    """The kind of board: the first line of NVIDIA's release file, without its date."""
     board = re.search(r"BOARD: *([^,\s]+)", _text(root / "etc/nv_tegra_release"))
     return board[1] if board else ""
 
 
 def _cores(root: Path, cpuinfo: str) -> str:
-    """As `4 cores 0x41:0xd42 at most 2.2 GHz`, in groups of the same kind and speed."""
+    """The cores, grouped by kind and speed: `4 cores 0x41:0xd42 at most 2.2 GHz`."""
     kinds = []
     for paragraph in re.split(r"\n\s*\n", cpuinfo):
         facts = dict(_fact(line) for line in paragraph.splitlines() if ":" in line)
@@ -74,13 +74,13 @@ def _fastest(root: Path, processor: str) -> str:
 
 
 def _memory(root: Path) -> str:
-    """In whole GiB, rounded up: how much of it the kernel keeps differs from release to release."""
+    """The memory in whole GiB, rounded up: kernels keep different amounts for themselves."""
     total = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)
     return f"{-(-int(total[1]) * 1024 // _GIB)} GiB" if total else ""
 
 
 def _text(path: Path) -> str:
-    """What a file says; nothing where there is none."""
+    """The content of a file; empty if there is none."""
     try:
         return path.read_text(errors="replace")
     except OSError:

@@ -1,7 +1,7 @@
-"""A profile: what blocks take on one device, in seconds and bytes, and where the figures are from.
+"""A profile: the seconds and bytes that blocks take on one device, and the source of the figures.
 
-Pure. `edged profile` measures one. The daemon's cost model reads the times, its loader the bytes
-and the times to load, and the emulated backend all of it.
+`edged profile` measures one. The daemon's cost model reads the times, its loader the bytes and the
+times to load, and the emulated backend all of it. Pure.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ SCHEMA = 1  # raised when an older edged could misread a newer profile
 
 
 class BlockProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One block. Tuples have an entry for each of `rows`, which ascend."""
+    """One block. Tuples have an entry for each of `rows`, which ascend. None: not measured."""
 
-    rows: tuple[int, ...]  # of one run
-    time_s: tuple[float, ...]  # median
-    spread_s: tuple[float, ...] | None = None  # median absolute deviation
-    workspace_bytes: tuple[int, ...] | None = None  # besides the weights, while so many rows run
-    weight_bytes: int | None = None  # while it is loaded
-    load_cold_s: float | None = None  # from the disk until it runs at full speed
-    load_warm_s: float | None = None  # likewise, with its files in the page cache
-    wide_s: float | None = None  # of a run of rows[0] on all lanes together; None: not measured
+    rows: tuple[int, ...]  # numbers of rows of one run
+    time_s: tuple[float, ...]  # median time of a run on one lane
+    spread_s: tuple[float, ...] | None = None  # median absolute deviation of that time
+    workspace_bytes: tuple[int, ...] | None = None  # memory of a run besides the weights
+    weight_bytes: int | None = None  # memory that the loaded block takes
+    load_cold_s: float | None = None  # time until it runs at full speed, with files on the disk
+    load_warm_s: float | None = None  # the same with files in the page cache
+    wide_s: float | None = None  # time of a run of rows[0] on all lanes together
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Blocks by id. In a profile that is only to be emulated they may have any names."""
+class DeviceProfile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The profile of a device. A device that is only emulated may give blocks any names."""
 
     schema: int
     source: str  # who measured what, for people
-    device: str  # as the backend calls it
-    blocks: dict[str, BlockProfile]
-    backend: str | None = None  # None: of a device that is only emulated
-    machine: str | None = None  # processor
-    lanes: int = 1  # of the backend; times are of one of them
+    device: str  # the backend's name for it
+    blocks: dict[str, BlockProfile]  # profiles by block id
+    backend: str | None = None  # None for a device that is only emulated
+    machine: str | None = None  # the processor or board
+    lanes: int = 1  # lanes of the backend; times are for one of them
     versions: dict[str, str] = {}
     date: str | None = None
-    prepare_s: float | None = None  # of one row of input in one thread
+    prepare_s: float | None = None  # time to prepare one row of input in one thread
 
 
-def decode(data: bytes) -> Profile:
+def decode(data: bytes) -> DeviceProfile:
     """A checked profile. Raises ConfigError that names the field."""
     try:
         probe = msgspec.json.decode(data, type=_Schema)
@@ -59,7 +59,7 @@ def decode(data: bytes) -> Profile:
                 f"schema {probe.schema}, this edged reads up to {SCHEMA}: upgrade edged, or "
                 "measure again with `edged profile`"
             )
-        profile = msgspec.json.decode(data, type=Profile)
+        profile = msgspec.json.decode(data, type=DeviceProfile)
     except msgspec.DecodeError as error:
         raise ConfigError(f"{error}; measure again with `edged profile`") from error
     for name, block in profile.blocks.items():
@@ -67,12 +67,12 @@ def decode(data: bytes) -> Profile:
     return profile
 
 
-def encode(profile: Profile) -> bytes:
+def encode(profile: DeviceProfile) -> bytes:
     return msgspec.json.format(msgspec.json.encode(profile), indent=1) + b"\n"
 
 
 def check_block(block: BlockProfile, where: str) -> None:
-    """Raise ConfigError unless the figures can be what they are said to be."""
+    """Raise ConfigError unless the figures are possible. `where` names the block in the message."""
     ascending = all(a < b for a, b in itertools.pairwise(block.rows))
     if not block.rows or block.rows[0] < 1 or not ascending:
         raise ConfigError(f"{where}.rows must ascend, from 1 at least")
@@ -94,7 +94,7 @@ def check_block(block: BlockProfile, where: str) -> None:
 
 
 def check_fits(
-    profile: Profile,
+    profile: DeviceProfile,
     blocks: Collection[str],
     *,
     backend: str,
@@ -121,8 +121,8 @@ def check_fits(
         )
 
 
-def group_costs(profile: Profile, manifests: Iterable[Manifest]) -> tuple[GroupCost, ...]:
-    """Seconds of a batch through the slowest path of each group, to be on the safe side.
+def group_costs(profile: DeviceProfile, manifests: Iterable[Manifest]) -> tuple[GroupCost, ...]:
+    """The seconds of a batch through the slowest path of each group: costs must not be too low.
 
     All blocks of the manifests must be in the profile.
     """
@@ -133,8 +133,8 @@ def group_costs(profile: Profile, manifests: Iterable[Manifest]) -> tuple[GroupC
     return tuple(_group_cost(group, of) for group, of in paths.items())
 
 
-def microbatches(profile: Profile) -> dict[str, int]:
-    """The blocks that run sooner in micro-batches, and the rows of these."""
+def microbatches(profile: DeviceProfile) -> dict[str, int]:
+    """The blocks that are faster in micro-batches, and the rows of a micro-batch."""
     found = {name: quickest(block.rows, block.time_s) for name, block in profile.blocks.items()}
     return {name: rows for name, rows in found.items() if rows is not None}
 
@@ -146,16 +146,17 @@ def _group_cost(group: str, paths: list[list[BlockProfile]]) -> GroupCost:
 
 
 def _batch_s(block: BlockProfile, rows: int) -> float:
-    """Seconds of a block on a batch, in micro-batches if that is quicker."""
+    """The seconds of a block on a batch, in micro-batches if that is faster."""
     runs = [count for _, count in pieces(rows, quickest(block.rows, block.time_s))]
     calls_s = CALL_S * (len(runs) - 1)
     return calls_s + sum(interpolate(block.rows, block.time_s, count) for count in runs)
 
 
 def _speed_up(paths: list[list[BlockProfile]], rows: int) -> float | None:
-    """Of all lanes over one, with so many rows, for the slowest path of each; None: not measured.
+    """How much faster all lanes together run a batch than one lane; None if not measured.
 
-    A block without a figure of its own counts as one that further threads do not help.
+    The paths compared are the slowest on one lane and the slowest on all. A block without a figure
+    counts as no faster on all lanes.
     """
     if all(block.wide_s is None for path in paths for block in path):
         return None
@@ -169,9 +170,10 @@ def _speed_up(paths: list[list[BlockProfile]], rows: int) -> float | None:
 
 
 def affine(block: BlockProfile) -> tuple[float, float]:
-    """Seconds of a run as `fixed + each * rows`, by Theil and Sen: (fixed, each).
+    """The pair (fixed, each) of the line `fixed + each * rows` through the seconds of a run.
 
-    The median slope of all pairs of points, which one bad point does not move.
+    The line is that of Theil and Sen: the median slope of all pairs of points, which one bad point
+    does not change.
     """
     points = list(zip(block.rows, block.time_s, strict=True))
     slopes = [(t2 - t1) / (n2 - n1) for (n1, t1), (n2, t2) in itertools.combinations(points, 2)]
@@ -183,4 +185,4 @@ class _Schema(msgspec.Struct):
     schema: int
 
 
-describe(Profile, _Schema)
+describe(DeviceProfile, _Schema)

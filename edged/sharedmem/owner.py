@@ -151,7 +151,7 @@ class SharedRegions:
         while len(self._asking) > MAX_ASKING:
             self._dismiss(next(iter(self._asking)))
 
-    def find(self, routing_id: bytes, where: wire.Shared) -> link.PayloadFile:
+    def find(self, routing_id: bytes, where: wire.SharedPayload) -> link.PayloadFile:
         """Where the worker reads this payload. Raises Unavailable, or InvalidArgument."""
         region = self._regions.get(routing_id)
         if region is None or region.name != where.region:

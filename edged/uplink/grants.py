@@ -1,21 +1,21 @@
-"""Grants of the uplink: which announced uploads run now, how fast, and until when.
+"""Grants of the uplink: which announced uploads run now, how fast, and until when. Pure.
 
-Knows no payloads and no messages: keys, sizes, times. Units: bytes, bytes per second, seconds.
+Knows no payloads and no messages, only keys, sizes and times: bytes, bytes per second, seconds.
 
-Uploads that were announced wait until the uplink is free. Then those of one group, which can share
-a batch, run side by side in a *round*, and all end at the same time: equation (12) of Qu et al.,
-PartialLoading. With d the bytes of an upload and c what its device's link carries alone, its part
-of the uplink is (d / c) / sum(d / c), its rate that part of c. The parts of a round sum to one, and
-a round begins when the leases of the one before it are over, so grants never sum to more than the
-uplink.
+Announced uploads wait until the uplink is free. Then those of one group, which can share a batch,
+run side by side in a *round*, and all end at the same time: equation (12) of Qu et al.,
+PartialLoading. With d the bytes of an upload and c the rate that its client's link carries alone,
+its part of the uplink is (d / c) / sum(d / c), and its rate is that part of c. The parts of a round
+sum to one, and a round begins when the leases of the round before are over, so grants never sum to
+more than the uplink.
 
-A grant is a lease. It is over when the bytes are there, when the client gives it back, when nothing
-has come for a while, or when its time is up; who has bytes left then announces them again. So a
-device whose link is slower than it said, or that has vanished, keeps the others waiting for no
+A grant is a lease. It ends when all bytes have arrived, when the client gives it back, when nothing
+has arrived for a while, or when its time is up; a client with bytes left then announces them again.
+So a client whose link is slower than it said, or that has vanished, keeps the others waiting for no
 longer than a lease.
 
-Clients take turns, by uploads. One that sends nothing at all under a grant loses it soon, and its
-announcements wait for longer each time, until it has sent something.
+Clients take turns, one upload each. A client that sends nothing at all under a grant loses it soon,
+and its announcements wait longer each time, until it has sent something.
 """
 
 from __future__ import annotations
@@ -36,44 +36,47 @@ from edged.typeinfo import describe
 Key: TypeAlias = tuple[int, str]
 """An upload: the number of its client, and the client's name for it."""
 
-LATE = 0.1  # of its time, which a lease is longer: a connection takes a while to get up to its rate
-LATE_S = 0.05  # likewise, whatever its time
-TRANSIT_S = 0.5  # after a lease, in which what is on its way is still taken
-FIRST_S = 0.5  # for the first bytes of a grant; doubled each time that none came
-MOST_LAPSES = 6  # that count
-MOST_KNOWN = 4_096  # clients that are known for that
+# A lease is longer than the upload takes at its rate, which a connection reaches after a while.
+EXTRA_PART = 0.1  # part of the upload's time that is added to its lease
+EXTRA_S = 0.05  # time that is added to every lease
+TRANSIT_S = 0.5  # bytes that are on their way when a lease ends are taken for so long
+FIRST_S = 0.5  # time for the first bytes of a grant; doubled after each grant without any
+MOST_LAPSES = 6  # further grants without any bytes change nothing more
+MOST_KNOWN = 4_096  # clients whose lapses are counted
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The configuration of the uplink. With `rate_bytes_s` 0 nothing is shared out."""
+class UplinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The configuration of the uplink. With `rate_bytes_s` 0 uploads are not granted."""
 
-    rate_bytes_s: BytesOrNone = 0  # what all uploads together may take
+    rate_bytes_s: BytesOrNone = 0  # rate of all uploads together
     shares: Literal["finish-together", "equal"] = "finish-together"
-    # From an announcement until it is granted: for others to join.
+    # A round begins this long after an announcement, so that others can join it.
     gather_s: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.01
     max_lease_s: Seconds = 5.0  # longer uploads take turns
-    stall_s: Seconds = 2.0  # without a byte, after which an upload is given up
-    max_bytes: Bytes = 268_435_456  # announced by all clients, and not yet part of a request
-    max_client_bytes: Bytes = 67_108_864  # by one
+    stall_s: Seconds = 2.0  # an upload ends after so long without a byte
+    max_bytes: Bytes = (
+        268_435_456  # size of all announced uploads that are not part of a request yet
+    )
+    max_client_bytes: Bytes = 67_108_864  # size of those of one client
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a client has to upload. `link_bytes_s`: what its link carries when it has the uplink to
-    itself; None: as much as the uplink does.
+    """An upload that a client asks a grant for. `link_bytes_s` is the rate of the client's link
+    when it has the uplink to itself; None: the rate of the uplink.
     """
 
     key: Key
     group: str  # uploads of one group can share a batch
     rows: int
-    size_bytes: int  # that are left to upload
-    sent_bytes: int = 0  # before these, under grants that have ended
+    size_bytes: int  # bytes that are left to upload
+    sent_bytes: int = 0  # bytes that were sent under earlier grants
     link_bytes_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Leave to upload at `rate_bytes_s` from `start_s` until `end_s`."""
+    """Permission to upload at `rate_bytes_s` from `start_s` until `end_s`."""
 
     key: Key
     start_s: float
@@ -84,7 +87,7 @@ class Grant:
 class _Stage(Enum):
     WAITING = auto()
     GRANTED = auto()
-    COMPLETE = auto()  # all that was announced is there; the request that it belongs to follows
+    COMPLETE = auto()  # all bytes have arrived; the INFER that they belong to follows
 
 
 @dataclass(slots=True)
@@ -96,8 +99,8 @@ class _Upload:
     link_bytes_s: float
     announced_s: float
     stage: _Stage = _Stage.WAITING
-    heard_s: float = 0.0
-    is_silent: bool = False  # since it was granted
+    heard_s: float = 0.0  # when bytes arrived last, or the grant began
+    is_silent: bool = False  # nothing has arrived under the present grant
     grant: Grant | None = None
 
     @property
@@ -106,22 +109,22 @@ class _Upload:
 
     @property
     def need_s(self) -> float:
-        """How long it would take alone; p_k of the paper."""
+        """The time that the upload would take alone; p_k of the paper."""
         return self.left_bytes / self.link_bytes_s
 
 
 class Grants:
-    """Owns the table of announced uploads. `turn` is to be called after every other call, and at
+    """Owns the table of announced uploads. The caller calls `turn` after every other call, and at
     `wakeup_at()`.
     """
 
-    def __init__(self, settings: Settings, *, max_rows: int, max_client_uploads: int) -> None:
-        """`max_rows`: of the largest batch, so of a round."""
+    def __init__(self, settings: UplinkSettings, *, max_rows: int, max_client_uploads: int) -> None:
+        """`max_rows` is the number of rows of the largest batch, and so of a round."""
         self._settings = settings
         self._max_rows = max_rows
         self._max_client_uploads = max_client_uploads
         self._uploads: dict[Key, _Upload] = {}
-        # The three stages, each in the order in which it was reached.
+        # The uploads by stage, in the order in which they reached it.
         self._waiting: dict[Key, _Upload] = {}
         self._granted: dict[Key, _Upload] = {}
         self._complete: dict[Key, _Upload] = {}
@@ -139,8 +142,8 @@ class Grants:
         return tuple(upload.grant for upload in self._granted.values() if upload.grant is not None)
 
     def announce(self, announcement: Announcement, now: float) -> None:
-        """Put an upload at the end of the queue. One that is known gives back what it was granted,
-        and goes on there (`sent_bytes`) or begins anew.
+        """Put an upload at the end of the queue. A known one gives its grant back, and continues
+        after `sent_bytes` or from its beginning.
 
         Raises ResourceExhausted if it can never be granted, Unavailable if not now.
         """
@@ -169,10 +172,10 @@ class Grants:
         self._charge(key[0], size_bytes, 1)
 
     def received(self, key: Key, offset: int, size_bytes: int, now: float) -> bool:
-        """Bytes have come; False when there is no such upload (any more), so they are dropped.
+        """Bytes have arrived. False: they are dropped, since the upload is not known (any more).
 
         Raises Unavailable when bytes before them are missing, InvalidArgument when they are more
-        than was announced; the upload has then ended.
+        than was announced; that ends the upload.
         """
         upload = self._granted.get(key)
         if upload is None:
@@ -201,7 +204,7 @@ class Grants:
         return True
 
     def end(self, key: Key) -> bool:
-        """Forget an upload, and give back what it was granted; False when there is none."""
+        """Forget an upload and give its grant back. False: there is no such upload."""
         upload = self._uploads.pop(key, None)
         if upload is None:
             return False
@@ -217,7 +220,7 @@ class Grants:
         return tuple(key for key in self._uploads if key[0] == client)
 
     def turn(self, now: float) -> tuple[tuple[Key, ...], tuple[Grant, ...]]:
-        """What has come to its end without being complete or used, and what is granted now."""
+        """The uploads that end now, neither complete nor used, and the grants that begin."""
         expired = tuple(
             key
             for stage in (self._granted, self._complete)
@@ -234,7 +237,7 @@ class Grants:
         return expired, self._begin_round(now)
 
     def wakeup_at(self) -> float:
-        """When `turn` has something to do, if nothing else happens; infinity: not before that."""
+        """When to call `turn`, if nothing else happens before; infinity: nothing is due."""
         if not self._uploads:
             return math.inf
         times = [
@@ -247,8 +250,8 @@ class Grants:
     # --- inside -------------------------------------------------------------------------------
 
     def _next_round_at(self) -> float:
-        """When to choose the next round: others have had time to join, and the uplink is free, or
-        is at a known time so soon that the grant may be on its way meanwhile.
+        """When to choose the next round. Others have had time to join by then, and the uplink is
+        free, or will be soon: the grants travel to the clients meanwhile.
         """
         if not self._waiting:
             return math.inf
@@ -267,7 +270,7 @@ class Grants:
         for (key, upload), part in zip(members.items(), parts, strict=True):
             rate_bytes_s = part * upload.link_bytes_s
             lease_s = min(upload.left_bytes / rate_bytes_s, self._settings.max_lease_s)
-            end_s = start_s + lease_s * (1 + LATE) + LATE_S
+            end_s = start_s + lease_s * (1 + EXTRA_PART) + EXTRA_S
             upload.grant = Grant(key, start_s, rate_bytes_s, end_s)
             upload.stage = _Stage.GRANTED
             upload.heard_s = start_s
@@ -277,7 +280,7 @@ class Grants:
         return tuple(grants)
 
     def _choose(self, now: float) -> dict[Key, _Upload]:
-        """Of the group whose turn it is, in order, what is one batch and one lease."""
+        """The uploads of the next round: one group's, as many as fill a batch or a lease."""
         turns: Counter[int] = Counter()
         ranked = []
         for key, upload in self._waiting.items():
@@ -299,7 +302,7 @@ class Grants:
         return chosen
 
     def _lapsed(self, client: int) -> None:
-        """It has let a grant pass without a byte: what else it announced waits for longer."""
+        """The client has let a grant pass without a byte: its other announcements wait longer."""
         if self._lapses[client] < MOST_LAPSES:
             self._lapses[client] += 1
         if len(self._lapses) > MOST_KNOWN:
@@ -340,7 +343,7 @@ class Grants:
             )
 
     def _charge(self, client: int, size_bytes: int, uploads: int) -> None:
-        """Count bytes and uploads of a client in, or out; who has none leaves the table."""
+        """Add to the bytes and uploads of a client. A client without uploads leaves the table."""
         self._bytes += size_bytes
         self._client_bytes[client] += size_bytes
         self._client_uploads[client] += uploads
@@ -349,7 +352,7 @@ class Grants:
 
 
 def _finish_together(needs_s: list[float]) -> list[float]:
-    """Equation (12): in proportion to what each upload takes alone."""
+    """Equation (12): parts in proportion to the time that each upload takes alone."""
     total_s = math.fsum(needs_s)
     return [need_s / total_s for need_s in needs_s]
 
@@ -361,4 +364,4 @@ def _equal(needs_s: list[float]) -> list[float]:
 _PARTS = {"finish-together": _finish_together, "equal": _equal}
 
 
-describe(Settings)
+describe(UplinkSettings)

@@ -14,7 +14,7 @@ from itertools import accumulate
 from edged import wire
 from edged.daemon.peers.clients import ConnectedClient
 from edged.errors import Cancelled, EdgedError, InvalidArgument, Unavailable
-from edged.uplink.grants import Announcement, Grants, Key, Settings
+from edged.uplink.grants import Announcement, Grants, Key, UplinkSettings
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +36,7 @@ class Notice:
 class Uploads:
     """Owns the bytes of uploads until the request that they belong to."""
 
-    def __init__(self, settings: Settings, limits: wire.Limits) -> None:
+    def __init__(self, settings: UplinkSettings, limits: wire.Limits) -> None:
         self._shares_out = settings.rate_bytes_s > 0
         self._grants = Grants(
             settings, max_rows=limits.max_rows, max_client_uploads=limits.max_in_flight

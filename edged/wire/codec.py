@@ -13,32 +13,23 @@ from itertools import islice
 from math import prod
 from typing import Any, TypeAlias, TypeVar
 
-import msgpack
 import msgspec
 
 from edged.errors import Code, EdgedError, InvalidArgument, ResourceExhausted, Unsupported
-from edged.wire.admin import (
+from edged.wire.base import MAX_ITEMS, Id, Limits
+from edged.wire.headers import convert, one_line, unpack
+from edged.wire.operations import (
     ADMIN_REQUESTS,
-    ALL_REPLIES,
-    CLIENT_REQUESTS,
+    REPLIES,
+    REQUESTS,
     ReplyHeader,
     RequestHeader,
+    why_unsupported,
 )
-from edged.wire.messages import (
-    MAX_ITEMS,
-    Announce,
-    Chunk,
-    ErrorReply,
-    Id,
-    Infer,
-    InferReply,
-    InputTensor,
-    Limits,
-    Share,
-)
+from edged.wire.replies import ErrorReply, InferReply
+from edged.wire.requests import Announce, Chunk, Infer, InputTensor, Share
 
 MAGIC = b"EDG1"  # the digit is the version of the protocol
-
 ITEM_BYTES = {
     "BOOL": 1, "UINT8": 1, "UINT16": 2, "UINT32": 4, "UINT64": 8, "INT8": 1, "INT16": 2,
     "INT32": 4, "INT64": 8, "FP16": 2, "FP32": 4, "FP64": 8,
@@ -49,28 +40,30 @@ MAX_REPLY_HEADER_BYTES = 16 * 2**20  # statistics, labels and top-k of many rows
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Frames: TypeAlias = list[Buffer]
-H = TypeVar("H")
-T = TypeVar("T")
+_H = TypeVar("_H")
+_T = TypeVar("_T")
 
 
-class Request(msgspec.Struct, frozen=True):
-    """`payload` is empty but for Infer, where `by_input` tells which frame belongs to which input,
-    and for Chunk.
+class RequestMessage(msgspec.Struct, frozen=True):
+    """A request as it was received. Only Infer and Chunk have a `payload`; `by_input` tells which
+    frame of an Infer belongs to which input.
     """
 
     header: RequestHeader
     payload: tuple[Buffer, ...] = ()
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """`payload` is empty but for InferReply: one frame for each output without classification."""
+class ReplyMessage(msgspec.Struct, frozen=True):
+    """A reply as it was received. Only InferReply has a `payload`: one frame for each output
+    without classification.
+    """
 
     header: ReplyHeader
     payload: tuple[Buffer, ...] = ()
 
 
 class BadRequest(EdgedError):
-    """Frames that are no request. `code` says why; `id` is the request's where it was readable."""
+    """The frames are no valid request. `code` says why; `id` is None where it was not readable."""
 
     def __init__(self, cause: EdgedError, id: str | None) -> None:
         super().__init__(str(cause), retry_after_s=cause.retry_after_s)
@@ -84,10 +77,11 @@ class BadRequest(EdgedError):
 def decode_request(
     frames: Sequence[Buffer],
     limits: Limits,
-    operations: Mapping[int, type[RequestHeader]] = CLIENT_REQUESTS,
-) -> Request:
-    """The request in `frames`, one of those that the endpoint answers. Raises BadRequest and
-    nothing else, whatever the frames hold.
+    operations: Mapping[int, type[RequestHeader]] = REQUESTS,
+) -> RequestMessage:
+    """The request in `frames`, which must be one of the endpoint's `operations`.
+
+    Raises BadRequest, and nothing else, for any other content.
     """
     try:
         sizes = _sizes(frames)
@@ -97,7 +91,7 @@ def decode_request(
         _check_payload(header, sizes[2:], limits)
     except EdgedError as error:
         raise BadRequest(error, _readable_id(frames, limits)) from error
-    return Request(header, tuple(frames[2:]))
+    return RequestMessage(header, tuple(frames[2:]))
 
 
 def encode_request(header: RequestHeader, payload: Sequence[Buffer] = ()) -> Frames:
@@ -106,29 +100,25 @@ def encode_request(header: RequestHeader, payload: Sequence[Buffer] = ()) -> Fra
 
 
 def check_request(header: RequestHeader, payload: Sequence[Buffer], limits: Limits) -> None:
-    """What the daemon will check, before anything is sent: raises as `decode_request` does, but
-    InvalidArgument and ResourceExhausted themselves.
+    """Check before sending what the daemon checks on receipt.
+
+    Raises InvalidArgument or ResourceExhausted, with the daemon's message.
     """
     sizes = _sizes(encode_request(header, payload))
     _check_size(sizes, limits)
     _check_payload(header, sizes[2:], limits)
 
 
-def by_input(inputs: Sequence[InputTensor], frames: Iterable[T]) -> tuple[tuple[T, ...], ...]:
-    """What belongs to each input, of what there is one of for each payload frame: the frames
-    themselves, their sizes. One a row for BYTES, else one.
-    """
-    each = iter(frames)
-    return tuple([tuple(islice(each, _frames_of(tensor))) for tensor in inputs])
-
-
 def _sizes(frames: Sequence[Buffer]) -> list[int]:
-    """Bytes of each."""
+    """The size of each frame in bytes."""
     return [memoryview(frame).nbytes for frame in frames]
 
 
+# --- what the payload of a request must be ------------------------------------------------------
+
+
 def _check_payload(header: RequestHeader, sizes: Sequence[int], limits: Limits) -> None:
-    """`sizes`: bytes of each payload frame."""
+    """Check a request whose payload frames have these `sizes` in bytes."""
     if isinstance(header, Infer):
         _check_infer(header, _sizes_sent(header, sizes, limits), limits)
     elif isinstance(header, Chunk):
@@ -145,8 +135,19 @@ def _check_payload(header: RequestHeader, sizes: Sequence[int], limits: Limits) 
         _check_within("bytes", header.bytes, limits.max_shared_bytes)
 
 
+def by_input(inputs: Sequence[InputTensor], frames: Iterable[_T]) -> tuple[tuple[_T, ...], ...]:
+    """Group by input what there is one of for each payload frame: the frames, or their sizes.
+
+    A BYTES input has one frame a row, any other input has one.
+    """
+    each = iter(frames)
+    return tuple([tuple(islice(each, _frames_of(tensor))) for tensor in inputs])
+
+
 def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence[int]:
-    """Bytes of each payload frame: in this message, in chunks before it, or in shared memory."""
+    """The sizes in bytes of the payload frames, which lie in this message, in earlier chunks or in
+    shared memory.
+    """
     upload, shared = header.parameters.upload, header.parameters.shared
     if (upload is not None) + (shared is not None) + bool(sizes) > 1:
         raise InvalidArgument(
@@ -163,7 +164,7 @@ def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence
 
 
 def _check_infer(header: Infer, sizes: Sequence[int], limits: Limits) -> None:
-    """`sizes`: bytes of each payload frame."""
+    """Check an INFER whose payload frames, however they are sent, have these `sizes` in bytes."""
     _check_counts(header, limits)
     if len(header.inputs) > 1:
         _check_unique("input", [tensor.name for tensor in header.inputs])
@@ -238,7 +239,7 @@ def _check_shape(tensor: InputTensor, rows: int, limits: Limits) -> None:
 
 
 def _check_bytes(tensor: InputTensor, sizes: Sequence[int]) -> None:
-    """`sizes`: of its frames."""
+    """`sizes` are those of the frames of `tensor`, in bytes."""
     if tensor.datatype == "BYTES":
         for row, size in enumerate(sizes):
             if not size:
@@ -246,7 +247,7 @@ def _check_bytes(tensor: InputTensor, sizes: Sequence[int]) -> None:
                     f"input {tensor.name!r}, row {row}: the image is empty; send a JPEG or PNG file"
                 )
         return
-    # Exact: Python integers do not overflow.
+    # This is exact, since Python's integers do not overflow.
     need = prod(tensor.shape) * ITEM_BYTES[tensor.datatype]
     if sizes[0] != need:
         raise InvalidArgument(
@@ -268,12 +269,12 @@ def encode_reply(header: ReplyHeader, payload: Sequence[Buffer] = ()) -> Frames:
 
 
 def reply_type(header: RequestHeader) -> type[ReplyHeader]:
-    """What answers `header`, if it is not an ErrorReply."""
+    """The type of a successful reply to `header`."""
     return _REPLY_TYPES[type(header)]
 
 
 def encode_error(error: EdgedError, id: str | None) -> Frames:
-    """The frames of the one error shape. `id` is that of the request, where it is known."""
+    """The frames of an error reply. `id` is the request's; None where it is not known."""
     after_s = error.retry_after_s
     return encode_reply(
         ErrorReply(
@@ -285,11 +286,11 @@ def encode_error(error: EdgedError, id: str | None) -> Frames:
     )
 
 
-def decode_reply(frames: Sequence[Buffer]) -> Reply:
+def decode_reply(frames: Sequence[Buffer]) -> ReplyMessage:
     """The reply in `frames`, an ErrorReply included. Raises EdgedError when they are no reply."""
     if len(frames) < 2:
         raise EdgedError(f"the daemon's reply has {len(frames)} frames, it takes at least two")
-    header_type = _operation(_op_number(frames[0]), ALL_REPLIES)
+    header_type = _operation(_op_number(frames[0]), REPLIES)
     if memoryview(frames[1]).nbytes > MAX_REPLY_HEADER_BYTES:
         raise EdgedError(f"the daemon's reply has a header above {MAX_REPLY_HEADER_BYTES} bytes")
     try:
@@ -298,7 +299,7 @@ def decode_reply(frames: Sequence[Buffer]) -> Reply:
         raise EdgedError(f"the daemon's reply is not readable: {error}") from error
     payload = tuple(frames[2:])
     _check_reply_payload(header, payload)
-    return Reply(header, payload)
+    return ReplyMessage(header, payload)
 
 
 def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None:
@@ -316,26 +317,20 @@ def _check_reply_payload(header: ReplyHeader, payload: Sequence[Buffer]) -> None
 # --- both ways ----------------------------------------------------------------------------------
 
 _encoder = msgspec.msgpack.Encoder()
-_REQUESTS = CLIENT_REQUESTS | ADMIN_REQUESTS
-_REPLY_TYPES = {request: ALL_REPLIES[op] for op, request in _REQUESTS.items()}
-# Of what each inference takes: in one step. It allocates no more than the frame can hold, since no
-# field of these is open to values of any depth.
+_ALL_REQUESTS = REQUESTS | ADMIN_REQUESTS
+_REPLY_TYPES = {request: REPLIES[op] for op, request in _ALL_REQUESTS.items()}
+# Each inference needs these headers, so they are decoded in one step. The step allocates no more
+# memory than the frame has bytes, because no field of theirs takes values of any depth.
 _DECODERS: dict[type, msgspec.msgpack.Decoder[Any]] = {
     header: msgspec.msgpack.Decoder(header) for header in (Infer, InferReply)
 }
 _FIRST_FRAMES: dict[type, bytes] = {
-    cls: MAGIC + bytes([op]) for table in (_REQUESTS, ALL_REPLIES) for op, cls in table.items()
+    cls: MAGIC + bytes([op]) for table in (_ALL_REQUESTS, REPLIES) for op, cls in table.items()
 }
 
 
-def one_line(text: str, limit: int = 400) -> str:
-    """`text` fit for a log line or a terminal: printable, on one line, not longer than `limit`."""
-    clean = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
-    return clean if len(clean) <= limit else clean[: limit - 3] + "..."
-
-
 def _check_size(sizes: Sequence[int], limits: Limits) -> None:
-    """`sizes`: bytes of each frame."""
+    """Raise if the frames, of these sizes in bytes, are too few, too many or too large."""
     if len(sizes) < 2:
         raise InvalidArgument(
             f"the message has {len(sizes)} frames: send the operation, a header, the payload"
@@ -369,66 +364,31 @@ def _op_number(frame: Buffer) -> int:
     return head[4]
 
 
-def _operation(number: int, table: Mapping[int, type[H]]) -> type[H]:
+def _operation(number: int, table: Mapping[int, type[_H]]) -> type[_H]:
     header_type = table.get(number)
-    if header_type is not None:
-        return header_type
-    if number in ADMIN_REQUESTS:
-        raise Unsupported(f"operation 0x{number:02x} is for the admin endpoint (server.admin) only")
-    if number in CLIENT_REQUESTS:
-        raise Unsupported(
-            f"operation 0x{number:02x} is not for the admin endpoint: connect to server.endpoints"
-        )
-    raise Unsupported(f"operation 0x{number:02x} is not known: see docs/protocol.md")
+    if header_type is None:
+        raise Unsupported(why_unsupported(number))
+    return header_type
 
 
-def _decode(frame: Buffer, header_type: type[H], max_items: int, what: str) -> H:
+def _decode(frame: Buffer, header_type: type[_H], max_items: int, what: str) -> _H:
     """The header in `frame`. Raises InvalidArgument that says what is wrong with it."""
     decoder = _DECODERS.get(header_type)
     if decoder is not None:
         try:
-            header: H = decoder.decode(frame)
+            header: _H = decoder.decode(frame)
             return header
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            pass  # the long way says what is wrong
-    return _convert(_unpack(frame, max_items), header_type, what)
-
-
-def _unpack(frame: Buffer, max_items: int) -> Any:
-    """The msgpack value of a header: maps with text keys, lists, text, numbers, booleans, null.
-
-    An array or a map is allocated when its length is read, before its items are there, and they
-    nest: `max_items` bounds each of them.
-    """
-    try:
-        return msgpack.unpackb(
-            frame,
-            raw=False,
-            strict_map_key=True,
-            max_str_len=memoryview(frame).nbytes,
-            max_bin_len=0,
-            max_array_len=max_items,
-            max_map_len=max_items,
-            max_ext_len=0,
-        )
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        what = one_line(str(error), 100) or type(error).__name__
-        raise InvalidArgument(f"the header is not one plain msgpack map: {what}") from error
-
-
-def _convert(raw: Any, header_type: type[H], what: str) -> H:
-    try:
-        return msgspec.convert(raw, header_type)
-    except (msgspec.ValidationError, RecursionError) as error:
-        raise InvalidArgument(f"{what}: {one_line(str(error), 300)}") from error
+            pass  # decoding in two steps says what is wrong
+    return convert(unpack(frame, max_items), header_type, what)
 
 
 def _readable_id(frames: Sequence[Buffer], limits: Limits) -> str | None:
-    """The id of a request that cannot be served."""
+    """The id in a request that is refused; None where it cannot be read."""
     if len(frames) < 2 or memoryview(frames[1]).nbytes > limits.max_header_bytes:
         return None
     try:
-        raw = _unpack(frames[1], MAX_ITEMS)
+        raw = unpack(frames[1], MAX_ITEMS)
         return msgspec.convert(raw.get("id") if isinstance(raw, dict) else None, Id)
     except (InvalidArgument, msgspec.ValidationError):
         return None

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edged.backends.base import Use
+from edged.backends.base import BlockUse
 from edged.backends.memory import Array
 from edged.paths.layout import Tensor
 
@@ -22,7 +22,7 @@ OPSET = 17
 @dataclass(frozen=True)
 class Block:
     data: bytes
-    use: Use
+    use: BlockUse
     twin: Callable[..., Sequence[Array]]  # the same in numpy
 
     @property
@@ -57,7 +57,7 @@ def block(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
     onnx.checker.check_model(model)
-    use = Use(
+    use = BlockUse(
         tuple(Tensor("FP32", tuple(shape)) for shape in reads),
         tuple(Tensor("FP32", tuple(shape)) for shape in writes),
     )
@@ -83,7 +83,7 @@ def dense(inputs: int, outputs: int, *, seed: int = 0, relu: bool = True) -> Blo
 
 
 def rotations(size: int, count: int) -> Block:
-    """y0 = x0 @ q @ q @ ..., q a rotation: takes as long as is wanted, with few weights."""
+    """y0 = x0 @ q @ q @ ..., q a rotation: `count` sets how long it takes, with few weights."""
     q = np.linalg.qr(np.random.default_rng(0).standard_normal((size, size)))[0].astype(np.float32)
     names = ["x0", *(f"h{step}" for step in range(1, count)), "y0"]
     nodes = [

@@ -1,4 +1,4 @@
-"""What every backend must do, whatever computes."""
+"""The conformance suite: what every backend must do."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from edged import backends
-from edged.backends.base import Backend, Use
+from edged.backends.base import Backend, BlockUse
 from edged.backends.memory import ALIGNMENT, NUMPY, Array, DeviceArray, host_view
-from edged.backends.torch import Options as TorchOptions
-from edged.backends.torch import Torch
+from edged.backends.torch import Torch, TorchOptions
 from edged.errors import ConfigError, EdgedError, StoreError
 from edged.manifest import DataType
 from edged.paths.layout import Tensor
@@ -43,7 +42,7 @@ BLOCKS = [dense(6, 4), mean_of_image(), sum_and_difference(5)]
 
 def make(name: str, folder: Path) -> Backend:
     """A backend by its name, or torch in one of the ways that it can run."""
-    if name == "torch, recorded":  # as with CUDA graphs: on memory of its own, and again
+    if name == "torch, recorded":  # runs on memory of its own and is repeated, like a CUDA graph
         return Torch(TorchOptions(), threads=1, recorder=lambda: lambda work: work)
     options: dict[str, Any] = OPTIONS.get(name, {"device": "cuda", "graphs": "without" not in name})
     return backends.create(name.partition(",")[0], options, threads=1, cache_dir=folder / "cache")
@@ -144,7 +143,7 @@ def test_only_the_given_rows_are_read_and_written(backend: Backend, tmp_path: Pa
 
 
 def test_new_rows_in_old_places(backend: Backend, tmp_path: Path) -> None:
-    """Buffers are reused: what lies at an address now counts, not what lay there before."""
+    """Buffers are reused, so a run must read what lies at an address now."""
     block = dense(6, 4)
     load(backend, block, tmp_path)
     source = place(backend, np.empty((2, 6), np.float32))
@@ -256,14 +255,14 @@ def test_it_computes_what_the_block_says(computing: Backend, block: Block, tmp_p
 @pytest.mark.parametrize(
     ("use", "says"),
     [
-        (Use((Tensor("FP32", (6,)),), (Tensor("FP32", (5,)),)), "has y0 FP32"),
-        (Use((Tensor("FP32", (7,)),), (Tensor("FP32", (4,)),)), "has x0 FP32"),
-        (Use((Tensor("INT64", (6,)),), (Tensor("FP32", (4,)),)), "has x0 FP32"),
-        (Use((Tensor("FP32", (6,)),) * 2, (Tensor("FP32", (4,)),)), "expect x0, x1 of"),
+        (BlockUse((Tensor("FP32", (6,)),), (Tensor("FP32", (5,)),)), "has y0 FP32"),
+        (BlockUse((Tensor("FP32", (7,)),), (Tensor("FP32", (4,)),)), "has x0 FP32"),
+        (BlockUse((Tensor("INT64", (6,)),), (Tensor("FP32", (4,)),)), "has x0 FP32"),
+        (BlockUse((Tensor("FP32", (6,)),) * 2, (Tensor("FP32", (4,)),)), "expect x0, x1 of"),
     ],
 )
 def test_a_block_that_does_not_fit_its_models_is_refused(
-    computing: Backend, tmp_path: Path, use: Use, says: str
+    computing: Backend, tmp_path: Path, use: BlockUse, says: str
 ) -> None:
     block = dense(6, 4)
     with pytest.raises(StoreError, match=says):

@@ -1,4 +1,4 @@
-"""The emulated backend: how long it makes things take."""
+"""The emulated backend: the time that it takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from edged import backends
 from edged.errors import ConfigError, StoreError
-from edged.profiles.form import SCHEMA, BlockProfile, Profile, encode
+from edged.profiles.form import SCHEMA, BlockProfile, DeviceProfile, encode
 from tests.backends.blocks import dense
 
 BLOCK = dense(6, 4)
@@ -20,7 +20,7 @@ OTHER = dense(6, 5)
 
 @pytest.fixture
 def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What it waits for, instead of waiting: at most what was asked for, less what has passed."""
+    """The waits that it asks for, without waiting: at most the duration, less the time passed."""
     waits: list[float] = []
     monkeypatch.setattr("edged.backends.emulated.time.sleep", waits.append)
     return waits
@@ -42,7 +42,7 @@ def about(seconds: float) -> Any:
 
 def test_blocks_take_the_times_and_bytes_of_a_profile(tmp_path, slept):
     figures = BlockProfile((1, 3), (10.0, 20.0), weight_bytes=7, load_cold_s=50.0, load_warm_s=5.0)
-    profile = Profile(SCHEMA, "a test", "a board", {BLOCK.id: figures}, prepare_s=0.5)
+    profile = DeviceProfile(SCHEMA, "a test", "a board", {BLOCK.id: figures}, prepare_s=0.5)
     path = tmp_path / "p.json"
     path.write_bytes(encode(profile))
     backend = emulated(profile=str(path))
@@ -73,7 +73,7 @@ def test_a_published_profile_says_what_its_own_names_take(tmp_path, slept):
     for block in (BLOCK, OTHER):
         backend.load(block.id, block.write(tmp_path), [block.use])
     run(backend, 16)
-    backend.memory.wait()  # the head is of another batch
+    backend.memory.wait()  # the head belongs to another batch
     backend.run(OTHER.id, [np.zeros((2, 6))], [np.zeros((2, 5))])
     assert slept == [about(99.99), about(0.3)]
     assert backend.prepare_row_s == about(3.0)

@@ -172,7 +172,7 @@ for threads in (2, 2, 3):
 
 
 def test_one_process_has_one_number_of_threads(cache: Path) -> None:
-    """In a process of its own: a pool of threads is the process's for good."""
+    """The test needs a process of its own, which keeps its thread pool until it ends."""
     run = subprocess.run(
         [sys.executable, "-c", TWO_POOLS, str(cache)], capture_output=True, text=True, cwd=CHECKOUT
     )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from edged import backends
-from edged.backends.base import Use
+from edged.backends.base import BlockUse
 from edged.backends.torch_replay import Replays, Work
 from edged.errors import StoreError, Unsupported
 from edged.paths.layout import Tensor
@@ -30,7 +30,7 @@ def test_an_output_of_another_shape_is_not_stretched_to_fit(tmp_path: Path) -> N
     path = tmp_path / "block.onnx"
     path.write_bytes(model.SerializeToString())
     backend = backends.create("torch", {}, threads=1, cache_dir=tmp_path)
-    backend.load(block.id, path, [Use(block.use.reads, (Tensor("FP32", (4,)),))])
+    backend.load(block.id, path, [BlockUse(block.use.reads, (Tensor("FP32", (4,)),))])
     memory = backend.memory
     source = memory.view(memory.allocate(24), 0, 1, Tensor("FP32", (6,)))
     memory.put(np.ones((1, 6), np.float32), source)

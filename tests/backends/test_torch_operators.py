@@ -13,7 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edged.backends.torch_graph import Graph, load
+from edged.backends.torch_graph import TorchGraph, load
 from edged.backends.torch_operators import OPERATORS
 from edged.errors import StoreError, Unsupported
 
@@ -31,7 +31,7 @@ def ints(*values: int) -> np.ndarray:
 
 @dataclass
 class Case:
-    """An operator of `values`, the graph's inputs, and then `constants`, None for one left out."""
+    """An operator of `values`, the graph's inputs, and `constants`, None for an absent input."""
 
     operator: str
     values: list[np.ndarray]
@@ -227,7 +227,7 @@ def compare(model: onnx.ModelProto, *values: np.ndarray, atol: float = 1e-5) -> 
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    graph = Graph(model, CPU)
+    graph = TorchGraph(model, CPU)
     names = [value.name for value in model.graph.input]
     expected = session.run(None, dict(zip(names, values, strict=True)))
     with torch.inference_mode():
@@ -246,7 +246,7 @@ def test_an_operator_does_what_onnxruntime_does(case: Case) -> None:
 def test_an_operator_reads_no_values_of_the_device(case: Case) -> None:
     """They are not there on the `meta` device, as they are not while a CUDA graph is recorded."""
     meta = torch.device("meta")
-    graph = Graph(model_of(case), meta)
+    graph = TorchGraph(model_of(case), meta)
     graph.upload()
     for output in graph(*(torch.from_numpy(value).to(meta) for value in case.values)):
         assert output.device == meta
@@ -257,13 +257,13 @@ def test_every_operator_is_tested() -> None:
 
 
 def test_a_reduction_over_no_axes_can_mean_none() -> None:
-    """Not compared: onnxruntime 1.23 fails on it."""
+    """This is not compared with onnxruntime, because version 1.23 fails on it."""
     x = torch.from_numpy(X)
     assert OPERATORS["ReduceSum"]({"noop_with_empty_axes": 1}, x) is x
 
 
 def test_shapes_are_computed_from_the_rows() -> None:
-    """Rows to a table of zeros and positions of as many rows, as exporters write it."""
+    """A table of zeros and positions with as many rows as the input, as exporters write it."""
     nodes = [
         helper.make_node("Shape", ["x0"], ["shape"]),
         helper.make_node("Gather", ["shape", "zero"], ["rows"]),
@@ -290,7 +290,7 @@ def test_shapes_are_computed_from_the_rows() -> None:
 
 
 class Window(torch.nn.Module):
-    """What is hard in exported vision models: rolls, windows, attention, norms, odd strides."""
+    """The hard parts of exported vision models: rolls, windows, attention, norms, odd strides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -343,12 +343,12 @@ def test_an_exported_model(dynamo: bool, tmp_path: Path) -> None:
 def test_an_operator_that_there_is_not_is_named() -> None:
     case = Case("Hardmax", [X])
     with pytest.raises(Unsupported, match="no operator Hardmax: use backend onnxruntime"):
-        Graph(model_of(case), CPU)
+        TorchGraph(model_of(case), CPU)
 
 
 def test_an_old_opset_is_refused() -> None:
     with pytest.raises(Unsupported, match="opset 11, the torch backend reads 13 and later"):
-        Graph(model_of(Case("Relu", [X], opset=11)), CPU)
+        TorchGraph(model_of(Case("Relu", [X], opset=11)), CPU)
 
 
 def test_a_file_that_is_no_model(tmp_path: Path) -> None:

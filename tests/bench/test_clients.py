@@ -1,4 +1,4 @@
-"""Loads of the benchmarks, that each can be asked what it does, and the line that one prints."""
+"""The loads of the benchmarks, their help texts, and the line that a benchmark prints."""
 
 from __future__ import annotations
 

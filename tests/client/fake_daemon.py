@@ -21,7 +21,7 @@ class Received:
     """A request, and who sent it."""
 
     client: bytes
-    request: wire.Request
+    request: wire.RequestMessage
 
     @property
     def id(self) -> str:
@@ -106,7 +106,7 @@ def infer_reply(received: Received) -> wire.Frames:
         if (k := asked.parameters.classification) is not None:
             best = [(int(i), float(row[i])) for row in scores for i in np.argsort(-row)[:k]]
             classes = tuple(
-                tuple(wire.Class(i, score, LABELS[i]) for i, score in best[r * k : r * k + k])
+                tuple(wire.ClassScore(i, score, LABELS[i]) for i, score in best[r * k : r * k + k])
                 for r in range(rows)
             )
         else:
@@ -167,11 +167,11 @@ _OTHERS: dict[type, Callable[[wire.RequestHeader], wire.ReplyHeader]] = {
     wire.RepositoryIndex: lambda h: wire.RepositoryIndexReply(
         h.id,
         (
-            wire.ModelState("flowers-net", "flowers", "READY", "", True, "fp32", 13_000_000, 9_000),
-            wire.ModelState("food-net", "food", "UNAVAILABLE", "the worker is starting"),
+            wire.ModelIndex("flowers-net", "flowers", "READY", "", True, "fp32", 13_000_000, 9_000),
+            wire.ModelIndex("food-net", "food", "UNAVAILABLE", "the worker is starting"),
         ),
     ),
-    wire.Statistics: lambda h: wire.StatisticsReply(
+    wire.StatisticsQuery: lambda h: wire.StatisticsReply(
         h.id, _STATISTICS.server, _STATISTICS.tasks, _STATISTICS.batches, _STATISTICS.memory
     ),
 }

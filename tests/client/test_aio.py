@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from zmq.utils import garbage
 
 from edged import wire
-from edged.client import Retry
+from edged.client import Client, Retry
 from edged.client.aio import AsyncClient
 from edged.errors import (
     Cancelled,
@@ -92,6 +93,17 @@ def test_questions(daemon: FakeDaemon) -> None:
         assert 0 < await client.ping() < PATIENCE_S
 
     with_client(daemon, test)
+
+
+def test_both_clients_have_the_same_methods_and_each_says_what_it_does() -> None:
+    def methods(client: type) -> set[str]:
+        return {name for name in dir(client) if not name.startswith("_")}
+
+    assert methods(Client) == methods(AsyncClient) >= {"infer", "infer_many", "live", "ping"}
+    for client in (Client, AsyncClient):
+        for name in methods(client):
+            assert inspect.getdoc(getattr(client, name)), name
+    assert str(inspect.signature(Client.models)).startswith("(self, *, ready: 'bool' = False)")
 
 
 def test_infer_many_in_order_with_errors_at_their_place(daemon: FakeDaemon) -> None:

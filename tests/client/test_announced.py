@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edged import wire
-from edged.client.call import Call, Retry, Stage
+from edged.client.call import Call, CallStage, Retry
 from edged.client.session import Session
 from edged.errors import Cancelled, NotFound, Unavailable
 from edged.uplink.sender import WINDOW_S, Upload
@@ -114,7 +114,7 @@ def test_an_upload_is_announced_and_paced_and_followed_by_its_request():
         ),
         3.0,
     )
-    assert isinstance(call.outcome, wire.Reply)
+    assert isinstance(call.outcome, wire.ReplyMessage)
     assert session.stray_replies == 0
 
 
@@ -239,7 +239,7 @@ def test_cancelling_asks_the_daemon():
     asked = session.cancel(call, timeout_s=5.0, now=0.1)
     assert asked is not None
     session.on_message(wire.encode_error(Cancelled("cancelled"), call.id), 0.2)
-    assert call.stage is Stage.ENDED
+    assert call.stage is CallStage.ENDED
 
 
 def test_several_uploads_of_a_client_go_side_by_side_and_count_as_out():

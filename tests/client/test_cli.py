@@ -128,7 +128,9 @@ def test_status_of_a_daemon_that_has_just_started(
 ) -> None:
     replies: dict[type, Any] = {
         wire.ServerReady: wire.ReadyReply("", False, "STARTING", "loading"),
-        wire.Statistics: wire.StatisticsReply("", wire.ServerStatistics("STARTING", "loading")),
+        wire.StatisticsQuery: wire.StatisticsReply(
+            "", wire.ServerStatistics("STARTING", "loading")
+        ),
     }
 
     def starting(received: Any) -> list[wire.Frames]:

@@ -73,7 +73,7 @@ def test_a_model_with_several_outputs(client: Client, daemon: FakeDaemon) -> Non
     boxes = wire.OutputTensor("cars", "detector", "boxes", "FP32", (1, 1))
     count = wire.OutputTensor("cars", "detector", "count", "UINT8", (1,))
     best = wire.OutputTensor(
-        "color", "painter", "logits", "FP32", (1, 2), ((wire.Class(0, 1.0, "red"),),)
+        "color", "painter", "logits", "FP32", (1, 2), ((wire.ClassScore(0, 1.0, "red"),),)
     )
     mask = wire.OutputTensor("color", "painter", "mask", "UINT8", (1, 2))
     payload = [np.float32(7).tobytes(), b"\3", b"\0\1"]

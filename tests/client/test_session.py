@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from edged import wire
-from edged.client.call import Call, Retry, Stage, positive_s
+from edged.client.call import Call, CallStage, Retry, positive_s
 from edged.client.session import Session
 from edged.errors import (
     Cancelled,
@@ -73,7 +73,7 @@ def test_a_request_waits_for_the_connection_and_ends_with_its_reply() -> None:
     assert [type(header) for header in sent(session, 1.0)] == [wire.ServerMetadata, wire.Infer]
     session.on_message(answer(call), 1.5)
     assert session.take_ended() == [call]
-    assert isinstance(call.outcome, wire.Reply)
+    assert isinstance(call.outcome, wire.ReplyMessage)
     assert call.outcome.payload == (b"\1\2",)
     assert (call.began_s, call.ended_s, call.sends) == (0.0, 1.5, 1)
 
@@ -143,7 +143,7 @@ def test_not_now_sends_again_after_the_time_that_the_daemon_names() -> None:
     session.on_time(3.25)
     assert [header.id for header in sent(session, 3.25)] == [call.id]
     session.on_message(answer(call), 4.0)
-    assert isinstance(call.outcome, wire.Reply)
+    assert isinstance(call.outcome, wire.ReplyMessage)
 
 
 def test_the_wait_grows_when_the_daemon_names_none_worth_the_name() -> None:
@@ -212,7 +212,7 @@ def test_the_daemon_limit_holds_back_inferences_but_nothing_else() -> None:
     session = connected(wire.Limits(max_in_flight=2))
     calls = [submit(session) for _ in range(4)]
     assert [header.id for header in sent(session, 0.0)] == [calls[0].id, calls[1].id]
-    asked = session.submit(wire.Statistics(session.next_id()), timeout_s=1.0, now=0.0)
+    asked = session.submit(wire.StatisticsQuery(session.next_id()), timeout_s=1.0, now=0.0)
     assert [header.id for header in sent(session, 0.0)] == [asked.id]
     session.on_message(answer(calls[1]), 1.0)
     assert [header.id for header in sent(session, 1.0)] == [calls[2].id]
@@ -293,7 +293,7 @@ def test_cancel_after_the_answer_changes_nothing() -> None:
     sent(session, 0.0)
     session.on_message(answer(call), 0.5)
     assert session.cancel(call, timeout_s=1.0, now=1.0) is None
-    assert isinstance(call.outcome, wire.Reply)
+    assert isinstance(call.outcome, wire.ReplyMessage)
     assert sent(session, 1.0) == []
 
 
@@ -466,7 +466,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
     @invariant()
     def bounded(self) -> None:
-        out = [call for call in self.calls if call.stage is Stage.OUT]
+        out = [call for call in self.calls if call.stage is CallStage.OUT]
         assert len(out) <= self.session.limits.max_in_flight
         assert all(call.sends <= RETRY.attempts for call in self.calls)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edged.errors import InvalidArgument, ResourceExhausted, Unavailable
-from edged.uplink.grants import FIRST_S, TRANSIT_S, Announcement, Grant, Grants, Key, Settings
+from edged.uplink.grants import FIRST_S, TRANSIT_S, Announcement, Grant, Grants, Key, UplinkSettings
 
 UPLINK = 1_000_000
 GATHER_S = 0.01
@@ -21,7 +21,7 @@ GATHER_S = 0.01
 
 def grants(**options: Any) -> Grants:
     options = {"rate_bytes_s": UPLINK, "gather_s": GATHER_S, **options}
-    return Grants(Settings(**options), max_rows=4, max_client_uploads=3)
+    return Grants(UplinkSettings(**options), max_rows=4, max_client_uploads=3)
 
 
 def announce(

@@ -13,7 +13,7 @@ from edged.daemon.front import Front
 from edged.daemon.models.held_store import Contents
 from edged.daemon.models.versions import Versions
 from edged.link import messages as link
-from edged.manifest import Accuracy, Manifest, Preprocess, Step, Value
+from edged.manifest import Accuracy, Manifest, PathStep, Preprocess, Value
 from edged.observe.recording import Recorder
 from edged.sharedmem.owner import SharedRegions
 
@@ -45,8 +45,8 @@ def manifest(
             Value("logits", "FP32", (2,)),
         ),
         steps=(
-            Step(backbone, ("image",), ("features",)),
-            Step(head, ("features",), ("logits",)),
+            PathStep(backbone, ("image",), ("features",)),
+            PathStep(head, ("features",), ("logits",)),
         ),
         whole_bytes=100,
         preprocess=Preprocess(8, 8) if images else None,
@@ -92,7 +92,7 @@ class Bench:
         recorder: Recorder | None = None,
         regions: SharedRegions | None = None,
     ) -> None:
-        self.sent: list[tuple[bytes, wire.Reply]] = []
+        self.sent: list[tuple[bytes, wire.ReplyMessage]] = []
         self.worker: list[link.ToWorker] = []
         self.payloads: list[Sequence[wire.Buffer]] = []
         self.soon: list[bool] = []
@@ -101,7 +101,7 @@ class Bench:
         self.gone: set[bytes] = set()
         self.now = 0.0
         self.store = models or catalog()
-        self.admin: list[wire.Reply] = []
+        self.admin: list[wire.ReplyMessage] = []
         self.front = Front(
             config or Config(),
             Versions(self.store),
@@ -167,7 +167,7 @@ class Bench:
         frames = wire.encode_request(header, payload if isinstance(header, wire.Infer) else ())
         self.front.on_request(client, frames, self.now)
 
-    def reply(self) -> wire.Reply:
+    def reply(self) -> wire.ReplyMessage:
         """The one reply since the last call."""
         ((_, reply),) = self.sent
         self.sent.clear()

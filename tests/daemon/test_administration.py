@@ -11,6 +11,7 @@ from edged.core.events import LoadAsked, PinAsked, Settled, UnloadAsked
 from edged.daemon.models.administration import Administration
 from edged.daemon.models.catalog import Catalog
 from edged.daemon.models.held_store import Contents, Unusable
+from edged.daemon.models.instructions import Instructions, Said
 from edged.daemon.models.versions import Change, Versions
 from edged.errors import Code, EdgedError, NotFound, ResourceExhausted, StoreError, Unavailable
 from edged.link import messages as link
@@ -25,10 +26,28 @@ def contents(*manifests: Manifest) -> Contents:
     )
 
 
+class Notebook:
+    """What administrators said, without a file."""
+
+    def __init__(self, said: Said) -> None:
+        self.said = said
+        self.written = 0
+
+    def read(self) -> Said:
+        return self.said
+
+    def write(self, said: Said) -> None:
+        self.said = said
+        self.written += 1
+
+
 class Site:
     """Store, scheduler and worker of an Administration: what it orders is kept, to be answered."""
 
-    def __init__(self, *manifests: Manifest, pinned: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *manifests: Manifest, pinned: tuple[str, ...] = (), said: Said | None = None
+    ) -> None:
+        self.notebook = Notebook(said or Said())
         self.store: Contents | EdgedError = contents(*manifests)
         self.device_is_up = True
         self.asked: list[LoadAsked | UnloadAsked | PinAsked] = []
@@ -40,7 +59,9 @@ class Site:
         self.in_use: set[str] = set()
         self.failing: list[str] = []
         versions = Versions(contents(*manifests))
-        self.administration = Administration(versions, self, pinned, self)
+        self.administration = Administration(
+            versions, self, Instructions(pinned, self.notebook), self
+        )
 
     def read(self) -> Contents:
         if isinstance(self.store, EdgedError):
@@ -342,3 +363,101 @@ def test_blocks_on_their_way_in_are_held_while_old_ones_leave():
     assert [type(event) for event in site.settle()] == [UnloadAsked]
     models = (NEW, FOOD, BIRDS)
     assert site.kept == {step.block for model in models for step in model.steps}
+
+
+# --- what outlives a restart --------------------------------------------------------------------
+
+
+def said(*, pinned: tuple[str, ...] = (), unloaded: tuple[str, ...] = ()) -> Said:
+    return Said(frozenset(pinned), frozenset(unloaded))
+
+
+def test_what_is_said_is_written_down_when_it_holds_and_taken_back_likewise():
+    site = Site(OLD, FOOD)
+    act = site.administration
+    act.pin("flowers", site.done, 0.0)
+    assert site.notebook.said == said()
+    site.settle()
+    assert site.notebook.said == said(pinned=("flowers",))
+    act.unload("food", site.done, 0.0)
+    assert site.notebook.said == said(pinned=("flowers",), unloaded=("food",))
+    act.load("food", site.done, 0.0)
+    act.unpin("flowers", site.done, 0.0)
+    assert site.notebook.said == said()
+    act.pin("food", site.done, 0.0)
+    site.settle()
+    act.unload("food", site.done, 0.0)
+    assert site.notebook.said == said(unloaded=("food",))
+    act.pin("food", site.done, 0.0)
+    site.settle()
+    assert site.notebook.said == said(pinned=("food",))
+
+
+def test_what_changes_nothing_is_not_written_again():
+    site = Site(OLD)
+    for act in ("load", "unpin", "unload", "unload"):
+        getattr(site.administration, act)("flowers", site.done, 0.0)
+    assert site.notebook.written == 1
+
+
+def test_a_start_asks_again_for_what_was_said():
+    site = Site(OLD, FOOD, BIRDS, said=said(pinned=("flowers",), unloaded=("food",)))
+    site.administration.recall(0.0)
+    assert site.settle() == [UnloadAsked(1, "food"), PinAsked(2, "flowers", True)]
+    assert site.administration.pinned == {"flowers"}
+    assert site.administration.unloaded == {"food"}
+    assert site.notebook.written == 0
+
+
+def test_the_pins_of_the_configuration_are_not_written_down():
+    site = Site(OLD, FOOD, pinned=("flowers",))
+    site.administration.recall(0.0)
+    assert site.asked == []  # the scheduler has them from the configuration
+    site.administration.unload("food", site.done, 0.0)
+    assert site.notebook.said == said(unloaded=("food",))
+    site.administration.unpin("flowers", site.done, 0.0)
+    again = Site(OLD, FOOD, pinned=("flowers",), said=site.notebook.said)
+    assert again.administration.pinned == {"flowers"}
+
+
+def test_a_model_that_was_unloaded_stays_so_though_the_configuration_pins_it():
+    site = Site(OLD, pinned=("flowers",), said=said(unloaded=("flowers",)))
+    site.administration.recall(0.0)
+    assert site.asked == [UnloadAsked(1, "flowers")]
+    assert site.administration.pinned == set()
+
+
+def test_a_pin_that_is_not_possible_any_more_is_logged_and_tried_at_the_next_start(caplog):
+    site = Site(OLD, said=said(pinned=("flowers",)))
+    site.administration.recall(0.0)
+    site.settle(Code.RESOURCE_EXHAUSTED)
+    assert site.asked == [PinAsked(2, "flowers", False)]
+    assert site.administration.pinned == set()
+    assert site.notebook.said == said(pinned=("flowers",))
+    (record,) = caplog.records
+    assert (record.levelname, record.model) == ("WARNING", "flowers")
+    assert "flowers is not pinned, though an administrator wanted it: so" in record.message
+
+
+def test_a_pin_that_is_taken_back_while_it_is_recalled_is_no_trouble(caplog):
+    site = Site(OLD, said=said(pinned=("flowers",)))
+    site.administration.recall(0.0)
+    site.administration.unpin("flowers", site.done, 0.0)
+    site.settle(Code.CANCELLED)
+    assert (site.asked, caplog.records) == ([], [])
+    assert site.notebook.said == said()
+
+
+def test_what_was_said_of_a_model_that_cannot_be_served_now_waits_for_it():
+    site = Site(OLD, said=said(unloaded=("food",)))
+    site.administration.recall(0.0)
+    assert site.asked == []
+    site.reload(OLD, FOOD)
+    site.administration.defined(0.0)
+    assert site.asked == [UnloadAsked(1, site.ordered[0].models[0][0])]
+
+
+def test_what_was_said_of_a_model_that_leaves_the_store_is_forgotten():
+    site = Site(OLD, FOOD, said=said(pinned=("flowers",), unloaded=("food",)))
+    site.reload(OLD)
+    assert site.notebook.said == said(pinned=("flowers",))

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from edged import wire
-from edged.config import Config, Memory, Scheduler
+from edged.config import Config, MemoryConfig, SchedulerConfig
 from edged.core.events import BatchDone, BlockLoaded, Load, Prepared, PrepareFailed, Run
 from edged.errors import Code, InvalidArgument
 from edged.link import messages as link
@@ -55,7 +55,7 @@ def test_classes_come_without_a_tensor(bench):
     bench.worker.clear()
     bench.front.on_worker(Prepared(1, 0.0), (), 0.0)
     (run,) = bench.worker
-    best = ((wire.Class(1, 0.9, "yes"),),)
+    best = ((wire.ClassScore(1, 0.9, "yes"),),)
     output = link.ModelOutput("logits", "FP32", (1, 2), best)
     done = link.BatchOutputs(
         BatchDone(run.batch, 0.0, 0.0), (link.ModelAnswer(1, "flowers", (output,)),)
@@ -63,7 +63,7 @@ def test_classes_come_without_a_tensor(bench):
     bench.front.on_worker(done, (), 0.0)
     reply = bench.reply()
     assert reply.payload == ()
-    assert reply.header.outputs[0].classification == ((wire.Class(1, 0.9, "yes"),),)
+    assert reply.header.outputs[0].classification == ((wire.ClassScore(1, 0.9, "yes"),),)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,9 @@ def test_a_client_may_have_only_so_many_requests_open():
 
 
 def test_an_answer_says_how_much_of_the_queue_is_its_clients():
-    bench = Bench(Config(scheduler=Scheduler(queue_rows=12, max_batch_rows=4, staging_rows=8)))
+    bench = Bench(
+        Config(scheduler=SchedulerConfig(queue_rows=12, max_batch_rows=4, staging_rows=8))
+    )
     bench.worker_is_ready()
 
     def credits() -> list[int]:
@@ -378,7 +380,7 @@ def test_metadata_tells_all_that_a_client_needs(bench):
     assert header.labels == ("no", "yes")
     assert msgspec.convert(header.preprocess, Preprocess) == Preprocess(8, 8)
     bench.ask(wire.ServerMetadata("s"))
-    assert bench.reply().header.limits.max_rows == Scheduler().max_batch_rows
+    assert bench.reply().header.limits.max_rows == SchedulerConfig().max_batch_rows
     bench.ask(wire.RepositoryIndex("i"))
     assert [
         (m.name, m.state, m.total_bytes, m.shared_bytes) for m in bench.reply().header.models
@@ -390,7 +392,7 @@ def test_statistics_wait_for_the_workers_figures(bench):
         bench.ask(infer(id, task))
     bench.finish()
     bench.sent.clear()
-    bench.ask(wire.Statistics("s"))
+    bench.ask(wire.StatisticsQuery("s"))
     assert bench.sent == []
     bench.front.on_worker(link.WorkerMemory(1, 7, 8, 9), (), 1.0)
     header = bench.reply().header
@@ -403,8 +405,8 @@ def test_statistics_wait_for_the_workers_figures(bench):
 
 def test_statistics_do_not_wait_for_a_worker_that_says_nothing(bench):
     """As one that is stopped and has nothing to do: nobody gives it up."""
-    bench.ask(wire.Statistics("s1"))
-    bench.ask(wire.Statistics("s2"))
+    bench.ask(wire.StatisticsQuery("s1"))
+    bench.ask(wire.StatisticsQuery("s2"))
     assert not bench.sent
     assert bench.front.wakeup_at() == 1.0
     bench.front.on_woke(1.0)
@@ -419,7 +421,7 @@ def test_statistics_do_not_wait_for_a_worker_that_says_nothing(bench):
 def test_statistics_are_there_without_a_worker():
     bench = Bench()
     bench.ask(infer("r1"))
-    bench.ask(wire.Statistics("s"))
+    bench.ask(wire.StatisticsQuery("s"))
     header = bench.reply().header
     assert (header.server.state, header.server.queued) == ("STARTING", 1)
     assert "worker_pss_bytes" not in header.memory
@@ -427,7 +429,7 @@ def test_statistics_are_there_without_a_worker():
 
 def test_a_recorded_run_replays_to_the_same_decisions(tmp_path):
     file = io.StringIO()
-    bench = Bench(recorder=Recorder(file, Scheduler()))
+    bench = Bench(recorder=Recorder(file, SchedulerConfig().settings))
     bench.ask(infer("r1", "flowers"))
     bench.worker_is_ready()
     bench.ask(infer("r2", "food"))
@@ -500,16 +502,17 @@ def test_a_version_with_the_same_blocks_takes_over_while_requests_run(bench):
 
 
 def test_a_model_that_can_never_fit_is_refused_with_the_bytes():
-    bench = Bench(Config(memory=Memory(budget_bytes=1)))
+    bench = Bench(Config(memory=MemoryConfig(budget_bytes=1)))
     bench.worker_is_ready()
-    bench.ask_admin(wire.ModelLoad("a1", "flowers"))
+    bench.ask_admin(wire.ModelSet("a1", "flowers", "loaded"))
     (reply,) = bench.admin
     assert (reply.header.id, reply.header.code) == ("a1", "RESOURCE_EXHAUSTED")
     assert "20 bytes of blocks do not fit the 0 bytes" in reply.header.error
 
 
 @pytest.mark.parametrize(
-    "header", [wire.ModelLoad("a1", "flowers"), wire.Residency("a1"), wire.Reload("a1")]
+    "header",
+    [wire.ModelSet("a1", "flowers", "loaded"), wire.ResidencyQuery("a1"), wire.Reload("a1")],
 )
 def test_what_is_for_administrators_is_refused_to_others_by_name(bench, header):
     bench.ask(header)

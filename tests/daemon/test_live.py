@@ -119,7 +119,7 @@ def test_a_stuck_worker_is_replaced(start):
     daemon = start(settings="hang_timeout_s = 1.0\n")
     with Client(daemon.endpoint) as client:
         until(lambda: client.ready().ready)
-        daemon.worker().send_signal(signal.SIGSTOP)
+        suspend(daemon.worker())
         answer = client.infer(picture(9, 8, 7), ["color"])["color"].tensor[0]
         np.testing.assert_allclose(answer, expect((9, 8, 7), "color"), atol=1e-6)
     assert "hung" in daemon.log()

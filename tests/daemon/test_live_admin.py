@@ -169,7 +169,7 @@ def test_an_unloaded_model_is_refused_until_it_is_loaded_again(start):
     daemon = start()
     daemon.wait_for("ready: ")
     with Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:
-        admin.unload("color")
+        admin.set_model("color", "unloaded")
         with pytest.raises(Unavailable, match="edged load color"):
             client.infer(IMAGE, ["color"], timeout_s=2.0)
         assert factor(client, "weakest") == -1.0
@@ -179,15 +179,15 @@ def test_an_unloaded_model_is_refused_until_it_is_loaded_again(start):
         assert [model.name for model in client.models(ready=True)] == ["weakest"]
         until(lambda: residency(admin, "color").blocks_resident == 1)  # the shared backbone
         assert residency(admin, "color").state == "UNLOADED"
-        admin.load("color")
+        admin.set_model("color", "loaded")
         assert factor(client, "color") == 1.0
         assert residency(admin, "color").blocks_resident == 2
-        admin.pin("weakest")
+        admin.set_model("weakest", "pinned")
         assert residency(admin, "weakest").pinned
-        admin.unpin("weakest")
+        admin.set_model("weakest", "unpinned")
         assert not residency(admin, "weakest").pinned
         with pytest.raises(NotFound, match="color, weakest"):
-            admin.load("birds")
+            admin.set_model("birds", "loaded")
     assert daemon.stop() == 0
 
 
@@ -202,7 +202,7 @@ def test_who_may_use_the_daemon_cannot_change_it(start):
     path = Path(daemon.admin.removeprefix("ipc://"))
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     with Admin(daemon.endpoint) as admin, pytest.raises(Unsupported, match="admin endpoint"):
-        admin.unload("color")
+        admin.set_model("color", "unloaded")
     with Client(daemon.admin) as client:
         assert client.ready().ready
         with pytest.raises(Unsupported, match=r"server\.endpoints"):
@@ -231,4 +231,45 @@ def test_the_commands(start, own_store, capsys):
     status, text = run("load", "birds")
     assert status == 1
     assert text == "edged: there is no model 'birds'; there are color, late, weakest\n"
+    assert daemon.stop() == 0
+
+
+def test_what_an_administrator_said_outlives_a_restart_until_it_is_taken_back(
+    start, own_store, tmp_path, capsys
+):
+    state = f'state_dir = "{tmp_path}/state"'
+    daemon = serve(start, own_store, server=state)
+    with Admin(daemon.admin) as admin:
+        admin.set_model("color", "unloaded")
+        admin.set_model("weakest", "pinned")
+    assert daemon.stop() == 0
+    daemon = serve(start, own_store, server=state)
+    assert main(["models", "--endpoint", daemon.endpoint]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "UNAVAILABLE: unloaded by an administrator" in lines["color"]
+    assert "READY, pinned" in lines["weakest"]
+    with Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:
+        with pytest.raises(Unavailable, match="edged load color"):
+            client.infer(IMAGE, ["color"])
+        assert factor(client, "weakest") == -1.0
+        resident = {model.name: model for model in admin.residency().models}
+        assert resident["weakest"].pinned
+        assert (resident["color"].blocks, resident["color"].blocks_resident) == (2, 1)
+        admin.set_model("color", "loaded")
+        admin.set_model("weakest", "unpinned")
+    assert daemon.stop() == 0
+    daemon = serve(start, own_store, server=state)
+    with Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:
+        assert factor(client, "color") == 1.0
+        assert not any(model.pinned for model in admin.residency().models)
+    assert daemon.stop() == 0
+
+
+def test_a_damaged_state_file_is_set_aside_and_the_daemon_starts(start, own_store, tmp_path):
+    path = tmp_path / "administration.json"
+    path.write_text('{"schema": 1, "said": {"unloaded": ["col')
+    daemon = serve(start, own_store, server=f'state_dir = "{tmp_path}"')
+    with Client(daemon.endpoint) as client:
+        assert factor(client, "color") == 1.0
+    assert f"{path} cannot be read" in daemon.log()
     assert daemon.stop() == 0

@@ -17,7 +17,7 @@ from edged import wire
 from edged.backends.fake import Fake
 from edged.client import Client, Pending
 from edged.errors import EdgedError
-from edged.options import Fake as Options
+from edged.options import FakeOptions
 from edged.store import Store
 from tests.backends.blocks import rotations
 from tests.colors import SIDE, picture, png
@@ -32,7 +32,7 @@ POISON = 0.125  # a row that begins with it makes its batch fail
 @pytest.fixture(scope="module")
 def expected(store: Path) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """What each task must answer to rows, by a fake device of our own."""
-    fake = Fake(Options())
+    fake = Fake(FakeOptions())
     opened = Store(store)
     for manifest in opened.models().values():
         for step in manifest.steps:

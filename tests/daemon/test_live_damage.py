@@ -111,7 +111,7 @@ def test_a_manifest_that_cannot_be_read_takes_no_other_model_with_it(
         with pytest.raises(EdgedError, match=r"cannot be served: .* is damaged.*edged reload"):
             client.infer(IMAGE, ["weakest"])
         with pytest.raises(EdgedError, match=r"cannot be served"):
-            admin.load("weakest")
+            admin.set_model("weakest", "loaded")
         assert admin.reload().added == ()  # it is no worse than it was
         path.write_bytes(whole)
         assert admin.reload().added == ("weakest",)
@@ -125,19 +125,19 @@ def test_a_head_that_is_damaged_while_it_is_not_loaded_is_refused_alone(
     daemon = start(store=own_store.path)
     daemon.wait_for("ready: 2 models")
     with innocent(daemon), Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:
-        admin.unload("weakest")
+        admin.set_model("weakest", "unloaded")
         path = head(own_store, "weakest")
         whole = path.read_bytes()
         flip(path)
         for entry in (tmp_path / "cache").glob(f"{path.stem}-*/*"):
             flip(entry)
         with pytest.raises(EdgedError, match="damaged"):
-            admin.load("weakest")
+            admin.set_model("weakest", "loaded")
         assert "damaged" in {m.name: m.reason for m in client.models()}["weakest"]
         with pytest.raises(EdgedError, match="damaged"):
             client.infer(IMAGE, ["weakest"], timeout_s=1.0)
         path.write_bytes(whole)
-        admin.load("weakest")
+        admin.set_model("weakest", "loaded")
         assert factor(client, "weakest") == -1.0
     assert daemon.stop() == 0
 

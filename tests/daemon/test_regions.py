@@ -106,13 +106,13 @@ def test_no_client_can_change_the_size_of_its_region(regions: SharedRegions, fet
 def test_only_its_own_client_finds_a_payload_and_only_inside(regions: SharedRegions) -> None:
     reply = share(regions)
     frames = ((0, 10), (SIZE - 10, 10))
-    assert regions.find(b"a", wire.Shared(reply.region, frames)).frames == frames
+    assert regions.find(b"a", wire.SharedPayload(reply.region, frames)).frames == frames
     for client, region in ((b"b", reply.region), (b"a", "another")):
         with pytest.raises(Unavailable, match="in the message") as caught:
-            regions.find(client, wire.Shared(region, frames))
+            regions.find(client, wire.SharedPayload(region, frames))
         assert caught.value.retry_after_s == 0.0
     with pytest.raises(InvalidArgument, match=f"byte {SIZE + 1} of shared memory that has {SIZE}"):
-        regions.find(b"a", wire.Shared(reply.region, ((0, 10), (SIZE - 9, 10))))
+        regions.find(b"a", wire.SharedPayload(reply.region, ((0, 10), (SIZE - 9, 10))))
 
 
 def test_a_region_ends_with_its_lock_or_with_a_client_that_never_took_one(
@@ -121,7 +121,7 @@ def test_a_region_ends_with_its_lock_or_with_a_client_that_never_took_one(
     locked, plain = share(regions, b"locked"), share(regions, b"plain")
     region = fetch(locked)
     paths = {
-        name: regions.find(client, wire.Shared(name, ((0, 1),))).path
+        name: regions.find(client, wire.SharedPayload(name, ((0, 1),))).path
         for client, name in ((b"locked", locked.region), (b"plain", plain.region))
     }
     assert not list(regions.sweep(lambda client: client == b"plain"))
@@ -129,7 +129,7 @@ def test_a_region_ends_with_its_lock_or_with_a_client_that_never_took_one(
     assert list(regions.sweep(lambda client: True)) == [paths[locked.region]]
     assert list(regions.sweep(lambda client: False)) == [paths[plain.region]]
     with pytest.raises(Unavailable):
-        regions.find(b"plain", wire.Shared(plain.region, ((0, 1),)))
+        regions.find(b"plain", wire.SharedPayload(plain.region, ((0, 1),)))
 
 
 def test_regions_are_bounded(regions: SharedRegions) -> None:
@@ -200,7 +200,7 @@ def test_clients_of_other_hosts_share_nothing() -> None:
 
 
 def shared_infer(region: str, *frames: tuple[int, int], id: str = "r1") -> wire.Infer:
-    where = wire.Shared(region, frames or ((0, 4),))
+    where = wire.SharedPayload(region, frames or ((0, 4),))
     return infer(id, parameters=wire.InferParameters(shared=where))
 
 
@@ -213,7 +213,9 @@ def test_the_worker_is_told_where_the_payload_lies(regions: SharedRegions) -> No
     reply = bench.reply().header
     bench.ask(shared_infer(reply.region, (8, 100)), ())
     (prepare,) = bench.worker
-    assert prepare.shared == regions.find(b"client-1", wire.Shared(reply.region, ((8, 100),)))
+    assert prepare.shared == regions.find(
+        b"client-1", wire.SharedPayload(reply.region, ((8, 100),))
+    )
     assert bench.payloads == [[]]
     bench.finish()
     assert bench.reply().header.id == "r1"
@@ -247,7 +249,7 @@ def test_the_worker_closes_what_a_client_left(regions: SharedRegions) -> None:
     bench.worker_is_ready()
     bench.ask(wire.Share("s", SIZE))
     region = bench.reply().header.region
-    path = regions.find(b"client-1", wire.Shared(region, ((0, 1),))).path
+    path = regions.find(b"client-1", wire.SharedPayload(region, ((0, 1),))).path
     bench.front.on_sweep(30.0)
     assert not any(isinstance(order, link.Close) for order in bench.worker)
     bench.front.on_sweep(61.0)

@@ -9,7 +9,7 @@ import pytest
 from edged import wire
 from edged.config import Config
 from edged.errors import Code
-from edged.uplink.grants import Settings
+from edged.uplink.grants import UplinkSettings
 from tests.daemon.samples import OTHER_BACKBONE, Bench, catalog, infer, manifest
 
 GATHER_S = 0.01
@@ -17,7 +17,7 @@ UPLINK = 1_000_000
 
 
 def bench_with(**options: Any) -> Bench:
-    uplink = Settings(**{"rate_bytes_s": UPLINK, "gather_s": GATHER_S, **options})
+    uplink = UplinkSettings(**{"rate_bytes_s": UPLINK, "gather_s": GATHER_S, **options})
     models = catalog(manifest("flowers"), manifest("food"), manifest("b", backbone=OTHER_BACKBONE))
     bench = Bench(Config(uplink=uplink), models)
     bench.worker_is_ready()

@@ -1,4 +1,4 @@
-"""The daemon that the demo starts ends with the demo, whatever ends that."""
+"""The daemon that the demo starts ends with the demo, however the demo ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.colors import picture, write_store
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What a demo does, without its models: it starts the daemon, and is in the middle of its requests.
+# A demo without its models: it starts the daemon, and is in the middle of its requests.
 DEMO = """
 import itertools
 import signal

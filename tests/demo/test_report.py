@@ -1,10 +1,10 @@
-"""The demo's verdict: one image that the daemon classifies otherwise is enough to fail."""
+"""The demo's verdict: it fails if the daemon classifies a single image differently."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from edged.manifest import SCHEMA, Manifest, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Value
 from edged.wire import BatchStatistics
 from tools.demo import report
 from tools.demo.data import HeldOut
@@ -22,7 +22,8 @@ def model(task: str, *blocks: str) -> Manifest:
         outputs=names[-1:],
         values=tuple(Value(name, "FP32", (1,)) for name in names),
         steps=tuple(
-            Step(block, (names[i],), (names[i + 1],), layers=()) for i, block in enumerate(blocks)
+            PathStep(block, (names[i],), (names[i + 1],), layers=())
+            for i, block in enumerate(blocks)
         ),
         whole_bytes=100,
     )

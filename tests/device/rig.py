@@ -26,7 +26,7 @@ from edged.core.events import (
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
 from edged.link import messages as link
-from edged.manifest import SCHEMA, Manifest, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Value
 from edged.store import Store
 from tests.backends.blocks import Block
 
@@ -52,7 +52,7 @@ class Model:
                     Value(n, t.datatype, t.shape) for n, t in zip(names, tensors, strict=True)
                 ),
                 "steps": tuple(
-                    Step(block.id, (read,), (write,))
+                    PathStep(block.id, (read,), (write,))
                     for block, read, write in zip(blocks, names, names[1:], strict=False)
                 ),
                 "whole_bytes": sum(len(block.data) for block in blocks),
@@ -218,7 +218,7 @@ class Done:
     def __init__(self, message: link.BatchOutputs, payload: Sequence[memoryview]) -> None:
         self.message = message
         self.tensors: dict[tuple[int, str], Array] = {}
-        self.classes: dict[tuple[int, str], tuple[tuple[wire.Class, ...], ...]] = {}
+        self.classes: dict[tuple[int, str], tuple[tuple[wire.ClassScore, ...], ...]] = {}
         frames = iter(payload)
         for answer in message.answers:
             for output in answer.outputs:

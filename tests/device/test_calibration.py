@@ -14,7 +14,7 @@ from edged.device.calibration import Calibration
 from edged.device.executor import Segment
 from edged.device.measurements import BlockFigures, Measurements
 from edged.link import messages as link
-from edged.manifest import SCHEMA, Layer, Manifest, Step, Value
+from edged.manifest import SCHEMA, Layer, Manifest, PathStep, Value
 
 IMAGE, LATE = 3000, 10  # bytes of a row of the input, and of what crosses
 LIGHT, HEAVY = 500, 100_000  # bytes of weights
@@ -33,7 +33,7 @@ def model(name: str, *blocks: tuple[str, int]) -> Manifest:
         outputs=(names[-1],),
         values=tuple(Value(n, "UINT8", (IMAGE if n == "x" else LATE,)) for n in names),
         steps=tuple(
-            Step(block, (r,), (w,), (Layer(block, (r,), (w,), weight_bytes),))
+            PathStep(block, (r,), (w,), (Layer(block, (r,), (w,), weight_bytes),))
             for (block, weight_bytes), r, w in zip(blocks, names, names[1:], strict=False)
         ),
         whole_bytes=0,

@@ -23,7 +23,7 @@ from edged.device.loader import Loader
 from edged.device.preparing import prepare
 from edged.device.staging import Pool, Staged, Staging, shape_of
 from edged.link import messages as link
-from edged.manifest import Step, Value
+from edged.manifest import PathStep, Value
 from tests.backends.blocks import Block, dense, one_row_only, sum_and_difference
 from tests.device.rig import Model, make_store
 
@@ -47,8 +47,8 @@ class Skip(Model):
             outputs=("sum", "x", "difference"),
             values=tuple(Value(v, "FP32", (6,)) for v in ("x", "d", "sum", "difference")),
             steps=(
-                Step(body.id, ("x",), ("d",)),
-                Step(BOTH.id, ("x", "d"), ("sum", "difference")),
+                PathStep(body.id, ("x",), ("d",)),
+                PathStep(BOTH.id, ("x", "d"), ("sum", "difference")),
             ),
         )
         self.blocks = (body, BOTH)

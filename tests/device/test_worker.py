@@ -14,7 +14,7 @@ from edged import preprocess
 from edged.core.events import BatchFailed, Calibrate, Discard, Prepared, PrepareFailed
 from edged.errors import Code
 from edged.link import messages as link
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.store import Store
 from tests.backends.blocks import (
     dense,
@@ -156,12 +156,12 @@ def test_three_tasks_on_one_frame_pass_the_backbone_once(rig: Rig) -> None:
         same(done.tensors[rid, model], MODELS[model].twin(x))
 
 
-def test_equal_frames_of_two_requests_are_one_row(rig: Rig) -> None:
+def test_equal_frames_of_two_requests_are_rows_of_their_own(rig: Rig) -> None:
     x, y = rows(1, seed=1), rows(1, seed=2)
     asked = [(x, "cat"), (y, "cat"), (x, "dog")]
     rids = [rig.prepared(given, model) for given, model in asked]
     done = rig.ran(*((rid, [model]) for rid, (_, model) in zip(rids, asked, strict=True)))
-    assert {run.block: run.rows for run in done.message.blocks}[BODY.id] == 2
+    assert {run.block: run.rows for run in done.message.blocks}[BODY.id] == 3
     for rid, (given, model) in zip(rids, asked, strict=True):
         same(done.tensors[rid, model], MODELS[model].twin(given))
 
@@ -202,7 +202,7 @@ def test_models_that_name_their_inputs_differently(tmp_path: Path) -> None:
         other.manifest,
         inputs=("y",),
         values=(Value("y", "FP32", (6,)), other.manifest.value("v0")),
-        steps=(Step(head.id, ("y",), ("v0",)),),
+        steps=(PathStep(head.id, ("y",), ("v0",)),),
     )
     other.manifest = renamed
     with worker(make_store(tmp_path / "store", [Model("a", head), other])) as rig:
@@ -580,7 +580,7 @@ def test_a_model_of_two_inputs(tmp_path: Path) -> None:
                 inputs=("left", "right"),
                 outputs=("difference", "sum"),
                 values=tuple(Value(name, "FP32", (5,)) for name in names),
-                steps=(Step(block.id, ("left", "right"), ("sum", "difference")),),
+                steps=(PathStep(block.id, ("left", "right"), ("sum", "difference")),),
                 whole_bytes=1,
             )
         )

@@ -1,7 +1,7 @@
-"""Small nets by number, whose rows are independent, coupled, or of extents that the data decides.
+"""Small numbered nets whose rows are independent or coupled, or whose extents depend on the data.
 
-Each is a trunk of a few random pieces, with one gadget among them: what couples rows or makes an
-extent of the data. The gadget keeps the shape of what it is given, so it can lie anywhere.
+Each is a trunk of a few random pieces, with one gadget among them, which couples rows or turns data
+into an extent. The gadget keeps the shape of its input, so it can be anywhere.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def gated(m: Maker) -> None:
 
 
 def centred(m: Maker) -> None:
-    """As many exporters write a norm: by hand, over all but the rows."""
+    """A norm as many exporters write it: with plain operators, over all axes but the rows."""
     axes = list(range(1, len(m.shape) + 1))
     mean = m.do("ReduceMean", m.x, axes=axes, keepdims=1)
     low = m.do("Sub", m.x, mean)
@@ -106,7 +106,7 @@ def ranked(m: Maker) -> None:
 
 
 def folded_heads(m: Maker) -> None:
-    """Rows and another axis as one, and back, by shapes that are computed."""
+    """Join the rows and another axis, and split them again, by shapes that are computed."""
     c = m.shape[-1]
     many = m.do("Reshape", m.x, m.ints(-1, c // 2))
     many = m.do("MatMul", m.do("Softmax", many, axis=-1), m.weight(c // 2, c // 2))
@@ -115,7 +115,7 @@ def folded_heads(m: Maker) -> None:
 
 
 def token(m: Maker) -> None:
-    """One weight for every row, in front of it, and off again."""
+    """Put one weight in front of every row, and remove it again."""
     shape = m.do("Concat", m.net.rows(), m.ints(1, m.width), axis=0)
     every = m.do("Expand", m.weight(1, 1, m.width), shape)
     pair = m.do("Concat", every, m.do("Unsqueeze", m.flat(), m.ints(1)), axis=1)
@@ -149,7 +149,7 @@ def resized(m: Maker) -> None:
 
 
 def windows(m: Maker) -> None:
-    """As Swin does: windows of all rows beside each other, and back."""
+    """Cut all rows into windows along the batch axis, and join them again, as Swin does."""
     c, h, w = m.shape
     cut = m.do("Reshape", m.x, m.ints(-1, c, 2, h // 2, 2, w // 2))
     turned = m.do("Transpose", cut, perm=[0, 2, 4, 3, 5, 1])
@@ -260,7 +260,7 @@ def across_rows(m: Maker) -> str:
 
 
 def in_sequence(m: Maker) -> str:
-    """A recurrent net that takes the rows for time."""
+    """A recurrent net whose time axis is the rows."""
     width = m.width
     series = m.do("Unsqueeze", m.flat(), m.ints(1))
     made = m.do(
@@ -280,7 +280,7 @@ def normed_rows(m: Maker) -> str:
 
 
 def beside_a_large_channel(m: Maker) -> str:
-    """Scores of the whole batch after boxes in pixels."""
+    """Scores relative to the whole batch, beside boxes in pixels, which are large."""
     sized = m.do("Mul", m.do("Sigmoid", m.flat()), m.number(640.0))
     scores = m.do("Softmax", m.flat(), axis=0)
     both = m.do("Concat", sized, scores, axis=1)
@@ -311,7 +311,7 @@ def _count(m: Maker) -> str:
 
 
 def _above(m: Maker, count: str) -> str:
-    """x, by a factor that a count gives: int64 [1] in, as large as x out."""
+    """x times a factor that depends on a count, which is int64 [1]."""
     total = m.do("Add", m.do("Cast", count, to=TensorProto.FLOAT), m.number(1.0))
     return m.do("Div", m.x, total)
 
@@ -337,7 +337,7 @@ def compressed(m: Maker) -> str:
 
 
 def best_few(m: Maker) -> str:
-    """The best k of all, where the data says k; their least is the threshold."""
+    """The smallest of the best k elements as a threshold; the data decides k."""
     flat = m.do("Reshape", m.x, m.ints(-1))
     k = m.do("Min", m.do("Add", _count(m), m.ints(1)), m.ints(5))
     best, _ = m.net.add_all("TopK", 2, flat, k)
@@ -363,7 +363,7 @@ def tiled(m: Maker) -> str:
 
 
 def boxes(m: Maker) -> str:
-    """Boxes that survive suppression, counted."""
+    """The number of boxes that survive suppression."""
     size = m.width // 4 * 4
     flat = m.do("Reshape", m.x, m.ints(-1))
     part = m.do("Slice", flat, m.ints(0), m.ints(size), m.ints(0))
@@ -389,17 +389,17 @@ DATA_SIZED: list[Callable[[Maker], str]] = [
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`gadget` is empty where rows are independent and no extent depends on the data."""
+    """The choices that make one net."""
 
     number: int
-    gadget: str
-    kind: str  # of input
-    free: bool  # in the file, the number of rows
-    lengths: bool  # the gadget makes an extent of the data
+    gadget: str  # empty if rows are independent and no extent depends on the data
+    kind: str  # kind of input
+    free: bool  # whether the file leaves the number of rows open
+    lengths: bool  # whether the gadget turns data into an extent
 
 
 def recipe(number: int) -> Recipe:
-    """Half of them plain, 3 of 10 coupled, 2 of 10 with extents that the data decides."""
+    """The recipe of a number: half are plain, 3 of 10 coupled, 2 of 10 have extents of the data."""
     kind = list(INPUTS)[number % 3]
     free = number % 4 != 3
     turn = number // 10
@@ -417,7 +417,7 @@ def build(one: Recipe, folder: Path) -> Path:
     m = Maker(one.number, one.kind, "rows" if one.free else 1)
     pieces = ANY + (IMAGE if one.kind == "image" else [])
     gadgets = {gadget.__name__: gadget for gadget in (*COUPLED, *DATA_SIZED)}
-    if one.lengths:  # of the input itself, whose range is known: so that lengths do differ
+    if one.lengths:  # the gadget reads the input, whose range is known, so that lengths differ
         m.mix(gadgets[one.gadget](m))
     count = int(m.random.integers(2, 5))
     at = int(m.random.integers(count))

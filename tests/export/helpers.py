@@ -1,4 +1,4 @@
-"""What several tests of the exporter need."""
+"""Helpers of several tests of the exporter."""
 
 from __future__ import annotations
 

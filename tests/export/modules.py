@@ -49,7 +49,7 @@ def nothing() -> None:
 
 
 def resnet18(*tuned: int) -> tuple[nn.Module, torch.Tensor]:
-    """The stages `tuned` (1 to 4; 0 is the head) are others than those of the plain one."""
+    """A ResNet-18. The stages `tuned` (1 to 4; 0 is the head) differ from the plain network's."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def vit(*tuned: int) -> tuple[nn.Module, torch.Tensor]:
 
 
 def _tune(stages: list[nn.Module], tuned: tuple[int, ...]) -> None:
-    """As training on would: every weight moves a little, in another way each time."""
+    """Change every weight a little, differently each time, as further training would."""
     torch.manual_seed(1 + sum(10**stage for stage in tuned))
     with torch.no_grad():
         for stage in tuned:

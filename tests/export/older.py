@@ -1,4 +1,4 @@
-"""Stores as the exporter of before the first checks would have left them."""
+"""Stores as an exporter without today's checks would have made them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from export.source import Source
 
 
 def export_unchecked(store: Store, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
-    """Models by name, as if rows were never coupled and no extent depended on the data."""
+    """Export models as if rows were never coupled and no extent depended on the data."""
     with monkeypatch.context() as patch:
         patch.setattr(source, "coupling", lambda *_: None)
         patch.setattr(source, "dependence", lambda *_: None)
         patch.setattr(
-            probe, "classify", lambda graph, ranks, **_: classify(graph, ranks, believing=True)
+            probe, "classify", lambda graph, ranks, **_: classify(graph, ranks, assume_fixed=True)
         )
         add_models(store, [Source(name, file) for name, file in files.items()])
     for name in files:
@@ -29,7 +29,7 @@ def export_unchecked(store: Store, monkeypatch: pytest.MonkeyPatch, **files: Pat
 
 
 def age(store: Store, name: str) -> None:
-    """Take from a manifest what older ones do not say."""
+    """Remove the fields from a manifest that older manifests do not have."""
     root = json.loads((store.path / "store.json").read_bytes())
     plain = json.loads((store.path / "manifests" / f"{root['models'][name]}.json").read_bytes())
     del plain["checks"], plain["unfit"]

@@ -1,4 +1,4 @@
-"""Models into a store: what is shared is found, what is there is split, and nothing breaks."""
+"""Adding models to a store: shared parts are found, stored blocks are split, nothing breaks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from edged.errors import InvalidArgument, StoreError, Unsupported
 from edged.manifest import Preprocess
 from edged.store import Store
-from edged.wire.messages import TensorName
+from edged.wire import TensorName
 from export import assemble
 from export.add import Report, add_models
 from export.check import CheckFailed
@@ -64,7 +64,7 @@ def test_sharing_is_found(
 
 
 def test_an_encoder_is_shared_by_a_classifier_and_a_segmenter(store: Store, tmp_path: Path) -> None:
-    """Whether or not a decoder comes back to the inner values of the encoder."""
+    """The cuts of an encoder do not depend on whether a decoder reads its inner values."""
     net = Net()
     x = net.conv_relu(net.x, 3, 16, seed=1)
     for letter in "ab":
@@ -100,7 +100,7 @@ def test_a_new_model_splits_blocks_that_are_there(store: Store, tmp_path: Path) 
 
 
 def test_blocks_do_not_depend_on_the_way_to_them(tmp_path: Path) -> None:
-    """At once, one by one and in another order give the same files."""
+    """Adding all models at once, one by one or in another order gives the same files."""
     words = {"a": "abcd", "b": "abxy", "c": "zbcd"}
     files = {n: classifier(tmp_path / f"{n}.onnx", w, stem=ord(n)) for n, w in words.items()}
     stores = [Store(tmp_path / name).create() for name in ("at-once", "one-by-one", "backwards")]

@@ -19,7 +19,7 @@ from tests.export.nets import Net, classifier, segmenter, transformer
 
 
 def written_down(net: Net, x: str) -> str:
-    """What exporters write for a fixed number of rows: targets, tokens and sizes as constants."""
+    """Constants that exporters write for a fixed number of rows: targets, tokens and sizes."""
     patches = net.add("Conv", x, net.weight(2, 8, 3, 8, 8), strides=[8, 8])
     flat = net.add("Reshape", patches, net.integers(1, 8, 4))
     tokens = net.add("Concat", net.weight(3, 1, 8, 1), flat, axis=2)
@@ -60,7 +60,7 @@ def test_a_model_for_fixed_rows_shares_all_with_one_for_any(
 
 
 def mixed_axes(net: Net) -> str:
-    """Rows end up behind another axis, so what is written down is not what it seems."""
+    """Rows move behind another axis, so the constants do not mean what they seem to."""
     turned = net.add("Transpose", net.x, perm=[1, 0, 2])  # (4, rows, 6)
     split = net.add("Reshape", turned, net.integers(4, 3, 2 * net.fixed))
     back = net.add("Reshape", split, net.integers(net.fixed, 24))

@@ -1,4 +1,4 @@
-"""The blocks of models that are written as words: a letter is a layer."""
+"""The blocks of models. A model is written as a word, in which a letter is a layer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from edged.manifest import Layer, Value
 from export.blocks import Wired, plan, signature, wire
 
-LARGE, SMALL = 100_000, 10_000  # bytes of a capital and of a small letter
+LARGE, SMALL = 100_000, 10_000  # bytes that a capital and a small letter stand for
 MIN = 16_000
 MB = 10**6
 
 
 def values(*names: str) -> list[Value]:
-    """Of a kilobyte each."""
+    """Values of a kilobyte each."""
     return [Value(name, "UINT8", (1000,)) for name in names]
 
 
@@ -144,7 +144,8 @@ CONVOLUTIONS = ((3.0, 0.1), (1.5, 0.2), (0.5, 0.3), (0.1, 2.0), (0.1, 3.0))
 
 def test_large_activations_and_large_weights_are_blocks_of_their_own() -> None:
     assert starts({"a": net(*CONVOLUTIONS)}) == {"a": [0, 3]}
-    # What crosses is written and read: 0.1 MB rather than 1.5 MB, for 0.1 MB that weigh 0.2 MB.
+    # The cut is where 0.1 MB cross instead of 1.5 MB, though 0.2 MB of weights are then on the
+    # other side.
     narrow = ((3.0, 0.1), (1.5, 0.2), (0.1, 0.2), (0.1, 5.0))
     assert starts({"a": net(*narrow)}) == {"a": [0, 3]}
 

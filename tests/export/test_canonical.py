@@ -1,4 +1,4 @@
-"""Equal content gives equal digests and equal files, whatever it was called; other does not."""
+"""Equal content gives equal digests and files, whatever its names; different content does not."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_a_block_splits_into_its_layers(tmp_path: Path, make: Callable[..., Path
 
 @pytest.mark.parametrize("make", [classifier, transformer, segmenter])
 def test_cutting_a_block_again_changes_nothing(tmp_path: Path, make: Callable[..., Path]) -> None:
-    """Without what it says of its layers: the cuts are found anew, and are the same."""
+    """A block without its metadata is cut anew, and the cuts are the same."""
     file = make(tmp_path / "m.onnx", "abc")
     before = layers_of(file)
     model = onnx.ModelProto.FromString(whole_block(before).data)

@@ -1,4 +1,4 @@
-"""500 generated models, served in mixed company, answer as plain ONNX Runtime does row by row."""
+"""500 generated models in mixed batches give the answers of plain ONNX Runtime row by row."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from edged.store import Store
 from export.add import add_drafts
 from export.check import compare
 from export.probe import session
-from export.source import Draft, Source, draft
+from export.source import ModelDraft, Source, draft
 from tests.export.generated import INPUTS, Recipe, build, recipe
 
 MODELS = 500
-CHUNK = 50  # in one store
-AT_ONCE = 6  # models in one batch
+STORE_MODELS = 50  # models in one store
+BATCH_MODELS = 6  # models in one batch
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
     recipe: Recipe
     file: Path
-    draft: Draft | None  # None: refused
+    draft: ModelDraft | None  # None if the exporter refused it
 
 
 def make(numbers: range, folder: Path) -> Iterator[Made]:
@@ -47,7 +47,7 @@ def make(numbers: range, folder: Path) -> Iterator[Made]:
 
 
 def unlike(shape: tuple[int, ...], number: int) -> Array:
-    """Rows of other values than those that the exporter tries."""
+    """Rows with other values than those that the exporter tries."""
     random = np.random.default_rng([31, number])
     rows = [
         random.standard_normal(shape),
@@ -62,7 +62,7 @@ def unlike(shape: tuple[int, ...], number: int) -> Array:
 
 
 class Served:
-    """The models of a store in one executor, and rows of theirs in staging memory."""
+    """The models of a store in one executor, and their rows in staging memory."""
 
     def __init__(self, store: Store, cache: Path) -> None:
         self.manifests = store.models()
@@ -76,7 +76,7 @@ class Served:
         self.close = backend.close
 
     def answers(self, asked: dict[str, Array]) -> dict[str, Array]:
-        """One batch: the rows of each model in one piece."""
+        """The answers of one batch, in which the rows of each model are adjacent."""
         taken: dict[int, int] = {}
         segments = []
         for number, (name, rows) in enumerate(asked.items()):
@@ -96,12 +96,12 @@ class Served:
         shape = shape_of(manifest)
         if shape not in self.pools:
             memory = self.executor.memory
-            self.pools[shape] = Pool(len(self.pools), shape, 7 * AT_ONCE, memory)
+            self.pools[shape] = Pool(len(self.pools), shape, 7 * BATCH_MODELS, memory)
         return self.pools[shape]
 
 
 def wrong(served: Served, made: list[Made]) -> list[str]:
-    """The models with an answer that is another one than alone in ONNX Runtime."""
+    """The models with an answer that differs from that of ONNX Runtime, one row at a time."""
     rows = {f"m{one.recipe.number}": unlike(INPUTS[one.recipe.kind], one.recipe.number)
             for one in made}  # fmt: skip
     expected = {}
@@ -119,15 +119,15 @@ def wrong(served: Served, made: list[Made]) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(0, MODELS, CHUNK))
+@pytest.mark.parametrize("start", range(0, MODELS, STORE_MODELS))
 def test_no_model_is_served_with_other_answers_than_its_own(tmp_path: Path, start: int) -> None:
-    made = list(make(range(start, start + CHUNK), tmp_path))
+    made = list(make(range(start, start + STORE_MODELS), tmp_path))
     there = [one for one in made if one.draft is not None]
     store = Store(tmp_path / "store").create()
     add_drafts(store, [one.draft for one in there if one.draft is not None])
     with tempfile.TemporaryDirectory() as cache:
         served = Served(store, Path(cache))
-        batches = [there[i : i + AT_ONCE] for i in range(0, len(there), AT_ONCE)]
+        batches = [there[i : i + BATCH_MODELS] for i in range(0, len(there), BATCH_MODELS)]
         differ = [text for batch in batches for text in wrong(served, batch)]
         served.close()
     names = {f"m{one.recipe.number}": one.recipe for one in made}

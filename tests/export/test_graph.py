@@ -1,4 +1,4 @@
-"""Reading ONNX files: every form that a graph may come in, and those that are refused."""
+"""Reading ONNX files: every form that a graph may have, and the forms that are refused."""
 
 from __future__ import annotations
 

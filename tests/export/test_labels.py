@@ -1,4 +1,4 @@
-"""Files of labels as they come from elsewhere."""
+"""Files of labels that other tools wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where graphs are cut: after additions, where skips are far, and never inside a residual block."""
+"""The cuts of graphs: after additions, where skips are far, and never inside a residual block."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_pyramid_reads_the_feature_maps_of_an_encoder_that_is_cut(tmp_path: Pa
 
 
 def test_values_that_are_no_rows_do_not_cross(tmp_path: Path) -> None:
-    """Windows of an image are more than one a row: no cut while they are all there is."""
+    """A row has several windows, so there is no cut where windows are the only values."""
     net = Net((4, 6))
     x = net.add("MatMul", net.x, net.weight(1, 6, 6))
     x = net.add("Reshape", x, net.integers(-1, 2, 6))  # (2 * rows, 2, 6)

@@ -1,4 +1,4 @@
-"""Normalised graphs compute the same, and nothing but data crosses between their operators."""
+"""Normalised graphs compute the same, and only data passes between their operators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.graph import Graph, load, tidy, to_model
+from export.graph import OnnxGraph, load, tidy, to_model
 from export.normalise import Flow, normalise
 from export.probe import feed, probe
 from tests.export.helpers import flow_of, onnx_run
@@ -21,8 +21,10 @@ def all_nodes(flow: Flow) -> list[onnx.NodeProto]:
     return [node for group in flow.groups for node in group.nodes]
 
 
-def as_graph(flow: Flow, like: Graph) -> Graph:
-    return tidy(Graph(tuple(all_nodes(flow)), flow.weights, like.inputs, like.outputs, like.opsets))
+def as_graph(flow: Flow, like: OnnxGraph) -> OnnxGraph:
+    return tidy(
+        OnnxGraph(tuple(all_nodes(flow)), flow.weights, like.inputs, like.outputs, like.opsets)
+    )
 
 
 def computes_the_same(file: Path) -> bool:
@@ -119,7 +121,7 @@ def test_only_data_crosses(tmp_path: Path, piece: Callable[[Net, str], str]) -> 
         outside = {name for node in group.nodes for name in node.input if name} - inside
         assert outside - flow.weights.keys() == set(group.reads)
         assert set(group.reads) <= made
-    # Shapes are asked of what a group reads anyway: no shape keeps the model's input alive.
+    # Shapes are read off a group's own inputs: no shape keeps the model's input alive.
     assert [net.x in group.reads for group in flow.groups].count(True) == 1
 
 
@@ -135,7 +137,7 @@ def test_targets_of_reshapes_do_not_depend_on_how_they_were_written(tmp_path: Pa
 
 
 def test_arithmetic_on_floats_is_left_to_the_device(tmp_path: Path) -> None:
-    """Its last bits depend on the processor: folded, they would change digests of layers."""
+    """The last bits of floats depend on the processor: folded, they would change digests."""
     net = Net((3,))
     out = constants(net, net.gemm(net.x, 3, 4, seed=1))
     flow = flow_of(net.save(tmp_path / "m.onnx", out))

@@ -1,4 +1,4 @@
-"""Models that were exported before there were today's checks."""
+"""Models that were exported before today's checks existed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from edged.daemon.models.held_store import Shelf
+from edged.daemon.models.held_store import HeldStore
 from edged.errors import EdgedError, StoreError
 from edged.manifest import CHECKS, Preprocess
 from edged.older import check_fit
@@ -37,7 +37,7 @@ def coupled(path: Path) -> Path:
 
 
 def counting(path: Path) -> Path:
-    """Nothing of the count is left when its shape is taken for a constant, but the constant."""
+    """A model in which a count becomes a constant, and nothing else of the count remains."""
     m = Maker(2, "vector", 1)
     hot = m.do("Greater", m.x, m.number(30.0))
     count = m.do("Gather", m.do("Shape", m.do("NonZero", hot)), m.ints(1))
@@ -45,7 +45,7 @@ def counting(path: Path) -> Path:
 
 
 def selecting(path: Path) -> Path:
-    """The mean of what is above a threshold that random input never goes below."""
+    """The mean of the elements above a threshold, which all random input is above."""
     net = Net((12,), rows=1)
     flat = net.add("Reshape", net.x, net.integers(-1))
     spots = net.add("NonZero", net.add("Greater", flat, net.constant(np.float32(-100))))
@@ -116,13 +116,13 @@ def test_recheck_says_how_each_is_served_and_writes_it_down(
     for name in ("counting", "selecting", "vit"):
         with pytest.raises(StoreError, match=f"model '{name}' is not served"):
             check_fit(models[name], old.block_bytes)
-    Shelf(old, ["cnn", "dynamic"]).read()
+    HeldStore(old, ["cnn", "dynamic"]).read()
     before = (old.path / "store.json").read_bytes()
     assert main(["recheck", "--store", str(old.path)]) == 0
     assert (old.path / "store.json").read_bytes() == before, "there is nothing more to find"
 
 
-# How a count can be used without an operator that still shows where it came from.
+# Uses of a count that keep no operator from which its origin can be seen.
 def at_index(m: Maker, count: str) -> str:
     return m.do("Gather", m.flat(), count, axis=1)
 
@@ -169,7 +169,7 @@ def test_no_use_of_a_frozen_count_is_served_or_released(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On random input the count is 0, or that of all elements, or one a row."""
+    """The count on random input is 0, or that of all elements, or one a row."""
     m = Maker(3, "vector", "rows" if threshold == "all" else 1)
     low = {"none": 30.0, "all": -30.0}
     if threshold in low:
@@ -198,7 +198,7 @@ def test_no_generated_model_with_a_length_of_the_data_is_served(
     store = Store(tmp_path / "store").create()
     for number in (n for n in range(200) if generated.recipe(n).lengths):
         file = generated.build(generated.recipe(number), tmp_path)
-        with contextlib.suppress(EdgedError):  # refused before as well
+        with contextlib.suppress(EdgedError):  # the older exporter refused some as well
             export_unchecked(store, monkeypatch, **{f"m{number}": file})
     models = store.models()
     assert len(models) > 20
@@ -235,7 +235,7 @@ def test_a_damaged_model_does_not_keep_the_others_from_being_looked_at(old: Stor
 
 
 def test_a_head_on_an_older_model_is_as_unchecked_as_that(tmp_path: Path) -> None:
-    """The blocks below run any number of rows, and the head has to fit them; its model runs one."""
+    """The blocks below run any number of rows, which the head must fit; its model runs one row."""
     store = Store(tmp_path / "store").create()
     spec = Preprocess(height=16, width=16)
     add_models(store, [Source("base", classifier(tmp_path / "b.onnx", "ab"), preprocess=spec)])

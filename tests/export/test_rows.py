@@ -19,7 +19,7 @@ from export.extents import classify
 from export.graph import load, read
 from export.probe import probe
 from export.rows import coupling
-from export.source import Draft, Source, draft
+from export.source import ModelDraft, Source, draft
 from tests.export import generated
 from tests.export.generated import COUPLED, Maker
 from tests.export.nets import Net
@@ -31,7 +31,7 @@ def made(tmp_path: Path, gadget: Callable[[Maker], str], kind: str = "tokens") -
     return m.net.save(tmp_path / "m.onnx", m.do("MatMul", m.flat(), m.weight(m.width, 5)))
 
 
-def drafted(file: Path) -> Draft:
+def drafted(file: Path) -> ModelDraft:
     return draft(Source("t", file))
 
 
@@ -49,7 +49,7 @@ def test_what_couples_rows_runs_one_row_at_a_time(
     assert found.coupled
 
 
-# These are neither summed nor ranked nor scaled over the rows: they are only seen in results.
+# These neither sum nor rank nor scale over the rows, so only their results show the coupling.
 MEASURED = {
     generated.rolled, generated.reversed_rows, generated.interleaved, generated.over_the_count,
     generated.numbered, generated.softmax_of_all,
@@ -98,7 +98,7 @@ def test_a_scale_of_the_whole_batch_is_seen_in_a_runtimes_own_operators(tmp_path
 def test_scores_by_the_best_of_the_batch_beside_boxes_in_pixels(
     tmp_path: Path, element: int
 ) -> None:
-    """Small beside a large channel; exported for one picture, where all is well."""
+    """The coupled scores are small beside the boxes; the model is exported for one picture."""
     dtype = helper.tensor_dtype_to_np_dtype(element)
     net = Net((1, 8), rows=1)
     net._inputs[0].type.tensor_type.elem_type = element
@@ -133,7 +133,7 @@ def test_a_feature_that_the_number_of_rows_chooses(tmp_path: Path) -> None:
 
 
 def test_a_sequence_whose_time_are_the_rows(tmp_path: Path) -> None:
-    """As many rows are turned round as the data says, which random input never does."""
+    """The data decides how many rows are reversed; random input reverses none."""
     net = Net((4,))
     high = net.add("Cast", net.add("Greater", net.add("ReduceMax", net.x, axes=[0], keepdims=0),
                    net.constant(np.float32(1e6))), to=TensorProto.INT64)  # fmt: skip
@@ -161,7 +161,7 @@ def test_a_row_is_chosen_by_the_content_of_another_row(tmp_path: Path) -> None:
 
 
 def test_a_token_of_each_row_is_chosen_by_its_content(tmp_path: Path) -> None:
-    """x[arange(rows), best], as encoders of text take the last token: rows stay apart."""
+    """x[arange(rows), best], as text encoders take the last token: rows stay independent."""
     net = Net((4, 6))
     best = net.add("ArgMax", net.add("ReduceSum", net.x, net.integers(2), keepdims=0), axis=1)
     count = net.add("Squeeze", net.rows(), net.integers(0))
@@ -240,7 +240,7 @@ def test_an_extent_that_is_fixed_again_does_not_depend_on_the_data(
 
 
 def test_a_length_of_the_data_is_asked_for_whenever_it_is_needed(tmp_path: Path) -> None:
-    """On random input nothing is above the threshold, so the length always seems to be 0."""
+    """Random input is never above the threshold, so the length always seems to be 0."""
     store = Store(tmp_path / "store").create()
     net = Net((32,), rows=1)
     hot = net.add("NonZero", net.add("Greater", net.x, net.constant(np.float32(20))))

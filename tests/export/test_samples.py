@@ -1,4 +1,4 @@
-"""Samples of the user: what shows on them alone is found, and what cannot be read is said."""
+"""Samples of the user: faults that show only on them are found, unreadable files are named."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from edged.store import Store
 from export import check, probe, source
 from export.batch import set_free
 from export.cli import main
-from export.graph import Graph
-from export.samples import MOST, read
-from export.source import Draft, Source, draft
+from export.graph import OnnxGraph
+from export.samples import SAMPLES_MAX, read
+from export.source import ModelDraft, Source, draft
 from tests.export.nets import Net, classifier, segmenter, transformer
 from tests.export.test_heads import SPEC, draw
 
@@ -28,9 +28,9 @@ TOML = "height = 16\nwidth = 16\nmean = [0.5, 0.5, 0.5]\nstd = [0.25, 0.25, 0.25
 
 
 def gated(path: Path, shape: tuple[int, ...], gate: Callable[[Net], str]) -> Path:
-    """Each row gets what the gate lets through of the row as far from the other end of the batch.
+    """A net that adds to each row what the gate lets through of the batch in reverse order.
 
-    That is a slice of all rows, backwards, which keeps its axis of rows.
+    The reversal is a slice of all rows, backwards, which keeps the axis of rows.
     """
     net = Net(shape)
     opened = net.add("Reshape", gate(net), net.integers(-1, *(1 for _ in shape)))
@@ -40,13 +40,13 @@ def gated(path: Path, shape: tuple[int, ...], gate: Callable[[Net], str]) -> Pat
 
 
 def above(net: Net) -> str:
-    """More than any element of made-up rows is."""
+    """A gate that opens above a value that no element of random rows reaches."""
     most = net.add("ReduceMax", net.x, axes=[1], keepdims=0)
     return net.add("Relu", net.add("Sub", most, net.constant(np.float32(1e5))))
 
 
 def white(net: Net) -> str:
-    """A picture in which every channel of every pixel is bright."""
+    """A gate that opens if every channel of every pixel of a picture is bright."""
     least = net.add("ReduceMin", net.x, axes=[1, 2, 3], keepdims=0)
     return net.add("Relu", net.add("Sub", least, net.constant(np.float32(0.9))))
 
@@ -75,7 +75,7 @@ def test_rows_that_are_coupled_on_a_sample_alone_run_one_at_a_time(
 
 @pytest.mark.parametrize("count", [7, 1])
 def test_a_sample_that_is_another_one_by_its_place_runs_alone(tmp_path: Path, count: int) -> None:
-    """Beyond the gate, the row in place i of a batch adds its element i, whatever lies beside."""
+    """If the gate is open, the row at place i of a batch adds its element i, in any company."""
     net = Net((6,))
     zero, one = (net.constant(np.array(n, np.int64)) for n in (0, 1))
     numbers = net.add("Range", zero, net.add("Squeeze", net.rows(), net.integers(0)), one)
@@ -113,7 +113,7 @@ def test_a_picture_shows_what_random_pictures_do_not(
 def test_plain_models_stay_in_batches(
     tmp_path: Path, make: Callable[..., Path], rows: int | str
 ) -> None:
-    """Flat pictures among them, in which all elements are equal."""
+    """The samples include flat pictures, in which all elements are equal."""
     pictures = draw(tmp_path / "pictures", count=1)
     (pictures / ".cache").mkdir()
     (pictures / ".cache" / "a.png").write_bytes(b"no picture")
@@ -141,20 +141,23 @@ def test_samples_of_several_inputs_and_of_several_models(
     args += ["--samples", f"a={tmp_path / 'two.npz'}", "--samples", f"b={tmp_path / 'one.npy'}"]
     assert main(args) == 0
     found = json.loads(capsys.readouterr().out)["models"]
-    assert [(model["samples"], model["max_rows"]) for model in found] == [(MOST, None), (7, None)]
+    assert [(model["samples"], model["max_rows"]) for model in found] == [
+        (SAMPLES_MAX, None),
+        (7, None),
+    ]
 
 
 def test_the_rows_taken_reach_from_the_first_to_the_last(tmp_path: Path) -> None:
     np.save(tmp_path / "m.npy", np.arange(100, dtype=np.float32)[:, np.newaxis])
     taken = read(tmp_path / "m.npy", {"x": rows_like((1,))}, None)["x"][:, 0]
-    assert (len(taken), taken[0], taken[-1]) == (MOST, 0, 99)
-    assert np.diff(taken).min() >= 99 // (MOST - 1)
+    assert (len(taken), taken[0], taken[-1]) == (SAMPLES_MAX, 0, 99)
+    assert np.diff(taken).min() >= 99 // (SAMPLES_MAX - 1)
 
 
 def test_blocks_are_compared_with_the_uncut_model_on_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A cut that goes wrong on large values alone: nothing is written."""
+    """The cut is wrong on large values only: nothing is written."""
     net = Net((6,))
     file = net.save(tmp_path / "m.onnx", net.gemm(net.x, 6, 3, seed=1))
     np.save(tmp_path / "m.npy", 1e6 * rows_like((6,)))
@@ -175,12 +178,12 @@ def test_blocks_are_compared_with_the_uncut_model_on_samples(
 def test_a_model_that_is_set_free_is_compared_on_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Setting it free goes wrong on large values alone: it stays as it was exported."""
+    """The free model is wrong on large values only: the model stays as it was exported."""
     net = Net((6,), rows=1)
     file = net.save(tmp_path / "m.onnx", net.gemm(net.x, 6, 3, seed=1))
     np.save(tmp_path / "m.npy", 1e6 * rows_like((6,)))
 
-    def wrong(graph: Graph, facts: probe.Facts, fixed: int) -> Graph:
+    def wrong(graph: OnnxGraph, facts: probe.Facts, fixed: int) -> OnnxGraph:
         freed = set_free(graph, facts, fixed)
         freed.nodes[-1].output[0] = "before"
         most = numpy_helper.from_array(np.float32(1e4), "most")
@@ -248,7 +251,7 @@ def test_pictures_for_a_model_that_takes_none(tmp_path: Path) -> None:
 
 
 def test_a_sample_that_the_model_cannot_run_is_not_blamed_on_its_batches(tmp_path: Path) -> None:
-    """A number of a token beyond the last."""
+    """The sample has the number of a token that does not exist."""
     net = Net((6,))
     token = net.input("token", (1,), kind=7)
     known = net.add("Squeeze", net.add("Gather", net.weight(1, 10, 6), token), net.integers(1))
@@ -257,7 +260,7 @@ def test_a_sample_that_the_model_cannot_run_is_not_blamed_on_its_batches(tmp_pat
     np.savez(tmp_path / "good.npz", x=rows_like((6,)), token=tokens)
     np.savez(tmp_path / "bad.npz", x=rows_like((6,)), token=tokens + 8)
 
-    def drafted(name: str) -> Draft:
+    def drafted(name: str) -> ModelDraft:
         return draft(Source("t", file, samples=tmp_path / name))
 
     assert drafted("good.npz").manifest.max_rows is None

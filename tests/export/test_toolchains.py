@@ -36,7 +36,7 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]
 
 
 def with_output_type(file: Path) -> str:
-    """The quantisers want to be told what the outputs are."""
+    """A copy of the model with typed outputs, which the quantisers need."""
     model = onnx.load(str(file))
     model.graph.output[0].CopyFrom(
         helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, ["rows", 4])
@@ -75,7 +75,7 @@ def test_dynamic_int8(store: Store, tmp_path: Path) -> None:
 
 
 def test_operators_of_a_runtime(store: Store, tmp_path: Path) -> None:
-    """ONNX Runtime saves its fusions as operators of its own, which onnx knows nothing of."""
+    """ONNX Runtime saves its fusions as operators of its own, which onnx does not know."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(tmp_path / "fused.onnx")
@@ -111,7 +111,7 @@ def test_half_precision(store: Store, tmp_path: Path) -> None:
 
 
 def test_channels_last(store: Store, tmp_path: Path) -> None:
-    """As tf2onnx leaves models: transposed on the way in, and around what wants it."""
+    """A model like those of tf2onnx: transposed at the input, and around operators that need it."""
     net = Net((16, 16, 3))
     x = net.conv_relu(net.add("Transpose", net.x, perm=[0, 3, 1, 2]), 3, 8, seed=1)
     for seed in (2, 3):

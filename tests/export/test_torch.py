@@ -1,4 +1,4 @@
-"""torch modules into a store, through torch.onnx.export."""
+"""Torch modules are added to a store by torch.onnx.export."""
 
 from __future__ import annotations
 

@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.errors import StoreError
-from edged.manifest import SCHEMA, Manifest, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Value
 from edged.paths.consecutive import consecutive_order
-from edged.paths.layout import Gather, Layout, Run
+from edged.paths.layout import Gather, Layout, LayoutRun
 from edged.paths.trie import Plan, Trie
 
-# How many values each block reads and writes.
+# The numbers of values that each block reads and writes.
 BLOCKS = {"a": (1, 1), "b": (1, 1), "c": (1, 2), "d": (2, 1), "e": (1, 1), "f": (2, 2)}
-SIZE = 4  # of values, in floats
+SIZE = 4  # floats of a value
 
 
 def model(
     name: str,
-    steps: Sequence[Step],
+    steps: Sequence[PathStep],
     inputs: Sequence[str],
     outputs: Sequence[str],
     *,
@@ -43,8 +43,8 @@ def model(
 
 
 def chain(name: str, blocks: str, *, sizes: dict[str, int] | None = None) -> Manifest:
-    """A model of blocks with one input and one output each; `sizes` in floats, of the outputs."""
-    steps = [Step(b, (f"v{i}",), (f"v{i + 1}",)) for i, b in enumerate(blocks)]
+    """A model of blocks with one input and one output each; `sizes` are floats of the outputs."""
+    steps = [PathStep(b, (f"v{i}",), (f"v{i + 1}",)) for i, b in enumerate(blocks)]
     made = model(name, steps, ["v0"], [f"v{len(blocks)}"])
     if sizes is None:
         return made
@@ -67,7 +67,7 @@ def models(draw: st.DrawFn, input_sizes: Sequence[int] = (SIZE,)) -> dict[str, M
             recent = known[-3:]
             names = [f"v{len(steps)}.{i}" for i in range(writes)]
             picks = [draw(st.sampled_from(recent)) for _ in range(reads)]
-            steps.append(Step(block, tuple(picks), tuple(names)))
+            steps.append(PathStep(block, tuple(picks), tuple(names)))
             known += names
         outputs = [known[-1]]
         if draw(st.booleans()):
@@ -112,8 +112,7 @@ class Batch:
                     self.buffers[view.buffer][at] = ("input", index, (segment, row))
 
     def run(self, shuffle: random.Random | None = None) -> dict[tuple[int, str], list[object]]:
-        """Expressions by segment and model. With `shuffle` the inputs come in any order, where
-        the plan allows for it."""
+        """Expressions by segment and model. `shuffle` reorders the inputs as the plan allows."""
         reorder = self.plan.layout.reorder
         back: list[int] = []
         if shuffle is not None and reorder is not None:
@@ -135,7 +134,7 @@ class Batch:
         for buffer in buffers:
             self.buffers[buffer] = [self.buffers[buffer][at] for at in back]
 
-    def _execute(self, operation: Run | Gather) -> None:
+    def _execute(self, operation: LayoutRun | Gather) -> None:
         if isinstance(operation, Gather):
             found = [self.buffers[operation.source][row] for row in operation.rows]
             target = operation.target
@@ -186,7 +185,7 @@ def run_chains(paths: dict[str, str], rows: Sequence[tuple[tuple[str, ...], int]
 @settings(max_examples=200)
 @given(st.data())
 def test_every_row_gets_its_own_path_on_its_own_input(data: st.DataObject) -> None:
-    made = data.draw(models([SIZE, 100]))  # with large inputs it is features that are reordered
+    made = data.draw(models([SIZE, 100]))  # if inputs are large, features are reordered instead
     trie = Trie(made)
     for _ in range(2):
         rows = data.draw(batches(list(made)))
@@ -201,7 +200,7 @@ def test_every_row_gets_its_own_path_on_its_own_input(data: st.DataObject) -> No
 @settings(max_examples=200)
 @given(st.data())
 def test_features_that_shrink_are_reordered_where_that_is_right(data: st.DataObject) -> None:
-    """Chains that part and meet, on values that get smaller: there the order is free for long."""
+    """Chains that part and meet, with shrinking values, so that the order is free for long."""
     parts = [st.sampled_from(layer) for layer in ("i", "iab", "abcd", "MN", "MNX", "XYZ")]
     sizes = dict.fromkeys("iabcd", 50) | dict.fromkeys("MN", 10) | dict.fromkeys("XYZ", 1)
     drawn = st.tuples(*parts).map("".join)
@@ -260,14 +259,14 @@ def test_three_tasks_on_one_frame_pass_the_backbone_once() -> None:
 def test_a_mixed_batch_is_one_run_a_block_on_slices() -> None:
     tasks = {"x": "abX", "y": "abY", "z": "abZ"}
     batch = run_chains(tasks, [(("x",), 1), (("y",), 1), (("x", "y"), 1), (("y", "z"), 2)])
-    rows = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, Run)}
+    rows = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, LayoutRun)}
     assert rows == {"a": 5, "b": 5, "X": 2, "Y": 4, "Z": 2}
     assert gathers(batch.plan.layout) == 0
 
 
 def test_a_shared_middle_runs_once_on_the_joined_rows() -> None:
     batch = run_chains({"x": "aMX", "y": "bMY", "z": "cZ"}, [(("x",), 2), (("z",), 1), (("y",), 3)])
-    runs = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, Run)}
+    runs = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, LayoutRun)}
     assert runs == {"a": 2, "b": 3, "c": 1, "M": 5, "X": 2, "Y": 3, "Z": 1}
     assert gathers(batch.plan.layout) == 0
 
@@ -280,12 +279,12 @@ def test_a_shared_top_of_models_of_different_depth_runs_once() -> None:
 def test_only_rows_that_another_block_still_reads_are_copied() -> None:
     batch = run_chains({"x": "abT", "y": "aT"}, [(("x",), 5), (("y",), 2)])
     copies = [len(op.rows) for op in batch.plan.layout.operations if isinstance(op, Gather)]
-    assert copies == [2]  # of y's rows, out of those that a wrote for both; b writes beside them
+    assert copies == [2]  # y's rows of those that a wrote for both; b writes beside them
 
 
 def test_a_row_that_reaches_a_block_twice_is_two_of_its_rows() -> None:
     batch = run_chains({"x": "aMX", "y": "bMY"}, [(("x", "y"), 2), (("x",), 1)])
-    runs = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, Run)}
+    runs = {op.block: op.rows for op in batch.plan.layout.operations if isinstance(op, LayoutRun)}
     assert runs["M"] == 5
 
 
@@ -306,14 +305,14 @@ def test_rows_are_brought_into_order_where_fewest_bytes_move() -> None:
     made = {name: chain(name, f"abc{name.upper()}", sizes=sizes) for name in "xy"}
     layout = Trie(made).plan([(("x",), 1), (("y",), 1), (("x",), 1)]).layout
     assert layout.reorder is not None
-    operations = [op.block for op in layout.operations if isinstance(op, Run)]
+    operations = [op.block for op in layout.operations if isinstance(op, LayoutRun)]
     assert operations[: layout.reorder.before] == ["a", "b"]
     moved = [layout.buffers[buffer].tensor.shape for buffer in layout.reorder.buffers]
     assert moved == [(7,)]
 
 
 def test_blocks_on_some_rows_need_the_order_before_them() -> None:
-    """Two beginnings write side by side what the middle reads: all rows, but not in one run."""
+    """Two first blocks write the inputs of the middle side by side: all rows, but in two runs."""
     sizes = {"a": 400, "b": 400, "M": 7, "X": 1, "Y": 1}
     made = {
         "x": chain("x", "aMX", sizes=sizes),
@@ -346,7 +345,7 @@ def test_a_block_without_weights_serves_two_shapes_in_two_runs() -> None:
         "y": chain("y", "brY", sizes=sizes | {"r": 6}),
     }
     layout = Trie(made).plan([(("x",), 1), (("y",), 1)]).layout
-    assert [op.block for op in layout.operations if isinstance(op, Run)].count("r") == 2
+    assert [op.block for op in layout.operations if isinstance(op, LayoutRun)].count("r") == 2
 
 
 def test_models_that_disagree_on_a_block_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""What every machine has to make of the same pictures: SHA-256 of arrays, by what they are of.
+"""The results that every machine must get from the same pictures: SHA-256 of arrays by name.
 
     python -m tests.pictures.golden --check     # compare this machine with golden.json
     python -m tests.pictures.golden --write     # renew golden.json, and the files if there are none
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def digests() -> Iterator[tuple[str, str]]:
-    """One by one: what it is of, and its digest."""
+    """The name and the digest of each array."""
     for (height, width), (to_height, to_width) in SIZES:
         image = noise(height, width)
         for method in ("linear", "area", "cubic"):
@@ -92,7 +92,7 @@ def digests() -> Iterator[tuple[str, str]]:
 
 
 def noise(height: int, width: int, channels: int = 3) -> np.ndarray:
-    """The same bytes everywhere, whatever the versions of libraries."""
+    """Random bytes that are the same everywhere, with any versions of libraries."""
     size = height * width * channels
     data = hashlib.shake_256(f"{height} {width} {channels}".encode()).digest(size)
     return np.frombuffer(data, np.uint8).reshape(height, width, channels)

@@ -1,4 +1,4 @@
-"""Picture files, many of them byte by byte: what no picture library would write."""
+"""Picture files, many written byte by byte, since no picture library would write them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-# Of Adam7: first line and column, steps down and across.
+# The passes of Adam7: first line and column, steps down and across.
 _PASSES = [
     (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4),
     (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1),
@@ -27,7 +27,7 @@ def encoded(image: np.ndarray, kind: str = ".jpg", *options: int) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it has so many pixels, and holds almost none of them."""
+    """A PNG whose header announces this size, and which holds almost none of the pixels."""
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100)))
@@ -35,7 +35,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def segment(marker: int, body: bytes) -> bytes:
-    """Of a JPEG."""
+    """A segment of a JPEG."""
     return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
 
 
@@ -62,7 +62,7 @@ def split(jpeg: bytes) -> tuple[list[bytes], bytes]:
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """Of a PNG."""
+    """A chunk of a PNG."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
@@ -74,7 +74,7 @@ def png(
     interlaced: bool = False,
     chunks: Iterable[bytes] = (),
 ) -> bytes:
-    """`pixels`: (height, width, channels), uint8 or uint16; `color`: the type as PNG numbers it."""
+    """A PNG of `pixels` (height, width, channels), uint8 or uint16; `color` is its colour type."""
     height, width = pixels.shape[:2]
     passes = _PASSES if interlaced else [(0, 0, 1, 1)]
     parts = [pixels[y::down, x::across] for y, x, down, across in passes]
@@ -91,7 +91,7 @@ def png(
 
 
 def png_of_zeros(width: int, height: int, chunks: Iterable[bytes] = ()) -> bytes:
-    """Black, and compressed a thousand to one."""
+    """A black PNG, compressed a thousand to one."""
     compress = zlib.compressobj(9)
     line = bytes(1 + 3 * width)
     data = b"".join(compress.compress(line) for _ in range(height)) + compress.flush()
@@ -103,7 +103,7 @@ def png_of_zeros(width: int, height: int, chunks: Iterable[bytes] = ()) -> bytes
 def progressive_of_zeros(side: int, scans: int) -> bytes:
     """A legal grey progressive JPEG of many scans, each of which goes over the whole picture.
 
-    `side`: pixels, so that (side / 8)^2 is a multiple of 16384. The first scan has the DC
+    `side` is in pixels, and (side / 8)^2 must be a multiple of 16384. The first scan has the DC
     coefficients, each further one the next bit of one AC coefficient; all of them are 0.
     """
     blocks = (side // 8) ** 2

@@ -57,7 +57,7 @@ def test_a_jpeg_with_damage_that_shows_is_not_half_decoded(wrong: bytes) -> None
     """Other damage can be a legal picture as well: JPEG has no checksums, and nobody can tell."""
     good = encoded(picture(480, 640, seed=1))
     middle = len(good) // 2
-    middle += good[middle - 1] == 0xFF  # not within a stuffed byte
+    middle += good[middle - 1] == 0xFF  # avoids the middle of a stuffed byte
     bad = good[:middle] + wrong + good[middle + len(wrong) :]
     assert cv2.imdecode(np.frombuffer(bad, np.uint8), cv2.IMREAD_COLOR) is not None  # the trap
     with pytest.raises(InvalidArgument, match="JPEG is damaged"):

@@ -1,4 +1,4 @@
-"""What a picture's header says, however odd the file; and what is refused by it alone."""
+"""The headers of pictures, odd ones included, and the pictures that are refused by their header."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.pictures.making import (
 
 XMP = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>")
 STORED = picture()
-UPRIGHT = np.rot90(STORED, -1)  # by orientation 6
+UPRIGHT = np.rot90(STORED, -1)  # STORED turned as orientation 6 says
 
 
 def app1(tiff: bytes) -> bytes:
@@ -39,13 +39,13 @@ def app1(tiff: bytes) -> bytes:
 
 
 def with_segments(*segments: bytes, after: int = 0) -> bytes:
-    """A JPEG with more segments, behind the first `after` that it has anyway."""
+    """A JPEG with further segments, after the first `after` of its own."""
     own, rest = split(encoded(STORED))
     return b"\xff\xd8" + b"".join((*own[:after], *segments, *own[after:])) + rest
 
 
 def shown(data: bytes) -> str:
-    """Which way up a picture is decoded."""
+    """The way up in which a picture is decoded."""
     expected = decode(encoded(STORED))
     found = decode(data)
     if found.shape == UPRIGHT.shape and np.array_equal(found, np.rot90(expected, -1)):
@@ -58,8 +58,8 @@ def shown(data: bytes) -> str:
     [
         with_segments(app1(exif(6))),
         with_segments(segment(0xFE, b"a camera"), app1(exif(6))),
-        with_segments(app1(exif(6)), after=1),  # behind JFIF
-        with_segments(app1(exif(6)), after=4),  # behind tables
+        with_segments(app1(exif(6)), after=1),  # follows JFIF
+        with_segments(app1(exif(6)), after=4),  # follows tables
         with_segments(XMP, app1(exif(6))),
         with_segments(app1(exif(6)), XMP),
         with_segments(app1(b"II*\0"), app1(exif(6))),  # the first one says nothing
@@ -92,7 +92,7 @@ def test_the_orientation_is_found_wherever_and_however_it_is_written(data: bytes
         with_segments(app1(b"MM")),
         with_segments(segment(0xE1, b"Exif")),
         with_segments(segment(0xE2, b"Exif\0\0" + exif(6))),  # not APP1
-        encoded(STORED) + app1(exif(6)),  # behind the picture
+        encoded(STORED) + app1(exif(6)),  # follows the picture
     ],
 )
 def test_a_picture_without_a_readable_orientation_is_shown_as_stored(data: bytes) -> None:
@@ -155,7 +155,7 @@ def test_a_jpeg_of_another_kind_is_refused_with_what_to_do(
     assert "save it" in str(caught.value)
 
 
-# --- what a picture takes, by its header ----------------------------------------------------------
+# --- the memory and time that a picture takes, by its header --------------------------------------
 
 
 def test_pixels_are_limited_before_decoding() -> None:
@@ -168,7 +168,7 @@ def test_pixels_are_limited_before_decoding() -> None:
 
 
 def test_scans_are_counted_and_limited_before_decoding() -> None:
-    """Each takes a decoder once over the picture: a file of 1 MB could take it minutes."""
+    """Each scan goes over the whole picture: decoding a file of 1 MB could take minutes."""
     for side, scans, most in (
         (1024, 500, None),
         (1024, 501, 500),
@@ -203,7 +203,7 @@ def test_texts_that_unpack_to_megabytes_are_never_unpacked() -> None:
     began_s = time.perf_counter()
     np.testing.assert_array_equal(decode(data), STORED)
     assert time.perf_counter() - began_s < 1.0  # 4 s if each is unpacked
-    assert _resident_bytes("VmHWM") - before < 100_000_000  # 782 MB likewise
+    assert _resident_bytes("VmHWM") - before < 100_000_000  # 782 MB if each is unpacked
     assert files.look(data).file == plain
 
 

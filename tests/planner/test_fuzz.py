@@ -26,7 +26,7 @@ SMALL = ("fleet/data/baj3o_hard_0", "fleet/data/j3o_hardhet_0", "fleet/data/j3o_
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of everything within `value`."""
+    """The paths of all parts of `value`."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
         yield (*path, key)
@@ -35,7 +35,7 @@ def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def _changed(rng: random.Random, instance: dict[str, Any]) -> dict[str, Any]:
-    """One to three fields scaled, replaced, doubled or taken away."""
+    """The instance with one to three fields scaled, replaced, doubled or removed."""
     instance = copy.deepcopy(instance)
     for _ in range(rng.randint(1, 3)):
         *path, key = rng.choice(list(_paths(instance)))
@@ -58,7 +58,7 @@ def _plan_fleet(rng: random.Random, text: str) -> str:
     problem = read_fleet(text)
     known = [m for m, method in fleet.METHODS.items() if problem.batching or m != "baj3o"]
     name = rng.choice(known)
-    options = fleet.Options(rng=np.random.default_rng(0), time_limit_s=20.0)
+    options = fleet.MethodOptions(rng=np.random.default_rng(0), time_limit_s=20.0)
     fleet.solve(problem, name, options).verify(problem)
     return name
 
@@ -81,7 +81,7 @@ def _plan_loading(rng: random.Random, text: str) -> str:
 def test_changed_instances_are_refused_or_planned(
     files: tuple[str, ...], plan: Callable[[random.Random, str], str], count: int, kinds: int
 ) -> None:
-    """Warnings, as of a division by zero, count as errors here."""
+    """Warnings count as errors here, such as a division by zero."""
     wholes = [json.loads((HERE / f"{name}.json").read_text())["instance"] for name in files]
     seen: Counter[str] = Counter()
     refusals: list[str] = []

@@ -41,7 +41,7 @@ def _small(name: str, seed: int, **scenario: Any) -> FleetProblem:
 
 @pytest.fixture
 def less_to_draw(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small fleets and few points, which the figures are drawn from as from the whole."""
+    """Draw the figures from small fleets and few points."""
     monkeypatch.setattr(j3o, "instance", _small)
     monkeypatch.setattr(j3o_loads, "_instance", lambda seed: _small("hard", seed))
     few = {name: (label, values[::5]) for name, (label, values) in j3o_page.SWEEPS.items()}

@@ -1,4 +1,4 @@
-"""How a machine is named: made-up trees of files for boards and PCs."""
+"""The names of machines, on made-up trees of files for boards and PCs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edged profile` on real blocks, and the daemon that is told what it found."""
+"""`edged profile` on real blocks, and a daemon that uses the profile."""
 
 from __future__ import annotations
 

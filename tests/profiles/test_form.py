@@ -1,4 +1,4 @@
-"""Profiles as values: what they say of a path, and what is refused."""
+"""Profiles as values: the costs of paths, and profiles that are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edged.errors import ConfigError
 from edged.profiles.form import (
     SCHEMA,
     BlockProfile,
-    Profile,
+    DeviceProfile,
     affine,
     check_fits,
     decode,
@@ -24,7 +24,7 @@ from tests.daemon.samples import BACKBONE, OTHER_BACKBONE, manifest
 
 HEADS = {name: manifest(name).steps[1].block for name in ("flowers", "food", "fine")}
 HERE = {"backend": "onnxruntime", "device": "cpu, 2 threads", "machine": "a board", "lanes": 2}
-PROFILE = Profile(
+PROFILE = DeviceProfile(
     schema=SCHEMA,
     source="a test",
     blocks={
@@ -51,7 +51,7 @@ def test_a_group_costs_what_its_slowest_path_costs_at_each_size():
 
 
 def test_a_group_is_sooner_on_all_lanes_by_what_its_slowest_path_is():
-    wide = {BACKBONE: 0.004, HEADS["food"]: 0.0005}  # and none for the head of flowers
+    wide = {BACKBONE: 0.004, HEADS["food"]: 0.0005}  # the head of flowers has none
     blocks = {
         name: msgspec.structs.replace(block, wide_s=wide.get(name))
         for name, block in PROFILE.blocks.items()

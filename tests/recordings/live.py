@@ -113,12 +113,12 @@ def partial_loading(folder: Path) -> Path:
         Admin(daemon.admin) as admin,
     ):
         asked: Iterator[str] = iter(order)
-        admin.pin("fox")
+        admin.set_model("fox", "pinned")
         _finish(clients[0].submit(rows, next(asked)) for _ in range(8))
-        admin.unload("bee")
+        admin.set_model("bee", "unloaded")
         _finish([clients[n % 2].submit(rows, next(asked), timeout_s=3.0) for n in range(16)])
-        admin.load("bee")
-        admin.unpin("fox")
+        admin.set_model("bee", "loaded")
+        admin.set_model("fox", "unpinned")
         _finish([clients[0].submit(rows, pair) for pair in (["ant", "bee"], ["dog", "fox"], names)])
         whole = damaged.read_bytes()
         damaged.write_bytes(bytes(len(whole)))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
-from edged.manifest import SCHEMA, Layer, Manifest, Step, Value
+from edged.manifest import SCHEMA, Layer, Manifest, PathStep, Value
 
 
 def model(name: str, *blocks: bytes, labels: tuple[str, ...] = ()) -> Manifest:
     """A chain of `blocks`, each of which is its own only layer."""
     names = ["x", *(f"v{i}" for i in range(len(blocks)))]
     steps = tuple(
-        Step(id, (read,), (write,), (Layer(id, (read,), (write,), 0),))
+        PathStep(id, (read,), (write,), (Layer(id, (read,), (write,), 0),))
         for id, read, write in zip(map(block_id, blocks), names, names[1:], strict=False)
     )
     return Manifest(

@@ -1,6 +1,6 @@
 """A change is killed, or the power fails, at each of its system calls: old state or new state.
 
-The calls are counted by wrapping those of `os` that change a disk; the store has no part in it.
+The calls are counted by wrapping those of `os` that change a disk; the store does not know.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def change_all(store: Store) -> None:
 
 
 def whole(store: Store) -> dict[str, Manifest]:
-    """The models, once every block that they lead to is known to be intact."""
+    """The models, after a check that every block that they need is intact."""
     models = store.models()
     for manifest in models.values():
         for step in manifest.steps:
@@ -55,7 +55,7 @@ def whole(store: Store) -> dict[str, Manifest]:
 
 
 def die_at(call: int) -> None:
-    """From now on, the `call`-th system call on a disk kills this process; a write writes half."""
+    """Let the `call`-th system call on a disk kill this process; a write writes half its data."""
     count = 0
 
     def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +101,7 @@ def test_killed_at_each_system_call(tmp_path: Path) -> None:
 
 
 class Disk:
-    """What would be left on a disk if the power failed: only what was synced is sure to be there.
+    """The content of a disk after a power failure: only what was synced is sure to be there.
 
     Replays the calls of a change on a copy in memory. `kept` drops everything that is not synced;
     `torn` keeps each rename and no content: a file that was never synced is empty.
@@ -109,7 +109,7 @@ class Disk:
 
     def __init__(self, folder: Path) -> None:
         self.files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        self.synced = dict(self.files)  # content by path, as of the last sync of file and folder
+        self.synced = dict(self.files)  # content by path at the last sync of file and folder
         self.content_synced: set[Path] = set(self.files)
 
     def fsync(self, path: Path) -> None:

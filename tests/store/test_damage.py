@@ -1,4 +1,4 @@
-"""Whatever is wrong with the files of a store is one kind of error, and takes no other model."""
+"""Any damage of a store's files is one kind of error, and affects no other model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_each_flipped_bit_of_the_root_is_found_out_or_does_no_harm(store: Store)
 
 
 def test_each_flipped_bit_of_a_manifest_is_read_or_refused(store: Store) -> None:
-    """As if its digest were right: `edged-export` itself may have written it."""
+    """The digest is made to fit, as if `edged-export` itself had written the manifest."""
     whole = manifest_of(store, "color").read_bytes()
     for bit in range(0, 8 * len(whole), 3):
         data = bytearray(whole)
@@ -103,7 +103,7 @@ def test_a_root_that_cannot_be_read_is_one_clear_error(store: Store, damage: str
 
 
 def test_what_may_not_be_read_says_so(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The account of the tests may read everything, so the kernel's word is played."""
+    """The account of the tests may read everything, so the kernel's refusal is simulated."""
     mine, system = manifest_of(store, "weakest"), os.open
 
     def refuse(path: object, *args: int, **kwargs: object) -> int:

@@ -1,4 +1,4 @@
-"""The store as its users meet it: reading, changing, holding, collecting, and its errors."""
+"""The store as its users see it: reading, changing, holding, collecting, and its errors."""
 
 from __future__ import annotations
 
@@ -271,7 +271,7 @@ def other_kind(path: Path, kind: str) -> None:
     elif kind == "folder":
         path.mkdir()
     else:
-        path.symlink_to("/dev/zero")  # which never ends
+        path.symlink_to("/dev/zero")  # has no end
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
@@ -283,7 +283,7 @@ def test_what_is_no_file_is_an_error_and_not_waited_for(store: Store, kind: str)
         with pytest.raises(StoreError, match="is not a file: restore the store"):
             read(block)
     with store.update() as change:
-        change.remove_model("ab")  # which needs none of its files
+        change.remove_model("ab")  # removing needs none of its files
     digest = store._root()["ac"]
     other_kind(store.path / "manifests" / f"{digest}.json", kind)
     with pytest.raises(StoreError, match=r"of model 'ac': .* is not a file"):

@@ -26,6 +26,7 @@ ADMIN_SOCKET = "/run/edged/edged.admin"
 CONFIG = "/etc/edged/edged.toml"
 UNIT = "/etc/systemd/system/edged.service"
 STORE = "/var/lib/edged/store"
+STATE = "/var/lib/edged/administration.json"
 
 START_LIMIT = 3
 
@@ -121,13 +122,20 @@ class Installation:
         return self.show("InvocationID")["InvocationID"]
 
     def journal(self, *options: str, invocation: str | None = None) -> list[str]:
-        """What the daemon itself has written in its present run, or in another."""
+        """What the daemon itself has written in its present run, or in another: by the journal's
+        own protocol, or on standard error.
+        """
         run = f"_SYSTEMD_INVOCATION_ID={invocation or self.invocation()}"
-        return self._journal(*options, run, "_TRANSPORT=stdout")
+        return self._journal(*options, run)
 
     def verdicts(self) -> list[str]:
         """What systemd has said of the unit."""
         return self._journal("UNIT=edged.service")
+
+    def worker_pid(self) -> int:
+        """As the box numbers it."""
+        pid = self.box.run("systemctl", "show", "edged", "--property=MainPID", "--value").stdout
+        return int(self.box.run("pgrep", "--parent", pid.strip()).stdout)
 
     def wait_for_state(self, state: str, timeout_s: float = 30.0) -> None:
         """Until the unit is `active`, `inactive` or `failed`."""

@@ -15,7 +15,17 @@ from edged.store import Store
 from tests.colors import picture, png, put_tasks
 from tests.processes import suspend
 from tests.systemd.box import wait_for
-from tests.systemd.installation import ADMIN_SOCKET, CONFIG, SOCKET, START_LIMIT, STORE, TREE, UNIT
+from tests.systemd.installation import (
+    ADMIN_SOCKET,
+    CONFIG,
+    PREFIX,
+    SOCKET,
+    START_LIMIT,
+    STATE,
+    STORE,
+    TREE,
+    UNIT,
+)
 
 pytestmark = pytest.mark.root
 
@@ -215,6 +225,81 @@ def test_a_misspelt_key_fails_once_and_says_where(stopped):
     assert "$.scheduler" in line
 
 
+def test_a_warning_of_the_worker_is_one_in_the_journal_and_names_its_block(stopped):
+    stopped.systemctl("start", "edged")
+    stopped.systemctl("stop", "edged")
+    head = Store(stopped.box.path(STORE)).models()["weakest"].steps[-1].block
+    (prepared,) = stopped.box.path("/var/cache/edged").glob(f"{head}-*/*.onnx")
+    data = prepared.read_bytes()
+    prepared.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    stopped.systemctl("start", "edged")
+    (line,) = stopped.journal("--priority=warning", "--unit=edged")
+    assert f"the prepared copy of block {head[:12]} was damaged" in line
+    assert stopped.journal("--priority=warning", f"_PID={stopped.worker_pid()}") == [line]
+    assert stopped.journal("--priority=warning", f"EDGED_BLOCK={head}") == [line]
+
+
+def test_the_level_of_the_log_reaches_the_worker(stopped):
+    stopped.configure('[log]\nlevel = "debug"\n')
+    stopped.systemctl("start", "edged")
+    workers = stopped.journal("--priority=debug", f"_PID={stopped.worker_pid()}")
+    assert any("warm" in line for line in workers), workers
+    assert not any("warm" in line for line in stopped.journal("--priority=info"))
+
+
+def test_a_start_that_fails_says_so_with_a_priority_whatever_it_fails_with(stopped):
+    """The configuration, the store, the worker, the command line."""
+    for text, says in (
+        ("[scheduler]\nmax_batch_rowz = 4\n", "max_batch_rowz"),
+        ('[device]\nprofile = "/nonexistent.json"', "device.profile"),
+        ('[device]\noptions = {provider = "tensorrt"}', "this build of onnxruntime has no"),
+    ):
+        stopped.configure(text)
+        stopped.systemctl("start", "edged", check=False)
+        stopped.wait_for_state("failed")
+        assert stopped.show("ExecMainStatus", "NRestarts") == {
+            "ExecMainStatus": "2",
+            "NRestarts": "0",
+        }
+        (line,) = stopped.journal("--priority=warning")
+        assert says in line
+        assert stopped.show("StatusText") == {"StatusText": f"not started: {line}"}
+        stopped.systemctl("reset-failed", "edged")
+    drop_in = f"{UNIT}.d/mistake.conf"
+    stopped.box.write(
+        drop_in, f"[Service]\nExecStart=\nExecStart={PREFIX}/bin/edged serve --confg x"
+    )
+    stopped.systemctl("daemon-reload")
+    try:
+        stopped.systemctl("start", "edged", check=False)
+        stopped.wait_for_state("failed")
+        lines = stopped.journal("--priority=err")
+        assert lines[-1] == "edged: error: unrecognized arguments: --confg x"
+    finally:
+        stopped.box.path(drop_in).unlink()
+        stopped.systemctl("daemon-reload")
+
+
+def test_what_an_administrator_said_outlives_a_restart_of_the_service(stopped):
+    stopped.systemctl("start", "edged")
+    state = stopped.box.path(STATE)
+    try:
+        stopped.edged("unload", "weakest")
+        stopped.edged("pin", "color")
+        front = stopped.fronts()
+        stopped.systemctl("restart", "edged")
+        assert stopped.fronts() != front
+        models = stopped.edged("models")
+        assert "unloaded by an administrator" in models
+        assert "READY, pinned" in models
+        stopped.edged("load", "weakest")
+        stopped.edged("unpin", "color")
+        stopped.systemctl("restart", "edged")
+        assert "administrator" not in stopped.edged("models")
+    finally:
+        state.unlink(missing_ok=True)
+
+
 def test_a_store_that_stays_away_is_not_waited_for_for_ever(stopped):
     stopped.configure('store = "/var/lib/edged/elsewhere"')
     stopped.systemctl("start", "edged", check=False)
@@ -249,7 +334,7 @@ def test_with_its_drop_in_the_service_may_keep_processors_awake(stopped, names):
     drop_ins = [f"/etc/systemd/system/edged.service.d/{name}.conf" for name in names]
     for name, drop_in in zip(names, drop_ins, strict=True):
         stopped.box.write(drop_in, (TREE / f"systemd/edged.service.d/{name}.conf").read_text())
-    config = (TREE / "configs/edged.toml").read_text()
+    config = (TREE / "configs/edged.full.toml").read_text()
     stopped.configure(config.replace("# idle_latency_us = 0", "idle_latency_us = 7"))
     stopped.box.run("groupadd", "--force", "--system", "render")
     node = DEVICE.stat().st_rdev

@@ -40,7 +40,7 @@ def tensor(datatype: str, shape: list[Any]) -> list[dict[str, Any]]:
     return [{"name": "x", "datatype": datatype, "shape": shape}]
 
 
-def decode(header: Any, *payload: Any, first: bytes = b"EDG1\x01") -> wire.Request:
+def decode(header: Any, *payload: Any, first: bytes = b"EDG1\x01") -> wire.RequestMessage:
     raw = header if isinstance(header, bytes) else msgpack.packb(header)
     return wire.decode_request([first, raw, *payload], LIMITS)
 
@@ -457,7 +457,7 @@ def payload_for(header: wire.Infer) -> list[bytes]:
     return [bytes(size)]
 
 
-def decoded(frames: list[bytes]) -> wire.Request | wire.BadRequest:
+def decoded(frames: list[bytes]) -> wire.RequestMessage | wire.BadRequest:
     try:
         return wire.decode_request(frames, LIMITS)
     except wire.BadRequest as error:
@@ -523,7 +523,7 @@ def test_good_requests_come_back_as_they_were(header: wire.Infer) -> None:
     payload = payload_for(header)
     wire.check_request(header, payload, LIMITS)
     request = wire.decode_request(wire.encode_request(header, payload), LIMITS)
-    assert request == wire.Request(header, tuple(payload))
+    assert request == wire.RequestMessage(header, tuple(payload))
 
 
 @given(st.lists(st.binary(max_size=60), max_size=4))

@@ -31,7 +31,12 @@ REPLY = wire.InferReply(
     "7",
     (
         wire.OutputTensor(
-            "flowers", "flowers-net", "logits", "FP32", (1, 5), ((wire.Class(3, 7.5, "rose"),),)
+            "flowers",
+            "flowers-net",
+            "logits",
+            "FP32",
+            (1, 5),
+            ((wire.ClassScore(3, 7.5, "rose"),),),
         ),
         wire.OutputTensor("food", "food-net", "logits", "FP32", (1, 2)),
     ),
@@ -50,9 +55,9 @@ def test_the_bytes_of_the_example() -> None:
 def test_the_example_decodes_to_what_it_says() -> None:
     frames = [HEX["infer-request-0"], HEX["infer-request-1"], b"\xff\xd8 a JPEG file"]
     request = wire.decode_request(frames, wire.Limits())
-    assert request == wire.Request(REQUEST, (b"\xff\xd8 a JPEG file",))
+    assert request == wire.RequestMessage(REQUEST, (b"\xff\xd8 a JPEG file",))
     reply = wire.decode_reply([HEX[f"infer-reply-{n}"] for n in range(3)])
-    assert reply == wire.Reply(REPLY, (SCORES,))
+    assert reply == wire.ReplyMessage(REPLY, (SCORES,))
 
 
 def test_the_bytes_of_an_announced_upload() -> None:
@@ -63,20 +68,23 @@ def test_the_bytes_of_an_announced_upload() -> None:
     assert grant == [HEX["announce-request-0"], HEX["announce-reply-1"]]
     chunk = wire.encode_request(wire.Chunk("9", 0), [SCORES])
     assert chunk == [HEX["chunk-0"], HEX["chunk-1"], SCORES]
-    assert wire.decode_request(chunk, wire.Limits()) == wire.Request(wire.Chunk("9", 0), (SCORES,))
+    assert wire.decode_request(chunk, wire.Limits()) == wire.RequestMessage(
+        wire.Chunk("9", 0), (SCORES,)
+    )
 
 
 def test_every_operation_is_on_the_page() -> None:
     assert dict(re.findall(r"\| `(0x\w\w)` \| (\w+) \|", PAGE)) == {
         f"0x{op.value:02x}": op.name for op in (*wire.Op, *wire.AdminOp)
     }
-    assert set(wire.REQUESTS) | {wire.Op.ERROR} == set(wire.REPLIES) == set(wire.Op)
+    assert set(wire.REQUESTS) | {wire.Op.ERROR} == set(wire.Op)
+    assert set(wire.REPLIES) == {*wire.Op, *wire.AdminOp}
     assert set(wire.ADMIN_REQUESTS) >= set(wire.AdminOp)
 
 
 def test_every_field_is_on_the_page() -> None:
     requests = wire.REQUESTS | wire.ADMIN_REQUESTS
-    tops = (wire.Limits, *requests.values(), *wire.ALL_REPLIES.values())
+    tops = (wire.Limits, *requests.values(), *wire.REPLIES.values())
     structs = set().union(*(_structs(msgspec.inspect.type_info(top)) for top in tops))
     assert wire.BatchStatistics in structs
     missing = {
@@ -126,7 +134,7 @@ REPLIES: list[wire.ReplyHeader] = [
         labels=("l",) * 30_000,
         preprocess={"height": 32, "mean": [0.5, 0.5, 0.5], "resize_to": None},
     ),
-    wire.RepositoryIndexReply("a", (wire.ModelState("m", "t", "READY", total_bytes=7),)),
+    wire.RepositoryIndexReply("a", (wire.ModelIndex("m", "t", "READY", total_bytes=7),)),
     wire.StatisticsReply(
         "a",
         wire.ServerStatistics("READY", uptime_s=1.5),
@@ -134,10 +142,7 @@ REPLIES: list[wire.ReplyHeader] = [
         (wire.BatchStatistics(4, 2, 1),),
         {"block_bytes": 2**40},
     ),
-    wire.ModelLoadReply("a", "m"),
-    wire.ModelUnloadReply("a", "m"),
-    wire.ModelPinReply("a", "m"),
-    wire.ModelUnpinReply("a", "m"),
+    wire.ModelSetReply("a", "m", "pinned"),
     wire.ReloadReply("a", ("m",), (), ("n", "o")),
     wire.ResidencyReply("a", (wire.ModelResidency("m", "12", "GOING", 3, 1, 9, 4),), 4),
     wire.ErrorReply("no", "NOT_FOUND", None, 5),
@@ -163,7 +168,7 @@ def test_replies_name_every_field_and_may_have_more(reply: wire.ReplyHeader) -> 
 
 
 def test_all_replies_are_tried() -> None:
-    assert {type(reply) for reply in REPLIES} == set(wire.ALL_REPLIES.values())
+    assert {type(reply) for reply in REPLIES} == set(wire.REPLIES.values())
 
 
 def test_the_reply_of_a_request_has_its_operation() -> None:
@@ -189,3 +194,28 @@ def test_errors_carry_code_id_and_time() -> None:
     assert isinstance(header, wire.ErrorReply)
     assert (header.code, header.id, header.retry_after_us) == ("INTERNAL", None, None)
     assert len(header.error) == 400
+
+
+def test_an_older_administrator_is_told_what_took_the_place_of_its_operation() -> None:
+    withdrawn = re.findall(r"`(0x4\d)` to `(0x4\d)` were", PAGE)
+    assert withdrawn == [("0x40", "0x43")]
+    for op in range(0x40, 0x44):
+        frames = [wire.MAGIC + bytes([op]), msgpack.packb({"id": "a", "name": "flowers"})]
+        with pytest.raises(wire.BadRequest, match="replaced by 0x46, MODEL_SET") as refused:
+            wire.decode_request(frames, wire.Limits(), wire.ADMIN_REQUESTS)
+        assert (refused.value.code, refused.value.id) == (Code.UNSUPPORTED, "a")
+
+
+def test_administrators_have_no_payloads_to_share() -> None:
+    frames = wire.encode_request(wire.Share("a", 65_536))
+    with pytest.raises(wire.BadRequest, match="not for the admin endpoint") as refused:
+        wire.decode_request(frames, wire.Limits(), wire.ADMIN_REQUESTS)
+    assert refused.value.code is Code.UNSUPPORTED
+
+
+@pytest.mark.parametrize("to", ["gone", "", 1, None])
+def test_a_model_can_be_set_to_nothing_else(to: Any) -> None:
+    frames = [b"EDG1\x46", msgpack.packb({"id": "a", "name": "m", "to": to})]
+    with pytest.raises(wire.BadRequest, match=r"\$\.to") as refused:
+        wire.decode_request(frames, wire.Limits(), wire.ADMIN_REQUESTS)
+    assert refused.value.code is Code.INVALID_ARG

@@ -1,1 +1,1 @@
-"""Benchmarks: each prints one JSON line a result, with command, machine, seed and what it says."""
+"""Benchmarks. Each prints one JSON line a result, with command, machine, seed and figures."""

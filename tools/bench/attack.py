@@ -1,7 +1,7 @@
 """Attacks on the live daemon, one after the other, beside a client that keeps to the rules.
 
-That client asks ten times a second and gives each request a second. How many of its requests are
-answered is compared with a run in which other processes take the same processor time and attack
+That client asks ten times a second and gives each request a second. The share of its requests that
+is answered is compared with a run in which other processes take the same processor time and attack
 nobody. Daemon, sockets, attackers and client are real processes; the device is that of SMOOTH's
 Table II, emulated. Attackers run at nice 19.
 """
@@ -25,7 +25,7 @@ import psutil
 
 from edged import profiles
 from edged.budget import footprint
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.profiles.form import BlockProfile
 from edged.store import Store
 from tools.bench.attackers import ATTACKS
@@ -35,9 +35,9 @@ from tools.demo.daemon import DaemonFailed
 
 TASK = "scene"
 DEVICE = "SMOOTH's Table II"
-AIM = 0.95  # of the requests, and of those of the run without an attack
-LEAD_S = 1.0  # that the attack begins after the client
-LOOK_S = 0.05  # between two looks at the memory
+AIM = 0.95  # share of the requests answered, and ratio to the run without an attack
+LEAD_S = 1.0  # the attack begins this much later than the client
+MEMORY_PERIOD_S = 0.05  # time between two readings of the memory
 
 
 def register(commands: Any) -> None:
@@ -100,7 +100,7 @@ def _compared(attacked: dict[str, Any], control: dict[str, Any], budget: int) ->
 def _one(
     store: Path, sections: str, name: str, seconds: float, burn: float = 0.0
 ) -> dict[str, Any]:
-    """What became of the client's requests, and of the daemon."""
+    """The outcome of the client's requests, and the state of the daemon."""
     survived = True
     result: dict[str, Any] = {}
     try:
@@ -155,8 +155,8 @@ class _Memory:
         return {name: round(peak / 1e6, 1) for name, peak in self._peaks.items()}
 
     def _watch(self) -> None:
-        while not self._is_over.wait(LOOK_S):
-            with contextlib.suppress(psutil.Error, OSError):  # a worker that is replaced just now
+        while not self._is_over.wait(MEMORY_PERIOD_S):
+            with contextlib.suppress(psutil.Error, OSError):  # a worker may just be replaced
                 front = footprint(self._front.pid).pss_bytes
                 worker = sum(footprint(c.pid).pss_bytes for c in self._front.children())
                 for name, taken in (
@@ -211,7 +211,10 @@ def _manifest(backbone: str, head: str) -> Manifest:
             Value("features", "FP32", (16,)),
             Value("scores", "FP32", (1000,)),
         ),
-        steps=(Step(backbone, ("image",), ("features",)), Step(head, ("features",), ("scores",))),
+        steps=(
+            PathStep(backbone, ("image",), ("features",)),
+            PathStep(head, ("features",), ("scores",)),
+        ),
         whole_bytes=7,
         preprocess=Preprocess(224, 224),
         labels=tuple(f"a scene of kind {number}" for number in range(1000)),

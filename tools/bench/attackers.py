@@ -1,8 +1,8 @@
-"""Programs that do to a daemon what no honest client does: one attack each, a process each.
+"""Programs that attack a daemon: one attack each, a process each.
 
-`python -m tools.bench.attackers NAME ENDPOINT --seconds S` goes on for so long, whatever the daemon
-does: who is cut off begins anew. They speak ZeroMQ's protocol by hand where no library would send
-such a thing.
+`python -m tools.bench.attackers NAME ENDPOINT --seconds S` runs for S seconds; an attacker that is
+cut off begins anew. Attackers speak ZeroMQ's protocol by hand where no library would send such
+frames.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ _SHARED_BYTES = 32 << 20
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What is attacked, and until when on the monotonic clock."""
+    """The daemon that is attacked."""
 
-    path: str  # of an ipc socket
-    task: str  # that takes images
-    end_s: float
-    burn: float = 0.0  # of a processor
+    path: str  # path of its ipc socket
+    task: str  # a task that takes images
+    end_s: float  # end of the attack on the monotonic clock
+    burn: float = 0.0  # share of a processor that `burn` takes
 
     @property
     def endpoint(self) -> str:
         return f"ipc://{self.path}"
 
     def times(self) -> Iterator[int]:
-        """Count, until it is time."""
+        """Count until the end of the attack."""
         return itertools.takewhile(lambda _: time.monotonic() < self.end_s, itertools.count())
 
 
@@ -53,14 +53,14 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def part(data: bytes, *, more: bool) -> bytes:
-    """A frame as it goes over the connection."""
+    """A frame as ZeroMQ sends it over a connection."""
     if len(data) < 256:
         return bytes([more, len(data)]) + data
     return bytes([more | 2]) + len(data).to_bytes(8, "big") + data
 
 
 def peer(path: str, routing_id: bytes | None = None) -> socket.socket:
-    """A connection that has said that it is a DEALER."""
+    """A connection that has introduced itself as a DEALER."""
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(5.0)
     try:
@@ -114,7 +114,7 @@ def unfinished(target: Target) -> None:
 
 
 def held(target: Target) -> None:
-    """300 parts of 1 MB of a message, and then no word more; 8 at a time."""
+    """Messages that stop after 300 parts of 1 MB, from 8 connections at a time."""
     piece = part(bytes(PART_BYTES), more=True)
     for _ in target.times():
         with contextlib.ExitStack() as stack:
@@ -140,7 +140,7 @@ def frames(target: Target) -> None:
 
 
 def unread(target: Target) -> None:
-    """40 clients that ask for all there is to say of the models, and never read it."""
+    """40 clients that ask for the description of all models, and never read it."""
     question = wire.encode_request(wire.ModelMetadata("1", target.task))
     with zmq.Context() as context:
         dealers = [_dealer(context, target) for _ in range(40)]
@@ -174,7 +174,7 @@ def large(target: Target) -> None:
 
 
 def region(target: Target) -> None:
-    """Memory that is shared with the daemon, and is to become 8 GB."""
+    """Memory that is shared with the daemon, and that grows to 8 GB."""
     for number in target.times():
         with zmq.Context() as context, _dealer(context, target) as dealer:
             dealer.send_multipart(wire.encode_request(wire.Share(str(number), _SHARED_BYTES)))
@@ -197,7 +197,7 @@ def region(target: Target) -> None:
 
 
 def connections(target: Target) -> None:
-    """Connections alone, as many as this process may have: some say nothing, some hello."""
+    """As many connections as this process may have: some send nothing, some a hello."""
     open_ones: list[socket.socket] = []
     for number in target.times():
         try:
@@ -207,7 +207,7 @@ def connections(target: Target) -> None:
                 silent = socket.socket(socket.AF_UNIX)
                 open_ones.append(silent)
                 silent.connect(target.path)
-        except OSError:  # no more here, or nobody is let in there
+        except OSError:  # this process has no descriptor left, or the daemon accepts nobody
             time.sleep(0.01)
         if len(open_ones) > 10_000:
             for one in open_ones[:1_000]:
@@ -229,7 +229,7 @@ def png(target: Target) -> None:
 
 
 def flood(target: Target) -> None:
-    """As many ordinary requests as one client may have unanswered, always."""
+    """Keep as many ordinary requests unanswered as one client may."""
     ok, file = cv2.imencode(
         ".jpg", np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8)
     )
@@ -238,7 +238,7 @@ def flood(target: Target) -> None:
 
 
 def burn(target: Target) -> None:
-    """No attack: what an attacker takes of a processor, for comparison."""
+    """No attack, but as much of a processor as an attacker takes, for comparison."""
     began_s, began_cpu_s = time.monotonic(), time.process_time()
     for _ in target.times():
         due_s = target.burn * (time.monotonic() - began_s)
@@ -249,20 +249,20 @@ def burn(target: Target) -> None:
 
 
 def many_scans(size: int) -> bytes:
-    """A JPEG with one of its scans again and again, of about `size` bytes."""
+    """A JPEG of about `size` bytes that repeats one of its scans."""
     ok, encoded = cv2.imencode(
         ".jpg", np.zeros((5_000, 5_000), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
     )
     assert ok
     file = encoded.tobytes()
     last = file.rindex(b"\xff\xda")
-    begin = file.rfind(b"\xff\xc4", 0, last)  # its table
+    begin = file.rfind(b"\xff\xc4", 0, last)  # the table of the scan
     scan = file[begin:-2]
     return file[:-2] + scan * max(0, (size - len(file)) // len(scan)) + file[-2:]
 
 
 def flat_png(width: int, height: int) -> bytes:
-    """A black one."""
+    """A black PNG."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -279,7 +279,7 @@ def flat_png(width: int, height: int) -> bytes:
 
 
 def _pictures(target: Target, file: bytes) -> None:
-    """64 requests unanswered, always."""
+    """Keep 64 requests unanswered."""
     out = 0
     with zmq.Context() as context, _dealer(context, target) as dealer:
         dealer.setsockopt(zmq.SNDHWM, 100)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.store import Store
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def store_of(models: Sequence[Path], folder: Path, preprocess: Preprocess | None
 
 
 def chain_of(name: str, blocks: Sequence[str], shape: tuple[int, ...]) -> Manifest:
-    """A model that is these blocks one after the other, each from FP32 `shape` to the same."""
+    """A model of these blocks one after the other, each from FP32 `shape` to the same shape."""
     values = ["x", *(f"v{i}" for i in range(len(blocks)))]
     return Manifest(
         schema=SCHEMA,
@@ -44,7 +44,7 @@ def chain_of(name: str, blocks: Sequence[str], shape: tuple[int, ...]) -> Manife
         outputs=(values[-1],),
         values=tuple(Value(value, "FP32", shape) for value in values),
         steps=tuple(
-            Step(block, (read,), (write,))
+            PathStep(block, (read,), (write,))
             for block, read, write in zip(blocks, values, values[1:], strict=False)
         ),
         whole_bytes=0,
@@ -108,7 +108,7 @@ def _swinv2_base(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
 
 
 def _swinv2_micro(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
-    """The same with 32 thousand weights, to try things out."""
+    """The same network with 32 thousand weights, for trials."""
     return _swinv2(
         seed, image_size=64, window_size=4, embed_dim=16, depths=[1, 2], num_heads=[1, 2]
     )
@@ -146,7 +146,7 @@ def _efficientnet_lite0(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
 
 
 def _nothing(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
-    """One small layer: what is left is the cost of the processes."""
+    """One small layer, so that only the cost of the processes remains."""
     import torch
 
     torch.manual_seed(seed)

@@ -1,7 +1,8 @@
-"""What cutting costs: a chain of six blocks against the uncut model in ONNX Runtime, one row.
+"""The cost of cutting: a chain of six blocks against the uncut model in ONNX Runtime, one row.
 
-The chain runs in the daemon's backend as it comes, on all threads; the uncut model as ONNX Runtime
-comes. The two take turns, so that a change of the machine's speed meets both alike.
+The chain runs in the daemon's backend with its defaults, on all threads; the uncut model runs in
+ONNX Runtime with its defaults. They take turns, so that a change of the machine's speed affects
+both.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edged import backends
-from edged.backends.base import Use
+from edged.backends.base import BlockUse
 from edged.config import cores
 from edged.paths.layout import Tensor
 from export.assemble import whole_block
@@ -35,8 +36,8 @@ from tools.bench.report import emit
 Floats: TypeAlias = "npt.NDArray[np.float32]"
 
 BLOCKS = 6
-LIMITS = {"mobilenet_v2": 1.25, "resnet18": 1.08}  # of the ratio
-ROUND = 10  # runs of one, then of the other
+RATIOS_MAX = {"mobilenet_v2": 1.25, "resnet18": 1.08}
+TURN = 10  # runs of one side before the other side's turn
 PAUSE_S = 0.05
 
 
@@ -61,14 +62,14 @@ def run(args: argparse.Namespace) -> int:
         fastest_ms={name: [round(1e3 * min(t), 3) for t in pair] for name, pair in times.items()},
         median_ms={name: [round(1e3 * median(t), 3) for t in pair] for name, pair in times.items()},
         ratio={name: round(median(pair[1]) / median(pair[0]), 3) for name, pair in times.items()},
-        limit=LIMITS,
+        limit=RATIOS_MAX,
         onnxruntime=ort.__version__,
     )
     return 0
 
 
 def compare(build: Callable[[Path, int], None], args: argparse.Namespace) -> list[list[float]]:
-    """Seconds of each run of the uncut model, and of the chain."""
+    """The seconds of each run of the uncut model, and of each run of the chain."""
     with tempfile.TemporaryDirectory(prefix="edged-bench-") as folder:
         file = Path(folder, "uncut.onnx")
         build(file, args.seed)
@@ -82,7 +83,7 @@ def compare(build: Callable[[Path, int], None], args: argparse.Namespace) -> lis
 
 
 def cut(path: Layers, count: int) -> list[Layers]:
-    """`count` runs of the same number of layers, more or less, of a chain."""
+    """A chain cut into `count` parts with about the same number of layers."""
     ends = [round(i * len(path.uses) / count) for i in range(count + 1)]
     parts = []
     for start, end in pairwise(ends):
@@ -92,7 +93,7 @@ def cut(path: Layers, count: int) -> list[Layers]:
 
 
 class Uncut:
-    """One session of ONNX Runtime's own making."""
+    """The uncut model as one ONNX Runtime session with its defaults."""
 
     def __init__(self, model: bytes, threads: int) -> None:
         options = ort.SessionOptions()
@@ -116,13 +117,13 @@ class Chain:
             block, path = f"{number:064x}", folder / f"{number}.onnx"
             path.write_bytes(model)
             made = Uncut(model, 1)(taken)
-            use = Use(*((Tensor("FP32", array.shape[1:]),) for array in (taken, made)))
+            use = BlockUse(*((Tensor("FP32", array.shape[1:]),) for array in (taken, made)))
             self._backend.load(block, path, [use])
             self._steps.append((block, [taken], [made]))
             taken = made
 
     def __call__(self, image: Floats) -> Floats:
-        """Valid until the next call."""
+        """The output, which is valid until the next call."""
         self._steps[0][1][0][:] = image
         for block, inputs, outputs in self._steps:
             self._backend.run(block, inputs, outputs, wide=True)
@@ -130,16 +131,16 @@ class Chain:
 
 
 def measure(calls: Sequence[Callable[[], object]], runs: int) -> list[list[float]]:
-    """Seconds of each run of each of `calls`, in turns, after a first untimed round.
+    """The seconds of each run of each of `calls`, in turns, after a first untimed round.
 
-    Before each turn the threads of the one before it go to sleep; its first run is not timed.
+    The threads of the other side go to sleep before each turn; its first run is not timed.
     """
     times: list[list[float]] = [[] for _ in calls]
-    for turn in range(-1, -(-runs // ROUND)):
+    for turn in range(-1, -(-runs // TURN)):
         for call, took in zip(calls, times, strict=True):
             time.sleep(PAUSE_S)
             call()
-            for _ in range(ROUND):
+            for _ in range(TURN):
                 started = time.perf_counter()
                 call()
                 if turn >= 0:

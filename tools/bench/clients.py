@@ -1,4 +1,4 @@
-"""Loads from several processes: starts them together and tells what became of their requests."""
+"""Loads from several processes: starts them together and reports the outcome of their requests."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 import numpy as np
 
-START_S = 1.5  # for the processes to come up
+START_S = 1.5  # time for the processes to start
 
 
 class Fate(msgspec.Struct, frozen=True):
-    """What became of one client's requests."""
+    """The outcome of one client's requests."""
 
     sent: int
-    held_back: int  # the socket took no more
+    held_back: int  # requests that the socket did not take
     unanswered: int
-    uncoded: int  # errors without a known code or a text, answers to nobody
+    uncoded: int  # errors without a known code or a text, answers to no request
     refused: dict[str, int]
-    good_per_s: float  # answered in time
-    accepted_s: tuple[float, ...]  # from sending to the answer
-    refused_s: tuple[float, ...]  # likewise
+    good_per_s: float  # requests a second that were answered in time
+    accepted_s: tuple[float, ...]  # seconds between sending a request and its answer
+    refused_s: tuple[float, ...]  # seconds between sending a request and its refusal
 
 
 class Clients:
@@ -33,7 +33,7 @@ class Clients:
     def __init__(
         self, endpoint: str, shape: Sequence[int], tasks: Sequence[str], seed: int
     ) -> None:
-        """`shape`: of a request's one row of FP32."""
+        """`shape` is that of a request's one row of FP32."""
         self._command = [sys.executable, "-m", "tools.bench.open_loop", endpoint]
         self._command += ["--shape", *map(str, shape), "--tasks", *tasks]
         self._seed = seed
@@ -74,6 +74,6 @@ def good_per_s(fates: Sequence[Fate]) -> float:
 
 
 def quantile_s(times_s: Iterable[Sequence[float]], percent: float) -> float:
-    """Over what all clients have; NaN where there is nothing."""
+    """The quantile over the times of all clients; NaN if there are none."""
     together = np.concatenate([np.asarray(times) for times in times_s])
     return float(np.percentile(together, percent)) if together.size else float("nan")

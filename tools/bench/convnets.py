@@ -1,8 +1,8 @@
 """ResNets and MobileNetV2 as ONNX files, with random weights of the usual scale.
 
-Straight in ONNX, so that no framework is needed. Normalisations are folded into convolutions, as
-exporters leave them. He initialisation keeps activations at the size that real weights give:
-where they vanish, denormal numbers slow a processor down and say nothing of the real net.
+They are written in ONNX directly, so that no framework is needed. Normalisations are folded into
+convolutions, as exporters do. He initialisation keeps activations as large as real weights would:
+vanishing activations are denormal numbers, which slow a processor down.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class _Net:
     def __init__(
         self, randoms: Iterable[np.random.Generator], side: int = SIDE, classes: int = CLASSES
     ) -> None:
-        """`randoms`: for each layer with weights what these are drawn from."""
+        """`randoms` has a generator for each layer with weights."""
         self._randoms = iter(randoms)
         self._side = side
         self._classes = classes
@@ -125,7 +125,7 @@ class _Net:
         return self.add("Gemm", pooled, weight, self._weight(random, self._classes), transB=1)
 
     def save(self, path: Path) -> None:
-        """What was appended last is the output."""
+        """Write the net; its output is the value of the last operator."""
         shape: list[str | int | None] = ["rows", 3, self._side, self._side]
         output = self._nodes[-1].output[0]
         graph = helper.make_graph(

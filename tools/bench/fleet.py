@@ -1,4 +1,4 @@
-"""What the fleet planner must show: distance to the optimum, time against J3O and the MILP, scale.
+"""The fleet planner's figures: distance to the optimum, time against J3O and the MILP, scale.
 
 Times are processor times of this process: two methods are compared in one run, instance by
 instance, and other work on the machine does not count. `--only large` measures wall time.
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from edged.errors import InvalidArgument
-from edged.planner.fleet.generate import FAMILIES, Scenario, generate
-from edged.planner.fleet.methods import Options, solve
+from edged.planner.fleet.generate import FAMILIES, FleetScenario, generate
+from edged.planner.fleet.methods import MethodOptions, solve
 from edged.planner.fleet.plan import FleetPlan
 from edged.planner.fleet.problem import FleetProblem, Mode
 from edged.planner.fleet.standley import losses
@@ -37,21 +37,21 @@ def _run(args: argparse.Namespace) -> int:
     chosen = args.only.split(",")
     if unknown := set(chosen) - PARTS.keys():
         raise InvalidArgument(f"--only: must be of {', '.join(PARTS)}, got {sorted(unknown)[0]!r}")
-    keep_scratch()  # as the command does
+    keep_scratch()  # the command does the same
     for part in chosen:
         PARTS[part](args.seeds)
     return 0
 
 
 def instance(family: str, seed: int, **scenario: Any) -> FleetProblem:
-    return generate(family, np.random.default_rng(seed), LOSSES, Scenario(**scenario))
+    return generate(family, np.random.default_rng(seed), LOSSES, FleetScenario(**scenario))
 
 
 def timed(problem: FleetProblem, method: str, **options: Any) -> tuple[FleetPlan, float]:
     """A verified plan and the processor time it took, in ms."""
     rng = np.random.default_rng(0)
     started = time.process_time()
-    plan = solve(problem, method, Options(rng=rng, **options))
+    plan = solve(problem, method, MethodOptions(rng=rng, **options))
     elapsed = 1000.0 * (time.process_time() - started)
     plan.verify(problem)
     return plan, elapsed
@@ -67,7 +67,7 @@ class Sweep:
         self.gaps: dict[str, list[float]] = {name: [] for name in runs}
 
     def add(self, problem: FleetProblem) -> None:
-        """Every run and the MILP on one instance; an instance that is infeasible is left out."""
+        """Solve one instance by every method and the MILP. An infeasible instance is skipped."""
         exact, milp_ms = timed(problem, "milp")
         if exact.obj is None:
             return
@@ -81,7 +81,7 @@ class Sweep:
                 self.gaps[name].append(plan.gap)
 
     def figures(self) -> dict[str, Any]:
-        """By run: mean and least ratio, ms, time against j3o and the MILP (of summed times)."""
+        """Each method's mean and least ratio, ms, and summed time against j3o and the MILP."""
         figures: dict[str, Any] = {"instances": len(self.times["milp"])}
         figures["milp"] = {"ms": _round(np.mean(self.times["milp"]))}
         for name, ratios in self.ratios.items():
@@ -138,7 +138,7 @@ def _modes(seeds: int) -> None:
 
 
 def _scale(seeds: int) -> None:
-    """150 clients and six edges, the load scaled with the clients; a quarter of the seeds."""
+    """150 clients and six edges, a load that grows with the clients, and a quarter of the seeds."""
     few = max(1, seeds // 4)
     for family in FAMILIES:
         sweep = Sweep({**PRICE, "j3o": ("j3o", {})})
@@ -149,7 +149,7 @@ def _scale(seeds: int) -> None:
 
 
 def _large(seeds: int) -> None:
-    """10,000 clients, 300 edges: one process and Ray, where it is installed."""
+    """10,000 clients, 300 edges: one process, and Ray if it is installed."""
     del seeds
     problem = _scaled("hard", 0, 10_000, 300)
     plans: dict[str, FleetPlan] = {}
@@ -157,7 +157,7 @@ def _large(seeds: int) -> None:
     for place in ("one", "auto"):
         with workers(place) as run:
             started = time.perf_counter()
-            plans[place] = solve(problem, "price", Options(run=run))
+            plans[place] = solve(problem, "price", MethodOptions(run=run))
             wall_s[place] = time.perf_counter() - started
         plans[place].verify(problem)
     plan = plans["one"]

@@ -1,4 +1,4 @@
-"""Uploads of a batch over one slow link: granted by equation (12), in equal shares, and unasked.
+"""Uploads of a batch over one slow link: granted by equation (12), in equal shares, or ungranted.
 
 Three devices in a network namespace upload images of unequal size to a daemon in another, over a
 link of a set rate. Real sockets, real TCP; the model costs nothing, so an answer comes when its
@@ -23,22 +23,22 @@ from typing import Any
 
 from edged.client import Client
 from edged.errors import EdgedError, Unsupported
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
-from edged.store import Store
+from edged.manifest import Preprocess
 from tools.bench import netns
 from tools.bench.report import emit
+from tools.bench.serving import one_task_store
 
-SIDES = (220, 400, 640)  # of square images in pixels: 145 kB, 480 kB, 1.2 MB
+SIDES = (220, 400, 640)  # sides of square images in pixels: 145 kB, 480 kB, 1.2 MB
 PORT = 5570
-START_S = 60.0  # for the daemon to be there
-PAYLOAD = 0.93  # of the link's rate, that is granted; TCP, IP and the frames take the rest
+START_S = 60.0  # time limit for the daemon's start
+PAYLOAD = 0.93  # share of the link's rate that is granted; TCP, IP and the frames take the rest
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """How the uploads of one batch went: seconds from the common start to each one's end."""
+    """The uploads of one batch."""
 
-    ended_s: tuple[float, ...]
+    ended_s: tuple[float, ...]  # end of each upload, counted from the common start
 
     @property
     def ready_s(self) -> float:
@@ -46,7 +46,7 @@ class Batch:
 
     @property
     def spread(self) -> float:
-        """Between the first and the last end, as a part of the whole."""
+        """The time between the first and the last end, as a share of the whole time."""
         return (max(self.ended_s) - min(self.ended_s)) / self.ready_s
 
 
@@ -92,11 +92,11 @@ def _run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def serving(folder: Path, link: netns.Link, rate_bits_s: int, shares: str) -> Iterator[str]:
-    """A daemon at the edge; its endpoint for the field."""
+    """A daemon at the edge; yields the endpoint that the field connects to."""
     tcp, ipc = f"tcp://{netns.EDGE_ADDRESS}:{PORT}", f"ipc://{folder}/edged.sock"
     config = folder / "edged.toml"
     config.write_text(
-        f'store = "{_store(folder / "store")}"\n'
+        f'store = "{one_task_store(folder / "store", (3, 8, 8), Preprocess(8, 8))}"\n'
         f'[server]\nendpoints = ["{tcp}", "{ipc}"]\nallow_plain_tcp = true\n'
         f'[uplink]\nrate_bytes_s = {int(rate_bits_s / 8 * PAYLOAD)}\nshares = "{shares}"\n'
         f'gather_s = 0.1\n[device]\nbackend = "fake"\ncache_dir = "{folder}/cache"\n'
@@ -144,25 +144,3 @@ def _wait(endpoint: str, daemon: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.05)
     raise EdgedError("the daemon did not get ready in its namespace")
-
-
-def _store(path: Path) -> Path:
-    """One task of one block, which takes images; the fake backend does not look into it."""
-    store = Store(path).create()
-    with store.update() as change:
-        block = change.add_block(b"nothing")
-        change.put_model(
-            Manifest(
-                schema=SCHEMA,
-                name="a",
-                task="a",
-                precision="fp32",
-                inputs=("x",),
-                outputs=("y",),
-                values=(Value("x", "FP32", (3, 8, 8)), Value("y", "FP32", (10,))),
-                steps=(Step(block, ("x",), ("y",)),),
-                whole_bytes=7,
-                preprocess=Preprocess(8, 8),
-            )
-        )
-    return path

@@ -1,7 +1,7 @@
-"""A client that keeps to the rules, a process: ten requests a second, and when each was answered.
+"""A process that is a client which keeps to the rules: it sends ten requests a second.
 
-Prints one JSON line: how many were sent, how many answered in time, and the longest time without an
-answer.
+It prints one JSON line: how many requests it sent, how many were answered in time, and the longest
+time without an answer.
 """
 
 from __future__ import annotations

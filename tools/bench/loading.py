@@ -1,8 +1,8 @@
-"""Blocks that come and go: time to switch models, speed of loading, what others notice, memory.
+"""Loading and unloading: time to switch models, speed of loading, effect on others, memory.
 
-Every part prints one line, each ratio of one run. Weights are random; a conv block is three 3 x 3
-convolutions of 512 channels, a dense one three products with 1536 x 1536 weights, which ONNX
-Runtime packs anew at each load; both are of 28 MB. Files are evicted from the page cache before
+Every part prints one line with ratios of figures of that run. Weights are random; a conv block is
+three 3 x 3 convolutions of 512 channels, a dense one three products with 1536 x 1536 weights, which
+ONNX Runtime packs anew at each load; both have 28 MB. Files are evicted from the page cache before
 each cold read or load. Part `cgroup` needs root and memory control groups of version 1.
 """
 
@@ -67,7 +67,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _disk(folder: Path, args: argparse.Namespace) -> None:
-    """A cold load against a plain read of what the load reads, and of the block's own file."""
+    """A cold load against a plain read of the files that it reads, and of the block's own file."""
     for kind in ("conv", "dense"):
         store = _store(folder / kind, kind, {"one": [0], "two": [1]})
         block = store.model("one").steps[0].block
@@ -139,9 +139,9 @@ def _switch(folder: Path, args: argparse.Namespace) -> None:
 
 
 def _others(folder: Path, args: argparse.Namespace) -> None:
-    """Latency of a resident model, alone and while others are loaded and unloaded all the time.
+    """The latency of a resident model, alone and while others are loaded and unloaded all the time.
 
-    An administrator loads them, so that no batch of theirs is in the way. Both take turns.
+    An administrator loads the others, so that they have no batches. The two cases take turns.
     """
     others = {f"m{i}": [10 * i + j for j in range(1, 5)] for i in range(1, 5)}
     store = _store(folder, "dense", {"resident": [0], **others})
@@ -157,7 +157,7 @@ def _others(folder: Path, args: argparse.Namespace) -> None:
         admin_endpoint = endpoint.replace(".sock", ".admin")
         with Admin(admin_endpoint) as admin:
             for model in others:
-                admin.unload(model)
+                admin.set_model(model, "unloaded")
         for _ in range(args.runs):
             alone_s += _paced(client, given, "resident", args.seconds / args.runs)
             with _loading(admin_endpoint, list(others)) as loaded:
@@ -178,7 +178,7 @@ def _others(folder: Path, args: argparse.Namespace) -> None:
 
 
 def _cycles(folder: Path, args: argparse.Namespace) -> None:
-    """PSS of the worker after many loads and unloads, against that after a few."""
+    """The PSS of the worker after many loads and unloads, against that after a few."""
     for kind in ("conv", "dense"):
         store = _store(folder / kind, kind, {"one": [0], "two": [1]})
         block = store.model("one").steps[0].block
@@ -192,7 +192,7 @@ def _cycles(folder: Path, args: argparse.Namespace) -> None:
 
 
 def _failures(folder: Path, args: argparse.Namespace) -> None:
-    """The same after loads that fail: a missing file, a flipped bit."""
+    """The PSS of the worker after many loads that fail (a missing file, a flipped bit)."""
     store = _store(folder, "dense", {"one": [0], "two": [1]})
     block = store.model("one").steps[0].block
     path = store.block_path(block)
@@ -216,7 +216,7 @@ def _failures(folder: Path, args: argparse.Namespace) -> None:
 
 
 def _refusals(folder: Path, args: argparse.Namespace) -> None:
-    """The same of front and worker after requests for models that can never fit."""
+    """The PSS of front and worker after many requests for models that can never fit."""
     models = {"small": [0], "large": list(range(1, 9))}
     store = _store(folder, "dense", models)
     cache = folder / "cache"
@@ -247,7 +247,7 @@ def _refusals(folder: Path, args: argparse.Namespace) -> None:
 
 
 def _cgroup(folder: Path, args: argparse.Namespace) -> None:
-    """A mixed load in a memory control group: is the account true, and is the limit ever met?"""
+    """A mixed load in a memory control group: is the account right, and is the limit reached?"""
     models = {f"m{i}": [0, 10 * i + 1, 10 * i + 2] for i in range(1, 9)}
     store = _store(folder, "conv", models)
     cache = folder / "cache"
@@ -312,8 +312,8 @@ def _grown(name: str, worker: _Worker, step: Callable[[], None], args: argparse.
         count=args.count,
         seconds=round(took_s, 1),
         pss_bytes=[before.pss_bytes, after.pss_bytes],
-        # Pages of libraries count by how many processes on the machine share them just then;
-        # what no file backs does not depend on others.
+        # The PSS of libraries depends on how many processes on the machine share them just then;
+        # memory that no file backs does not depend on others.
         private_bytes=[before.private_bytes, after.private_bytes],
         ratio=round(after.pss_bytes / before.pss_bytes, 4),
         ratio_of_growth=round(
@@ -323,7 +323,7 @@ def _grown(name: str, worker: _Worker, step: Callable[[], None], args: argparse.
 
 
 def _paced(client: Client, given: Any, task: str, seconds: float) -> list[float]:
-    """Seconds from fixed times to the answers of requests that leave then, or once they can."""
+    """The seconds from fixed times to the answers of requests sent then, or as soon as possible."""
     trips: list[float] = []
     begin_s = time.monotonic() + 0.1
     for number in range(round(seconds * RATE_PER_S)):
@@ -337,14 +337,14 @@ def _paced(client: Client, given: Any, task: str, seconds: float) -> list[float]
 def _in_group(
     group: Path, store: Store, cache: Path, budget: int, given: Any, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Serve random models from a daemon in `group`; look at its account all the time."""
+    """Serve random models from a daemon in `group`, and read its account all the time."""
     chance = random.Random(args.seed)
     names = list(store.names())
     looks: list[dict[str, int]] = []
     answered = switches = 0
     tasks = group / "cgroup.procs"
     here = Path("/sys/fs/cgroup/memory") / _own_group() / "cgroup.procs"
-    tasks.write_text(str(os.getpid()))  # the daemon is born in the group
+    tasks.write_text(str(os.getpid()))  # the daemon starts in the group of its parent
     try:
         with _serving(store, cache, budget) as client:
             here.write_text(str(os.getpid()))
@@ -385,7 +385,7 @@ def _own_group() -> str:
 
 
 def _remove_group(group: Path) -> None:
-    for _ in range(100):  # the kernel takes a moment to let go of what ended
+    for _ in range(100):  # the kernel takes a moment to remove processes that have ended
         with contextlib.suppress(OSError):
             group.rmdir()
             return
@@ -397,7 +397,7 @@ def _remove_group(group: Path) -> None:
 
 @contextlib.contextmanager
 def _loading(endpoint: str, models: Sequence[str]) -> Iterator[list[str]]:
-    """Have models loaded and unloaded in turn meanwhile; those that were, so far."""
+    """Have models loaded and unloaded in turn meanwhile; yields the list of those loaded so far."""
     stop = threading.Event()
     loaded: list[str] = []
 
@@ -405,8 +405,8 @@ def _loading(endpoint: str, models: Sequence[str]) -> Iterator[list[str]]:
         with Admin(endpoint) as admin:
             while not stop.is_set():
                 model = models[len(loaded) % len(models)]
-                admin.load(model)
-                admin.unload(model)
+                admin.set_model(model, "loaded")
+                admin.set_model(model, "unloaded")
                 loaded.append(model)
 
     thread = threading.Thread(target=load_all_the_time)
@@ -490,14 +490,14 @@ def _serving(store: Store, cache: Path, budget: int) -> Iterator[Client]:
 
 
 def _besides_blocks(store: Store, cache: Path) -> int:
-    """Bytes that a daemon of this store takes besides blocks, all of them loaded."""
+    """The bytes that a daemon of this store takes besides its blocks when all are loaded."""
     with _serving(store, cache, 0) as client:
         memory = client.statistics().memory
         return memory["total_bytes"] - memory["blocks_bytes"]
 
 
 def _store(folder: Path, kind: str, models: Mapping[str, Sequence[int]]) -> Store:
-    """Models as chains of blocks; a block is known by its number, which seeds its weights."""
+    """A store of models as chains of blocks. The number of a block seeds its weights."""
     store = Store(folder / "store").create()
     ids: dict[int, str] = {}
     with store.update() as change:
@@ -570,7 +570,7 @@ def _evict(files: Iterable[Path]) -> None:
 
 
 def _files_of_python() -> Iterator[Path]:
-    """What a daemon reads to start: the standard library and the packages that serving needs."""
+    """The files that a daemon reads to start: the standard library and the packages it needs."""
     library = Path(os.__file__).parent
     yield from (path for path in library.rglob("*.py[co]") if "site-packages" not in path.parts)
     yield from (library / "lib-dynload").iterdir()

@@ -1,9 +1,9 @@
 """Memory of tasks that share a backbone: the daemon against an ONNX Runtime session for each model.
 
-Proportional set size (PSS) of all processes after load at one batch size. The daemon is the real
-one, `edged serve` with its worker, asked over its socket; the sessions are those of one process
-that loads the same models uncut. Every figure is of a fresh process. What a process takes whatever
-it serves, its fixed cost, is measured on a model of one small layer.
+The figures are the proportional set size (PSS) of all processes after load at one batch size. The
+daemon is the real one, `edged serve` with its worker, asked over its socket; the sessions are those
+of one process that loads the same models uncut. Every figure is of a fresh process. The fixed cost,
+which a process takes for any model, is measured on a model of one small layer.
 
 Weights are random or published, heads are random: memory does not depend on their values.
 """
@@ -67,7 +67,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _ratios(figures: dict[str, int], fixed: dict[str, int]) -> dict[str, float]:
-    """The daemon by whole models, as they are and above the fixed cost of either side."""
+    """The daemon's memory divided by that of whole models, with and without the fixed costs."""
     ratios: dict[str, float] = {}
     for when in ("", "_at_first_start"):
         daemon, cost = (sum(f[f"{p}{when}"] for p in ("front", "worker")) for f in (figures, fixed))
@@ -80,9 +80,9 @@ def _ratios(figures: dict[str, int], fixed: dict[str, int]) -> dict[str, float]:
 
 
 def _measure(name: str, tasks: int, folder: Path, args: argparse.Namespace) -> dict[str, int]:
-    """Bytes by process: of the daemon `front` and `worker`; `sessions` serve the same uncut.
+    """The bytes of each process: the daemon's `front` and `worker`, and `sessions` of whole models.
 
-    `sessions_one_arena` is a process that knows how to share what whole models can share.
+    `sessions_one_arena` is a process whose sessions share one arena, which whole models can share.
     """
     models = whole_models(name, tasks, folder / name, args.seed)
     store = store_of(models, folder / name / "store")
@@ -110,7 +110,7 @@ def _sessions(models: Sequence[Path], args: argparse.Namespace, *options: str) -
 
 
 def _daemon(store: Path, cache: Path, args: argparse.Namespace) -> dict[str, int]:
-    """Bytes of the daemon's two processes after a batch of each task alone and mixed ones."""
+    """The bytes of the daemon's two processes after batches of each task alone and mixed ones."""
     manifests = Store(store).models()
     (value,) = {model.value(model.inputs[0]) for model in manifests.values()}
     random = np.random.default_rng(args.seed)

@@ -1,7 +1,8 @@
 """Three network namespaces, field - road - edge, joined by a link of a set rate. Needs root.
 
-The rate holds from field to edge, as an uplink's: a token bucket (tc-tbf) where road meets edge.
-Everything is gone when the `with` block ends, or when no process is left in the namespaces.
+The rate limits the direction from field to edge, like an uplink: it is a token bucket (tc-tbf)
+between road and edge. Everything is removed when the `with` block ends, or when no process is left
+in the namespaces.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def inside(namespace: str, command: list[str]) -> list[str]:
 
 @contextlib.contextmanager
 def uplink(rate_bits_s: int) -> Iterator[Link]:
-    """The link, for as long as the `with` block runs. The edge is at `EDGE_ADDRESS`."""
+    """The link, which exists until the `with` block ends. The edge is at `EDGE_ADDRESS`."""
     field, road, edge = (f"edged-{os.getpid()}-{name}" for name in ("field", "road", "edge"))
     with contextlib.ExitStack() as stack:
         for name in (field, road, edge):

@@ -20,7 +20,7 @@ import zmq
 from edged import wire
 from edged.errors import Code
 
-LINGER_S = 5.0  # for answers after the last request
+LINGER_S = 5.0  # wait for answers after the last request
 _CODES = {code.value for code in Code}
 
 
@@ -41,20 +41,20 @@ class OpenLoop:
         self._inputs = (wire.InputTensor("x", "FP32", (1, *shape)),)
         self._row = self._random.random(math.prod(shape), np.float32)
         self._row[0] = seed
-        self._sent_s: dict[str, float] = {}  # of requests without an answer
+        self._sent_s: dict[str, float] = {}  # times at which unanswered requests were sent
         self.sent = 0
-        self.held_back = 0  # that the socket did not take
-        self.accepted: list[tuple[float, float]] = []  # when answered, after how long; in s
+        self.held_back = 0  # requests that the socket did not take
+        self.accepted: list[tuple[float, float]] = []  # time and round trip of answers, in s
         self.refused: Counter[str] = Counter()
         self.refused_s: list[float] = []
-        self.uncoded = 0  # errors of no known code or without words, answers to nobody
+        self.uncoded = 0  # errors without a known code or a text, answers to no request
 
     @property
     def out(self) -> int:
         return len(self._sent_s)
 
     def hello(self) -> None:
-        """Wait until the daemon answers: before that, requests would only pile up."""
+        """Wait until the daemon answers: earlier requests would only pile up."""
         self._socket.send_multipart(wire.encode_request(wire.ServerMetadata("hello")))
         if not self._socket.poll(10_000):
             raise SystemExit("no daemon answers")
@@ -62,7 +62,7 @@ class OpenLoop:
 
     def send(self) -> None:
         self.sent += 1
-        self._row[1] = self.sent  # a frame like no other: equal ones would run once
+        self._row[1] = self.sent  # makes each frame differ: equal frames would run once
         task = self._tasks[self._random.integers(len(self._tasks))]
         header = wire.Infer(
             str(self.sent),
@@ -80,7 +80,7 @@ class OpenLoop:
             self._sent_s[header.id] = time.monotonic()
 
     def take_in(self, until_s: float) -> None:
-        """Wait for answers until there are some, or it is `until_s`; take them all."""
+        """Wait for answers, at most until `until_s`, and read all that are there."""
         self._socket.poll(math.ceil(max(0.0, until_s - time.monotonic()) * 1e3))
         while True:
             try:
@@ -102,7 +102,7 @@ class OpenLoop:
             self.uncoded += 1
 
     def poisson(self, rate: float, until_s: float) -> None:
-        """Requests at random times, `rate` a second; answers change nothing about them."""
+        """Send requests at random times, `rate` a second, whether or not they are answered."""
         next_s = time.monotonic() + self._random.exponential(1 / rate)
         while next_s < until_s:
             while next_s <= time.monotonic():
@@ -111,7 +111,7 @@ class OpenLoop:
             self.take_in(min(next_s, until_s))
 
     def closed(self, in_flight: int, until_s: float) -> None:
-        """A new request for each answer."""
+        """Send a new request for each answer."""
         while time.monotonic() < until_s:
             while self.out < in_flight:
                 self.send()

@@ -1,8 +1,8 @@
-"""What the daemon adds to a model that costs nothing: round trips and requests/s, by size.
+"""The daemon's own cost: round trips and requests/s of a model that costs nothing, by size.
 
-Front and worker are their own processes, the backend computes a few additions, payloads are
+Front and worker are processes of their own, the backend computes a few additions, payloads are
 tensors over ipc. A lone request is also sent, in the same run, to a daemon that never batches, and
-then to one that keeps the processors awake, where the kernel lets it (`device.idle_latency_us`).
+then to one that keeps the processors awake, if the kernel allows it (`device.idle_latency_us`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 
 from edged.client import Client
-from edged.manifest import SCHEMA, Manifest, Step, Value
 from edged.observe.awake import DEVICE
-from edged.store import Store
 from tools.bench.report import emit
-from tools.bench.serving import CpuMeter, closed_loop, quantiles_ms, serving
+from tools.bench.serving import CpuMeter, closed_loop, one_task_store, quantiles_ms, serving
 
 FAKE = '[device]\nbackend = "fake"\ncache_dir = "cache"\n'
 UNBATCHED = FAKE + '[scheduler]\npolicy = "unbatched"\n'
@@ -38,7 +36,7 @@ def _run(args: argparse.Namespace) -> int:
     values = args.bytes // 4
     inputs = [{"x": np.full((1, values), i, np.float32)} for i in range(4)]
     with tempfile.TemporaryDirectory() as name:
-        store = _store(Path(name), values)
+        store = one_task_store(Path(name) / "store", (values,))
         with (
             serving(store, FAKE) as daemon,
             serving(store, UNBATCHED) as unbatched,
@@ -46,7 +44,7 @@ def _run(args: argparse.Namespace) -> int:
             Client(unbatched.endpoint) as other,
         ):
             alone, plain = [], []
-            for _ in range(4):  # in turns, so that the machine's moods meet both alike
+            for _ in range(4):  # turns, so that a change of the machine's speed affects both
                 part_s = args.seconds / 4
                 alone += closed_loop(client, inputs, ["a"], in_flight=1, seconds=part_s)[0]
                 plain += closed_loop(other, inputs, ["a"], in_flight=1, seconds=part_s)[0]
@@ -72,30 +70,11 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _awake(store: Path, inputs: list[dict[str, Any]], seconds: float) -> list[float] | None:
-    """Last, as the processors stay awake for a while after; None where the kernel does not let."""
+    """The round trips with processors kept awake; None if the kernel does not allow that.
+
+    Measure this last, since the processors stay awake for a while afterwards.
+    """
     if not os.access(DEVICE, os.W_OK):
         return None
     with serving(store, AWAKE) as daemon, Client(daemon.endpoint) as client:
         return closed_loop(client, inputs, ["a"], in_flight=1, seconds=seconds)[0]
-
-
-def _store(folder: Path, values: int) -> Path:
-    """One task of one block; the fake backend does not look into it."""
-    path = folder / "store"
-    store = Store(path).create()
-    with store.update() as change:
-        block = change.add_block(b"nothing")
-        change.put_model(
-            Manifest(
-                schema=SCHEMA,
-                name="a",
-                task="a",
-                precision="fp32",
-                inputs=("x",),
-                outputs=("y",),
-                values=(Value("x", "FP32", (values,)), Value("y", "FP32", (10,))),
-                steps=(Step(block, ("x",), ("y",)),),
-                whole_bytes=7,
-            )
-        )
-    return path

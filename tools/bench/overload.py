@@ -2,8 +2,8 @@
 
 The device is that of SMOOTH's Table II, emulated, so its capacity is known and the same on any
 machine; daemon, sockets and clients are real. Capacity is measured in the same run by clients that
-always have something out. Then comes three times as much at random times, and then one client that
-floods beside others that ask for no more than their share. Every client is a process.
+always have requests in flight. Then come three times as many requests at random times, and then one
+client that floods beside others that ask for no more than their share. Every client is a process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 
 from edged import profiles
-from edged.manifest import SCHEMA, Manifest, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Value
 from edged.profiles.form import BlockProfile
 from edged.store import Store
 from tools.bench.clients import Clients, Fate, good_per_s, quantile_s
@@ -29,9 +29,9 @@ from tools.bench.serving import serving
 
 TASKS = ("a", "b", "c")
 CLIENTS = 4
-WARM_UP_S = 2.0  # of the closed loop, that does not count
-IN_FLIGHT = 24  # of each client, in the closed loop
-PATIENT_S = 10.0  # time-out of requests that are all to be answered
+WARM_UP_S = 2.0  # start of the closed loop, which does not count
+IN_FLIGHT = 24  # unanswered requests of each client in the closed loop
+PATIENT_S = 10.0  # time-out that no request of the closed loop should reach
 DEVICE = "SMOOTH's Table II"
 
 
@@ -84,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _replies(fates: Sequence[Fate]) -> dict[str, Any]:
-    """How all requests ended; the last three are to be 0."""
+    """The outcomes of all requests; the last three figures should be 0."""
     refused: Counter[str] = Counter()
     for fate in fates:
         refused.update(fate.refused)
@@ -98,7 +98,7 @@ def _replies(fates: Sequence[Fate]) -> dict[str, Any]:
 
 
 class _Memory:
-    """Proportional set size of front and worker, once a second."""
+    """Reads the proportional set size of front and worker once a second."""
 
     def __init__(self, pid: int) -> None:
         front = psutil.Process(pid)
@@ -113,7 +113,7 @@ class _Memory:
                 self._bytes[name].append(process.memory_full_info().pss)
 
     def report(self) -> dict[str, Any]:
-        """Means of the four quarters of the time in MB, and the last by the first."""
+        """The means of the four quarters of the time in MB, and the last divided by the first."""
         found = {}
         for name, taken in self._bytes.items():
             quarters = [float(np.mean(part)) for part in np.array_split(taken, 4)]
@@ -125,7 +125,7 @@ class _Memory:
 
 
 def _store(folder: Path, values: int) -> tuple[Path, str]:
-    """Three tasks on one backbone, which nobody looks into, and the device that emulates it."""
+    """A store with three tasks on one backbone, which nobody reads, and the emulated device."""
     store = Store(folder / "store").create()
     with store.update() as change:
         backbone = change.add_block(b"a backbone")
@@ -161,6 +161,6 @@ def _manifest(task: str, values: int, backbone: str, head: str) -> Manifest:
             Value("features", "FP32", (16,)),
             Value("y", "FP32", (10,)),
         ),
-        steps=(Step(backbone, ("x",), ("features",)), Step(head, ("features",), ("y",))),
+        steps=(PathStep(backbone, ("x",), ("features",)), PathStep(head, ("features",), ("y",))),
         whole_bytes=7,
     )

@@ -1,8 +1,8 @@
-"""Loading policies beside each other: a library that does not fit, PartialLoading, LRU's cliff.
+"""Loading policies compared: a library that does not fit, PartialLoading, LRU's cliff.
 
-Simulated: the daemon's scheduler under a virtual clock, with one loader and one lane. In each cell
-all policies get the same recorded arrivals. Models are ResNets by their layers' true bytes;
-running and loading times are those of edged/planner/loading/generate.py.
+Simulated: the daemon's scheduler under a virtual clock, with one loader and one lane. All policies
+of a cell get the same recorded arrivals. Models are ResNets with their layers' true bytes; running
+and loading times are those of edged/planner/loading/generate.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tools.bench.report import emit, save_figure
 
 POLICIES = ("partial", "greedy", "independent", "lru")
 
-Served = dict[str, float]  # by policy: the share of requests answered within the deadline
+Served = dict[str, float]  # the share of requests answered within the deadline, by policy
 
 
 class Tuned(NamedTuple):
@@ -31,7 +31,7 @@ class Tuned(NamedTuple):
 
     number: int
     depth: int  # 18, 34 or 50
-    frozen: int  # layers from the bottom that are those of the pre-trained model
+    frozen: int  # number of lowest layers that are those of the pre-trained model
 
     @property
     def name(self) -> str:
@@ -39,10 +39,10 @@ class Tuned(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What the sweeps vary. The defaults are those of the headline."""
+    """The parameters that the sweeps vary. The defaults are those of the headline."""
 
-    budget: float = 1 / 3  # of the bytes of all distinct blocks
-    sharing: tuple[float, float] = (0.75, 0.95)  # part of a model's layers that it shares
+    budget: float = 1 / 3  # share of the bytes of all distinct blocks
+    sharing: tuple[float, float] = (0.75, 0.95)  # range of the share of a model's layers shared
     deadline_ms: float = 200.0
     rate: float = 100.0  # requests/s, Poisson
     zipf: float = 0.5  # exponent of the models' popularity
@@ -117,13 +117,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def of_library(load: Load, requests: int, seed: int) -> Served:
-    """What each policy makes of the same arrivals."""
+    """The result of each policy for the same arrivals."""
     scenario = with_arrivals(load, requests, seed)
     return {policy: run(scenario, policy).served / requests for policy in POLICIES}
 
 
 def with_arrivals(load: Load, requests: int, seed: int) -> Scenario:
-    """50 models fine-tuned from three ResNets, asked for at random."""
+    """50 models fine-tuned from three ResNets, requested at random."""
     rng = np.random.default_rng(seed)
     scenario = library(load, fine_tuned(load, rng))
     times_ms = np.cumsum(rng.exponential(1e3 / load.rate, requests))
@@ -144,9 +144,9 @@ def fine_tuned(load: Load, rng: np.random.Generator, models: int = 50) -> list[T
 
 
 def library(load: Load, models: Sequence[Tuned]) -> Scenario:
-    """The models and their blocks, asked for by nobody yet."""
+    """The models and their blocks, without requests."""
     sizes, blocks = as_blocks(
-        [  # of each model (depth, layer, owner) by layer
+        [  # one list a model, with (depth, layer, owner) for each layer
             [
                 (model.depth, layer, -1 if layer < model.frozen else model.number)
                 for layer in range(len(layer_bytes(model.depth)))
@@ -165,7 +165,7 @@ def library(load: Load, models: Sequence[Tuned]) -> Scenario:
 def as_blocks(
     paths: list[list[Any]], bytes_of: Any
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """Cut models where sharing begins or ends, as an export does: sizes, and blocks by model."""
+    """Cut models where sharing begins or ends, like an export: sizes, and each model's blocks."""
     users: dict[Any, set[int]] = {}
     for i, path in enumerate(paths):
         for layer in path:
@@ -193,8 +193,8 @@ def as_blocks(
 def of_paper(seed: int) -> Served:
     """PartialLoading's default point: all requests at time 0, one deadline, memory for one model.
 
-    The uplink is left out, which its plans count and the daemon does not see. `planned` is the
-    best plan that there is under the paper's rule that only the previous model's blocks stay.
+    The uplink, which its plans count and the daemon does not see, has no part in it. `planned` is
+    the best plan under the paper's rule that only the previous model's blocks stay.
     """
     setting = Setting()
     problem = generate("bls", setting, np.random.default_rng(seed))
@@ -227,9 +227,9 @@ def of_paper(seed: int) -> Served:
 
 
 def of_cliff(fitting: int = 9, rounds: int = 200) -> Served:
-    """One client that asks for one model more than fit, in turn, each as soon as it is answered.
+    """One client that asks in turn for one model more than fit, each as soon as it is answered.
 
-    Answers a second, by policy: the fewer loads, the more.
+    The result is answers a second by policy: fewer loads give more.
     """
     models = fitting + 1
     scenario = Scenario(

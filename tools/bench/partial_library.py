@@ -1,7 +1,7 @@
 """The library of `partial` as real models: ONNX files with random weights, cut by the exporter.
 
-Knows no policy and serves nothing. The exporter cuts where one value crosses: at the borders of
-residual units, so of a unit that is shared in part nothing is.
+The exporter cuts where only one value crosses, at the borders of residual units, so a unit that is
+shared in part is not shared at all. Knows no policy and serves nothing.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tools.bench.partial import Tuned
 
 SIDE = 64  # pixels
 CLASSES = 10
-_PRETRAINED, _TUNED = 0, 1  # what weights are drawn for
+_PRETRAINED, _TUNED = 0, 1  # seeds of pre-trained and of fine-tuned weights
 
 
 def export(folder: Path, models: Sequence[Tuned], *, shares: bool, seed: int) -> Store:
-    """A store of the models in `folder`; those that are there already stay as they are.
+    """A store of the models in `folder`; models that are there already stay as they are.
 
-    Unless it `shares`, each has the same layers, and all of them for itself.
+    If not `shares`, each model has the same layers, and all of them are its own.
     """
     store = Store(folder).create()
     there = store.names()
@@ -38,7 +38,7 @@ def export(folder: Path, models: Sequence[Tuned], *, shares: bool, seed: int) ->
 
 
 def _groups(models: Sequence[Tuned], *, shares: bool) -> Iterator[list[Tuned]]:
-    """Models that are exported together, since they are cut where others part from them."""
+    """Groups of models that are exported together, since they decide each other's cuts."""
     if not shares:
         yield from ([model] for model in models)
         return

@@ -1,12 +1,12 @@
-"""Loading policies beside each other through the live daemon: the library of `partial`.
+"""Loading policies compared on the live daemon, with the library of `partial`.
 
 Daemon, worker, sockets and client are real; every policy gets the same recorded arrivals.
 `independent` is the default policy on a store of the same models in which no two share a block.
 
-With the backend `emulated` the worker's blocks take another device's times to load and to run, and
-no memory. With `onnxruntime` they are real ResNets with random weights for small images, cut by
-the exporter; each load reads them from disk, since unloading gives their page cache back. The
-library takes minutes to export: `--library` keeps it, and the outcomes of policies that have run.
+The blocks of backend `emulated` take another device's times to load and to run, and no memory.
+Those of `onnxruntime` are real ResNets with random weights for small images, cut by the exporter;
+each load reads them from disk, since unloading gives their page cache back. The library takes
+minutes to export: `--library` keeps it, and the outcomes of policies that have run.
 """
 
 from __future__ import annotations
@@ -42,34 +42,34 @@ RUNS = {
     "independent": ("partial", False),
     "lru": ("lru", True),
 }
-BEGIN_S = 1.0  # before the first arrival
-LOOK_S = 1.0  # between two looks at the account
+LEAD_S = 1.0  # time before the first arrival
+ACCOUNT_PERIOD_S = 1.0  # time between two readings of the account
 IMAGES = 64
-START_S = 600.0  # to prepare a library for this host
+START_S = 600.0  # time limit for preparing a library for this host
 
 
 class Bed(NamedTuple):
-    """What a daemon serves, and as what."""
+    """The store and the device of a daemon."""
 
     store: Path
-    device: str  # sections of the configuration
+    device: str  # the device's sections of the configuration
     row: tuple[int, ...]  # shape of an input without the batch axis
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of the requests of one run, and of the budget."""
+    """The outcome of one run: its requests, and the budget."""
 
     requests: int
     in_time: int
     models_served: int
-    p50_ms: float  # of those in time
+    p50_ms: float  # latency of the requests answered in time
     p99_ms: float
-    others: dict[str, int]  # requests that were not answered in time: by code, or "late"
+    others: dict[str, int]  # requests that were not answered in time, by code or "late"
     changed: int  # answers that differ from an earlier one of the same model to the same image
-    looks: int  # at the account
-    over_budget: int  # looks at which it, or what was measured, was above the budget
+    looks: int  # readings of the account
+    over_budget: int  # readings in which the account, or measured memory, was above the budget
     budget_bytes: int
-    capacity_bytes: int  # of the budget, what was left for blocks at the first look
+    capacity_bytes: int  # part of the budget that was left for blocks at the first reading
 
 
 def register(commands: Any) -> None:
@@ -113,7 +113,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _simulated(scenario: Scenario, names: Iterable[str]) -> dict[str, float]:
-    """What the policies make of it under a virtual clock, with the times that are emulated."""
+    """The results of the policies under a virtual clock, with the times of the emulated device."""
     return {name: round(run(scenario, name).served / len(scenario.asked), 3) for name in names}
 
 
@@ -128,7 +128,7 @@ def _folder(kept: Path | None) -> Iterator[Path]:
 
 
 class _Bench:
-    """Runs the policies in a folder, or reads what became of them there before."""
+    """Runs the policies in a folder, or reads the outcomes that an earlier run kept there."""
 
     def __init__(
         self, folder: Path, scenario: Scenario, load: Load, args: argparse.Namespace
@@ -154,7 +154,7 @@ class _Bench:
         )
 
     def _budget_bytes(self) -> int:
-        """The part of the blocks' bytes, and all that the daemon takes besides."""
+        """The budgeted share of the blocks' bytes, plus all that the daemon takes besides."""
         path = self._folder / f"{self._key}-budget.json"
         if not path.exists():
             bed = self._bed(True)
@@ -177,7 +177,7 @@ class _Bench:
 
 
 class _Replay:
-    """Sends each request at its time, whatever has become of the others."""
+    """Sends each request at its time, whether or not the others are answered."""
 
     def __init__(self, scenario: Scenario, row: tuple[int, ...], seed: int) -> None:
         random = np.random.default_rng(seed)
@@ -194,7 +194,7 @@ class _Replay:
     async def over(self, endpoint: str) -> Outcome:
         async with AsyncClient(endpoint) as client, AsyncClient(endpoint) as observer:
             looking = asyncio.create_task(self._look(observer))
-            begin_s = time.monotonic() + BEGIN_S
+            begin_s = time.monotonic() + LEAD_S
             await asyncio.gather(
                 *(
                     self._ask(client, number, begin_s + at_ms / 1e3)
@@ -231,7 +231,7 @@ class _Replay:
     async def _look(self, client: AsyncClient) -> None:
         while True:
             self._looks.append((await client.statistics()).memory)
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(ACCOUNT_PERIOD_S)
 
     def _outcome(self) -> Outcome:
         p50, p99 = np.percentile(self._took_s or [np.nan], (50, 99)) * 1e3
@@ -260,7 +260,7 @@ def _is_over(look: dict[str, int]) -> bool:
 
 
 def _emulated(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: int) -> Bed:
-    """The models of a scenario, which nobody looks into, and the device that emulates them."""
+    """A store of a scenario's models, which nobody reads, and the emulated device."""
     rows_max = scenario.b_max
     store = Store(folder / ("emulated" if shares else "emulated-unshared")).create()
     figures = []
@@ -290,7 +290,7 @@ def _emulated(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: 
 
 
 def _onnxruntime(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: int) -> Bed:
-    """The same models with weights."""
+    """The same models with weights, for ONNX Runtime."""
     from tools.bench import partial_library
 
     tuned = fine_tuned(load, np.random.default_rng(seed))

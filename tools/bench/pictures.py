@@ -1,4 +1,4 @@
-"""Pictures: the worst that decoding one can take, what resizing and reading a header take."""
+"""Pictures: the longest time that decoding one can take, and times of resizing and of headers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import simplejpeg
 from edged.pictures import files, resizing
 from edged.pictures.decoding import pixels_of
 from edged.pictures.header import MAX_SCANNED_PIXELS, check
-from edged.wire.messages import Limits
+from edged.wire import Limits
 from tools.bench.report import emit
 
-SIDE = 5632  # pixels: 31.7 of at most 33.6 million, and whole runs of empty blocks
+SIDE = 5632  # pixels; the square has 31.7 of at most 33.6 million, and whole runs of empty blocks
 METHODS: tuple[resizing.Method, ...] = ("linear", "area", "cubic")
 
 
@@ -62,7 +62,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _worst() -> Iterator[tuple[str, bytes]]:
-    """What takes longest of each kind, within the limits of a message."""
+    """The file of each kind that takes longest to decode, within the limits of a message."""
     noise = _noise(SIDE, SIDE)
     yield "jpeg, noise, quality 75", simplejpeg.encode_jpeg(noise, quality=75)
     part = noise[: SIDE // 3]

@@ -1,7 +1,7 @@
-"""How long a loading plan takes at paper size: `dp` and `greedy-plus`, certificate included.
+"""Times of loading plans at the paper's size: `dp` and `greedy-plus`, certificate included.
 
-80 users; 50 ResNets that share bottom layers, and 25 or 50 that share layers at arbitrary places.
-The deadlines are those at which the search has most to do: some users are served, not all.
+There are 80 users; 50 ResNets that share bottom layers, and 25 or 50 that share layers at arbitrary
+places. The deadlines give the search most to do: some users can be served, but not all.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _case(family: FamilyName, models: int, deadline_ms: float, seeds: int) -> dict[str, Any]:
-    """Median and worst ms; time and users against those of `greedy` in the same run."""
+    """The median and worst ms, and time and users against those of `greedy` in the same run."""
     setting = msgspec.structs.replace(
         FAMILIES[family].setting, models=models, deadline_ms=deadline_ms
     )
@@ -82,9 +82,9 @@ def _case(family: FamilyName, models: int, deadline_ms: float, seeds: int) -> di
 
 
 def _timed(problem: LoadingProblem, method: Method) -> tuple[LoadingPlan, float]:
-    """The plan, and ms of the fastest of three runs: the others waited for something else.
+    """The plan, and the ms of the fastest of three runs, the one least disturbed.
 
-    With its certificate; `greedy` without, which is the paper's time.
+    The time includes the certificate, but for `greedy`, whose time is then that of the paper.
     """
     times_ms: list[float] = []
     for _ in range(3):

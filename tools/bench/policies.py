@@ -1,7 +1,7 @@
-"""Batching policies beside each other on SMOOTH's Table II: six kinds of arrivals, 1 to 15 users.
+"""Batching policies compared on SMOOTH's Table II: six kinds of arrivals, 1 to 15 users.
 
-Simulated: the daemon's scheduler under a virtual clock. 90 cells; in each, the same arrivals for
-every policy and seed. Cells in which `work-conserving` is not the best are named.
+Simulated: the daemon's scheduler under a virtual clock. There are 90 cells, each with the same
+arrivals for every policy and seed. Cells in which `work-conserving` is not the best are named.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def measure(seeds: int, requests: int) -> Cells:
-    """Mean over the seeds of each policy's mean and p99 in ms, by (kind, users)."""
+    """The mean over the seeds of each policy's mean and p99 in ms, by (kind, users)."""
     cells: Cells = {}
     for kind in KINDS:
         for users in USERS:
@@ -68,10 +68,11 @@ def _summary(kind: str, users: int, requests: int, seed: int, policy: str) -> di
 
 
 def _compare(cells: Cells, other: str) -> dict[str, Any]:
-    """In which cells `work-conserving` is equal to and above `other` in p99, and in how many below.
+    """The cells where the p99 of `work-conserving` equals or exceeds that of `other`.
 
-    Cells are named by arrivals and users, as "fixed 7". Equal are those in which both always run
-    one row: the load asks for no batches yet.
+    Also the number of cells where it is below. A cell has the name of its arrivals and
+    users: "fixed 7". Equal are cells in which both always run one row, since the load needs no
+    batches.
     """
     verdicts = {cell: _verdict(by_policy, other) for cell, by_policy in cells.items()}
     above = {cell: cells[cell] for cell, verdict in verdicts.items() if verdict > 0}
@@ -96,7 +97,7 @@ def _name(cell: tuple[str, int]) -> str:
 
 
 def _mean_cut(cells: Cells, kind: str, other: str) -> float:
-    """Share by which the mean latency is lower than the other policy's, averaged over users."""
+    """The share by which mean latency is below the other policy's, averaged over users."""
     cuts = [
         1.0 - cells[kind, users]["work-conserving"]["mean"] / cells[kind, users][other]["mean"]
         for users in USERS
@@ -105,7 +106,7 @@ def _mean_cut(cells: Cells, kind: str, other: str) -> float:
 
 
 def _plot(cells: Cells, path: Path) -> None:
-    """p99 by users, a panel for each kind of arrivals; exceptions are circled and counted."""
+    """Draw p99 by users, a panel for each kind of arrivals; exceptions are circled and counted."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")

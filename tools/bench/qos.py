@@ -1,8 +1,8 @@
-"""The QoS region of SMOOTH's public data: which mixes of two tasks' rates are held. Simulated.
+"""The QoS region of SMOOTH's public data: the mixes of two tasks' rates that are held. Simulated.
 
-Their profile of swinv2-base (affine in the batch), their latency bound, their 36 mixes of 30 to 180
-requests/s for each of two tasks. Their own system held 21 of them, batches of four on separate
-models 12, separate models without batches 2.
+The profile of swinv2-base (affine in the batch), the latency bound and the 36 mixes of 30 to 180
+requests/s for each of two tasks are theirs. Their own system held 21 of the mixes, batches of four
+on separate models 12, separate models without batches 2.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _p99(first: int, second: int, policy: str, seconds: float, seed: int) -> float:
-    """p99 in ms when both tasks arrive as Poisson processes."""
+    """The p99 in ms when both tasks arrive as Poisson processes."""
     rng = np.random.default_rng([seed, first, second])
     arrivals = []
     for task, rate in enumerate((first, second)):

@@ -1,4 +1,4 @@
-"""The one line that a benchmark prints: what was run, where, with which seed, and what came out."""
+"""The one line that a benchmark prints: command, machine, seed and figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def machine() -> str:
-    """Processor and cores, as `AMD EPYC 9B14, 2 cores, x86_64`."""
+    """The processor and its cores: `AMD EPYC 9B14, 2 cores, x86_64`."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -26,7 +26,7 @@ def machine() -> str:
 
 
 def emit(bench: str, label: str, *, seed: int, **figures: Any) -> dict[str, Any]:
-    """Print and return the line. `label`: measured, simulated or emulated."""
+    """Print and return the line. `label` is measured, simulated or emulated."""
     line = {
         "bench": bench,
         "label": label,
@@ -42,7 +42,7 @@ def emit(bench: str, label: str, *, seed: int, **figures: Any) -> dict[str, Any]
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write SVG or PNG; the same figure is always the same bytes."""
+    """Write a figure as SVG or PNG; equal figures make equal bytes."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):

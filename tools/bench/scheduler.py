@@ -25,7 +25,7 @@ def register(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    # In turns, so that a change of the machine's speed meets both alike.
+    # The two take turns, so that a change of the machine's speed affects both.
     times: dict[int, list[float]] = {SHORT: [], LONG: []}
     queues = {length: _Queue(length) for length in times}
     for _ in range(10):
@@ -61,7 +61,7 @@ class _Queue:
             self._orders += self._tell(self._arrival())
 
     def decide(self, count: int) -> list[float]:
-        """Seconds of each of `count` calls, of all kinds of events, at constant length."""
+        """The seconds of each of `count` calls, of all kinds of events, at constant length."""
         times: list[float] = []
         gc.disable()
         try:

@@ -1,4 +1,4 @@
-"""What the benchmarks of the daemon share: a store, a configuration, loads from other processes."""
+"""Parts that the daemon's benchmarks share: the daemon, loads, and meters of processor time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import numpy as np
 import psutil
 
 from edged.client import Client, Pending
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
+from edged.store import Store
 from tools.demo.daemon import Daemon
 
 QUIET_PERCENT = 10.0  # processor time of a worker that measures nothing
@@ -44,6 +46,30 @@ def _wait_until_quiet(daemon: Daemon, patience_s: float) -> None:
         quiet = quiet + 1 if worker.cpu_percent(0.4) < QUIET_PERCENT else 0
 
 
+def one_task_store(
+    path: Path, shape: tuple[int, ...], preprocess: Preprocess | None = None
+) -> Path:
+    """A store with one task of one block, which the fake backend does not read."""
+    store = Store(path).create()
+    with store.update() as change:
+        block = change.add_block(b"nothing")
+        change.put_model(
+            Manifest(
+                schema=SCHEMA,
+                name="a",
+                task="a",
+                precision="fp32",
+                inputs=("x",),
+                outputs=("y",),
+                values=(Value("x", "FP32", shape), Value("y", "FP32", (10,))),
+                steps=(PathStep(block, ("x",), ("y",)),),
+                whole_bytes=7,
+                preprocess=preprocess,
+            )
+        )
+    return path
+
+
 def closed_loop(
     client: Client,
     inputs: Sequence[Any],
@@ -53,7 +79,7 @@ def closed_loop(
     seconds: float,
     warm_up_s: float = 0.5,
 ) -> tuple[list[float], float]:
-    """Keep `in_flight` requests out; round trips in s after the warm-up, and requests/s."""
+    """Keep `in_flight` requests unanswered: round trips in s after the warm-up, and requests/s."""
     waiting: deque[Pending] = deque()
     trips: list[float] = []
     sent = 0
@@ -74,7 +100,7 @@ def closed_loop(
 
 
 class CpuMeter:
-    """Processor time of client (this process), front and worker since it was made."""
+    """Meters the processor time of client (this process), front and worker since it was made."""
 
     def __init__(self, daemon: Daemon) -> None:
         front = psutil.Process(daemon.pid)
@@ -83,7 +109,7 @@ class CpuMeter:
         self._before = self._times_s()
 
     def us_each(self, requests: int) -> dict[str, float]:
-        """Microseconds a request: hardly disturbed by what else the machine does."""
+        """Microseconds a request, which other work on the machine hardly changes."""
         after = self._times_s()
         return {
             name: round((after[name] - self._before[name]) * 1e6 / requests, 1) for name in after
@@ -95,15 +121,15 @@ class CpuMeter:
 
 
 class Others:
-    """What everything but some processes takes of the machine: whether a timing can be believed."""
+    """Meters the processor time of all other processes: whether a timing was disturbed."""
 
     def __init__(self, pids: Sequence[int]) -> None:
-        """`pids`: whose processor time is not that of others; this process is one of them."""
+        """`pids` are our processes; this process is always one of them."""
         self._ours = [psutil.Process(pid) for pid in (os.getpid(), *pids)]
         self._before = self._times_s()
 
     def share(self) -> float:
-        """Of all processors, since the last call."""
+        """The share of all processors that others took since the last call."""
         before, self._before = self._before, self._times_s()
         wall_s, busy_s, ours_s = (
             now - then for now, then in zip(self._before, before, strict=True)
@@ -121,6 +147,6 @@ class Others:
 
 
 def quantiles_ms(seconds: Sequence[float]) -> dict[str, float]:
-    """p50 and p99 in ms."""
+    """The p50 and p99 of times, in ms."""
     p50, p99 = np.percentile(seconds, (50, 99)) * 1e3
     return {"p50_ms": round(float(p50), 3), "p99_ms": round(float(p99), 3)}

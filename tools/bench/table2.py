@@ -1,12 +1,12 @@
 """SMOOTH's setting in real time: the live daemon at the speed of its Table II. Emulated.
 
-Front, worker, sockets, decoding of JPEG files and scheduling are real and their own. The device is
-not: the `emulated` backend takes the times of the profile `smooth-table2` and computes nothing,
-and it stretches the preparation of an image to the paper's 3 ms in each of 8 threads. There is no
-network but ipc; the paper's latencies are over WiFi.
+Front, worker, sockets, decoding of JPEG files and scheduling are real. The device is not: the
+`emulated` backend takes the times of the profile `smooth-table2` and computes nothing, and it
+stretches the preparation of an image to the paper's 3 ms in each of 8 threads. There is no network
+but ipc; the paper's latencies are over WiFi.
 
 `saturated` keeps requests waiting all the time, `fixed` sends 10 a second for each of 15 users,
-evenly spaced, and counts from the moment at which a request was due.
+evenly spaced, and counts from the time at which a request was due.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from edged.client.aio import AsyncClient
-from edged.manifest import SCHEMA, Manifest, Preprocess, Step, Value
+from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.profiles import SMOOTH_TABLE_2
 from edged.store import Store
 from tools.bench.report import emit
@@ -33,9 +33,9 @@ from tools.bench.serving import quantiles_ms, serving
 TASKS = ("food", "flowers", "images")
 USERS = 15
 RATE = 10.0  # requests/s of each user
-IN_FLIGHT = 4  # of each user, when saturated
+IN_FLIGHT = 4  # unanswered requests of each user when saturated
 SIDE = 256  # pixels
-IMAGES = 200  # more than are on their way at once: equal frames would run as one row
+IMAGES = 200
 WARM_UP_S = 1.0
 SATURATED = ("work-conserving", "monolithic", "smooth", "unbatched")
 FIXED = ("work-conserving", "smooth")
@@ -91,7 +91,7 @@ class _Load:
         self._sent = 0
 
     def saturated(self, endpoint: str, seconds: float) -> float:
-        """Requests/s when each user always has IN_FLIGHT of them out."""
+        """The requests/s when each user always has IN_FLIGHT unanswered requests."""
         answered_s: list[float] = []
         end_s = time.monotonic() + WARM_UP_S + seconds
 
@@ -107,7 +107,7 @@ class _Load:
         return sum(end_s - seconds <= at < end_s for at in answered_s) / seconds
 
     def fixed(self, endpoint: str, requests: int) -> list[float]:
-        """Seconds from when each request was due to its answer."""
+        """The seconds from the time at which each request was due to its answer."""
         took_s: list[float] = []
         begin_s = time.monotonic() + WARM_UP_S
 
@@ -131,14 +131,14 @@ class _Load:
 
 
 async def _users(endpoint: str, user: User) -> None:
-    """All users at once, from when they are connected until they have done what they do."""
+    """Run all users at once, from when they are connected until they have finished."""
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(AsyncClient(endpoint)) for _ in range(USERS)]
         await asyncio.gather(*(user(client, number) for number, client in enumerate(clients)))
 
 
 def _image(random: np.random.Generator) -> bytes:
-    """A JPEG file of smooth noise, about as large as one of a photo."""
+    """A JPEG file of smooth noise, about as large as that of a photo."""
     small = random.integers(0, 256, (SIDE // 8, SIDE // 8, 3), np.uint8)
     done, data = cv2.imencode(".jpg", cv2.resize(small, (SIDE, SIDE)))
     assert done
@@ -146,7 +146,7 @@ def _image(random: np.random.Generator) -> bytes:
 
 
 def _store(folder: Path) -> tuple[Path, str]:
-    """A backbone and three heads, and the configuration that says what each of them takes."""
+    """A store of a backbone and three heads, and the configuration of the times they take."""
     store = Store(folder / "store").create()
     with store.update() as change:
         backbone = change.add_block(b"backbone")
@@ -175,8 +175,8 @@ def _manifest(task: str, backbone: str, head: str) -> Manifest:
             Value("scores", "FP32", (100,)),
         ),
         steps=(
-            Step(backbone, ("image",), ("features",)),
-            Step(head, ("features",), ("scores",)),
+            PathStep(backbone, ("image",), ("features",)),
+            PathStep(head, ("features",), ("scores",)),
         ),
         whole_bytes=0,
         preprocess=Preprocess(SIDE, SIDE),

@@ -2,12 +2,12 @@
 
 The loop is one process that decodes frames and runs the uncut models (tools.bench.whole_loop), in
 the arrangement that is best at saturation: lanes of one thread, or one of all threads, and the
-size of its batches. For a lone frame it uses all threads. The daemon is the real one as it comes,
-without a setting; its client, its front and its worker share the cores that the loop has for
-itself. Both take turns, and ratios are of neighbouring turns, so that a change of the machine's
-speed meets both alike; pairs are loop, daemon. Turns in which others took more than a twentieth
-of the processors do not count. All frames differ. With several tasks every request
-asks for all of them, and the loop decodes a frame once.
+size of its batches. It uses all threads for a lone frame. The daemon is the real one with its
+default settings; its client, its front and its worker share the cores that the loop has for itself.
+Both take turns, and ratios are of neighbouring turns, so that a change of the machine's speed
+affects both; pairs are loop, daemon. Turns in which others took more than a twentieth of the
+processors do not count. All frames differ. If there are several tasks, every request asks for all
+of them, and the loop decodes a frame once.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from tools.bench.serving import CpuMeter, Others, closed_loop, serving
 from tools.demo.daemon import Daemon
 
 BACKBONE = "efficientnet-lite0"
-SIZES = (1, 2, 4, 8, 16)  # of the loop's batches
-FRAMES = 64  # distinct ones
-HEIGHT, WIDTH, QUALITY = 480, 640, 90  # of the JPEG files, from a camera
+SIZES = (1, 2, 4, 8, 16)  # batch sizes of the loop
+FRAMES = 64  # number of distinct frames
+HEIGHT, WIDTH, QUALITY = 480, 640, 90  # JPEG files like those of a camera
 SCAN_S = 0.5
 DISTURBED = 0.05  # share of the processors that others take in a turn that is not counted
 IN_FLIGHT = 64
-_KEEP_BYTES, _KEEP_PIECE_BYTES = 64 * 2**20, 4 * 2**20  # as docs/tuning.md has it for clients
+_KEEP_BYTES, _KEEP_PIECE_BYTES = 64 * 2**20, 4 * 2**20  # docs/tuning.md advises this to clients
 
 
 def register(commands: Any) -> None:
@@ -154,12 +154,12 @@ def _compare(
 
 
 def _answered(client: Client) -> int:
-    """Frames since the daemon's start."""
+    """The number of frames that the daemon has answered since its start."""
     return client.statistics().tasks[0].inference_count
 
 
 class _Loop:
-    """The other process; takes no processor time between calls."""
+    """The process of the loop, which takes no processor time between calls."""
 
     def __init__(self, models: Sequence[Path], frames: Path, spec: str | None) -> None:
         threads = cores()
@@ -205,7 +205,7 @@ def _jpegs(seed: int) -> list[bytes]:
 
 
 def _tensors(files: Sequence[bytes], spec: Preprocess) -> list[dict[str, Any]]:
-    """The same frames as the models' own input, (rows 1, 3, side, side)."""
+    """The same frames as tensors that the models take, (rows 1, 3, side, side)."""
     tensors = np.empty((len(files), 1, 3, spec.height, spec.width), np.float32)
     for data, tensor in zip(files, tensors, strict=True):
         preprocess.prepare(data, spec, tensor[0])

@@ -1,7 +1,7 @@
-"""A field device of the grants benchmark: one image, uploaded at a set moment. Prints its times.
+"""A field device of the grants benchmark: uploads one image at a set time and prints its times.
 
-python -m tools.bench.uploader ENDPOINT SIDE START_S [announce]: START_S is of CLOCK_MONOTONIC,
-which all namespaces of a machine share.
+python -m tools.bench.uploader ENDPOINT SIDE START_S [announce]: START_S is a time of
+CLOCK_MONOTONIC, which all namespaces of a machine share.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One benchmark on this work tree and on another revision of it, in turns, and what changed.
 
 The revision is checked out beside the work tree, into a temporary folder. Both sides run the same
-command on the same processors with the same Python, as `old, new, new, old, ..`, so that a slow
-minute of the machine meets both alike. For every figure that both sides print, the line has the
+command on the same processors with the same Python, in the order `old, new, new, old, ..`, so that
+a slow minute of the machine affects both. The line has, for every figure that both sides print, the
 ratio new / old of the medians and its 95 % interval (percentiles of a bootstrap over the pairs).
 
 A bar such as "at least 0.97 of the code before" is met when the interval reaches 0.97.
@@ -26,9 +26,9 @@ from edged.errors import InvalidArgument, Unavailable
 from tools.bench.report import emit
 
 ROOT = Path(__file__).resolve().parents[2]
-LEAST_PAIRS = 15  # with fewer the interval of a noisy machine says little
+LEAST_PAIRS = 15  # the interval of fewer pairs says little on a noisy machine
 RESAMPLES = 10_000
-FOLDER = "{dir}"  # in the command: a folder of that side that is kept from run to run
+FOLDER = "{dir}"  # stands in the command for a folder of that side that is kept from run to run
 
 
 def register(commands: Any) -> None:
@@ -94,7 +94,7 @@ def check_out(root: Path, rev: str, into: Path) -> str:
 
 
 def figures(lines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Every number that a benchmark printed, by its place, as `alone.p50_ms`.
+    """Every number that a benchmark printed, by its path: `alone.p50_ms`.
 
     A list of numbers counts by its median, a list of tuples by the median of each column.
     """
@@ -127,10 +127,10 @@ def compare(
     wanted: Sequence[str] | None,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """By figure: the medians of both sides, the ratio new / old of these, and its 95 % interval.
+    """The medians of both sides, their ratio new / old and its 95 % interval, for each figure.
 
-    Left out are figures that are the same in every run, such as the seed, that some run did not
-    print, or whose old median is 0. Raises InvalidArgument for a wanted figure that is missing.
+    Figures are skipped that are the same in every run, such as the seed, that some run did not
+    print, or whose old median is 0. Raises InvalidArgument if a wanted figure is missing.
     """
     common = set.intersection(*(set(figures) for pair in pairs for figures in pair))
     if unknown := sorted(set(wanted or ()) - common):
@@ -163,7 +163,7 @@ class _Side:
         self._tree = tree
         self._kept = kept
         kept.mkdir()
-        # First on the path of every process that the benchmark starts, before what is installed.
+        # The tree comes before installed packages on the path of all processes of the benchmark.
         self._environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": ""}
 
     def __call__(self, command: Sequence[str]) -> list[dict[str, Any]]:

@@ -36,7 +36,7 @@ from edged import preprocess
 from edged.manifest import Preprocess
 
 Floats: TypeAlias = "npt.NDArray[np.float32]"
-Fill: TypeAlias = Callable[[int, Floats], None]  # the row of a frame, by number
+Fill: TypeAlias = Callable[[int, Floats], None]  # writes the frame of a number into a row
 
 WARM_UP_S = 0.2
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _filler(folder: Path, spec: str | None) -> Fill:
-    """What puts a frame into a row. Files are read once: reading is not what is compared."""
+    """The function that puts a frame into a row. Files are read once: reading is not compared."""
     paths = sorted(folder.iterdir())
     if spec is None:
         arrays = [np.load(path) for path in paths]
@@ -76,16 +76,16 @@ class _Loop:
         self._threads = threads
         self._fill = fill
         self._narrow = [_session(path, 1) for path in models]
-        # Pools that spin on after a run would take the cores from the next model's.
+        # Pools that keep spinning after a run would take the cores from the next model's pool.
         self._wide = [_session(path, threads, stop_spinning=len(models) > 1) for path in models]
         (taken,) = self._narrow[0].get_inputs()
         self._name: str = taken.name
         self._shape: list[int] = taken.shape[1:]
         self._pool = ThreadPoolExecutor(threads)
-        self._numbers = count()  # of frames
+        self._numbers = count()  # numbers of frames
 
     def lanes(self, rows: int, seconds: float) -> dict[str, float]:
-        """Frames/s with batches of `rows`, on one thread each."""
+        """The frames/s with batches of `rows`, on one thread each."""
         done = [0] * self._threads
         stop = threading.Event()
 
@@ -111,14 +111,14 @@ class _Loop:
         return found
 
     def wide(self, rows: int, seconds: float) -> dict[str, float]:
-        """Frames/s with batches of `rows`, one after the other."""
+        """The frames/s with batches of `rows`, one after the other."""
         batch = self._buffer(rows)
         cpu_s = time.process_time()
         times = list(self._timed(lambda: self._decoded_by_all(batch), batch, seconds))
         return _rate(rows * len(times), sum(times), time.process_time() - cpu_s)
 
     def alone(self, seconds: float) -> dict[str, list[float]]:
-        """Seconds of each frame, one at a time on all threads."""
+        """The seconds of each frame, one at a time on all threads."""
         batch = self._buffer(1)
         fill = lambda: self._fill(next(self._numbers), batch[0])  # noqa: E731
         return {"times_s": list(self._timed(fill, batch, seconds))}
@@ -127,7 +127,7 @@ class _Loop:
         list(self._pool.map(lambda row: self._fill(next(self._numbers), row), batch))
 
     def _timed(self, fill: Callable[[], None], batch: Floats, seconds: float) -> Iterator[float]:
-        """Seconds of each batch; of one at least, however long it takes."""
+        """The seconds of each batch; at least one batch runs."""
         counted_from_s = time.perf_counter() + WARM_UP_S
         counted = 0
         while (began_s := time.perf_counter()) < counted_from_s + seconds or not counted:

@@ -26,7 +26,7 @@ from tools.demo.report import Summary, render, summarize
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 all well, 1 something failed (one line on standard error says what)."""
+    """Returns the exit status: 0, or 1 if something failed, which one line of stderr names."""
     parser = argparse.ArgumentParser(prog="python -m tools.demo", description=__doc__)
     parser.add_argument("--dir", type=Path, default=Path(".demo"), help="where everything is kept")
     parser.add_argument("--seed", type=int, default=0, help="of splits, crops and mixing")
@@ -94,7 +94,7 @@ def _try_it(folder: Folder) -> str:
 
 
 def _short(path: Path) -> Path:
-    """As one would type it here."""
+    """The path relative to the current folder, if it is below it."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 

@@ -16,8 +16,8 @@ from edged.manifest import Preprocess
 if TYPE_CHECKING:
     import torch
 
-# That release's evaluation: the shorter side to 224 + 32 pixels (CROP_PADDING), the 224 in the
-# middle, (byte - 127) / 128.
+# The evaluation of that release: the shorter side becomes 224 + 32 pixels (CROP_PADDING), the
+# middle 224 pixels are cropped, and a byte becomes (byte - 127) / 128.
 PREPROCESS = Preprocess(
     height=224,
     width=224,

@@ -1,6 +1,6 @@
 """The demo's store: the backbone exported and cut into blocks, and a head trained for each task.
 
-What is there already is kept. Knows nothing of the daemon.
+Models that are there already are kept. Knows nothing of the daemon.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BACKBONE = "imagenet"  # the model whose features the heads stand on
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Where the demo keeps everything; nothing outside is touched."""
+    """The folder of all files of the demo; it writes nowhere else."""
 
     path: Path
 
@@ -38,17 +38,17 @@ class Folder:
         return self.path / "efficientnet-lite0.onnx"
 
     def head(self, task: str) -> Path:
-        """A trained head alone: features in, logits out."""
+        """The file of a trained head alone, from features to logits."""
         return self.path / "heads" / f"{task}.onnx"
 
     @property
     def reference(self) -> Path:
-        """What the uncut models answered."""
+        """The file of the uncut models' answers."""
         return self.path / "reference"
 
 
 def build(folder: Folder, seed: int) -> dict[str, Manifest]:
-    """Make what is missing, and return the models by name. Says what it does as it goes."""
+    """Make the models that are missing, reporting progress, and return all models by name."""
     store = Store(folder.store).create()
     for path in (folder.images, folder.head("").parent, folder.reference):
         path.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def build(folder: Folder, seed: int) -> dict[str, Manifest]:
 
 
 def _export_backbone(folder: Folder, store: Store) -> None:
-    # Imported here: a second run needs no torch.
+    # These are imported here, because a second run needs no torch.
     from export.add import add_models
     from export.source import Source
     from export.torch_model import export_module

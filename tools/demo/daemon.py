@@ -15,7 +15,7 @@ from types import TracebackType
 from edged.errors import EdgedError
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.toml"
-SOCKET = "edged.sock"  # in the daemon's folder, as the configuration has it
+SOCKET = "edged.sock"  # name of the socket in the daemon's folder, by the configuration
 
 _LEASH = Path(__file__).resolve().with_name("leash.py")
 _START_S = 120.0
@@ -23,7 +23,7 @@ _DRAIN_S = 40.0
 
 
 def command(config: Path = CONFIG) -> list[str]:
-    """What runs the daemon in the foreground, with this very Python."""
+    """The command that runs the daemon in the foreground, with this Python."""
     return [sys.executable, "-m", "edged", "serve", "--config", str(config)]
 
 
@@ -34,12 +34,10 @@ class DaemonFailed(EdgedError):
 class Daemon:
     """The daemon in `folder`: serving inside the `with` block, drained and gone after it.
 
-    `config` has it listen at `folder`/edged.sock.
+    `config` has it listen at `folder`/edged.sock. Its log is `folder`/daemon.log. It is also told
+    to drain when the thread that entered the block ends.
 
-    It ends with the thread that entered the block, too, whatever ends that: it is told to drain.
-
-    Its log is `folder`/daemon.log. Raises DaemonFailed when it does not get ready in time, or
-    ends with a status other than 0.
+    Raises DaemonFailed when it does not get ready in time, or ends with a status other than 0.
     """
 
     def __init__(self, folder: Path, config: Path = CONFIG, *, start_s: float = _START_S) -> None:
@@ -73,7 +71,7 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """Of the front; the worker is its child."""
+        """The process id of the front; the worker is its child."""
         return self._process.pid
 
     def __exit__(
@@ -92,7 +90,7 @@ class Daemon:
             raise self._failed(f"ended with status {status}")
 
     def _wait_until_ready(self, notify: socket.socket) -> None:
-        """Until READY=1 (sd_notify) comes. The daemon's death or the time limit end the waiting."""
+        """Wait for READY=1 (sd_notify). Raises if the daemon dies or the time limit passes."""
         deadline_s = time.monotonic() + self._start_s
         death = os.pidfd_open(self._process.pid)
         try:

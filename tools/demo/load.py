@@ -15,20 +15,20 @@ from edged.client import Client, Pending
 from tools.demo.data import HeldOut
 
 DEVICES = 4
-IN_FLIGHT = 2  # requests of each device
+IN_FLIGHT = 2  # unanswered requests of each device
 TOP_K = 5
-ALL_TASKS_EVERY = 8  # so many requests; the others ask for the one task that the image is of
+ALL_TASKS_EVERY = 8  # every eighth request asks for all tasks, the others for the image's own task
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the daemon said of an image: the best TOP_K classes of its own task, best first."""
+    """The daemon's answer for an image."""
 
     image: HeldOut
-    classes: tuple[str, ...]
-    tasks: int  # that the request asked for
+    classes: tuple[str, ...]  # the TOP_K best classes of its own task, best first
+    tasks: int  # number of tasks that the request asked for
     round_trip_s: float
-    batch_rows: int  # of the largest batch that the request was part of
+    batch_rows: int  # rows of the largest batch that the request was part of
 
 
 def ask_all(endpoint: str, images: Sequence[HeldOut], seed: int) -> list[Answer]:

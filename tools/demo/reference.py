@@ -1,4 +1,4 @@
-"""What to compare the daemon with: each task's uncut model, run whole in ONNX Runtime.
+"""The reference for the daemon's answers: each task's uncut model, run whole in ONNX Runtime.
 
 The uncut model of a trained head is put together from the backbone as torch exported it and the
 head as it was trained; neither has been through the cutter. Images go through the same
@@ -24,7 +24,7 @@ _ROWS = 8  # images run at once; the result does not depend on it
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """The classes of each image, best first, and a digest of all that they follow from."""
+    """The classes of each image, best first, and a digest of everything that they depend on."""
 
     key: str
     classes: list[list[str]]
@@ -35,7 +35,7 @@ def classify(
 ) -> dict[HeldOut, tuple[str, ...]]:
     """The best `top` classes of each image by the uncut model of its task, best first.
 
-    They are kept in `folder`, and read from there while what they follow from stays the same.
+    They are kept in `folder`, and read from there while everything that they depend on is the same.
     """
     found: dict[HeldOut, tuple[str, ...]] = {}
     for task in dict.fromkeys(image.task for image in images):
@@ -60,7 +60,7 @@ def _key(backbone: Path, model: Manifest, images: Sequence[HeldOut], top: int) -
 
 
 def _uncut(folder: Folder, model: Manifest) -> bytes:
-    """The backbone, its own classifier replaced by the head of `model` if that has one."""
+    """The backbone; the head of `model`, if it has one, replaces the classifier."""
     if model.head_of is None:
         return folder.backbone.read_bytes()
     import onnx

@@ -1,6 +1,6 @@
-"""What the demo found, as frozen values, as one table for people and as JSON for programs. No I/O.
+"""The demo's results as frozen values, as a table for people and as JSON for programs. No I/O.
 
-Accuracy of a task is top-1, or top-5 where there are too few images to tell more (imagenet).
+The accuracy of a task is top-1, or top-5 if there are too few images for that (imagenet).
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ TOP = {"imagenet": 5}
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One task through the daemon. Latencies as the client saw them, of requests under load."""
+    """One task, served by the daemon. Latencies are those that the client saw, under load."""
 
     name: str
-    images: int  # held out
+    images: int  # held-out images
     top: int  # how many of the best classes count: top-1 or top-5
-    right: int  # of the images, through the daemon
-    right_uncut: int  # of the same images, by the uncut model in ONNX Runtime
+    right: int  # images that the daemon classified right
+    right_uncut: int  # images that the uncut model in ONNX Runtime classified right
     unlike_uncut: int  # images where the daemon and the uncut model name different classes
-    requests: int  # that asked for the task, on its own images or on others
+    requests: int  # requests for the task, with its own images or with others
     p50_ms: float
     p99_ms: float
     batch_rows: dict[int, int]  # requests by the rows of the largest batch that they were in
-    shared_bytes: int  # of its blocks that other models have too
+    shared_bytes: int  # bytes of its blocks that other models have too
     own_bytes: int
 
     @property
@@ -42,16 +42,16 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """All of a run."""
+    """The results of a run."""
 
     tasks: tuple[Task, ...]
-    seconds: float  # from the first request to the last answer
+    seconds: float  # time between the first request and the last answer
     requests: int
-    requests_for_all: int  # that asked for every task at once
+    requests_for_all: int  # requests for every task at once
     batches: int
-    mixed_batches: int  # that held rows of several tasks
-    block_bytes: int  # the store's
-    whole_bytes: int  # of the same models, uncut
+    mixed_batches: int  # batches with rows of several tasks
+    block_bytes: int  # bytes of the store's blocks
+    whole_bytes: int  # bytes of the same models, uncut
 
     @property
     def agrees(self) -> bool:
@@ -67,7 +67,7 @@ def summarize(
     block_bytes: Mapping[str, int],
     seconds: float,
 ) -> Summary:
-    """A run of `seconds`, from the answers to all images and the best classes by uncut models."""
+    """The results of a run: `answers` has all images, `uncut` the classes by uncut models."""
     batches = tuple(batches)
     for_all = [answer for answer in answers if answer.tasks > 1]
     used = {block for model in models.values() for block in _blocks(model)}
@@ -116,7 +116,7 @@ def _task(
 
 
 def render(summary: Summary) -> str:
-    """The table, and in sentences what it cannot hold."""
+    """The table, and sentences for the figures that are not in it."""
     headers = (
         "task", "held-out accuracy", "images", "uncut model", "requests", "p50 ms", "p99 ms",
         "rows a batch", "shared", "its own",
@@ -137,9 +137,9 @@ def render(summary: Summary) -> str:
 
 
 def _differ(answer: Answer, uncut: tuple[str, ...], top: int) -> bool:
-    """Whether the best class is another, or the answer right by one and wrong by the other.
+    """Whether the best classes differ, or only one of the two answers is right.
 
-    Ranks further down are not compared: rounding may swap two classes that score the same.
+    Lower ranks are not compared: rounding may swap two classes that score the same.
     """
     label = answer.image.label
     return answer.classes[0] != uncut[0] or (

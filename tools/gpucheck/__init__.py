@@ -1,1 +1,1 @@
-"""What edged does on an NVIDIA GPU, checked and written down on one page."""
+"""A check of edged on an NVIDIA GPU, with its results on one page."""

@@ -104,7 +104,7 @@ def _findings(setting: Setting, only: str | None) -> Findings:
 
 
 def _why_no_gpu() -> str:
-    """Empty where torch finds an NVIDIA GPU."""
+    """The reason why there is no GPU; empty if torch finds an NVIDIA GPU."""
     if importlib.util.find_spec("torch") is None:
         return "torch is not installed"
     import torch
@@ -128,7 +128,7 @@ def _versions() -> dict[str, str]:
 
 
 def _gpu_bytes(pids: Sequence[int]) -> int:
-    """All that is taken of the GPU, whoever takes it: nobody else may use it meanwhile."""
+    """All memory of the GPU in use, by any process: nobody else may use the GPU meanwhile."""
     import torch
 
     free, total = torch.cuda.mem_get_info()
@@ -140,7 +140,7 @@ def _pss_bytes(pids: Sequence[int]) -> int:
 
 
 def _sizes(rows: int) -> tuple[int, ...]:
-    """1, 2, 4, .. and `rows`."""
+    """The batch sizes 1, 2, 4, .. and `rows`."""
     return (*(2**power for power in range(rows.bit_length()) if 2**power < rows), rows)
 
 

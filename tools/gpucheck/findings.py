@@ -1,4 +1,4 @@
-"""What a check of a GPU found, and what it was asked for. Values only: no device, no files."""
+"""The findings of a check of a GPU, and its settings. Values only: no device, no files."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import msgspec
 
 
 class Point(msgspec.Struct, frozen=True):
-    """Forward passes of one uncut model on rows that lie on the device, without anything around."""
+    """Bare forward passes of one uncut model on rows that are on the device already."""
 
     rows: int
     eager_ms: float
-    graph_ms: float | None  # replayed as a CUDA graph; None: not possible
+    graph_ms: float | None  # time as a replayed CUDA graph; None if that is not possible
 
     @property
     def images_per_s(self) -> float:
-        """The faster of both ways."""
+        """The images a second of the faster of the two."""
         best_ms = self.eager_ms if self.graph_ms is None else min(self.eager_ms, self.graph_ms)
         return self.rows / best_ms * 1e3
 
@@ -25,14 +25,14 @@ class Whole(msgspec.Struct, frozen=True):
     """Three uncut models in one process."""
 
     curve: tuple[Point, ...]
-    alone_per_s: float  # images in turn through all of them, one at a time
+    alone_per_s: float  # images a second, one at a time, through the three models in turn
 
 
 class Served(msgspec.Struct, frozen=True):
     """The daemon under a load that keeps it busy."""
 
     images_per_s: float
-    mean_rows: float  # of its batches
+    mean_rows: float  # mean rows of its batches
     mixed: float  # the share of batches with more than one task
     unanswered: int
     refused: dict[str, int]
@@ -47,7 +47,7 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 class Conformance(msgspec.Struct, frozen=True):
-    """The suite over all backends."""
+    """The results of the conformance suite of all backends."""
 
     passed: int
     failed: int
@@ -63,9 +63,9 @@ class Findings(msgspec.Struct, frozen=True):
     command: str
     seed: int
     model: str
-    side: int  # of the images, in pixels
+    side: int  # side of the images in pixels
     tasks: int
-    rows: int  # of the largest batch
+    rows: int  # rows of the largest batch
     conformance: Conformance
     whole: Whole
     cross_task: Served
@@ -85,12 +85,12 @@ class Check(NamedTuple):
 
 
 def bare_per_s(findings: Findings) -> float:
-    """Images a second of the bare forward pass at the daemon's batch size."""
+    """The images a second of the bare forward pass at the daemon's batch size."""
     return next(p for p in findings.whole.curve if p.rows == findings.rows).images_per_s
 
 
 def checks(findings: Findings) -> list[Check]:
-    """The figures that are asked for, and what came out."""
+    """The figures with an aim, and whether they reached it."""
     memory = findings.memory
     return [
         Check(

@@ -24,8 +24,8 @@ from tools.demo.daemon import Daemon
 from tools.gpucheck.findings import Conformance, Memory, Served, Whole
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 300.0  # for a daemon to load and warm up
-TIMEOUT_S = 30.0  # of a request
+PATIENCE_S = 300.0  # time limit for a daemon to load and warm up
+TIMEOUT_S = 30.0  # time-out of a request
 WARM_UP_S = 2.0
 CLIENTS = 4
 
@@ -39,16 +39,16 @@ class CheckFailed(EdgedError):
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured, on what."""
+    """The settings of the measurements."""
 
-    device: str  # of torch: "cpu" or "cuda"
+    device: str  # torch's name of it: "cpu" or "cuda"
     model: str
     tasks: int
-    sizes: tuple[int, ...]  # batches, ascending
-    threads: int  # of the processor, for one batch
-    seconds: float  # of each measurement
+    sizes: tuple[int, ...]  # batch sizes, ascending
+    threads: int  # processor threads of one batch
+    seconds: float  # length of each measurement
     seed: int
-    folder: Path  # for models and store, kept if they are there
+    folder: Path  # folder of models and store, which are kept
 
     @property
     def rows(self) -> int:
@@ -59,7 +59,7 @@ class Setting:
 
 
 def conformance(folder: Path, only: str | None) -> Conformance:
-    """Run tests/backends, or `only` a part of it. Its words go to standard error."""
+    """Run tests/backends, or `only` a part of it. The output goes to standard error."""
     report = folder / "conformance.xml"
     command = [sys.executable, "-m", "pytest", "tests/backends", "-q", "-p", "no:cacheprovider"]
     command += [f"--junitxml={report}", *(("-k", only) if only else ())]
@@ -84,7 +84,7 @@ def whole(setting: Setting, used: UsedBytes) -> tuple[Whole, int]:
 
 
 def nothing(setting: Setting, used: UsedBytes) -> int:
-    """Bytes of a process that has only begun to use the device."""
+    """The bytes of a process that has only begun to use the device."""
     with _process(setting, 0) as process:
         taken = used([process.pid])
         process.communicate("end\n")
@@ -114,7 +114,7 @@ def _process(setting: Setting, tasks: int) -> Iterator[subprocess.Popen[str]]:
 
 @dataclass(frozen=True)
 class Serving:
-    """What the daemon showed."""
+    """The figures of the daemon."""
 
     side: int
     cross_task: Served
@@ -162,7 +162,7 @@ def _daemon(setting: Setting, store: Path, policy: str) -> Iterator[Daemon]:
 
 
 def _saturated(setting: Setting, daemon: Daemon, load: Clients, *, in_flight: int) -> Served:
-    """As many requests out as keep the device busy, from several processes."""
+    """Keep the device busy with requests from several processes."""
     each = ["--in-flight", str(-(-in_flight // CLIENTS))]
     with Client(daemon.endpoint) as client:
         before = client.statistics().batches
@@ -201,5 +201,5 @@ def _since(
 
 
 def memory(nothing_bytes: int, whole_bytes: int, daemon_bytes: int, before: int) -> Memory:
-    """What each took beyond what was taken before."""
+    """The bytes that each took beyond those that were in use before."""
     return Memory(nothing_bytes - before, whole_bytes - before, daemon_bytes - before)

@@ -1,4 +1,4 @@
-"""The page that says what was found. Text from values; knows no files."""
+"""The page with the findings: text made of values. Knows no files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tools.gpucheck.findings import Findings, Point, Served, all_held, bare_per_
 
 
 def page(findings: Findings) -> str:
-    """docs/results/gpu-<device>-<date>.md, as Markdown."""
+    """The Markdown of docs/results/gpu-<device>-<date>.md."""
     suite = findings.conformance
     verdict = "everything held" if all_held(findings) else "NOT everything held"
     versions = ", ".join(f"{name} {of}" for name, of in findings.versions.items())

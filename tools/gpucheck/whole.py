@@ -20,11 +20,11 @@ import torch
 from tools.bench.backbones import MODELS
 from tools.gpucheck.findings import Point, Whole
 
-_MOST_RUNS = 200  # of one measurement
+_RUNS_MAX = 200  # most runs of one measurement
 
 
 class Device:
-    """Where the models run, and how to wait for it."""
+    """The device on which the models run, and how to wait for it."""
 
     def __init__(self, kind: str) -> None:
         self.torch = torch.device(kind)
@@ -36,17 +36,17 @@ class Device:
 
     @contextlib.contextmanager
     def own_stream(self) -> Iterator[None]:
-        """Graphs are recorded on a stream that is not the default one."""
+        """A stream of our own: graphs cannot be recorded on the default one."""
         with torch.cuda.stream(torch.cuda.Stream()) if self.is_cuda else contextlib.nullcontext():
             yield
 
     def seconds(self, work: Callable[[], object], budget_s: float) -> float:
-        """The median of what one run takes."""
+        """The median seconds of one run."""
         times_s: list[float] = []
         end_s = time.perf_counter() + budget_s
         work()
         self.wait()
-        while not times_s or (time.perf_counter() < end_s and len(times_s) < _MOST_RUNS):
+        while not times_s or (time.perf_counter() < end_s and len(times_s) < _RUNS_MAX):
             began_s = time.perf_counter()
             work()
             self.wait()
@@ -55,7 +55,7 @@ class Device:
 
 
 def point(module: torch.nn.Module, x: torch.Tensor, device: Device, budget_s: float) -> Point:
-    """Forward passes of `x`."""
+    """Measure forward passes of `x`."""
     with device.own_stream():
         eager_s = device.seconds(lambda: module(x), budget_s)
         graph_s = None
@@ -73,7 +73,7 @@ def point(module: torch.nn.Module, x: torch.Tensor, device: Device, budget_s: fl
 def alone_per_s(
     modules: list[torch.nn.Module], x: torch.Tensor, device: Device, budget_s: float
 ) -> float:
-    """One image at a time, the models in turn."""
+    """The images a second, one at a time, with the models in turn."""
     turns = itertools.cycle(modules)
     return 1.0 / device.seconds(lambda: next(turns)(x), budget_s)
 
@@ -89,7 +89,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as the daemon
+    # The daemon does not allow it either.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     device = Device(args.device)
     modules: list[torch.nn.Module] = []
     example = torch.zeros(1, 1)

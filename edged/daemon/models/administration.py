@@ -11,11 +11,12 @@ import functools
 import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from edged.core.events import LoadAsked, PinAsked, Settled, UnloadAsked
 from edged.daemon.models.catalog import Catalog
 from edged.daemon.models.held_store import Contents
+from edged.daemon.models.instructions import Instructions, Wish
 from edged.daemon.models.versions import Change, Versions
 from edged.device.failures import typed
 from edged.errors import EdgedError, NotFound, StoreError, Unavailable, from_code
@@ -65,18 +66,11 @@ class Host(Protocol):
         """Take new requests for these models."""
 
 
-class _Wish(NamedTuple):
-    """What a model is to be."""
-
-    unloaded: bool
-    pinned: bool
-
-
 @dataclass(slots=True, eq=False)
 class _Reload:
     change: Change
     done: list[Reloaded]
-    asked: dict[str, _Wish] = field(default_factory=dict)  # of the new versions, by key
+    asked: dict[str, Wish] = field(default_factory=dict)  # what was asked for each new key
     defined: bool = False
     open_asks: int = 0
 
@@ -84,10 +78,11 @@ class _Reload:
 class Administration:
     """Owns the versions, what administrators want of each model, and the reload under way."""
 
-    def __init__(self, versions: Versions, shelf: Shelf, pinned: Iterable[str], host: Host) -> None:
+    def __init__(
+        self, versions: Versions, shelf: Shelf, instructions: Instructions, host: Host
+    ) -> None:
         self.versions = versions
-        self.pinned = set(pinned)  # names of models
-        self.unloaded: set[str] = set()
+        self._instructions = instructions
         self._shelf = shelf
         self._host = host
         self._last_ask = 0
@@ -96,18 +91,47 @@ class Administration:
         self._next_reload: list[Reloaded] = []
         self._lingering: list[str] = []  # versions off the device that requests still wait for
 
+    @property
+    def pinned(self) -> Collection[str]:
+        """Names of the models that are to stay."""
+        return self._instructions.pinned
+
+    @property
+    def unloaded(self) -> Collection[str]:
+        """Names of the models that an administrator has unloaded."""
+        return self._instructions.unloaded
+
+    def recall(self, now: float) -> None:
+        """Ask the scheduler for what administrators said before this start."""
+        served, instructions = self.versions.served, self._instructions
+        for name in sorted(instructions.unloaded & served.keys()):
+            self._ask(functools.partial(_unload, served[name]), _ignore, now)
+        for name in sorted(instructions.pinned_by_administrators & served.keys()):
+            recalled = functools.partial(self._on_recalled, name)
+            self._ask(functools.partial(_pin, served[name]), recalled, now)
+
+    def _on_recalled(self, name: str, error: EdgedError | None, now: float) -> None:
+        if error is None or name not in self._instructions.pinned_by_administrators:
+            return  # it is pinned, or an administrator has changed it meanwhile
+        log.warning(
+            "model %s is not pinned, though an administrator wanted it: %s", name, error,
+            extra={"model": name},
+        )  # fmt: skip
+        self._instructions.skip_pin(name)
+        if name in self.versions.served:
+            self._ask(functools.partial(_unpin, self.versions.served[name]), _ignore, now)
+
     # --- one model ------------------------------------------------------------------------------
 
     def load(self, name: str, done: Done, now: float) -> None:
         """Raises NotFound, as the other three."""
         key = self._key(name)
-        self.unloaded.discard(name)
+        self._instructions.load(name)
         self._ask(functools.partial(_load, key), done, now)
 
     def unload(self, name: str, done: Done, now: float) -> None:
         key = self._key(name)
-        self.unloaded.add(name)
-        self.pinned.discard(name)
+        self._instructions.unload(name)
         self._ask(functools.partial(_unload, key), done, now)
 
     def pin(self, name: str, done: Done, now: float) -> None:
@@ -115,17 +139,17 @@ class Administration:
 
         def pinned(error: EdgedError | None, now: float) -> None:
             if error is None:
-                self.pinned.add(name)
+                self._instructions.pin(name)
             elif name not in self.pinned:
                 self._ask(functools.partial(_unpin, key), _ignore, now)
             done(error, now)
 
-        self.unloaded.discard(name)
+        self._instructions.load(name)
         self._ask(functools.partial(_pin, key), pinned, now)
 
     def unpin(self, name: str, done: Done, now: float) -> None:
         key = self._key(name)
-        self.pinned.discard(name)
+        self._instructions.unpin(name)
         self._ask(functools.partial(_unpin, key), done, now)
 
     def settled(self, event: Settled, now: float) -> None:
@@ -146,7 +170,7 @@ class Administration:
         done, self._next_reload = self._next_reload, []
         try:
             change = self._read()
-        except Exception as caught:  # whatever it is, it concerns the new contents and not the old
+        except Exception as caught:  # any error is one of the new contents: the old ones are served
             error = typed(caught, "the store could not be read")
             self._keep_blocks()
             log.error("reload failed, all is served as before: %s", error)
@@ -154,7 +178,7 @@ class Administration:
                 tell(error, now)
             return
         for key in self._host.failing_models():
-            if not self._wish(self.versions.models[key].name).unloaded:
+            if not self._instructions.wish(self.versions.models[key].name).unloaded:
                 self._ask(functools.partial(_load, key), _ignore, now)  # it may have been mended
         reload = self._reload = _Reload(change, done)
         if reload.change.new:
@@ -181,7 +205,7 @@ class Administration:
         for key, manifest in reload.change.new.items():
             if reload is not self._reload:
                 return  # one of those before has failed at once
-            wish = reload.asked[key] = self._wish(manifest.name)
+            wish = reload.asked[key] = self._instructions.wish(manifest.name)
             done = functools.partial(self._on_new, reload)
             self._ask(functools.partial(_EVENTS[wish], key), done, now)
 
@@ -206,13 +230,10 @@ class Administration:
             self._give_up(self._reload, error, now)
 
     def on_sweep(self, now: float) -> None:
-        """Now and then: forget versions whose last request has been answered meanwhile."""
+        """Forget versions whose last request has been answered meanwhile; called now and then."""
         lingering, self._lingering = self._lingering, []
         for key in lingering:
             self._forget(key, None, now)
-
-    def _wish(self, name: str) -> _Wish:
-        return _Wish(name in self.unloaded, name in self.pinned)
 
     def _on_new(self, reload: _Reload, error: EdgedError | None, now: float) -> None:
         if reload is not self._reload:
@@ -224,18 +245,17 @@ class Administration:
             self._switch(reload, now)
 
     def _switch(self, reload: _Reload, now: float) -> None:
-        """From here on requests get the new versions."""
+        """Give the new versions to all requests that arrive from now on."""
         change = reload.change
         gone = self.versions.switch(change)
-        self.pinned -= set(change.removed)
-        self.unloaded -= set(change.removed)
+        self._instructions.forget(change.removed)
         self._host.serve(self.versions.catalog())
         log.info(
             "reloaded: %d models added, %d changed, %d removed",
             len(change.added), len(change.changed), len(change.removed),
         )  # fmt: skip
         for key, asked in reload.asked.items():
-            wish = self._wish(self.versions.models[key].name)
+            wish = self._instructions.wish(self.versions.models[key].name)
             if wish != asked:  # an administrator has changed the old version meanwhile
                 self._ask(functools.partial(_EVENTS[wish], key), _ignore, now)
         self._end(reload, change, now)
@@ -264,7 +284,7 @@ class Administration:
 
     def _forget(self, key: str, error: EdgedError | None, now: float) -> None:
         if error is not None:
-            log.info("version %s stays: %s", key, error)  # as when the daemon shuts down
+            log.info("version %s stays: %s", key, error)  # the daemon shuts down, for example
             return
         if self._host.is_in_use(key):
             self._lingering.append(key)
@@ -277,9 +297,9 @@ class Administration:
     # --- inside -----------------------------------------------------------------------------------
 
     def _keep_blocks(self) -> None:
-        """Let go of the blocks that no version needs, nor one that is on its way in."""
-        coming = self._reload.change.new.values() if self._reload is not None else ()
-        blocks = {step.block for manifest in coming for step in manifest.steps}
+        """Let go of the blocks that no version needs, nor one that a reload is bringing in."""
+        new = self._reload.change.new.values() if self._reload is not None else ()
+        blocks = {step.block for manifest in new for step in manifest.steps}
         self._shelf.keep(self.versions.blocks | blocks)
 
     def _key(self, name: str) -> str:
@@ -322,13 +342,13 @@ def _unpin(key: str, ask: int) -> PinAsked:
     return PinAsked(ask, key, False)
 
 
-_EVENTS: dict[_Wish, Callable[[str, int], LoadAsked | UnloadAsked | PinAsked]] = {
-    _Wish(unloaded=False, pinned=False): _load,
-    _Wish(unloaded=False, pinned=True): _pin,
-    _Wish(unloaded=True, pinned=False): _unload,
-    _Wish(unloaded=True, pinned=True): _unload,
+_EVENTS: dict[Wish, Callable[[str, int], LoadAsked | UnloadAsked | PinAsked]] = {
+    Wish(unloaded=False, pinned=False): _load,
+    Wish(unloaded=False, pinned=True): _pin,
+    Wish(unloaded=True, pinned=False): _unload,
+    Wish(unloaded=True, pinned=True): _unload,
 }
 
 
 def _ignore(error: EdgedError | None, now: float) -> None:
-    """For what nobody waits for."""
+    """Nobody waits for this outcome."""

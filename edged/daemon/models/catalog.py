@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,21 +16,21 @@ import msgspec
 from edged import manifest as manifests
 from edged.core.events import Part
 from edged.daemon.models.fitting import check_inputs, check_output, signature
-from edged.daemon.models.held_store import Unusable
+from edged.daemon.models.held_store import Unusable, no_model_left
 from edged.device.inputs import preparations
 from edged.errors import InvalidArgument, NotFound, StoreError
 from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.wire import (
     InputTensor,
+    ModelIndex,
     ModelMetadataReply,
-    ModelState,
     RequestedOutput,
     TensorMetadata,
 )
 
 _RESOLVED = 1024  # kinds of requests whose needs are remembered
-NOT_LOADED = "not loaded; an administrator can: edged load"
+NOT_LOADED = "unloaded by an administrator; to take that back: edged load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Wanted:
 
     task: str
     model: str
-    key: str  # of the model's version, by which scheduler and worker know it
+    key: str  # scheduler and worker know the model's version by this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class Resolved:
 
     rows: int
     staging_rows: int
-    parts: tuple[Part, ...]  # for the scheduler: models by their first block
-    inputs: tuple[link.Input, ...]  # for the worker
+    parts: tuple[Part, ...]  # the scheduler's: models by their first block
+    inputs: tuple[link.Input, ...]  # the worker's
     asks: tuple[link.Ask, ...]
-    outputs: tuple[Wanted, ...]  # in the order of the request
+    outputs: tuple[Wanted, ...]  # ordered as in the request
 
 
 class Catalog:
@@ -73,12 +73,9 @@ class Catalog:
         if not manifests and not self._unusable:
             raise NotFound("the store holds no model; add one with edged-export")
         if not manifests:
-            name, model = next(iter(self._unusable.items()))
-            raise StoreError(
-                f"no model of the store can be served; {name!r} cannot because {model.reason}"
-            )
+            raise no_model_left({name: model.reason for name, model in self._unusable.items()})
         self.models = dict(manifests)
-        self._block_bytes = dict(block_bytes)  # of their files
+        self._block_bytes = dict(block_bytes)  # bytes of each block's file
         self._keys = dict(keys)
         self.tasks: dict[str, list[str]] = {}  # models of each task, the default one first
         known = [m.manifest for m in self._unusable.values() if m.manifest is not None]
@@ -173,10 +170,14 @@ class Catalog:
         )
 
     def index(
-        self, state: str, reason: str, idle: Mapping[str, str] | None = None
-    ) -> tuple[ModelState, ...]:
+        self,
+        state: str,
+        reason: str,
+        idle: Mapping[str, str] | None = None,
+        pinned: Collection[str] = (),
+    ) -> tuple[ModelIndex, ...]:
         """The rows of REPOSITORY_INDEX, by task and preference. `idle`: models that are not served
-        at present, and why. Last those of which nothing but the name is known.
+        at present, and why. The last rows are of models of which nothing but the name is known.
         """
         whys = {**(idle or {}), **{name: m.reason for name, m in self._unusable.items()}}
         rows = [
@@ -184,13 +185,14 @@ class Catalog:
                 self._manifest(model),
                 *(("UNAVAILABLE", whys[model]) if model in whys else (state, reason)),
                 default=model == models[0],
+                pinned=model in pinned,
             )
             for _, models in sorted(self.tasks.items())
             for model in models
         ]
         for name, model in self._unusable.items():
             if model.manifest is None:
-                rows.append(ModelState(name, "", "UNAVAILABLE", model.reason, default=False))
+                rows.append(ModelIndex(name, "", "UNAVAILABLE", model.reason, default=False))
         return tuple(rows)
 
     def _manifest(self, name: str) -> Manifest:
@@ -207,14 +209,17 @@ class Catalog:
                 "mended, an administrator can: edged reload"
             )
 
-    def _state(self, manifest: Manifest, state: str, reason: str, *, default: bool) -> ModelState:
+    def _state(
+        self, manifest: Manifest, state: str, reason: str, *, default: bool, pinned: bool
+    ) -> ModelIndex:
         blocks = {step.block for step in manifest.steps}
-        return ModelState(
+        return ModelIndex(
             name=manifest.name,
             task=manifest.task,
             state=state,
             reason=reason,
             default=default,
+            pinned=pinned,
             precision=manifest.precision,
             version=version_of(manifest),
             total_bytes=(

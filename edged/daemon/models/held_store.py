@@ -29,7 +29,7 @@ class Contents:
     unusable: Mapping[str, Unusable] = field(default_factory=dict)  # the other models
 
 
-class Shelf:
+class HeldStore:
     """Owns the holds on blocks, which keep `Store.gc` from removing what is still served."""
 
     def __init__(self, store: Store, names: Iterable[str] | None) -> None:
@@ -76,11 +76,11 @@ class Shelf:
 def inspect(store: Store, names: Iterable[str] | None) -> dict[str, str]:
     """The models that cannot be served, and why; every block is read to its end.
 
-    Raises as Store.survey.
+    Raises as Store.survey, and StoreError where not one model can be served.
     """
-    shelf = Shelf(store, names)
+    held = HeldStore(store, names)
     try:
-        contents = shelf.read()
+        contents = held.read()
         damaged: dict[str, str] = {}
         for block in contents.block_bytes:
             try:
@@ -88,9 +88,17 @@ def inspect(store: Store, names: Iterable[str] | None) -> dict[str, str]:
             except StoreError as error:
                 damaged[block] = str(error)
     finally:
-        shelf.close()
+        held.close()
     found = {name: model.reason for name, model in contents.unusable.items()}
     for name, manifest in contents.models.items():
         whys = [damaged[step.block] for step in manifest.steps if step.block in damaged]
         found |= {name: whys[0]} if whys else {}
+    if found and found.keys() >= contents.models.keys():
+        raise no_model_left(found)
     return found
+
+
+def no_model_left(whys: Mapping[str, str]) -> StoreError:
+    """The error for a store with models of which none can be served, each for its reason."""
+    name, reason = next(iter(whys.items()))
+    return StoreError(f"no model of the store can be served; {name!r} cannot because {reason}")

@@ -1,4 +1,4 @@
-"""Which versions of which models there are: served, coming with a reload, or on their way out.
+"""Which versions of which models there are: served, brought in by a reload, or leaving.
 
 A version has a key, by which scheduler and worker know it: the model's name for the first one, a
 name that no model can have for later ones. So old and new can be on the device at the same time,
@@ -22,7 +22,7 @@ class Change:
     """What is different between what is served and what the store says now."""
 
     contents: Contents
-    keys: dict[str, str]  # of all models that will be served, by name
+    keys: dict[str, str]  # key of each model that will be served, by the model's name
     new: dict[str, Manifest]  # versions to be brought in, by key
     added: tuple[str, ...]  # names of models
     changed: tuple[str, ...]
@@ -34,10 +34,10 @@ class Versions:
 
     def __init__(self, contents: Contents) -> None:
         self.served = {name: name for name in contents.models}  # keys by name
-        self.models: dict[str, Manifest] = dict(contents.models)  # by key, all that there are
+        self.models: dict[str, Manifest] = dict(contents.models)  # every version, by its key
         self.block_bytes = dict(contents.block_bytes)
         self.unusable = dict(contents.unusable)  # models of the store that are not served, by name
-        self._coming: set[str] = set()
+        self._arriving: set[str] = set()
         self._numbers = count(2)
 
     def catalog(self) -> Catalog:
@@ -74,7 +74,7 @@ class Versions:
     def bring_in(self, change: Change) -> None:
         """The new versions are there beside the old ones, and are not served yet."""
         self.models.update(change.new)
-        self._coming.update(change.new)
+        self._arriving.update(change.new)
         self.block_bytes.update(change.contents.block_bytes)
 
     def switch(self, change: Change) -> tuple[str, ...]:
@@ -87,7 +87,7 @@ class Versions:
 
     def give_up(self, change: Change) -> None:
         """Its versions are not on their way in any more."""
-        self._coming.difference_update(change.new)
+        self._arriving.difference_update(change.new)
 
     def forget(self, keys: Iterable[str]) -> None:
         """Versions that nobody needs any more, and the blocks that only they used."""
@@ -105,4 +105,4 @@ class Versions:
         """SERVING, COMING or GOING."""
         if self.served.get(self.models[key].name) == key:
             return "SERVING"
-        return "COMING" if key in self._coming else "GOING"
+        return "COMING" if key in self._arriving else "GOING"

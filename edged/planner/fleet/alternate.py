@@ -1,7 +1,8 @@
 """Alternating optimisation (Algorithm 1): J3O, BAJ3O and the baselines of section VI.
 
-One loop, several ways to onload. Literal where the paper is explicit; `fixed_step` mends pitfall
-5 (an overloaded node whose multiplier drives every gain to 0) by judging each node on its own.
+All share one loop and differ in how they choose what each node holds. The code follows the paper
+to the letter where the paper is explicit. `fixed_step` mends one fault of Algorithm 2, that the
+multiplier of an overloaded node drives every gain to 0, by judging each node on its own.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from edged.planner.fleet.rows import Rows, tables
 DELTA = 1e-5  # δ of Algorithm 1 [guess]
 ROUNDS = 20  # N_max of Algorithm 1 [guess]
 EPSILON = 0.01  # ε of the surrogate x / (x + ε), as a share of an edge's mean task load [guess]
-ALL_SUBSETS = 8  # tasks of an edge up to which every subset of them is tried
+EXHAUSTIVE_TASKS = 8  # an edge with at most this many tasks tries every subset of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rates:
-    """Offloading rates, (C, T): o and oce."""
+    """The offloading rates o and oce of each client and task, both (C, T)."""
 
     o: Array
     oce: Array
@@ -36,22 +37,23 @@ class Rates:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Alternated:
-    """The best assignment of the loop and its flows. `values` is F after each round."""
+    """The best assignment that the loop found, its flows, and F after each round in `values`."""
 
     z: Assignment
     flows: Flows
     values: tuple[float, ...]
 
 
-# Line 4 of Algorithm 1 for one tier: its nodes, what they could hold, their last assignment.
+# Line 4 of Algorithm 1: chooses what the nodes of a tier hold. The arguments are the tier, the rows
+# that its nodes could take, and their last assignment.
 Onload = Callable[[Tier, Rows | None, Ints], Ints]
 
 
 def alternate(problem: FleetProblem, onload: Onload, *, needs_rows: bool = False) -> Alternated:
     """Algorithm 1 with `onload` in place of line 4, and row (29) in the LP where batches form.
 
-    `needs_rows`: tables every useful assignment first. In mode strict the last round that serves
-    every query counts.
+    `needs_rows` says that `onload` reads the table of all useful assignments. Mode strict returns
+    the last round that serves every query.
     """
     lp = OffloadingLp(problem)
     table = tables(problem) if needs_rows else None
@@ -82,13 +84,13 @@ def alternate(problem: FleetProblem, onload: Onload, *, needs_rows: bool = False
             break
         rates = Rates(flows.offloaded, flows.cloud)
     assert best is not None
-    if problem.batching:  # row (29) does not imply (28): end with the exact one
+    if problem.batching:  # row (29) does not imply (28), so the last LP uses (28) itself
         best = best_active_sets(lp, *best)
     return Alternated(*best, tuple(values))
 
 
 def first_rates(p: FleetProblem) -> Rates:
-    """o in proportion to the loads as far as the uplinks carry, nothing to the cloud (line 1)."""
+    """Line 1: o grows with the load until the uplink is full; nothing goes to the cloud."""
     traffic = edge_sums(p, p.load @ p.input_mb)
     carried = np.divide(p.uplink_mb_s, traffic, out=np.ones_like(traffic), where=traffic > 0)
     o = np.broadcast_to(np.minimum(carried, 1.0)[p.edge_of, None], p.load.shape)
@@ -96,7 +98,7 @@ def first_rates(p: FleetProblem) -> Rates:
 
 
 def surrogate_at(p: FleetProblem, rates: Rates) -> Surrogate | None:
-    """Tangent of f(x) = x / (x + ε) at the loads of the edges now; None without batching."""
+    """The tangent of f(x) = x / (x + ε) at the edges' present loads; None without batching."""
     if not p.batching:
         return None
     load = edge_sums(p, p.load * (rates.o - rates.oce))
@@ -106,16 +108,16 @@ def surrogate_at(p: FleetProblem, rates: Rates) -> Surrogate | None:
 
 
 def _value_at(p: FleetProblem, z: Assignment, rates: Rates) -> float:
-    """F (2) at given rates, whatever the compute (lines 5 to 8)."""
+    """F (2) at the given rates, compute limits ignored (lines 5 to 8)."""
     client, edge = accuracy_of(p, z)
     each = (1 - rates.o) * client + (rates.o - rates.oce) * edge + rates.oce * p.cloud_accuracy
     return float((p.weight * each).sum())
 
 
 def best_active_sets(lp: OffloadingLp, z: Assignment, flows: Flows) -> tuple[Assignment, Flows]:
-    """Search, edge by edge, which of its tasks to serve: given these, (28) is linear.
+    """Search, edge by edge, which tasks it serves: once these are fixed, (28) is linear.
 
-    Starts from the tasks that `flows` serves at the edges.
+    The search starts from the tasks that `flows` serves at the edges.
     """
     problem = lp.problem
     running = edge_sums(problem, flows.edge * problem.load) > 0
@@ -132,8 +134,8 @@ def best_active_sets(lp: OffloadingLp, z: Assignment, flows: Flows) -> tuple[Ass
 
 
 def _subsets(tasks: Ints, running: Array) -> list[Ints]:
-    """All subsets of the tasks, or those one task away from `running` where there are too many."""
-    if len(tasks) <= ALL_SUBSETS:
+    """All subsets of the tasks; where those are too many, the ones one task away from `running`."""
+    if len(tasks) <= EXHAUSTIVE_TASKS:
         return [tasks[np.array(m, dtype=bool)] for m in product((0, 1), repeat=len(tasks))]
     toggled = [running ^ (np.arange(len(running)) == task) for task in tasks]
     return [np.flatnonzero(mask) for mask in toggled]
@@ -145,7 +147,7 @@ def literal_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
 
 
 def fixed_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
-    """Per node the best of Algorithm 2's whole path, the plain greedy set and the last one."""
+    """The best assignment of each node: of all steps of Algorithm 2, the greedy set and `last`."""
     free = np.zeros(len(last))
     plain = nodes.choose(tier, nodes.greedy(tier, free), free)
     candidates = np.stack([*nodes.greedy_lr(tier)[1], plain, last])
@@ -155,13 +157,13 @@ def fixed_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
 
 
 def greedy_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
-    """Gain per MB within memory and compute, (8) and (9) of problem (14) (Greedy-AO)."""
+    """Greedy-AO: models by gain per MB within memory and compute, (8) and (9) of problem (14)."""
     free = np.zeros(len(last))
     return nodes.choose(tier, nodes.greedy(tier, free, within_compute=True), free)
 
 
 def best_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
-    """The best of all assignments within memory and compute (OPT-AO)."""
+    """OPT-AO: the best of all assignments within memory and compute."""
     assert rows is not None
     node = np.arange(len(last))[:, None]
     served = rows.served
@@ -177,7 +179,7 @@ def best_step(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
 
 
 def random_step(rng: np.random.Generator) -> Onload:
-    """Models in random order, each held if it still fits (Rand-AO)."""
+    """Rand-AO: models in random order, each held if it still fits."""
 
     def onload(tier: Tier, rows: Rows | None, last: Ints) -> Ints:
         held = np.zeros(tier.reward.shape[:2], dtype=bool)

@@ -8,7 +8,7 @@ import numpy as np
 
 from edged.planner.fleet.problem import Array, FleetProblem, Ints
 
-NONE = -1  # in an assignment: no model serves the task (the spelling of the JSON format)
+NONE = -1  # entry of an assignment where no model serves the task, as in the JSON format
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,19 +25,19 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prices:
-    """What one more unit of a shared limit is worth: (E,) per MB/s, (E,) per GFLOP/s, per MB/s."""
+    """The gain in F from one more unit of each shared limit."""
 
-    uplink: Array
-    edge_compute: Array
-    cloud: float
+    uplink: Array  # (E,), F per MB/s
+    edge_compute: Array  # (E,), F per GFLOP/s
+    cloud: float  # F per MB/s
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flows:
-    """Shares of each (client, task), all (C, T): served locally, at the edge, in the cloud.
+    """The shares of each client's task that are served locally, at the edge and in the cloud.
 
-    `value` is F. `unserved` (C, T) is the share that had to be served and was not: zeros in mode
-    drop, and in a plan that null or strict mode allows.
+    All shares are (C, T). `unserved` is the share that had to be served and was not: it is 0 in
+    mode drop, and in every plan that mode null or strict allows. `value` is F.
     """
 
     local: Array
@@ -49,7 +49,7 @@ class Flows:
 
     @property
     def offloaded(self) -> Array:
-        """(C, T) o."""
+        """The share o that leaves the client, (C, T)."""
         return self.edge + self.cloud
 
     @property

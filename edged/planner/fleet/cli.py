@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # arrays and planners are imported when a command runs
 
 SAMPLES = 16  # loads that --spread plans for
 
-# Option of `generate` -> the field of Scenario, its type, what it says.
+# Option of `generate` -> the field of FleetScenario, its type, its help text.
 _SCENARIO: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "--clients": ("clients", int, "clients of the fleet"),
     "--edges": ("edges", int, "edges that they are spread over"),
@@ -109,7 +109,7 @@ def _solve(args: argparse.Namespace) -> int:
 def _plan(
     problem: FleetProblem, args: argparse.Namespace, rng: np.random.Generator
 ) -> tuple[FleetPlan, dict[str, float]]:
-    """The plan, and what the robust variants say besides."""
+    """The plan, and the further figures of the robust variants."""
     if args.spread is not None and args.previous is not None:
         raise PlanError("--spread and --previous: take one of the two")
     if args.samples is not None and args.spread is None:
@@ -138,13 +138,13 @@ def _plan_once(
     problem: FleetProblem, args: argparse.Namespace, rng: np.random.Generator
 ) -> FleetPlan:
     from edged.planner.fleet.decompose import MANY_EDGES
-    from edged.planner.fleet.methods import Options, solve
+    from edged.planner.fleet.methods import MethodOptions, solve
     from edged.planner.fleet.workers import workers
 
-    # Ray takes seconds to start: only for what it is of use for.
+    # Ray takes seconds to start, so it is started only for a fleet that is planned in parts.
     parts = args.method == "price" and problem.n_edges > MANY_EDGES
     with workers(args.workers if parts else "one") as run:
-        options = Options(args.effort, rng, args.time_limit_s, run)
+        options = MethodOptions(args.effort, rng, args.time_limit_s, run)
         return solve(problem, args.method, options)
 
 
@@ -166,7 +166,7 @@ def _rng(seed: int) -> np.random.Generator:
 
 
 def _show(problem: FleetProblem, plan: FleetPlan, extra: dict[str, float], time_s: float) -> str:
-    """Where the queries of each edge's clients go, then the figures that one asks for first."""
+    """A table of where the queries of each edge's clients go, then the figures of the plan."""
     lines = [] if problem.n_clients else ["clients: there are none, so the plan is empty"]
     if plan.obj is None:
         lines.append(
@@ -209,13 +209,13 @@ def _edges(problem: FleetProblem, plan: FleetPlan) -> str:
 
 
 def _generate(args: argparse.Namespace) -> int:
-    from edged.planner.fleet.generate import Scenario, generate
+    from edged.planner.fleet.generate import FleetScenario, generate
     from edged.planner.fleet.problem import to_instance
     from edged.planner.fleet.standley import losses
 
     fields = {field: getattr(args, field) for field, _, _ in _SCENARIO.values()}
     given = {field: value for field, value in fields.items() if value is not None}
-    scenario = convert({"batching": args.batching, "mode": args.mode, **given}, Scenario)
+    scenario = convert({"batching": args.batching, "mode": args.mode, **given}, FleetScenario)
     problem = generate(args.family, _rng(args.seed), losses(), scenario)
     write_output(args.out, msgspec.json.encode(to_instance(problem)).decode())
     return 0

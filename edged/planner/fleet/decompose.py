@@ -1,10 +1,10 @@
-"""Fleets too large for one search: each edge with its clients apart, a price for the cloud link.
+"""Fleets too large for one search are planned edge by edge, with a price for the cloud link.
 
-The edges share nothing but the cloud link (12). At a price per MB of it they fall apart into
-problems of one edge each, which the `run` that is passed in may solve anywhere: the answers, and
-so the plan, do not depend on where. The price is found by bisection on the traffic that the plans
-send to the cloud. Then one LP over the whole fleet sets the flows for the models chosen, and its
-dual is the price of the next round.
+The edges share nothing but the cloud link (12). Once a MB of it has a price, the fleet falls apart
+into problems of one edge each. The `run` that is passed in may solve them anywhere: the answers,
+and so the plan, do not depend on where. The price is found by bisection on the traffic that the
+plans send to the cloud. Then one LP over the whole fleet sets the flows for the models chosen, and
+its dual is the price of the next round.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ import numpy as np
 
 from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices
 from edged.planner.fleet.offloading import OffloadingLp, serve
-from edged.planner.fleet.price import EFFORTS, Effort, Found, Start, search
+from edged.planner.fleet.price import EFFORTS, Effort, Found, SearchStart, search
 from edged.planner.fleet.problem import FleetProblem, Ints
 
-MANY_EDGES = 12  # from here on the fleet is taken apart
-BISECTIONS = 5  # of the price, with quick searches
-ROUNDS = 3  # at the effort asked for, each at the price that the LP of the last one gives
-SAME_PRICE = 1e-3  # relative change below which another round brings nothing
+MANY_EDGES = 12  # a fleet with more edges is planned edge by edge
+PRICE_BISECTIONS = 5  # bisection steps for the cloud price, with quick searches
+PRICE_ROUNDS = 3  # searches at the effort asked for, each at the cloud price of the LP before it
+SAME_PRICE = 1e-3  # a relative change of the price below this ends the rounds
 
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Part:
-    """One edge and its clients. `share` is its part of the fleet's load: what its own objective
-    counts for in the fleet's."""
+class FleetPart:
+    """One edge and its clients.
+
+    `share` is its part of the fleet's load, which is the weight of its objective in the fleet's.
+    """
 
     clients: Ints
     problem: FleetProblem
@@ -39,13 +41,13 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """What a worker is asked. `cloud_price` is in units of the part's own objective."""
+class PartJob:
+    """One search for a worker. `cloud_price` is in units of the part's own objective."""
 
     problem: FleetProblem
     effort: Effort
     cloud_price: float
-    start: Start
+    start: SearchStart
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,13 +62,13 @@ class Round:
 
 
 def search_by_edges(problem: FleetProblem, effort: Effort, run: Run = map) -> Found:
-    """As price.search for one scenario, part by part."""
+    """Does the work of `price.search` for one scenario, part by part."""
     parts = split(problem)
     rounds = _scout(problem, parts, run)
     lp = OffloadingLp(problem)
     price = rounds[-1].price
     best: tuple[Assignment, Flows] | None = None
-    for _ in range(ROUNDS):
+    for _ in range(PRICE_ROUNDS):
         rounds.append(_solve(problem, parts, price, effort, rounds[-1], run))
         z, (flows,) = serve([lp], _join(problem, parts, rounds[-1].answers))
         if best is None or (flows.legal, flows.value) > (best[1].legal, best[1].value):
@@ -80,14 +82,14 @@ def search_by_edges(problem: FleetProblem, effort: Effort, run: Run = map) -> Fo
     return Found(best[0], (best[1],), best[1].value, bound, solves, best[1].legal)
 
 
-def _scout(problem: FleetProblem, parts: list[Part], run: Run) -> list[Round]:
-    """Bisect the price of the cloud link, with quick searches, until its limit is about met."""
+def _scout(problem: FleetProblem, parts: list[FleetPart], run: Run) -> list[Round]:
+    """Bisect the price of the cloud link, with quick searches, until its limit is nearly met."""
     quick = EFFORTS["quick"]
     rounds = [_solve(problem, parts, 0.0, quick, None, run)]
     if rounds[0].traffic_mb_s <= problem.cloud_mb_s:
         return rounds
     low, high = 0.0, _prohibitive(problem)
-    for _ in range(BISECTIONS):
+    for _ in range(PRICE_BISECTIONS):
         price = (low + high) / 2
         rounds.append(_solve(problem, parts, price, quick, rounds[-1], run))
         if rounds[-1].traffic_mb_s > problem.cloud_mb_s:
@@ -97,7 +99,7 @@ def _scout(problem: FleetProblem, parts: list[Part], run: Run) -> list[Round]:
     return rounds
 
 
-def split(problem: FleetProblem) -> list[Part]:
+def split(problem: FleetProblem) -> list[FleetPart]:
     """One part for each edge that has load, in order."""
     p = problem
     parts = []
@@ -119,30 +121,30 @@ def split(problem: FleetProblem) -> list[Part]:
             edge_gflops=p.edge_gflops[one],
             uplink_mb_s=p.uplink_mb_s[one],
         )
-        parts.append(Part(clients, part, float(load.sum()) / p.total_load))
+        parts.append(FleetPart(clients, part, float(load.sum()) / p.total_load))
     return parts
 
 
-def answer(job: Job) -> Found:
-    """What a worker does."""
+def answer(job: PartJob) -> Found:
+    """The result of one job; this is the function that workers run."""
     return search([job.problem], job.effort, job.start, job.cloud_price)
 
 
 def _solve(
     problem: FleetProblem,
-    parts: list[Part],
+    parts: list[FleetPart],
     price: float,
     effort: Effort,
     last: Round | None,
     run: Run,
 ) -> Round:
-    """All parts at a price per MB/s of the cloud link, from the prices of the last round."""
+    """Search all parts at a price per MB/s of the cloud link, starting from the last prices."""
     jobs = []
     for number, part in enumerate(parts):
         own = price / part.share
         before = None if last is None else last.answers[number].flows[0].prices
-        start = Start(prices=before and Prices(before.uplink, before.edge_compute, own))
-        jobs.append(Job(part.problem, effort, own, start))
+        start = SearchStart(prices=before and Prices(before.uplink, before.edge_compute, own))
+        jobs.append(PartJob(part.problem, effort, own, start))
     answers = list(run(answer, jobs))
     traffic = [
         float((part.problem.load * part.problem.input_mb * found.flows[0].cloud).sum())
@@ -158,7 +160,7 @@ def _prohibitive(p: FleetProblem) -> float:
     return float(worth.max()) / p.total_load
 
 
-def _join(problem: FleetProblem, parts: list[Part], answers: list[Found]) -> Assignment:
+def _join(problem: FleetProblem, parts: list[FleetPart], answers: list[Found]) -> Assignment:
     """The parts' assignments as one for the fleet; idle edges and their clients hold nothing."""
     client = np.full(problem.load.shape, NONE)
     edge = np.full((problem.n_edges, problem.n_tasks), NONE)

@@ -1,6 +1,6 @@
 """Instance families of the paper (Tables II and III, Dirichlet loads) and two harder ones.
 
-Pure: all randomness comes from the generator that is passed in, the task-grouping losses from
+All randomness comes from the generator that is passed in, the task-grouping losses come from
 `standley.py`. A constant that the paper does not give is a field or a name here marked [guess].
 """
 
@@ -35,7 +35,7 @@ WINDOW_S = 0.5  # T_b, section VI-D
 FewTasks = Annotated[int, msgspec.Meta(ge=1, le=12)]  # a hard family has a model for each pair
 
 
-class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+class FleetScenario(msgspec.Struct, frozen=True, kw_only=True):
     """How an instance is drawn; a field left None takes the family's value."""
 
     clients: Count | None = None
@@ -46,14 +46,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     client_compute: NonNegative = 1.0  # χ_β, scales the clients' GFLOP/s
     client_alpha: Positive = 0.5  # p_client, Dirichlet over clients
     task_alpha: Positive = 0.5  # p_task, Dirichlet over the tasks of one client
-    tasks: FewTasks | None = None  # where the family leaves the choice
+    tasks: FewTasks | None = None  # only hard families leave the choice
     batching: bool = False
     window_s: Positive = WINDOW_S
     mode: Mode = Mode.DROP
 
 
 @dataclass(frozen=True, slots=True)
-class Library:
+class FleetLibrary:
     """The models of a family: sizes and work (M,), accuracies (E, M, T)."""
 
     tasks: tuple[str, ...]
@@ -92,7 +92,7 @@ class Losses:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class FleetFamily:
     """What distinguishes one family: its defaults, its models and its machines."""
 
     clients: int
@@ -101,12 +101,12 @@ class Family:
     chi_edge: float
     chi_cloud: float
     tasks: int
-    library: Callable[[np.random.Generator, int, int, Losses], Library]
+    library: Callable[[np.random.Generator, int, int, Losses], FleetLibrary]
     devices: Callable[[np.random.Generator, int, int], Devices]
 
 
 def generate(
-    family: str, rng: np.random.Generator, losses: Losses, scenario: Scenario | None = None
+    family: str, rng: np.random.Generator, losses: Losses, scenario: FleetScenario | None = None
 ) -> FleetProblem:
     """An instance of the family, drawn from `rng` alone. Raises PlanError on an unknown family.
 
@@ -115,7 +115,7 @@ def generate(
     if family not in FAMILIES:
         raise PlanError(f"family: no {family!r}; there are {', '.join(FAMILIES)}")
     own = FAMILIES[family]
-    asked = scenario or Scenario()
+    asked = scenario or FleetScenario()
     clients = own.clients if asked.clients is None else asked.clients
     edges = own.edges if asked.edges is None else asked.edges
     library = own.library(rng, own.tasks if asked.tasks is None else asked.tasks, edges, losses)
@@ -127,7 +127,15 @@ def generate(
         asked.client_alpha,
         asked.task_alpha,
     )
-    edge_of = np.arange(clients, dtype=np.int64) % edges
+    return _problem(own, asked, library, devices, load)
+
+
+def _problem(
+    own: FleetFamily, asked: FleetScenario, library: FleetLibrary, devices: Devices, load: Array
+) -> FleetProblem:
+    """The instance of these models, machines and loads; its links are shares of the traffic."""
+    edges = len(devices.edge_mb)
+    edge_of = np.arange(len(load), dtype=np.int64) % edges
     traffic = np.zeros(edges)
     np.add.at(traffic, edge_of, load @ library.input_mb)
     chi_edge = own.chi_edge if asked.chi_edge is None else asked.chi_edge
@@ -170,14 +178,14 @@ def dirichlet_load(
     return np.asarray(total * share[:, None] * mix)
 
 
-def _taskonomy(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> Library:
+def _taskonomy(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> FleetLibrary:
     """Table II (a), Xception; accuracy = 1 - loss of Standley et al., the same at all edges."""
     del rng, tasks
     accuracy = _same_everywhere(np.nan_to_num(1.0 - losses.loss, nan=0.0), edges)
     return _equal_cost(losses.tasks, losses.groups, accuracy, gflop=9.17, mb=73.66, input_mb=0.79)
 
 
-def _domainnet(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> Library:
+def _domainnet(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> FleetLibrary:
     """Table II (a), ResNet-34; synthetic accuracies, the paper prints no table [guess]."""
     del losses
     single = rng.uniform(*DOMAINNET_ACCURACY, size=tasks)
@@ -195,7 +203,7 @@ def _domainnet(rng: np.random.Generator, tasks: int, edges: int, losses: Losses)
     return _equal_cost(names, tuple(groups), everywhere, gflop=3.68, mb=83.15, input_mb=0.60)
 
 
-def _cityscape(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> Library:
+def _cityscape(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> FleetLibrary:
     """Table II (b), TaskPrompter; full precision on edges, INT8 on clients."""
     del tasks, losses
     groups = ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
@@ -205,7 +213,7 @@ def _cityscape(rng: np.random.Generator, tasks: int, edges: int, losses: Losses)
         row[list(group)] = 1.0 - np.array(CITY_LOSS)[list(group)] - shared
     client = np.where(accuracy > 0, accuracy - CITY_INT8_LOSS, 0.0)
     sizes = np.array([len(group) for group in groups])
-    return Library(
+    return FleetLibrary(
         tasks=("detection", "segmentation", "depth"),
         groups=groups,
         work=np.array([1130.0, 1130.0, 730.0, 1840.0, 1440.0, 1440.0, 2160.0]),
@@ -218,7 +226,7 @@ def _cityscape(rng: np.random.Generator, tasks: int, edges: int, losses: Losses)
     )
 
 
-def _hard(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> Library:
+def _hard(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> FleetLibrary:
     """Models of at most two tasks, accuracies that differ by edge, equal costs [guess]."""
     del losses
     groups = tuple(g for size in (1, 2) for g in combinations(range(tasks), size))
@@ -229,7 +237,7 @@ def _hard(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> L
         noise = rng.uniform(-0.04, 0.04, size=(edges, len(group)))
         accuracy[:, model, list(group)] = single[list(group)] - shared + noise
     sizes = np.array([len(group) for group in groups])
-    return Library(
+    return FleetLibrary(
         tasks=tuple(f"t{t}" for t in range(tasks)),
         groups=groups,
         work=np.full(len(groups), 10.0),
@@ -244,9 +252,9 @@ def _hard(rng: np.random.Generator, tasks: int, edges: int, losses: Losses) -> L
 
 def _hard_heterogeneous(
     rng: np.random.Generator, tasks: int, edges: int, losses: Losses
-) -> Library:
-    """As `_hard`, but a model of two tasks costs 1.3 to 1.8 times the work and 1.15 to 1.4 times
-    the memory of a model of one [guess]."""
+) -> FleetLibrary:
+    """The models of `_hard` with unequal costs: a model of two tasks has 1.3 to 1.8 times the work
+    and 1.15 to 1.4 times the memory of a model of one task [guess]."""
     equal = _hard(rng, tasks, edges, losses)
     pair = np.array([len(group) > 1 for group in equal.groups])
     more_work = np.where(pair, rng.uniform(1.3, 1.8, size=len(pair)), 1.0)
@@ -267,11 +275,11 @@ def _equal_cost(
     gflop: float,
     mb: float,
     input_mb: float,
-) -> Library:
+) -> FleetLibrary:
     """One backbone for all models; the client's INT8 copy takes a quarter of the memory."""
     models = len(groups)
     sizes = np.array([len(group) for group in groups])
-    return Library(
+    return FleetLibrary(
         tasks=tasks,
         groups=groups,
         work=np.full(models, gflop),
@@ -334,13 +342,13 @@ _CITY = _table_iii(
 )
 
 # λ_tot is not assigned to benchmarks in the paper; 4000, 4000 and 100 reproduce Table IV.
-FAMILIES: Mapping[str, Family] = {
-    "taskonomy": Family(30, 3, 4000.0, 0.5, 0.25, 5, _taskonomy, _TASK_DOM),
-    "domainnet": Family(30, 3, 4000.0, 0.5, 0.25, 6, _domainnet, _TASK_DOM),
-    "cityscape": Family(30, 3, 100.0, 0.5, 0.25, 3, _cityscape, _CITY),
-    "hard": Family(30, 3, 2000.0, 0.4, 0.12, 5, _hard, _tight),
-    "hardhet": Family(15, 3, 1000.0, 0.4, 0.12, 5, _hard_heterogeneous, _tight),
+FAMILIES: Mapping[str, FleetFamily] = {
+    "taskonomy": FleetFamily(30, 3, 4000.0, 0.5, 0.25, 5, _taskonomy, _TASK_DOM),
+    "domainnet": FleetFamily(30, 3, 4000.0, 0.5, 0.25, 6, _domainnet, _TASK_DOM),
+    "cityscape": FleetFamily(30, 3, 100.0, 0.5, 0.25, 3, _cityscape, _CITY),
+    "hard": FleetFamily(30, 3, 2000.0, 0.4, 0.12, 5, _hard, _tight),
+    "hardhet": FleetFamily(15, 3, 1000.0, 0.4, 0.12, 5, _hard_heterogeneous, _tight),
 }
 
 
-describe(Scenario)
+describe(FleetScenario)

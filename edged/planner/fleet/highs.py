@@ -17,24 +17,25 @@ from edged.errors import EdgedError, Unsupported
 from edged.planner.fleet.problem import Array, Ints
 
 THREADS = 1  # all solver objects of one process must agree, or run() returns "not set" (HiGHS)
-_PRIMAL_SIMPLEX = 4  # HiGHS's number of it
+_PRIMAL_SIMPLEX = 4  # value of HiGHS's option `simplex_strategy`
 INFINITY = float("inf")
 
 
-class Status(enum.Enum):
+class SolverStatus(enum.Enum):
     OPTIMAL = "optimal"
     INFEASIBLE = "infeasible"
-    LIMIT = "limit"  # stopped early; a solution may be there
+    LIMIT = "limit"  # stopped early, with or without a solution
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """`values` (columns,) and `duals` (rows,), for a maximisation: a dual is ∂objective/∂limit.
+    """The result of a maximisation: `values` (columns,) and `duals` (rows,).
 
-    `found`: the values are feasible (a MILP stopped early may have none). `bound` is of a MILP.
+    A dual is ∂objective/∂limit. `found` says that the values are feasible: a MILP that stopped
+    early may have none. Only a MILP has a `bound`.
     """
 
-    status: Status
+    status: SolverStatus
     found: bool
     objective: float
     bound: float
@@ -43,7 +44,7 @@ class Solution:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class ConstraintFamily:
     """A named range of rows, so that an infeasible model can be explained."""
 
     name: str
@@ -51,11 +52,11 @@ class Family:
     stop: int
 
 
-class Model:
-    """Columns and rows of `maximise cost·x`, collected in arrays. One family of rows a call."""
+class LinearProgram:
+    """Columns and rows of `maximise cost·x`, collected in arrays; columns may be integers."""
 
     def __init__(self) -> None:
-        self.families: list[Family] = []
+        self.families: list[ConstraintFamily] = []
         self._columns: list[tuple[Array, Array, Array]] = []
         self._integer: list[bool] = []
         self._limits: list[tuple[Array, Array]] = []
@@ -89,10 +90,12 @@ class Model:
         lower: Any = -INFINITY,
         upper: Any = INFINITY,
     ) -> Ints:
-        """Add `lower <= Σ terms <= upper`. A term is (row within the family, column, coefficient),
-        arrays that broadcast against each other. Returns the rows' indices, (count,)."""
+        """Add the family of rows `lower <= Σ terms <= upper` and return their indices, (count,).
+
+        A term is (row within the family, column, coefficient): arrays that broadcast.
+        """
         start = self.n_rows
-        self.families.append(Family(name, start, start + count))
+        self.families.append(ConstraintFamily(name, start, start + count))
         spread = [np.broadcast_to(np.asarray(v, dtype=float), (count,)) for v in (lower, upper)]
         self._limits.append((spread[0], spread[1]))
         for term in terms:
@@ -116,7 +119,7 @@ class Model:
         order = np.lexsort((row, column))
         lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
         lp.a_matrix_.start_ = np.searchsorted(column[order], np.arange(self.n_columns + 1)).tolist()
-        lp.a_matrix_.index_ = row[order].tolist()  # as a list it is taken over in half the time
+        lp.a_matrix_.index_ = row[order].tolist()  # HiGHS copies a list in half the time
         lp.a_matrix_.value_ = value[order].tolist()
         if any(self._integer):
             kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
@@ -124,10 +127,10 @@ class Model:
         return lp
 
 
-class Solver:
-    """One HiGHS object and its model; changes are kept, and the next solve starts from the last."""
+class HighsSolver:
+    """One HiGHS object and its model. Changes are kept, and each solve starts from the last one."""
 
-    def __init__(self, model: Model, **options: float | int | str) -> None:
+    def __init__(self, model: LinearProgram, **options: float | int | str) -> None:
         self._highspy = load()
         self._highs = _silent(self._highspy)
         for name, value in {"output_flag": False, "threads": THREADS, **options}.items():
@@ -152,10 +155,10 @@ class Solver:
             self._highs.changeCoeff(row, column, value)
 
     def solve(self) -> Solution:
-        """Run; if that ends neither optimal nor infeasible, from scratch, then by another method.
+        """Solve; after a failure solve again from scratch, and then by the primal simplex.
 
-        HiGHS's default (dual) simplex gives up on rare instances whose loads span many orders of
-        magnitude, hot or cold; its primal simplex solves those. Raises EdgedError when none does.
+        HiGHS's default, the dual simplex, gives up on rare instances whose loads span many orders
+        of magnitude; the primal simplex solves those. Raises EdgedError when none does.
         """
         if (solution := self._run()) is not None:
             return solution
@@ -180,18 +183,18 @@ class Solver:
         status = self._status()
         return None if status is None else self._solution(status)
 
-    def _status(self) -> Status | None:
+    def _status(self) -> SolverStatus | None:
         status = self._highspy.HighsModelStatus
         return {
-            status.kOptimal: Status.OPTIMAL,
-            status.kModelEmpty: Status.OPTIMAL,
-            status.kInfeasible: Status.INFEASIBLE,
-            status.kUnboundedOrInfeasible: Status.INFEASIBLE,  # no column here is unbounded
-            status.kTimeLimit: Status.LIMIT,
-            status.kSolutionLimit: Status.LIMIT,
+            status.kOptimal: SolverStatus.OPTIMAL,
+            status.kModelEmpty: SolverStatus.OPTIMAL,
+            status.kInfeasible: SolverStatus.INFEASIBLE,
+            status.kUnboundedOrInfeasible: SolverStatus.INFEASIBLE,  # no column here is unbounded
+            status.kTimeLimit: SolverStatus.LIMIT,
+            status.kSolutionLimit: SolverStatus.LIMIT,
         }.get(self._highs.getModelStatus())
 
-    def _solution(self, status: Status) -> Solution:
+    def _solution(self, status: SolverStatus) -> Solution:
         info = self._highs.getInfo()
         feasible = self._highspy.SolutionStatus.kSolutionStatusFeasible
         solution = self._highs.getSolution()
@@ -206,7 +209,7 @@ class Solver:
 
 
 def load() -> ModuleType:
-    """highspy, or Unsupported with what to do."""
+    """The module highspy. Raises Unsupported, with what to do, where it is not installed."""
     try:
         import highspy
     except ImportError:

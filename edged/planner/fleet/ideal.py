@@ -1,5 +1,7 @@
-"""Prices to begin a search at: the duals of the LP in which every node has its best model for each
-task, however many that are. Knows no tables and no search.
+"""First prices for a search: the duals of an LP in which memory is unlimited.
+
+Each node has the best model for every task, even if they do not fit together. Knows no tables and
+no search.
 """
 
 from __future__ import annotations
@@ -21,8 +23,11 @@ def ideal_prices(lp: OffloadingLp) -> Prices:
 
 
 def pooled(p: FleetProblem) -> FleetProblem:
-    """The fleet with the clients of each edge taken as one. Of their compute it has what each of
-    them could use for its own load, else the idle ones would lend theirs to the busy ones."""
+    """The fleet with the clients of each edge merged into one.
+
+    The merged client has only as much compute as each client could use for its own load: otherwise
+    idle clients would lend theirs to busy ones.
+    """
     z = _best_on_clients(p)
     wanted = (p.load * np.where(z != NONE, p.work[z], 0.0)).sum(axis=1)
     memory = np.zeros(p.n_edges)
@@ -41,14 +46,16 @@ def _best_on_clients(p: FleetProblem) -> Ints:
 
 
 def _best_models(accuracy: Array, size: Array, memory: Array) -> Ints:
-    """(N, T) the most accurate model of each task that fits alone; accuracy is (N, M, T)."""
+    """The most accurate model of each task that fits alone, (N, T); accuracy is (N, M, T)."""
     fits = (size <= memory[:, None])[:, :, None]
     possible = np.where(fits, accuracy, 0.0)
     return np.where(possible.max(axis=1) > 0, possible.argmax(axis=1), NONE)
 
 
 def _proportional(p: FleetProblem) -> Surrogate:
-    """Setup times in proportion to the share of a task's load that the edge serves, λ_et / Λ_et:
-    the least that 1{λ_et > 0} of (28) can be."""
+    """Setup times that grow with the share λ_et / Λ_et of a task's load that the edge serves.
+
+    This is the largest linear function that is nowhere above 1{λ_et > 0} of (28).
+    """
     load = edge_sums(p, p.load)
     return Surrogate(1.0 / np.where(load > 0, load, np.inf), np.zeros_like(load))

@@ -14,19 +14,21 @@ from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices
 from edged.planner.fleet.decompose import MANY_EDGES, Run, search_by_edges
 from edged.planner.fleet.milp import culprits, feasible_assignment, solve_milp
 from edged.planner.fleet.offloading import OffloadingLp, serve
-from edged.planner.fleet.oracle import Part, knapsacks
-from edged.planner.fleet.plan import FleetPlan, infeasible, plan_of
+from edged.planner.fleet.oracle import ClientGroup, knapsacks
+from edged.planner.fleet.outcome import infeasible, plan_of
+from edged.planner.fleet.plan import FleetPlan
 from edged.planner.fleet.price import EFFORTS, Effort, Found, search
 from edged.planner.fleet.problem import FleetProblem
 from edged.planner.fleet.rows import tables
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What a method may be told. Each takes what it needs and leaves the rest.
+class MethodOptions:
+    """Options of the methods; each method reads those that it needs.
 
-    `rng` draws for rand-ao. `time_limit_s` is HiGHS's, for milp. `run` maps independent jobs in
-    order, for price on many edges: the built-in `map`, or one that uses more processes.
+    `rng` is the source of rand-ao's choices. `time_limit_s` is the limit of HiGHS in milp. `run`
+    maps the independent jobs of price on many edges, in order: the built-in `map`, or one that
+    uses more processes.
     """
 
     effort: str = "full"
@@ -36,20 +38,20 @@ class Options:
 
 
 class Method(NamedTuple):
-    plan: Callable[[FleetProblem, Options], FleetPlan]
+    plan: Callable[[FleetProblem, MethodOptions], FleetPlan]
     batching_only: bool = False
 
 
 def solve(
-    problem: FleetProblem, method: str = "price", options: Options | None = None
+    problem: FleetProblem, method: str = "price", options: MethodOptions | None = None
 ) -> FleetPlan:
     """A plan by one of METHODS. Raises PlanError when the method does not apply.
 
-    Without any load the plan is empty and optimal.
+    A problem without any load has an empty plan, which is optimal.
     """
     if method not in METHODS:
         raise PlanError(f"method: must be one of {', '.join(METHODS)}, got {method!r}")
-    options = options or Options()
+    options = options or MethodOptions()
     if options.effort not in EFFORTS:
         raise PlanError(f"effort: must be one of {', '.join(EFFORTS)}, got {options.effort!r}")
     limit_s = options.time_limit_s
@@ -64,7 +66,7 @@ def solve(
 
 
 def certified(problem: FleetProblem, plan: FleetPlan, run: Run = map) -> FleetPlan:
-    """The plan with an upper bound: where its method gives none, that of a quick search."""
+    """The plan with an upper bound; a quick search supplies it where the method gives none."""
     if plan.bound is not None or plan.obj is None:
         return plan
     return plan.with_bound(_search(problem, EFFORTS["quick"], run).bound)
@@ -76,17 +78,17 @@ def _search(problem: FleetProblem, effort: Effort, run: Run) -> Found:
     return search([problem], effort)
 
 
-def _milp(problem: FleetProblem, options: Options) -> FleetPlan:
+def _milp(problem: FleetProblem, options: MethodOptions) -> FleetPlan:
     return solve_milp(problem, options.time_limit_s)
 
 
-def _price(problem: FleetProblem, options: Options) -> FleetPlan:
+def _price(problem: FleetProblem, options: MethodOptions) -> FleetPlan:
     found = _search(problem, EFFORTS[options.effort], options.run)
     if found.legal:
         return plan_of(
             problem, "price", found.z, found.flows[0], bound=found.bound, iterations=found.solves
         )
-    # Mode strict, and no choice tried serves every query: only the exact model can tell why.
+    # Mode is strict and no choice tried serves every query: only the exact model can tell why.
     z = feasible_assignment(problem)
     if z is None:
         return infeasible("price", culprits(problem))
@@ -96,26 +98,26 @@ def _price(problem: FleetProblem, options: Options) -> FleetPlan:
 
 def _alternating(
     name: str, onload: alternate.Onload, needs_rows: bool = False
-) -> Callable[[FleetProblem, Options], FleetPlan]:
-    def plan(problem: FleetProblem, options: Options) -> FleetPlan:
+) -> Callable[[FleetProblem, MethodOptions], FleetPlan]:
+    def plan(problem: FleetProblem, options: MethodOptions) -> FleetPlan:
         done = alternate.alternate(problem, onload, needs_rows=needs_rows)
         return _heuristic(problem, name, done.z, done.flows, len(done.values))
 
     return plan
 
 
-def _rand_ao(problem: FleetProblem, options: Options) -> FleetPlan:
+def _rand_ao(problem: FleetProblem, options: MethodOptions) -> FleetPlan:
     if options.rng is None:
         raise PlanError("rng: method rand-ao draws models at random and needs a generator")
     done = alternate.alternate(problem, alternate.random_step(options.rng))
     return _heuristic(problem, "rand-ao", done.z, done.flows, len(done.values))
 
 
-def _full_local(problem: FleetProblem, options: Options) -> FleetPlan:
+def _full_local(problem: FleetProblem, options: MethodOptions) -> FleetPlan:
     """The best models of each client alone; nothing leaves it."""
     rows = tables(problem).clients
-    never = np.full((problem.n_tasks, problem.n_clients, 1), _NEVER)
-    everyone = Part(np.arange(problem.n_clients), rows.z.shape[1], 1)
+    never = np.full((problem.n_tasks, problem.n_clients, 1), _NEVER_OFFLOAD)
+    everyone = ClientGroup(np.arange(problem.n_clients), rows.z.shape[1], 1)
     best = knapsacks(problem, rows, everyone, never)[:, :, 0].argmax(axis=1)
     z = Assignment(rows.pick(best), np.full((problem.n_edges, problem.n_tasks), NONE))
     alone = replace(problem, cloud_mb_s=0.0)
@@ -123,13 +125,13 @@ def _full_local(problem: FleetProblem, options: Options) -> FleetPlan:
     return _heuristic(problem, "full-local", z, flows, 1)
 
 
-_NEVER = -1e6  # the worth of offloading where nothing may be offloaded
+_NEVER_OFFLOAD = -1e6  # value of offloading that keeps every query on its client
 
 
 def _heuristic(
     problem: FleetProblem, name: str, z: Assignment, flows: Flows, iterations: int
 ) -> FleetPlan:
-    """The plan, or in mode strict what to do when it leaves queries unserved."""
+    """The plan. Raises PlanError, with what to do, if mode is strict and queries are unserved."""
     if flows.legal:
         return plan_of(problem, name, z, flows, iterations=iterations)
     if feasible_assignment(problem) is None:

@@ -1,9 +1,9 @@
 """The exact method: P1 (13) in flow form as one MILP, and why an instance is infeasible.
 
 Flow form: local flows l_cmt <= z_cmt <= x_cm and served parts g_emt <= z_emt of each edge's load
-take the place of the products z·o, so all is linear. Where a model's cost says nothing (equal
-work) one model per task is without loss of generality, and z is left out. Every row is divided by
-its limit. Knows no other method.
+take the place of the products z·o, so all is linear. If all models have equal work, one model per
+task is without loss of generality, and the model has no z. Every row is divided by its limit.
+Knows no other method.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ import numpy as np
 
 from edged.errors import DeadlineExceeded
 from edged.planner.fleet.assignment import NONE, Assignment, edge_sums
-from edged.planner.fleet.highs import Model, Solution, Solver, Status
-from edged.planner.fleet.offloading import MOST, OffloadingLp
-from edged.planner.fleet.plan import FleetPlan, infeasible, plan_of
+from edged.planner.fleet.highs import HighsSolver, LinearProgram, Solution, SolverStatus
+from edged.planner.fleet.offloading import MAX_OVERLOAD, OffloadingLp
+from edged.planner.fleet.outcome import infeasible, plan_of
+from edged.planner.fleet.plan import FleetPlan
 from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
 
-RELATIVE_GAP = 1e-6  # of the optimum, so objectives compare at 2e-6
+RELATIVE_GAP = 1e-6  # relative to the optimum; two objectives agree if they differ by at most 2e-6
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
-    """Where the variables are. Local flows run over the (client, model, task) triples that are
-    supported, loaded and small enough; served parts over such (edge, model, task) triples."""
+    """The columns of the variables.
+
+    Local flows run over the (client, model, task) triples that are supported, have load, and whose
+    model fits into the memory; served parts over such (edge, model, task) triples.
+    """
 
     x_client: Ints  # (C, M)
     x_edge: Ints  # (E, M)
@@ -44,12 +48,12 @@ class Columns:
 
 
 def solve_milp(problem: FleetProblem, time_limit_s: float | None = None) -> FleetPlan:
-    """The optimal plan, or within the limit the best one found and HiGHS's bound.
+    """The optimal plan, or the best one found within the time limit, with HiGHS's bound.
 
-    Raises DeadlineExceeded when the limit leaves none.
+    Raises DeadlineExceeded when no plan was found within the limit.
     """
     columns, solution = _run(problem, time_limit_s=time_limit_s)
-    if solution.status is Status.INFEASIBLE:
+    if solution.status is SolverStatus.INFEASIBLE:
         return infeasible("milp", culprits(problem))
     if not solution.found:
         raise DeadlineExceeded(f"milp found no plan in {time_limit_s} s; allow more or take price")
@@ -62,7 +66,7 @@ def solve_milp(problem: FleetProblem, time_limit_s: float | None = None) -> Flee
 def feasible_assignment(problem: FleetProblem) -> Assignment | None:
     """Any assignment under which every query can be served as the mode demands."""
     columns, solution = _run(problem, aim=False)
-    if solution.status is Status.INFEASIBLE:
+    if solution.status is SolverStatus.INFEASIBLE:
         return None
     return _assignment(problem, columns, solution.values)
 
@@ -70,14 +74,14 @@ def feasible_assignment(problem: FleetProblem) -> Assignment | None:
 def culprits(problem: FleetProblem) -> tuple[str, ...]:
     """The fewest families of constraints without which an infeasible instance has a plan.
 
-    All single families that would do are named; if none does, the first pair, and so on.
+    Every single family that suffices is named; if none does, the first pair that does, and so on.
     """
     limits = [name for name in FAMILIES if name in _WHAT and _applies(problem, name)]
     for size in range(1, len(limits) + 1):
         found = [
             left_out
             for left_out in combinations(limits, size)
-            if _run(problem, without=left_out, aim=False)[1].status is not Status.INFEASIBLE
+            if _run(problem, without=left_out, aim=False)[1].status is not SolverStatus.INFEASIBLE
         ]
         if found and size == 1:
             return tuple(f"{name} {_WHAT[name]}" for (name,) in found)
@@ -104,24 +108,24 @@ def _run(
     aim: bool = True,
     time_limit_s: float | None = None,
 ) -> tuple[Columns, Solution]:
-    """Build and solve; `without` leaves families out, `aim` False asks for any feasible point."""
-    model = Model()
+    """Build and solve. `without` omits families of rows; `aim` False accepts any feasible point."""
+    model = LinearProgram()
     columns = _columns(problem, model, aim, without)
     for name, family in FAMILIES.items():
         if name not in without and _applies(problem, name):
             family(problem, columns, model)
     limit = {} if time_limit_s is None else {"time_limit": time_limit_s}
-    solution = Solver(model, mip_rel_gap=RELATIVE_GAP, **limit).solve()
+    solution = HighsSolver(model, mip_rel_gap=RELATIVE_GAP, **limit).solve()
     return columns, solution
 
 
 def _applies(problem: FleetProblem, name: str) -> bool:
-    """Row (28) takes the place of (10) on batching edges."""
+    """Whether the problem has this family: batching edges have row (28) in place of (10)."""
     return name != ("(10)" if problem.batching else "(28)")
 
 
-def _columns(p: FleetProblem, model: Model, aim: bool, without: Collection[str]) -> Columns:
-    scale = p.n_clients * float(aim)  # keeps costs near 1; 0: any feasible point
+def _columns(p: FleetProblem, model: LinearProgram, aim: bool, without: Collection[str]) -> Columns:
+    scale = p.n_clients * float(aim)  # keeps costs near 1; 0 accepts any feasible point
     weight = p.weight * scale
     loaded = p.load > 0
     rate = edge_sums(p, p.load)
@@ -155,7 +159,7 @@ def _columns(p: FleetProblem, model: Model, aim: bool, without: Collection[str])
     )
 
 
-def eq_share(p: FleetProblem, v: Columns, model: Model) -> None:
+def eq_share(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
     """Σ_m l_cmt + h_ct + q_ct (+ r_ct) = 1 for each loaded (c, t)."""
     pair = _numbers(p.load.shape)
     c, _, t = v.local_of
@@ -166,7 +170,7 @@ def eq_share(p: FleetProblem, v: Columns, model: Model) -> None:
     model.rows("share", p.load.size, *terms, lower=demand, upper=demand)
 
 
-def eq_1a(p: FleetProblem, v: Columns, model: Model) -> None:
+def eq_1a(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
     """l_cmt <= z_cmt <= x_cm and Σ_m z_cmt <= 1; in mode null Σ_m z_cmt + r_ct <= 1."""
     c, m, t = v.local_of
     each = np.arange(len(c))
@@ -183,7 +187,7 @@ def eq_1a(p: FleetProblem, v: Columns, model: Model) -> None:
     model.rows("(1a)", p.load.size, *terms, upper=1.0)
 
 
-def eq_1b(p: FleetProblem, v: Columns, model: Model) -> None:
+def eq_1b(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
     """g_emt <= z_emt, z_emt <= x_em, Σ_m z_emt <= 1, Λ_et Σ_m g_emt = Σ_c λ_ct h_ct.
 
     g is at most what the uplink carries of the load Λ that the clients have.
@@ -204,35 +208,35 @@ def eq_1b(p: FleetProblem, v: Columns, model: Model) -> None:
 
 
 def _part(amount: Array, of: Array) -> Array:
-    """`amount` / `of`, 1 where there is nothing to be a part of."""
+    """`amount` / `of`, and 1 where `of` is 0."""
     amount, of = np.broadcast_arrays(amount, of)
     return np.divide(amount, of, out=np.ones(of.shape), where=of > 0)
 
 
-def eq_8a(p: FleetProblem, v: Columns, model: Model) -> None:
+def eq_8a(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
     """Σ_m s_m x_cm <= μ_c."""
     client = np.arange(p.n_clients)[:, None]
     model.rows("(8a)", p.n_clients, (client, v.x_client, p.client_model_mb), upper=p.client_mb)
 
 
-def eq_8b(p: FleetProblem, v: Columns, model: Model) -> None:
+def eq_8b(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
     """Σ_m s_m x_em <= μ_e."""
     edge = np.arange(p.n_edges)[:, None]
     model.rows("(8b)", p.n_edges, (edge, v.x_edge, p.edge_model_mb), upper=p.edge_mb)
 
 
-def eq_9(p: FleetProblem, v: Columns, model: Model) -> None:
+def eq_9(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
     """Σ_mt λ_ct w_m l_cmt <= β_c."""
     c, m, t = v.local_of
     _limited(model, "(9)", p.client_gflops, (c, v.local, p.load[c, t] * p.work[m]))
 
 
-def eq_10(p: FleetProblem, v: Columns, model: Model) -> None:
+def eq_10(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
     """Σ_mt w_m Λ_et g_emt <= β_e."""
     _limited(model, "(10)", p.edge_gflops, _edge_compute(p, v))
 
 
-def eq_28(p: FleetProblem, v: Columns, model: Model) -> None:
+def eq_28(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
     """Σ_mt (ν_m z_emt + w_m / β_e T_b Λ_et g_emt) <= T_b: z is 1 only where queries come."""
     assert p.setup_s is not None  # _applies saw to it
     e, m, _ = v.served_of
@@ -245,28 +249,33 @@ def _edge_compute(p: FleetProblem, v: Columns) -> tuple[Ints, Ints, Array]:
     return e, v.served, p.work[m] * edge_sums(p, p.load)[e, t]
 
 
-def eq_11(p: FleetProblem, v: Columns, model: Model) -> None:
+def eq_11(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
     """Σ_ct λ_ct d_t (h_ct + q_ct) <= κ_e."""
     edge, traffic = p.edge_of[:, None], p.load * p.input_mb
     _limited(model, "(11)", p.uplink_mb_s, (edge, v.edge, traffic), (edge, v.cloud, traffic))
 
 
-def eq_12(p: FleetProblem, v: Columns, model: Model) -> None:
+def eq_12(p: FleetProblem, v: Columns, model: LinearProgram) -> None:
     """Σ_ect λ_ct d_t q_ct <= κ_s."""
     traffic = p.load * p.input_mb
     _limited(model, "(12)", np.array([p.cloud_mb_s]), (np.zeros_like(v.cloud), v.cloud, traffic))
 
 
 def _limited(
-    model: Model, name: str, limit: Array, *terms: tuple[Ints, Ints | None, Array]
+    model: LinearProgram, name: str, limit: Array, *terms: tuple[Ints, Ints | None, Array]
 ) -> None:
-    """Σ terms <= limit, divided by it. What would be MOST limits alone can be no part of a plan."""
+    """Add Σ terms <= limit, divided by the limit.
+
+    A coefficient is capped at MAX_OVERLOAD limits: what needs more alone is in no plan anyway.
+    """
     unit = np.where(limit > 0, limit, 1.0)
-    scaled = [(row, column, np.minimum(use / unit[row], MOST)) for row, column, use in terms]
+    scaled = [
+        (row, column, np.minimum(use / unit[row], MAX_OVERLOAD)) for row, column, use in terms
+    ]
     model.rows(name, len(limit), *scaled, upper=np.sign(limit))
 
 
-FAMILIES: dict[str, Callable[[FleetProblem, Columns, Model], None]] = {
+FAMILIES: dict[str, Callable[[FleetProblem, Columns, LinearProgram], None]] = {
     "share": eq_share,
     "(1a)": eq_1a,
     "(1b)": eq_1b,
@@ -281,7 +290,7 @@ FAMILIES: dict[str, Callable[[FleetProblem, Columns, Model], None]] = {
 
 
 def _assignment(p: FleetProblem, v: Columns, values: Array) -> Assignment:
-    """z as arrays. Without z columns: the best of the onloaded models for each task served."""
+    """z as arrays. If the model has no z columns, z is the best onloaded model for each task."""
     c, m, t = v.local_of
     shown = values[v.local] > 1e-9 if v.z_client is None else values[v.z_client] > 0.5
     rank = p.client_accuracy[p.edge_of[c], m, t] * shown * (values[v.x_client[c, m]] > 0.5)
@@ -293,7 +302,7 @@ def _assignment(p: FleetProblem, v: Columns, values: Array) -> Assignment:
 
 
 def _best(rank: Array, pair: tuple[Ints, Ints], model: Ints, shape: tuple[int, ...]) -> Ints:
-    """For each pair the model of highest rank above 0, else NONE."""
+    """The model of highest rank above 0 for each pair, else NONE."""
     z = np.full(shape, NONE)
     for i in np.argsort(rank, kind="stable"):
         if rank[i] > 0:

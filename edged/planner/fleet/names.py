@@ -1,4 +1,4 @@
-"""The names that a user chooses from, each with what it stands for. Knows no arrays and no solver.
+"""The names that a user chooses from, and what they stand for. Knows no arrays and no solver.
 
 The command line reads them here, so that `edged --help` costs no import of a planner.
 """

@@ -1,8 +1,8 @@
-"""The most promising choice near a given one, judged by cuts alone: no LP, no tables.
+"""The most promising choice near a given one, judged by cuts alone. Knows no LP and no tables.
 
-Every pricing bounds every choice: its value is at most the Lagrangian at those prices. The least
-of these bounds over all pricings so far estimates a choice well, because only few prices are
-shared. The search changes one client's row at a time, or one edge's with its clients' rows.
+Every pricing bounds every choice: the value of a choice is at most its Lagrangian at those prices.
+The least of these bounds over all pricings so far estimates a choice well, because few prices are
+shared. The search changes one client's row at a time, or one edge's row with its clients' rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from edged.planner.fleet.oracle import Worth
 from edged.planner.fleet.problem import Array, Ints
 
-MOVES = 12  # changes from the given choice to the one proposed, at most
+MOVES_MAX = 12  # the most changes between the given choice and the one proposed
 _TINY = 1e-9
 
 
@@ -47,10 +47,12 @@ class Cuts:
 def best_neighbour(
     cuts: Cuts, edge_of: Ints, start: Choice, objective: float, tried: Callable[[Choice], bool]
 ) -> Choice | None:
-    """The untried choice, at most MOVES away, whose bound under all cuts is highest above
-    `objective`; None when no path that climbs leads to one."""
+    """The untried choice at most MOVES_MAX away whose bound under all cuts is highest.
+
+    The bound must be above `objective`. None when no path on which the bound rises leads to one.
+    """
     choice, found, height = start, None, objective + _TINY
-    for _ in range(MOVES):
+    for _ in range(MOVES_MAX):
         now = _bounds(cuts, edge_of, choice)
         choice, bound = _best_step(cuts, edge_of, choice, now)
         if bound <= now.min() + _TINY and (found or bound <= height):
@@ -61,7 +63,7 @@ def best_neighbour(
 
 
 def _bounds(cuts: Cuts, edge_of: Ints, choice: Choice) -> Array:
-    """(I,) the bound that each cut sets for a choice."""
+    """The bound that each cut sets for a choice, (I,)."""
     clients = cuts.client[:, np.arange(len(choice.client)), choice.client, choice.edge[edge_of]]
     edges = cuts.edge[:, np.arange(len(choice.edge)), choice.edge]
     total: Array = cuts.constant + clients.sum(axis=1) + edges.sum(axis=1)
@@ -75,7 +77,7 @@ def _best_step(cuts: Cuts, edge_of: Ints, at: Choice, now: Array) -> tuple[Choic
     rows = cuts.client[:, every_client, :, at.edge[edge_of]].swapaxes(0, 1)  # (I, C, R)
     of_client = (now[:, None, None] + rows - own[:, :, None]).min(axis=0)
     of_client[every_client, at.client] = -np.inf
-    # An edge's new row comes with the answers of its clients at the latest prices.
+    # An edge changes its row together with its clients' best rows at the latest prices.
     answers = cuts.client[-1].argmax(axis=1)  # (C, J)
     columns = np.arange(answers.shape[1])
     change = np.zeros((len(now), len(every_edge), len(columns)))

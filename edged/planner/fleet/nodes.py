@@ -1,7 +1,7 @@
-"""The onloading subproblem (14), (16): every node of a tier at fixed offloading, and Algorithm 2.
+"""The onloading subproblem (14), (16) for all nodes of a tier, and Algorithm 2.
 
-Knows no LP. A tier is the clients or the edges; at fixed offloading rates its nodes are
-independent, and each picks models for the queries that stay with it.
+A tier is the clients or the edges. Once the offloading rates are fixed its nodes are independent,
+and each picks models for the queries that stay with it. Knows no LP.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from edged.planner.fleet.offloading import Surrogate
 from edged.planner.fleet.oracle import fill
 from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints
 
-STEPS = 30  # L_max of Algorithm 2 [guess]
-STEP = 1.0  # η_l = STEP / sqrt(l), for multipliers in units of a node's whole reward [guess]
-VIOLATION = 1e-3  # ε of Algorithm 2, as a share of the node's compute [guess]
+STEPS_MAX = 30  # L_max of Algorithm 2 [guess]
+FIRST_STEP = 1.0  # η_l = FIRST_STEP / sqrt(l); multipliers in units of a node's reward [guess]
+VIOLATION_MAX = 1e-3  # ε of Algorithm 2, as a share of the node's compute [guess]
 _SLACK_MB = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tier:
-    """N nodes; if model m serves task t it earns `reward` and takes `use` of the node's compute."""
+    """N nodes; model m serving task t earns `reward` and takes `use` of the node's compute."""
 
     reward: Array  # (N, M, T), in units of F
-    use: Array  # (N, M, T), 1: the whole compute of the node
+    use: Array  # (N, M, T); 1 is the whole compute of the node
     supported: Bools  # (N, M, T)
     model_mb: Array  # (M,)
     memory_mb: Array  # (N,)
@@ -42,7 +42,7 @@ class Tier:
 
 
 def client_tier(p: FleetProblem, offloaded: Array) -> Tier:
-    """The clients, with the shares 1 - o that stay, (C, T)."""
+    """The clients, which serve the shares 1 - o that do not leave them; `offloaded` is o (C, T)."""
     rate = p.load * (1.0 - offloaded)
     accuracy = p.client_accuracy[p.edge_of]
     gflop = rate[:, None, :] * p.work[:, None]
@@ -52,8 +52,7 @@ def client_tier(p: FleetProblem, offloaded: Array) -> Tier:
 
 
 def edge_tier(p: FleetProblem, edge_share: Array, surrogate: Surrogate | None) -> Tier:
-    """The edges, with the shares o - oce that they serve, (C, T). With batching the use is that of
-    row (29)."""
+    """The edges, which serve the shares o - oce, (C, T). If they batch, the use is that of (29)."""
     rate = edge_sums(p, p.load * edge_share)
     gflop = rate[:, None, :] * p.work[:, None]
     tier = _tier(
@@ -69,16 +68,16 @@ def edge_tier(p: FleetProblem, edge_share: Array, surrogate: Surrogate | None) -
 def _tier(
     accuracy: Array, weight: Array, gflop: Array, gflops: Array, model_mb: Array, memory_mb: Array
 ) -> Tier:
-    limit = np.where(gflops > 0, gflops, 1e-9)[:, None, None]  # no compute: any use is far too much
+    limit = np.where(gflops > 0, gflops, 1e-9)[:, None, None]  # a node without compute serves none
     supported = accuracy > 0
     return Tier(weight[:, None, :] * accuracy, gflop / limit, supported, model_mb, memory_mb)
 
 
 def greedy(tier: Tier, alpha: Array, *, within_compute: bool = False) -> Bools:
-    """(N, M) the models held: models by Lagrangian gain per MB until the best one does not fit the
-    memory or, if asked for, the compute when it serves all that it serves best.
+    """The models held, (N, M): chosen by Lagrangian gain per MB until the best one does not fit.
 
-    As printed: gains that tie at 0 still load models, the first ones, until memory is full.
+    It must fit into the memory and, with `within_compute`, its tasks into the compute. A model of
+    gain 0 is held too while there is memory, as the paper prints it.
     """
     value = np.maximum(tier.reward - alpha[:, None, None] * tier.use, 0.0)
     held = np.zeros(value.shape[:2], dtype=bool)
@@ -86,7 +85,7 @@ def greedy(tier: Tier, alpha: Array, *, within_compute: bool = False) -> Bools:
     live = np.arange(len(free))
     best = np.zeros((len(free), 1, value.shape[2]))
     asked = np.zeros((len(free), value.shape[2]))
-    size = np.maximum(tier.model_mb, _SLACK_MB)  # a model may take no memory at all
+    size = np.maximum(tier.model_mb, _SLACK_MB)  # avoids division by 0: a model may take no memory
     while live.size:
         gain = np.maximum(value - best, 0.0).sum(axis=2) / size
         gain[held[live]] = -1.0
@@ -95,7 +94,7 @@ def greedy(tier: Tier, alpha: Array, *, within_compute: bool = False) -> Bools:
         asked = np.where(value[row, model] > best[:, 0], tier.use[live, model], asked)
         fits = (tier.model_mb[model] <= free) & (gain[row, model] >= 0)
         if within_compute:
-            fits &= asked.sum(axis=1) <= 1.0 + VIOLATION
+            fits &= asked.sum(axis=1) <= 1.0 + VIOLATION_MAX
         live, model, row = live[fits], model[fits], row[fits]
         held[live, model] = True
         value, free, asked = value[row], free[row] - tier.model_mb[model], asked[row]
@@ -104,7 +103,7 @@ def greedy(tier: Tier, alpha: Array, *, within_compute: bool = False) -> Bools:
 
 
 def choose(tier: Tier, held: Bools, alpha: Array) -> Ints:
-    """(N, T) the held model of highest Lagrangian value for each task (z of Algorithm 2)."""
+    """The held model of highest Lagrangian value for each task, (N, T): z of Algorithm 2."""
     value = tier.reward - alpha[:, None, None] * tier.use
     value = np.where(held[:, :, None] & tier.supported, value, -np.inf)
     z = value.argmax(axis=1)
@@ -112,31 +111,33 @@ def choose(tier: Tier, held: Bools, alpha: Array) -> Ints:
 
 
 def greedy_lr(tier: Tier) -> tuple[Ints, list[Ints]]:
-    """Algorithm 2: the last assignment (N, T), and that of every step on the way.
+    """Algorithm 2: the last assignment (N, T), and the assignments of all steps.
 
-    The multiplier of a node rises while its compute is over-asked: by STEP / sqrt(l) times the
-    relative violation, in units of the node's whole reward.
+    The multiplier of a node rises while its tasks need more compute than it has: by
+    FIRST_STEP / sqrt(l) times the relative violation, in units of the node's whole reward.
     """
     unit = tier.reward.max(axis=1).sum(axis=1)
     alpha = np.zeros(len(unit))
     live = np.arange(len(unit))
     last = np.full((len(unit), tier.reward.shape[2]), NONE)
     path = []
-    for step in range(1, STEPS + 1):
+    for step in range(1, STEPS_MAX + 1):
         part, price = tier.of(live), alpha[live]
         last[live] = choose(part, greedy(part, price), price)
         path.append(last.copy())
         violation = _asked(part, last[live], price) - 1.0
-        alpha[live] = np.maximum(price + STEP / np.sqrt(step) * violation * unit[live], 0.0)
-        live = live[violation >= VIOLATION]
+        alpha[live] = np.maximum(price + FIRST_STEP / np.sqrt(step) * violation * unit[live], 0.0)
+        live = live[violation >= VIOLATION_MAX]
         if not live.size:
             break
     return last, path
 
 
 def earned(tier: Tier, z: Ints) -> Array:
-    """(N,) the reward of assignments (N, T) within the compute of each node: what does not fit
-    is left out, the least reward per compute first."""
+    """The reward of assignments (N, T) within the compute of each node, (N,).
+
+    Tasks that do not fit are dropped, those of the least reward per compute first.
+    """
     served = z != NONE
     reward = np.where(served, _at(tier.reward, z), 0.0).T
     use = np.where(served, _at(tier.use, z), 0.0).T
@@ -144,7 +145,7 @@ def earned(tier: Tier, z: Ints) -> Array:
 
 
 def _asked(tier: Tier, z: Ints, alpha: Array) -> Array:
-    """(N,) compute that the tasks with a positive Lagrangian value ask for."""
+    """The compute that the tasks with a positive Lagrangian value need, (N,)."""
     use = _at(tier.use, z)
     worth = _at(tier.reward, z) - alpha[:, None] * use > 0
     asked: Array = np.where((z != NONE) & worth, use, 0.0).sum(axis=1)
@@ -152,6 +153,6 @@ def _asked(tier: Tier, z: Ints, alpha: Array) -> Array:
 
 
 def _at(values: Array, z: Ints) -> Array:
-    """(N, T) `values` (N, M, T) at the assigned models; anything where z is NONE."""
+    """The `values` (N, M, T) of the assigned models, (N, T); undefined where z is NONE."""
     picked: Array = values[np.arange(len(z))[:, None], z, np.arange(z.shape[1])]
     return picked

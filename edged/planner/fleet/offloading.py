@@ -1,7 +1,7 @@
 """The offloading LP (17): the best flows for given models, as one HiGHS object that is kept.
 
-Knows no method: it is asked about assignments and tells flows, value and prices. Between two
-solves only costs, bounds and coefficients change, so each solve starts from the last basis.
+An assignment goes in; flows, value and prices come out. Only costs, bounds and coefficients change
+between two solves, so each solve starts from the last basis. Knows no method.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edged.planner.fleet.assignment import NONE, Assignment, Flows, Prices, accuracy_of, value_of
-from edged.planner.fleet.highs import INFINITY, Model, Solver
+from edged.planner.fleet.highs import INFINITY, HighsSolver, LinearProgram
 from edged.planner.fleet.problem import Array, FleetProblem, Mode
 
-MOST = 1e7  # a load this many times a limit is not served from it: its share would be noise
-# The columns are all boxed: dual simplex starts at once, presolve costs more than it saves. Rows
-# and costs come scaled. Costs that HiGHS perturbs only add a second phase. Without all three the LP
-# takes half as long again. Optima tie, as clients with the same model gain the same per MB: which
-# one comes out depends on these options, and with it where an alternating method ends.
+MAX_OVERLOAD = 1e7  # a load above this many times a limit is not served: its share would be noise
+# The columns all have two bounds, so dual simplex starts at once and presolve costs more than it
+# saves. Rows and costs are scaled already. Perturbed costs only add a second phase. HiGHS's own
+# defaults for these three take half as long again. Optima tie, as clients with the same model gain
+# the same per MB: these options decide which one is found, and so where an alternating method ends.
 SOLVER: dict[str, float | int | str] = {
     "presolve": "off",
     "simplex_scale_strategy": 0,
     "dual_simplex_cost_perturbation_multiplier": 0.0,
 }
-PENALTY = 100.0  # accuracy lost by a query that must be served and is not; far above any price
+PENALTY = 100.0  # accuracy lost by a query that must be served and is not; above any price
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Surrogate:
-    """Coefficients of row (29), (E, T): ν (θ λ + ψ) stands in for ν 1{λ > 0}."""
+    """The coefficients θ and ψ of row (29), (E, T): ν (θ λ + ψ) replaces ν 1{λ > 0}."""
 
     theta: Array
     psi: Array
@@ -38,20 +38,23 @@ class Surrogate:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Numbers:
-    """What an assignment decides of the LP. Columns are flows of each (client, task): local, edge,
-    cloud and, where queries must be served, unserved."""
+    """The numbers of the LP that depend on the assignment.
+
+    The columns are flows of each (client, task): local, edge, cloud and, where queries must be
+    served, unserved.
+    """
 
     costs: Array  # (3 or 4, C, T)
     upper: Array  # (3 or 4, C, T)
-    use: Array  # (2, C, T) coefficients of local flows in (9), of edge flows in (10)
-    left: Array  # (E,) compute that setup times leave
+    use: Array  # (2, C, T) coefficients of local flows in (9) and of edge flows in (10)
+    left: Array  # (E,) share of the edge's compute that setup times leave
 
 
 class OffloadingLp:
-    """The LP of one problem. With `cloud_price` the cloud link is unlimited and paid for instead.
+    """The LP of one problem. A `cloud_price` replaces the limit of the cloud link.
 
-    Where queries must be served (modes null and strict) the LP is elastic: what it cannot serve
-    it reports in `Flows.unserved`, at PENALTY each, so that prices point the way.
+    The LP is elastic in modes null and strict, where queries must be served: those that it cannot
+    serve cost PENALTY each and are reported in `Flows.unserved`, so prices show what is scarce.
     """
 
     def __init__(self, problem: FleetProblem, cloud_price: float | None = None) -> None:
@@ -69,19 +72,19 @@ class OffloadingLp:
         traffic = p.load * p.input_mb
         self._up = traffic / self._uplink_limit[p.edge_of, None]
         self._out = traffic / self._cloud_limit
-        # Rows in the order in which _model adds them, after those of the shares
+        # The order is that in which _model adds the rows, after those of the shares.
         size = p.load.size
         self._client_row, self._edge_row, self._uplink_row, (self._cloud_row,) = np.split(
             np.arange(size, size + p.n_clients + 2 * p.n_edges + 1),
             np.cumsum([p.n_clients, p.n_edges, p.n_edges]),
         )
-        self._held: tuple[Solver, _Numbers] | None = None
+        self._held: tuple[HighsSolver, _Numbers] | None = None
 
     def solve(self, z: Assignment, surrogate: Surrogate | None = None) -> Flows:
-        """The best flows under `z`. With `surrogate` row (29) takes the place of (28)."""
+        """The best flows under `z`. If there is a `surrogate`, row (29) replaces (28)."""
         p, wanted = self.problem, self._numbers(z, surrogate)
         if self._held is None:
-            self._held = (Solver(self._model(wanted), **SOLVER), wanted)
+            self._held = (HighsSolver(self._model(wanted), **SOLVER), wanted)
         else:
             self._held = (self._held[0], self._changed(*self._held, wanted))
         solution = self._held[0].solve()
@@ -109,9 +112,11 @@ class OffloadingLp:
         edge_z = z.edge[p.edge_of]
         local_use = p.load * p.work[z.client] / self._client_limit[:, None]
         edge_use = p.load * p.work[edge_z] / self._edge_limit[p.edge_of, None]
-        local = (z.client != NONE) & (local_use <= MOST)
-        edge = (edge_z != NONE) & (edge_use <= MOST) & (self._up <= MOST)
-        cloud = (self._up <= MOST) & ((self._out <= MOST) | (self._cloud_price is not None))
+        local = (z.client != NONE) & (local_use <= MAX_OVERLOAD)
+        edge = (edge_z != NONE) & (edge_use <= MAX_OVERLOAD) & (self._up <= MAX_OVERLOAD)
+        cloud = (self._up <= MAX_OVERLOAD) & (
+            (self._out <= MAX_OVERLOAD) | (self._cloud_price is not None)
+        )
         at_client, at_edge = accuracy_of(p, z)
         costs = [self._cost * at_client * local, self._cost * at_edge * edge, self._cloud_cost]
         upper = [local, edge, cloud]
@@ -125,15 +130,15 @@ class OffloadingLp:
         if surrogate is not None:
             edge_use = edge_use + p.load * (setup * surrogate.theta)[p.edge_of]
             setup = setup * surrogate.psi
-        # An edge whose setup times alone fill the window serves nothing.
+        # An edge serves nothing if its setup times alone fill the window.
         left = np.maximum(1.0 - setup.sum(axis=1), 0.0) * np.sign(p.edge_gflops)
-        use = np.minimum(np.stack([local_use, edge_use]), MOST)
+        use = np.minimum(np.stack([local_use, edge_use]), MAX_OVERLOAD)
         return _Numbers(np.stack(costs), np.stack(upper).astype(float), use, left)
 
-    def _model(self, numbers: _Numbers) -> Model:
+    def _model(self, numbers: _Numbers) -> LinearProgram:
         """Every row is divided by its limit."""
         p = self.problem
-        model = Model()
+        model = LinearProgram()
         columns = model.columns(
             numbers.costs.size, upper=numbers.upper.ravel(), cost=numbers.costs.ravel()
         ).reshape(numbers.costs.shape)
@@ -145,15 +150,18 @@ class OffloadingLp:
         compute = np.sign(p.client_gflops)
         model.rows("(9)", p.n_clients, (client, local, numbers.use[0]), upper=compute)
         model.rows("(10)", p.n_edges, (edge_of, edge, numbers.use[1]), upper=numbers.left)
-        up = np.minimum(self._up, MOST)
+        up = np.minimum(self._up, MAX_OVERLOAD)
         model.rows("(11)", p.n_edges, (edge_of, columns[1:3], up), upper=np.sign(p.uplink_mb_s))
         link = np.sign(p.cloud_mb_s) if self._cloud_price is None else INFINITY
-        model.rows("(12)", 1, (0, cloud, np.minimum(self._out, MOST)), upper=link)
+        model.rows("(12)", 1, (0, cloud, np.minimum(self._out, MAX_OVERLOAD)), upper=link)
         return model
 
-    def _changed(self, solver: Solver, now: _Numbers, wanted: _Numbers) -> _Numbers:
-        """Tell the solver what differs. The use of a flow that is not served stays as it was:
-        coefficients are set one by one."""
+    def _changed(self, solver: HighsSolver, now: _Numbers, wanted: _Numbers) -> _Numbers:
+        """Tell the solver what differs between `now` and `wanted`.
+
+        The coefficient of a flow that is not served stays as it was: the solver sets coefficients
+        one by one, which takes time.
+        """
         columns = np.flatnonzero(wanted.costs != now.costs)
         solver.set_costs(columns, wanted.costs.ravel()[columns])
         columns = np.flatnonzero(wanted.upper != now.upper)
@@ -173,15 +181,15 @@ class OffloadingLp:
 
 
 def _or_one(limit: Array) -> Array:
-    """Divisors that bring limits to 1; a limit of 0 stays 0."""
+    """Divisors that scale limits to 1; a limit of 0 stays 0."""
     return np.where(limit > 0, limit, 1.0)
 
 
 def serve(lps: Sequence[OffloadingLp], z: Assignment) -> tuple[Assignment, list[Flows]]:
     """The flows of each LP under one assignment that all of them share.
 
-    In mode null a client whose models cannot serve what stays local gives up the task that falls
-    shortest, until nothing does: the assignment that comes back may serve less.
+    Mode null: a client whose models cannot serve all that stays local gives up the task with the
+    largest unserved share, until everything is served. The returned assignment may serve less.
     """
     flows = [lp.solve(z) for lp in lps]
     if lps[0].problem.mode is not Mode.NULL:

@@ -1,8 +1,8 @@
 """What every row of every node is worth at given prices of the shared limits, all at once.
 
-At prices of the uplinks, the edges' compute and the cloud link the fleet falls apart: each client
-solves a fractional knapsack (its own compute) for each of its rows against each row of its edge.
-The sum is a Lagrangian bound on F, and shows which rows no better plan can use. Knows no LP.
+Once the uplinks, the edges' compute and the cloud link have prices, the fleet falls apart: each
+client solves a fractional knapsack (its own compute) for each of its rows against each row of its
+edge. The sum is a Lagrangian bound on F, and shows which rows no better plan can use. Knows no LP.
 """
 
 from __future__ import annotations
@@ -16,32 +16,35 @@ import numpy as np
 
 from edged.planner.fleet.assignment import Prices
 from edged.planner.fleet.problem import Array, Bools, FleetProblem, Ints, Mode
-from edged.planner.fleet.rows import Rows, Tables
+from edged.planner.fleet.rows import AssignmentTables, Rows
 
-BLOCK = 50_000  # numbers in an array at a time: they stay in the cache
+BLOCK = 50_000  # numbers of an array that are computed at a time, so that they stay in the cache
 
 
-class Part(NamedTuple):
-    """Some clients, and how many rows they and their edges have before the padding, at most."""
+class ClientGroup(NamedTuple):
+    """Clients whose tables have similar lengths."""
 
     clients: Ints
-    rows: int
-    columns: int
+    rows: int  # the most rows that one of them has, without padding
+    columns: int  # the most rows that an edge of theirs has, without padding
 
 
 @dataclass(frozen=True, eq=False)
 class Worth:
-    """The Lagrangian at one set of prices: its value is `constant` + Σ_e `edge`[e, j_e] +
-    Σ_c `client`[c, r_c, j_e(c)] for client rows r and edge rows j; with several scenarios, the
-    mean. What is asked of `client` is found part by part: fresh memory costs more than numbers."""
+    """The Lagrangian at one set of prices; the mean, if there are several scenarios.
+
+    Its value is `constant` + Σ_e `edge`[e, j_e] + Σ_c `client`[c, r_c, j_e(c)], r being the client
+    rows and j the edge rows. Methods compute `client` group by group and keep none of it: to
+    allocate memory for all of it takes longer than the arithmetic.
+    """
 
     scenarios: tuple[tuple[FleetProblem, Prices], ...]
-    tables: Tables
+    tables: AssignmentTables
     edge: Array  # (E, J), -inf for padding
     constant: float
 
-    def _values(self) -> Iterator[tuple[Part, Array]]:
-        """The parts of `client`, less most of the padding: (C', R', J')."""
+    def _values(self) -> Iterator[tuple[ClientGroup, Array]]:
+        """The values `client` by groups of clients, without most of the padding: (C', R', J')."""
         rows, edges = self.tables.clients, self.tables.edges
         for part in _parts(rows, edges, self.scenarios[0][0].edge_of):
             each = [
@@ -54,7 +57,7 @@ class Worth:
 
     @cached_property
     def client(self) -> Array:
-        """(C, R, J); padding is worth no more than the best row."""
+        """The values (C, R, J); padding is worth no more than the best row."""
         client = np.full((*self.tables.clients.cost.shape, self.edge.shape[1]), -np.inf)
         for part, values in self._values():
             client[part.clients, : part.rows, : part.columns] = values
@@ -62,8 +65,10 @@ class Worth:
 
     @cached_property
     def _best(self) -> tuple[Array, Ints]:
-        """(C, J) the most that a client makes of its edge's row, and its row that does; anything
-        for padding."""
+        """The highest value of a client for each row of its edge, and the client's row: (C, J).
+
+        Entries of padding are undefined.
+        """
         shape = (len(self.tables.clients.cost), self.edge.shape[1])
         most, row = np.zeros(shape), np.zeros(shape, dtype=np.int64)
         for part, values in self._values():
@@ -73,12 +78,12 @@ class Worth:
         return most, row
 
     def response(self, edge_of: Ints) -> tuple[Ints, Ints]:
-        """(C,) and (E,) the rows that are worth most together."""
+        """The client rows (C,) and edge rows (E,) that are worth most together."""
         edge = self.scores(edge_of).argmax(axis=1)
         return self._best[1][np.arange(len(edge_of)), edge[edge_of]], edge
 
     def scores(self, edge_of: Ints) -> Array:
-        """(E, J) the most that an edge and its clients make with the edge's row j."""
+        """The highest value of an edge and its clients with the edge's row j, (E, J)."""
         total: Array = self.edge.copy()
         np.add.at(total, edge_of, self._best[0])
         return total
@@ -88,15 +93,15 @@ class Worth:
         return self.constant + float(self.scores(edge_of).max(axis=1).sum())
 
     def reach(self, edge_of: Ints) -> Array:
-        """(E, J) the bound on all choices with a given row of one edge."""
+        """The bound on all choices with a given row of one edge, (E, J)."""
         scores = self.scores(edge_of)
         best = scores.max(axis=1)
-        # All but one edge at their best
+        # All edges but one have their best row.
         reach: Array = self.constant + float(best.sum()) - best[:, None] + scores
         return reach
 
     def client_reach(self, edge_of: Ints) -> Array:
-        """(C, R) the same with a given row of one client, -inf for padding."""
+        """The bound on all choices with a given row of one client, (C, R); -inf for padding."""
         rest = self.reach(edge_of)[edge_of] - self._best[0]  # (C, J) without the client itself
         reach = np.full(self.tables.clients.cost.shape, -np.inf)
         for part, values in self._values():
@@ -106,11 +111,15 @@ class Worth:
         return reach
 
 
-def worth(scenarios: Sequence[FleetProblem], tables: Tables, prices: Sequence[Prices]) -> Worth:
-    """Price all rows of all nodes, the mean over scenarios of load with prices of their own. The
-    rows' own loading costs are taken off."""
+def worth(
+    scenarios: Sequence[FleetProblem], tables: AssignmentTables, prices: Sequence[Prices]
+) -> Worth:
+    """Price all rows of all nodes, less the rows' loading costs.
+
+    The value is the mean over scenarios of load, each with its own prices.
+    """
     edges = tables.edges
-    left = np.maximum(1.0 - edges.setup, 0.0)  # of the compute, after setup times
+    left = np.maximum(1.0 - edges.setup, 0.0)  # share of the compute that setup times leave
     own = np.zeros(edges.cost.shape)
     for p, q in zip(scenarios, prices, strict=True):
         own += (q.edge_compute * p.edge_gflops)[:, None] * left
@@ -123,8 +132,8 @@ def worth(scenarios: Sequence[FleetProblem], tables: Tables, prices: Sequence[Pr
     )
 
 
-def _parts(rows: Rows, edges: Rows, edge_of: Ints) -> list[Part]:
-    """All clients, those with tables of like length together, BLOCK numbers a part if possible."""
+def _parts(rows: Rows, edges: Rows, edge_of: Ints) -> list[ClientGroup]:
+    """All clients, grouped by the length of their tables, with at most BLOCK numbers a group."""
     columns = edges.count[edge_of]
     order = np.lexsort((rows.count, columns))
     sizes = zip(rows.count[order].tolist(), columns[order].tolist(), strict=True)
@@ -132,14 +141,14 @@ def _parts(rows: Rows, edges: Rows, edge_of: Ints) -> list[Part]:
     for number, size in enumerate(sizes):
         wider = (max(most[0], size[0]), max(most[1], size[1]))
         if number > start and (number + 1 - start) * wider[0] * wider[1] > BLOCK:
-            parts.append(Part(order[start:number], *most))
+            parts.append(ClientGroup(order[start:number], *most))
             start, wider = number, size
         most = wider
-    return [*parts, Part(order[start:], *most)]
+    return [*parts, ClientGroup(order[start:], *most)]
 
 
-def _offload_values(p: FleetProblem, edges: Rows, prices: Prices, part: Part) -> Array:
-    """(T, C', J') the best a client makes of offloading all of a task, net of prices."""
+def _offload_values(p: FleetProblem, edges: Rows, prices: Prices, part: ClientGroup) -> Array:
+    """The highest value of offloading all of a client's task, net of prices: (T, C', J')."""
     of = p.edge_of[part.clients]
     work = edges.work[:, :, : part.columns].take(of, axis=1)
     accuracy = edges.accuracy[:, :, : part.columns].take(of, axis=1)
@@ -153,12 +162,12 @@ def _offload_values(p: FleetProblem, edges: Rows, prices: Prices, part: Part) ->
     return best
 
 
-def knapsacks(p: FleetProblem, rows: Rows, part: Part, offload: Array) -> Array:
-    """(C', R', J) max Σ_t y A + (1 - y) v over local shares y with Σ_t y λ w <= β, for some of the
-    clients; `offload` (T, C', J) is v.
+def knapsacks(p: FleetProblem, rows: Rows, part: ClientGroup, offload: Array) -> Array:
+    """max Σ_t y A + (1 - y) v over local shares y with Σ_t y λ w <= β, (C', R', J).
 
-    Where a row cannot ask for more compute than the client has, each task takes the better of A
-    and v. Elsewhere the local gains A - v above 0 fill the compute.
+    `part` says for which clients; `offload` (T, C', J) is v. If a row cannot need more compute than
+    the client has, each task takes the better of A and v. Otherwise the compute is filled by the
+    local gains A - v above 0.
     """
     clients, first = part.clients, slice(part.rows)
     work, limit = rows.work[:, clients, first], p.client_gflops[clients]
@@ -177,13 +186,13 @@ def knapsacks(p: FleetProblem, rows: Rows, part: Part, offload: Array) -> Array:
 
 
 def _idle(mode: Mode, served: Bools) -> Array:
-    """(T, C', R') what a share that no node serves counts: 0, or -inf where that is not allowed."""
+    """The value of a share that no node serves, (T, C', R'): 0, or -inf if the mode forbids it."""
     allowed = (mode is Mode.DROP) | ((mode is Mode.NULL) & ~served)
     return np.where(allowed, 0.0, -np.inf)
 
 
 def _better(local: Array, offload: Array) -> Array:
-    """(C', R', J) Σ_t max(local (T, C', R'), offload (T, C', J))."""
+    """Σ_t max(local (T, C', R'), offload (T, C', J)): (C', R', J)."""
     total: Array = np.maximum(local[0, :, :, None], offload[0, :, None])
     one = np.empty_like(total)
     for a, b in zip(local[1:], offload[1:], strict=True):
@@ -192,20 +201,20 @@ def _better(local: Array, offload: Array) -> Array:
 
 
 def _blocks(count: int, size: int) -> Iterator[slice]:
-    """Slices of 0..count, so that the arrays of `size` numbers for each make up BLOCK."""
+    """Slices of 0..count of about BLOCK numbers each, where one index stands for `size` numbers."""
     step = max(1, BLOCK // size)
     return (slice(start, start + step) for start in range(0, count, step))
 
 
 def fill(gain: Array, size: Array, limit: Array) -> Array:
-    """The most that fractional knapsacks hold: gains (T, ..) and, broadcast against them, sizes
-    (T, ..) and limits (..).
+    """The highest gain that fractional knapsacks hold.
 
-    It is the least of α limit + Σ max(0, gain - α size) over α, at 0 or at a gain per size.
+    Gains are (T, ..), sizes (T, ..) and limits (..), which broadcast. By duality it is the least of
+    α limit + Σ max(0, gain - α size) over α, which lies at α = 0 or at a gain per size.
     """
     density = gain / np.where(size > 0, size, 1.0)
     best: Array = gain.sum(axis=0)
-    left = np.empty_like(gain)  # one buffer: fresh arrays cost more than the arithmetic
+    left = np.empty_like(gain)  # reused: allocating arrays costs more than the arithmetic
     for price in density:
         np.multiply(price, size, out=left)
         np.maximum(np.subtract(gain, left, out=left), 0.0, out=left)

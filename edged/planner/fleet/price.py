@@ -6,7 +6,7 @@
 3. Polish: the duals of any LP bound every other choice too. The choice that looks best under all
    such cuts so far is tried next (neighbours.py).
 
-Works on several scenarios of load at once (robust.py) and with a cost of loading models.
+The search takes several scenarios of load at once (robust.py), and a cost of loading models.
 """
 
 from __future__ import annotations
@@ -17,36 +17,30 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edged.planner.fleet.assignment import Assignment, Flows, Prices
+from edged.planner.fleet.candidates import MAX_ROWS
 from edged.planner.fleet.ideal import ideal_prices, pooled
 from edged.planner.fleet.neighbours import Choice, Cuts, best_neighbour
 from edged.planner.fleet.offloading import OffloadingLp, serve
 from edged.planner.fleet.oracle import Worth, worth
 from edged.planner.fleet.problem import Array, FleetProblem, Ints, Mode
-from edged.planner.fleet.rows import MAX_ROWS, Rows, Tables, envelope, tables
+from edged.planner.fleet.rows import AssignmentTables, Rows, envelope, tables
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long `price` works: rounds of pricing, then at most `tries` choices in the polish, or
-    `wide_tries` where the bound is still WIDE away. It stops as soon as the plan is proven to be
-    `close_enough`, a gap relative to the bound.
+    """How long `price` works. Only the rows of a node that reach highest stay in use."""
 
-    Of each node so many rows stay in use, those that reach highest: `round_rows` of an edge after
-    a round that leaves the bound nearer, `edge_rows` of an edge and `client_rows` of a client in
-    the polish.
-    """
-
-    close_enough: float
-    rounds: int
-    tries: int
-    wide_tries: int
-    round_rows: int
-    edge_rows: int
-    client_rows: int
+    close_enough: float  # a plan proven to be within this relative gap ends the search
+    rounds: int  # the most rounds of pricing
+    tries: int  # the most choices that the polish tries
+    wide_tries: int  # the same while the relative gap is above WIDE_GAP
+    round_rows: int  # rows of an edge that stay in use after a round that lowered the bound
+    edge_rows: int  # rows of an edge that stay in use in the polish
+    client_rows: int  # rows of a client that stay in use in the polish
 
 
 EFFORTS = {
-    # Half of the 1 % that a quick plan may lose: the rest is for those that end without proof.
+    # The gap is half of the 1 % that a quick plan may lose: plans without proof need the rest.
     "quick": Effort(
         close_enough=5e-3,
         rounds=3,
@@ -66,19 +60,19 @@ EFFORTS = {
         client_rows=20,
     ),
 }
-FEW_EDGE_ROWS = 12  # up to here pricing all rows takes less time than an LP of all clients
+FEW_EDGE_ROWS = 12  # pricing this many rows takes less time than an LP of all clients
 STARTS = 6  # choices near which the polish looks, the best first
-WIDE = 0.02  # relative gap beyond which the search may not trust which rows reach highest
-# Clients times client rows times edge rows, above which the rounds see only the first so many.
-TOO_MANY = 4_000_000
-FAR_TOO_MANY = 20_000_000  # above this they are never priced all, and the bound is a looser one
+WIDE_GAP = 0.02  # a wider relative gap: it is not known well which rows reach highest
+# Limits on clients * client rows * edge rows.
+ROUND_CELLS_MAX = 4_000_000  # larger tables: the rounds price only some promising rows
+BOUND_CELLS_MAX = 20_000_000  # larger tables: all rows are never priced, and the bound is looser
 FIRST_CLIENT_ROWS = 24
 FIRST_EDGE_ROWS = 60
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Start:
-    """What the search may be given: the prices to begin at, and the cost of loading models.
+class SearchStart:
+    """What a search can start from: the first prices, and the cost of loading models.
 
     `client_cost` (C, M) and `edge_cost` (E, M) are taken off the objective for each model held.
     """
@@ -107,14 +101,14 @@ class Found:
 def search(
     scenarios: Sequence[FleetProblem],
     effort: Effort,
-    start: Start | None = None,
+    start: SearchStart | None = None,
     cloud_price: float | None = None,
 ) -> Found:
     """The best assignment found for problems that differ in their loads only.
 
-    With `cloud_price` the cloud link is unlimited and paid for by the MB (decompose.py).
+    A `cloud_price` per MB replaces the limit of the cloud link (decompose.py).
     """
-    start = start or Start()
+    start = start or SearchStart()
     job = _Search(scenarios, effort, start, cloud_price)
     prices = job.first_prices() if start.prices is None else [start.prices] * len(scenarios)
     job.preselect(prices)
@@ -123,7 +117,7 @@ def search(
         if not duals or job.closed:
             break
         job.drop_hopeless()
-        if job.gap <= WIDE:
+        if job.gap <= WIDE_GAP:
             job.shorten(effort.round_rows)
         prices = [_middle(a, b) for a, b in zip(prices, duals[-1], strict=True)]
     if not job.closed:
@@ -138,26 +132,29 @@ class _Search:
         self,
         scenarios: Sequence[FleetProblem],
         effort: Effort,
-        start: Start,
+        start: SearchStart,
         cloud_price: float | None,
     ) -> None:
         self._effort = effort
         self.problem = scenarios[0]
-        # A priced link has no limit, so no price times limit enters a bound.
+        # A priced link has no limit, so the bound has no term of price times limit.
         unlimited = [replace(s, cloud_mb_s=0.0) for s in scenarios]
         self._scenarios = list(scenarios) if cloud_price is None else unlimited
         self._lps = [OffloadingLp(s, cloud_price) for s in self._scenarios]
         self._cloud_price = cloud_price
-        # Mode drop allows all that mode null does: for first prices and for looser bounds.
+        # Mode drop allows all that mode null does, so first prices and looser bounds can use it.
         null = self.problem.mode is Mode.NULL
         self._relaxed = [replace(s, mode=Mode.DROP) if null else s for s in self._scenarios]
         self._all = self._tables = tables(self.problem, start.client_cost, start.edge_cost)
         size = self.problem.n_clients * self._all.clients.z.shape[1] * self._all.edges.z.shape[1]
-        self._too_many, self._far_too_many = size > TOO_MANY, size > FAR_TOO_MANY
-        exact = self._all.complete and not self._far_too_many
+        self._too_large_for_rounds, self._too_large_for_bounds = (
+            size > ROUND_CELLS_MAX,
+            size > BOUND_CELLS_MAX,
+        )
+        exact = self._all.complete and not self._too_large_for_bounds
         self._envelope = None if exact else envelope(self.problem)
         self._prices: list[list[Prices]] = []
-        # (E, J): the most that a plan with a given row of an edge could be worth
+        # The highest value that a plan with a given row of an edge could have, (E, J).
         self._reach: Array | None = None
         self._tried: set[bytes] = set()
         self._attempts: list[_Attempt] = []
@@ -166,7 +163,7 @@ class _Search:
 
     @property
     def gap(self) -> float:
-        """Between the best plan and the bound, relative; infinite as long as one is missing."""
+        """The relative gap between the best plan and the bound; infinite while one is missing."""
         best = self._best
         if best is None or best.rank[0] < 0 or not np.isfinite(self._bound):
             return np.inf
@@ -178,7 +175,7 @@ class _Search:
         return self.gap <= self._effort.close_enough
 
     def first_prices(self) -> list[Prices]:
-        """Those of ideal nodes. Where a round costs little, rough ones will do."""
+        """The prices of ideal nodes; of merged clients, which are rough, where rounds are cheap."""
         few = self._all.edges.z.shape[1] <= FEW_EDGE_ROWS
         lps = self._lps
         if few or self.problem.mode is Mode.NULL:
@@ -187,17 +184,19 @@ class _Search:
         return [ideal_prices(lp) for lp in lps]
 
     def preselect(self, prices: list[Prices]) -> None:
-        """Where the tables are too large to price each time, start with promising rows: those of
-        clients against edges better than any, those of edges against these."""
+        """Reduce tables that are too large to price in every round to their promising rows.
+
+        Client rows are judged against edges better than any real one, then edge rows against them.
+        """
         of, rows = self.problem.edge_of, self._all
-        if not self._too_many:
+        if not self._too_large_for_rounds:
             return
-        ideal = Tables(rows.clients, envelope(self.problem).edges, complete=False)
+        ideal = AssignmentTables(rows.clients, envelope(self.problem).edges, complete=False)
         worth_of = worth(self._relaxed, ideal, prices)
         clients = _top(rows.clients, worth_of.client_reach(of), FIRST_CLIENT_ROWS)
-        few = Tables(clients, rows.edges, complete=False)
+        few = AssignmentTables(clients, rows.edges, complete=False)
         edges = _top(rows.edges, worth(self._scenarios, few, prices).reach(of), FIRST_EDGE_ROWS)
-        self._tables = Tables(clients, edges, complete=False)
+        self._tables = AssignmentTables(clients, edges, complete=False)
 
     def price(self, prices: list[Prices]) -> Worth:
         """What the rows in use are worth at these prices; lowers the bound where it can."""
@@ -214,10 +213,10 @@ class _Search:
         return pricing
 
     def attempt(self, choice: Choice) -> list[list[Prices]]:
-        """Solve the LPs of a choice; keep it if it is the best. Empty if it was tried before.
+        """Solve the LPs of a choice, keep it if it is the best, and return prices for cuts.
 
-        The prices that come back make cuts: those of the choice, and in mode null also those of
-        what is left of it when every client can serve what it keeps.
+        These are the prices of the choice and, in mode null, those of what remains of it when every
+        client can serve what it keeps. None come back for a choice that was tried before.
         """
         if self._seen(choice):
             return []
@@ -239,11 +238,11 @@ class _Search:
         return [*cuts, [flow.prices for flow in flows]]
 
     def polish(self) -> None:
-        """Bound once more over all rows, then try what looks best under all cuts, one at a time."""
+        """Bound once more over all rows, then try the choices that look best under all cuts."""
         if self._best is None:
             return
         effort = self._effort
-        if not self._far_too_many:
+        if not self._too_large_for_bounds:
             self._tables = self._all
         pricing = self.price([flow.prices for flow in self._best.flows])
         if self.closed:
@@ -253,7 +252,7 @@ class _Search:
             self.shorten(effort.edge_rows)
             self.shorten_clients(pricing.client_reach(self.problem.edge_of), effort.client_rows)
         cuts = [worth(self._scenarios, self._tables, prices) for prices in self._prices]
-        for _ in range(effort.tries if self.gap <= WIDE else effort.wide_tries):
+        for _ in range(effort.tries if self.gap <= WIDE_GAP else effort.wide_tries):
             choice = self._propose(Cuts.of(cuts))
             duals = [] if choice is None else self.attempt(choice)
             if not duals or self.closed:
@@ -271,7 +270,7 @@ class _Search:
         return None
 
     def drop_hopeless(self) -> None:
-        """Leave out, for good, the edge rows that no plan better than the best one can use."""
+        """Remove the edge rows that no plan better than the best one can use."""
         if self._best is None or self._best.rank[0] < 0 or self._reach is None:
             return
         if self._tables is not self._all:
@@ -284,8 +283,7 @@ class _Search:
         self._all = self._tables = replace(self._all, edges=self._all.edges.keep(kept))
 
     def shorten(self, edge_rows: int) -> None:
-        """Leave so many rows of each edge in use: those that could still reach highest, and the
-        best plan's."""
+        """Keep `edge_rows` rows of each edge: those that can reach highest, and the best plan's."""
         edges = self._all.edges
         if self._best is None or self._reach is None or self._tables is not self._all:
             return
@@ -294,7 +292,7 @@ class _Search:
             self._tables = replace(self._all, edges=edges.keep(kept), complete=False)
 
     def shorten_clients(self, reach: Array, client_rows: int) -> None:
-        """The same for the clients, by `reach` (C, R)."""
+        """Keep `client_rows` rows of each client by `reach` (C, R), and the best plan's."""
         assert self._best is not None
         clients = self._tables.clients
         if clients.z.shape[1] > client_rows:
@@ -315,7 +313,7 @@ class _Search:
     def found(self) -> Found:
         assert self._best is not None, "no round was run; this is a bug"
         best, legal = self._best, self._best.rank[0] == 0
-        # Rows without hope were left out, so the bound may have come down past the best plan.
+        # Hopeless rows were removed, so the bound may have fallen below the best plan.
         bound = max(self._bound, best.rank[1]) if legal else self._bound
         return Found(best.z, best.flows, best.rank[1], bound, self._solves, legal)
 
@@ -341,13 +339,16 @@ class _Search:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Attempt:
-    """A choice whose LPs were solved. `near` is what the tables hold of `z`: the two differ where
-    mode null gave up a task."""
+    """A choice whose LPs were solved.
+
+    `near` is the assignment in the tables that `z` came from; they differ where mode null gave up a
+    task.
+    """
 
     near: Assignment
     z: Assignment
     flows: tuple[Flows, ...]
-    rank: tuple[float, float]  # less unserved first, then more objective
+    rank: tuple[float, float]  # higher is better: minus the unserved share, then the objective
 
 
 def _top(rows: Rows, merit: Array, count: int) -> Rows:
@@ -356,7 +357,7 @@ def _top(rows: Rows, merit: Array, count: int) -> Rows:
 
 
 def _highest(merit: Array, first: Ints, count: int) -> Ints:
-    """(N, count) indices: `first` (N,), then the others by falling merit (N, R)."""
+    """The indices (N, count): `first` (N,), then the others by falling merit (N, R)."""
     merit = merit.copy()
     merit[np.arange(len(first)), first] = np.inf
     order: Ints = np.argsort(-merit, axis=1, kind="stable")[:, :count]

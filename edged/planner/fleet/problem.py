@@ -1,8 +1,8 @@
 """An instance of the fleet problem (J3O, BAJ3O) as frozen arrays, and the checks on its JSON form.
 
-Knows no method. Shapes use C clients, E edges, M models, T tasks. Memory and inputs are in MB,
-work in GFLOP per query, speeds in GFLOP/s, loads in queries/s, links in MB/s, as in Table II and
-III of the paper and in docs/planners-fleet.md.
+Shapes use C clients, E edges, M models, T tasks. Memory and inputs are in MB, work in GFLOP per
+query, speeds in GFLOP/s, loads in queries/s, links in MB/s, as in Tables II and III of the paper
+and in docs/planners-fleet.md. Knows no method.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edged.planner.instance import (
 from edged.typeinfo import describe
 
 KIND = "j3o"
-LEAST = 1e-9  # MB, MB/s or GFLOP/s: a thousandth of a byte, an operation a second; less is none
+NEGLIGIBLE = 1e-9  # MB, MB/s or GFLOP/s below this count as 0: a thousandth of a byte, one FLOP/s
 
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -132,7 +132,7 @@ class FleetProblem:
 
     @property
     def weight(self) -> Array:
-        """(C, T) each load's share of the total; zeros where there is no load at all."""
+        """Each load's share of the total, (C, T); zeros if there is no load at all."""
         total = self.total_load
         return self.load / total if total > 0 else np.zeros_like(self.load)
 
@@ -150,27 +150,12 @@ def read(data: bytes | str) -> FleetProblem:
 
 
 def from_instance(raw: Instance) -> FleetProblem:
-    """Check what types cannot say (lengths, indices, pairs of fields) and build the arrays.
+    """The problem as arrays. Raises PlanError naming the field that is wrong.
 
     A fleet without clients may also lack tasks, models and edges: its plan is empty.
     """
+    _check(raw)
     tasks, models, edges = len(raw.tasks), len(raw.models), len(raw.edges)
-    for name in ("tasks", "models", "edges"):
-        if raw.clients and not getattr(raw, name):
-            raise PlanError(f"{name}: empty, but there are clients; there must be at least one")
-    for name in ("w", "mem_c", "mem_e"):
-        _shaped(name, getattr(raw, name), (models,))
-    for name in ("acc_c", "acc_e"):
-        _shaped(name, getattr(raw, name), (edges, models, tasks))
-    for name in ("acc_s", "d"):
-        _shaped(name, getattr(raw, name), (tasks,))
-    for number, client in enumerate(raw.clients):
-        _shaped(f"clients[{number}].lam", client.lam, (tasks,))
-        if client.edge >= edges:
-            raise PlanError(
-                f"clients[{number}].edge: must be < {edges}, the number of edges, got {client.edge}"
-            )
-    _check_batching(raw)
     return FleetProblem(
         tasks=tuple(raw.tasks),
         models=tuple(raw.models),
@@ -193,6 +178,27 @@ def from_instance(raw: Instance) -> FleetProblem:
         setup_s=None if raw.nu is None else _floats(raw.nu),
         window_s=raw.Tb if raw.Tb is not None else 1.0,
     )
+
+
+def _check(raw: Instance) -> None:
+    """Check what types cannot say: lengths, indices, and pairs of fields."""
+    tasks, models, edges = len(raw.tasks), len(raw.models), len(raw.edges)
+    for name in ("tasks", "models", "edges"):
+        if raw.clients and not getattr(raw, name):
+            raise PlanError(f"{name}: empty, but there are clients; there must be at least one")
+    for name in ("w", "mem_c", "mem_e"):
+        _shaped(name, getattr(raw, name), (models,))
+    for name in ("acc_c", "acc_e"):
+        _shaped(name, getattr(raw, name), (edges, models, tasks))
+    for name in ("acc_s", "d"):
+        _shaped(name, getattr(raw, name), (tasks,))
+    for number, client in enumerate(raw.clients):
+        _shaped(f"clients[{number}].lam", client.lam, (tasks,))
+        if client.edge >= edges:
+            raise PlanError(
+                f"clients[{number}].edge: must be < {edges}, the number of edges, got {client.edge}"
+            )
+    _check_batching(raw)
 
 
 def to_instance(problem: FleetProblem) -> Instance:
@@ -234,7 +240,7 @@ def _check_batching(raw: Instance) -> None:
         return
     _shaped("nu", raw.nu, (len(raw.models),))
     for number, edge in enumerate(raw.edges):
-        if edge.flops < LEAST:
+        if edge.flops < NEGLIGIBLE:
             raise PlanError(f"edges[{number}].flops: must be > 0 with batching, (28) divides by it")
 
 
@@ -247,7 +253,7 @@ def _shaped(name: str, value: Any, shape: tuple[int, ...]) -> None:
 
 
 def _limits(value: Any) -> Array:
-    return _floats(np.where(np.array(value) < LEAST, 0.0, value))
+    return _floats(np.where(np.array(value) < NEGLIGIBLE, 0.0, value))
 
 
 def _floats(value: Any) -> Array:

@@ -1,7 +1,7 @@
 """Loads are estimates, and change: plans for intervals of load, and plans that follow a load.
 
-J3O's open questions (its section VII). Models move slowly and flows quickly: a plan for an
-interval fixes the models, and the LP finds the flows for the load that comes. Pure: samples are
+These are open questions of J3O (its section VII). Models move slowly and flows quickly: a plan for
+an interval of loads fixes the models, and the LP finds the flows for the actual load. Samples are
 drawn from the generator that is passed in.
 """
 
@@ -15,8 +15,9 @@ import numpy as np
 from edged.errors import PlanError
 from edged.planner.fleet.assignment import Assignment
 from edged.planner.fleet.offloading import OffloadingLp, serve
-from edged.planner.fleet.plan import FleetPlan, plan_of
-from edged.planner.fleet.price import Effort, Found, Start, search
+from edged.planner.fleet.outcome import plan_of
+from edged.planner.fleet.plan import FleetPlan
+from edged.planner.fleet.price import Effort, Found, SearchStart, search
 from edged.planner.fleet.problem import Array, FleetProblem
 
 MB_PER_GB = 1000.0
@@ -24,24 +25,21 @@ MB_PER_GB = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class Hedged:
-    """A plan for an interval of loads. `plan` is for the load in the middle; `expected` is the
-    mean of F over the samples that it was made for, with the flows that suit each, and no choice
-    of models has a higher one than `expected_bound`."""
+    """A plan for an interval of loads."""
 
-    plan: FleetPlan
-    expected: float
-    expected_bound: float
+    plan: FleetPlan  # its flows are for the load in the middle
+    expected: float  # mean of F over the samples that it was made for, each with its best flows
+    expected_bound: float  # no choice of models has a higher mean
 
 
 @dataclass(frozen=True, slots=True)
 class Replanned:
-    """A plan made from a previous one. `loaded_mb` must be loaded for it. `net` is its objective
-    less the cost of loading that; no plan has a higher one than `net_bound`."""
+    """A plan made from a previous one."""
 
     plan: FleetPlan
-    loaded_mb: float
-    net: float
-    net_bound: float
+    loaded_mb: float  # what the nodes must load to follow it
+    net: float  # its objective less the cost of loading
+    net_bound: float  # no plan has a higher net objective
 
 
 def hedge(
@@ -56,8 +54,11 @@ def hedge(
 
 
 def plan_for_most(problem: FleetProblem, spread: float, effort: Effort) -> FleetPlan:
-    """Models and flows that hold for every load up to λ (1 + spread): each row of P1 grows with
-    the load, so flows that fit the upper end fit all below. `obj` is F at the load λ itself."""
+    """Models and flows that hold for every load up to λ (1 + spread).
+
+    Each row of P1 grows with the load, so flows that fit the upper end fit all loads below. `obj`
+    is F at the load λ itself.
+    """
     _check_spread(spread)
     found = _legal(search([problem.with_load(problem.load * (1.0 + spread))], effort))
     return plan_of(problem, "price", found.z, found.flows[0], iterations=found.solves)
@@ -75,7 +76,7 @@ def replan(
     if not (np.isfinite(cost_per_gb) and cost_per_gb >= 0):
         raise PlanError(f"switching cost: must be a finite number >= 0, got {cost_per_gb}")
     per_mb = cost_per_gb / MB_PER_GB
-    start = Start(
+    start = SearchStart(
         client_cost=_to_load(previous.x_c, per_mb * problem.client_model_mb),
         edge_cost=_to_load(previous.x_e, per_mb * problem.edge_model_mb),
     )
@@ -110,7 +111,7 @@ def follow(problem: FleetProblem, plan: FleetPlan) -> FleetPlan:
 
 
 def accuracies(problem: FleetProblem, z: Assignment, loads: Sequence[Array]) -> list[float]:
-    """F under each load (C, T) with the flows that suit it."""
+    """F under each load (C, T) with the best flows for it."""
     found = []
     for load in loads:
         _, (flows,) = serve([OffloadingLp(problem.with_load(load))], z)
@@ -121,7 +122,7 @@ def accuracies(problem: FleetProblem, z: Assignment, loads: Sequence[Array]) -> 
 def sample_loads(
     problem: FleetProblem, spread: float, samples: int, rng: np.random.Generator
 ) -> list[Array]:
-    """Loads (C, T) drawn evenly from λ (1 ± spread), each on its own."""
+    """Loads (C, T) drawn uniformly and independently from λ (1 ± spread)."""
     _check_spread(spread)
     if samples < 1:
         raise PlanError(f"samples: must be >= 1, got {samples}")
@@ -142,7 +143,7 @@ def _check_nodes(problem: FleetProblem, plan: FleetPlan) -> None:
 
 
 def _to_load(held: Sequence[Sequence[int]], cost: Array) -> Array:
-    """(nodes, models) the cost (models,) of each model, 0 where the node holds it."""
+    """The cost (models,) of each model for each node, (nodes, models); 0 if the node holds it."""
     to_load = np.tile(cost, (len(held), 1))
     for node, models in enumerate(held):
         to_load[node, list(models)] = 0.0

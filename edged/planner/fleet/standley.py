@@ -1,7 +1,7 @@
 """The task-grouping losses of Standley et al. (ICML 2020) that ship with the package.
 
-Source: github.com/tstandley/taskgrouping (MIT licence, data/LICENSE); the paper says neither
-which of the four settings nor which split J3O used: setting 1, test, is our choice.
+Source: github.com/tstandley/taskgrouping (MIT licence, data/LICENSE). The J3O paper says neither
+which of the four settings nor which split it used: setting 1 and the test split are our choice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where independent jobs run: on Ray where it is installed, else in this process; in what memory.
+"""Where independent jobs run: on Ray if it is installed, else in this process.
 
-The answers come in the order of the jobs and are the same either way. Not pure: starts Ray, and
-stops it if it was this module that started it.
+The answers have the order of the jobs and are the same either way. This module is not pure: it
+starts Ray, and stops it if it started it.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from edged import malloc as heap
 from edged.errors import Unsupported
 from edged.planner.fleet.decompose import Run
 
-_SCRATCH_BYTES = 64 << 20  # arrays of some MB come and go in a search
+_SCRATCH_BYTES = 64 << 20  # a search allocates and frees arrays of some MB all the time
 
 
 def keep_scratch() -> None:
-    """Let this process keep the memory of a search for the next one."""
+    """Let this process keep freed memory, so that the next search finds it there."""
     heap.keep(_SCRATCH_BYTES, _SCRATCH_BYTES // 2)
 
 
 @contextmanager
 def workers(place: str = "auto") -> Iterator[Run]:
-    """A `map` over jobs: `ray`, `one` (this process), or `auto`: Ray where it is installed.
+    """A `map` over jobs. `place` is `ray`, `one` (this process) or `auto` (Ray if installed).
 
-    Raises Unsupported for `ray` where it is not.
+    Raises Unsupported if `place` is `ray` and Ray is not installed.
     """
     installed = importlib.util.find_spec("ray") is not None
     if place == "ray" and not installed:

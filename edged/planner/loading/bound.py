@@ -1,10 +1,11 @@
 """An upper bound on the users that any schedule can serve: the certificate of a heuristic plan.
 
-A relaxation. By Theorem 2 some best schedule visits each model once. Models of different clusters
-share nothing, so leaving out the others' visits makes no cluster slower, and what is left of a
-cluster is a walk through its models that begins with a cold load. The bound drops "at most once"
-from these walks and prices it instead (Lagrange multipliers, in ms a visit). It holds for any
-prices; subgradient steps look for prices that rule out the largest number still in question.
+It comes from a relaxation. Some best schedule visits each model once (Theorem 2). Models of
+different clusters share nothing, so a schedule without the other clusters' visits is no slower,
+and each cluster's visits are a walk through its models that begins with a cold load. The bound
+allows a walk to visit a model more than once and puts a price on each visit instead (Lagrange
+multipliers, in ms). It holds for any prices; subgradient steps look for prices that rule out the
+largest number of users still in question.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from edged.planner.loading.order import best_visits
-from edged.planner.loading.structure import Sharing
-from edged.planner.loading.tables import Floats, Ints, Tables
+from edged.planner.loading.structure import BlockSharing
+from edged.planner.loading.tables import Floats, Ints, LoadingTables
 
 ROUNDS = 60
-WORK = 6e7  # states that all rounds together may evaluate; one round is always made
-_ROUNDING = 1e-9  # relative: a bound may err upwards only
-_STEP = 1.8  # of the step that would reach the deadline if the least time were linear in the prices
-_BEYOND = 1.02  # aim past the deadline, or the steps fade before it is reached
+STATES_MAX = 6e7  # states that all rounds together may evaluate; one round is always made
+_ROUNDING = 1e-9  # relative; rounding may make the bound too high but never too low
+_STEP_FACTOR = 1.8  # times the step that reaches the deadline if times are linear in the prices
+_AIM_FACTOR = (
+    1.02  # the steps aim 2 % past the deadline, as they shrink before they reach their aim
+)
 
 
-def upper_bound(tables: Tables, sharing: Sharing, served: int) -> int:
-    """No schedule serves more users; `served` is known to be possible, and ends the search early.
+def upper_bound(tables: LoadingTables, sharing: BlockSharing, served: int) -> int:
+    """No schedule serves more users than this number; it is the optimum if clusters are nested.
 
-    When the clusters are nested, this is the optimum itself.
+    `served` users are known to be possible: the search ends when it gets there.
     """
     if sharing.nested:
         return sum(users for _, users in best_visits(tables, sharing.order))
@@ -36,7 +39,7 @@ def upper_bound(tables: Tables, sharing: Sharing, served: int) -> int:
     least_ms = np.zeros(tables.users + 1)
     bound = tables.users
     work = len(models) ** 2 * (tables.users + 1)
-    for _ in range(max(1, min(ROUNDS, int(WORK / work)))):
+    for _ in range(max(1, min(ROUNDS, int(STATES_MAX / work)))):
         walks = _Walks.solve(tables, sharing, price_ms)
         total_ms, share = _combine(walks.least_by_cluster(), tables.users)
         total_ms = total_ms - price_ms.sum()
@@ -49,8 +52,8 @@ def upper_bound(tables: Tables, sharing: Sharing, served: int) -> int:
         excess[(price_ms <= 0) & (excess < 0)] = 0.0
         if not excess.any():
             break
-        short_ms = max(tables.limit_ms * _BEYOND - total_ms[bound], 0.0)
-        price_ms = np.maximum(0.0, price_ms + _STEP * short_ms / (excess @ excess) * excess)
+        short_ms = max(tables.limit_ms * _AIM_FACTOR - total_ms[bound], 0.0)
+        price_ms = np.maximum(0.0, price_ms + _STEP_FACTOR * short_ms / (excess @ excess) * excess)
     return bound
 
 
@@ -60,12 +63,12 @@ class _Walks:
 
     cluster: list[slice]  # rows of each cluster
     users: list[int]  # users of each cluster
-    least_ms: Floats  # (I, K + 1) to serve k users and end in model i
+    least_ms: Floats  # (I, K + 1) least time to serve k users and end in model i
     count: Ints  # (I, K + 1) users of the last visit
     previous: Ints  # (I, K + 1) row of the model before a visit that starts after k users
 
     @classmethod
-    def solve(cls, tables: Tables, sharing: Sharing, price_ms: Floats) -> _Walks:
+    def solve(cls, tables: LoadingTables, sharing: BlockSharing, price_ms: Floats) -> _Walks:
         models = np.array(sharing.order)
         ends = np.cumsum([len(cluster) for cluster in sharing.clusters])
         cluster = [
@@ -96,7 +99,7 @@ class _Walks:
         return cls(cluster, users, least, count, previous)
 
     def least_by_cluster(self) -> list[Floats]:
-        """Per cluster: (its users + 1,) least ms to serve k of its users."""
+        """The least ms to serve k users of each cluster: arrays (users of the cluster + 1,)."""
         least = [
             self.least_ms[rows, : users + 1].min(axis=0)
             for rows, users in zip(self.cluster, self.users, strict=True)
@@ -106,7 +109,7 @@ class _Walks:
         return least
 
     def visits(self, share: list[int]) -> Floats:
-        """(I,) how often the walks that serve `share[c]` users of cluster c visit each model."""
+        """How often the walks that serve `share[c]` users of cluster c visit each model, (I,)."""
         visits = np.zeros(len(self.least_ms))
         for rows, users in zip(self.cluster, share, strict=True):
             if users == 0:
@@ -122,7 +125,7 @@ class _Walks:
 
 
 def _combine(clusters: list[Floats], users_max: int) -> tuple[Floats, list[Ints]]:
-    """Least ms to serve k users of all clusters; per cluster, how many of the k it serves."""
+    """The least ms to serve k users of all clusters, and how many of the k each cluster serves."""
     total_ms = np.full(users_max + 1, np.inf)
     total_ms[0] = 0.0
     share: list[Ints] = []

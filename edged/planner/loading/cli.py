@@ -15,7 +15,7 @@ from edged.planner.instance import convert
 from edged.planner.loading.plan import LoadingPlan, Method
 from edged.planner.loading.problem import FamilyName, LoadingProblem, read
 
-# Option of `generate` -> the field of Setting, the unit that multiplies it, what it says.
+# Option of `generate` -> the field of Setting, the unit that multiplies it, its help text.
 _SETTING = {
     "--users": ("users", int, 1, "users that send one request each"),
     "--models": ("models", int, 1, "models on the server"),
@@ -67,7 +67,7 @@ def _seed(text: str) -> int:
 
 
 def _solve(args: argparse.Namespace) -> int:
-    from edged.planner.loading.methods import solve  # arrays, which other commands do without
+    from edged.planner.loading.methods import solve  # imports numpy, which others do not need
 
     problem = read(read_instance(args.instance))
     started = time.perf_counter()
@@ -100,7 +100,7 @@ def _generate(args: argparse.Namespace) -> int:
 
 
 def _show(problem: LoadingProblem, plan: LoadingPlan, solve_ms: float) -> str:
-    """The batches as a table, then the figures that one asks for first."""
+    """The batches as a table, then the figures of the plan."""
     rows = [
         [
             str(n),

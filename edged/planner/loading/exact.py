@@ -1,10 +1,10 @@
-"""Exact search over all schedules: for small instances, and to check the other methods by.
+"""Exact search over all schedules of small instances; tests check the other methods by it.
 
-It uses no theorem of the paper: a model may come back any number of times, and a batch may be
-part-filled. Only this is used: all tasks share one start and one deadline, so by (1) to (11) the
-time of a schedule is the sum of its users' upload times plus a function of its sequence of
-(model, batch size). For given numbers of users the users of least upload time are then a best
-choice, and the state is how many users each model has served and which model is loaded.
+It uses no theorem of the paper: a model may be loaded any number of times, and a batch need not be
+full. It uses only that all tasks share one start and one deadline: so the time of a schedule, (1)
+to (11), is the sum of its users' upload times plus a function of its sequence of (model, batch
+size). The users of least upload time are then a best choice, and a state is how many users each
+model has served and which model is loaded.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 
 from edged.errors import PlanError
 from edged.planner.loading.problem import LoadingProblem
-from edged.planner.loading.tables import Floats, Ints, Tables
+from edged.planner.loading.tables import Floats, Ints, LoadingTables
 
 Batches = list[tuple[int, int]]  # (model, batch size), in the order run
 
 STATES_MAX = 4_000_000  # entries of the table of least times
 
 
-def exact_batches(problem: LoadingProblem, tables: Tables) -> Batches:
-    """A schedule that serves the most users, and of those one that ends the earliest.
+def exact_batches(problem: LoadingProblem, tables: LoadingTables) -> Batches:
+    """A schedule that serves the most users and, among those, ends the earliest.
 
     Raises PlanError when the table of times would have more than STATES_MAX entries.
     """
@@ -44,13 +44,13 @@ def exact_batches(problem: LoadingProblem, tables: Tables) -> Batches:
 class _Search:
     """The table of least times over (model loaded, users served per model), filled in place.
 
-    A state is a mixed-radix number: model a (among those asked for) has served `served[a]` users,
-    and one user more adds `stride[a]`. Row A of the table is the cold device.
+    A state is a mixed-radix number: requested model a has served `served[a]` users, and one user
+    more adds `stride[a]`. Row A of the table is the cold device.
     """
 
-    tables: Tables
-    models: list[int]  # (A,) the models asked for
-    run_ms: list[Floats]  # per model: (b_max + 1,) time to compute a batch of b rows, (9)
+    tables: LoadingTables
+    models: list[int]  # (A,) the models that users request
+    run_ms: list[Floats]  # one array a model, (b_max + 1,): time to compute a batch of b rows, (9)
     stride: Ints  # (A,)
     served: Ints  # (A, states)
     load_ms: Floats  # (A + 1, A)
@@ -59,7 +59,7 @@ class _Search:
     batch: Ints  # (A + 1, states) the size of the last batch
 
     @classmethod
-    def start(cls, problem: LoadingProblem, tables: Tables) -> _Search:
+    def start(cls, problem: LoadingProblem, tables: LoadingTables) -> _Search:
         models = tables.asked
         queued = np.array([len(tables.queue[i]) for i in models], dtype=np.int64)
         states = math.prod((queued + 1).tolist())
@@ -89,7 +89,7 @@ class _Search:
         return np.split(order, np.flatnonzero(np.diff(total[order])) + 1)
 
     def extend(self, states: Ints) -> None:
-        """Run every possible batch of every model next, from each of `states`."""
+        """Run every possible batch of every model next, in each of `states`."""
         for a, i in enumerate(self.models):
             ready = self.least[:, states] + self.load_ms[:, a, None]
             before = ready.argmin(axis=0)

@@ -1,7 +1,7 @@
 """Random instances of a loading plan: the setting of PartialLoading's figures, and small ones.
 
-Deterministic given the generator that is passed in. Figures marked [paper] are from section VII-A
-of PartialLoading; those marked [guess] the paper does not give.
+All randomness comes from the generator that is passed in. Figures marked [paper] are from section
+VII-A of PartialLoading; the paper does not give those marked [guess].
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from edged.planner.instance import Count, Fraction, Index, NonNegative, Positive
-from edged.planner.loading.problem import FamilyName, Load, LoadingProblem, Model, User
+from edged.planner.loading.problem import FamilyName, LoadingModel, LoadingProblem, LoadTime, User
 from edged.planner.loading.resnet import layer_bytes
 from edged.planner.loading.tables import Floats
 from edged.typeinfo import describe
@@ -22,7 +22,7 @@ RADIUS_M = 250.0  # [paper] users are spread evenly over this disc
 POWER_W_PER_HZ = 5e-9  # [paper] P
 NOISE_W_PER_HZ = 10 ** ((-174 - 30) / 10)  # [paper] N0, -174 dBm/Hz
 PATH_LOSS = 4.0  # [paper] alpha
-# [guess] mu, beta in ms: with V at 1.2 GB/s, loading is 88.9 % of a batch of 32 as in Fig. 1.
+# [guess] mu, beta in ms: loading at 1.2 GB/s is then 88.9 % of a batch of 32, as in Fig. 1.
 RUN_MS = {18: (0.11, 1.3), 34: (0.20, 2.3), 50: (0.21, 3.0)}
 ROWS_MAX = 32  # [guess] the paper derives b_max from memory sizes that it does not give
 SHARING_SPREAD = 0.04  # [guess] standard deviation, over models, of the shared part of the layers
@@ -37,22 +37,22 @@ class Setting(msgspec.Struct, frozen=True):
     slot_ms: Positive = 10.0  # [paper]
     bandwidth_hz: Positive = 200e6  # [paper]
     sharing: Fraction = 0.85  # [paper] theta: mean part of the layers shared with the pre-trained
-    upload_bits: NonNegative = 128 * 128 * 3 * 8.0  # [paper] the image; [guess] as 8-bit RGB
+    upload_bits: NonNegative = 128 * 128 * 3 * 8.0  # [paper] the image; [guess] 8-bit RGB
     bytes_per_ms: Positive = 1.2e6  # [guess] the rate of V: 1.2 GB/s
 
 
-class Library(NamedTuple):
+class ModelLibrary(NamedTuple):
     """The models on the server and the sizes of the blocks that they are made of."""
 
     block_bytes: tuple[int, ...]
-    models: tuple[Model, ...]
+    models: tuple[LoadingModel, ...]
 
 
-class Family(NamedTuple):
+class LoadingFamily(NamedTuple):
     """A kind of instance: its usual setting, and how its models share blocks."""
 
     setting: Setting
-    library: Callable[[Setting, np.random.Generator], Library]
+    library: Callable[[Setting, np.random.Generator], ModelLibrary]
 
 
 def generate(family: FamilyName, setting: Setting, rng: np.random.Generator) -> LoadingProblem:
@@ -64,7 +64,7 @@ def generate(family: FamilyName, setting: Setting, rng: np.random.Generator) -> 
         deadline_ms=setting.deadline_ms,
         slot_ms=setting.slot_ms,
         bandwidth_hz=setting.bandwidth_hz,
-        load=Load(bytes_per_ms=setting.bytes_per_ms, fixed_ms=0.0),
+        load=LoadTime(bytes_per_ms=setting.bytes_per_ms, fixed_ms=0.0),
         block_bytes=library.block_bytes,
         models=library.models,
         users=tuple(User(i, setting.upload_bits, efficiency) for i, efficiency in users),
@@ -72,17 +72,17 @@ def generate(family: FamilyName, setting: Setting, rng: np.random.Generator) -> 
 
 
 def _efficiency(users: int, rng: np.random.Generator) -> Floats:
-    """(users,) bit/s/Hz, log2(1 + P |h|^2 d^-alpha / N0), with Rayleigh fading h."""
+    """The spectral efficiency log2(1 + P |h|^2 d^-alpha / N0), h Rayleigh: (users,) bit/s/Hz."""
     distance_m = RADIUS_M * np.sqrt(1.0 - rng.random(users))  # never 0
     fading = rng.exponential(size=users)
     snr = POWER_W_PER_HZ * fading * distance_m**-PATH_LOSS / NOISE_W_PER_HZ
     return np.log2(1.0 + snr)
 
 
-def _fine_tuned(setting: Setting, rng: np.random.Generator, nested: bool) -> Library:
+def _fine_tuned(setting: Setting, rng: np.random.Generator, nested: bool) -> ModelLibrary:
     """ResNets fine-tuned from one pre-trained model per depth, in turn 18, 34 and 50 layers deep.
 
-    Nested: the bottom layers stay those of the pre-trained model. Otherwise layers at arbitrary
+    If `nested`, the bottom layers stay those of the pre-trained model, else layers at arbitrary
     positions do. The classifier is always the model's own: the pre-trained one has other classes.
     """
     sizes: list[int] = []
@@ -90,7 +90,7 @@ def _fine_tuned(setting: Setting, rng: np.random.Generator, nested: bool) -> Lib
     for depth in RUN_MS:
         pretrained[depth] = len(sizes)
         sizes += layer_bytes(depth)
-    models: list[Model] = []
+    models: list[LoadingModel] = []
     for i in range(setting.models):
         cluster = i % len(RUN_MS)
         depth = tuple(RUN_MS)[cluster]
@@ -103,7 +103,7 @@ def _fine_tuned(setting: Setting, rng: np.random.Generator, nested: bool) -> Lib
             blocks[layer] = len(sizes)
             sizes.append(layers[layer])
         models.append(
-            Model(
+            LoadingModel(
                 blocks=tuple(blocks),
                 mu_ms=RUN_MS[depth][0],
                 beta_ms=RUN_MS[depth][1],
@@ -113,14 +113,14 @@ def _fine_tuned(setting: Setting, rng: np.random.Generator, nested: bool) -> Lib
                 name=f"resnet{depth}-{i}",
             )
         )
-    return Library(tuple(sizes), tuple(models))
+    return ModelLibrary(tuple(sizes), tuple(models))
 
 
 def _random_model(
     rng: np.random.Generator, blocks: list[int], cluster: int | None, shared: int | None
-) -> Model:
-    """A model with random run times, and with few rows to a batch, so that it needs several."""
-    return Model(
+) -> LoadingModel:
+    """A model with random run times and a small largest batch, so that it needs several batches."""
+    return LoadingModel(
         blocks=tuple(blocks),
         mu_ms=float(rng.uniform(0.1, 2.0)),
         beta_ms=float(rng.uniform(1.0, 8.0)),
@@ -134,14 +134,14 @@ def _block_sizes(rng: np.random.Generator, count: int) -> list[int]:
     return [int(size) for size in rng.integers(1_000_000, 20_000_000, size=count)]
 
 
-def _small_nested(setting: Setting, rng: np.random.Generator) -> Library:
+def _small_nested(setting: Setting, rng: np.random.Generator) -> ModelLibrary:
     """One to three clusters with prefixes of 2 to 6 blocks, and 1 to 4 own blocks per model."""
     sizes: list[int] = []
     prefixes: list[list[int]] = []
     for length in rng.integers(2, 7, size=rng.integers(1, 4)):
         prefixes.append(list(range(len(sizes), len(sizes) + int(length))))
         sizes += _block_sizes(rng, int(length))
-    models: list[Model] = []
+    models: list[LoadingModel] = []
     for _ in range(setting.models):
         cluster = int(rng.integers(len(prefixes)))
         shared = int(rng.integers(len(prefixes[cluster]) + 1))
@@ -149,30 +149,30 @@ def _small_nested(setting: Setting, rng: np.random.Generator) -> Library:
         blocks = prefixes[cluster][:shared] + list(range(len(sizes), len(sizes) + len(own)))
         sizes += own
         models.append(_random_model(rng, blocks, cluster, shared))
-    return Library(tuple(sizes), tuple(models))
+    return ModelLibrary(tuple(sizes), tuple(models))
 
 
-def _small_general(setting: Setting, rng: np.random.Generator) -> Library:
+def _small_general(setting: Setting, rng: np.random.Generator) -> ModelLibrary:
     """Nine blocks, each in a model with probability 0.6, and one block of its own per model."""
     sizes = _block_sizes(rng, 9)
-    models: list[Model] = []
+    models: list[LoadingModel] = []
     for _ in range(setting.models):
         blocks = [*np.flatnonzero(rng.random(9) < 0.6).tolist(), len(sizes)]
         sizes += _block_sizes(rng, 1)
         models.append(_random_model(rng, blocks, None, None))
-    return Library(tuple(sizes), tuple(models))
+    return ModelLibrary(tuple(sizes), tuple(models))
 
 
 _SMALL = Setting(users=15, models=5, deadline_ms=80.0, bandwidth_hz=50e6, bytes_per_ms=1.9e6)
 
-FAMILIES: dict[FamilyName, Family] = {
-    "bls": Family(Setting(), lambda setting, rng: _fine_tuned(setting, rng, nested=True)),
-    "general": Family(
+FAMILIES: dict[FamilyName, LoadingFamily] = {
+    "bls": LoadingFamily(Setting(), lambda setting, rng: _fine_tuned(setting, rng, nested=True)),
+    "general": LoadingFamily(
         Setting(models=25), lambda setting, rng: _fine_tuned(setting, rng, nested=False)
     ),
-    # Not of the paper: small enough for the exact search, and varied enough to tell methods apart.
-    "small-bls": Family(_SMALL, _small_nested),
-    "small-general": Family(_SMALL, _small_general),
+    # Not in the paper: small enough for the exact search, varied enough to tell methods apart.
+    "small-bls": LoadingFamily(_SMALL, _small_nested),
+    "small-general": LoadingFamily(_SMALL, _small_general),
 }
 
 

@@ -1,7 +1,7 @@
-"""Algorithm 3 of PartialLoading: next, the model that serves the most users per unit of time.
+"""Algorithm 3 of PartialLoading: load next the model that serves the most users per unit of time.
 
-Ties go to more users, then to the smaller index; the paper leaves them open. A model is visited
-once (I' loses it), so users that did not fit its visit are not served.
+Ties go to more users, then to the smaller index; the paper does not say. A model is visited once
+(the algorithm removes it from I'), so users that did not fit its visit are not served.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import numpy as np
 
 from edged.planner.loading.order import Visits
 from edged.planner.loading.slotted import slots_of, slots_until_deadline
-from edged.planner.loading.tables import Tables
+from edged.planner.loading.tables import LoadingTables
 
 
-def greedy_visits(tables: Tables, *, slotted: bool) -> Visits:
-    """`slotted` is the paper's: every visit takes whole slots. Otherwise time is continuous."""
+def greedy_visits(tables: LoadingTables, *, slotted: bool) -> Visits:
+    """The visits in order. If `slotted`, as in the paper, every visit takes whole slots."""
     left = tables.asked
     loaded = tables.cold
     time_left = slots_until_deadline(tables) if slotted else tables.limit_ms

@@ -2,9 +2,9 @@
 
 Only the order is heuristic. Two steps alternate: shorten the order of the models in use
 (`tour.shorter`), and count users along it (`order.least_ms`), which also says which models are in
-use. When that settles, single models are put in or moved, scored many orders at a time. An order
-is better when it serves more users, and among equals when it needs less time for one user more.
-Nested clusters need no search: `Sharing.order` is optimal for them.
+use. When they change nothing more, single models are inserted or moved, and many such orders are
+scored at a time. An order is better when it serves more users or, if equal, when it needs less
+time for one user more. Nested clusters need no search: `BlockSharing.order` is optimal for them.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ import numpy as np
 
 from edged.planner.loading.greedy import greedy_visits
 from edged.planner.loading.order import Visits, best_visits, least_ms, visits_of
-from edged.planner.loading.structure import Sharing
-from edged.planner.loading.tables import Ints, Tables
+from edged.planner.loading.structure import BlockSharing
+from edged.planner.loading.tables import Ints, LoadingTables
 from edged.planner.loading.tour import shorter
 
-WORK = 5e6  # states that scoring single moves may evaluate: some 20 ms
-_AT_ONCE = 64  # orders that are scored together
+STATES_MAX = 5e6  # states that scoring single moves may evaluate: about 20 ms
+_ORDERS_AT_ONCE = 64  # orders that are scored together
 
 
-def greedy_plus_visits(tables: Tables, sharing: Sharing) -> Visits:
+def greedy_plus_visits(tables: LoadingTables, sharing: BlockSharing) -> Visits:
     """Visits along the best order found; the best there is when the clusters are nested."""
     if sharing.nested:
         return best_visits(tables, sharing.order)
     return best_visits(tables, search_order(tables, start_orders(tables, sharing)))
 
 
-def start_orders(tables: Tables, sharing: Sharing) -> list[list[int]]:
-    """All models asked for: by greedy, by nearest neighbour, by shared part within clusters."""
+def start_orders(tables: LoadingTables, sharing: BlockSharing) -> list[list[int]]:
+    """Three orders of all requested models: greedy, nearest neighbour, and by cluster."""
     greedy = [model for model, _ in greedy_visits(tables, slotted=False)]
     return [_nearest(tables, greedy), _nearest(tables, []), sharing.order]
 
 
-def search_order(tables: Tables, starts: list[list[int]]) -> list[int]:
-    """The best order found from any of `starts`, each of which lists all models asked for."""
+def search_order(tables: LoadingTables, starts: list[list[int]]) -> list[int]:
+    """The best order found from any of `starts`, each of which lists all requested models."""
     found = _best_of(tables, np.array([shorter(tables, order) for order in starts]), tables.users)
     found = _settle(tables, found)
-    work = WORK
+    work = STATES_MAX
     improved = True
     while improved and found.users < tables.users:
         improved = False
@@ -67,11 +67,11 @@ class _Found:
 
     @property
     def key(self) -> tuple[int, float]:
-        """Smaller is better."""
+        """The sort key: smaller is better."""
         return -self.users, self.more_ms
 
 
-def _best_of(tables: Tables, orders: Ints, users_max: int) -> _Found:
+def _best_of(tables: LoadingTables, orders: Ints, users_max: int) -> _Found:
     """The best of (N, M) orders, counting no more than `users_max` users."""
     least = least_ms(tables, orders, users_max).min(axis=1)
     users = np.where(least <= tables.limit_ms, np.arange(users_max + 1), 0).max(axis=1)
@@ -80,13 +80,13 @@ def _best_of(tables: Tables, orders: Ints, users_max: int) -> _Found:
     return _Found(orders[best].tolist(), int(users[best]), float(more_ms[best]))
 
 
-def _in_use(tables: Tables, found: _Found) -> list[int]:
-    """The models that the least time for one user more takes, in order."""
+def _in_use(tables: LoadingTables, found: _Found) -> list[int]:
+    """The models, in order, that the fastest way to serve one user more loads."""
     users = min(found.users + 1, tables.users)
     return [model for model, _ in visits_of(tables, found.order, users)]
 
 
-def _settle(tables: Tables, found: _Found) -> _Found:
+def _settle(tables: LoadingTables, found: _Found) -> _Found:
     """Shorten the order of the models in use and count again, until that gains nothing."""
     while True:
         order = shorter(tables, _in_use(tables, found))
@@ -97,12 +97,12 @@ def _settle(tables: Tables, found: _Found) -> _Found:
 
 
 def _neighbours(used: list[int], asked: list[int]) -> Iterator[Ints]:
-    """Orders one move away, some at a time: another model put in, then one of `used` moved."""
+    """Orders one move away, in groups: another model inserted, then one of `used` moved."""
     length = len(used)
     added = [model for model in asked if model not in used]
     put = [[*used[:at], model, *used[at:]] for at in range(length + 1) for model in added]
-    for first in range(0, len(put), _AT_ONCE):
-        yield np.array(put[first : first + _AT_ONCE])
+    for first in range(0, len(put), _ORDERS_AT_ONCE):
+        yield np.array(put[first : first + _ORDERS_AT_ONCE])
     for at in range(length):
         rest = used[:at] + used[at + 1 :]
         moved = [[*rest[:to], used[at], *rest[to:]] for to in range(length) if to != at]
@@ -110,8 +110,8 @@ def _neighbours(used: list[int], asked: list[int]) -> Iterator[Ints]:
             yield np.array(moved)
 
 
-def _nearest(tables: Tables, head: list[int]) -> list[int]:
-    """`head`, then the other models asked for, each time the one that loads the fastest."""
+def _nearest(tables: LoadingTables, head: list[int]) -> list[int]:
+    """`head`, then the other requested models, each time the one that loads the fastest."""
     order = list(head)
     left = [model for model in tables.asked if model not in head]
     while left:

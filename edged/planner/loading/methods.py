@@ -1,4 +1,4 @@
-"""The methods by name, and `solve`: from an instance to a plan. Callers measure the time."""
+"""The methods by name, and `solve`, which makes a plan of an instance. Callers measure the time."""
 
 from __future__ import annotations
 
@@ -11,64 +11,64 @@ from edged.planner.loading.exact import Batches, exact_batches
 from edged.planner.loading.greedy import greedy_visits
 from edged.planner.loading.greedy_plus import greedy_plus_visits
 from edged.planner.loading.order import Visits, best_visits
-from edged.planner.loading.plan import Batch, LoadingPlan, Method
+from edged.planner.loading.plan import LoadingBatch, LoadingPlan, Method
 from edged.planner.loading.problem import LoadingProblem
 from edged.planner.loading.slotted import slotted_visits
-from edged.planner.loading.structure import Sharing, declared_clusters, sharing
-from edged.planner.loading.tables import Tables, batch_sizes, tables, without_sharing
+from edged.planner.loading.structure import BlockSharing, declared_clusters, sharing
+from edged.planner.loading.tables import LoadingTables, batch_sizes, tables, without_sharing
 
 
-class Solver(NamedTuple):
+class LoadingSolver(NamedTuple):
     """One way to solve: which batches to run, in order."""
 
-    batches: Callable[[LoadingProblem, Tables, Sharing], Batches]
+    batches: Callable[[LoadingProblem, LoadingTables, BlockSharing], Batches]
     nested_only: bool = False  # right only when the shared parts of each cluster are nested
     optimal: bool = False
 
 
-def _exact(problem: LoadingProblem, tables: Tables, _: Sharing) -> Batches:
+def _exact(problem: LoadingProblem, tables: LoadingTables, _: BlockSharing) -> Batches:
     return exact_batches(problem, tables)
 
 
-def _dp(_: LoadingProblem, tables: Tables, sharing: Sharing) -> Batches:
+def _dp(_: LoadingProblem, tables: LoadingTables, sharing: BlockSharing) -> Batches:
     return _full_batches(tables, best_visits(tables, sharing.order))
 
 
-def _dp_slotted(_: LoadingProblem, tables: Tables, sharing: Sharing) -> Batches:
+def _dp_slotted(_: LoadingProblem, tables: LoadingTables, sharing: BlockSharing) -> Batches:
     return _full_batches(tables, slotted_visits(tables, sharing.clusters, literal=False))
 
 
-def _dp_paper(problem: LoadingProblem, tables: Tables, _: Sharing) -> Batches:
+def _dp_paper(problem: LoadingProblem, tables: LoadingTables, _: BlockSharing) -> Batches:
     clusters = declared_clusters(problem, tables)
     return _full_batches(tables, slotted_visits(tables, clusters, literal=True))
 
 
-def _greedy(_: LoadingProblem, tables: Tables, __: Sharing) -> Batches:
+def _greedy(_: LoadingProblem, tables: LoadingTables, __: BlockSharing) -> Batches:
     return _full_batches(tables, greedy_visits(tables, slotted=True))
 
 
-def _greedy_continuous(_: LoadingProblem, tables: Tables, __: Sharing) -> Batches:
+def _greedy_continuous(_: LoadingProblem, tables: LoadingTables, __: BlockSharing) -> Batches:
     return _full_batches(tables, greedy_visits(tables, slotted=False))
 
 
-def _greedy_plus(_: LoadingProblem, tables: Tables, sharing: Sharing) -> Batches:
+def _greedy_plus(_: LoadingProblem, tables: LoadingTables, sharing: BlockSharing) -> Batches:
     return _full_batches(tables, greedy_plus_visits(tables, sharing))
 
 
-def _independent(_: LoadingProblem, tables: Tables, __: Sharing) -> Batches:
+def _independent(_: LoadingProblem, tables: LoadingTables, __: BlockSharing) -> Batches:
     whole = without_sharing(tables)
     return _full_batches(tables, best_visits(whole, whole.asked))
 
 
-METHODS: dict[Method, Solver] = {
-    "exact": Solver(_exact, optimal=True),
-    "dp": Solver(_dp, nested_only=True, optimal=True),
-    "dp-slotted": Solver(_dp_slotted, nested_only=True),
-    "dp-paper": Solver(_dp_paper, nested_only=True),
-    "greedy": Solver(_greedy),
-    "greedy-continuous": Solver(_greedy_continuous),
-    "greedy-plus": Solver(_greedy_plus),
-    "independent": Solver(_independent),
+METHODS: dict[Method, LoadingSolver] = {
+    "exact": LoadingSolver(_exact, optimal=True),
+    "dp": LoadingSolver(_dp, nested_only=True, optimal=True),
+    "dp-slotted": LoadingSolver(_dp_slotted, nested_only=True),
+    "dp-paper": LoadingSolver(_dp_paper, nested_only=True),
+    "greedy": LoadingSolver(_greedy),
+    "greedy-continuous": LoadingSolver(_greedy_continuous),
+    "greedy-plus": LoadingSolver(_greedy_plus),
+    "independent": LoadingSolver(_independent),
 }
 
 
@@ -103,8 +103,8 @@ def solve(
     return _plan(problem, facts, name, batches, bound)
 
 
-def _full_batches(tables: Tables, visits: Visits) -> Batches:
-    """Theorem 2.2: within a visit all batches but the last are full."""
+def _full_batches(tables: LoadingTables, visits: Visits) -> Batches:
+    """The batches of the visits: all batches of a visit but its last are full (Theorem 2.2)."""
     return [
         (model, rows)
         for model, users in visits
@@ -113,20 +113,26 @@ def _full_batches(tables: Tables, visits: Visits) -> Batches:
 
 
 def _plan(
-    problem: LoadingProblem, tables: Tables, name: Method, batches: Batches, bound: int | None
+    problem: LoadingProblem,
+    tables: LoadingTables,
+    name: Method,
+    batches: Batches,
+    bound: int | None,
 ) -> LoadingPlan:
-    """Users in order to the batches of their model, and bandwidth by (12)."""
+    """The plan: users go to the batches of their model in order, and bandwidth follows (12)."""
     taken = dict.fromkeys(range(len(problem.models)), 0)
     loaded = tables.cold
     end_ms = 0.0
-    planned: list[Batch] = []
+    planned: list[LoadingBatch] = []
     for model, rows in batches:
         first, last = taken[model], taken[model] + rows
         users = tables.queue[model][first:last].tolist()
         needs = [problem.users[k].upload_bits / problem.users[k].efficiency for k in users]
         total = sum(needs)
         planned.append(
-            Batch(model, tuple(users), tuple(need / total if total else 0.0 for need in needs))
+            LoadingBatch(
+                model, tuple(users), tuple(need / total if total else 0.0 for need in needs)
+            )
         )
         upload_ms = float(tables.upload_ms[model][last] - tables.upload_ms[model][first])
         run_ms = problem.models[model].mu_ms * rows + problem.models[model].beta_ms

@@ -1,6 +1,6 @@
 """A loading plan, and its verification straight from the paper's equations (1) to (12).
 
-Knows no solver and shares no cost with one: a plan that passes is right whoever made it.
+Knows no solver and shares no code with one: a plan that passes is right whoever made it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Method = Literal[
     "independent",
 ]  # fmt: skip
 
-_TOLERANCE = 1e-9  # relative, or absolute below 1
+_TOLERANCE = 1e-9  # relative; absolute for values below 1
 
 
-class Batch(msgspec.Struct, frozen=True):
-    """Users of one model that run together; `bandwidth[n]` is the part of the band of user n."""
+class LoadingBatch(msgspec.Struct, frozen=True):
+    """Users of one model that run together; `bandwidth[n]` is the share of the band of user n."""
 
     model: int
     users: tuple[int, ...]
@@ -40,17 +40,20 @@ class BatchTime(NamedTuple):
 
 
 class LoadingPlan(msgspec.Struct, frozen=True):
-    """Batches in the order run. No schedule serves more than `bound` users (None: not computed)."""
+    """Batches in the order in which they run. No schedule serves more than `bound` users.
+
+    `bound` is None if it was not computed.
+    """
 
     method: Method
     served: int
     makespan_ms: float
     bound: int | None
-    batches: tuple[Batch, ...]
+    batches: tuple[LoadingBatch, ...]
 
     @property
     def gap(self) -> float | None:
-        """How much of the bound is not reached: (bound - served) / bound."""
+        """The share of the bound that is not reached: (bound - served) / bound."""
         if self.bound is None:
             return None
         return (self.bound - self.served) / self.bound if self.bound else 0.0
@@ -94,8 +97,8 @@ class LoadingPlan(msgspec.Struct, frozen=True):
             )
 
 
-def _uploads_ms(problem: LoadingProblem, batch: Batch) -> Iterator[float]:
-    """(6): the upload time of each user of the batch; inf without bandwidth."""
+def _uploads_ms(problem: LoadingProblem, batch: LoadingBatch) -> Iterator[float]:
+    """The upload time of each user of the batch (6); inf for a user without bandwidth."""
     for k, part in zip(batch.users, batch.bandwidth, strict=True):
         user = problem.users[k]
         rate = part * problem.bandwidth_hz * user.efficiency  # (4)
@@ -105,8 +108,8 @@ def _uploads_ms(problem: LoadingProblem, batch: Batch) -> Iterator[float]:
             yield 1000.0 * user.upload_bits / rate if rate > 0 else math.inf
 
 
-def _verify_users(problem: LoadingProblem, n: int, batch: Batch, seen: set[int]) -> None:
-    """Add the users of batch n to those seen, once each, all of the batch's model."""
+def _verify_users(problem: LoadingProblem, n: int, batch: LoadingBatch, seen: set[int]) -> None:
+    """Add the users of batch n to `seen`: each must be new and of the batch's model."""
     if not 0 <= batch.model < len(problem.models):
         raise _violates("(10d)", f"batch {n} runs model {batch.model}, which there is not")
     if not batch.users:
@@ -130,7 +133,7 @@ def _verify_users(problem: LoadingProblem, n: int, batch: Batch, seen: set[int])
         seen.add(k)
 
 
-def _verify_bandwidth(problem: LoadingProblem, n: int, batch: Batch) -> None:
+def _verify_bandwidth(problem: LoadingProblem, n: int, batch: LoadingBatch) -> None:
     """Shares are in [0, 1], sum up to 1 at most, and are those of (12), so (11) holds."""
     if len(batch.bandwidth) != len(batch.users):
         raise _violates("(10e)", f"batch {n} does not give one bandwidth to each of its users")

@@ -19,14 +19,14 @@ KIND = "partial_loading"
 FamilyName = Literal["bls", "general", "small-bls", "small-general"]  # what generate.py can make
 
 
-class Load(msgspec.Struct, frozen=True):
+class LoadTime(msgspec.Struct, frozen=True):
     """Time to load S bytes: V(S) = fixed_ms + S / bytes_per_ms if S > 0, else 0."""
 
     bytes_per_ms: Positive
     fixed_ms: NonNegative
 
 
-class Model(msgspec.Struct, frozen=True):
+class LoadingModel(msgspec.Struct, frozen=True):
     """The blocks of a model, bottom to top, and what it costs to run.
 
     A batch of n rows takes `mu_ms * n + beta_ms` (9) and has at most `b_max` rows (10c). In a
@@ -56,9 +56,9 @@ class LoadingProblem(msgspec.Struct, frozen=True):
     deadline_ms: NonNegative = msgspec.field(name="T_ms")
     slot_ms: Positive  # only the slotted methods look at it
     bandwidth_hz: Positive = msgspec.field(name="B_hz")
-    load: Load
+    load: LoadTime
     block_bytes: tuple[Index | NonNegative, ...]
-    models: tuple[Model, ...]
+    models: tuple[LoadingModel, ...]
     users: tuple[User, ...]
     type: Literal["partial_loading"] = "partial_loading"
 
@@ -105,7 +105,7 @@ def _check_blocks(problem: LoadingProblem) -> None:
 
 
 def _check_clusters(problem: LoadingProblem) -> None:
-    """Within a cluster every `l` must be a prefix of the longest one (Definition 2)."""
+    """Every `l` of a cluster must be a prefix of the longest one (Definition 2)."""
     longest: dict[int, tuple[int, tuple[int, ...]]] = {}
     for i, model in enumerate(problem.models):
         if model.cluster is None or model.shared is None:

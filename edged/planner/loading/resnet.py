@@ -1,8 +1,8 @@
 """Bytes of each layer of ResNet-18, -34 and -50, bottom to top: the models of the figures.
 
-A layer is a convolution with its batch normalisation, or the classifier; fp32. Follows the layer
-sizes of He et al., "Deep Residual Learning for Image Recognition" (2016), Table 1. The paper does
-not say what it counts as a layer; that a downsampling convolution counts as one is our choice.
+A layer is a convolution with its batch normalisation, or the classifier; weights are fp32. The
+layer sizes are those of He et al., "Deep Residual Learning for Image Recognition" (2016), Table 1.
+PartialLoading does not say what it counts as a layer; we count a downsampling convolution as one.
 """
 
 from __future__ import annotations
@@ -35,5 +35,5 @@ def layer_bytes(depth: int, classes: int = 10) -> tuple[int, ...]:
 
 
 def _convolution(channels_in: int, channels_out: int, kernel: int) -> int:
-    """Weights, then scale, shift, mean and variance of the batch normalisation."""
+    """Bytes of the weights, and of scale, shift, mean and variance of the batch normalisation."""
     return (channels_in * kernel**2 + 4) * channels_out * _FLOAT_BYTES

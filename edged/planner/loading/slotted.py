@@ -1,10 +1,11 @@
 """Algorithm 2 of PartialLoading: dynamic programming over time slots, for nested clusters.
 
-Two readings. `literal` decides by test (19) whether model i' may precede model i: g(i', t) > 0 and
-g(i', t) != g(i' - 1, t). That test takes "serving more users than without i'" for "i' is loaded
-last" and forbids a predecessor that only ties. Otherwise the table says which model is loaded last.
-Both take the upload time of a batch by (11), the sum over its users; (16) as printed counts only
-the slowest user. `dp` is better than either: rounding each model up to whole slots costs users.
+There are two readings. `literal` decides by test (19) whether model i' may precede model i:
+g(i', t) > 0 and g(i', t) != g(i' - 1, t). That test takes "serving more users than without i'" for
+"i' is loaded last" and forbids a predecessor that only ties. The other reading keeps in the table
+which model is loaded last. Both compute the upload time of a batch by (11), the sum over its users;
+(16) as printed counts only the slowest user. Method `dp` is better than either: rounding each visit
+up to whole slots costs users.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ import numpy as np
 
 from edged.errors import PlanError
 from edged.planner.loading.order import Visits
-from edged.planner.loading.tables import Floats, Ints, Tables
+from edged.planner.loading.tables import Floats, Ints, LoadingTables
 
-_NOBODY = np.int64(-(2**40))  # users served where a state cannot be reached
+_UNREACHABLE = np.int64(-(2**40))  # number of users served in a state that cannot be reached
 _ROUNDING = 1e-12
 
 ENTRIES_MAX = 1e7  # models times slots; four tables of that many entries take 320 MB
 
 
-def slots_of(tables: Tables, time_ms: Floats) -> Floats:
-    """Slots that a visit of that length takes: at least one; inf stays inf."""
+def slots_of(tables: LoadingTables, time_ms: Floats) -> Floats:
+    """The slots that visits of these lengths take: at least one each; inf stays inf."""
     return np.maximum(1.0, np.ceil(time_ms / tables.slot_ms * (1.0 - _ROUNDING)))
 
 
-def slots_until_deadline(tables: Tables) -> float:
-    """T of the paper: the whole slots before the deadline."""
+def slots_until_deadline(tables: LoadingTables) -> float:
+    """The whole slots before the deadline, T in the paper."""
     return float(np.floor(tables.limit_ms / tables.slot_ms * (1.0 + _ROUNDING)))
 
 
-def slotted_visits(tables: Tables, clusters: list[list[int]], *, literal: bool) -> Visits:
+def slotted_visits(tables: LoadingTables, clusters: list[list[int]], *, literal: bool) -> Visits:
     """Visits that serve the most users when each visit takes whole slots.
 
     Raises PlanError when the slots are so short that the tables would not fit in memory.
@@ -51,21 +52,21 @@ def slotted_visits(tables: Tables, clusters: list[list[int]], *, literal: bool) 
 
 @dataclass(frozen=True, slots=True)
 class _Cluster:
-    """Tables of one cluster; column t is for t slots."""
+    """The tables of one cluster; column t is for t slots."""
 
     models: list[int]  # (M,) in loading order
     last: Ints  # (M, T + 1) most users served within t slots when model m is loaded last
-    count: Ints  # (M, T + 1) how many of them by model m
-    slots: Ints  # (M, T + 1) in how many slots
-    previous: Ints  # (M, T + 1) which model was loaded before; M: the device was cold
+    count: Ints  # (M, T + 1) how many of them model m serves
+    slots: Ints  # (M, T + 1) how many slots the visit to model m takes
+    previous: Ints  # (M, T + 1) which model was loaded before; M if the device was cold
 
     def most(self) -> Ints:
-        """g_m(I_m, t): (T + 1,) the most users served within t slots."""
+        """The most users served within t slots, g_m(I_m, t) in the paper: (T + 1,)."""
         most: Ints = self.last.max(axis=0, initial=0)
         return most
 
     def visits(self, t: int) -> Visits:
-        """The visits that serve `most()[t]` users, which must be some, in order."""
+        """The visits that serve `most()[t]` users, in order; that number must not be 0."""
         visits: Visits = []
         m = int(self.last[:, t].argmax())
         while m < len(self.models):
@@ -74,34 +75,34 @@ class _Cluster:
         return visits[::-1]
 
 
-def _solve(tables: Tables, models: list[int], horizon: int, literal: bool) -> _Cluster:
-    """(15), (18) and (19) for one cluster."""
+def _solve(tables: LoadingTables, models: list[int], horizon: int, literal: bool) -> _Cluster:
+    """Solve one cluster by (15), (18) and (19)."""
     shape = (len(models), horizon + 1)
     cluster = _Cluster(
         models=models,
-        last=np.full(shape, _NOBODY),
+        last=np.full(shape, _UNREACHABLE),
         count=np.zeros(shape, dtype=np.int64),
         slots=np.zeros(shape, dtype=np.int64),
         previous=np.full(shape, len(models)),
     )
-    most = np.zeros(horizon + 1, dtype=np.int64)  # g(m, .), up to the model at hand
-    sources: list[tuple[int, Ints]] = [(len(models), most)]  # what may come before: first, nothing
+    most = np.zeros(horizon + 1, dtype=np.int64)  # g(m, .) of the models so far
+    sources: list[tuple[int, Ints]] = [(len(models), most)]  # possible predecessors; first, none
     for m, model in enumerate(models):
         for previous, served in sources:
             row = tables.cold if previous == len(models) else models[previous]
             _extend(tables, cluster, m, previous, served, tables.load_ms[row, model])
         raised = cluster.last[m] > most
         sources.append(
-            (m, np.where(raised, cluster.last[m], _NOBODY) if literal else cluster.last[m])
+            (m, np.where(raised, cluster.last[m], _UNREACHABLE) if literal else cluster.last[m])
         )
         most = np.maximum(most, cluster.last[m])
     return cluster
 
 
 def _extend(
-    tables: Tables, cluster: _Cluster, m: int, previous: int, served: Ints, load_ms: float
+    tables: LoadingTables, cluster: _Cluster, m: int, previous: int, served: Ints, load_ms: float
 ) -> None:
-    """Try 1, 2, .. users of model m after `served[t]` users, of which `previous` was the last."""
+    """Try 1, 2, .. users of model m after `served[t]` users, with `previous` loaded before."""
     model = cluster.models[m]
     horizon = len(served) - 1
     width = len(tables.queue[model])
@@ -122,9 +123,9 @@ def _extend(
 
 
 def _combine(clusters: list[_Cluster], horizon: int) -> Visits:
-    """(20) and Algorithm 1: share out the slots among the clusters, last cluster first."""
+    """Divide the slots among the clusters, last cluster first: (20) and Algorithm 1."""
     most = np.zeros(horizon + 1, dtype=np.int64)  # f(m, t)
-    given: list[Ints] = []  # per cluster: its slots, when t are left for it and those before it
+    given: list[Ints] = []  # slots of each cluster if t are left for it and those before it
     for cluster in clusters:
         alone = cluster.most()
         better = most.copy()

@@ -1,8 +1,8 @@
-"""The bottom-layer-sharing case: is it one, and the order in which it is optimal to load.
+"""Which models share blocks, whether the case is bottom-layer sharing, and its best loading order.
 
-It is read off the blocks, not off the annotations `cluster` and `l`, so a wrong annotation cannot
-make a wrong plan. What counts (Definition 2) is that within each cluster the shared parts are
-nested: of any two models, the shared part of one contains that of the other.
+Both are read off the blocks, not off the annotations `cluster` and `l`, so a wrong annotation
+cannot make a wrong plan. A case is bottom-layer sharing (Definition 2) if the shared parts of each
+cluster are nested: of any two models, the shared part of one contains that of the other.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.planner.loading.problem import LoadingProblem
-from edged.planner.loading.tables import Ints, Tables
+from edged.planner.loading.tables import Ints, LoadingTables
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
-    """Who shares with whom, over the models that somebody asks for."""
+class BlockSharing:
+    """Which of the requested models share blocks with which."""
 
     clusters: list[list[int]]  # models that share, directly or through others, in loading order
     crossing: tuple[int, int] | None  # two models of a cluster whose shared parts are not nested
 
     @property
     def nested(self) -> bool:
-        """The bottom-layer-sharing case: `order` is an optimal order of loading."""
+        """Whether this is bottom-layer sharing, where `order` is an optimal loading order."""
         return self.crossing is None
 
     @property
@@ -34,14 +34,14 @@ class Sharing:
         return [i for cluster in self.clusters for i in cluster]
 
 
-def sharing(problem: LoadingProblem, tables: Tables) -> Sharing:
+def sharing(problem: LoadingProblem, tables: LoadingTables) -> BlockSharing:
     """The clusters of the instance, and whether they are nested.
 
-    Models with blocks of their own come by ascending shared part (Corollary 1). Models wholly
-    made of shared blocks, which the paper does not have, follow in descending order: each is then
-    contained in what is loaded already. Ascending order would load every one of them, which costs
-    more as soon as a load has a fixed cost. Ties go by the annotated `l`, then by index: they only
-    matter to methods that round each visit up to slots.
+    Models with blocks of their own come first, by ascending shared part (Corollary 1). Models that
+    consist of shared blocks alone, which the paper does not have, follow in descending order: each
+    is then contained in what is loaded already. Ascending order would load every one of them, which
+    costs more if a load has a fixed cost. Ties are broken by the annotated `l`, then by index: they
+    only matter to methods that round each visit up to slots.
     """
     asked = np.array(tables.asked, dtype=np.int64)
     holds = tables.holds[asked]
@@ -56,14 +56,14 @@ def sharing(problem: LoadingProblem, tables: Tables) -> Sharing:
     annotated = np.array([problem.models[i].shared or 0 for i in tables.asked], dtype=np.int64)
     order = np.lexsort((annotated, np.where(own, size, -size), ~own, head))
     clusters = [asked[order[head[order] == i]].tolist() for i in np.unique(head)]
-    return Sharing(clusters, crossing=tuple(crossing[0]) if crossing else None)
+    return BlockSharing(clusters, crossing=tuple(crossing[0]) if crossing else None)
 
 
-def declared_clusters(problem: LoadingProblem, tables: Tables) -> list[list[int]]:
-    """The clusters as the instance annotates them, by ascending `l`; a model without is alone.
+def declared_clusters(problem: LoadingProblem, tables: LoadingTables) -> list[list[int]]:
+    """The clusters as the instance annotates them, by ascending `l`; others are single models.
 
-    Only the literal Algorithm 2 uses these: to its test (19) it matters which models it believes
-    to be in one cluster, even if they share nothing.
+    Only the literal Algorithm 2 uses these: the result of its test (19) depends on which models are
+    said to be in one cluster, even if they share nothing.
     """
     clusters: dict[tuple[str, int], list[int]] = {}
     for i in tables.asked:
@@ -73,7 +73,7 @@ def declared_clusters(problem: LoadingProblem, tables: Tables) -> list[list[int]
 
 
 def _components(related: npt.NDArray[np.bool_]) -> Ints:
-    """Per row, the first row that it is related to directly or through others."""
+    """The first row that each row is related to, directly or through others."""
     head = np.arange(len(related))
     for _ in range(len(related)):
         nearer = np.where(related, head, len(related)).min(axis=1, initial=len(related))

@@ -1,7 +1,7 @@
 """What the solvers look up: users in order, times to serve them, times to load each model.
 
-By Theorem 2 a model serves its users in ascending upload time, in full batches but the last, so
-the time of a visit to model i is `load_ms[previous, i] + serve_ms[i, users served]`.
+A model serves its users in ascending upload time, in full batches but for the last one (Theorem 2),
+so the time of a visit to model i is `load_ms[previous, i] + serve_ms[i, users served]`.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ from edged.planner.loading.problem import LoadingProblem
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-_ROUNDING = (
-    1e-12  # relative: the sums below are rounded, so a plan that ends on the deadline meets it
-)
+# Relative. The sums below are rounded; a plan that ends exactly on the deadline must still meet it.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
-    """I models, K users; row I of `load_ms` is the cold device (the paper's model 0)."""
+class LoadingTables:
+    """Tables for I models and K users. Row I of `load_ms` is the cold device (model 0 there)."""
 
     limit_ms: float  # the deadline, with room for rounding
     slot_ms: float
     users: int  # K
-    queue: tuple[Ints, ...]  # per model: its users by ascending upload time, then index
-    upload_ms: tuple[Floats, ...]  # per model: (users + 1,) upload time of the first k users, (11)
+    queue: tuple[Ints, ...]  # users of each model by ascending upload time, then index
+    upload_ms: tuple[Floats, ...]  # upload time of the first k users of each model, (11)
     serve_ms: Floats  # (I, largest queue + 1) upload and compute k users, (9); inf past the queue
     load_ms: Floats  # (I + 1, I) load model i after model j, (8)
-    rows_max: Ints  # (I,) users per batch
-    holds: npt.NDArray[np.bool_]  # (I, blocks) model holds block; blocks of no bytes are left out
+    rows_max: Ints  # (I,) most users per batch
+    holds: npt.NDArray[np.bool_]  # (I, blocks) whether the model has the block; none of 0 bytes
 
     @property
     def cold(self) -> int:
@@ -42,15 +41,15 @@ class Tables:
 
     @property
     def asked(self) -> list[int]:
-        """The models that somebody asks for: the others are never worth loading."""
+        """The models that users request: the others are never worth loading."""
         return [i for i, queue in enumerate(self.queue) if len(queue)]
 
 
-def tables(problem: LoadingProblem) -> Tables:
-    """Everything of the problem that does not depend on a plan."""
+def tables(problem: LoadingProblem) -> LoadingTables:
+    """The tables of a problem: all that does not depend on a plan."""
     queue, upload_ms = _queues(problem)
     holds = _holds(problem)
-    return Tables(
+    return LoadingTables(
         limit_ms=problem.deadline_ms * (1.0 + _ROUNDING),
         slot_ms=problem.slot_ms,
         users=len(problem.users),
@@ -63,20 +62,20 @@ def tables(problem: LoadingProblem) -> Tables:
     )
 
 
-def without_sharing(tables: Tables) -> Tables:
+def without_sharing(tables: LoadingTables) -> LoadingTables:
     """The same users when every model is loaded whole: no two models have a block in common."""
     load_ms = np.tile(tables.load_ms[tables.cold], (len(tables.load_ms), 1))
     return replace(tables, load_ms=load_ms, holds=tables.holds[:, :0])
 
 
 def batch_sizes(count: int, rows_max: int) -> list[int]:
-    """Sizes of the batches of one visit: full ones, then what remains (Theorem 2.2)."""
+    """Sizes of the batches of one visit: full ones, then the remainder (Theorem 2.2)."""
     full, rest = divmod(count, rows_max)
     return [rows_max] * full + [rest] * (rest > 0)
 
 
 def _queues(problem: LoadingProblem) -> tuple[tuple[Ints, ...], tuple[Floats, ...]]:
-    """Per model: its users in ascending p_k = D_k / (B R_k), and the running sum of p_k in ms."""
+    """The users of each model by ascending p_k = D_k / (B R_k), and the running sum of p_k (ms)."""
     model = np.array([user.model for user in problem.users], dtype=np.int64)
     bits = np.array([user.upload_bits for user in problem.users], dtype=np.float64)
     efficiency = np.array([user.efficiency for user in problem.users], dtype=np.float64)
@@ -105,10 +104,10 @@ def _holds(problem: LoadingProblem) -> npt.NDArray[np.bool_]:
 
 
 def _load_ms(problem: LoadingProblem, holds: npt.NDArray[np.bool_]) -> Floats:
-    """V of the bytes of J_i \\ J_j; a sum of no bytes is exactly 0, so V(0) = 0 is exact too.
+    """The load times V of the bytes of J_i \\ J_j. A sum of no bytes is exactly 0, and so is V(0).
 
-    Sums by einsum, which knows no threads: BLAS's wait for each other when the cores are busy, and
-    then take ten times as long as all the rest of a plan.
+    The sums use einsum, which starts no threads: the threads of BLAS wait for each other when the
+    cores are busy, and then take ten times as long as all the rest of a plan.
     """
     sizes = holds * np.array(problem.block_bytes, dtype=np.float64)
     common = holds.sum(axis=0) > 1

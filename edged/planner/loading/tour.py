@@ -1,20 +1,21 @@
 """Shorten an order of loading: move one, two or three neighbours to where they load faster.
 
-Knows no users, only the sum of load times along the order: an open, asymmetric travelling-salesman
-path that begins at the cold device. The move is Or-opt (Or, 1976), the steepest one first.
+The sum of load times along the order is the length of an open, asymmetric travelling-salesman path
+that begins at the cold device. The move is Or-opt (Or, 1976), the steepest one first. Knows no
+users.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from edged.planner.loading.tables import Floats, Ints, Tables
+from edged.planner.loading.tables import Floats, Ints, LoadingTables
 
 _SEGMENT_MAX = 3
-_GAIN_MIN_MS = 1e-9  # less is rounding, and could go round in circles
+_GAIN_MIN_MS = 1e-9  # smaller gains are rounding errors, and could repeat forever
 
 
-def shorter(tables: Tables, order: list[int]) -> list[int]:
+def shorter(tables: LoadingTables, order: list[int]) -> list[int]:
     """The order after all moves that shorten it; the same models, each once."""
     order = list(order)
     while move := _best_move(tables, order):
@@ -25,7 +26,7 @@ def shorter(tables: Tables, order: list[int]) -> list[int]:
     return order
 
 
-def _best_move(tables: Tables, order: list[int]) -> tuple[int, int, int] | None:
+def _best_move(tables: LoadingTables, order: list[int]) -> tuple[int, int, int] | None:
     """(first, length, position without it) of the segment to move; None when nothing helps."""
     cold, end = tables.cold, tables.cold + 1
     load_ms = np.zeros((end + 1, end + 1))  # reaching the end costs nothing
@@ -43,8 +44,8 @@ def _best_move(tables: Tables, order: list[int]) -> tuple[int, int, int] | None:
 
 
 def _changes(load_ms: Floats, stops: Ints, length: int) -> Floats:
-    """(segments, gaps) change of the total when the segment goes into the gap after stop `gap`."""
-    first = np.arange(1, len(stops) - length)  # stop at which the segment begins
+    """The change of the total if a segment moves behind stop `gap`: (segments, gaps)."""
+    first = np.arange(1, len(stops) - length)  # stops at which the segments begin
     last = first + length - 1
     gap = np.arange(len(stops) - 1)
     before, start, stop, after = stops[first - 1], stops[first], stops[last], stops[last + 1]

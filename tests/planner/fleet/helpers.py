@@ -1,4 +1,4 @@
-"""Random tiny instances, and the slowest solver there can be: every model, every z, one LP each."""
+"""Random tiny instances, and a brute-force solver: every model, every z, one LP each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import highspy
 import numpy as np
 
-from edged.planner.fleet.generate import Scenario, generate
+from edged.planner.fleet.generate import FleetScenario, generate
 from edged.planner.fleet.problem import FleetProblem, Mode, read
 from edged.planner.fleet.standley import losses
 
@@ -26,7 +26,7 @@ def example(name: str) -> tuple[FleetProblem, dict[str, Any]]:
 
 
 def family(name: str, seed: int, **scenario: Any) -> FleetProblem:
-    return generate(name, np.random.default_rng(seed), LOSSES, Scenario(**scenario))
+    return generate(name, np.random.default_rng(seed), LOSSES, FleetScenario(**scenario))
 
 
 def tiny(
@@ -38,7 +38,7 @@ def tiny(
     accuracy = supports * rng.uniform(0.3, 0.9, size=(edges, 3, 2))
     work = np.full(3, 10.0) if equal_work else rng.uniform(5.0, 20.0, size=3)
     load = rng.uniform(0.5, 10.0, size=(2, 2)) * (rng.random((2, 2)) > 0.1)
-    load[0, 0] += 0.5  # never without any load
+    load[0, 0] += 0.5  # keeps the load above 0
     input_mb = rng.uniform(0.2, 1.0, size=2)
     traffic = (load @ input_mb).sum()
     return FleetProblem(
@@ -135,7 +135,7 @@ def _lp(p: FleetProblem, zc: Any, ze: Any, tasks: int) -> float | None:
 def _maximum(cost: Any, upper: Any, matrix: Any, lower: Any, at_most: Any) -> float | None:
     """max cost·x, 0 <= x <= upper, lower <= matrix x <= at_most; None if there is no such x.
 
-    HiGHS from scratch each time: scipy's linprog takes four times as long on LPs of this size.
+    It solves by HiGHS, anew each time: scipy's linprog takes four times as long at this size.
     """
     lp = highspy.HighsLp()
     lp.num_row_, lp.num_col_ = matrix.shape

@@ -1,4 +1,4 @@
-"""J3O literally, its flaws as the paper has them, and the other alternating methods."""
+"""J3O to the letter, its flaws as the paper has them, and the other alternating methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from edged.planner.fleet import alternate, nodes
 from edged.planner.fleet.assignment import NONE, Assignment, Flows, edge_sums
-from edged.planner.fleet.methods import Options, solve
+from edged.planner.fleet.methods import MethodOptions, solve
 from edged.planner.fleet.offloading import OffloadingLp
 from edged.planner.fleet.problem import Array, FleetProblem, Mode
 from tests.planner.fleet.helpers import example, family
@@ -43,7 +43,7 @@ def test_a_node_within_its_compute_takes_the_best_model() -> None:
 
 
 def test_an_overloaded_node_ends_with_model_0() -> None:
-    """Pitfall 5: the multiplier rises until every gain is 0, the tie loads the first model."""
+    """A flaw: the multiplier rises until every gain is 0, and the tie loads the first model."""
     tier = _tier(load=40.0)
     last, path = nodes.greedy_lr(tier)
     assert last.tolist() == [[0, NONE]]
@@ -54,7 +54,7 @@ def test_an_overloaded_node_ends_with_model_0() -> None:
 
 
 def test_the_greedy_set_stops_at_the_first_that_does_not_fit() -> None:
-    """Pitfall 7: gain per MB, and no skip to a smaller model."""
+    """A flaw: models are taken by gain per MB, and a smaller model is not tried next."""
     tier = replace(_tier(4.0), model_mb=np.array([20.0, 30.0]))
     assert not nodes.greedy(tier, np.zeros(1)).any()
 
@@ -98,7 +98,7 @@ def test_opt_ao_holds_the_best_set_of_each_node() -> None:
 def test_random_sets_follow_the_generator() -> None:
     problem = family("hard", 0)
     first, same, other = (
-        solve(problem, "rand-ao", Options(rng=np.random.default_rng(seed))).obj
+        solve(problem, "rand-ao", MethodOptions(rng=np.random.default_rng(seed))).obj
         for seed in (1, 1, 2)
     )
     assert first == same != other
@@ -114,7 +114,7 @@ def test_first_rates_fill_the_uplinks() -> None:
 
 
 def test_the_surrogate_does_not_imply_the_batching_row() -> None:
-    """Pitfall 10: flows that row (29) allows break (28); active sets mend that."""
+    """A flaw: flows that row (29) allows can break (28); active sets mend that."""
     problem = family("hard", 3, clients=12, tasks=4, batching=True)
     lp = OffloadingLp(problem)
     z = solve(problem, "baj3o").assignment()
@@ -129,7 +129,7 @@ def test_the_surrogate_does_not_imply_the_batching_row() -> None:
 
 
 def _window_used(problem: FleetProblem, z: Assignment, flows: Flows) -> Array:
-    """(E,) the left side of (28) over T_b, for models that all support all of their tasks."""
+    """The left side of (28) over T_b, (E,), for models that all support all of their tasks."""
     assert problem.setup_s is not None
     rate = edge_sums(problem, problem.load * flows.edge)
     setup = np.where(rate > 1e-6, problem.setup_s[z.edge], 0.0).sum(axis=1) / problem.window_s

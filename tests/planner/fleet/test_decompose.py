@@ -1,4 +1,4 @@
-"""Fleets taken apart by edge: the same plan wherever the parts are solved."""
+"""Fleets planned edge by edge: the plan is the same wherever the parts are solved."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from edged.errors import Unsupported
 from edged.planner.fleet import workers
 from edged.planner.fleet.decompose import MANY_EDGES, search_by_edges, split
-from edged.planner.fleet.methods import Options, solve
-from edged.planner.fleet.plan import plan_of
+from edged.planner.fleet.methods import MethodOptions, solve
+from edged.planner.fleet.outcome import plan_of
 from edged.planner.fleet.price import EFFORTS, search
 from edged.planner.fleet.problem import FleetProblem, Mode
 from tests.planner.fleet.helpers import family
@@ -37,8 +37,8 @@ def backwards(function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
 
 def test_where_the_parts_are_solved_makes_no_difference() -> None:
     problem = _fleet()
-    plan = solve(problem, "price", Options(effort="quick"))
-    assert plan == solve(problem, "price", Options(effort="quick", run=backwards))
+    plan = solve(problem, "price", MethodOptions(effort="quick"))
+    assert plan == solve(problem, "price", MethodOptions(effort="quick", run=backwards))
     plan.verify(problem)
     assert plan.obj is not None
     assert plan.bound is not None
@@ -81,7 +81,7 @@ def test_parts_keep_what_is_theirs_and_idle_edges_have_none() -> None:
 @pytest.mark.parametrize("mode", [Mode.NULL, Mode.STRICT])
 def test_other_modes(mode: Mode) -> None:
     problem = _fleet(mode=mode, client_compute=8.0, chi_edge=0.6)
-    plan = solve(problem, "price", Options(effort="quick"))
+    plan = solve(problem, "price", MethodOptions(effort="quick"))
     plan.verify(problem)
     assert plan.obj is not None
 
@@ -95,14 +95,14 @@ def test_workers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ON_RAY = """
-from edged.planner.fleet.methods import Options, solve
+from edged.planner.fleet.methods import MethodOptions, solve
 from edged.planner.fleet.workers import workers
 from tests.planner.fleet.test_decompose import _fleet
 problem = _fleet()
 plans = []
 for place in ("one", "ray"):
     with workers(place) as run:
-        plans.append(solve(problem, "price", Options(effort="quick", run=run)))
+        plans.append(solve(problem, "price", MethodOptions(effort="quick", run=run)))
 assert plans[0] == plans[1]
 print("the same plan")
 """
@@ -111,7 +111,7 @@ print("the same plan")
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 def test_ray_gives_the_same_plan() -> None:
-    """In a process of its own: Ray leaves threads and warnings behind."""
+    """Ray leaves threads and warnings behind, so it runs in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-c", ON_RAY], capture_output=True, text=True, timeout=110, check=False
     )

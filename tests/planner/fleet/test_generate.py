@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edged.errors import PlanError
-from edged.planner.fleet.generate import FAMILIES, Scenario, dirichlet_load, generate
+from edged.planner.fleet.generate import FAMILIES, FleetScenario, dirichlet_load, generate
 from edged.planner.fleet.problem import to_instance
 from edged.planner.fleet.standley import losses
 from tests.planner.fleet.helpers import LOSSES, family
@@ -112,4 +112,4 @@ def test_dirichlet_loads_concentrate_as_asked() -> None:
 
 def test_unknown_families_are_named() -> None:
     with pytest.raises(PlanError, match=r"^family: no 'easy'; there are taskonomy, domainnet,"):
-        generate("easy", np.random.default_rng(0), LOSSES, Scenario())
+        generate("easy", np.random.default_rng(0), LOSSES, FleetScenario())

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from edged.errors import DeadlineExceeded
-from edged.planner.fleet.methods import Options, solve
-from edged.planner.fleet.plan import Status
+from edged.planner.fleet.methods import MethodOptions, solve
+from edged.planner.fleet.plan import PlanStatus
 from edged.planner.fleet.problem import FleetProblem, Mode
 from tests.planner.fleet.helpers import brute_force, example, family, tiny
 
-TOLERANCE = 2e-6  # of the MILP's relative gap
+TOLERANCE = 2e-6  # twice the MILP's relative gap
 
 
 @pytest.mark.slow
@@ -29,11 +29,11 @@ def test_milp_equals_brute_force(mode: Mode, equal_work: bool, batching: bool) -
         plan = solve(problem, "milp")
         optimum = brute_force(problem)
         if optimum is None:
-            assert plan.status is Status.INFEASIBLE, seed
+            assert plan.status is PlanStatus.INFEASIBLE, seed
             continue
         feasible += 1
         assert plan.obj == pytest.approx(optimum, rel=TOLERANCE), seed
-        assert plan.status is Status.OPTIMAL
+        assert plan.status is PlanStatus.OPTIMAL
         plan.verify(problem)
     assert feasible >= (1 if mode is Mode.STRICT else 9)
 
@@ -51,12 +51,12 @@ def test_milp_reaches_the_optima_of_the_format(name: str) -> None:
 def test_an_infeasible_instance_names_the_family_to_blame(method: str) -> None:
     problem, _ = example("j3o_strict_0")
     plan = solve(problem, method)
-    assert plan.status is Status.INFEASIBLE
+    assert plan.status is PlanStatus.INFEASIBLE
     assert plan.culprits == ("(9) compute of clients",)
     assert plan.obj is None
     assert plan.x_c == ()
     relaxed = replace(problem, client_gflops=problem.client_gflops * 100)
-    assert solve(relaxed, "milp").status is Status.OPTIMAL
+    assert solve(relaxed, "milp").status is PlanStatus.OPTIMAL
 
 
 NONE_OF_IT = 1e-3
@@ -97,7 +97,7 @@ def _all_plenty_but(scarce: tuple[str, ...]) -> FleetProblem:
         "client_mb": 2, "client_gflops": 2, "edge_mb": 1, "edge_gflops": 1, "uplink_mb_s": 1
     }  # fmt: skip
     base = family("hard", 1, clients=2, edges=1, tasks=2, mode=Mode.STRICT, load=20.0)
-    assert solve(_set(base, limits, ()), "milp").status is Status.OPTIMAL
+    assert solve(_set(base, limits, ()), "milp").status is PlanStatus.OPTIMAL
     return _set(base, limits, scarce)
 
 
@@ -111,4 +111,4 @@ def _set(base: FleetProblem, limits: dict[str, int], scarce: tuple[str, ...]) ->
 
 def test_a_time_limit_that_leaves_no_plan_says_so() -> None:
     with pytest.raises(DeadlineExceeded, match=r"milp found no plan in 0.0 s"):
-        solve(family("hard", 2), "milp", Options(time_limit_s=0.0))
+        solve(family("hard", 2), "milp", MethodOptions(time_limit_s=0.0))

@@ -1,4 +1,4 @@
-"""The names on the command line are those of the planners, and cost none of their imports."""
+"""The names on the command line are those of the planners, and do not import them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from tests.planner.fleet.helpers import family
 @pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("batching", [False, True])
 def test_what_was_solved_before_does_not_matter(mode: Mode, batching: bool) -> None:
-    """Only what changes is told to the solver: costs, bounds, coefficients, what setup leaves."""
+    """Only changes are passed to the solver: costs, bounds, coefficients, compute after setup."""
     problem = family("hardhet", 2, clients=9, tasks=3, mode=mode, batching=batching)
     rows = tables(problem)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Pricing part by part says what pricing at once says, and padding is never chosen."""
+"""Pricing part by part gives the result of pricing at once, and padding is never chosen."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_size_of_the_parts_does_not_matter(
 
 
 def test_the_best_rows_and_how_far_a_row_reaches() -> None:
-    """Against the definitions, from the whole table."""
+    """Both are compared with their definitions, computed from the whole table."""
     problem = family("hard", 1, clients=9, tasks=4)
     pricing, of = _worth(problem), problem.edge_of
     clients, edges = pricing.tables.clients, pricing.tables.edges

@@ -10,8 +10,8 @@ import pytest
 from edged.errors import Unsupported
 from edged.planner.fleet import price
 from edged.planner.fleet.generate import FAMILIES
-from edged.planner.fleet.methods import METHODS, Options, solve
-from edged.planner.fleet.plan import Status
+from edged.planner.fleet.methods import METHODS, MethodOptions, solve
+from edged.planner.fleet.plan import PlanStatus
 from edged.planner.fleet.price import EFFORTS, search
 from edged.planner.fleet.problem import Mode
 from tests.planner.fleet.helpers import example, family, tiny
@@ -45,10 +45,10 @@ def test_price_is_near_the_optimum_and_its_bound_holds(kind: str) -> None:
         problem = family(kind.partition(",")[0], seed, **KINDS[kind])
         optimum = solve(problem, "milp").obj
         if optimum is None:  # mode strict
-            assert solve(problem, "price").status is Status.INFEASIBLE
+            assert solve(problem, "price").status is PlanStatus.INFEASIBLE
             continue
         for effort, found in ratios.items():
-            plan = solve(problem, "price", Options(effort=effort))
+            plan = solve(problem, "price", MethodOptions(effort=effort))
             plan.verify(problem)
             assert plan.obj <= optimum * (1 + 2e-6)
             assert plan.bound >= optimum * (1 - 2e-6)
@@ -68,7 +68,7 @@ def test_value_and_bound_enclose_the_optimum_of_tiny_instances(mode: Mode, batch
         exact, plan = solve(problem, "milp"), solve(problem, "price")
         plan.verify(problem)
         if exact.obj is None:
-            assert plan.status is Status.INFEASIBLE
+            assert plan.status is PlanStatus.INFEASIBLE
             assert plan.culprits == exact.culprits
             continue
         assert plan.obj <= exact.obj + 2e-6
@@ -85,7 +85,7 @@ def test_the_examples_of_the_format(name: str) -> None:
 def test_every_method_is_feasible_and_deterministic(method: str) -> None:
     problem = family("hardhet", 5, clients=8, tasks=3, batching=True)
     first, second = (
-        solve(problem, method, Options(rng=np.random.default_rng(7))) for _ in range(2)
+        solve(problem, method, MethodOptions(rng=np.random.default_rng(7))) for _ in range(2)
     )
     assert first == second
     first.verify(problem)
@@ -96,8 +96,10 @@ def test_every_method_is_feasible_and_deterministic(method: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", [Mode.DROP, Mode.NULL])
 def test_tables_that_are_not_complete_still_bound(mode: Mode) -> None:
-    """Nine tasks are more than partitions are made for: sets grow in a beam, and the bound comes
-    from nodes better than any."""
+    """Nine tasks are too many for partitions, so the tables come from a beam search.
+
+    The bound comes from nodes that are better than any real node.
+    """
     problem = family("hard", 0, clients=4, tasks=9, edges=2, mode=mode)
     plan, exact = solve(problem, "price"), solve(problem, "milp")
     plan.verify(problem)
@@ -109,13 +111,13 @@ def test_tables_that_are_not_complete_still_bound(mode: Mode) -> None:
 
 
 def test_tables_too_large_to_price_all_still_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rounds see the promising rows; the polish prices all, or none beyond a second limit."""
+    """The rounds price the promising rows; the polish prices all, or none above a second limit."""
     problem = family("hard", 0, clients=9, tasks=4)
     optimum = solve(problem, "milp").obj
     assert optimum is not None
     for too_many, far_too_many in ((1, 10**9), (1, 1)):
-        monkeypatch.setattr(price, "TOO_MANY", too_many)
-        monkeypatch.setattr(price, "FAR_TOO_MANY", far_too_many)
+        monkeypatch.setattr(price, "ROUND_CELLS_MAX", too_many)
+        monkeypatch.setattr(price, "BOUND_CELLS_MAX", far_too_many)
         monkeypatch.setattr(price, "FIRST_EDGE_ROWS", 4)
         found = price.search([problem], EFFORTS["full"])
         assert found.bound >= optimum * (1 - 2e-6)
@@ -123,7 +125,7 @@ def test_tables_too_large_to_price_all_still_bound(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_gap_is_small_with_many_clients() -> None:
-    """Only as many clients as there are shared rows are torn between two sets of models."""
+    """At most as many clients as there are shared rows are split between two sets of models."""
     plan = solve(family("hard", 1, clients=90, edges=3, load=6000.0), "price")
     assert plan.gap is not None
     assert plan.gap < 0.003
@@ -162,8 +164,8 @@ def test_without_highs_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_loads_of_many_orders_of_magnitude_are_solved() -> None:
-    """HiGHS's dual simplex gives up on this one, hot and cold."""
+    """HiGHS's dual simplex gives up on this instance, from the last basis and from scratch."""
     problem = family("domainnet", 13)
-    plan = solve(problem, "price", Options(effort="quick"))
+    plan = solve(problem, "price", MethodOptions(effort="quick"))
     plan.verify(problem)
     assert plan.obj >= 0.98 * plan.bound

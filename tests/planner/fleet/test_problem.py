@@ -1,4 +1,4 @@
-"""Reading an instance: what is wrong with it is told in one line that names the field."""
+"""Reading an instance: an error is one line that names the field."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from edged.errors import PlanError
-from edged.planner.fleet.methods import METHODS, Options, solve
-from edged.planner.fleet.plan import Status
+from edged.planner.fleet.methods import METHODS, MethodOptions, solve
+from edged.planner.fleet.plan import PlanStatus
 from edged.planner.fleet.problem import Mode, read, to_instance
 from tests.planner.fleet.helpers import DATA, example, family
 
@@ -91,8 +91,8 @@ def test_an_instance_survives_the_round_trip(batching: bool) -> None:
 @pytest.mark.parametrize("mode", Mode)
 def test_no_load_at_all_gives_an_empty_plan(method: str, mode: Mode) -> None:
     problem = family("hard", 0, load=0.0, mode=mode, batching=True)
-    plan = solve(problem, method, Options(rng=np.random.default_rng(0)))
-    assert plan.status is Status.OPTIMAL
+    plan = solve(problem, method, MethodOptions(rng=np.random.default_rng(0)))
+    assert plan.status is PlanStatus.OPTIMAL
     assert (plan.obj, plan.bound, plan.gap) == (0.0, 0.0, 0.0)
     assert set(plan.x_c) | set(plan.x_e) == {()}
     assert np.array(plan.o).sum() == 0
@@ -106,8 +106,8 @@ NOTHING_BUT_LIMITS = [key for key in KEYS if key not in ("kappa_s", "mode", "Tb"
 @pytest.mark.parametrize("missing", [["clients"], NOTHING_BUT_LIMITS])
 def test_without_clients_the_plan_is_empty(method: str, missing: list[str]) -> None:
     problem = read(json.dumps(_instance() | {key: [] for key in missing}))
-    plan = solve(problem, method, Options(rng=np.random.default_rng(0)))
-    assert plan.status is Status.OPTIMAL
+    plan = solve(problem, method, MethodOptions(rng=np.random.default_rng(0)))
+    assert plan.status is PlanStatus.OPTIMAL
     assert (plan.obj, plan.bound, plan.x_c, plan.o) == (0.0, 0.0, (), ())
     plan.verify(problem)
 
@@ -119,7 +119,7 @@ def test_an_idle_client_and_an_idle_edge_do_no_harm(method: str) -> None:
     load[0] = 0.0
     load[problem.edge_of == 1] = 0.0
     idle = problem.with_load(load)
-    plan = solve(idle, method, Options(rng=np.random.default_rng(0)))
+    plan = solve(idle, method, MethodOptions(rng=np.random.default_rng(0)))
     assert plan.x_c[0] == ()
     assert plan.x_e[1] == ()
     plan.verify(idle)
@@ -130,7 +130,7 @@ def test_unknown_methods_and_efforts_are_named() -> None:
     with pytest.raises(PlanError, match=r"^method: must be one of milp, price, .* got 'best'$"):
         solve(problem, "best")
     with pytest.raises(PlanError, match=r"^effort: must be one of quick, full, got 'some'$"):
-        solve(problem, "price", Options(effort="some"))
+        solve(problem, "price", MethodOptions(effort="some"))
     with pytest.raises(PlanError, match=r"^nu: null; method baj3o"):
         solve(problem, "baj3o")
     with pytest.raises(PlanError, match=r"^rng: method rand-ao"):

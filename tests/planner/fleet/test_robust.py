@@ -34,7 +34,7 @@ def _drifted(problem: FleetProblem, seed: int, by: float) -> FleetProblem:
 
 
 def test_a_hedged_plan_is_better_on_average(problem: FleetProblem, nominal: FleetPlan) -> None:
-    """On the samples it was made for, against the plan for the load in the middle."""
+    """It is compared with the plan for the load in the middle, on the samples it was made for."""
     hedged = robust.hedge(problem, 0.6, 8, np.random.default_rng(1), FULL)
     hedged.plan.verify(problem)
     loads = robust.sample_loads(problem, 0.6, 8, np.random.default_rng(1))
@@ -52,7 +52,7 @@ def test_no_spread_is_the_plan_itself(problem: FleetProblem, nominal: FleetPlan)
 
 
 def test_a_plan_for_most_fits_every_smaller_load(problem: FleetProblem, nominal: FleetPlan) -> None:
-    """The same shares, whatever comes; those of the nominal plan break limits."""
+    """Its shares hold for every load; those of the nominal plan break limits."""
     most = robust.plan_for_most(problem, 0.4, FULL)
     most.verify(problem)
     broken = 0
@@ -67,7 +67,7 @@ def test_a_plan_for_most_fits_every_smaller_load(problem: FleetProblem, nominal:
 
 
 def _limits_broken(plan: FleetPlan, problem: FleetProblem) -> list[str]:
-    """Violated limits when the shares stay as they are; (2) changes with the load."""
+    """The limits that are violated if the shares stay as they are; (2) changes with the load."""
     return [line for line in plan.violations(problem) if not line.startswith(("(2)", "bound"))]
 
 
@@ -86,7 +86,7 @@ def test_small_changes_of_load_move_no_model(problem: FleetProblem, nominal: Fle
 def test_the_price_of_loading_trades_accuracy_for_quiet(
     problem: FleetProblem, nominal: FleetPlan
 ) -> None:
-    """Under another load: net value within its bound, less is loaded the more it costs."""
+    """The load has drifted: the net value is within its bound, and higher costs load less."""
     drifted = problem.with_load(problem.load[::-1].copy())
     stay = robust.follow(drifted, nominal)
     stay.verify(drifted)
@@ -107,7 +107,7 @@ def test_following_a_load_keeps_the_models(problem: FleetProblem, nominal: Fleet
     kept = robust.follow(drifted, nominal)
     assert (kept.z_c, kept.z_e) == (nominal.z_c, nominal.z_e)
     assert robust.loaded_mb(drifted, nominal, kept) == 0.0
-    assert NONE == -1  # the spelling of the format
+    assert NONE == -1  # the value in the JSON format
 
 
 def test_what_cannot_be_is_said(problem: FleetProblem, nominal: FleetPlan) -> None:

@@ -13,14 +13,14 @@ from edged.planner.fleet.assignment import NONE, Assignment, Prices
 from edged.planner.fleet.offloading import OffloadingLp
 from edged.planner.fleet.oracle import fill, worth
 from edged.planner.fleet.problem import FleetProblem, Ints, Mode
-from edged.planner.fleet.rows import Tables, envelope, tables
+from edged.planner.fleet.rows import AssignmentTables, envelope, tables
 from tests.planner.fleet.helpers import family, tiny
 
 
 @pytest.mark.parametrize("name", ["hard", "hardhet"])
 @pytest.mark.parametrize("batching", [False, True])
 def test_no_assignment_is_worth_more_than_the_tables_best(name: str, batching: bool) -> None:
-    """At random prices of accuracy, work and setup, against every z that fits the memory."""
+    """The prices of accuracy, work and setup are random; every z that fits is compared."""
     problem = family(name, 3, clients=2, edges=2, tasks=3, batching=batching)
     rng = np.random.default_rng(0)
     rows = tables(problem).edges
@@ -48,7 +48,7 @@ def _all_assignments(p: FleetProblem, edge: int) -> list[tuple[int, ...]]:
 def _score(
     p: FleetProblem, edge: int, z: np.ndarray, gain: np.ndarray, per_work: float, per_setup: float
 ) -> float:
-    """Tasks idle where that is better, as the flows decide; setup times are paid while they run."""
+    """The value of z. A task idles where that is better; setup times are paid if it runs."""
     total = 0.0
     for task, model in enumerate(z):
         if model == NONE:
@@ -125,7 +125,7 @@ def test_the_worth_of_rows_bounds_what_the_lp_makes_of_them(mode: Mode, batching
                 assert value == pytest.approx(flows.value, abs=1e-6)
 
 
-def _assignment(found: Tables, client: Ints, edge: Ints) -> Assignment:
+def _assignment(found: AssignmentTables, client: Ints, edge: Ints) -> Assignment:
     return Assignment(found.clients.pick(client), found.edges.pick(edge))
 
 

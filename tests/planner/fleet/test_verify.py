@@ -1,4 +1,4 @@
-"""Each constraint of the paper: a plan that violates it is told so by the equation's number."""
+"""Each constraint of the paper: a plan that violates it gets an error with its number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from edged.errors import PlanError
 from edged.planner.fleet.methods import solve
-from edged.planner.fleet.plan import FleetPlan, Status
+from edged.planner.fleet.plan import FleetPlan, PlanStatus
 from edged.planner.fleet.problem import FleetProblem, Mode
 from tests.planner.fleet.helpers import family
 
@@ -151,7 +151,7 @@ def test_the_batching_row_counts_setup_times() -> None:
 def test_dropping_is_a_matter_of_the_mode(
     mode: Mode, problem: FleetProblem, plan: FleetPlan
 ) -> None:
-    assert np.array(plan.r).max() > 0.01  # mode drop was of use
+    assert np.array(plan.r).max() > 0.01  # mode drop made a difference
     assert any(
         f"is dropped, mode {mode.value} forbids it" in line
         for line in plan.violations(replace(problem, mode=mode))
@@ -161,7 +161,9 @@ def test_dropping_is_a_matter_of_the_mode(
 def test_an_infeasible_plan_must_say_why() -> None:
     problem = family("hard", 1, clients=3)
     assert (
-        FleetPlan(method="milp", status=Status.INFEASIBLE, culprits=("(9)",)).violations(problem)
+        FleetPlan(method="milp", status=PlanStatus.INFEASIBLE, culprits=("(9)",)).violations(
+            problem
+        )
         == ()
     )
-    assert FleetPlan(method="milp", status=Status.INFEASIBLE).violations(problem) != ()
+    assert FleetPlan(method="milp", status=PlanStatus.INFEASIBLE).violations(problem) != ()

@@ -1,4 +1,4 @@
-"""Random instances, small changes to them, and the two slowest solvers there can be."""
+"""Random instances, small changes to them, and two brute-force solvers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from edged.planner.loading.generate import FAMILIES, generate
-from edged.planner.loading.problem import FamilyName, Load, LoadingProblem, read
+from edged.planner.loading.problem import FamilyName, LoadingProblem, LoadTime, read
 
 DATA = Path(__file__).parent / "data"
 
@@ -39,7 +39,7 @@ def small(family: FamilyName, seed: int, **setting: Any) -> LoadingProblem:
     )
     problem = generate(family, msgspec.structs.replace(usual, **setting), rng)
     if seed % 3 == 0:
-        fixed = Load(problem.load.bytes_per_ms, float(rng.choice([1.0, 10.0])))
+        fixed = LoadTime(problem.load.bytes_per_ms, float(rng.choice([1.0, 10.0])))
         problem = msgspec.structs.replace(problem, load=fixed)
     return problem
 
@@ -81,7 +81,7 @@ def _batches(problem: LoadingProblem, served: frozenset[int]) -> Iterator[tuple[
 
 
 def _batch_ms(problem: LoadingProblem, batch: tuple[int, ...], resident: set[int]) -> float:
-    """(1) with (11), (8) and (9)."""
+    """The time of a batch: (1) with (11), (8) and (9)."""
     users = [problem.users[k] for k in batch]
     model = problem.models[users[0].model]
     upload_s = sum(u.upload_bits / (problem.bandwidth_hz * u.efficiency) for u in users)

@@ -97,7 +97,7 @@ def test_slots_too_short_for_memory_are_refused() -> None:
 
 
 def test_test_19_loses_a_predecessor_that_ties() -> None:
-    """Error 4 of the specification: the literal test is worse even in slotted time."""
+    """The literal test (19) is worse even in slotted time."""
     problem, _ = example("pl_bls_070")
     assert solve(problem, "dp-paper").served < solve(problem, "dp-slotted").served
     for seed in range(100):

@@ -20,7 +20,7 @@ from tests.planner.loading.helpers import paper_size, small
 
 
 def algorithm_3(problem: LoadingProblem) -> list[tuple[int, int]]:
-    """(model, users) per visit: every slot count tried for every model, as printed."""
+    """The (model, users) of each visit: every slot count tried for every model, as printed."""
     slots_left = int(problem.deadline_ms / problem.slot_ms)
     left = set(range(len(problem.models)))
     loaded: set[int] = set()
@@ -42,7 +42,7 @@ def algorithm_3(problem: LoadingProblem) -> list[tuple[int, int]]:
 
 
 def _users_within(problem: LoadingProblem, i: int, loaded: set[int], time_ms: float) -> int:
-    """max k with phi(i', i, k) <= time, (22) and (23) with the sum of (11)."""
+    """The largest k with phi(i', i, k) <= time, (22) and (23) with the sum of (11)."""
     model = problem.models[i]
     missing = sum(problem.block_bytes[j] for j in model.blocks if j not in loaded)
     load_ms = problem.load.fixed_ms + missing / problem.load.bytes_per_ms if missing else 0.0
@@ -78,7 +78,7 @@ def test_greedy_without_slots_serves_more_in_all() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(4))
 def test_greedy_plus_finds_the_optimum(block: int) -> None:
-    """At least 99 % of 400 general instances: at most one miss in each hundred."""
+    """It solves 99 % of 400 general instances: at most one miss in each hundred."""
     missed = []
     for seed in range(100 * block, 100 * block + 100):
         problem = small("small-general", seed, models=4 + seed % 3)
@@ -94,7 +94,7 @@ def test_greedy_plus_finds_the_optimum(block: int) -> None:
 
 
 def test_the_search_alone_reaches_dp_at_paper_size() -> None:
-    """Without the order that is known to be optimal for nested clusters."""
+    """The search starts without the order that is known to be optimal for nested clusters."""
     ratios = []
     for seed in range(6):
         problem = paper_size("bls", seed, deadline_ms=(300.0, 500.0, 700.0)[seed % 3])

@@ -1,4 +1,4 @@
-"""A plan with one thing wrong is told which equation it violates."""
+"""A plan with one fault gets an error that names the equation which it violates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from edged.errors import PlanError
 from edged.planner.loading.methods import solve
-from edged.planner.loading.plan import Batch, LoadingPlan
+from edged.planner.loading.plan import LoadingBatch, LoadingPlan
 from edged.planner.loading.problem import LoadingProblem
 from tests.planner.loading.helpers import example
 
@@ -34,7 +34,7 @@ def one_batch(model: int) -> LoadingPlan:
     """All users of a model in one batch, with the bandwidth of (12)."""
     users = tuple(k for k, user in enumerate(PROBLEM.users) if user.model == model)
     needs = [PROBLEM.users[k].upload_bits / PROBLEM.users[k].efficiency for k in users]
-    batch = Batch(model, users, tuple(need / sum(needs) for need in needs))
+    batch = LoadingBatch(model, users, tuple(need / sum(needs) for need in needs))
     return replace(PLAN, batches=(batch,), served=len(users))
 
 
@@ -80,7 +80,7 @@ def test_a_late_batch_violates_2() -> None:
 
 
 def test_blocks_of_the_batch_before_are_not_loaded_again() -> None:
-    """(8): what is loaded is what the batch before did not hold, whatever came before that."""
+    """(8): a batch loads the blocks that the batch before it did not hold."""
     before: set[int] = set()
     for batch, step in zip(PLAN.batches, PLAN.times(PROBLEM), strict=True):
         blocks = set(PROBLEM.models[batch.model].blocks)

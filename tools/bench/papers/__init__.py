@@ -1,9 +1,9 @@
 """`python -m tools.bench papers`: the figures and tables of the papers, ours beside the printed.
 
 A paper is a module with `run(out, quick, kept)`. It writes its figures and one Markdown page into
-the folder `out`, with few seeds when `quick`, and gives one dict for each figure or table, with the
-arguments of `tools.bench.report.emit`: `figure`, `label`, `seed` and what came out. What takes long
-it makes through `kept` (pieces.py).
+the folder `out`, with few seeds if `quick`, and yields one dict for each figure or table with the
+arguments of `tools.bench.report.emit`: `figure`, `label`, `seed` and the results. Results that take
+long to compute are made through `kept` (pieces.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""J3O and BAJ3O: Table IV and Fig. 1 to 7, ours beside the printed, and two questions more.
+"""J3O and BAJ3O: Table IV and Fig. 1 to 7, ours beside the printed, and two further questions.
 
-The paper prints numbers only in Table IV; its curves are drawn. Loads, accuracies of two of three
-benchmarks, setup times and most constants of Fig. 1 and 2 it does not give: those used here are
+The paper prints numbers only in Table IV; its curves are drawn. It does not give loads, accuracies
+of two of three benchmarks, setup times and most constants of Fig. 1 and 2: those used here are
 marked [guess] in edged/planner/fleet/generate.py and in j3o_motivation.py.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edged.planner.fleet import alternate
-from edged.planner.fleet.generate import Scenario, generate
-from edged.planner.fleet.methods import Options, solve
+from edged.planner.fleet.generate import FleetScenario, generate
+from edged.planner.fleet.methods import MethodOptions, solve
 from edged.planner.fleet.problem import FleetProblem
 from edged.planner.fleet.standley import losses
 from tools.bench.papers import j3o_loads, j3o_motivation
@@ -88,13 +88,13 @@ def run(out: Path, quick: bool, kept: Kept) -> Iterator[dict[str, Any]]:
 
 
 def instance(family: str, seed: int, **scenario: Any) -> FleetProblem:
-    return generate(family, np.random.default_rng(seed), LOSSES, Scenario(**scenario))
+    return generate(family, np.random.default_rng(seed), LOSSES, FleetScenario(**scenario))
 
 
 def plan_value(problem: FleetProblem, method: str, seed: int) -> tuple[float, float]:
     """F and the processor time in ms. `price quick` is price at effort quick."""
     name, _, effort = method.partition(" ")
-    options = Options(effort=effort or "full", rng=np.random.default_rng(seed))
+    options = MethodOptions(effort=effort or "full", rng=np.random.default_rng(seed))
     started = time.process_time()
     plan = solve(problem, name, options)
     elapsed = 1000.0 * (time.process_time() - started)
@@ -103,7 +103,7 @@ def plan_value(problem: FleetProblem, method: str, seed: int) -> tuple[float, fl
 
 
 def _table_iv(family: str, seeds: int) -> dict[str, dict[str, float]]:
-    """Per method: mean and deviation of the loss 1 - F, ratio to the optimum, ms."""
+    """The mean and deviation of the loss 1 - F, the ratio to the optimum and the ms, by method."""
     values: dict[str, list[float]] = {method: [] for method in METHODS}
     times: dict[str, list[float]] = {method: [] for method in METHODS}
     for method in METHODS:  # the first call also loads code
@@ -172,7 +172,7 @@ def _losses(sweep: Sweep, value: float, seeds: int) -> dict[str, float]:
 
 
 def _slow_setup(problem: FleetProblem) -> FleetProblem:
-    """With the generator's setup times no batching row of Fig. 6 and 7 ever binds."""
+    """The problem with longer setup times: the generator's leave every batching row slack."""
     if problem.setup_s is None:
         return problem
     return replace(problem, setup_s=problem.setup_s * SETUP_FACTOR)

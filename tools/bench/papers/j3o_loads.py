@@ -1,7 +1,8 @@
-"""What J3O leaves open (its section VII): loads that are estimates, and loads that drift.
+"""Two open questions of J3O (its section VII): loads that are estimates, and loads that drift.
 
-Intervals: models are fixed for loads anywhere in λ (1 ± spread), flows follow the load that
-comes. Drift: every load walks; a new plan is made at each step, at some price of loading models.
+Intervals: models are fixed for loads anywhere in λ (1 ± spread), flows follow the actual load.
+Drift: every load makes a random walk; a new plan is made at each step, at some price of loading
+models.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edged.planner.fleet import robust
-from edged.planner.fleet.generate import Scenario, generate
+from edged.planner.fleet.generate import FleetScenario, generate
 from edged.planner.fleet.methods import solve
 from edged.planner.fleet.plan import FleetPlan
 from edged.planner.fleet.price import EFFORTS
@@ -24,13 +25,15 @@ PLANNED_FOR = 16  # samples that the hedged plan is made for
 JUDGED_BY = 25  # other samples that the plans are judged by
 STEPS = 20
 WALK = 0.2  # standard deviation of a step of log λ
-COSTS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1)  # accuracy for each GB loaded
+COSTS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1)  # accuracy that each loaded GB costs
 EFFORT = EFFORTS["full"]
 
 
 def interval(seeds: int, spread: float) -> dict[str, float]:
-    """Mean accuracy of each kind of plan and of a new plan for each load, and the part of the
-    loads under which the flows of the nominal plan break a limit."""
+    """The mean accuracy of each kind of plan, and of a new plan for each load.
+
+    Also the share of the loads under which the flows of the nominal plan break a limit.
+    """
     found = [_interval(seed, spread) for seed in range(seeds)]
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
@@ -54,7 +57,7 @@ def _interval(seed: int, spread: float) -> dict[str, float]:
 
 
 def _broken(problem: FleetProblem, plan: FleetPlan, loads: list[Any]) -> float:
-    """The part of the loads under which the plan's own shares violate (9) to (12)."""
+    """The share of the loads under which the plan's own flows violate (9) to (12)."""
     limits = ("(9)", "(10)", "(11)", "(12)")
     broken = [
         any(line.startswith(limits) for line in plan.violations(problem.with_load(load)))
@@ -64,7 +67,7 @@ def _broken(problem: FleetProblem, plan: FleetPlan, loads: list[Any]) -> float:
 
 
 def drift(seeds: int) -> dict[str, dict[str, float]]:
-    """Per policy: mean accuracy, MB loaded a step, and the part of the steps that load anything."""
+    """Each policy's mean accuracy, MB loaded a step, and share of the steps that load anything."""
     policies: dict[str, float | None] = {f"{cost:g}": cost for cost in COSTS}
     policies["never"] = None
     result = {}
@@ -80,7 +83,7 @@ def drift(seeds: int) -> dict[str, dict[str, float]]:
 
 
 def _walk(seed: int, cost: float | None) -> tuple[list[float], list[float]]:
-    """Accuracy and MB loaded at each step; `cost` None: the first plan's models for ever."""
+    """The accuracy and MB loaded at each step; `cost` None keeps the first plan's models."""
     problem = _instance(seed)
     rng = np.random.default_rng([seed, 3])
     plan = solve(problem, "price")
@@ -101,4 +104,4 @@ def _walk(seed: int, cost: float | None) -> tuple[list[float], list[float]]:
 
 
 def _instance(seed: int) -> FleetProblem:
-    return generate(FAMILY, np.random.default_rng(seed), losses(), Scenario())
+    return generate(FAMILY, np.random.default_rng(seed), losses(), FleetScenario())

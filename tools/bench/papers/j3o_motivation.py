@@ -18,13 +18,13 @@ CLIENTS = 5
 MODELS = ("m(A)", "m(B)", "m(AB)")
 ACCURACY = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.6]])
 CLIENT_FACTOR = 0.9  # "compressed and achieve 90 % of their original accuracy"
-LOAD = 100.0  # queries/s in all [guess]
+LOAD = 100.0  # queries/s of all clients together [guess]
 WINDOW_S = 1.0  # [guess]
-SETUP_S = 0.1  # of a batch, for every model [guess]
-CLIENT_GFLOPS = 12.0  # at 1 GFLOP a query: a client serves 12 of its 20 queries/s [guess]
+SETUP_S = 0.1  # setup time of a batch, the same for every model [guess]
+CLIENT_GFLOPS = 12.0  # a query takes 1 GFLOP, so a client serves 12 of its 20 queries/s [guess]
 EDGE_GFLOPS = 90.0  # [guess]
-UPLINK = 0.6  # of the traffic [guess]
-HOT_SHARE = 0.7  # of task B's queries at one client, in the lower half of Fig. 1
+UPLINK = 0.6  # share of the traffic that the uplink carries [guess]
+HOT_SHARE = 0.7  # share of task B's queries that one client has in the lower half of Fig. 1
 PROPORTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SETUP_COSTS_S = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
@@ -34,7 +34,7 @@ Curves = dict[str, list[float]]
 def instance(
     rng: np.random.Generator, proportion: float, *, hot: bool, setup_a_s: float = SETUP_S
 ) -> FleetProblem:
-    """`proportion` is task A's part of the load; clients differ by a Dirichlet draw."""
+    """The instance in which task A is `proportion` of the load. Clients have Dirichlet loads."""
     share = rng.dirichlet(np.full(CLIENTS, 20.0))
     of_b = share.copy()
     if hot:
@@ -73,7 +73,7 @@ def shares(seeds: int) -> dict[str, Curves]:
 
 
 def setup_costs(seeds: int) -> dict[str, Curves]:
-    """Fig. 2: the same along the setup time of m(A)."""
+    """Fig. 2: the curves of Fig. 1 along the setup time of m(A)."""
     return {
         f"p_A = {proportion}": _along(
             seeds,
@@ -97,7 +97,7 @@ def _along(seeds: int, values: tuple[float, ...], make: Any) -> Curves:
 
 
 def _observe(problem: FleetProblem) -> dict[str, float]:
-    """What the figure draws, of the optimal plan; and BAJ3O's accuracy."""
+    """The figures of the optimal plan that are drawn, and BAJ3O's accuracy."""
     exact, literal = solve(problem, "milp"), solve(problem, "baj3o")
     price = solve(problem, "price")
     assert exact.obj is not None
@@ -112,7 +112,7 @@ def _observe(problem: FleetProblem) -> dict[str, float]:
 
 
 def _batches(problem: FleetProblem, plan: FleetPlan) -> list[float]:
-    """Queries of each task in a window at the edge."""
+    """The queries of each task in a window at the edge."""
     at_edge = np.array(plan.o) - np.array(plan.oce)
     sizes: list[float] = ((problem.load * at_edge).sum(axis=0) * problem.window_s).tolist()
     return sizes

@@ -1,6 +1,6 @@
-"""The page and the figures of tools/bench/papers/j3o.py: no measuring here.
+"""The page and the figures of tools/bench/papers/j3o.py. Nothing is measured here.
 
-The prose is in j3o.md beside this file; what is in braces there is filled in.
+The prose is in j3o.md beside this file; names in braces there are replaced by values.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _figure(rows: int, columns: int) -> Any:
 def _save(figure: Any, path: Path) -> None:
     import matplotlib
 
-    # The same figure is the same file; text stays text.
+    # Equal figures make equal files, and text stays text.
     with matplotlib.rc_context({"svg.hashsalt": path.name, "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})
 

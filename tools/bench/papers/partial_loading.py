@@ -1,7 +1,7 @@
 """PartialLoading, Fig. 6 to 9: users served, ours beside what the paper prints.
 
-The paper prints averages of its curves in the text, and the curves only as drawings. Run times,
-loading rate, batch limits and requests it does not give: those used here are marked [guess] in
+The paper prints averages of its curves in the text, and the curves only as drawings. It does not
+give run times, loading rate, batch limits and requests: those used here are marked [guess] in
 edged/planner/loading/generate.py. Spec and Gen are its names for Algorithms 2 and 3.
 """
 
@@ -24,7 +24,7 @@ from edged.planner.loading.plan import Method
 from edged.planner.loading.problem import FamilyName, LoadingProblem
 from edged.planner.loading.slotted import slotted_visits
 from edged.planner.loading.structure import sharing
-from edged.planner.loading.tables import Floats, Tables, tables, without_sharing
+from edged.planner.loading.tables import Floats, LoadingTables, tables, without_sharing
 from tools.bench.papers import partial_loading_page as page
 from tools.bench.papers.pieces import Kept
 
@@ -36,7 +36,7 @@ SWEEPS: dict[str, tuple[str, list[float]]] = {
 }
 RATES = (1.0e6, 1.2e6, 1.5e6)  # bytes per ms; the second is the generator's
 CHANNELS = (5, 10, 20)  # r of Fig. 8
-FLOAT_BITS = 128 * 128 * 3 * 32.0  # of an image that is uploaded as 32-bit floats
+FLOAT_BITS = 128 * 128 * 3 * 32.0  # bits of an image that is uploaded as 32-bit floats
 
 Served = Callable[[LoadingProblem], int]
 Curves = dict[str, dict[str, list[float]]]  # sweep -> method -> served ratio at each value
@@ -71,7 +71,7 @@ def _by(method: Method) -> Served:
 
 
 def _independent(problem: LoadingProblem) -> int:
-    """The paper's baseline: Algorithm 2 when nothing is shared (Remark 4), so on slots too."""
+    """The paper's baseline: Algorithm 2, with slots, when nothing is shared (Remark 4)."""
     whole = without_sharing(tables(problem))
     return _users(slotted_visits(whole, [[i] for i in whole.asked], literal=False))
 
@@ -119,7 +119,7 @@ def _sweeps(
 
 
 def _at_rate(bytes_per_ms: float, seeds: int) -> dict[str, Curves]:
-    """Both families again when blocks are loaded at another rate."""
+    """The curves of both families when blocks are loaded at another rate."""
     return {
         "bls": _sweeps("bls", BLS, seeds, bytes_per_ms=bytes_per_ms),
         "general": _sweeps(
@@ -141,7 +141,7 @@ def _figure_8(seeds: int) -> dict[str, Curves]:
 
 
 def _equal_bands(family: FamilyName, seeds: int, **fixed: float) -> Curves:
-    """Fig. 8: the same algorithms when each user of a batch gets a band of B / r, whoever it is."""
+    """Fig. 8: the same algorithms when every user of a batch gets a band of B / r."""
     best = _by("dp-slotted" if family == "bls" else "greedy")
     methods = {"(12)": best}
     for channels in CHANNELS:
@@ -167,11 +167,11 @@ def _equal_visits(problem: LoadingProblem, family: FamilyName, channels: int) ->
 
 
 def _serve_slowest_ms(
-    problem: LoadingProblem, facts: Tables, rows_max: list[int], channels: float
+    problem: LoadingProblem, facts: LoadingTables, rows_max: list[int], channels: float
 ) -> Floats:
-    """`Tables.serve_ms` when a batch uploads as long as its slowest user, as in (16) and (7).
+    """`LoadingTables.serve_ms` if a batch uploads as long as its slowest user, as in (16) and (7).
 
-    With `channels` equal bands that user has B / channels. (16) itself gives it all of B.
+    If there are `channels` equal bands, that user has B / channels. (16) itself gives it all of B.
     """
     serve_ms = np.full_like(facts.serve_ms, np.inf)
     for i, (model, upload_ms) in enumerate(zip(problem.models, facts.upload_ms, strict=True)):
@@ -185,7 +185,7 @@ def _serve_slowest_ms(
 
 
 def _late(seeds: int) -> dict[str, dict[str, float]]:
-    """By B in MHz: the part of the schedules that miss T when their method believes (16)."""
+    """The share of the schedules that miss T when their method uses (16), by B in MHz."""
     late: dict[str, dict[str, float]] = {}
     for bandwidth_hz in (10e6, 50e6, 200e6):
         setting = msgspec.structs.replace(FAMILIES["bls"].setting, bandwidth_hz=bandwidth_hz)
@@ -205,7 +205,7 @@ def _late(seeds: int) -> dict[str, dict[str, float]]:
     return late
 
 
-def _makespan_ms(facts: Tables, visits: Visits) -> float:
+def _makespan_ms(facts: LoadingTables, visits: Visits) -> float:
     loaded, end_ms = facts.cold, 0.0
     for model, users in visits:
         end_ms += float(facts.load_ms[loaded, model] + facts.serve_ms[model, users])
@@ -214,7 +214,7 @@ def _makespan_ms(facts: Tables, visits: Visits) -> float:
 
 
 def _small(family: FamilyName, seeds: int) -> dict[str, dict[str, float]]:
-    """Fig. 9: 20 users, 5 models, 200 ms. Per method: served ratio and median ms a plan."""
+    """Fig. 9: each method's served ratio and median ms a plan at 20 users, 5 models, 200 ms."""
     methods: tuple[Method, ...] = ("exact", "dp", "dp-slotted", "greedy-plus", "greedy")
     setting = msgspec.structs.replace(
         FAMILIES[family].setting, users=20, models=5, deadline_ms=200.0
@@ -231,7 +231,7 @@ def _small(family: FamilyName, seeds: int) -> dict[str, dict[str, float]]:
 
 
 def _timed(problem: LoadingProblem, method: Method) -> tuple[float, float]:
-    """Served ratio, and ms of the fastest of three runs: the others waited for something else."""
+    """The served ratio, and the ms of the fastest of three runs, the one least disturbed."""
     times_ms: list[float] = []
     for _ in range(3):
         started = time.perf_counter()

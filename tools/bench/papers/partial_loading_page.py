@@ -1,6 +1,6 @@
-"""The page and the figures of tools/bench/papers/partial_loading.py: no measuring here.
+"""The page and the figures of tools/bench/papers/partial_loading.py. Nothing is measured here.
 
-The prose is in partial_loading.md beside this file; what is in braces there is filled in.
+The prose is in partial_loading.md beside this file; names in braces there are replaced by values.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tools.bench.report import save_figure
 
 TEMPLATE = Path(__file__).with_name("partial_loading.md")
 
-# What the text of the paper says, in points of served ratio: averages along B, K, T, θ.
+# Figures in the paper's text, in points of served ratio: averages along B, K, T, θ.
 PRINTED = {
     "6": {"Spec": (24.0, 24.0, 22.0, 26.0), "Gen": (16.0, 18.0, 18.0, 21.0)},
     "7": {"Gen": (36.0, 38.0, 36.0, 39.0)},
@@ -40,7 +40,7 @@ AXES = {
 
 
 def gain(curves: dict[str, list[float]], method: str, base: str) -> tuple[float, float]:
-    """Average along a sweep: points of served ratio above `base`, and percent of it."""
+    """The average gain over `base` along a sweep: points of served ratio, and percent."""
     ours, theirs = np.array(curves[method]), np.array(curves[base])
     return 100 * float((ours - theirs).mean()), 100 * float(ours.mean() / theirs.mean() - 1)
 
@@ -131,7 +131,7 @@ def _gains(result: dict[str, Any], printed: Mapping[str, tuple[float, ...]]) -> 
 
 
 def _default_point(results: dict[str, Any]) -> str:
-    """B = 200 MHz, K = 80, T = 700 ms, θ = 85 %."""
+    """The results at the default point: B = 200 MHz, K = 80, T = 700 ms, θ = 85 %."""
     names = {"6": "bottom layers shared, 50 models", "7": "general case, 25 models"}
     methods = ["Indep", "Gen", "Spec", "dp", "greedy-plus"]
     rows = []
@@ -178,7 +178,7 @@ def _small(result: dict[str, Any]) -> str:
 
 
 def _rates(result: dict[str, Any]) -> str:
-    """Points over independent loading, averaged over all four sweeps, per loading rate."""
+    """The points over independent loading, averaged over all four sweeps, by loading rate."""
 
     def mean(curves: dict[str, Any], method: str) -> str:
         return f"{np.mean([gain(c, method, 'Indep')[0] for c in curves.values()]):+.1f}"

@@ -1,4 +1,4 @@
-"""Pieces of a long benchmark, kept in files: a run that was stopped goes on where it was."""
+"""Pieces of a long benchmark, kept in files: a run that was stopped continues where it was."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Gives what the function makes, or what an earlier run kept under that name. JSON values.
+# Returns the JSON value that the function makes, or that an earlier run kept under the name.
 Kept = Callable[[str, Callable[[], Any]], Any]
 
 
 def keeper(folder: Path | None, prefix: str) -> Kept:
-    """Files `prefix-NAME.json` in the folder; None keeps nothing."""
+    """Keeps values in files `prefix-NAME.json` of the folder; None keeps nothing."""
 
     def kept(name: str, make: Callable[[], Any]) -> Any:
         if folder is None:
