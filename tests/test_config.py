@@ -42,6 +42,7 @@ def test_an_empty_file_is_all_defaults():
         ("[limits]\nmax_rows = -3", "$.limits.max_rows"),
         ("[limits]\nmax_rowz = 3", "unknown field `max_rowz`"),
         ("[memory]\npolicy = 'independent'", "take partial, greedy or lru"),
+        ("[scheduler.smooth]\nwindow_s = 2", "scheduler.smooth is called scheduler.policy, as"),
         ("[scheduler]\nlanes = 2", "scheduler.lanes is called scheduler.max_lanes now"),
         ("[server]\nadmin = 'tcp://127.0.0.1:1'", "must begin with ipc://"),
         ("[server]\nendpoints = ['ipc:///a.x']\nadmin = 'ipc:///a.x'", "name two"),

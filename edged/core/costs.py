@@ -18,7 +18,7 @@ WARMUP_WEIGHT = 2  # a warm-up time counts as this many measured batches
 CHOOSE_WITHIN = 0.02  # take the smallest size within 2 % of the best rate
 KEEP_WITHIN = 0.03  # keep a size while its rate is within 3 % of the best
 PREFER_WITHIN = 0.01  # prefer a smaller size whose rate is within 1 % of the best
-PROBE_EVERY = 32  # after this many batches of the useful size, one of another size
+PROBE_EVERY = 32  # one batch of another size follows this many of the useful size
 UNKNOWN_SPEED_UP = 2.0  # where none was measured, a batch that is alone gets all lanes
 
 
@@ -27,7 +27,7 @@ class CostModel:
 
     def __init__(self, costs: Sequence[GroupCost] = (), *, lanes: int = 1) -> None:
         self._lanes = lanes
-        self.measured = {cost.group: cost for cost in costs}  # as they were measured, uncorrected
+        self.measured = {cost.group: cost for cost in costs}  # the measured times, uncorrected
         self._curves = {cost.group: Curve(cost.rows, cost.time_s) for cost in costs}
         self._learners: dict[str, Learner] = {}  # by group that is still to be measured
         self._pace_s: dict[str, float] = {}  # seconds per row by group, smoothed

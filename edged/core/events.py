@@ -204,7 +204,7 @@ class BlockLoaded(msgspec.Struct, frozen=True, array_like=True, tag="block-loade
 
     block: str
     bytes: int  # memory that it was measured to hold
-    load_s: float  # from the beginning of its reading; without its wait for others
+    load_s: float  # reading and preparing it, without its wait for others
 
 
 class BlockLoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="block-load-failed"):
@@ -325,7 +325,7 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     group: str
     members: tuple[Member, ...]
     rows: int
-    wide: bool = True  # with the whole device; False: on one lane of several
+    wide: bool = True  # it gets the whole device; False: one lane of several
     device: int = 0
 
 

@@ -92,7 +92,7 @@ class Parking:
 
     def _give_needs(self) -> None:
         """Give each request its need. While everything was on the device, none was counted."""
-        for job in self._jobs:
+        for job in self._jobs.by_rid.values():
             if job.need is None:
                 need = self._memory.need(job.request)
                 need.open += 1

@@ -36,9 +36,10 @@ from edged.core.parking import Parking
 from edged.core.requests.admission import Admission
 from edged.core.requests.answer_order import AnswerOrder
 from edged.core.requests.jobs import Jobs
+from edged.core.residency.ledger import Account
 from edged.core.residency.memory import DeviceMemory
 from edged.core.residency.report import MemoryState, report
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import Code, InvalidArgument
 
 
@@ -47,8 +48,8 @@ class Scheduler:
 
     def __init__(
         self,
-        settings: Settings,
-        memory_settings: Memory | None = None,
+        settings: SchedulerSettings,
+        memory_settings: MemorySettings | None = None,
         policy: BatchPolicy | None = None,
     ) -> None:
         """`policy` is the one that `edged.policies.find` finds for the settings; where it is not
@@ -57,7 +58,9 @@ class Scheduler:
         if policy is None:
             raise InvalidArgument(f"batching policy {settings.policy!r} was not handed over")
         self.settings = settings
-        self._memory = memory = DeviceMemory(memory_settings or Memory(), settings.max_batch_rows)
+        self._memory = memory = DeviceMemory(
+            memory_settings or MemorySettings(), settings.max_batch_rows
+        )
         self._jobs = jobs = Jobs(settings, memory, exclusive=policy.exclusive)
         self._device = Device(0, settings, policy, jobs, memory)
         self._admission = Admission(settings, jobs, self._device, memory)
@@ -72,50 +75,7 @@ class Scheduler:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take in one event and return what to do, in order. `now` never goes backwards."""
         out: list[Command] = []
-        match event:  # rule 1: take the event in
-            case Arrived():
-                self._admission.arrive(event.request, now, out)
-                if event.request.ordered:
-                    self._answers.enter(event.request)
-            case Prepared():
-                self._jobs.prepared(event, now)
-            case BatchDone():
-                self._device.done(event, now, out)
-            case Woke():
-                pass  # the rules below look at the time
-            case PrepareFailed():
-                self._jobs.prepare_failed(event, now, out)
-            case BatchFailed():
-                self._device.failed(event, now, out)
-            case CancelAsked():
-                self._cancel(event.rid, now, out)
-            case ClientGone():
-                self._jobs.drop_client(event.client, now, out)
-            case PayloadRoom():
-                self._admission.fit_payloads(event)
-            case DeviceUp():
-                self._device.up(event)
-                self._calibration.on_device()
-                self._device.costs.learn(self._calibration.groups)
-                self._parking.handle(event, now, out)
-            case DeviceDown():
-                self._device.down()
-                self._calibration.on_device()
-                self._jobs.take_back(event, now, out)
-                self._parking.handle(event, now, out)
-            case DrainAsked():
-                self._drain(out)
-            case Library():
-                self._admission.has_library = True
-                self._parking.handle(event, now, out)
-                self._calibration.on_library(event)
-                self._device.costs.learn(self._calibration.groups)
-            case Calibrated():
-                self._calibration.on_calibrated(event)
-                self._device.costs.know(event.costs)
-                self._parking.handle(event, now, out)
-            case _:
-                self._parking.handle(event, now, out)
+        self._take_in(event, now, out)  # rule 1
         if self._jobs.deadlines.earliest_s <= now:  # rule 2: refuse what is too late
             self._jobs.expire(now, out)
         if self._device.is_up:
@@ -159,8 +119,12 @@ class Scheduler:
         """Number of requests that are owed an answer."""
         return self._jobs.open + self._answers.held
 
+    def account(self) -> Account:
+        """Who holds how many bytes of the device's budget."""
+        return self._memory.ledger.account()
+
     def memory(self) -> MemoryState:
-        """What is on the device, and who holds how much of its budget."""
+        """What is on the device, and how far the start has come with loading."""
         return report(self._memory)
 
     def failing_models(self) -> dict[str, str]:
@@ -169,17 +133,64 @@ class Scheduler:
 
     def expected_s(self, batch: int) -> float | None:
         """Time that a batch takes which was ordered and has not ended; None: nothing is known."""
-        expected_s = self._device.lanes[batch].expected_s
+        expected_s = self._device.lanes.by_number[batch].expected_s
         return expected_s if expected_s < inf else None
 
     @property
     def settled_until_s(self) -> float:
-        """Until then the device is busy with batches that it has, whatever arrives. Minus infinity
-        while a lane is free."""
+        """Until then the device is busy with batches that it has, even if more arrives. It is minus
+        infinity while a lane is free."""
         lanes = self._device.lanes
         return -inf if lanes.has_free_lane else min(lanes.order_at, lanes.free_s)
 
     # --- the rules ------------------------------------------------------------------------------
+
+    def _take_in(self, event: Event, now: float, out: list[Command]) -> None:
+        """Rule 1: learn what has happened, and answer those whom it concerns."""
+        match event:
+            case Arrived():
+                self._admission.arrive(event.request, now, out)
+                if event.request.ordered:
+                    self._answers.enter(event.request)
+            case Prepared():
+                self._jobs.prepared(event, now)
+            case BatchDone():
+                self._device.done(event, now, out)
+            case Woke():
+                pass  # the rules below look at the time
+            case PrepareFailed():
+                self._jobs.prepare_failed(event, now, out)
+            case BatchFailed():
+                self._device.failed(event, now, out)
+            case CancelAsked():
+                self._cancel(event.rid, now, out)
+            case ClientGone():
+                self._jobs.drop_client(event.client, now, out)
+            case PayloadRoom():
+                self._admission.fit_payloads(event)
+            case DeviceUp():
+                self._device.up(event)
+                self._calibration.on_device()
+                self._device.costs.learn(self._calibration.groups)
+                self._parking.handle(event, now, out)
+            case DeviceDown():
+                self._device.down(event)
+                self._calibration.on_device()
+                self._jobs.take_back(event, now, out)
+                self._parking.handle(event, now, out)
+            case DrainAsked():
+                self._drain(out)
+            case Library():
+                self._admission.has_library = True
+                self._parking.handle(event, now, out)
+                self._calibration.on_library(event)
+                self._device.costs.learn(self._calibration.groups)
+            case Calibrated():
+                self._calibration.on_calibrated(event)
+                self._device.costs.know(event.costs)
+                self._parking.handle(event, now, out)
+            case _:
+                self._parking.handle(event, now, out)
 
     def _cancel(self, rid: int, now: float, out: list[Command]) -> None:
         job = self._jobs.by_rid.get(rid)
@@ -204,8 +215,6 @@ class Scheduler:
             self._device.start_batches(now, out)
             if jobs.staging.rows == staged_rows:
                 return  # else some were refused, too late to run, and others can be prepared
-
-    # --- for tests ------------------------------------------------------------------------------
 
     def keep_stories(self) -> None:
         """From now on remember what becomes of each request. It costs memory without bound."""

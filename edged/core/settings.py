@@ -13,7 +13,7 @@ Streams = Literal["latest-frame", "fifo"]
 Loading = Literal["partial", "greedy", "independent", "lru"]
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Limits of the scheduler; the daemon's configuration fills them."""
 
     queue_rows: int = 256  # rows that wait for the device
@@ -30,7 +30,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     streams: Streams = "latest-frame"
 
 
-class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MemorySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which models are on the device when they do not all fit its budget (docs/memory.md)."""
 
     policy: Loading = "partial"
@@ -38,4 +38,4 @@ class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_wait_s: float = 10.0  # a model that was requested longer ago is loaded before all others
 
 
-describe(Settings, Memory)
+describe(SchedulerSettings, MemorySettings)

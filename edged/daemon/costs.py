@@ -23,7 +23,7 @@ _READ_BYTES_PER_S = 500e6  # assumed of a disk until a block was read from it
 class KnownCosts:
     """Owns what workers have reported of blocks and batches."""
 
-    def __init__(self, profile: Profile | None) -> None:
+    def __init__(self, profile: DeviceProfile | None) -> None:
         self._profile = profile  # None: the worker measures
         self._blocks: dict[str, link.BlockInfo] = {}  # as they were loaded last
         self._warm_ups: dict[tuple[str, int, bool], link.WarmUp] = {}

@@ -67,7 +67,7 @@ class Figures:
 
     def share_out(self, now: float) -> None:
         """What blocks and activations leave free is for what clients send."""
-        account = self.service.scheduler.memory().account
+        account = self.service.scheduler.account()
         limits = BufferLimits.of(self.service.config, account, self.replies.payload_bytes)
         if limits.payload_bytes != self.limits.payload_bytes:
             self.tell(PayloadRoom(limits.payload_bytes), now)
@@ -102,7 +102,7 @@ class Figures:
         """
         report: dict[str, int] = {}
         if worker is not None:
-            account = msgspec.structs.asdict(self.service.scheduler.memory().account)
+            account = msgspec.structs.asdict(self.service.scheduler.account())
             report |= {f"{name}_bytes": round(count) for name, count in account.items()}
             report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
             report["front_pss_bytes"] = self.gauge.front.pss_bytes

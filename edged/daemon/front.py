@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import msgspec
 
 from edged import wire
-from edged.config import Config
+from edged.config import Config, cores
 from edged.core.events import (
     Answer,
     BlockLoaded,
@@ -320,7 +320,9 @@ class Front:
         self.tell_versions(now)
         self.tell(msgspec.structs.replace(measured, used_bytes=None), now)  # to begin with
         first, overhead = self.service.first_models(), gauge.overhead(message)
-        self.tell(DeviceUp(costs, message.lanes, overhead=overhead, first=first), now)
+        threads = self._config.device.prepare_threads or cores()
+        up = DeviceUp(costs, message.lanes, overhead=overhead, preparers=threads, first=first)
+        self.tell(up, now)
         self.tell(measured, now)
         self._figures.share_out(now)
         self._administration.try_reload(now)

@@ -27,7 +27,7 @@ import msgspec
 
 from edged.core.events import Command, Event
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import EdgedError, InvalidArgument
 from edged.policies import find
 from edged.typeinfo import describe
@@ -45,8 +45,8 @@ class _Version(msgspec.Struct, frozen=True):
 
 class RecordingHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     recording: int
-    settings: Settings
-    memory: Memory = Memory()
+    settings: SchedulerSettings
+    memory: MemorySettings = MemorySettings()
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -64,10 +64,12 @@ class Mismatch(EdgedError):
 class Recorder:
     """An observer that writes a recording; `file` is the caller's to close."""
 
-    def __init__(self, file: TextIO, settings: Settings, memory: Memory | None = None) -> None:
+    def __init__(
+        self, file: TextIO, settings: SchedulerSettings, memory: MemorySettings | None = None
+    ) -> None:
         self._file = file
         self._encoder = msgspec.json.Encoder()
-        self._write(RecordingHeader(VERSION, settings, memory or Memory()))
+        self._write(RecordingHeader(VERSION, settings, memory or MemorySettings()))
 
     def turn(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         self._write(Turn(now, event, list(commands)))

@@ -18,12 +18,14 @@ class ArrivalRate:
         self._beat_s = beat_s
         self._since = since
         self._beat = 0
-        self._counted: deque[tuple[float, int]] = deque()  # in the window that ends at the beat
-        self._fresh: deque[tuple[float, int]] = deque()  # after the beat
+        self._counted: deque[tuple[float, int]] = (
+            deque()
+        )  # rows in the window that ends at the beat
+        self._fresh: deque[tuple[float, int]] = deque()  # rows that came after the beat
         self._rows = 0
 
     def add(self, rows: int, now: float) -> None:
-        """So many rows have arrived."""
+        """Rows have arrived."""
         self._advance(now)
         self._fresh.append((now, rows))
 

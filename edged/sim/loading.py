@@ -39,7 +39,7 @@ from edged.core.events import (
 )
 from edged.core.residency.policies import POLICIES, first_models, unshared
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import InvalidArgument, PlanError
 from edged.planner.instance import Count, Index, NonNegative, Positive, decode
 from edged.sim.engine import Engine, Trace
@@ -82,9 +82,9 @@ class Scenario(msgspec.Struct, frozen=True):
     max_wait_ms: Positive = 10e3
     type: Literal["loading"] = "loading"
 
-    def decided_by(self, policy: str) -> tuple[Settings, Memory]:
+    def decided_by(self, policy: str) -> tuple[SchedulerSettings, MemorySettings]:
         """All that the scheduler's decisions depend on. Raises InvalidArgument."""
-        settings = Settings(
+        settings = SchedulerSettings(
             queue_rows=len(self.asked) + self.b_max,
             staging_rows=2 * self.b_max,
             max_batch_rows=self.b_max,
@@ -95,7 +95,7 @@ class Scenario(msgspec.Struct, frozen=True):
                 f"no loading policy is called {policy!r}: there are {', '.join(POLICIES)}"
             )
         raw = {"policy": policy, "max_wait_s": self.max_wait_ms / 1e3}
-        return settings, msgspec.convert(raw, Memory)
+        return settings, msgspec.convert(raw, MemorySettings)
 
     def library(self) -> Library:
         used = sorted({block for model in self.models for block in model.blocks})

@@ -13,7 +13,7 @@ import msgspec
 
 from edged import profiles
 from edged.core.events import Arrived
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import PlanError
 from edged.observe.recording import turns
 from edged.planner.instance import Count, NonNegative, Positive, decode
@@ -110,13 +110,13 @@ class Scenario(msgspec.Struct, frozen=True):
             network_s=self.t_net_ms / 1e3,
         )
 
-    def decided_by(self, policy_name: str) -> tuple[Settings, Memory]:
+    def decided_by(self, policy_name: str) -> tuple[SchedulerSettings, MemorySettings]:
         """All that the scheduler's decisions depend on, for a recording."""
-        return self.settings(full_name(policy_name)), Memory()
+        return self.settings(full_name(policy_name)), MemorySettings()
 
-    def settings(self, policy_name: str) -> Settings:
+    def settings(self, policy_name: str) -> SchedulerSettings:
         """The scheduler's settings: the paper's, without any bound on the queue."""
-        return Settings(
+        return SchedulerSettings(
             queue_rows=UNBOUNDED,
             staging_rows=UNBOUNDED,
             max_batch_rows=self.profile.B[-1],
@@ -126,7 +126,8 @@ class Scenario(msgspec.Struct, frozen=True):
 
     def _with_load(self, policy_name: str) -> str:
         """The policy, told how to measure the load where the scenario says so."""
-        if not policy_name.startswith("smooth") or (self.window_ms, self.tick_ms) == (1e3, 100.0):
+        is_usual = (self.window_ms, self.tick_ms) == (1000.0, 100.0)
+        if is_usual or not policy_name.startswith("smooth") or ":" in policy_name:
             return policy_name
         return f"{policy_name}:window_s={self.window_ms / 1e3},beat_s={self.tick_ms / 1e3}"
 

@@ -17,7 +17,7 @@ from edged.core.events import (
     Run,
 )
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.policies import find
 from edged.sim.arrivals import Arrivals
 from edged.sim.device import DeviceModel, SimulatedDevice
@@ -57,7 +57,7 @@ class Outcome:
 
 def simulate(
     arrivals: Arrivals,
-    settings: Settings,
+    settings: SchedulerSettings,
     model: DeviceModel,
     *,
     deadline_s: float | None = None,
@@ -71,7 +71,7 @@ class _Simulation:
     def __init__(
         self,
         arrivals: Arrivals,
-        settings: Settings,
+        settings: SchedulerSettings,
         model: DeviceModel,
         deadline_s: float | None,
         trace: Trace | None,

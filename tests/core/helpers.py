@@ -5,7 +5,7 @@ from __future__ import annotations
 from edged.core.events import Arrived, Command, Event, Part, Request
 from edged.core.requests.job import State
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.policies import find
 
 BACKBONE = "backbone"
@@ -37,8 +37,8 @@ def arrived(rid: int, *models: str, **fields: object) -> Arrived:
 class Checked:
     """A scheduler whose invariants are checked after every event."""
 
-    def __init__(self, memory: Memory | None = None, **settings: object) -> None:
-        limits = Settings(**settings)  # type: ignore[arg-type]
+    def __init__(self, memory: MemorySettings | None = None, **settings: object) -> None:
+        limits = SchedulerSettings(**settings)  # type: ignore[arg-type]
         self.scheduler = Scheduler(limits, memory, find(limits.policy))
 
     def __call__(self, event: Event, now: float = 0.0) -> list[Command]:
@@ -50,7 +50,7 @@ class Checked:
 def check(scheduler: Scheduler) -> None:
     """Every count equals what it counts, and the driver is told the same figures."""
     scheduler.validate()
-    jobs, limits = list(scheduler._jobs), scheduler.settings
+    jobs, limits = list(scheduler._jobs.by_rid.values()), scheduler.settings
     waiting = [job for job in jobs if job.state is State.WAITING]
     staged = [job for job in jobs if job.state is not State.WAITING]
     assert scheduler.waiting_requests == len(waiting)

@@ -39,4 +39,4 @@ def test_answered_requests_leave_nothing_behind() -> None:
         (answer,) = tell(BatchDone(run.batch, 0.0001, 0.0), rid * 0.001)
         assert isinstance(answer, Answer)
     assert len(tell.scheduler._jobs.deadlines) <= 65
-    assert len(tell.scheduler._jobs) == 0
+    assert not tell.scheduler._jobs.by_rid

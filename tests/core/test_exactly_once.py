@@ -35,7 +35,7 @@ from edged.core.events import (
     Woke,
 )
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import Code
 from tests.core.helpers import check
 
@@ -103,10 +103,11 @@ class Device:
 class Traffic(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        limits = Settings(
+        limits = SchedulerSettings(
             queue_rows=8, queue_bytes=20, staging_rows=6, staging_bytes=10, max_batch_rows=4
         )
         self.scheduler = Scheduler(limits)
+        self.scheduler.keep_stories()
         self.device: Device | None = None
         self.now = 0.0
         self.models: dict[int, set[str]] = {}
@@ -248,7 +249,12 @@ class Traffic(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_answered_twice(self) -> None:
-        assert all(count == 1 for count in self.answers.values())
+        twice = [rid for rid, count in self.answers.items() if count != 1]
+        assert not twice, self.stories(twice)
+
+    def stories(self, rids: list[int]) -> str:
+        """What became of these requests."""
+        return "\n\n".join(f"request {rid}\n{self.scheduler.story(rid)}" for rid in rids)
 
     def teardown(self) -> None:
         """Let everything finish: then each request has its one answer and nothing is held."""
@@ -261,7 +267,9 @@ class Traffic(RuleBasedStateMachine):
             for batch in sorted(self.device.running):
                 self.device.finish(batch)
                 self.tell(BatchDone(batch, 0.01, 0.0))
-        assert self.answers == Counter(self.models.keys())
+        assert self.answers == Counter(self.models.keys()), self.stories(
+            [rid for rid in self.models if self.answers[rid] != 1]
+        )
         assert not self.device.staged
         assert self.scheduler.staged_rows == self.scheduler.waiting_requests == 0
         assert self.drained == self.draining

@@ -25,7 +25,7 @@ from edged.core.events import (
 )
 from edged.core.requests.fairness import LATELY_S
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import Code
 from tests.core.helpers import BACKBONE, Checked, arrived
 
@@ -38,7 +38,7 @@ class Device:
     """The scheduler, one lane and `threads` that prepare for `prepare_s` each."""
 
     def __init__(self, threads: int = 2, prepare_s: float = 0.0, **settings: object) -> None:
-        self.scheduler = Scheduler(Settings(**settings))  # type: ignore[arg-type]
+        self.scheduler = Scheduler(SchedulerSettings(**settings))  # type: ignore[arg-type]
         self.now = 0.0
         self._count = itertools.count(1)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []

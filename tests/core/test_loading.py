@@ -33,7 +33,7 @@ from edged.core.events import (
 )
 from edged.core.residency.needs import Use
 from edged.core.residency.policies import Candidate, fewest_late, first_models, greedy
-from edged.core.settings import Memory
+from edged.core.settings import MemorySettings
 from edged.errors import Code
 from tests.core.helpers import Checked
 from tests.core.test_memory_properties import check_memory
@@ -56,7 +56,7 @@ class Tell:
     """A scheduler on a device that holds `resident`, with 100 bytes for blocks unless told."""
 
     def __init__(self, *resident: str, budget: int = 100, **memory: object) -> None:
-        self._tell = Checked(memory=Memory(**memory))  # type: ignore[arg-type]
+        self._tell = Checked(memory=MemorySettings(**memory))  # type: ignore[arg-type]
         self.scheduler = self._tell.scheduler
         self(LIBRARY)
         self(MemoryMeasured(budget))
@@ -161,7 +161,7 @@ def test_a_failed_load_refuses_those_who_wait_for_it_and_is_tried_again_after_a_
     commands = tell(BlockLoadFailed("b1", Code.INTERNAL, "b1: a flipped bit"), 1.0)
     assert commands[0] == Refuse(1, Code.INTERNAL, "b1: a flipped bit")
     assert Unload("trunk") in commands  # the others go on
-    assert tell.scheduler.memory().account.blocks == 60
+    assert tell.scheduler.account().blocks == 60
     (refusal,) = tell(arrived(3, "b"), 1.5)
     assert refusal == Refuse(3, Code.INTERNAL, "b1: a flipped bit")
     tell(BlockUnloaded("trunk"), 2.0)
@@ -175,13 +175,13 @@ def test_a_smaller_budget_sends_blocks_away_until_it_holds() -> None:
     commands = tell(MemoryMeasured(85))
     assert commands == [Unload("a1")]
     tell(BlockUnloaded("a1"))
-    assert tell.scheduler.memory().account.total == 80
+    assert tell.scheduler.account().total == 80
 
 
 def test_what_is_measured_above_all_that_is_counted_takes_room_from_blocks() -> None:
     tell = Tell("trunk", "a1", "b1")
     assert tell(MemoryMeasured(100, used_bytes=110)) == [Unload("a1")]
-    account = tell.scheduler.memory().account
+    account = tell.scheduler.account()
     assert (account.unexplained, account.total) == (10, 110)
 
 
@@ -190,7 +190,7 @@ def test_the_largest_batch_shrinks_before_a_model_is_refused() -> None:
     tell(LIBRARY)
     tell(MemoryMeasured(100))
     tell(DeviceUp(overhead=Overhead(fixed_bytes=5, row_bytes=5)))
-    assert tell.scheduler.memory().batch_rows == 3  # beside the 80 bytes of a or b
+    assert tell.scheduler._memory.ledger.batch_rows == 3  # beside the 80 bytes of a or b
     (refusal,) = tell(arrived(1, "a", rows=4))
     assert isinstance(refusal, Refuse)
     assert "at most 3" in refusal.message
@@ -291,7 +291,7 @@ def test_a_load_is_abandoned_when_nobody_waits_for_it_any_more() -> None:
     assert tell(arrived(1, "a", deadline_s=1.0)) == [Load("trunk"), Load("a1")]
     tell(Woke(), 1.0)  # its time-out passes
     tell.load("trunk", "a1", now=1.1)
-    assert tell.scheduler.memory().account.blocks == 80  # both had been ordered: they stay
+    assert tell.scheduler.account().blocks == 80  # both had been ordered: they stay
 
 
 def test_loads_that_nobody_waits_for_any_more_do_not_pile_up() -> None:

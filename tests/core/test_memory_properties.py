@@ -49,7 +49,7 @@ from edged.core.events import (
 )
 from edged.core.residency.blocks import Where
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Memory, Settings
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import Code
 from tests.core.helpers import check
 
@@ -125,8 +125,8 @@ class Loading(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        limits = Settings(queue_rows=12, staging_rows=6, max_batch_rows=4)
-        self.scheduler = Scheduler(limits, Memory(policy=self.policy, max_wait_s=2.0))
+        limits = SchedulerSettings(queue_rows=12, staging_rows=6, max_batch_rows=4)
+        self.scheduler = Scheduler(limits, MemorySettings(policy=self.policy, max_wait_s=2.0))
         self.memory = self.scheduler._memory
         self.worker: Worker | None = None
         self.now = 0.0
@@ -342,7 +342,7 @@ class Greedy(Loading):
 
 def check_memory(scheduler: Scheduler) -> None:
     """Every count of the memory's equals what it counts."""
-    memory, jobs = scheduler._memory, list(scheduler._jobs)
+    memory, jobs = scheduler._memory, list(scheduler._jobs.by_rid.values())
     residency, waiting = memory.residency, scheduler._jobs.waiting
     parked = 0
     for need in residency.needs:

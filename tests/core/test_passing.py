@@ -93,7 +93,7 @@ def test_rows_that_do_not_fit_now_are_refused_for_now() -> None:
     tell(LIBRARY)
     tell(MemoryMeasured(70, ceiling_bytes=100))
     tell(DeviceUp(resident=(HeldBlock("a1", 50),), overhead=Overhead(row_bytes=5)))
-    assert tell.scheduler.memory().batch_rows == 4
+    assert tell.scheduler._memory.ledger.batch_rows == 4
     now = refusal(tell(arrived(1, "a", rows=8)))
     assert (now.code, now.retry_after_s) == (Code.UNAVAILABLE, 5.0)
     assert "at most 4 rows" in now.message

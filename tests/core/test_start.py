@@ -33,7 +33,7 @@ from edged.core.events import (
 )
 from edged.core.idle_calibration import QUIET_S
 from edged.core.learning import RUNS, SAFE_ROWS
-from edged.core.settings import Memory
+from edged.core.settings import MemorySettings
 from edged.errors import Code
 from tests.core.helpers import Checked
 from tests.core.test_memory_properties import check_memory
@@ -56,7 +56,7 @@ class Start:
     def __init__(
         self, budget: int, *first: str, measured: tuple[str, ...] = ALL, **memory: object
     ) -> None:
-        self._checked = Checked(memory=Memory(**memory), max_batch_rows=16)  # type: ignore[arg-type]
+        self._checked = Checked(memory=MemorySettings(**memory), max_batch_rows=16)  # type: ignore[arg-type]
         self.scheduler = self._checked.scheduler
         self.tell(library(*measured))
         self.tell(MemoryMeasured(budget))

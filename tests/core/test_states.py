@@ -14,7 +14,7 @@ from edged.core.events import (
     PrepareFailed,
     Run,
 )
-from edged.core.requests.job import SUCCESSORS, TRANSITIONS, State
+from edged.core.requests.job import TRANSITIONS, State
 from edged.errors import Code
 from tests.core.helpers import Checked, arrived
 from tools.diagrams import PAGE, with_diagram
@@ -33,10 +33,10 @@ def states(scheduler: Checked, rid: int) -> list[str]:
 
 def test_every_state_can_be_reached_and_left_but_the_last():
     reached = {State.WAITING}
-    while more := {after for state in reached for after in SUCCESSORS[state]} - reached:
+    while more := {t.after for t in TRANSITIONS if t.before in reached} - reached:
         reached |= more
     assert reached == set(State)
-    assert [state for state in State if not SUCCESSORS[state]] == [State.GONE]
+    assert set(State) - {t.before for t in TRANSITIONS} == {State.GONE}
     assert len({(t.before, t.after) for t in TRANSITIONS}) == len(TRANSITIONS)
 
 
@@ -94,10 +94,16 @@ def test_what_a_lost_device_held_waits_again():
     assert [type(command) for command in scheduler(DeviceUp())][-1] is Run
 
 
+@pytest.mark.parametrize("event", [DeviceUp(device=1), DeviceDown("killed", device=1)])
+def test_a_device_that_does_not_exist_is_a_bug_that_is_named(event):
+    with pytest.raises(ValueError, match="no device 1: this is a bug"):
+        Checked()(event)
+
+
 def test_a_change_that_is_not_in_the_table_is_a_bug_that_is_named():
     scheduler = Checked().scheduler
     scheduler.handle(arrived(1), 0.0)
-    (job,) = scheduler._jobs
+    (job,) = scheduler._jobs.by_rid.values()
     with pytest.raises(ValueError, match=r"request 1 cannot go from WAITING to RUNNING: .*a bug"):
         scheduler._jobs.move(job, State.RUNNING, 0.0)
 
@@ -124,7 +130,7 @@ def test_a_count_that_is_wrong_is_found(owner):
 def test_a_job_whose_state_was_changed_by_hand_is_found():
     scheduler = Checked().scheduler
     scheduler.handle(arrived(1), 0.0)
-    (job,) = scheduler._jobs
+    (job,) = scheduler._jobs.by_rid.values()
     job.state = State.STAGED
     with pytest.raises(AssertionError, match="WAITING"):
         scheduler.validate()

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from edged import policies
-from edged.config import decode
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import InvalidArgument
 from edged.policies import find
+from edged.sim.scenario import Scenario
 
 CORE = Path(policies.__file__).parents[1] / "core"
 
@@ -45,17 +45,16 @@ def test_only_some_names_have_something_behind_a_colon(name):
         find(name)
 
 
-def test_the_table_of_older_configurations_is_still_read():
-    text = b"[scheduler]\npolicy = 'smooth'\n[scheduler.smooth]\nwindow_s = 2\nprepare_s = 0.004"
-    assert decode(text).scheduler.choice.policy == "smooth:window_s=2.0"
-    assert decode(b"[scheduler.smooth]\nwindow_s = 2").scheduler.choice == Settings()
-    text = b"[scheduler]\npolicy = 'smooth:beat_s=1'\n[scheduler.smooth]\nwindow_s = 2"
-    assert decode(text).scheduler.choice.policy == "smooth:beat_s=1"
+def test_a_scenario_says_how_the_load_is_measured_unless_the_name_does():
+    scenario = Scenario("smooth", window_ms=500.0)
+    assert scenario.settings("smooth").policy == "smooth:window_s=0.5,beat_s=0.1"
+    assert scenario.settings("smooth:beat_s=1").policy == "smooth:beat_s=1"
+    assert scenario.settings("static:4").policy == "static:4"
 
 
 def test_a_policy_that_was_not_handed_over_is_not_replaced_by_another():
     with pytest.raises(InvalidArgument, match="'greedy' was not handed over"):
-        Scheduler(Settings(policy="greedy"))
+        Scheduler(SchedulerSettings(policy="greedy"))
 
 
 def test_the_scheduler_knows_nothing_of_the_policies_to_compare_with():

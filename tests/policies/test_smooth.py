@@ -20,7 +20,7 @@ from edged.core.events import (
     Run,
 )
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.policies import find
 from edged.sim.arrivals import generate
 from edged.sim.device import DeviceModel, SimulatedDevice
@@ -41,7 +41,9 @@ def mean_latency_s(policy: str, kind: str) -> float:
         answered_s.update({c.rid: now for c in commands if isinstance(c, Answer)})
 
     rows = 10**6
-    limits = Settings(queue_rows=rows, staging_rows=rows, policy=policy, useful_batches=False)
+    limits = SchedulerSettings(
+        queue_rows=rows, staging_rows=rows, policy=policy, useful_batches=False
+    )
     engine = Engine(Scheduler(limits, policy=find(policy)), SimulatedDevice(DEVICE), note)
     costs = tuple(DEVICE.cost(f"backbone-{number}") for number in range(BACKBONES))
     engine.tell(DeviceUp(costs, preparers=DEVICE.prepare_workers), 0.0)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.observe.recording import Recorder
 from edged.sim import loading
 from edged.sim import scenario as batching
@@ -45,7 +45,7 @@ def overload(file: TextIO) -> None:
         for client, arrivals in enumerate([flood, *calm])
         for at, task in zip(arrivals.times_s, arrivals.tasks, strict=True)
     )
-    settings = Settings(queue_rows=64, staging_rows=48, max_batch_rows=16)
+    settings = SchedulerSettings(queue_rows=64, staging_rows=48, max_batch_rows=16)
     device = batching.Scenario("smooth").device(exclusive=False)
     simulate(
         Arrivals(*zip(*rows, strict=True)),

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.sim.arrivals import Arrivals, generate
 from edged.sim.scenario import Scenario
 from edged.sim.simulator import simulate
@@ -16,8 +16,8 @@ TABLE_II = Scenario("smooth").device(exclusive=False)
 CAPACITY = 16 / 0.10089  # requests/s of Table II with three heads in each batch of 16
 
 
-def settings(staging_rows: int = 48) -> Settings:
-    return Settings(queue_rows=256, staging_rows=staging_rows, max_batch_rows=16)
+def settings(staging_rows: int = 48) -> SchedulerSettings:
+    return SchedulerSettings(queue_rows=256, staging_rows=staging_rows, max_batch_rows=16)
 
 
 @pytest.mark.parametrize("kind", ["poisson", "bursts", "lognormal-1.8"])

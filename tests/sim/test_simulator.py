@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import InvalidArgument, PlanError
 from edged.observe.recording import Recorder, replay
 from edged.sim import scenario as scenarios
@@ -23,7 +23,7 @@ SERVICE_S = 0.010
 def unbatched(arrivals: Arrivals):
     """A server with a fixed service time and no other delays."""
     device = DeviceModel((1,), (SERVICE_S,), 1e-9, 1, 0.0, 0.0, 0.0)
-    settings = Settings(queue_rows=10**9, staging_rows=10**9, policy="unbatched")
+    settings = SchedulerSettings(queue_rows=10**9, staging_rows=10**9, policy="unbatched")
     return simulate(arrivals, settings, device)
 
 
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_trace_byte_for_byte(policy, tmp_path):
 def test_a_deadline_refuses_what_comes_too_late():
     slow = generate("fixed", users=1, rate_per_user=300, requests=300, tasks=1, seed=0)
     device = DeviceModel((1,), (SERVICE_S,), 1e-9, 1, 0.0, 0.0, 0.0)
-    settings = Settings(queue_rows=10**9, staging_rows=4, policy="unbatched")
+    settings = SchedulerSettings(queue_rows=10**9, staging_rows=4, policy="unbatched")
     outcome = simulate(slow, settings, device, deadline_s=0.1)
     assert outcome.summary()["max"] <= 100.0
     assert 0.4 < outcome.summary()["refused"] < 0.7

@@ -10,7 +10,7 @@ from typing import Any
 
 from edged.core.events import Arrived, BatchDone, DeviceUp, Part, Prepare, Prepared, Request, Run
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.sim.scenario import Generated, Scenario, run
 from tools.bench.report import emit
 
@@ -53,7 +53,7 @@ class _Queue:
     """A scheduler that always has `length` requests waiting: each decision serves one batch."""
 
     def __init__(self, length: int) -> None:
-        settings = Settings(queue_rows=2 * LONG, staging_rows=8, max_batch_rows=4)
+        settings = SchedulerSettings(queue_rows=2 * LONG, staging_rows=8, max_batch_rows=4)
         self._scheduler = Scheduler(settings)
         self._rid = 0
         self._orders: list[Any] = self._tell(DeviceUp())

@@ -26,7 +26,7 @@ from edged.core.events import (
     Run,
 )
 from edged.core.scheduler import Scheduler
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from tests.daemon.samples import Bench, infer
 from tools.house import ROOT
 
@@ -82,7 +82,7 @@ def _name(code: CodeType) -> str:
 
 def through_the_scheduler() -> Passed:
     """What one request passes that finds the device idle; no Library, so no partial loading."""
-    scheduler = Scheduler(Settings())
+    scheduler = Scheduler(SchedulerSettings())
     scheduler.handle(DeviceUp((GroupCost("backbone", (1, 2, 4), (0.01, 0.015, 0.02)),)), 0.0)
     _serve(scheduler, 1, 1.0)  # what happens only once happens here
     return passed(lambda: _serve(scheduler, 2, 2.0))

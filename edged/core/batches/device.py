@@ -21,6 +21,7 @@ from edged.core.events import (
     BatchDone,
     BatchFailed,
     Command,
+    DeviceDown,
     DeviceUp,
     Member,
     Request,
@@ -30,7 +31,7 @@ from edged.core.requests.job import State
 from edged.core.requests.jobs import Jobs
 from edged.core.requests.staged import StagedGroup, StagedPart
 from edged.core.residency.memory import DeviceMemory
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import Code
 
 SMOOTHING = 0.1  # weight of the newest batch in what is learnt of hand-overs and errors
@@ -51,23 +52,20 @@ class RunningBatch(Struct, frozen=True):
     ahead: bool  # whether it was ordered before a lane was free
 
 
-class Lanes:
+class DeviceLanes:
     """Owns the batches that were ordered and have not ended, and how long hand-overs take."""
 
     def __init__(self, lanes: int) -> None:
         self.number = lanes
-        self._batches: dict[int, RunningBatch] = {}  # in the order in which lanes take them up
-        self.batches = self._batches.values()
+        self.by_number: dict[int, RunningBatch] = {}  # lanes take them up in this order
+        self.batches = self.by_number.values()
         self.rows = 0  # rows of all of them
-        self.handover_s = 0.0  # from an order to the report of its end, without the work itself
+        self.handover_s = 0.0  # time from an order to the report of its end, less the work
         self.spare_s = 0.0  # how much longer than expected a batch may well take
-        self._error_s = 0.0  # between expected and real times
+        self._error_s = 0.0  # usual difference of expected and real times
         self.has_free_lane = True
         self.free_s = inf  # when a lane should be free; infinity: one is, or nothing is known
         self.order_at = inf  # when to order the next batch ahead; infinity: not before one ends
-
-    def __getitem__(self, number: int) -> RunningBatch:
-        return self._batches[number]
 
     def may_begin_s(self, now: float) -> float:
         """When a batch that is ordered now should begin."""
@@ -79,18 +77,18 @@ class Lanes:
         """A batch is ordered."""
         known_s = inf if expected_s is None else expected_s
         begins_s, ahead = self.may_begin_s(now), not self.has_free_lane
-        self._batches[run.batch] = RunningBatch(run, tuple(parts), begins_s, known_s, ahead)
+        self.by_number[run.batch] = RunningBatch(run, tuple(parts), begins_s, known_s, ahead)
         self.rows += run.rows
         self._look_ahead()
 
     def end(self, number: int, busy_s: float | None, now: float) -> RunningBatch:
         """A batch has ended after `busy_s` of work, or failed (None); the next one begins."""
-        waits = len(self._batches) > self.number
-        ended = self._batches.pop(number)
+        waits = len(self.by_number) > self.number
+        ended = self.by_number.pop(number)
         self.rows -= ended.run.rows
         if waits:
             batch = next(islice(self.batches, self.number - 1, None))
-            self._batches[batch.run.batch] = replace(batch, started_s=now)
+            self.by_number[batch.run.batch] = replace(batch, started_s=now)
         if busy_s is not None:
             self._learn(ended, busy_s, now - ended.started_s)
         self._look_ahead()
@@ -124,14 +122,14 @@ class Device:
     def __init__(
         self,
         number: int,
-        settings: Settings,
+        settings: SchedulerSettings,
         policy: BatchPolicy,
         jobs: Jobs,
         memory: DeviceMemory,
     ) -> None:
         self.number = number
         self.is_up = False
-        self.lanes = Lanes(1)
+        self.lanes = DeviceLanes(1)
         self.costs = CostModel()
         self.order_at = inf  # when to order the next batch, if it is ready and all lanes run
         self.next_beat_s = inf  # when to ask a policy again that follows a rate and waits
@@ -141,7 +139,7 @@ class Device:
         self._policy = policy
         self._jobs = jobs
         self._memory = memory
-        self._rules: dict[str, Rule] = {}  # by group
+        self._rules: dict[str, Rule] = {}  # that of each group
         self._rate: Rate | None = None  # None: nothing has arrived, or the policy follows none
         self._preparers: int | None = None  # requests that are prepared side by side, if known
         self._row_head_s = 0.0  # time of a row beyond what was measured for its batch, smoothed
@@ -149,17 +147,23 @@ class Device:
 
     def up(self, event: DeviceUp) -> None:
         """The worker is warm and has no requests."""
+        self._check_number(event.device)
         lanes = min(event.lanes, self._settings.lanes or event.lanes)
         self.is_up = True
-        self.lanes = Lanes(lanes)
+        self.lanes = DeviceLanes(lanes)
         self.costs = CostModel(event.costs, lanes=lanes)
         self._preparers = event.preparers
 
-    def down(self) -> None:
+    def down(self, event: DeviceDown) -> None:
         """The worker is gone, and with it everything that it ran."""
+        self._check_number(event.device)
         self.is_up = False
-        self.lanes = Lanes(self.lanes.number)
+        self.lanes = DeviceLanes(self.lanes.number)
         self.order_at = self.next_beat_s = inf
+
+    def _check_number(self, device: int) -> None:
+        if device != self.number:
+            raise ValueError(f"there is no device {device}: this is a bug of the driver")
 
     # --- what policies that follow a rate are told -----------------------------------------------
 
@@ -270,6 +274,7 @@ class Device:
         return parts
 
     def _run(self, group: str, parts: list[StagedPart], now: float, out: list[Command]) -> None:
+        """Order a batch of these parts."""
         rows = sum([part.rows for part in parts])
         takes_s = self.costs.batch_s(group, rows)
         self._last_batch += 1
@@ -283,8 +288,6 @@ class Device:
                 self._jobs.move(part.job, State.RUNNING, now)
         lanes.order(run, parts, takes_s, now)
         out.append(run)
-
-    # --- on all lanes, or side by side ----------------------------------------------------------
 
     def _is_taken(self, group: str) -> bool:
         """Whether a batch has the whole device, and the next should better have it as well."""
@@ -304,8 +307,6 @@ class Device:
         others -= sum(own.values())
         batches = 1 + ceil(others / self._limit_rows(group))
         return batches == 1 or batches < self.costs.speed_up(group)
-
-    # --- ends ------------------------------------------------------------------------------------
 
     def done(self, event: BatchDone, now: float, out: list[Command]) -> None:
         """A batch has run."""
@@ -334,6 +335,6 @@ class Device:
         assert len(batches) <= 2 * self.lanes.number, "more batches than two for each lane"
         assert self.lanes.rows == sum(batch.run.rows for batch in batches), "rows that run"
         running = [part.job for batch in batches for part in batch.parts]
-        for job in self._jobs:
+        for job in self._jobs.by_rid.values():
             count = sum(other is job for other in running)
             assert job.running_parts == count, f"batches of request {job.request.rid}"

@@ -24,7 +24,7 @@ class GroupView(msgspec.Struct, frozen=True):
     limit_rows: int  # rows of the largest batch that is useful and that memory allows
     rate_rows_s: float = 0.0  # rows a second that arrive for the whole device
     cost: GroupCost | None = None  # the measured times, where they are known
-    waited_s: float = 0.0  # by the row that has been staged for longest
+    waited_s: float = 0.0  # time for which the oldest row has been staged
     others_rows_s: float = inf  # rows a second that the slowest of the other stages can carry
 
 

@@ -16,7 +16,7 @@ from edged.core.requests.job import Job
 from edged.core.requests.jobs import AGAIN_S, Jobs
 from edged.core.residency.memory import DeviceMemory, Verdict, too_many_rows_now
 from edged.core.residency.needs import Need
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import Code
 
 RESTART_S = 1.0  # retry-after while shutting down: a daemon that starts again may be there then
@@ -26,7 +26,7 @@ class Admission:
     """Asked at arrivals, and for how long to stay away."""
 
     def __init__(
-        self, settings: Settings, jobs: Jobs, device: Device, memory: DeviceMemory
+        self, settings: SchedulerSettings, jobs: Jobs, device: Device, memory: DeviceMemory
     ) -> None:
         self._settings = settings
         self._jobs = jobs

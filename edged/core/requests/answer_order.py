@@ -44,8 +44,8 @@ class AnswerOrder:
     """Owns the answers that wait for their turn. The first of a sequence never waits."""
 
     def __init__(self) -> None:
-        self._sequences: dict[_Key, dict[int, _Place]] = {}  # by rid, in the order of arrival
-        self.places: dict[int, _Place] = {}  # by rid; empty while nobody asks for the order
+        self._sequences: dict[_Key, dict[int, _Place]] = {}  # their places, in the order of arrival
+        self.places: dict[int, _Place] = {}  # empty while nobody asks for the order
         self.held = 0  # number of answers and refusals that wait
 
     def enter(self, request: Request) -> None:

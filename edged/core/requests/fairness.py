@@ -14,13 +14,14 @@ Knows nothing of what is prepared, ready or running.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from itertools import islice
 
 from msgspec import Struct
 
 from edged.core.events import Request
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 
 LATELY_S = 2.0  # a client that holds nothing any more counts as served for this long
 KEPT_PART = 4  # one part in this many is kept for clients with less than an equal share
@@ -38,7 +39,7 @@ class _Held(Struct, eq=False):
 class StagingShares:
     """Owns the counts. Rows are those of staging memory, bytes those of the payloads."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchedulerSettings) -> None:
         self.capacity_rows = rows = settings.staging_rows
         # Anyone may have what is free up to these. A full batch of one client always fits.
         self._open_rows = max(settings.max_batch_rows, rows - rows // KEPT_PART)
@@ -56,7 +57,7 @@ class StagingShares:
         self.rows = 0
         self.bytes = 0
         self._level_rows = [0] * self._levels
-        self._held: dict[int, _Held] = {}  # by client
+        self._held: dict[int, _Held] = {}  # what each client holds
         self._lately: dict[int, _Held] = {}  # clients that hold nothing any more, oldest first
 
     def has_room(self, request: Request) -> bool:
@@ -132,10 +133,10 @@ class StagingShares:
         assert self.bytes == sum(r.payload_bytes for r in on_device), "bytes of staging memory"
         assert self.rows <= self.capacity_rows, "more rows than the staging memory has"
         assert sum(self._level_rows) == self.rows, "rows by level"
-        assert self._held.keys() == {r.client for r in on_device}, "clients that hold rows"
-        for client, held in self._held.items():
-            own = [r for r in on_device if r.client == client]
-            assert held.rows == sum(r.staging_rows for r in own) > 0, f"rows of client {client}"
+        rows: Counter[int] = Counter()
+        for request in on_device:
+            rows[request.client] += request.staging_rows
+        assert {client: held.rows for client, held in self._held.items()} == rows, "rows by client"
 
 
 class Turns:
@@ -143,7 +144,7 @@ class Turns:
 
     def __init__(self) -> None:
         self._now = 0  # the latest turn that was taken
-        self._ends: dict[int, int] = {}  # by client: where its last turn ends
+        self._ends: dict[int, int] = {}  # where the last turn of each client ends
         self._forget_at = FEW_CLIENTS  # number of clients
 
     def enter(self, client: int, rows: int) -> int:

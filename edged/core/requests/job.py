@@ -7,7 +7,7 @@ made from TRANSITIONS by `python -m tools.diagrams`.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
@@ -54,7 +54,19 @@ TRANSITIONS = (
     Transition(State.LEAVING, State.GONE, "the batches have ended, or DeviceDown"),
 )
 
-SUCCESSORS = tuple(tuple(t.after for t in TRANSITIONS if t.before is state) for state in State)
+ON_DEVICE = [State.WAITING < state < State.GONE for state in State]
+
+
+def _effect(before: State, after: State) -> Literal["forbidden", "none", "enters", "leaves"]:
+    """What a change of state does to what the request holds on the device."""
+    if not any((t.before, t.after) == (before, after) for t in TRANSITIONS):
+        return "forbidden"
+    if ON_DEVICE[before] is ON_DEVICE[after]:
+        return "none"
+    return "enters" if ON_DEVICE[after] else "leaves"
+
+
+EFFECTS = [[_effect(before, after) for after in State] for before in State]
 
 
 class Job(Struct, eq=False):

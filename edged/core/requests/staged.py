@@ -6,6 +6,7 @@ There are few of them, since staging memory is bounded, so looking through them 
 from __future__ import annotations
 
 from bisect import insort
+from operator import attrgetter
 
 from msgspec import Struct
 
@@ -15,10 +16,9 @@ from edged.core.requests.job import Job
 
 
 class StagedPart(Struct, frozen=True, eq=False):
-    """A part of a request, and its place among the others of its level."""
+    """A part of a request, and its place among the others: the lowest goes first."""
 
-    turn: int  # turn of its client; inside a level the lower goes first
-    order: int  # in which it was staged; inside a turn the lower goes first
+    place: tuple[int, int, int]  # level, turn of its client, and number in the order of staging
     staged_s: float
     job: Job
     part: Part
@@ -30,8 +30,7 @@ class StagedPart(Struct, frozen=True, eq=False):
         return self.job.solo or self.part.alone
 
 
-def _place(staged: StagedPart) -> tuple[int, int]:
-    return staged.turn, staged.order
+_place = attrgetter("place")
 
 
 class StagedGroup:
@@ -39,59 +38,45 @@ class StagedGroup:
     come, first served for each client."""
 
     def __init__(self, turns: list[Turns]) -> None:
-        self._turns = turns  # by level, shared by all groups
-        self._queues: list[list[StagedPart]] = [[] for _ in turns]  # by level, ascending places
+        self._turns = turns  # those of each level, shared by all groups
+        self._queue: list[StagedPart] = []  # ascending places
         self.rows = 0
 
     def put(self, staged: StagedPart) -> None:
-        """Add a part that is newer than all others, so it goes behind those of its turn."""
-        queue = self._queues[staged.job.request.level]
-        if not queue or queue[-1].turn <= staged.turn:
+        """Add a part, or return one, at its place."""
+        queue = self._queue
+        if not queue or queue[-1].place < staged.place:
             queue.append(staged)
-            self.rows += staged.rows
         else:
-            self.put_back(staged)
-
-    def put_back(self, staged: StagedPart) -> None:
-        """Return a part to its place."""
-        insort(self._queues[staged.job.request.level], staged, key=_place)
+            insort(queue, staged, key=_place)
         self.rows += staged.rows
 
     def remove(self, job: Job) -> None:
         """Take out all parts of a request."""
-        queue = self._queues[job.request.level]
-        for staged in [one for one in queue if one.job is job]:
-            queue.remove(staged)
-            self.rows -= staged.rows
+        self._queue = [staged for staged in self._queue if staged.job is not job]
+        self.rows = sum([staged.rows for staged in self._queue])
 
     def head(self) -> StagedPart:
         """The part that goes first; only asked while there is one."""
-        return next(filter(None, self._queues))[0]
+        return self._queue[0]
 
     def take(self, limit_rows: int) -> list[StagedPart]:
         """Whole parts: one at least, and no more than `limit_rows` rows after the first part. One
         that must run alone does."""
         taken: list[StagedPart] = []
         rows = 0
-        is_full = False
-        for level, queue in enumerate(self._queues):
-            if not queue or is_full:
-                continue
-            before = len(taken)
-            for staged in queue:
-                alone = staged.alone
-                is_full = bool(taken) and (alone or rows + staged.rows > limit_rows)
-                if is_full:
-                    break
-                taken.append(staged)
-                rows += staged.rows
-                if alone:
-                    is_full = True
-                    break
-            if len(taken) > before:
-                self._turns[level].take(taken[-1].turn)
-                del queue[: len(taken) - before]
+        for staged in self._queue:
+            alone = staged.alone
+            if taken and (alone or rows + staged.rows > limit_rows):
+                break
+            taken.append(staged)
+            rows += staged.rows
+            if alone:
+                break
+        del self._queue[: len(taken)]
         self.rows -= rows
+        for level, turn in {staged.place[0]: staged.place[1] for staged in taken}.items():
+            self._turns[level].take(turn)
         return taken
 
     def take_beside(self, others: list[StagedPart], limit_rows: int) -> list[StagedPart]:
@@ -105,15 +90,13 @@ class StagedGroup:
 
     def oldest_s(self) -> float:
         """When the part that waits longest was staged; only asked while there is one."""
-        return min([staged.staged_s for queue in self._queues for staged in queue])
+        return min([staged.staged_s for staged in self._queue])
 
     def validate(self) -> None:
         """Check counts and order. Raises AssertionError."""
-        parts = [staged for queue in self._queues for staged in queue]
-        assert self.rows == sum(staged.rows for staged in parts), "staged rows"
-        assert all(staged.job.is_open for staged in parts), "a refused request is staged"
-        for queue in self._queues:
-            assert queue == sorted(queue, key=_place), "staged parts out of order"
+        assert self.rows == sum(staged.rows for staged in self._queue), "staged rows"
+        assert all(staged.job.is_open for staged in self._queue), "a refused request is staged"
+        assert self._queue == sorted(self._queue, key=_place), "staged parts out of order"
 
 
 class StagedParts:
@@ -137,11 +120,12 @@ class StagedParts:
         if group is None:
             group = self._groups[part.group] = StagedGroup(self._turns)
         turn = self._turns[request.level].enter(request.client, request.rows)
-        group.put(StagedPart(turn, self._order, now, job, part, request.rows))
+        place = (request.level, turn, self._order)
+        group.put(StagedPart(place, now, job, part, request.rows))
 
     def put_back(self, staged: StagedPart) -> None:
         """Return a part whose batch did not run to where it was."""
-        self._groups[staged.part.group].put_back(staged)
+        self._groups[staged.part.group].put(staged)
 
     def remove(self, job: Job) -> None:
         """Take out all parts of a request."""
@@ -163,5 +147,4 @@ class StagedParts:
 
 
 def _urgency(item: tuple[str, StagedGroup]) -> tuple[int, int, int]:
-    head = item[1].head()
-    return head.job.request.level, head.turn, head.order
+    return item[1].head().place

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
+from operator import attrgetter
 from typing import NamedTuple
 
 from msgspec import Struct, field
@@ -23,7 +24,9 @@ from msgspec import Struct, field
 from edged.core.events import Request
 from edged.core.requests.job import Job
 from edged.core.residency.needs import Need
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
+
+_place = attrgetter("place")
 
 
 class Admitted(NamedTuple):
@@ -67,31 +70,24 @@ def _oldest(shelves: dict[Need | None, _Shelf]) -> Job:
     return min((shelf.oldest() for shelf in shelves.values()), key=_place)
 
 
-def _place(job: Job) -> int:
-    return job.place
-
-
 class WaitingQueue:
     """Owns the waiting jobs. Knows no time, no deadlines and no device."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SchedulerSettings) -> None:
         self._capacity_rows = settings.queue_rows
         self.capacity_bytes = settings.queue_bytes  # may change at any time
         self._when_full = settings.when_full
         self._streams = settings.streams
         self._levels: list[dict[int, _Line]] = [{} for _ in range(settings.levels)]
-        # By level: the clients that have something to run, in the order of their turns.
+        # The clients of each level that have something to run, in the order of their turns.
         self._turns: list[deque[int]] = [deque() for _ in range(settings.levels)]
         self._level_rows = [0] * settings.levels  # rows that are not parked
         self._last_place = 0
         self._first_place = 0
-        self._latest: dict[tuple[int, str], Job] = {}  # by client and stream
+        self._latest: dict[tuple[int, str], Job] = {}  # newest of each client and stream
         self.rows = 0
         self.bytes = 0
         self.parked_rows = 0
-
-    def __bool__(self) -> bool:
-        return self.rows > 0
 
     def __iter__(self) -> Iterator[Job]:
         for lines in self._levels:
@@ -131,7 +127,9 @@ class WaitingQueue:
         more of each client than of its own, since the clients take turns."""
         level = request.level
         higher = sum(self._level_rows[:level])
-        turns = (self._rows_of(request) + request.rows) * len(self._turns[level])
+        line = self._levels[level].get(request.client)
+        own = request.rows + (line.rows if line is not None else 0)
+        turns = own * len(self._turns[level])
         return higher + min(self._level_rows[level], turns)
 
     def put_back(self, job: Job) -> None:
@@ -280,10 +278,6 @@ class WaitingQueue:
     def _share(self, rows: int, size: int) -> float:
         """Share of the queue: the larger of the shares of its rows and of its bytes."""
         return max(rows / self._capacity_rows, size / self.capacity_bytes)
-
-    def _rows_of(self, request: Request) -> int:
-        line = self._levels[request.level].get(request.client)
-        return line.rows if line is not None else 0
 
     def validate(self, jobs: Collection[Job]) -> None:
         """Check the counts against the jobs that wait. Raises AssertionError."""

@@ -30,7 +30,7 @@ from edged.core.residency.loads import Loads
 from edged.core.residency.needs import Need
 from edged.core.residency.policies import POLICIES, unshared
 from edged.core.residency.wanted import WantedModels
-from edged.core.settings import Memory
+from edged.core.settings import MemorySettings
 from edged.errors import Code
 
 AGAIN_S = 5.0  # after which the budget has been looked at again
@@ -48,7 +48,7 @@ class Verdict(NamedTuple):
 class DeviceMemory:
     """Owns the account of the device's memory."""
 
-    def __init__(self, settings: Memory, max_batch_rows: int) -> None:
+    def __init__(self, settings: MemorySettings, max_batch_rows: int) -> None:
         self.ledger = Ledger(max_batch_rows)
         self.residency = Residency()
         self.wanted = WantedModels(self.residency, settings.pinned)
