@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from edged.config import MAX_CONFIG_BYTES, Config, decode, read
-from edged.core.settings import Settings
+from edged.core.settings import SchedulerSettings
 from edged.errors import ConfigError
 
 
@@ -125,8 +125,8 @@ def test_administrators_connect_beside_the_first_socket_or_where_it_says(text, e
 def test_the_scheduler_gets_its_settings_under_their_own_names():
     """A recording holds them, which `edged replay` and `edged simulate` read without a config."""
     settings = decode(b"[scheduler]\nmax_lanes = 2\nqueue_rows = 7").scheduler.settings
-    recorded = msgspec.json.decode(msgspec.json.encode(settings), type=Settings)
-    assert recorded == Settings(queue_rows=7, lanes=2)
+    recorded = msgspec.json.decode(msgspec.json.encode(settings), type=SchedulerSettings)
+    assert recorded == SchedulerSettings(queue_rows=7, lanes=2)
 
 
 # --- every key has bounds ---------------------------------------------------------------------

@@ -20,7 +20,7 @@ import pytest
 
 from edged import profiles
 from edged.cli import main
-from edged.profiles.form import SCHEMA, BlockProfile, Profile, encode
+from edged.profiles.form import SCHEMA, BlockProfile, DeviceProfile, encode
 from edged.store import Store
 from tests.colors import write_store
 from tests.daemon.test_preflight import configuration
@@ -93,7 +93,7 @@ def a_profile(**changes: object) -> Callable[[Path], Case]:
             for manifest in Store(case.store).models().values()
             for step in manifest.steps
         }
-        profile = Profile(SCHEMA, "a test", "none", blocks, "fake", profiles.machine(), lanes=1)
+        profile = DeviceProfile(SCHEMA, "a test", "none", blocks, "fake", profiles.machine(), lanes=1)
         changed = msgspec.structs.replace(profile, **changes)
         (folder / "profile.json").write_bytes(encode(changed))
         return case
