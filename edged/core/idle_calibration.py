@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from math import inf
 
-from edged.core.events import Calibrate, Calibrated, Library
+from edged.core.batches.device import Device
+from edged.core.events import Calibrate, Calibrated, DeviceDown, DeviceUp, Library
 from edged.core.residency.memory import DeviceMemory
 
 QUIET_S = 0.25  # without any request before the next run; whoever asks again soon is not held up
@@ -17,10 +18,12 @@ QUIET_S = 0.25  # without any request before the next run; whoever asks again so
 class IdleCalibration:
     """Owns the list of models that are still to be measured."""
 
-    def __init__(self, memory: DeviceMemory) -> None:
+    def __init__(self, memory: DeviceMemory, device: Device) -> None:
+        self.is_open = False  # whether any model is still to be measured
         self._memory = memory
+        self._device = device
         self._open: dict[str, None] = {}  # models, in the order of the library
-        self.groups: set[str] = set()  # first blocks of models that are to be measured
+        self._groups: set[str] = set()  # first blocks of models that are to be measured
         self._running: str | None = None
         self._quiet_s = inf  # since when there is nothing else to do
 
@@ -29,23 +32,19 @@ class IdleCalibration:
         """When to ask for the next run though nothing happens."""
         return inf if self._running is not None or not self._open else self._quiet_s + QUIET_S
 
-    @property
-    def is_open(self) -> bool:
-        """Whether any model is still to be measured."""
-        return bool(self._open)
-
-    def on_library(self, event: Library) -> None:
-        self._open = {model.name: None for model in event.models if not model.measured}
-        self.groups = {model.blocks[0] for model in event.models if not model.measured}
-
-    def on_device(self) -> None:
-        """The device has come up or is gone: no run is under way."""
-        self._running = None
-
-    def on_calibrated(self, event: Calibrated) -> None:
-        self._running = None
-        if event.done:
-            self._open.pop(event.model, None)
+    def handle(self, event: Library | DeviceUp | DeviceDown | Calibrated) -> None:
+        """Learn what is to be measured, and what has been; the device has learnt it before."""
+        if isinstance(event, Library):
+            self._open = {model.name: None for model in event.models if not model.measured}
+            self._groups = {model.blocks[0] for model in event.models if not model.measured}
+        else:
+            self._running = None
+        if isinstance(event, Calibrated):
+            self._device.costs.know(event.costs)
+            if event.done:
+                self._open.pop(event.model, None)
+        self.is_open = bool(self._open)
+        self._device.costs.learn(self._groups)
 
     def next(self, now: float, *, idle: bool) -> list[Calibrate]:
         """The run to make now, if there is one. `idle`: whether the device has no request."""

@@ -65,7 +65,7 @@ class Scheduler:
         self._device = Device(0, settings, policy, jobs, memory)
         self._admission = Admission(settings, jobs, self._device, memory)
         self._parking = Parking(memory, jobs)
-        self._calibration = IdleCalibration(memory)
+        self._calibration = IdleCalibration(memory, self._device)
         self._answers = AnswerOrder()
         self._is_draining = False
         self._is_drained = False
@@ -170,24 +170,18 @@ class Scheduler:
                 self._admission.fit_payloads(event)
             case DeviceUp():
                 self._device.up(event)
-                self._calibration.on_device()
-                self._device.costs.learn(self._calibration.groups)
+                self._calibration.handle(event)
                 self._parking.handle(event, now, out)
             case DeviceDown():
                 self._device.down(event)
-                self._calibration.on_device()
+                self._calibration.handle(event)
                 self._jobs.take_back(event, now, out)
                 self._parking.handle(event, now, out)
             case DrainAsked():
                 self._drain(out)
-            case Library():
+            case Library() | Calibrated():
                 self._admission.has_library = True
-                self._parking.handle(event, now, out)
-                self._calibration.on_library(event)
-                self._device.costs.learn(self._calibration.groups)
-            case Calibrated():
-                self._calibration.on_calibrated(event)
-                self._device.costs.know(event.costs)
+                self._calibration.handle(event)
                 self._parking.handle(event, now, out)
             case _:
                 self._parking.handle(event, now, out)

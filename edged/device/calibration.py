@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from edged.backends.base import Backend
 from edged.budget import footprint
 from edged.device.executor import Executor, Segment
-from edged.device.measurements import BatchTime, BlockFigures, Measurements, PathFigures
+from edged.device.measurements import BlockFigures, MeasuredTime, Measurements, PathFigures
 from edged.device.staging import Pool, shape_of
 from edged.link import messages as link
 from edged.manifest import Manifest
@@ -156,7 +156,7 @@ class Calibration:
                 least_s[case] = min(least_s[case], took_s)
             yield
         times = tuple(
-            BatchTime(rows, wide, max(1, round(took_s * 1e6)))
+            MeasuredTime(rows, wide, max(1, round(took_s * 1e6)))
             for (rows, wide), took_s in least_s.items()
         )
         row_bytes = self._row_bytes(manifest)

@@ -43,7 +43,7 @@ class BlockFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows_at_once: Some | None = None  # size of its micro-batches; None: all rows
 
 
-class BatchTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MeasuredTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds of a batch of a model alone."""
 
     rows: Some
@@ -55,7 +55,7 @@ class PathFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What batches of a model take, by the path of its blocks."""
 
     rows: Count = 0  # of the largest batch that was measured
-    times: tuple[BatchTime, ...] = ()
+    times: tuple[MeasuredTime, ...] = ()
     row_bytes: Count = 0  # of memory that runs take, for each row of the largest batch
     base_bytes: Count = 0  # of memory that the first run takes besides, however many rows it has
 

@@ -103,20 +103,13 @@ class Worker:
         self._loader.begin(self._manifests)
         fixed_bytes = footprint().pss_bytes
         self._make_lanes(backend, measurements, fixed_bytes)
-        threads = settings.prepare_threads + backend.lanes
-        room = Room(room_bytes(settings.budget_bytes, settings.max_pixels), threads)
+        room = Room(
+            room_bytes(settings.budget_bytes, settings.max_pixels),
+            settings.prepare_threads + backend.lanes,
+        )
         takes_images = any(manifest.preprocess for manifest in self._manifests.values())
         self._staging = Staging(self._manifests, settings.staging_rows, backend.memory)
-        self._intake = RequestIntake(
-            self._commands,
-            self._staging,
-            self._jobs,
-            self._regions,
-            Decoding(settings.max_pixels, room),
-            manifests=self._manifests,
-            row_s=backend.prepare_row_s,
-            report=self._report,
-        )
+        self._intake = self._make_intake(Decoding(settings.max_pixels, room))
         self._orders = Orders(self._loader, self._redefine, self._report)
         self._orders.start()
         for number in range(settings.prepare_threads):
@@ -144,6 +137,18 @@ class Worker:
             microbatches = self._calibration.microbatches(self._loader.blocks)
         for executor in self._executors:
             executor.split(microbatches)
+
+    def _make_intake(self, decoding: Decoding) -> RequestIntake:
+        return RequestIntake(
+            self._commands,
+            self._staging,
+            self._jobs,
+            self._regions,
+            decoding,
+            manifests=self._manifests,
+            row_s=self._backend.prepare_row_s,
+            report=self._report,
+        )
 
     def _say_ready(self, fixed_bytes: int, decoding_bytes: int) -> None:
         settings, backend, calibration = self._settings, self._backend, self._calibration
