@@ -140,7 +140,7 @@ def measure_apart(order: Order) -> Measured:
             command("edged.device.measuring"),
             input=msgspec.json.encode(order),
             stdout=subprocess.PIPE,
-            env={**os.environ, **environment(order.settings.threads)},
+            env={**os.environ, **environment(order.settings)},
             timeout=_START_S + 10 * order.seconds,
         )
         found = msgspec.json.decode(done.stdout, type=Measured | Failed)

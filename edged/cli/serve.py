@@ -14,7 +14,6 @@ from edged import config as configuration
 from edged import logs
 from edged.cli.console import print_json, printable, say
 from edged.config import Config
-from edged.device.process import BegunProcess
 from edged.errors import EdgedError
 from edged.systemd import Notifier
 
@@ -51,11 +50,9 @@ def register(commands: Any) -> None:
 def _serve(args: argparse.Namespace) -> int:
     logs.begin()
     try:
-        config = configuration.read(args.config)
-        worker = BegunProcess(config.device.threads or configuration.cores())
         from edged.daemon import serve  # imports sockets and arrays, which others do without
 
-        return serve(config, worker, record=args.record)
+        return serve(configuration.read(args.config), record=args.record)
     except EdgedError as error:
         words = printable(str(error))
         log.error("%s", words)

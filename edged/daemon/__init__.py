@@ -11,7 +11,6 @@ from edged.config import Config
 from edged.daemon.loop import Loop
 from edged.daemon.models.held_store import HeldStore
 from edged.daemon.preflight import check, check_blocks, worker_settings
-from edged.device.process import BegunProcess
 from edged.errors import EdgedError, InvalidArgument
 from edged.observe.recording import Recorder
 from edged.store import Store
@@ -25,15 +24,11 @@ log = logging.getLogger("edged")
 _KEEP_BYTES, _KEEP_PIECE_BYTES = 32 << 20, 16 << 20
 
 
-def serve(config: Config, worker: BegunProcess, *, record: Path | None = None) -> int:
-    """Run until told to end; the exit status. Raises EdgedError when it cannot start.
-
-    `worker`: the first one, which is ended here if it is not needed.
-    """
+def serve(config: Config, *, record: Path | None = None) -> int:
+    """Run until told to end; the exit status. Raises EdgedError when it cannot start."""
     logs.begin(config.log.level)
     malloc.keep(_KEEP_BYTES, _KEEP_PIECE_BYTES)
     with ExitStack() as stack:
-        stack.callback(worker.close)
         held = HeldStore(Store(config.store), config.models)
         stack.callback(held.close)
         checked = check(config, held)
@@ -44,7 +39,6 @@ def serve(config: Config, worker: BegunProcess, *, record: Path | None = None) -
             checked.versions,
             held,
             checked.worker,
-            first_worker=worker,
             notifier=Notifier(),
             recorder=None if record is None else _recorder(record, config, stack),
             profile=checked.profile,

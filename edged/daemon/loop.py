@@ -20,7 +20,6 @@ from edged.daemon.models.administration import Shelf
 from edged.daemon.models.versions import Versions
 from edged.daemon.signals import Signals
 from edged.daemon.supervisor import STOP_S, Supervisor, WorkerChannel
-from edged.device.process import BegunProcess
 from edged.device.settings import Settings as WorkerSettings
 from edged.observe.awake import Awake
 from edged.observe.recording import Recorder
@@ -42,7 +41,6 @@ class Loop:
         shelf: Shelf,
         worker_settings: WorkerSettings,
         *,
-        first_worker: BegunProcess,
         notifier: Notifier,
         recorder: Recorder | None = None,
         profile: DeviceProfile | None = None,
@@ -74,13 +72,7 @@ class Loop:
             profile=profile,
         )
         self._supervisor = Supervisor(
-            config,
-            worker_settings,
-            self._front,
-            self._channel,
-            notifier,
-            self._on_first_ready,
-            first_worker,
+            config, worker_settings, self._front, self._channel, notifier, self._on_first_ready
         )
 
     def run(self) -> int:

@@ -91,7 +91,7 @@ def _try_backend(settings: WorkerSettings) -> Trial:
             command("edged.device.trial"),
             input=msgspec.json.encode(settings),
             stdout=subprocess.PIPE,
-            env={**os.environ, **environment(settings.threads)},
+            env={**os.environ, **environment(settings)},
             timeout=_TRIAL_S,
         )
         return msgspec.json.decode(done.stdout, type=Trial)

@@ -21,7 +21,7 @@ from edged.daemon.front import Front
 from edged.daemon.readiness import Readiness
 from edged.daemon.restarts import Restarts
 from edged.daemon.worker_port import Untrusted
-from edged.device.process import BegunProcess, WorkerProcess
+from edged.device.process import WorkerProcess
 from edged.device.settings import Settings as WorkerSettings
 from edged.errors import Code, Unavailable, from_code
 from edged.link import messages as link
@@ -104,7 +104,6 @@ class Supervisor:
     channel: WorkerChannel
     notifier: Notifier
     on_first_ready: Callable[[], None]
-    begun: BegunProcess | None  # the process of the first worker, until that is started
 
     def __post_init__(self) -> None:
         hang_timeout_s = self.config.device.hang_timeout_s
@@ -134,8 +133,7 @@ class Supervisor:
             models=tuple(models),
             manifests=models,
         )
-        begun, self.begun = self.begun, None
-        self.channel.open(WorkerProcess(settings, begun))
+        self.channel.open(WorkerProcess(settings))
         self.notifier.starting(within_s=self.config.device.start_timeout_s)
 
     def stop(self) -> None:

@@ -20,47 +20,6 @@ from edged.link.channel import Receiver, Sender, channel_pair
 _ROOT = str(Path(__file__).parents[2])  # that `edged` lies in
 
 
-class BegunProcess:
-    """A worker's process that imports its libraries and waits for its settings.
-
-    Whoever starts a daemon begins it early, so that both processes import at the same time. It
-    belongs to one thread: the kernel kills it when that thread ends, however it ends.
-    """
-
-    def __init__(self, threads: int) -> None:
-        """`threads`: of one batch, as the settings will say."""
-        self.orders, orders = channel_pair()
-        self.reports, reports = channel_pair()
-        for end in (self.orders, self.reports):
-            end.setblocking(False)
-        with orders, reports:
-            self._theirs = (orders.fileno(), reports.fileno())
-            self.process = subprocess.Popen(
-                command("edged.device"),
-                stdin=subprocess.PIPE,
-                env={**os.environ, **environment(threads)},
-                pass_fds=self._theirs,
-            )
-
-    def tell(self, settings: Settings) -> None:
-        start = WorkerStart(os.getpid(), *self._theirs, settings)
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(msgspec.json.encode(start))
-            self.process.stdin.close()
-        except BrokenPipeError:
-            pass  # it died at once, which `death_fd` says
-
-    def close(self) -> None:
-        """End a process that is not needed after all."""
-        assert self.process.stdin is not None
-        self.process.kill()
-        self.process.wait()
-        self.process.stdin.close()
-        self.orders.close()
-        self.reports.close()
-
-
 class WorkerProcess:
     """A device worker from its start to `close`.
 
@@ -68,15 +27,30 @@ class WorkerProcess:
     ends, however it ends. Frames are those of `edged.link.messages`.
     """
 
-    def __init__(self, settings: Settings, begun: BegunProcess | None = None) -> None:
-        """Tell a process its settings, by default a new one. It sends Ready, or WorkerFailed."""
-        begun = begun or BegunProcess(settings.threads)
-        self._orders, self._reports = begun.orders, begun.reports
+    def __init__(self, settings: Settings) -> None:
+        """Start the process; it sends Ready, or Failed, when it has loaded and warmed up."""
+        self._orders, orders = channel_pair()
+        self._reports, reports = channel_pair()
+        for end in (self._orders, self._reports):
+            end.setblocking(False)
         self.sender = Sender(self._orders)  # the scheduler bounds what is on its way
         self.receiver = Receiver(self._reports)
-        self._process = begun.process
+        with orders, reports:
+            theirs = (orders.fileno(), reports.fileno())
+            self._process = subprocess.Popen(
+                command("edged.device"),
+                stdin=subprocess.PIPE,
+                env={**os.environ, **environment(settings)},
+                pass_fds=theirs,
+            )
+            start = WorkerStart(os.getpid(), *theirs, settings)
         self.death_fd = os.pidfd_open(self._process.pid)  # readable when the process has ended
-        begun.tell(settings)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(msgspec.json.encode(start))
+            self._process.stdin.close()
+        except BrokenPipeError:
+            pass  # it died at once: `death_fd` says so
 
     @property
     def pid(self) -> int:
@@ -133,12 +107,12 @@ def command(module: str) -> list[str]:
     return [sys.executable, "-c", run, "-m", module]  # the last two for whoever lists processes
 
 
-def environment(threads: int) -> dict[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     """What must be set before the worker's libraries are imported."""
     return {
         # Threads of numpy's BLAS would fight those of the backend for the cores.
         "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(settings.threads),
         "ORT_DISABLE_TELEMETRY": "1",  # else it writes under the home directory
         "PYTHONUNBUFFERED": "1",
     }
