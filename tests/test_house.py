@@ -13,17 +13,17 @@ from tools.house.__main__ import measure
 # figure: the most that is allowed now, and the aim. A limit is only ever raised by a decision in
 # docs/decisions/ that says why. `python -m tools.house --pretty` shows what a figure counts.
 LIMITS: dict[str, tuple[float, float]] = {
-    "scheduler_functions": (59, 45),
-    "scheduler_files": (15, 8),
-    "front_functions": (116, 80),
-    "front_files": (26, 12),
-    "core_lines": (4083, 3300),
-    "long_files": (12, 0),
-    "long_functions": (14, 0),
-    "doubled_names": (62, 8),
+    "scheduler_functions": (45, 45),
+    "scheduler_files": (8, 8),
+    "front_functions": (103, 80),
+    "front_files": (21, 12),
+    "core_lines": (4110, 3300),  # docs/decisions/core-size.md
+    "long_files": (4, 0),
+    "long_functions": (6, 0),
+    "doubled_names": (20, 8),
     "import_circles": (0, 0),
-    "preposition_percent": (28.4, 8.0),
-    "long_markdown_lines": (25, 0),
+    "preposition_percent": (10.2, 8.0),
+    "long_markdown_lines": (5, 0),
 }
 
 

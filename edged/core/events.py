@@ -1,5 +1,7 @@
 """The whole vocabulary of the scheduler on one page: what it is told and what it orders.
 
+What follows an event, and in which order, is in `Scheduler.handle`.
+
 Times are seconds on a monotonic clock. A request is known by `rid`, a number that the driver
 gives; payloads stay with the driver. The scheduler owes each arrived request exactly one
 Answer or Refuse, and ends what it began on the device with the last BatchDone or a Discard.

@@ -1,5 +1,6 @@
 """The scheduler: what to prepare, what to run together, whom to answer.
 
+`Scheduler.handle` is the order of everything: six rules that follow each event.
 `handle(event, now)` returns commands; `wakeup_at()` says when to call with `Woke` if nothing else
 happens. The same object runs under the daemon's clock and under the simulator's. It knows numbers
 of requests, rows and times, never payloads, and it is told the time.

@@ -1,0 +1,1 @@
+"""The device worker: the process that holds the device, its memory and its threads."""

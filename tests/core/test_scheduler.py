@@ -175,6 +175,37 @@ def test_a_client_that_floods_makes_room_for_one_that_does_not():
     assert [c.rid for c in scheduler(DeviceUp())] == [1, 5, 2, 3]
 
 
+def test_a_newcomer_that_finds_no_room_in_the_end_pushes_nobody_out():
+    """One row of the first client could leave for it, and no more: it would be lost for nothing."""
+    scheduler = Checked(queue_rows=10)
+    for rid in range(1, 7):
+        scheduler(arrived(rid, client=1))
+    scheduler(arrived(7, client=2, rows=4))
+    (refused,) = scheduler(arrived(8, client=3, rows=5))
+    assert (refused.rid, refused.code) == (8, Code.UNAVAILABLE)
+    assert [c.rid for c in scheduler(DeviceUp())] == [1, 7, 2, 3, 4, 5, 6]
+
+
+def test_a_frame_that_finds_no_room_leaves_the_older_one_in_its_place():
+    scheduler = Checked(queue_rows=4)
+    scheduler(arrived(1, stream="door"))
+    scheduler(arrived(2))
+    scheduler(arrived(3, client=2, rows=2))
+    (refused,) = scheduler(arrived(4, stream="door", rows=3))
+    assert refused.rid == 4
+    (superseded,) = scheduler(arrived(5, stream="door"))
+    assert (superseded.rid, superseded.code) == (1, Code.CANCELLED)
+    assert [c.rid for c in scheduler(DeviceUp())] == [2, 3, 5]
+
+
+def test_what_leaves_for_a_more_urgent_request_is_told_so():
+    scheduler = Checked(queue_rows=1)
+    scheduler(arrived(1, level=1))
+    (pushed_out,) = scheduler(arrived(2, client=2, level=0))
+    assert (pushed_out.rid, pushed_out.code) == (1, Code.UNAVAILABLE)
+    assert "more urgent" in pushed_out.message
+
+
 def test_the_queue_is_bounded_in_bytes_too():
     scheduler = Checked(queue_bytes=10)
     assert scheduler(arrived(1, payload_bytes=10)) == []

@@ -93,7 +93,9 @@ def a_profile(**changes: object) -> Callable[[Path], Case]:
             for manifest in Store(case.store).models().values()
             for step in manifest.steps
         }
-        profile = DeviceProfile(SCHEMA, "a test", "none", blocks, "fake", profiles.machine(), lanes=1)
+        profile = DeviceProfile(
+            SCHEMA, "a test", "none", blocks, "fake", profiles.machine(), lanes=1
+        )
         changed = msgspec.structs.replace(profile, **changes)
         (folder / "profile.json").write_bytes(encode(changed))
         return case

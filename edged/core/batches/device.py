@@ -1,9 +1,9 @@
 """One device: what its lanes run, when it is told of its next batch, and how many rows that has.
 
 A device that is told of its next batch when the last one has ended stands still in between. So a
-batch may be ordered ahead, as late as possible, because what comes later cannot join it: as long
-before a lane is expected to be free as the hand-over takes. The device takes up batches in the
-order of their Run.
+batch may be ordered ahead, as late as possible, because what comes later cannot join it: before a
+lane should be free, by the time of the hand-over and a margin for errors, but never by more than a
+part of a batch. The device takes up batches in the order of their Run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from edged.core.settings import SchedulerSettings
 from edged.errors import Code
 
 SMOOTHING = 0.1  # weight of the newest batch in what is learnt of hand-overs and errors
-ERRORS_AHEAD = 2.0  # a batch may end sooner than expected by this many usual errors
+ERRORS_AHEAD = 2.0  # a batch may end sooner or later than expected by this many usual errors
 TIMER_S = 1e-3  # a driver's timer may be this late
 LEAST_HANDOVER_S = 0.1e-3  # a shorter hand-over is not worth a timer
 # Never order more than this part of a batch ahead: a batch that is ordered early has fewer rows.
@@ -61,7 +61,7 @@ class DeviceLanes:
         self.batches = self.by_number.values()
         self.rows = 0  # rows of all of them
         self.handover_s = 0.0  # time from an order to the report of its end, less the work
-        self.spare_s = 0.0  # how much longer than expected a batch may well take
+        self.spare_s = 0.0  # margin: a batch may end this much sooner or later than expected
         self._error_s = 0.0  # usual difference of expected and real times
         self.has_free_lane = True
         self.free_s = inf  # when a lane should be free; infinity: one is, or nothing is known
@@ -298,8 +298,9 @@ class Device:
     def _pays_wide(self, group: str, parts: Sequence[StagedPart]) -> bool:
         """Whether batches run sooner one after the other on all lanes than side by side.
 
-        They do while there are fewer of them than all lanes are faster than one. One that is alone
-        does in any case: a warm-up on a busy machine may have measured too little.
+        They do while the number of batches that are still to run is below the speed-up of all lanes
+        over one. A batch that is alone does in any case: a warm-up on a busy machine may have
+        measured too small a speed-up.
         """
         jobs = self._jobs
         own = {id(part.job): part.job.request.staging_rows for part in parts}

@@ -1,4 +1,6 @@
-"""What a batching policy is, and the two that serve: how many rows of a group run now.
+"""What a batching policy is, and the two that serve: how many rows of a group it would run now.
+
+`Device._start_one` asks the policy and has the last word.
 
 A policy is asked whenever a batch could be ordered and a group has staged rows. It knows what a
 GroupView says and nothing else; which requests fill the rows is not its business. The policies that
@@ -18,7 +20,8 @@ from edged.core.events import GroupCost
 
 
 class GroupView(msgspec.Struct, frozen=True):
-    """What a policy sees of one group. The last three are told to policies that follow a rate."""
+    """What a policy sees of one group. Only a policy that follows a rate is told `rate_rows_s`,
+    `waited_s` and `others_rows_s`."""
 
     staged_rows: int  # rows in staging memory, at least 1
     limit_rows: int  # rows of the largest batch that is useful and that memory allows
@@ -29,7 +32,7 @@ class GroupView(msgspec.Struct, frozen=True):
 
 
 Rule: TypeAlias = Callable[[GroupView], int]
-"""How many rows to run now; 0 waits for the next event."""
+"""How many rows to run now; 0 would rather wait, which the device overrules if no more can come."""
 
 
 class Rate(Protocol):

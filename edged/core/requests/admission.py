@@ -83,7 +83,11 @@ class Admission:
             text = "superseded by a newer frame of its stream"
             jobs.refuse(older, Code.CANCELLED, text, now, out, is_queued=False)
         for victim in admission.pushed_out:
-            text = "the queue is full and this client holds most of it; slow down"
+            text = (
+                "the queue is full and a more urgent request took the place of this one"
+                if victim.request.level > request.level
+                else "the queue is full and this client holds most of it; slow down"
+            )
             again_s = self.backlog_s() or AGAIN_S
             jobs.refuse(victim, Code.UNAVAILABLE, text, now, out, again_s, is_queued=False)
         if admission.admitted:

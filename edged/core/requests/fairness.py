@@ -1,4 +1,6 @@
-"""Fairness among clients on the device: who may have more staging memory, and whose turn it is.
+"""Fairness among clients on the device: how much staging memory each may have, and whose rows run.
+
+Whose request is prepared next is for the queue to say (waiting.py).
 
 Shares: a client that is alone may have all of the staging memory. While others are served as well,
 the last part is kept for those that hold less than an equal share: what they send is prepared at

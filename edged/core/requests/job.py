@@ -20,7 +20,7 @@ class State(IntEnum):
 
     WAITING = 0  # it is in the bounded queue; the device has not been told of it
     PREPARING = 1  # the device decodes it into staging rows
-    STAGED = 2  # its rows are in staging memory, and none of its parts is in a batch
+    STAGED = 2  # its rows are in staging memory (if inline: soon), none of its parts in a batch
     RUNNING = 3  # some of its parts are in batches that were ordered
     DISCARDED = 4  # it was refused while the device prepared it; a Discard was ordered
     LEAVING = 5  # it was refused while some of its parts were in batches
@@ -79,7 +79,7 @@ class Job(Struct, eq=False):
     place: int = 0  # position in its client's line
     open_parts: int = 0  # number of parts that have not run to their end
     running_parts: int = 0  # number of parts that are in batches
-    attempts: int = 0  # number of times that the device died with it
+    attempts: int = 0  # number of times that it was suspected when the device was lost
     solo: bool = False  # runs alone, since a batch with it has failed or killed the device
     unusable: bool = False  # its preparation has failed, so a batch that has it runs without it
     prepare_s: float = 0.0

@@ -261,7 +261,8 @@ class Jobs:
             self.refuse(self.by_rid[rid], Code.DEADLINE_EXCEEDED, text, now, out)
 
     def take_back(self, event: DeviceDown, now: float, out: list[Command]) -> None:
-        """What a lost device held waits again; a request that it was lost with twice is refused."""
+        """Requests on a lost device wait again. One that is suspected of the loss, and was
+        `max_attempts` times, is refused; one that was refused before is dropped."""
         self.staged.clear()
         for job in reversed([j for j in self.by_rid.values() if ON_DEVICE[j.state]]):
             if not job.is_open:

@@ -2,10 +2,11 @@
 
 The queue is counted in rows, and in bytes of what the front keeps for them. Priority levels are
 strict; inside a level the clients take turns, by rows, so a flood of one client delays only itself.
-When the queue is full, room is made at the expense of the lowest level and of the client that holds
-most of it (longest queue drop), and never at the expense of a client that holds less than the
-newcomer's. What a client holds is its share of the rows or of the bytes, whichever is larger
-(dominant resource fairness: Ghodsi et al., NSDI 2011).
+When the queue is full, a newcomer may push others out: requests of a lower level always, and within
+its own level those of the client that holds most (longest queue drop), if that client holds more
+than the newcomer's would. What a client holds is its share of the rows or of the bytes, whichever
+is larger (dominant resource fairness: Ghodsi et al., NSDI 2011). Under `drop-oldest` a client may
+push out its own oldest requests. A newcomer that still does not fit pushes nobody out.
 
 A line holds its requests on shelves, one for each need. A shelf is parked while its need is not on
 the device: its requests keep their places and count as waiting, but take no turns. Every operation
@@ -30,7 +31,7 @@ _place = attrgetter("place")
 
 
 class Admitted(NamedTuple):
-    """Whether an arrival is in the queue, and who had to leave for it."""
+    """Whether an arrival is in the queue, and who had to leave for it; nobody if it is not."""
 
     admitted: bool
     superseded: list[Job]  # older frames of the same stream
@@ -108,7 +109,9 @@ class WaitingQueue:
         while not self.has_room(request):
             victim = self._victim(job)
             if victim is None:
-                return Admitted(False, superseded, pushed_out)
+                for gone in reversed([*superseded, *pushed_out]):
+                    self._restore(gone)
+                return Admitted(False, [], [])
             self.remove(victim)
             pushed_out.append(victim)
         self._last_place += 1
@@ -239,6 +242,12 @@ class WaitingQueue:
             need.add(request, job.arrived_s)
         if request.stream is not None:
             self._latest[request.client, request.stream] = job
+
+    def _restore(self, job: Job) -> None:
+        """Return a job that was just removed to its place in its line."""
+        self._append(job, job.place)
+        shelf = self._levels[job.request.level][job.request.client].shelves[job.need]
+        shelf.jobs = OrderedDict(sorted(shelf.jobs.items(), key=lambda item: item[1].place))
 
     def _take_down(self, line: _Line, need: Need | None, request: Request) -> None:
         """Remove an empty shelf, and the client's turns and line with the last one."""
