@@ -37,6 +37,7 @@ from edged.core.parking import Parking
 from edged.core.requests.admission import Admission
 from edged.core.requests.answer_order import AnswerOrder
 from edged.core.requests.jobs import Jobs
+from edged.core.residency.blocks import Where
 from edged.core.residency.ledger import Account
 from edged.core.residency.memory import DeviceMemory
 from edged.core.residency.report import MemoryState, report
@@ -127,6 +128,11 @@ class Scheduler:
     def memory(self) -> MemoryState:
         """What is on the device, and how far the start has come with loading."""
         return report(self._memory)
+
+    def resident(self) -> dict[str, int]:
+        """The bytes of each block that is on the device, by its id."""
+        blocks, away = self._memory.residency.blocks, (Where.ABSENT, Where.LOADING)
+        return {block.id: block.bytes for block in blocks if block.where not in away}
 
     def failing_models(self) -> dict[str, str]:
         """Models that could not be loaded when it was tried last, and why."""

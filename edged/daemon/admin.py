@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edged import wire
-from edged.core.residency.report import MemoryState
 from edged.daemon import inquiries
 from edged.daemon.models.administration import Administration, Done
 from edged.daemon.models.catalog import version_of
@@ -46,8 +45,8 @@ class AdminEndpoint:
             if type(header) in _BEGIN:
                 _BEGIN[type(header)](self, routing_id, header, now)
             elif isinstance(header, wire.ResidencyQuery):
-                memory = self._service.scheduler.memory()
-                self._answer(routing_id, residency(self._administration, memory, header.id))
+                resident = self._service.scheduler.resident()
+                self._answer(routing_id, residency(self._administration, resident, header.id))
             else:
                 self._answer(routing_id, inquiries.reply(header, self._service.situation()))
         except EdgedError as error:
@@ -94,9 +93,10 @@ class AdminEndpoint:
         self._send(routing_id, wire.encode_error(error, id))
 
 
-def residency(administration: Administration, memory: MemoryState, id: str) -> wire.ResidencyReply:
-    """How much of each version is on the device."""
-    bytes_used = {b.block: b.bytes for b in memory.blocks if b.state != "loading"}
+def residency(
+    administration: Administration, bytes_used: dict[str, int], id: str
+) -> wire.ResidencyReply:
+    """How much of each version is on the device. `bytes_used` are the blocks there, with sizes."""
     versions = administration.versions
     models = []
     for key, manifest in sorted(versions.models.items()):
