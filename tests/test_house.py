@@ -17,9 +17,9 @@ LIMITS: dict[str, tuple[float, float]] = {
     "scheduler_files": (8, 8),
     "front_functions": (91, 80),
     "front_files": (18, 12),
-    "core_lines": (4120, 3300),  # docs/decisions/core-size.md
-    "long_files": (2, 0),
-    "long_functions": (2, 0),
+    "core_lines": (4550, 3300),  # docs/decisions/core-size.md
+    "long_files": (0, 0),
+    "long_functions": (0, 0),
     "doubled_names": (8, 8),
     "import_circles": (0, 0),
     "preposition_percent": (8.0, 8.0),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import median
 
 from edged.core.events import GroupCost
+from edged.core.learning import Learner
 
 SMOOTHING = 0.1  # weight of the newest batch in the seconds per row
 LATEST_BATCHES = 9  # the load is the median over this many batches of any size
@@ -28,8 +29,22 @@ class CostModel:
         self._lanes = lanes
         self.measured = {cost.group: cost for cost in costs}  # the measured times, uncorrected
         self._curves = {cost.group: Curve(cost.rows, cost.time_s) for cost in costs}
+        self._learners: dict[str, Learner] = {}  # by group that is still to be measured
         self._pace_s: dict[str, float] = {}  # seconds per row by group, smoothed
         self.pace_s: float | None = None  # mean over all groups; None before anything has run
+
+    def learn(self, groups: Iterable[str]) -> None:
+        """These groups are still to be measured: until then their batches begin small."""
+        fresh = [group for group in groups if group not in self._curves]
+        self._learners = {group: self._learners.get(group) or Learner() for group in fresh}
+
+    def know(self, costs: Sequence[GroupCost]) -> None:
+        """Groups have been measured."""
+        for cost in costs:
+            if self.measured.get(cost.group) != cost:
+                self.measured[cost.group] = cost
+                self._curves[cost.group] = Curve(cost.rows, cost.time_s)
+                self._learners.pop(cost.group, None)
 
     def batch_s(self, group: str, rows: int) -> float | None:
         """Predicted seconds of a batch; None before anything is known of the group."""
@@ -48,12 +63,23 @@ class CostModel:
         known_s = self._pace_s.get(group, pace_s)
         self._pace_s[group] = known_s + SMOOTHING * (pace_s - known_s)
         self.pace_s = math.fsum(self._pace_s.values()) / len(self._pace_s)
+        if self._lanes > 1 and wide:
+            return
         curve = self._curves.get(group)
-        if curve is not None and (self._lanes == 1 or not wide):
+        if curve is not None:
             curve.observe(rows, time_s)
+        elif group in self._learners:
+            self._learners[group].observe(rows, time_s)
 
     def useful_rows(self, group: str, limit: int, around_s: float = 0.0) -> int:
         """As Curve.useful_rows; `limit` where nothing is known."""
+        learner = self._learners.get(group)
+        if learner is not None:
+            found = learner.found(limit)
+            if found is None:
+                return learner.useful_rows(limit)
+            self._curves[group] = Curve(*found)
+            del self._learners[group]
         curve = self._curves.get(group)
         return limit if curve is None else curve.useful_rows(limit, around_s)
 

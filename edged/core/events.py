@@ -75,6 +75,7 @@ class Model(msgspec.Struct, frozen=True, array_like=True):
 
     name: str
     blocks: tuple[str, ...]  # each once, in the order of the path
+    measured: bool = True  # False: what its batches take is to be measured in idle moments
 
 
 class BlockCost(msgspec.Struct, frozen=True, array_like=True):
@@ -175,6 +176,7 @@ class DeviceUp(msgspec.Struct, frozen=True, array_like=True, tag="device-up"):
     failed: tuple[FailedBlock, ...] = ()
     device: int = 0
     preparers: int | None = None  # requests that it prepares side by side; None: not known
+    first: tuple[str, ...] = ()  # models to be loaded as far as there is room, in this order
 
 
 class DeviceDown(msgspec.Struct, frozen=True, array_like=True, tag="device-down"):
@@ -229,6 +231,18 @@ class MemoryMeasured(msgspec.Struct, frozen=True, array_like=True, tag="memory-m
     ceiling_bytes: int | None = None  # the budget if nobody else took memory; None: the same
 
 
+class Calibrated(msgspec.Struct, frozen=True, array_like=True, tag="calibrated"):
+    """One run of a Calibrate has ended, with what is known by now.
+
+    `costs` and `overhead` take the place of what was told before.
+    """
+
+    model: str
+    done: bool  # nothing more is to be measured of the model
+    costs: tuple[GroupCost, ...] = ()
+    overhead: Overhead | None = None  # None: as before
+
+
 class PayloadRoom(msgspec.Struct, frozen=True, array_like=True, tag="payload-room"):
     """Room for payloads of requests that wait, and as much for those that are staged. What the
     settings allow is never exceeded, and one request always fits."""
@@ -281,6 +295,7 @@ Event: TypeAlias = (
     | BlockLoadFailed
     | BlockUnloaded
     | MemoryMeasured
+    | Calibrated
     | PayloadRoom
     | LoadAsked
     | UnloadAsked
@@ -334,6 +349,16 @@ class Unload(msgspec.Struct, frozen=True, array_like=True, tag="unload"):
     block: str
 
 
+class Calibrate(msgspec.Struct, frozen=True, array_like=True, tag="calibrate"):
+    """Measure what batches of a model take, by one run of at most so many rows of nobody.
+
+    Its blocks are on the device, which has nothing else to do. Answered by Calibrated.
+    """
+
+    model: str
+    rows: int
+
+
 class Settled(msgspec.Struct, frozen=True, array_like=True, tag="settled"):
     """What was asked has been done, or cannot be."""
 
@@ -367,7 +392,9 @@ class Drained(msgspec.Struct, frozen=True, array_like=True, tag="drained"):
     """Every accepted request is answered."""
 
 
-Command: TypeAlias = Prepare | Run | Discard | Load | Unload | Answer | Refuse | Settled | Drained
+Command: TypeAlias = (
+    Prepare | Run | Discard | Load | Unload | Calibrate | Answer | Refuse | Settled | Drained
+)
 
 
 describe(Event, Command)

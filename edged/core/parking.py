@@ -15,6 +15,7 @@ from edged.core.events import (
     BlockLoaded,
     BlockLoadFailed,
     BlockUnloaded,
+    Calibrated,
     Command,
     DeviceDown,
     DeviceUp,
@@ -118,6 +119,7 @@ TO_MEMORY: dict[type, Callable[[DeviceMemory, Any, float], None]] = {
     BlockLoaded: DeviceMemory.on_loaded,
     BlockLoadFailed: DeviceMemory.on_failed,
     BlockUnloaded: DeviceMemory.on_unloaded,
+    Calibrated: DeviceMemory.on_calibrated,
     MemoryMeasured: DeviceMemory.on_measured,
 }
 TO_ASKS: dict[type, Callable[[Asks, Any], list[Settled]]] = {

@@ -16,6 +16,7 @@ from edged.core.events import (
     Arrived,
     BatchDone,
     BatchFailed,
+    Calibrated,
     CancelAsked,
     ClientGone,
     Command,
@@ -31,6 +32,7 @@ from edged.core.events import (
     Refuse,
     Woke,
 )
+from edged.core.idle_calibration import IdleCalibration
 from edged.core.parking import Parking
 from edged.core.requests.admission import Admission
 from edged.core.requests.answer_order import AnswerOrder
@@ -38,6 +40,7 @@ from edged.core.requests.jobs import Jobs
 from edged.core.residency.blocks import Where
 from edged.core.residency.ledger import Account
 from edged.core.residency.memory import DeviceMemory
+from edged.core.residency.report import MemoryState, report
 from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import Code, InvalidArgument
 
@@ -64,6 +67,7 @@ class Scheduler:
         self._device = Device(0, settings, policy, jobs, memory)
         self._admission = Admission(settings, jobs, self._device, memory)
         self._parking = Parking(memory, jobs)
+        self._calibration = IdleCalibration(memory, self._device)
         self._answers = AnswerOrder()
         self._is_draining = False
         self._is_drained = False
@@ -84,6 +88,8 @@ class Scheduler:
                 self._keep_busy(now, out)  # what was to leave may be needed again
         if self._parking.has_asks:
             self._parking.settle(now, out)  # the last request of a model may have ended
+        if self._calibration.is_open and self._device.is_up and not self._is_draining:
+            out += self._calibration.next(now, idle=not self._jobs.by_rid)
         if self._answers.places:  # rule 6: answers of ordered streams wait their turn
             out = self._answers.pass_on(out, now)
         if self._is_draining and not self._is_drained and not self._jobs.open:
@@ -95,7 +101,8 @@ class Scheduler:
         """When to call again with `Woke`, at the latest; infinity: when something happens."""
         device = self._device
         deadline_s = self._jobs.deadlines.next_s()
-        return min(deadline_s, device.next_beat_s, self._memory.wakeup_s, device.order_at)
+        ours_s = min(deadline_s, device.next_beat_s, self._memory.wakeup_s, device.order_at)
+        return min(ours_s, self._calibration.wakeup_s)
 
     # --- what the driver may look at ------------------------------------------------------------
 
@@ -117,6 +124,10 @@ class Scheduler:
     def account(self) -> Account:
         """Who holds how many bytes of the device's budget."""
         return self._memory.ledger.account()
+
+    def memory(self) -> MemoryState:
+        """What is on the device, and how far the start has come with loading."""
+        return report(self._memory)
 
     def resident(self) -> dict[str, int]:
         """The bytes of each block that is on the device, by its id."""
@@ -166,15 +177,18 @@ class Scheduler:
                 self._admission.fit_payloads(event)
             case DeviceUp():
                 self._device.up(event)
+                self._calibration.handle(event)
                 self._parking.handle(event, now, out)
             case DeviceDown():
                 begun = self._device.down(event)
+                self._calibration.handle(event)
                 self._jobs.take_back(event, begun, now, out)
                 self._parking.handle(event, now, out)
             case DrainAsked():
                 self._drain(out)
-            case Library():
+            case Library() | Calibrated():
                 self._admission.has_library = True
+                self._calibration.handle(event)
                 self._parking.handle(event, now, out)
             case _:
                 self._parking.handle(event, now, out)

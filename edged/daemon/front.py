@@ -27,6 +27,9 @@ from edged import wire
 from edged.config import Config, cores
 from edged.core.events import (
     Answer,
+    BlockLoaded,
+    BlockLoadFailed,
+    Calibrated,
     ClientGone,
     DeviceDown,
     DeviceUp,
@@ -41,9 +44,8 @@ from edged.core.events import (
 )
 from edged.core.scheduler import Scheduler
 from edged.daemon.admin import AdminEndpoint
-from edged.daemon.costs import costs_of_a_lane
+from edged.daemon.costs import KnownCosts
 from edged.daemon.figures import Figures
-from edged.daemon.gauge import library, resident
 from edged.daemon.intake import Intake
 from edged.daemon.models.administration import Administration, Shelf
 from edged.daemon.models.catalog import Catalog
@@ -52,6 +54,7 @@ from edged.daemon.models.versions import Versions
 from edged.daemon.peers.clients import ConnectedClient
 from edged.daemon.peers.room import BufferLimits
 from edged.daemon.pending import ClientOutlet, Replies
+from edged.daemon.readiness import STARTING
 from edged.daemon.service import Service
 from edged.daemon.worker_port import WorkerOutlet, WorkerPort
 from edged.errors import EdgedError, from_code
@@ -92,12 +95,11 @@ class Front:
         catalog = versions.catalog()
         self._config = config
         self._versions = versions
-        self._profile = profile
-        self._known: dict[str, link.BlockInfo] = {}  # blocks, as they were loaded last
+        self._costs = KnownCosts(profile)
         self.drained = False
         self._inbox: deque[Event | link.Define | link.Forget] = deque()
-        settings = config.scheduler.settings
-        scheduler = Scheduler(settings, config.memory.choice, find_policy(settings.policy))
+        chosen = config.scheduler.settings
+        scheduler = Scheduler(chosen, config.memory.choice, find_policy(chosen.policy))
         self._scheduler = scheduler
         self._counters = TaskCounters(catalog.tasks, versions.models)
         self._observers = (*observers, self._counters)
@@ -187,21 +189,9 @@ class Front:
         """Until then the worker needs no orders, even if clients ask for more."""
         return self._worker.settled_until_s
 
-    def worker_models(self) -> tuple[dict[str, Manifest], tuple[str, ...]]:
-        """The models that a worker that is started now is to know, by key, best to keep first; and
-        the keys of those that have to fit.
-        """
-        models, administration = self._versions.models, self._administration
-        preferred = self.service.catalog.preferred()
-        pinned = [name for name in preferred if name in administration.pinned]
-        loaded = [name for name in preferred if name not in administration.unloaded]
-        keys = [self._versions.served[name] for name in (*pinned, *loaded)]
-        first = dict.fromkeys([*keys, *models])
-        must_fit = [name for name in pinned if name in self._config.memory.pinned]
-        return (
-            {key: models[key] for key in first},
-            tuple(self._versions.served[name] for name in must_fit),
-        )
+    def worker_models(self) -> dict[str, Manifest]:
+        """The models that a worker that is started now is to know, by key."""
+        return dict(self._versions.models)
 
     def worker_budget_bytes(self) -> int:
         """The memory that a worker that is started now may take."""
@@ -232,6 +222,8 @@ class Front:
             self._worker.send(link.Close(path))
         self._administration.on_sweep(now)
         self._figures.on_sweep(now)
+        if self.device_is_up:
+            self.service.look_at_memory()
 
     def on_drain(self, now: float) -> None:
         self.service.draining = True
@@ -243,6 +235,9 @@ class Front:
         """The worker has ended, because of `batch` if that is known; another will be started."""
         self.service.restarts += 1
         self.service.reason = reason
+        self.service.readiness = STARTING
+        for model in self.outstanding.calibrations.orders:
+            self._costs.interrupted(model)
         was_up = self.device_is_up
         suspects = self._worker.lose(batch, now)
         if was_up:
@@ -264,6 +259,8 @@ class Front:
             self.tell(event, now)
         else:
             handler(self, event, now)
+        if type(event) in _PROGRESS:
+            self.service.look_at_memory()
 
     # --- what the administration wants done ---------------------------------------------------
 
@@ -277,7 +274,7 @@ class Front:
             self._worker.send(message)
 
     def tell_versions(self, now: float) -> None:
-        self.tell(library(self._versions, self._known), now)
+        self.tell(self._costs.library(self._versions), now)
 
     def is_in_use(self, key: str) -> bool:
         return any(
@@ -293,7 +290,7 @@ class Front:
     def serve(self, catalog: Catalog) -> None:
         self.service.catalog = catalog
         self._counters.know(catalog.tasks)
-        self._profile = None  # it was measured before there were these blocks
+        self._costs.forget_profile()
 
     # --- clients that are gone ----------------------------------------------------------------
 
@@ -318,20 +315,16 @@ class Front:
     def _on_ready(self, message: link.Ready, now: float) -> None:
         """Raises ConfigError if the profile is of another device, or of other blocks."""
         gauge = self._figures.gauge
-        costs = costs_of_a_lane(message, self._versions.models, self._profile)
+        costs = self._costs.on_ready(message, self._versions.models)
         measured = gauge.measured(message)
-        self._known |= {info.id: info for info in message.blocks}
         self.tell_versions(now)
-        # The budget alone to begin with: what is used cannot be explained before DeviceUp.
-        self.tell(msgspec.structs.replace(measured, used_bytes=None), now)
-        overhead = gauge.overhead(message)
-        held, threads = resident(message), self._config.device.prepare_threads or cores()
-        up = DeviceUp(costs, message.lanes, held, overhead, message.failed, preparers=threads)
+        self.tell(msgspec.structs.replace(measured, used_bytes=None), now)  # to begin with
+        first, overhead = self.service.first_models(), gauge.overhead(message)
+        threads = self._config.device.prepare_threads or cores()
+        up = DeviceUp(costs, message.lanes, overhead=overhead, preparers=threads, first=first)
         self.tell(up, now)
         self.tell(measured, now)
         self._figures.share_out(now)
-        for name, why in self.service.failing().items():
-            log.error("model %s cannot be served: %s", name, why, extra={"model": name})
         self._administration.try_reload(now)
 
     def _on_failed(self, message: link.WorkerFailed, now: float) -> None:
@@ -341,6 +334,23 @@ class Front:
     def _on_memory(self, message: link.WorkerMemory, now: float) -> None:
         self._figures.on_memory(message, now)
 
+    def _on_model_measured(self, message: link.ModelMeasured, now: float) -> None:
+        ready = self._worker.ready
+        assert ready is not None, "a worker that is not ready owes no measurement"
+        costs, overhead = self._costs.on_measured(message, ready.lanes), None
+        if message.done:
+            ready = msgspec.structs.replace(
+                ready,
+                row_bytes=message.row_bytes,
+                base_bytes=message.base_bytes,
+                loading_bytes=message.loading_bytes,
+            )
+            self._worker.ready = ready
+            overhead = self._figures.gauge.overhead(ready)
+        self.tell(Calibrated(message.model, message.done, costs, overhead), now)
+        if message.done:
+            self._figures.share_out(now)
+
     def _on_defined(self, message: link.Defined, now: float) -> None:
         self._administration.defined(now)
 
@@ -348,10 +358,13 @@ class Front:
         self._administration.define_failed(from_code(message.code, message.message), now)
 
 
+_PROGRESS = (link.Ready, BlockLoaded, BlockLoadFailed)  # then more models may be served
+
 _ON_WORKER: dict[type, Callable[[Front, Any, float], None]] = {
     link.Ready: Front._on_ready,
     link.WorkerFailed: Front._on_failed,
     link.WorkerMemory: Front._on_memory,
+    link.ModelMeasured: Front._on_model_measured,
     link.Defined: Front._on_defined,
     link.DefineFailed: Front._on_define_failed,
 }

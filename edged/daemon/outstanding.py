@@ -95,11 +95,13 @@ class Outstanding:
         self.requests = _Line(self._request_bound)
         self.loads = _Line(self._load_bound)
         self.unloads = _Line(self._unload_bound)
+        self.calibrations = _Line(self._calibration_bound)
         self._lines: tuple[_Line[Any, Any], ...] = (
             self.batches,
             self.requests,
             self.loads,
             self.unloads,
+            self.calibrations,
         )
         self._ran: set[tuple[str, int]] = set()  # groups and rows of batches that have run
         self._load_times_s: dict[str, float] = {}  # blocks that were loaded before
@@ -140,7 +142,6 @@ class Outstanding:
 
     def ready(self, message: link.Ready) -> bool:
         was_up, self._is_up = self._is_up, True
-        self._ran.update((warm.group, warm.rows) for warm in message.warm_ups)
         self._load_times_s = {info.id: info.load_us / 1e6 for info in message.blocks}
         return not was_up
 
@@ -187,6 +188,10 @@ class Outstanding:
 
     def _unload_bound(self, block: str, _: None) -> tuple[float, str]:
         return LOAD_TIMES * self._hang_timeout_s, f"block {block[:12]} was not taken off"
+
+    def _calibration_bound(self, model: str, rows: int) -> tuple[float, str]:
+        """One run, which may be the first with so many rows; a request's batch may go before it."""
+        return 2.0 * FIRST_TIMES * self._hang_timeout_s, f"model {model} was not measured"
 
     # --- the verdict ----------------------------------------------------------------------------
 

@@ -136,8 +136,7 @@ def worker_settings(
         max_batch_rows=config.scheduler.max_batch_rows,
         staging_rows=config.scheduler.staging_rows,
         max_pixels=config.limits.max_pixels,
-        time_models=profile is None,
-        microbatches={} if profile is None else microbatches(profile),
+        microbatches=None if profile is None else microbatches(profile),
         log_level=config.log.level,
     )
 

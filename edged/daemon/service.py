@@ -13,6 +13,7 @@ from edged.daemon.models.administration import Administration
 from edged.daemon.models.catalog import NOT_LOADED, Catalog
 from edged.daemon.models.versions import Versions
 from edged.daemon.peers.clients import Clients
+from edged.daemon.readiness import STARTING, first_models, readiness, wanted_models
 from edged.daemon.worker_port import WorkerPort
 from edged.sharedmem.owner import SharedRegions
 
@@ -35,14 +36,26 @@ class Service:
 
     def __post_init__(self) -> None:
         self.clients = Clients(self.config.server.client_timeout_s)
+        self.readiness = STARTING
 
     @property
     def state(self) -> str:
         if self.draining:
             return "DRAINING"
-        if self.worker.ready is not None:
+        if self.worker.ready is not None and self.readiness.is_ready:
             return "READY"
         return "RECOVERING" if self.restarts else "STARTING"
+
+    def look_at_memory(self) -> None:
+        """See how far the loading has come, and what there is no room for."""
+        wanted = wanted_models(self.catalog, self.versions.served, self.administration.pinned)
+        self.readiness = readiness(self.scheduler.memory(), wanted)
+
+    def first_models(self) -> tuple[str, ...]:
+        """Keys of the models that a worker which starts now is to load, best first."""
+        unloaded, pinned = self.administration.unloaded, self.administration.pinned
+        keys = {name: key for name, key in self.versions.served.items() if name not in unloaded}
+        return first_models(self.catalog, keys, pinned, self.config.models or ())
 
     @property
     def served_models(self) -> int:
@@ -73,7 +86,7 @@ class Service:
     def statistics(self, now: float) -> wire.ServerStatistics:
         return wire.ServerStatistics(
             state=self.state,
-            reason=self._why_not_ready(),
+            reason=self._why_not_ready() or self.readiness.remark,
             pid=os.getpid(),
             uptime_s=now - self.started_at,
             worker_restarts=self.restarts,
@@ -85,7 +98,9 @@ class Service:
     def _why_not_ready(self) -> str:
         if self.draining:
             return "the daemon is shutting down"
-        return "" if self.worker.ready is not None else self.reason
+        if self.worker.ready is None:
+            return self.reason
+        return "" if self.readiness.is_ready else self.readiness.remark
 
     def _idle(self) -> dict[str, str]:
         """Models that are known and not served at present, by name, and why."""

@@ -15,8 +15,10 @@ import msgspec
 
 from edged import wire
 from edged.config import Config
+from edged.core.events import BlockLoaded, BlockLoadFailed
 from edged.daemon import worker_port
 from edged.daemon.front import Front
+from edged.daemon.readiness import Readiness
 from edged.daemon.restarts import Restarts
 from edged.daemon.worker_port import Untrusted
 from edged.device.process import WorkerProcess
@@ -111,7 +113,8 @@ class Supervisor:
         self._failure: link.WorkerFailed | None = None  # the last words of the current worker
         self._was_ready = False
         self._device_name = ""
-        self._models_said = 0  # the number of models in the last word to the service manager
+        self._said = ""  # the last status that the service manager was told
+        self._logged: str | None = None  # the last remark in the log, of the current worker
 
     @property
     def wakeup_at(self) -> float:
@@ -123,13 +126,12 @@ class Supervisor:
         self.front.outstanding.begin(now)
         self._failure = None
         budget_bytes = self.front.worker_budget_bytes()
-        models, pinned = self.front.worker_models()
+        models = self.front.worker_models()
         settings = msgspec.structs.replace(
             self.settings,
             budget_bytes=budget_bytes,
             models=tuple(models),
             manifests=models,
-            pinned=pinned,
         )
         self.channel.open(WorkerProcess(settings))
         self.notifier.starting(within_s=self.config.device.start_timeout_s)
@@ -172,9 +174,8 @@ class Supervisor:
         reason = self.front.outstanding.verdict(now)
         if reason is not None and self.channel.process is not None:
             self._give_up(reason, now, batch=self.front.outstanding.late_batch(now))
-        is_serving = is_serving and self.front.device_is_up
-        if is_serving and self.front.service.served_models != self._models_said:
-            self._say_what_is_served(self._device_name)
+        if is_serving and self.front.device_is_up:
+            self._on_progress()
 
     # --- reports --------------------------------------------------------------------------------
 
@@ -195,7 +196,14 @@ class Supervisor:
             report = worker_port.read(frames[0])
             self.front.on_worker(report, frames[1:], now)
             if isinstance(report, link.Ready):
-                self._on_worker_ready(report, now)
+                self._device_name = report.device
+                self._restarts.on_ready(now)
+                self._logged = None
+                self._on_progress()
+            elif isinstance(report, BlockLoaded | BlockLoadFailed):
+                if not self._was_ready:
+                    self.notifier.starting(within_s=self.config.device.start_timeout_s)
+                self._on_progress()
             elif isinstance(report, link.WorkerFailed):
                 self._failure = report
             self.channel.flush()
@@ -205,21 +213,50 @@ class Supervisor:
             self.channel.watch(receiver.descriptor, 0)
         return heard
 
-    def _on_worker_ready(self, message: link.Ready, now: float) -> None:
-        if not self._was_ready:
-            self.on_first_ready()
-        self._was_ready = True
-        self._restarts.on_ready(now)
-        log.info("ready: %d models on %s", self.front.service.served_models, message.device)
-        self.notifier.ready()
-        self._say_what_is_served(message.device)
+    def _on_progress(self) -> None:
+        """Say how far the loading has come, and when the first models can be answered.
 
-    def _say_what_is_served(self, device: str) -> None:
-        self._device_name = device
-        self._models_said = self.front.service.served_models
-        missing = self.front.service.unserved_models
-        but = f"; {missing} cannot be served (edged models)" if missing else ""
-        self.notifier.status(f"serving {self._models_said} models on {device}{but}")
+        Raises EdgedError where no model can be served before any was.
+        """
+        readiness = self.front.service.readiness
+        if readiness.failure is not None and not self._was_ready:
+            raise from_code(*readiness.failure)
+        if readiness.is_ready and not self._was_ready:
+            self._was_ready = True
+            self.on_first_ready()
+            self.notifier.ready()
+        if not self._was_ready and readiness.loading is None and readiness.note:
+            # Nothing fits at present. The daemon stays up, since memory may be free later, so the
+            # service manager must not end it when the time for the start is over.
+            self.notifier.starting(within_s=self.config.device.start_timeout_s)
+        if readiness.remark != self._logged:
+            self._logged = readiness.remark
+            self._log(readiness)
+        self._say_what_is_served(readiness)
+
+    def _log(self, readiness: Readiness) -> None:
+        if readiness.progress:
+            log.info("%s", readiness.progress)
+            return
+        if readiness.is_ready:
+            served = self.front.service.served_models
+            log.info("ready: %d models on %s", served, self._device_name)
+        if readiness.note:
+            log.warning("%s", readiness.note)
+
+    def _say_what_is_served(self, readiness: Readiness) -> None:
+        service = self.front.service
+        parts = [readiness.note, readiness.progress]
+        if readiness.is_ready:
+            parts.append(f"serving {service.served_models} models on {self._device_name}")
+        if service.unserved_models:
+            parts.append(f"{service.unserved_models} cannot be served (edged models)")
+        self._say("; ".join(filter(None, parts)))
+
+    def _say(self, status: str) -> None:
+        if status != self._said:
+            self._said = status
+            self.notifier.status(status)
 
     # --- the end of a worker --------------------------------------------------------------------
 
@@ -237,6 +274,6 @@ class Supervisor:
         if not self._was_ready:
             raise from_code(code, reason)
         log.error("%s", reason)
-        self.notifier.status(f"recovering: {reason}")
+        self._say(f"recovering: {reason}")
         self.front.on_worker_lost(reason, now, batch=batch)
         self._start_at = self._restarts.on_ended(now)

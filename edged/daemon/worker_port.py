@@ -22,6 +22,7 @@ from edged.core.events import (
     BlockLoaded,
     BlockLoadFailed,
     BlockUnloaded,
+    Calibrate,
     Discard,
     Load,
     Prepare,
@@ -117,6 +118,7 @@ class WorkerPort:
             Load: self._load,
             Unload: self._unload,
             Discard: self._discard,
+            Calibrate: self._calibrate,
         }
 
     @property
@@ -176,6 +178,10 @@ class WorkerPort:
     def _discard(self, command: Discard, now: float) -> None:
         self._outlet.to_worker([link.encode(command)])
 
+    def _calibrate(self, command: Calibrate, now: float) -> None:
+        self.outstanding.calibrations.begin(command.model, command.rows, now)
+        self._outlet.to_worker([link.encode(command)])
+
     # --- reports --------------------------------------------------------------------------------
 
     def take(self, report: link.FromWorker, frames: Sequence[wire.Buffer], now: float) -> Any:
@@ -229,12 +235,7 @@ class WorkerPort:
         return next(given, None) is None
 
     def _on_ready(self, report: link.Ready, now: float) -> bool:
-        rows = report.max_batch_rows
-        if (
-            not self.outstanding.ready(report)
-            or report.lanes < 1
-            or (rows is not None and rows < 1)
-        ):
+        if not self.outstanding.ready(report) or report.lanes < 1 or report.row_bytes < 0:
             return False
         self.ready = report
         self.lanes_prepare, self.is_emulated = report.lanes_prepare, report.emulated
@@ -269,7 +270,10 @@ class WorkerPort:
     def _on_load_failed(self, report: BlockLoadFailed, now: float) -> bool:
         if not self.outstanding.loads.end(report.block, now):
             return False
-        log.error("%s", report.message, extra={"block": report.block})
+        for key, manifest in self._models.items():
+            if any(step.block == report.block for step in manifest.steps):
+                fields = {"block": report.block, "model": key}
+                log.error("model %s cannot be served: %s", key, report.message, extra=fields)
         return True
 
     def _on_unloaded(self, report: BlockUnloaded, now: float) -> bool:
@@ -277,6 +281,11 @@ class WorkerPort:
 
     def _on_defined(self, report: link.Defined | link.DefineFailed, now: float) -> bool:
         return self.outstanding.loads.end(report.models, now)
+
+    def _on_measured(self, report: link.ModelMeasured, now: float) -> bool:
+        fits = all(one.rows > 0 and one.infer_us > 0 for one in report.warm_ups)
+        fits = fits and min(report.row_bytes, report.base_bytes, report.loading_bytes) >= 0
+        return self.outstanding.calibrations.end(report.model, now) and fits
 
     def _on_memory(self, report: link.WorkerMemory, now: float) -> bool:
         return min(report.pss_bytes, report.private_bytes) >= 0 and self.outstanding.measured()
@@ -321,4 +330,5 @@ _CHECKS: dict[type, Callable[[WorkerPort, Any, float], bool]] = {
     link.Defined: WorkerPort._on_defined,
     link.DefineFailed: WorkerPort._on_defined,
     link.WorkerMemory: WorkerPort._on_memory,
+    link.ModelMeasured: WorkerPort._on_measured,
 }

@@ -59,7 +59,7 @@ class Executor:
         """`max_rows`: of one run of each block that was ever loaded; None is any number."""
         self._backend = backend
         self._max_rows = max_rows
-        self._microbatches: Mapping[str, int] = {}
+        self.microbatches: Mapping[str, int] = {}
         self.memory = backend.memory
         self._allocated = self.memory.allocate(0)
         self.nbytes = 0
@@ -78,8 +78,11 @@ class Executor:
         self._program.cache_clear()
 
     def split(self, microbatches: Mapping[str, int]) -> None:
-        """Run these blocks at most so many rows at a time from now on. No batch runs."""
-        self._microbatches = microbatches
+        """Run these blocks at most so many rows at a time from now on; a batch that runs goes on.
+
+        Any thread may call this.
+        """
+        self.microbatches = microbatches
         self._program.cache_clear()
 
     def run(
@@ -126,7 +129,7 @@ class Executor:
         return program
 
     def _rows_at_once(self, block: str) -> int | None:
-        most, micro = self._max_rows[block], self._microbatches.get(block)
+        most, micro = self._max_rows[block], self.microbatches.get(block)
         return most if micro is None else min(micro, most or micro)
 
 

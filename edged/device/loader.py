@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
+from msgspec.structs import replace
+
 from edged import malloc as heap
 from edged.backends import mapped
-from edged.backends.base import Backend, BlockUse, DeviceLost, LoadedBlock
+from edged.backends.base import Backend, BlockUse, LoadedBlock
 from edged.backends.prepared import DamagedCopy
-from edged.device.failures import typed
+from edged.device.measurements import BlockFigures, Measurements
 from edged.errors import EdgedError
 from edged.link import messages as link
 from edged.manifest import Manifest
@@ -25,13 +27,19 @@ from edged.store import Hold, Store
 
 log = logging.getLogger("edged.device")
 
+_ALIKE = 2  # times that one load may take longer than another without being worth a note
+
 
 class Loader:
     """The blocks of the models that are defined, and which of them are loaded."""
 
-    def __init__(self, store: Store, backend: Backend) -> None:
+    def __init__(
+        self, store: Store, backend: Backend, measurements: Measurements | None = None
+    ) -> None:
+        """`measurements`: where to keep what loads have taken."""
         self._store = store
         self._backend = backend
+        self._measurements = measurements
         self.manifests: dict[str, Manifest] = {}
         self._holds: dict[str, Hold] = {}  # by block
         self._one_by_one: set[str] = set()  # blocks of models that run one row at a time
@@ -55,27 +63,24 @@ class Loader:
         """All that the models need, in the order in which they need them."""
         return tuple(self._uses)
 
-    def begin(self, manifests: Mapping[str, Manifest]) -> dict[str, EdgedError]:
-        """The models of a start, those too that have blocks which cannot be had now: these blocks,
-        and why. A load tries again.
+    def begin(self, manifests: Mapping[str, Manifest]) -> None:
+        """The models of a start. Their blocks are prepared when they are loaded.
 
         Raises StoreError for a model that says of itself what cannot be.
         """
-        failed = {}
         for manifest in manifests.values():
             check_servable(manifest)
-        for block in _uses(manifests.values()):
-            try:
-                self._hold(block)
-                if not self._backend.is_prepared(block):
-                    self._prepare(block)
-            except DeviceLost:
-                raise
-            except Exception as caught:
-                self._let_go(block)
-                failed[block] = typed(caught, f"block {block[:12]} could not be prepared")
         self._know(dict(manifests))
-        return failed
+        for figures in self.known.values():
+            self._extra_bytes = max(self._extra_bytes, figures.extra_bytes)
+
+    @property
+    def known(self) -> dict[str, BlockFigures]:
+        """What earlier loads have taken, of blocks that the models need."""
+        if self._measurements is None:
+            return {}
+        found = {block: self._measurements.block(block) for block in self._uses}
+        return {block: figures for block, figures in found.items() if figures is not None}
 
     def define(self, manifests: Mapping[str, Manifest]) -> None:
         """More models: check them, and prepare their blocks for this host, one by one.
@@ -127,10 +132,13 @@ class Loader:
         """Raises StoreError for a missing or damaged block; nothing of it is left then."""
         if block not in self._uses:
             raise EdgedError(f"block {block[:12]} is of no model here; this is a bug of the front")
-        started_ns = time.perf_counter_ns()
         self._hold(block)
         try:
-            loaded = self._load(block)
+            is_new = not self._backend.is_prepared(block)
+            if is_new:
+                self._prepare(block)
+            started_ns = time.perf_counter_ns()
+            loaded = self._load(block, is_verified=is_new)
         except Exception:
             self._let_go(block)  # whoever mends it puts another file in its place
             heap.give_back()
@@ -143,7 +151,20 @@ class Loader:
             heap.give_back()
         load_us = (time.perf_counter_ns() - started_ns) // 1000
         log.debug("block %s loaded in %d ms", block[:12], load_us // 1000, extra={"block": block})
+        self._keep(block, loaded, load_us)
         return link.BlockInfo(block, loaded.bytes_used, load_us)
+
+    def _keep(self, block: str, loaded: LoadedBlock, load_us: int) -> None:
+        """What it has taken, unless about that is known already."""
+        if self._measurements is None:
+            return
+        known = self._measurements.block(block)
+        found = BlockFigures(loaded.bytes_used, load_us, loaded.extra_bytes)
+        if known is not None:
+            found = replace(known, bytes_used=found.bytes_used, extra_bytes=found.extra_bytes)
+            if not known.load_us <= _ALIKE * load_us <= _ALIKE * _ALIKE * known.load_us:
+                found = replace(found, load_us=load_us)
+        self._measurements.keep_block(block, found)
 
     def unload(self, block: str) -> None:
         """Give a block's memory back to the system. Raises EdgedError if it is not loaded."""
@@ -166,21 +187,23 @@ class Loader:
         """A block whose rows cannot be kept apart for one model is never batched for any."""
         self.max_rows[block] = 1 if block in self._one_by_one else self._most[block]
 
-    def _load(self, block: str) -> LoadedBlock:
+    def _load(self, block: str, *, is_verified: bool) -> LoadedBlock:
         path, uses = self._store.block_path(block), self._uses[block]
         if self._backend.is_prepared(block):
             try:
                 return self._backend.load(block, path, uses)
             except DamagedCopy as error:
                 log.warning("%s", error, extra={"block": block})
-        self._store.verify_block(block)
+                is_verified = False
+        if not is_verified:
+            self._store.verify_block(block)
         try:
             return self._backend.load(block, path, uses)
         finally:
             mapped.give_cache_back(path)
 
     def _prepare(self, block: str) -> None:
-        """To prepare takes several times the block's bytes, so it is done before it is urgent."""
+        """Verify a block, and make the copy of it that is loaded, if the backend has any."""
         path = self._store.block_path(block)
         self._store.verify_block(block)
         try:

@@ -125,10 +125,7 @@ def measure(order: Order) -> Measured:
         block=BlockProfile(
             rows=order.rows,
             time_s=tuple(round(median_s, 7) for median_s in medians_s),
-            spread_s=tuple(
-                round(statistics.median(abs(t - median_s) for t in times_s[rows, False]), 7)
-                for rows, median_s in zip(order.rows, medians_s, strict=True)
-            ),
+            spread_s=tuple(round(_spread_s(times_s[rows, False]), 7) for rows in order.rows),
             workspace_bytes=workspace_bytes,
             weight_bytes=weight_bytes,
             load_cold_s=round(load_s[0], 6),
@@ -141,6 +138,12 @@ def measure(order: Order) -> Measured:
         emulated=backend.emulated,
         versions={"edged": __version__, **backend.versions},
     )
+
+
+def _spread_s(times_s: Sequence[float]) -> float:
+    """Median distance of the times from their median."""
+    median_s = statistics.median(times_s)
+    return statistics.median(abs(time_s - median_s) for time_s in times_s)
 
 
 def _workspaces(block: _Block, rows: tuple[int, ...]) -> tuple[int, ...]:

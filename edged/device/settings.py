@@ -15,9 +15,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     store: str  # directory
     cache_dir: str  # of blocks prepared for this host
-    models: tuple[str, ...] | None = None  # None: every model of the store; best to keep first
+    models: tuple[str, ...] | None = None  # None: every model of the store
     manifests: dict[str, Manifest] = {}  # of these models, by key; empty: as the store says
-    pinned: tuple[str, ...] = ()  # of these; they have to fit
     budget_bytes: int | None = None  # of this process, all of it; None: no limit
     backend: str = "onnxruntime"
     options: dict[str, Any] = {}  # of the backend
@@ -26,10 +25,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_batch_rows: int = 8
     staging_rows: int = 64  # in each shape of input
     max_pixels: int = 50_000_000  # of an image, before it is decoded
-    time_models: bool = True  # at the start; False: only run them once
-    microbatches: dict[
-        str, int
-    ] = {}  # rows that these blocks run at a time, if models are not timed
+    # Rows that blocks run at a time, where a profile says so; None: as was measured.
+    microbatches: dict[str, int] | None = None
     report_block_runs: bool = False  # with each batch: what each block took
     log_level: str = "info"
 

@@ -1,4 +1,4 @@
-"""The device worker: loads models, prepares requests, runs batches, reports.
+"""The device worker: loads blocks, prepares requests, runs batches, reports.
 
 The threads of the lanes read messages in turn, do what is short, and run the batches whose orders
 they read, one a lane at a time. Others decode images into staging memory, load and unload blocks.
@@ -26,22 +26,29 @@ import msgspec
 import numpy as np
 
 from edged import __version__, backends
-from edged.backends.base import DeviceLost
+from edged.backends.base import Backend, DeviceLost
 from edged.budget import footprint
-from edged.core.events import BatchFailed, Discard, Load, Prepared, PrepareFailed, Run, Unload
-from edged.device import preparing
+from edged.core.events import (
+    BatchFailed,
+    Calibrate,
+    Discard,
+    Load,
+    Run,
+    Unload,
+)
+from edged.device.calibration import Calibration
 from edged.device.decoding import Decoding, Room, room_bytes
 from edged.device.executor import Executor
 from edged.device.failures import passing, typed
-from edged.device.filling import Filling
+from edged.device.intake import RequestIntake
 from edged.device.lanes import Lanes
 from edged.device.loader import Loader
+from edged.device.measurements import Measurements
 from edged.device.orders import Orders
 from edged.device.settings import Settings
-from edged.device.staging import Deferred, Staged, Staging
+from edged.device.staging import Staged, Staging
 from edged.device.turns import Job, TurnQueue
-from edged.device.warming import Warming
-from edged.errors import Code, EdgedError
+from edged.errors import EdgedError
 from edged.link import messages as link
 from edged.link.channel import Receiver, SharedSender
 from edged.manifest import Manifest
@@ -50,6 +57,7 @@ from edged.store import Store
 
 log = logging.getLogger("edged.device")
 
+Work: TypeAlias = Run | Calibrate  # what takes a lane
 Jobs: TypeAlias = "queue.SimpleQueue[Job | None] | TurnQueue"  # None ends the thread that takes it
 
 
@@ -65,10 +73,10 @@ class Worker:
         self._jobs = TurnQueue()
         self._looks: Jobs = queue.SimpleQueue()
         # One for each lane; the last one that was used goes first, its memory is in the cache.
-        self._idle: list[Executor] = []
+        self._idle: queue.LifoQueue[Executor] = queue.LifoQueue()
         self._threads: list[tuple[threading.Thread, Jobs]] = []
         self._handlers: dict[type, Callable[[Any], None]] = {
-            link.PayloadHeader: self._on_prepare,
+            link.PayloadHeader: lambda header: self._intake.take(header),
             Discard: lambda discard: self._staging.discard(discard.rid),
             link.Close: lambda close: self._regions.forget(close.path),
             **dict.fromkeys((Load, Unload, link.Define), lambda order: self._orders.put(order)),
@@ -77,90 +85,113 @@ class Worker:
         }
 
     def start(self) -> None:
-        """Load each model once, keep what fits, start the threads, say Ready. Raises EdgedError."""
+        """Open store and device, start the threads, say Ready. Raises EdgedError."""
         settings = self._settings
         cv2.setNumThreads(1)  # our threads take a picture each
         store = Store(settings.store)
         found = settings.manifests or store.models(settings.models)
         self._manifests = {name: found[name] for name in settings.models or found}
-        self._backend = backends.create(
+        backend = self._backend = backends.create(
             settings.backend,
             settings.options,
             threads=settings.threads,
             cache_dir=Path(settings.cache_dir),
         )
-        loader = Loader(store, self._backend)
-        failed = loader.begin(self._manifests)
+        measurements = Measurements(Path(settings.cache_dir), _facts(settings, backend))
+        measurements.sweep()
+        self._loader = Loader(store, backend, measurements)
+        self._loader.begin(self._manifests)
         fixed_bytes = footprint().pss_bytes
-        self._executors = [
-            Executor(self._manifests, self._backend, loader.max_rows)
-            for _ in range(self._backend.lanes)
-        ]
-        self._idle.extend(reversed(self._executors))
-        threads = settings.prepare_threads + self._backend.lanes
-        room = Room(room_bytes(settings.budget_bytes, settings.max_pixels), threads)
-        self._decoding = Decoding(settings.max_pixels, room)
+        self._make_lanes(backend, measurements, fixed_bytes)
+        room = Room(
+            room_bytes(settings.budget_bytes, settings.max_pixels),
+            settings.prepare_threads + backend.lanes,
+        )
         takes_images = any(manifest.preprocess for manifest in self._manifests.values())
-        decoding_bytes = room.nbytes if takes_images else 0
-        self._staging = Staging(self._manifests, settings.staging_rows, self._backend.memory)
-        warming = Warming(
-            self._executors,
-            self._staging.pools,
-            settings.max_batch_rows,
-            timed=settings.time_models,
-            microbatches=settings.microbatches,
-        )
-        filling = Filling(
-            loader,
-            warming,
-            fixed_bytes=fixed_bytes,
-            budget_bytes=(
-                None if settings.budget_bytes is None else settings.budget_bytes - decoding_bytes
-            ),
-            max_batch_rows=settings.max_batch_rows,
-            failed=failed,
-        )
-        filling.run(self._manifests, settings.pinned)
-        self._orders = Orders(loader, self._redefine, self._report)
+        self._staging = Staging(self._manifests, settings.staging_rows, backend.memory)
+        self._intake = self._make_intake(Decoding(settings.max_pixels, room))
+        self._orders = Orders(self._loader, self._redefine, self._report)
         self._orders.start()
         for number in range(settings.prepare_threads):
             self._start_thread(f"prepare-{number}", self._jobs)
         self._start_thread("gauge", self._looks)  # it may have to wait for a load
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
+        self._say_ready(fixed_bytes, room.nbytes if takes_images else 0)
+
+    def _make_lanes(self, backend: Backend, measurements: Measurements, fixed_bytes: int) -> None:
+        self._executors = [
+            Executor(self._manifests, backend, self._loader.max_rows) for _ in range(backend.lanes)
+        ]
+        for executor in reversed(self._executors):
+            self._idle.put(executor)
+        self._calibration = Calibration(
+            backend,
+            self._executors,
+            self._idle,
+            measurements,
+            counted_bytes=lambda: fixed_bytes + self._loader.resident_bytes,
+        )
+        microbatches = self._settings.microbatches
+        if microbatches is None:
+            microbatches = self._calibration.microbatches(self._loader.blocks)
+        for executor in self._executors:
+            executor.split(microbatches)
+
+    def _make_intake(self, decoding: Decoding) -> RequestIntake:
+        return RequestIntake(
+            self._commands,
+            self._staging,
+            self._jobs,
+            self._regions,
+            decoding,
+            manifests=self._manifests,
+            row_s=self._backend.prepare_row_s,
+            report=self._report,
+        )
+
+    def _say_ready(self, fixed_bytes: int, decoding_bytes: int) -> None:
+        settings, backend, calibration = self._settings, self._backend, self._calibration
         taken = footprint()
         self._report(
             link.Ready(
-                backend=self._backend.name,
-                device=self._backend.device,
-                lanes=self._backend.lanes,
-                lanes_prepare=1 < self._backend.lanes >= settings.prepare_threads,
-                emulated=self._backend.emulated,
+                backend=backend.name,
+                device=backend.device,
+                lanes=backend.lanes,
+                lanes_prepare=1 < backend.lanes >= settings.prepare_threads,
+                emulated=backend.emulated,
                 models=tuple(self._manifests),
-                blocks=filling.blocks(),
-                warm_ups=warming.times,
+                blocks=tuple(
+                    link.BlockInfo(block, figures.bytes_used, figures.load_us)
+                    for block, figures in self._loader.known.items()
+                ),
+                warm_ups=calibration.times(self._manifests),
+                measured=tuple(
+                    key
+                    for key, manifest in self._manifests.items()
+                    if calibration.is_known(manifest, settings.max_batch_rows)
+                ),
                 versions={
                     "edged": __version__,
                     "python": platform.python_version(),
                     "numpy": np.__version__,
                     "opencv": cv2.__version__,
-                    **self._backend.versions,
+                    **backend.versions,
                 },
                 staging_bytes=self._staging.nbytes,
                 decoding_bytes=decoding_bytes,
                 pss_bytes=taken.pss_bytes,
                 private_bytes=taken.private_bytes,
                 fixed_bytes=fixed_bytes,
-                workspace_bytes=filling.workspace_bytes,
-                loading_bytes=loader.extra_bytes,
-                max_batch_rows=filling.max_batch_rows,
-                failed=filling.failures(),
+                row_bytes=calibration.row_bytes(self._manifests),
+                base_bytes=calibration.base_bytes(self._manifests),
+                loading_bytes=self._loader.extra_bytes,
             )
         )
 
     def serve(self) -> None:
         """Do what the front says, until it says Stop and all that was begun has ended."""
-        lanes = Lanes(self._backend.lanes, self._next_run, self._run)
+        lanes: Lanes[Work] = Lanes(self._backend.lanes, self._next_run, self._do)
         others = [
             threading.Thread(
                 target=self._work_in, args=(lanes,), name=f"lane-{number}", daemon=True
@@ -179,18 +210,18 @@ class Worker:
             thread.join()
         self._backend.close()
 
-    def _next_run(self) -> Run | None:
-        """The next batch that the front orders, when all that it said before is done or begun."""
+    def _next_run(self) -> Work | None:
+        """The next run that the front orders, when all that it said before is done or begun."""
         while (first := self._commands.begin()) is not None:
             message = link.decode_to_worker(first)
-            if type(message) is Run:
+            if type(message) is Run or type(message) is Calibrate:
                 return message
             if type(message) is link.Stop:
                 break
             self._handlers[type(message)](message)
         return None
 
-    def _work_in(self, lanes: Lanes[Run]) -> None:
+    def _work_in(self, lanes: Lanes[Work]) -> None:
         """The life of a lane's thread."""
         with self._fatal():
             lanes.work()
@@ -205,118 +236,13 @@ class Worker:
         runs on in it, and its answer is made by what the model says."""
         self._staging.when_unused(order.models, functools.partial(self._orders.put, order))
 
-    # --- requests -----------------------------------------------------------------------------
-
-    def _on_prepare(self, message: link.PayloadHeader) -> None:
-        if message.inline:
-            self._prepare_light(message)
-            return
-        payload = self._commands.payload()
-        if payload is None:
-            return  # the front ended while it sent this
-        try:
-            staged = self._staging.admit(message)
-        except EdgedError as error:
-            self._report(PrepareFailed(message.rid, error.code, str(error)))
-            return
-        self._jobs.put_in_turn(
-            functools.partial(self._prepare, message, payload, staged),
-            level=message.level,
-            client=message.client,
-            rows=message.rows,
-        )
-
-    def _prepare_light(self, message: link.PayloadHeader) -> None:
-        """Ready for the Run that may be the next message; only a failure is reported."""
-        try:
-            staged = self._staging.admit(message)
-        except EdgedError as error:
-            self._leave_out(message, error)
-            return
-        if message.inputs[0].kind == "tensor":
-            self._receive_tensors(message, staged)
-        else:
-            payload = self._commands.payload() or ()
-            staged.deferred = Deferred(
-                functools.partial(self._fill_light, message, payload, staged)
-            )
-
-    def _receive_tensors(self, message: link.PayloadHeader, staged: Staged) -> None:
-        """Where they are staged, if they need no more than that."""
-        shared = message.shared
-        payload: Sequence[memoryview] = ()
-        try:
-            sizes = self._commands.sizes if shared is None else shared.sizes
-            place = preparing.in_place(message, staged, self._manifests, sizes)
-            if shared is None:
-                payload = self._commands.payload(place) or ()
-            elif place is not None:
-                self._regions.read(shared, place)
-        except Exception as caught:
-            self._leave_out(message, _unprepared(caught, message))
-            return
-        if place is None:
-            self._fill_light(message, payload, staged)
-
-    def _fill_light(
-        self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
-    ) -> None:
-        try:
-            for _ in self._steps(message, payload, staged):
-                pass
-        except Exception as caught:
-            self._leave_out(message, _unprepared(caught, message))
-
-    def _leave_out(self, message: link.PayloadHeader, error: EdgedError) -> None:
-        self._staging.leave_out(message)
-        self._report(PrepareFailed(message.rid, error.code, str(error)))
-
-    def _prepare(
-        self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
-    ) -> Job | None:
-        return self._go_on(message, staged, self._steps(message, payload, staged), 0)
-
-    def _go_on(
-        self, message: link.PayloadHeader, staged: Staged, steps: Iterator[None], spent_ns: int
-    ) -> Job | None:
-        """Prepare step by step; what is left when others wait for their turn comes after them.
-
-        `spent_ns`: on the steps before.
-        """
-        started_ns = time.perf_counter_ns() - spent_ns
-        error: EdgedError | None = None
-        try:
-            for _ in steps:
-                if not self._jobs.is_empty:
-                    spent_ns = time.perf_counter_ns() - started_ns
-                    return functools.partial(self._go_on, message, staged, steps, spent_ns)
-        except Exception as caught:
-            error = _unprepared(caught, message)
-        self._emulate_preparing(message.rows, started_ns)
-        prepare_s = (time.perf_counter_ns() - started_ns) / 1e9
-        if self._staging.settle(staged, prepared=error is None):
-            self._report(Prepared(message.rid, prepare_s))
-        elif error is None:
-            self._report(PrepareFailed(message.rid, Code.CANCELLED, "cancelled"))
-        else:
-            self._report(PrepareFailed(message.rid, error.code, str(error)))
-        return None
-
-    def _steps(
-        self, message: link.PayloadHeader, payload: Sequence[memoryview], staged: Staged
-    ) -> Iterator[None]:
-        if message.shared is not None:
-            payload = self._regions.read(message.shared)
-        yield from preparing.steps(message, payload, staged, self._manifests, self._decoding)
-
-    def _emulate_preparing(self, rows: int, started_ns: int) -> None:
-        """Wait until as long has passed as the device that is emulated would take."""
-        took_s = (time.perf_counter_ns() - started_ns) / 1e9
-        left_s = rows * self._backend.prepare_row_s - took_s
-        if left_s > 0.0:
-            time.sleep(left_s)
-
     # --- batches ------------------------------------------------------------------------------
+
+    def _do(self, work: Work) -> None:
+        if type(work) is Run:
+            self._run(work)
+        elif type(work) is Calibrate:
+            self._calibrate(work)
 
     def _run(self, message: Run) -> None:
         try:
@@ -325,7 +251,7 @@ class Worker:
             self._report(BatchFailed(message.batch, error.code, str(error)))
             return
         prepare_s = self._prepare_deferred(requests, wide=message.wide)
-        executor = self._idle.pop()
+        executor = self._idle.get()  # a run of the calibration may have all of them
         try:
             outputs, payload = executor.run(message, requests, prepare_s)
         except DeviceLost:
@@ -340,7 +266,7 @@ class Worker:
                 outputs = msgspec.structs.replace(outputs, blocks=tuple(executor.runs))
             self._report(outputs, payload)  # before the executor's memory is used again
         finally:
-            self._idle.append(executor)
+            self._idle.put(executor)
 
     def _prepare_deferred(self, requests: Sequence[Staged], *, wide: bool) -> float:
         """The seconds that it took. For a batch that is wide the preparing threads help."""
@@ -354,6 +280,28 @@ class Worker:
             work()
         return (time.perf_counter_ns() - started_ns) / 1e9
 
+    def _calibrate(self, order: Calibrate) -> None:
+        """One run. A model that cannot be measured is served without."""
+        key, manifests, done = order.model, self._manifests, True
+        try:
+            if key in manifests:
+                done = self._calibration.step(key, manifests[key], order.rows)
+        except DeviceLost:
+            raise
+        except Exception as caught:
+            log.warning("model %s could not be measured: %s", key, typed(caught, "a run failed"))
+        report = link.ModelMeasured(key, done)
+        if done:
+            report = link.ModelMeasured(
+                key,
+                done,
+                self._calibration.times({key: manifests[key]} if key in manifests else {}),
+                self._calibration.row_bytes(manifests),
+                self._calibration.base_bytes(manifests),
+                self._loader.extra_bytes,
+            )
+        self._report(report)
+
     # --- the rest -----------------------------------------------------------------------------
 
     def _redefine(self, manifests: Mapping[str, Manifest]) -> None:
@@ -361,7 +309,8 @@ class Worker:
         for executor in self._executors:
             executor.define(manifests)
         self._staging.define(manifests)
-        self._manifests = dict(manifests)
+        self._calibration.forget(self._manifests.keys() - manifests.keys())
+        self._manifests = self._intake.manifests = dict(manifests)
 
     def _measure(self, n: int) -> None:
         """Between two loads, so that the front counts the same blocks when it hears of it."""
@@ -410,6 +359,13 @@ class Worker:
         self._reports.send([link.encode(message), *payload])
 
 
-def _unprepared(error: Exception, message: link.PayloadHeader) -> EdgedError:
-    fields = {"request": message.rid, "client": message.client}
-    return typed(error, "a request could not be prepared", **fields)
+def _facts(settings: Settings, backend: Backend) -> dict[str, Any]:
+    """All that measured figures depend on besides blocks and this processor."""
+    return {
+        "backend": backend.name,
+        "device": backend.device,
+        "lanes": backend.lanes,
+        "threads": settings.threads,
+        "options": settings.options,
+        "versions": backend.versions,
+    }

@@ -28,8 +28,10 @@ Rules that both ends hold to:
 * Load, Unload, Define and Forget are done in the order in which they come, beside the batches.
   Each Load gets one BlockLoaded or BlockLoadFailed, each Unload one BlockUnloaded, each Define one
   Defined or DefineFailed. The front unloads nothing that a staged request needs.
-* A worker that cannot start sends WorkerFailed and exits with status 1. One that can load some
-  models and not all starts, and says in Ready which blocks failed.
+* A worker that cannot start sends WorkerFailed and exits with status 1. One that can starts without
+  any block, and says Ready at once.
+* Each Calibrate gets one ModelMeasured, when its one run has ended. The front sends it when no
+  request is on the device, and no second one before that.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ from edged.core.events import (
     BlockLoaded,
     BlockLoadFailed,
     BlockUnloaded,
+    Calibrate,
     Discard,
-    FailedBlock,
     Load,
     Prepared,
     PrepareFailed,
@@ -155,7 +157,17 @@ class Stop(_Message, frozen=True):
 
 
 ToWorker: TypeAlias = (
-    PayloadHeader | Run | Discard | Load | Unload | Close | Define | Forget | Measure | Stop
+    PayloadHeader
+    | Run
+    | Discard
+    | Load
+    | Unload
+    | Calibrate
+    | Close
+    | Define
+    | Forget
+    | Measure
+    | Stop
 )
 
 
@@ -168,7 +180,6 @@ class BlockInfo(_Part, frozen=True):
     id: str
     bytes_used: int  # host or device memory that the block takes while it is loaded
     load_us: int
-    resident: bool = True  # False: it was loaded to be measured, and had to make room
 
 
 class WarmUp(_Part, frozen=True):
@@ -182,7 +193,8 @@ class WarmUp(_Part, frozen=True):
 
 
 class Ready(_Message, frozen=True):
-    """All models that could be loaded were, and are warm; what fits has stayed."""
+    """The worker has opened its device and its store. No block is loaded yet; `blocks`, `warm_ups`
+    and `measured` say what is known of earlier starts."""
 
     backend: str
     device: str  # its name for people, such as "cpu (2 threads)"
@@ -196,12 +208,12 @@ class Ready(_Message, frozen=True):
     pss_bytes: int  # proportional set size of the worker
     fixed_bytes: int = 0  # the part of it that was there before anything was loaded
     private_bytes: int = 0  # the part of it that no file backs
-    workspace_bytes: int = 0  # the part of it for activations of the largest batch in all lanes
+    row_bytes: int = 0  # activations in all lanes, for each row of the largest batch
+    base_bytes: int = 0  # what runs take however many rows they have
     loading_bytes: int = 0  # what loading a block takes on top, for a moment
-    max_batch_rows: int | None = None  # None: as asked for; else what there is memory for
     lanes_prepare: bool = False  # the lanes decode small images themselves, inline
-    failed: tuple[FailedBlock, ...] = ()  # a Load of one of them tries again
     decoding_bytes: int = 0  # the most that pictures take while they are decoded
+    measured: tuple[str, ...] = ()  # models of which nothing is left to be measured
 
 
 class WorkerFailed(_Message, frozen=True):
@@ -262,6 +274,18 @@ class DefineFailed(_Message, frozen=True):
     message: str
 
 
+class ModelMeasured(_Message, frozen=True):
+    """The one run of a Calibrate has ended. Where the model is `done`, its `warm_ups` and the
+    figures of Ready with the same names take the place of what was known."""
+
+    model: str
+    done: bool
+    warm_ups: tuple[WarmUp, ...] = ()
+    row_bytes: int = 0
+    base_bytes: int = 0
+    loading_bytes: int = 0
+
+
 class WorkerMemory(_Message, frozen=True):
     """What the worker's process holds."""
 
@@ -284,6 +308,7 @@ FromWorker: TypeAlias = (
     | WorkerFailed
     | Defined
     | DefineFailed
+    | ModelMeasured
     | WorkerMemory
 )
 

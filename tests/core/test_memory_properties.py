@@ -148,7 +148,8 @@ class Loading(RuleBasedStateMachine):
             else:
                 assert self.worker is not None, f"{command} to a device that is down"
                 if isinstance(command, Unload):
-                    pinned = {b for m in self.memory.pinned & self.memory.served for b in PATHS[m]}
+                    wanted = self.memory.wanted
+                    pinned = {b for m in wanted.pinned & wanted.served for b in PATHS[m]}
                     assert command.block not in pinned, "evicted while pinned"
                 self.worker.obey(command, self.models)
 
@@ -287,7 +288,8 @@ class Loading(RuleBasedStateMachine):
         ledger, residency = self.memory.ledger, self.memory.residency
         if self.worker is None or ledger.room_bytes + residency.going_bytes >= 0:
             return
-        pinned = {b for m in self.memory.pinned & self.memory.served for b in PATHS[m]}
+        wanted = self.memory.wanted
+        pinned = {b for m in wanted.pinned & wanted.served for b in PATHS[m]}
         stays = {b.id for b in residency.blocks if b.where is Where.RESIDENT}
         assert stays <= pinned
 
@@ -364,7 +366,7 @@ def check_memory(scheduler: Scheduler) -> None:
         assert (held is not None) == (block.where is not Where.ABSENT)
         assert held is None or held == block.bytes
     if not memory.tight:
-        assert not any(residency.models[name].missing for name in memory.served)
+        assert not any(residency.models[name].missing for name in memory.wanted.served)
 
 
 limits = settings(max_examples=100, stateful_step_count=40)

@@ -8,7 +8,7 @@ import msgspec
 
 from edged import wire
 from edged.config import Config
-from edged.core.events import BatchDone, Prepared, Run
+from edged.core.events import BatchDone, BlockLoaded, Load, Prepared, Run
 from edged.daemon.front import Front
 from edged.daemon.models.held_store import Contents
 from edged.daemon.models.versions import Versions
@@ -97,6 +97,7 @@ class Bench:
         self.payloads: list[Sequence[wire.Buffer]] = []
         self.soon: list[bool] = []
         self.rows: dict[int, int] = {}  # of each request that was to be prepared
+        self.loads: list[Load] | None = None  # while the worker starts
         self.gone: set[bytes] = set()
         self.now = 0.0
         self.store = models or catalog()
@@ -130,22 +131,32 @@ class Bench:
         return True
 
     def to_worker(self, frames: Sequence[wire.Buffer], *, soon: bool = True) -> None:
-        self.soon.append(soon)
         order = link.decode_to_worker(bytes(frames[0]))
+        if self.loads is not None and isinstance(order, Load):
+            self.loads.append(order)
+            return
+        self.soon.append(soon)
         self.worker.append(order)
         if isinstance(order, link.PayloadHeader):
             self.rows[order.rid] = order.rows
         self.payloads.append(frames[1:])
 
     def worker_is_ready(self, *, lanes_prepare: bool = False) -> None:
+        """A worker that has measured all models before, and has loaded them."""
         blocks = tuple(
             link.BlockInfo(id, size, 1000) for id, size in self.store.block_bytes.items()
         )
         ready = link.Ready(
             "fake", "nothing", 1, False, tuple(self.store.models), blocks, (), {}, 0, 0
         )
-        ready = msgspec.structs.replace(ready, lanes_prepare=lanes_prepare)
+        models = tuple(self.store.models)
+        ready = msgspec.structs.replace(ready, lanes_prepare=lanes_prepare, measured=models)
+        self.loads = []
         self.front.on_worker(ready, (), self.now)
+        for load in self.loads:  # it grows meanwhile
+            size = self.store.block_bytes[load.block]
+            self.front.on_worker(BlockLoaded(load.block, size, 1e-3), (), self.now)
+        self.loads = None
 
     def ask(
         self,

@@ -94,8 +94,8 @@ def test_500_concurrent_mixed_requests_are_each_answered_once_and_replay(start):
 
 def test_a_killed_worker_costs_no_client_its_answer(start):
     daemon = start()
+    daemon.wait_for("ready: ")
     with Client(daemon.endpoint) as client:
-        until(lambda: client.ready().ready)
         first = daemon.worker()
         pending = [(shade(n), client.submit(picture(*shade(n)), ["color"])) for n in range(60)]
         first.kill()

@@ -46,13 +46,14 @@ def tight(besides_blocks_bytes: int, blocks: int, more: str = "") -> str:
 
 @pytest.fixture(scope="module")
 def besides(large_store: Path, tmp_path_factory: pytest.TempPathFactory) -> int:
-    """Bytes that the daemon takes besides blocks when all of them are loaded."""
+    """Bytes that the daemon takes besides blocks when all of them are loaded and measured."""
     from tests.daemon.live import Daemon
 
     daemon = Daemon(tmp_path_factory.mktemp("besides"), large_store)
     try:
         with Client(daemon.endpoint) as client:
-            until(lambda: client.ready().ready)
+            daemon.wait_for("ready: 6 models")
+            until(lambda: daemon.log().count("is measured") == 6)
             found = memory(client)
             assert found["blocks_bytes"] >= 7 * 8 * MIB
             return found["total_bytes"] - found["blocks_bytes"]

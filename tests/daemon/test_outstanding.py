@@ -23,14 +23,16 @@ def run(batch: int, rows: int = 1, group: str = "g") -> Run:
 
 
 def ready(**known: int) -> link.Ready:
-    """A worker that has run one and eight rows of group g; `known`: microseconds of loads."""
-    warm_ups = tuple(link.WarmUp("g", "m", rows, 1000) for rows in (1, 8))
+    """A worker that has just started; `known`: microseconds of loads."""
     blocks = tuple(link.BlockInfo(id, 1, load_us) for id, load_us in known.items())
-    return link.Ready("fake", "none", 1, False, ("m",), blocks, warm_ups, {}, 0, 0)
+    return link.Ready("fake", "none", 1, False, ("m",), blocks, (), {}, 0, 0)
 
 
 class Watched:
-    """A worker that is checked each second, as the daemon does; worker and front both live."""
+    """A worker that is checked each second, as the daemon does; worker and front both live.
+
+    It has run one and eight rows of group g.
+    """
 
     def __init__(self, **known: int) -> None:
         self.now = 1000.0
@@ -39,6 +41,9 @@ class Watched:
         self.outstanding.begin(self.now)
         assert self.outstanding.verdict(self.now) is None
         assert self.outstanding.ready(ready(**known))
+        for batch, rows in ((-1, 1), (-2, 8)):
+            self.runs(run(batch, rows), 0.001)
+            self.ends(batch)
 
     def runs(self, ordered: Run, expected_s: float | None, *, images: int = 0) -> None:
         self.expected_s[ordered.batch] = expected_s
@@ -225,3 +230,12 @@ def test_the_next_worker_owes_nothing_of_what_the_last_one_owed():
     assert not watched.outstanding.is_any
     assert watched.outstanding.ready(ready())
     watched.is_well_for(60.0)
+
+
+def test_a_run_of_the_calibration_that_does_not_end_is_found():
+    watched = Watched()
+    watched.outstanding.calibrations.begin("m", 8, watched.now)
+    watched.is_well_for(2 * FIRST_TIMES * HANG_S)
+    assert "model m was not measured within 60 s" in watched.is_given_up()
+    assert watched.outstanding.calibrations.end("m", watched.now)
+    watched.is_well_for(100 * HANG_S)

@@ -13,7 +13,16 @@ import zmq
 
 from edged import wire
 from edged.backends.memory import Array
-from edged.core.events import Member, Prepared, PrepareFailed, Run
+from edged.core.events import (
+    BlockLoaded,
+    BlockLoadFailed,
+    Calibrate,
+    Load,
+    Member,
+    Prepared,
+    PrepareFailed,
+    Run,
+)
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
 from edged.link import messages as link
@@ -72,6 +81,9 @@ class Rig:
 
     def __init__(self, worker: WorkerProcess) -> None:
         self.worker = worker
+        self.ready: Any = None
+        self.bytes_used: dict[str, int] = {}  # of the blocks that were loaded at the start
+        self.failed: dict[str, BlockLoadFailed] = {}  # blocks that could not be
         self._rids = itertools.count(1)
         self._batches = itertools.count(1)
         self._poller = zmq.Poller()
@@ -97,6 +109,28 @@ class Rig:
         message, _ = self.next()
         assert type(message) is kind, message
         return message
+
+    def load_all(self, store: Store) -> None:
+        """Have all blocks of the worker's models loaded, as a front does that has room for them."""
+        models = store.models(self.ready.models).values()
+        for block in dict.fromkeys(step.block for model in models for step in model.steps):
+            self.send(Load(block))
+            message, _ = self.next()
+            if isinstance(message, BlockLoaded):
+                self.bytes_used[block] = message.bytes
+            else:
+                assert isinstance(message, BlockLoadFailed), message
+                self.failed[block] = message
+
+    def calibrate(self, model: str, rows: int) -> link.ModelMeasured:
+        """Have a model measured; the last report."""
+        while True:
+            self.send(Calibrate(model, rows))
+            message = self.expect(link.ModelMeasured)
+            assert message.model == model
+            if message.done:
+                assert isinstance(message, link.ModelMeasured)
+                return message
 
     def ended(self) -> str:
         """Wait for the end of the process and say how it ended."""
@@ -203,13 +237,16 @@ class Done:
 def worker(store: Store | Path, *, ready: bool = True, **settings: Any) -> Iterator[Rig]:
     """A worker process on this store; with `ready`, after it has said so."""
     path = store.path if isinstance(store, Store) else store
-    settings = {"backend": "fake", "max_batch_rows": 8, "report_block_runs": True, **settings}
-    made = Settings(store=str(path), cache_dir=str(path.parent / "cache"), **settings)
+    fixed = {"cache_dir": str(path.parent / "cache"), "report_block_runs": True}
+    made = Settings(
+        store=str(path), **{"backend": "fake", "max_batch_rows": 8, **fixed, **settings}
+    )
     process = WorkerProcess(made)
     try:
         rig = Rig(process)
         if ready:
             rig.ready = rig.expect(link.Ready)
+            rig.load_all(Store(path))
         yield rig
     finally:
         process.close()

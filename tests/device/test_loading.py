@@ -67,7 +67,7 @@ def test_a_block_that_comes_back_computes_as_before(rig: Rig) -> None:
 
 
 def test_a_block_says_the_same_bytes_each_time(rig: Rig) -> None:
-    known = {info.id: info.bytes_used for info in rig.ready.blocks}
+    known = rig.bytes_used
     unload(rig, BODY)
     assert load(rig, BODY).bytes == known[BODY.id] > 0
 
@@ -253,45 +253,6 @@ def large_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_store(tmp_path_factory.mktemp("large") / "store", models)
 
 
-def resident(rig: Rig) -> int:
-    return sum(info.resident for info in rig.ready.blocks)
-
-
-@pytest.mark.parametrize("backend", ["fake", "onnxruntime", "torch"])
-def test_the_budget_at_the_start_keeps_the_first_models(large_store: Store, backend: str) -> None:
-    with worker(large_store, backend=backend) as rig:
-        ready = rig.ready
-        assert resident(rig) == 5
-        spare = ready.workspace_bytes + ready.loading_bytes + 8 * MIB
-    # Room for the common block and two others, besides what loading takes for a moment.
-    with worker(
-        large_store, backend=backend, budget_bytes=ready.fixed_bytes + spare + 48 * MIB
-    ) as rig:
-        assert len(rig.ready.blocks) == 5
-        assert {warm.model for warm in rig.ready.warm_ups} == {"m0", "m1", "m2", "m3"}
-        kept = {info.id for info in rig.ready.blocks if info.resident}
-        assert 2 <= len(kept) <= 4
-        assert {step.block for step in large_store.model("m0").steps} <= kept
-        x = np.ones((1, 2048), np.float32)
-        rid = rig.prepared(x, "m0")
-        rig.ran((rid, ["m0"]))
-
-
-def test_pinned_models_stay_or_the_worker_says_why(large_store: Store) -> None:
-    with worker(large_store) as rig:
-        fixed_bytes = rig.ready.fixed_bytes + rig.ready.workspace_bytes
-    with worker(large_store, pinned=["m3"], budget_bytes=fixed_bytes + 40 * MIB) as rig:
-        kept = {info.id for info in rig.ready.blocks if info.resident}
-        assert kept == {step.block for step in large_store.model("m3").steps}
-    pinned = ["m3", "m1", "m2"]
-    with worker(
-        large_store, ready=False, pinned=pinned, budget_bytes=fixed_bytes + 40 * MIB
-    ) as rig:
-        failed = rig.expect(link.WorkerFailed)
-        assert failed.code is Code.RESOURCE_EXHAUSTED
-        assert "memory.pinned" in failed.message
-
-
 # --- memory ---------------------------------------------------------------------------------------
 
 
@@ -303,15 +264,15 @@ def pss(rig: Rig) -> int:
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
 def test_unloading_gives_memory_back_to_the_system(large_store: Store, backend: str) -> None:
     with worker(large_store, backend=backend) as rig:
-        blocks = rig.ready.blocks
+        blocks = rig.bytes_used
         full = pss(rig)
-        for info in blocks:
-            rig.send(Unload(info.id))
+        for block in blocks:
+            rig.send(Unload(block))
             rig.expect(BlockUnloaded)
         given_back = full - pss(rig)
-        assert given_back >= 0.97 * sum(info.bytes_used for info in blocks) >= 75 * MIB
-        for info in blocks:
-            rig.send(Load(info.id))
+        assert given_back >= 0.97 * sum(blocks.values()) >= 75 * MIB
+        for block in blocks:
+            rig.send(Load(block))
             rig.expect(BlockLoaded)
         assert abs(pss(rig) - full) <= 0.03 * full
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.core.events import BatchFailed
+from edged.core.events import BatchFailed, BlockLoadFailed, Load
 from edged.device.process import WorkerProcess
 from edged.device.settings import Settings
 from edged.errors import Code, Unavailable
@@ -49,14 +49,30 @@ def test_a_flipped_bit_in_the_store(store: Store, backend: str) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    failed = failure(store, backend=backend)
-    assert failed.code is Code.INTERNAL
-    assert f"block {HEAD.id[:12]} is damaged" in failed.message
+    with worker(store, backend=backend) as rig:
+        failed = rig.failed[HEAD.id]
+        assert failed.code is Code.INTERNAL
+        assert f"block {HEAD.id[:12]} is damaged" in failed.message
+        assert BODY.id in rig.bytes_used
 
 
 def test_a_missing_block(store: Store) -> None:
     store.block_path(HEAD.id).unlink()
-    assert f"block {HEAD.id[:12]} is missing" in failure(store).message
+    with worker(store) as rig:
+        assert f"block {HEAD.id[:12]} is missing" in rig.failed[HEAD.id].message
+
+
+def test_a_block_that_does_not_load(store: Store) -> None:
+    with worker(store, options={"fail_on_load": 2}) as rig:
+        assert rig.failed[HEAD.id].code is Code.INTERNAL
+        assert "was made to fail" in rig.failed[HEAD.id].message
+
+
+def test_a_model_that_cannot_be_measured_is_served_without(store: Store) -> None:
+    with worker(store, options={"fail_on": 0.5}) as rig:
+        assert rig.calibrate("cat", 4).warm_ups == ()
+        rid = rig.prepared(ONE, "cat")
+        assert (rid, "cat") in rig.ran((rid, ["cat"])).tensors
 
 
 def test_a_missing_store(tmp_path: Path) -> None:
@@ -68,8 +84,6 @@ def test_a_missing_store(tmp_path: Path) -> None:
     [
         ({"backend": "tpu"}, Code.INVALID_ARG, "there is no backend 'tpu'"),
         ({"options": {"run_ms": 3}}, Code.INVALID_ARG, "options of backend fake: .*`run_ms`"),
-        ({"options": {"fail_on_load": 2}}, Code.INTERNAL, "was made to fail"),
-        ({"options": {"fail_on": 0.5}}, Code.INTERNAL, "a block was made to fail"),
         ({"models": ["dog"]}, Code.NOT_FOUND, "dog"),
     ],
 )
@@ -99,7 +113,9 @@ def test_only_the_models_that_are_named(tmp_path: Path) -> None:
     models = [Model("cat", BODY, HEAD), Model("dog", dense(6, 3, seed=9))]
     with worker(make_store(tmp_path / "store", models), models=["dog"]) as rig:
         assert rig.ready.models == ("dog",)
-        assert [info.id for info in rig.ready.blocks] == [models[1].blocks[0].id]
+        assert list(rig.bytes_used) == [models[1].blocks[0].id]
+        rig.send(Load(BODY.id))
+        assert "is of no model here" in rig.expect(BlockLoadFailed).message
 
 
 def test_blocks_that_run_are_held_in_the_store(store: Store) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edged import preprocess
-from edged.core.events import BatchFailed, Discard, Prepared, PrepareFailed
+from edged.core.events import BatchFailed, Calibrate, Discard, Prepared, PrepareFailed
 from edged.errors import Code
 from edged.link import messages as link
 from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
@@ -85,18 +85,38 @@ def test_ready_says_what_is_there(rig: Rig) -> None:
     ready = rig.ready
     assert set(ready.models) == set(MODELS)
     blocks = {block.id for model in MODELS.values() for block in model.blocks}
-    assert {info.id for info in ready.blocks} == blocks
-    assert len(ready.blocks) == len(blocks)
+    assert rig.bytes_used.keys() == blocks
     assert ready.emulated is False
     assert ready.pss_bytes > 0
-    timed = {(warm.model, warm.rows) for warm in ready.warm_ups}
-    assert timed >= {(name, 1) for name in MODELS}
-    assert timed >= {(name, 8) for name in MODELS if name != "single"}
-    groups = {warm.group: set() for warm in ready.warm_ups}
-    for warm in ready.warm_ups:
-        assert warm.group == MODELS[warm.model].blocks[0].id
-        groups[warm.group].add(warm.rows)
-    assert groups[BODY.id] == {1, 2, 4, 8}
+
+
+def test_what_was_measured_is_known_to_the_next_worker(store: Store, tmp_path: Path) -> None:
+    names = ("cat", "early", "single")
+    cache = str(tmp_path / "cache")
+    with worker(store, models=names, cache_dir=cache) as rig:
+        assert rig.ready.measured == rig.ready.warm_ups == rig.ready.blocks == ()
+        found = [one for name in names for one in rig.calibrate(name, 8).warm_ups]
+    assert {(one.model, one.rows) for one in found} == {(n, r) for n in names for r in (1, 2, 4, 8)}
+    for one in found:
+        assert one.group == MODELS[one.model].blocks[0].id
+    with worker(store, models=names, cache_dir=cache) as rig:
+        assert rig.ready.measured == names
+        assert list(rig.ready.warm_ups) == found
+        known = {info.id: info.bytes_used for info in rig.ready.blocks}
+        assert known == rig.bytes_used
+        rig.send(Calibrate("cat", 8))
+        assert rig.expect(link.ModelMeasured).done  # without a run
+    with worker(store, models=names, cache_dir=cache, threads=2) as rig:
+        assert rig.ready.measured == ()  # on other threads they take other times
+
+
+def test_a_run_of_the_calibration_lets_a_batch_go_between(store: Store) -> None:
+    with worker(store, options={"run_us": 1000}, models=("cat",)) as rig:
+        rid = rig.prepared(rows(1), "cat")
+        rig.send(Calibrate("cat", 8))
+        assert not rig.expect(link.ModelMeasured).done
+        assert (rid, "cat") in rig.ran((rid, ["cat"])).tensors
+        assert rig.calibrate("cat", 8).warm_ups
 
 
 def test_a_mixed_batch(rig: Rig) -> None:
@@ -510,7 +530,10 @@ def test_batches_side_by_side(store: Store) -> None:
     with worker(store, **settings) as rig:
         assert rig.ready.lanes == 2
         assert rig.ready.lanes_prepare
-        assert {warm.wide for warm in rig.ready.warm_ups} == {True, False}
+        found = rig.calibrate("cat", 4).warm_ups
+        assert {(one.rows, one.wide) for one in found} == {
+            (1, True), (1, False), (2, False), (4, False)
+        }  # fmt: skip
         x = {rig.prepared(rows(1, seed=n), models[n % 3]): n for n in range(12)}
         for rid, n in x.items():
             rig.run((rid, [models[n % 3]]), wide=n == 0)

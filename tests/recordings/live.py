@@ -1,4 +1,4 @@
-"""Six recordings of the real daemon, with real sockets, workers and signals.
+"""Seven recordings of the real daemon, with real sockets, workers and signals.
 
 What is recorded depends on the machine's timing, so no two are the same. Each covers one part of
 what a daemon goes through.
@@ -179,7 +179,24 @@ def streams(folder: Path) -> Path:
     return daemon.recording
 
 
+def started(folder: Path) -> Path:
+    """A daemon that starts with nothing known: it answers, and measures its models when it is idle.
+
+    Its next worker and its next start measure only what is left.
+    """
+    settings = "backend = 'fake'\noptions = {run_us = 2000}\n[scheduler]\nmax_batch_rows = 8\n"
+    with _daemon(folder, settings) as daemon, _clients(daemon, 2) as clients:
+        daemon.wait_for("is measured")
+        daemon.worker().kill()
+        for number in range(40):
+            _finish([clients[number % 2].submit(picture(number, 1, 2), TASKS[number % 3])])
+        until(lambda: daemon.log().count("is measured") == 2)
+        _finish([clients[n % 2].submit(picture(n, 1, 2), TASKS[n % 3]) for n in range(60)])
+    return daemon.recording
+
+
 LIVE: dict[str, Live] = {
+    "live-started": started,
     "live-mixed": mixed,
     "live-killed-worker": killed_worker,
     "live-drain": drain,

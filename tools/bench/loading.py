@@ -461,6 +461,9 @@ def _worker(store: Store) -> Iterator[_Worker]:
         worker = _Worker(process)
         ready = worker.next()
         assert isinstance(ready, link.Ready), ready
+        models = store.models().values()
+        for block in dict.fromkeys(step.block for model in models for step in model.steps):
+            worker.load(block)
         yield worker
     finally:
         process.close()

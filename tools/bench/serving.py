@@ -19,6 +19,8 @@ from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
 from edged.store import Store
 from tools.demo.daemon import Daemon
 
+QUIET_PERCENT = 10.0  # processor time of a worker that measures nothing
+
 
 @contextlib.contextmanager
 def serving(store: Path, sections: str = "", *, start_s: float = 120.0) -> Iterator[Daemon]:
@@ -31,7 +33,17 @@ def serving(store: Path, sections: str = "", *, start_s: float = 120.0) -> Itera
             f'endpoints = ["ipc://{folder}/edged.sock"]\n'
         )
         with Daemon(folder, config, start_s=start_s) as daemon:
+            _wait_until_quiet(daemon, start_s)
             yield daemon
+
+
+def _wait_until_quiet(daemon: Daemon, patience_s: float) -> None:
+    """A daemon that has just started measures its models while nobody asks for anything."""
+    (worker,) = psutil.Process(daemon.pid).children()
+    end_s = time.monotonic() + patience_s
+    quiet = 0
+    while quiet < 2 and time.monotonic() < end_s:
+        quiet = quiet + 1 if worker.cpu_percent(0.4) < QUIET_PERCENT else 0
 
 
 def one_task_store(

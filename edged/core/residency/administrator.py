@@ -39,7 +39,7 @@ class Asks:
         if event.pinned:
             settled = self._load(event.ask, event.model, pin=True)
         elif event.model in memory.residency.models:
-            memory.pinned.discard(event.model)
+            memory.wanted.pinned.discard(event.model)
             settled = [Settled(event.ask)]
         else:
             settled = [_unknown(event.ask, event.model)]
@@ -50,9 +50,9 @@ class Asks:
         if model not in memory.residency.models:
             return [_unknown(event.ask, model)]
         settled = self._cancel(model, loads=True)
-        memory.wished.pop(model, None)
-        memory.pinned.discard(model)
-        memory.serve(retired=memory.retired | {model})
+        memory.wanted.wished.pop(model, None)
+        memory.wanted.pinned.discard(model)
+        memory.wanted.serve(retired=memory.wanted.retired | {model})
         self._open[event.ask] = _Open(event.ask, model, loads=False)
         return settled
 
@@ -78,13 +78,13 @@ class Asks:
         if need is None or model in memory.residency.vanished:
             return [_unknown(ask, model)]
         settled = self._cancel(model, loads=False)
-        memory.serve(retired=memory.retired - {model})
+        memory.wanted.serve(retired=memory.wanted.retired - {model})
         lacking = memory.lacking(need)
         if lacking is not None:
             return [*settled, Settled(ask, *lacking)]
         if pin:
-            memory.pinned.add(model)
-        memory.wish(need)
+            memory.wanted.pinned.add(model)
+        memory.wanted.wish(need)
         self._open[ask] = _Open(ask, model, loads=True)
         return settled
 
@@ -99,11 +99,11 @@ class Asks:
 
     def _outcome(self, ask: _Open, now: float) -> Settled | None:
         memory = self._memory
-        if not ask.loads and ask.model in memory.served:
+        if not ask.loads and ask.model in memory.wanted.served:
             text = f"model {ask.model!r} has come back with a new library meanwhile"
             return Settled(ask.ask, Code.CANCELLED, text)
         if not ask.loads:
-            return Settled(ask.ask) if memory.is_gone(ask.model) else None
+            return Settled(ask.ask) if memory.wanted.is_gone(ask.model) else None
         need = memory.residency.models.get(ask.model)
         if need is None or ask.model in memory.residency.vanished:
             return _unknown(ask.ask, ask.model)
@@ -112,7 +112,7 @@ class Asks:
         verdict = memory.verdict(need, now)
         if verdict is None:
             return None
-        memory.wished.pop(ask.model, None)
+        memory.wanted.wished.pop(ask.model, None)
         return Settled(ask.ask, *verdict)
 
 

@@ -1,16 +1,13 @@
-"""The device's memory: which blocks come, which go, and which requests cannot be served for want.
+"""The device's memory: what requests need of it, and what its events change.
 
-Owns the ledger and the residency, and drives them by a loading policy. Knows requests only as
-needs that wait; who starts when is the scheduler's. Where no Library was told, everything is on
-the device for good, and nothing here costs a thing.
+Owns the ledger and the residency; `Loads` decides by a loading policy what comes and what goes.
+Knows requests only as needs that wait; who starts when is the scheduler's. Where no Library was
+told, everything is on the device for good, and nothing here costs a thing.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from edged.core.costs import CostModel
@@ -18,27 +15,24 @@ from edged.core.events import (
     BlockLoaded,
     BlockLoadFailed,
     BlockUnloaded,
+    Calibrated,
     Command,
     DeviceDown,
     DeviceUp,
     FailedBlock,
     Library,
-    Load,
     MemoryMeasured,
     Request,
-    Unload,
 )
 from edged.core.residency.blocks import Block, Residency, Where
-from edged.core.residency.choice import Outlook
 from edged.core.residency.ledger import Ledger
+from edged.core.residency.loads import Loads
 from edged.core.residency.needs import Need
 from edged.core.residency.policies import POLICIES, unshared
+from edged.core.residency.wanted import WantedModels
 from edged.core.settings import MemorySettings
 from edged.errors import Code
 
-PLANS = 2  # needs that are being loaded: the next one's room is made while one comes
-AHEAD = 4  # loads that are ordered at once, so that the device can read ahead
-PAUSE_S = 0.01  # before another look where nothing was worth loading
 AGAIN_S = 5.0  # after which the budget has been looked at again
 BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0  # after a load that failed; doubled each time
 
@@ -51,35 +45,26 @@ class Verdict(NamedTuple):
     retry_after_s: float | None = None
 
 
-@dataclass(slots=True, eq=False)
-class _Plan:
-    """The need that is being loaded: what is still to be ordered, and what is on its way."""
-
-    need: Need
-    path: tuple[Block, ...]
-    queue: deque[Block]
-    ordered: dict[Block, None]
-
-
 class DeviceMemory:
     """Owns the account of the device's memory."""
 
     def __init__(self, settings: MemorySettings, max_batch_rows: int) -> None:
         self.ledger = Ledger(max_batch_rows)
         self.residency = Residency()
-        self.pinned = set(settings.pinned)
-        self.served: set[str] = set()  # models that requests may ask for
-        self.retired: set[str] = set()  # models that an administrator has unloaded
-        self.wished: dict[str, None] = {}  # models to be loaded though nobody waits; ordered
+        self.wanted = WantedModels(self.residency, settings.pinned)
+        self.loads = Loads(
+            self.residency,
+            self.ledger,
+            self.wanted,
+            POLICIES[settings.policy],
+            can_load=lambda need, now: self.verdict(need, now) is None,
+            max_wait_s=settings.max_wait_s,
+        )
         self.tight = False  # whether something is missing, or has to go
-        self.wakeup_s = math.inf  # when to look again though nothing happens
         self._max_wait_s = settings.max_wait_s
-        self._policy = POLICIES[settings.policy]
+        self._shares = POLICIES[settings.policy].shares
         self._max_batch_rows = max_batch_rows
         self._known = False  # whether a library was told
-        self._strays = False  # whether there are blocks of no model
-        self._plans: list[_Plan] = []  # PLANS at most; the first is being loaded
-        self._look_at_s = -math.inf  # not before this time, since nothing was worth loading
         self._relieved_s = -math.inf  # when a model was wished for that had not come for long
 
     @property
@@ -96,10 +81,10 @@ class DeviceMemory:
         names = models_of(request)
         models = self.residency.models
         for name in names:
-            if name in self.retired:
+            if name in self.wanted.retired:
                 text = f"model {name!r} is not loaded; an administrator can: edged load {name}"
                 return Verdict(Code.UNAVAILABLE, text)
-            if name not in self.served:
+            if name not in self.wanted.served:
                 return Verdict(Code.NOT_FOUND, f"model {name!r} is not served here any more")
             models[name].use.seen(now, request.deadline_s)
         if not self.tight:
@@ -122,9 +107,9 @@ class DeviceMemory:
             return
         model.lacked_s = min(model.lacked_s, now)
         if now - max(model.lacked_s, self._relieved_s) >= self._max_wait_s:
-            served = filter(self._is_for_service, self.residency.models.values())
+            served = filter(self.wanted.is_for_service, self.residency.models.values())
             longest = min((n for n in served if n.missing), key=lambda need: need.lacked_s)
-            self.wished[longest.models[0]] = None
+            self.wanted.wished[longest.models[0]] = None
             longest.lacked_s = math.inf
             self._relieved_s = now
 
@@ -148,10 +133,7 @@ class DeviceMemory:
     def lacking(self, need: Need) -> Verdict | None:
         """Why the need cannot be on the device whatever else leaves, if it cannot: never, or not
         while others take so much of the machine's memory."""
-        blocks = self.residency.path(need)
-        others = self._pinned_blocks().keys() - set(blocks)
-        need_bytes = self.residency.bytes(need)
-        other_bytes = sum(block.bytes for block in others)
+        need_bytes, other_bytes = self._bytes_beside(need)
         capacity_bytes = self.ledger.capacity_bytes
         if need_bytes + other_bytes <= capacity_bytes:
             return None
@@ -164,6 +146,16 @@ class DeviceMemory:
         if is_passing:
             return Verdict(Code.UNAVAILABLE, f"{text} at the moment: try again later", AGAIN_S)
         return Verdict(Code.RESOURCE_EXHAUSTED, text)
+
+    def excess_bytes(self, need: Need) -> int:
+        """By how much the need does not fit, whatever else leaves; 0 where it does."""
+        return max(0, math.ceil(sum(self._bytes_beside(need)) - self.ledger.capacity_bytes))
+
+    def _bytes_beside(self, need: Need) -> tuple[int, int]:
+        """Bytes of the need, and of the pinned blocks that it has to fit beside."""
+        kept = self.wanted.kept_blocks(self.ledger.most_capacity_bytes)
+        others = kept.keys() - set(self.residency.path(need))
+        return self.residency.bytes(need), sum(block.bytes for block in others)
 
     def failing(self) -> dict[str, str]:
         """Models whose last load failed, and why; until one succeeds."""
@@ -195,17 +187,13 @@ class DeviceMemory:
     def on_library(self, event: Library, now: float) -> None:
         """Models appear and vanish."""
         self._known = True
-        self.residency.set_library(event if self._policy.shares else unshared(event))
+        self.residency.set_library(event if self._shares else unshared(event))
         names = {model.name for model in event.models}
-        self.wished = {name: None for name in self.wished if name in names}
-        self.serve(retired=self.retired & names)
-        self._strays = any(not block.needs for block in self.residency.blocks)
+        wanted = self.wanted
+        wanted.wished = {name: None for name in wanted.wished if name in names}
+        wanted.serve(retired=wanted.retired & names)
+        wanted.strays = any(not block.needs for block in self.residency.blocks)
         self._fit_batch()
-
-    def serve(self, *, retired: set[str]) -> None:
-        """Serve all models of the library but these."""
-        self.retired = retired
-        self.served = self.residency.models.keys() - self.residency.vanished - retired
 
     def on_device_up(self, event: DeviceUp, now: float) -> None:
         """A device with these blocks on it."""
@@ -215,12 +203,13 @@ class DeviceMemory:
             self.ledger.hold(held.block, held.bytes)
         for failed in event.failed:
             self._failed(self.residency.block(failed.block), failed, now)
-        self._strays = any(not block.needs for block in self.residency.blocks)
+        self.wanted.strays = any(not block.needs for block in self.residency.blocks)
+        self.wanted.begin(event.first)
         self._fit_batch()
 
     def on_device_down(self, event: DeviceDown, now: float) -> None:
         """Whatever was there is gone, and whatever was ordered."""
-        self._plans.clear()
+        self.loads.clear()
         self.residency.reset(())
         self.ledger.release_all()
         for need in self.residency.needs:
@@ -234,22 +223,25 @@ class DeviceMemory:
             self.ledger.measured(event.used_bytes)
         self._fit_batch()
 
+    def on_calibrated(self, event: Calibrated, now: float) -> None:
+        """What a batch takes of the memory has been measured."""
+        if event.overhead is not None:
+            self.ledger.overhead = event.overhead
+            self._fit_batch()
+
     def on_loaded(self, event: BlockLoaded, now: float) -> None:
         """A block is there; with the last one the need that was being loaded is."""
-        block = self._ordered(event.block)
+        block = self.loads.ended(event.block)
         self.ledger.hold(block.id, event.bytes)
         self.residency.loaded(block, event.bytes, event.load_s)
-        for plan in [plan for plan in self._plans if not plan.need.missing]:
-            self._arrive(plan.need, now)
+        self.loads.arrived(now)
 
     def on_failed(self, event: BlockLoadFailed, now: float) -> None:
         """A block gives back all that was reserved for it, and is not tried again for a while."""
-        block = self._ordered(event.block)
+        block = self.loads.ended(event.block)
         self.ledger.release(block.id)
         self._failed(block, event, now)
-        for plan in self._plans:
-            if plan.need in block.needs:
-                plan.queue.clear()
+        self.loads.give_up(block)
         self.residency.move(block, Where.ABSENT)
 
     def _failed(self, block: Block, why: BlockLoadFailed | FailedBlock, now: float) -> None:
@@ -269,36 +261,23 @@ class DeviceMemory:
         verdicts = [(need, self.verdict(need, now)) for need in waiting]
         return [(need, verdict) for need, verdict in verdicts if verdict is not None]
 
-    def wish(self, need: Need) -> None:
-        """Load a model though nobody waits for it, also one whose load has failed lately."""
-        (name,) = need.models
-        for block in self.residency.path(need):
-            block.error = None
-        if need.missing:
-            self.wished[name] = None
-
     def refresh(self) -> None:
         """See whether there is anything to decide, after an event that may have changed it."""
         self.tight = self._known and (
             bool(self.residency.going or self.residency.vanished)
             or self.ledger.room_bytes < 0
-            or any(n.missing and (n.open or self._is_for_service(n)) for n in self.residency.needs)
-            or bool(self._leftovers())
+            or any(
+                n.missing and (n.open or self.wanted.is_for_service(n))
+                for n in self.residency.needs
+            )
+            or bool(self.wanted.leftovers())
         )
-        self.wakeup_s = math.inf
-
-    def _ordered(self, id: str) -> Block:
-        block = self.residency.block(id)
-        if block.where is not Where.LOADING:
-            raise ValueError(f"block {id} was not being loaded: this is a bug of the driver")
-        for plan in self._plans:
-            plan.ordered.pop(block, None)
-        return block
+        self.loads.wakeup_s = math.inf
 
     def _fit_batch(self) -> None:
         """The largest batch shrinks before a model is refused: to what each model that fits
         beside a batch of one row leaves room for."""
-        pinned = self._pinned_blocks()
+        pinned = self.wanted.kept_blocks(self.ledger.most_capacity_bytes)
         sizes = [
             sum(block.bytes for block in pinned | dict.fromkeys(self.residency.path(need)))
             for need in self.residency.models.values()
@@ -308,182 +287,16 @@ class DeviceMemory:
             lambda capacity_bytes: max((s for s in sizes if s <= capacity_bytes), default=0),
         )
 
-    # --- after every event while memory is tight --------------------------------------------------
-
     def decide(self, costs: CostModel, backlog_s: float, now: float) -> list[Command]:
-        """What to load and unload now."""
-        commands: list[Command] = []
-        self.wakeup_s = math.inf
-        models = self.residency.models
-        self.wished = {name: None for name in self.wished if models[name].missing}
-        self._keep_pinned()
-        self._clear_away()
-        if self.ledger.room_bytes + self.residency.going_bytes < 0:
-            self._shrink(costs, now)
-        for plan in self._plans:
-            if not self._is_wanted(plan.need):
-                plan.queue.clear()  # what was ordered still comes, and may leave again
-        self._plans = [plan for plan in self._plans if plan.queue or plan.ordered]
-        while self._has_hands_free() and self._choose(costs, backlog_s, now):
-            pass  # until enough has to be loaded, or nothing is worth it
-        if self.residency.going:
-            self._let_go(commands)
-        if self._plans:
-            self._load_next(now, commands)
-        return commands
+        """What to load and unload now; asked after every event while memory is tight."""
+        wished, models = self.wanted.wished, self.residency.models
+        self.wanted.wished = {name: None for name in wished if models[name].missing}
+        return self.loads.decide(costs, backlog_s, now)
 
-    def _has_hands_free(self) -> bool:
-        """Whether to choose the next need: while the last blocks of one come, what has to leave for
-        the next one goes."""
-        return len(self._plans) < PLANS and not any(plan.queue for plan in self._plans)
-
-    def _keep_pinned(self) -> None:
-        """What leaves and was pinned meanwhile stays: others have to go in its place."""
-        for block in self._pinned_blocks() if self.residency.going else ():
-            if block.where is Where.LEAVING:
-                self.residency.move(block, Where.RESIDENT)
-
-    def _let_go(self, commands: list[Command]) -> None:
-        """Unload what leaves as soon as no request on the device needs it."""
-        for block in list(self.residency.going):
-            if block.where is Where.LEAVING and not block.in_use:
-                self.residency.move(block, Where.UNLOADING)
-                commands.append(Unload(block.id))
-
-    def _choose(self, costs: CostModel, backlog_s: float, now: float) -> bool:
-        """Begin with the need that is best to load now, if there is one."""
-        planned = [plan.need for plan in self._plans]
-        wanted = [
-            need
-            for need in self.residency.needs
-            if need.missing and need not in planned and self._is_wanted(need)
-        ]
-        able = [need for need in wanted if self.verdict(need, now) is None]
-        if not able:
-            failed = [self.residency.failed(need, now) for need in wanted]
-            self.wakeup_s = min((b.retry_s for b in failed if b is not None), default=math.inf)
-            return False
-        if now >= self._look_at_s:
-            wished = [need for need in able if self._is_wished(need)]
-            waiting = [need for need in able if need.waiting]
-            chosen = self._outlook(costs, backlog_s, now).next(wished, waiting)
-            if chosen is not None:
-                self._begin(*chosen, now)
-                return True
-            self._look_at_s = now + PAUSE_S
-        self.wakeup_s = self._look_at_s
-        return False
-
-    def _begin(self, need: Need, victims: Iterable[Block], now: float) -> None:
-        for block in victims:
-            self.residency.move(block, Where.LEAVING)
-        path = self.residency.path(need)
-        for block in path:
-            if block.where is Where.LEAVING:
-                self.residency.move(block, Where.RESIDENT)  # it had not left yet
-        queue = deque(b for b in path if b.where in (Where.ABSENT, Where.UNLOADING))
-        ordered = {b: None for b in path if b.where is Where.LOADING}
-        self._plans.append(_Plan(need, path, queue, ordered))
-        if not need.missing:
-            self._arrive(need, now)
-
-    def _load_next(self, now: float, commands: list[Command]) -> None:
-        plan = self._plans[-1]
-        while plan.queue and sum(len(each.ordered) for each in self._plans) < AHEAD:
-            block = plan.queue[0]
-            if block.where is Where.UNLOADING or block.bytes > self.ledger.room_bytes:
-                break
-            plan.queue.popleft()
-            if block.where is Where.ABSENT:
-                plan.ordered[block] = None
-                self.ledger.reserve(block.id, block.bytes)
-                self.residency.move(block, Where.LOADING)
-                commands.append(Load(block.id))
-        if not any(plan.ordered for plan in self._plans) and not self.residency.going:
-            self._plans.clear()  # there is less room than when it was chosen: choose anew
-            self.wakeup_s = self._look_at_s = now + PAUSE_S
-
-    def _arrive(self, need: Need, now: float) -> None:
-        self._plans = [plan for plan in self._plans if plan.need is not need]
-        need.used_s, need.fresh = now, need.waiting > 0
-
-    def _shrink(self, costs: CostModel, now: float) -> None:
-        """More is held than the budget has: the blocks of least worth leave."""
-        for plan in self._plans:
-            plan.queue.clear()
-        excess_bytes = -self.ledger.room_bytes - self.residency.going_bytes
-        for block in self._outlook(costs, 0.0, now).victims(excess_bytes, ()):
-            self.residency.move(block, Where.LEAVING)
-
-    def _outlook(self, costs: CostModel, backlog_s: float, now: float) -> Outlook:
-        return Outlook(
-            self.residency,
-            self.ledger,
-            self._policy,
-            costs,
-            backlog_s=backlog_s,
-            coming=[block for plan in self._plans for block in plan.path],
-            max_wait_s=self._max_wait_s,
-            pinned=self._pinned_blocks(),
-            now=now,
-        )
-
-    # --- which models ---------------------------------------------------------------------------
-
-    def _is_wanted(self, need: Need) -> bool:
-        return need.waiting > 0 or self._is_wished(need)
-
-    def _is_for_service(self, need: Need) -> bool:
-        return need.is_model and need.models[0] in self.served
-
-    def _is_wished(self, need: Need) -> bool:
-        if not self._is_for_service(need):
-            return False
-        return need.models[0] in self.wished or need.models[0] in self.pinned
-
-    def _pinned_blocks(self) -> dict[Block, None]:
-        """Blocks that never leave, in the order of the library."""
-        if not self.pinned:
-            return {}
-        return {
-            block: None
-            for name, need in self.residency.models.items()
-            if name in self.pinned and name in self.served
-            for block in self.residency.path(need)
-        }
-
-    def is_gone(self, model: str) -> bool:
-        """Whether a model that is not served has no request left, nor any block of its own."""
-        need = self.residency.models.get(model)
-        if need is None:
-            return True
-        if any(other.open for other in self.residency.needs if model in other.models):
-            return False
-        return all(
-            block.where is Where.ABSENT or self._is_served(block)
-            for block in self.residency.path(need)
-        )
-
-    def _is_served(self, block: Block) -> bool:
-        return any(map(self._is_for_service, block.needs))
-
-    def _leftovers(self) -> list[Block]:
-        """Blocks on the device that only models need which are not served any more, or none."""
-        if self.served == self.residency.models.keys() and not self._strays:
-            return []
-        return [
-            block
-            for block in self.residency.blocks
-            if block.where is not Where.ABSENT and not self._is_served(block)
-        ]
-
-    def _clear_away(self) -> None:
-        """Blocks leave that no request and no served model needs; vanished models are forgotten."""
-        for block in self._leftovers():
-            if block.where is Where.RESIDENT and not any(need.open for need in block.needs):
-                self.residency.move(block, Where.LEAVING)
-        for name in [name for name in self.residency.vanished if self.is_gone(name)]:
-            self.residency.drop(self.residency.models[name])
+    @property
+    def wakeup_s(self) -> float:
+        """When to look again though nothing happens."""
+        return self.loads.wakeup_s
 
 
 def models_of(request: Request) -> tuple[str, ...]:

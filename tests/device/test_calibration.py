@@ -1,16 +1,18 @@
-"""What warm-up finds out about blocks, on lanes whose times are written down."""
+"""What calibration finds out about blocks, on lanes whose times are written down."""
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edged.backends.memory import HostMemory
+from edged.device.calibration import Calibration
 from edged.device.executor import Segment
-from edged.device.staging import Staging
-from edged.device.warming import Warming
+from edged.device.measurements import BlockFigures, Measurements
 from edged.link import messages as link
 from edged.manifest import SCHEMA, Layer, Manifest, PathStep, Value
 
@@ -70,44 +72,81 @@ class Lane:
 ROW_BY_ROW, IN_PAIRS, AT_ONCE = (5000, 11000, 25000), (5000, 9000, 22000), (5000, 8000, 12000)
 
 
-def warmed(models: Sequence[Manifest], us: Mapping[str, Any], **options: Any) -> list[Lane]:
+class Device:
+    """Two lanes of a host."""
+
+    lanes = 2
+    memory = HostMemory()
+
+
+def calibrated(models: Sequence[Manifest], us: Mapping[str, Any], folder: Path) -> list[Lane]:
+    """Two lanes, after all models were measured one after the other."""
     by_name = {one.name: one for one in models}
     lanes: list[Any] = [Lane(by_name, us), Lane(by_name, us)]
-    pools = Staging(by_name, ROWS, HostMemory()).pools
-    warming = Warming(lanes, pools, ROWS, **{"microbatches": {}, **options})
+    idle: queue.LifoQueue[Any] = queue.LifoQueue()
+    for lane in lanes:
+        idle.put(lane)
+    measurements = Measurements(folder, {})
+    for block in us:
+        if measurements.block(block) is None:
+            measurements.keep_block(block, BlockFigures(1, 1, 0))
+    device: Any = Device()
+    calibration = Calibration(device, lanes, idle, measurements, counted_bytes=lambda: 0)
+    for lane in lanes:
+        lane.split(calibration.microbatches(tuple(us)))
     for name, one in by_name.items():
-        for less, more in ((1, 2), (2, 4)):
-            warming.judge(name, one, less, more)
-        warming.time(name, one, ROWS)
+        while not calibration.step(name, one, ROWS):
+            pass
+        assert calibration.is_known(one, ROWS)
     return lanes
 
 
-def test_a_light_block_runs_as_many_rows_as_are_quickest_on_every_lane() -> None:
+def test_a_light_block_runs_as_many_rows_as_are_quickest_on_every_lane(tmp_path: Path) -> None:
     backbone = model("a", ("early", LIGHT), ("late", HEAVY))
     for times_us, found in ((ROW_BY_ROW, 1), (IN_PAIRS, 2)):
-        for lane in warmed([backbone], {"early": times_us, "late": ROW_BY_ROW}):
+        us = {"early": times_us, "late": ROW_BY_ROW}
+        for lane in calibrated([backbone], us, tmp_path / str(found)):
             assert lane.microbatches == {"early": found}
-    for lane in warmed([backbone], {"early": AT_ONCE, "late": AT_ONCE}):
+    for lane in calibrated([backbone], {"early": AT_ONCE, "late": AT_ONCE}, tmp_path / "all"):
         assert lane.microbatches == {}
 
 
-def test_blocks_are_judged_once_and_all_models_keep_what_was_found() -> None:
+def test_blocks_are_judged_once_and_all_models_keep_what_was_found(tmp_path: Path) -> None:
     models = [
         model("a", ("early", LIGHT), ("late", HEAVY)),
         model("b", ("early", LIGHT), ("other", HEAVY)),
         model("c", ("third", LIGHT), ("late", HEAVY)),
     ]
     times_us = dict.fromkeys(("early", "third", "late", "other"), ROW_BY_ROW)
-    first, _ = warmed(models, times_us)
+    first, _ = calibrated(models, times_us, tmp_path / "three")
     assert first.microbatches == {"early": 1, "third": 1}
-    alone, _ = warmed(models[:1], times_us)
-    again, _ = warmed([models[0], models[1]], times_us)
-    assert again.sizes.count(2) == alone.sizes.count(2) > 0, "b has nothing new to be judged"
+    alone = calibrated(models[:1], times_us, tmp_path / "one")
+    later = calibrated(models[:2], times_us, tmp_path / "one")
+    of_a, of_b = (sum(lane.sizes.count(2) for lane in lanes) for lanes in (alone, later))
+    assert of_a > of_b > 0, "b has nothing new to be judged"
 
 
-def test_who_knows_the_times_says_how_blocks_run() -> None:
+def test_what_was_found_holds_for_later_starts_and_is_not_looked_for_again(tmp_path: Path) -> None:
     backbone = model("a", ("early", LIGHT), ("late", HEAVY))
     us = {"early": ROW_BY_ROW, "late": ROW_BY_ROW}
-    for lane in warmed([backbone], us, timed=False, microbatches={"late": 2}):
-        assert lane.microbatches == {"late": 2}
-        assert 2 not in lane.sizes
+    calibrated([backbone], us, tmp_path)
+    for lane in calibrated([backbone], us, tmp_path):
+        assert lane.microbatches == {"early": 1}
+        assert lane.sizes == []
+
+
+def test_a_file_that_is_damaged_is_measured_again(tmp_path: Path) -> None:
+    backbone = model("a", ("early", LIGHT), ("late", HEAVY))
+    us = {"early": ROW_BY_ROW, "late": ROW_BY_ROW}
+    calibrated([backbone], us, tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-9])
+    first, _ = calibrated([backbone], us, tmp_path)
+    assert first.sizes != []
+
+
+def test_a_folder_that_cannot_be_written_harms_nobody(tmp_path: Path) -> None:
+    backbone = model("a", ("early", LIGHT), ("late", HEAVY))
+    (tmp_path / "file").write_bytes(b"")
+    first, _ = calibrated([backbone], {"early": AT_ONCE, "late": AT_ONCE}, tmp_path / "file" / "in")
+    assert first.sizes != []

@@ -1,0 +1,239 @@
+"""A start: what is loaded first, when batches are measured, and how large they are until then."""
+
+from __future__ import annotations
+
+import pytest
+
+from edged.core.events import (
+    Arrived,
+    BatchDone,
+    BlockCost,
+    BlockLoaded,
+    BlockLoadFailed,
+    Calibrate,
+    Calibrated,
+    Command,
+    DeviceDown,
+    DeviceUp,
+    Event,
+    GroupCost,
+    Library,
+    Load,
+    MemoryMeasured,
+    Model,
+    Overhead,
+    Part,
+    Prepare,
+    Prepared,
+    Refuse,
+    Request,
+    Run,
+    Unload,
+    Woke,
+)
+from edged.core.idle_calibration import QUIET_S
+from edged.core.learning import RUNS, SAFE_ROWS
+from edged.core.settings import MemorySettings
+from edged.errors import Code
+from tests.core.helpers import Checked
+from tests.core.test_memory_properties import check_memory
+
+PATHS = {"a": ("trunk", "a1"), "b": ("trunk", "b1"), "c": ("c1",), "huge": ("h1",)}
+SIZES = {"trunk": 60, "a1": 20, "b1": 20, "c1": 50, "h1": 500}
+ALL = tuple(PATHS)
+
+
+def library(*measured: str) -> Library:
+    return Library(
+        tuple(Model(name, path, name in measured) for name, path in PATHS.items()),
+        tuple(BlockCost(block, size, size / 100) for block, size in SIZES.items()),
+    )
+
+
+class Start:
+    """A device that comes up without a block, and whose loads end when they are told to."""
+
+    def __init__(
+        self, budget: int, *first: str, measured: tuple[str, ...] = ALL, **memory: object
+    ) -> None:
+        self._checked = Checked(memory=MemorySettings(**memory), max_batch_rows=16)  # type: ignore[arg-type]
+        self.scheduler = self._checked.scheduler
+        self.tell(library(*measured))
+        self.tell(MemoryMeasured(budget))
+        self.ordered = self.tell(DeviceUp(first=first or ALL))
+
+    def tell(self, event: Event, now: float = 0.0) -> list[Command]:
+        commands = self._checked(event, now)
+        check_memory(self.scheduler)
+        return commands
+
+    def ask(self, rid: int, model: str, now: float = 0.0, rows: int = 1) -> list[Command]:
+        part = Part(PATHS[model][0], (model,))
+        return self.tell(Arrived(Request(rid, 1, (part,), rows, rows, inline=True)), now)
+
+    def load_all(self) -> list[str]:
+        """Have all blocks loaded that are ordered: their names, in order."""
+        loaded = []
+        while loads := [command for command in self.ordered if isinstance(command, Load)]:
+            self.ordered = []
+            for load in loads:
+                loaded.append(load.block)
+                size = SIZES[load.block]
+                self.ordered += self.tell(BlockLoaded(load.block, size, size / 100))
+        return loaded
+
+    @property
+    def loading(self) -> tuple[int, int] | None:
+        return self.scheduler.memory().loading
+
+
+def test_all_models_are_loaded_in_the_order_of_the_start() -> None:
+    start = Start(1000, "c", "b", "huge", "a")
+    assert start.loading == (1, 4)
+    assert start.load_all() == ["c1", "trunk", "b1", "h1", "a1"]
+    assert start.loading is None
+
+
+def test_what_does_not_fit_is_left_out_and_nothing_leaves_for_it() -> None:
+    start = Start(130, "a", "huge", "c", "b")
+    assert start.load_all() == ["trunk", "a1", "c1"]
+    assert start.loading is None
+    assert start.tell(Woke(), 60.0) == []  # nobody waits for b
+
+
+def test_each_model_is_served_as_soon_as_its_blocks_are_there() -> None:
+    start = Start(1000, "a", "c")
+    assert start.ask(1, "a") == [Load("c1")]  # as the loader has room for another order
+    assert start.tell(BlockLoaded("trunk", 60, 0.6)) == []
+    commands = start.tell(BlockLoaded("a1", 20, 0.2))
+    assert Prepare(1) in commands
+    assert start.loading == (2, 2)
+
+
+def test_a_model_that_somebody_waits_for_goes_before_those_that_nobody_does() -> None:
+    start = Start(1000, "a", "c", "huge", "b")
+    assert start.ordered == [Load("trunk"), Load("a1")]
+    assert start.ask(1, "b") == [Load("b1")]
+
+
+def test_a_model_whose_load_fails_holds_up_no_other() -> None:
+    start = Start(1000, "c", "a")
+    start.ordered = start.tell(BlockLoadFailed("c1", Code.INTERNAL, "damaged"))
+    assert start.load_all() == ["trunk", "a1"]
+    assert start.loading is None
+    (refused,) = start.ask(1, "c", 0.5)
+    assert isinstance(refused, Refuse)
+    assert refused.message == "damaged"
+
+
+def test_a_pinned_model_that_cannot_fit_keeps_no_room_from_others() -> None:
+    start = Start(130, "huge", "a", "c", pinned=("huge",))
+    assert start.load_all() == ["trunk", "a1", "c1"]
+    (refused,) = start.ask(1, "huge")
+    assert isinstance(refused, Refuse)
+    assert refused.code is Code.RESOURCE_EXHAUSTED
+    state = {model.model: model.excess_bytes for model in start.scheduler.memory().models}
+    assert state == {"a": 0, "b": 0, "c": 0, "huge": 370}
+
+
+def test_pinned_models_that_fit_together_stay_and_one_too_many_does_not_evict_them() -> None:
+    start = Start(130, "c", "a", "b", pinned=("c", "a", "b"))
+    assert start.load_all() == ["c1", "trunk", "a1"]
+    (refused,) = start.ask(1, "b")
+    assert isinstance(refused, Refuse)
+    assert not any(isinstance(command, Unload) for command in start.tell(Woke(), 60.0))
+
+
+def test_a_device_that_comes_back_loads_all_again_and_what_is_waited_for_first() -> None:
+    start = Start(1000, "a", "c")
+    start.load_all()
+    start.tell(DeviceDown("killed"), 1.0)
+    assert start.ask(1, "c", 1.1) == []
+    assert start.tell(DeviceUp(first=("a", "c")), 1.2)[0] == Load("c1")
+    assert start.loading == (1, 2)
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def idle(start: Start, after_s: float) -> float:
+    """The time at which the scheduler wants to be woken, as it does nothing else."""
+    at = start.scheduler.wakeup_at()
+    assert at == pytest.approx(after_s + QUIET_S)
+    return at
+
+
+def test_models_are_measured_one_run_at_a_time_when_nothing_else_is_to_be_done() -> None:
+    start = Start(1000, "a", "c", measured=("b", "huge"))
+    assert not any(isinstance(command, Calibrate) for command in start.ordered)
+    start.load_all()
+    at = idle(start, 0.0)
+    assert start.tell(Woke(), at) == [Calibrate("a", 16)]
+    assert start.tell(Woke(), at + 1.0) == []
+    assert start.tell(Calibrated("a", False), at + 2.0) == [Calibrate("a", 16)]
+    cost = GroupCost("trunk", (1, 16), (0.01, 0.1))
+    assert start.tell(Calibrated("a", True, (cost,)), at + 3.0) == [Calibrate("c", 16)]
+    assert start.tell(Calibrated("c", True), at + 4.0) == []
+    assert start.scheduler.wakeup_at() == float("inf")
+
+
+def test_a_request_goes_first_and_measuring_waits_until_it_has_been_quiet() -> None:
+    start = Start(1000, "a", measured=("b", "c", "huge"))
+    start.load_all()
+    (_, run) = start.ask(1, "a", 0.1)
+    assert isinstance(run, Run)
+    assert start.tell(Woke(), 5.0) == []
+    start.tell(BatchDone(run.batch, 0.01, 0.0), 5.1)
+    assert start.tell(Woke(), 5.2) == []
+    assert start.tell(Woke(), idle(start, 5.1)) == [Calibrate("a", 16)]
+    start.ask(2, "a", 6.0)
+    assert start.tell(Calibrated("a", False), 6.1) == []
+
+
+def test_nothing_is_measured_of_what_is_not_there_nor_of_what_is_known() -> None:
+    start = Start(130, "a", "c", measured=("a", "c"))
+    start.load_all()
+    assert start.tell(Woke(), 10.0) == []
+    start.tell(library("a"), 11.0)  # another library: c is new
+    assert start.tell(Woke(), 11.0 + QUIET_S) == [Calibrate("c", 16)]
+    start.tell(DeviceDown("killed"), 12.0)
+    assert start.tell(Woke(), 20.0) == []
+
+
+def test_measured_memory_bounds_the_next_run() -> None:
+    start = Start(300, "c", measured=("a", "b", "huge"))
+    start.load_all()
+    assert start.tell(Woke(), QUIET_S) == [Calibrate("c", 16)]
+    told = Calibrated("c", False, (), Overhead(row_bytes=50))
+    assert start.tell(told, 2.0) == [Calibrate("c", 4)]  # beside the largest model that fits
+
+
+def test_batches_of_what_is_not_measured_begin_small_and_grow_while_they_run() -> None:
+    start = Start(1000, "c", measured=("a", "b", "huge"))
+    start.load_all()
+    sizes, now = [], 1.0
+    rids = iter(range(1, 1000))
+    start.tell(Woke(), now)
+    running = [c for rid in range(1, 41) for c in start.ask(next(rids), "c", now)]
+    while runs := [command for command in running if isinstance(command, Run)]:
+        running = []
+        for run in runs:
+            now += 0.01 + 0.001 * run.rows
+            sizes.append(run.rows)
+            running += start.tell(BatchDone(run.batch, 0.01 + 0.001 * run.rows, 0.0), now)
+            if len(sizes) < 30:
+                for _ in range(run.rows):
+                    running += start.ask(next(rids), "c", now)
+    assert max(sizes[:RUNS]) <= SAFE_ROWS
+    assert max(sizes) == 16
+    assert sizes.index(16) < 5 * RUNS
+
+
+def test_prepared_requests_are_answered_while_models_are_measured() -> None:
+    start = Start(1000, "a", measured=())
+    start.load_all()
+    assert start.tell(Woke(), 1.0) == [Calibrate("a", 16)]
+    part = Part("trunk", ("a",))
+    assert start.tell(Arrived(Request(7, 1, (part,))), 2.1) == [Prepare(7)]
+    (run,) = start.tell(Prepared(7, 0.01), 2.2)
+    assert isinstance(run, Run)
