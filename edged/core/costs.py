@@ -100,7 +100,9 @@ class Curve:
     """
 
     def __init__(self, rows: Sequence[int], time_s: Sequence[float]) -> None:
-        """Measured seconds `time_s[i]` of `rows[i]` rows, ascending."""
+        """Measured seconds `time_s[i]` of `rows[i]` rows, ascending. Raises ValueError for none."""
+        if not rows:
+            raise ValueError("a curve needs the time of one size at least: this is a bug")
         self._sizes = list(rows)
         self._shape_s = dict(zip(rows, time_s, strict=True))
         self._recent_s = {

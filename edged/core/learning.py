@@ -32,7 +32,7 @@ class Learner:
 
     def found(self, limit: int) -> tuple[tuple[int, ...], tuple[float, ...]] | None:
         """Sizes and their seconds, ascending, when those up to `limit` have run; else None."""
-        if self._rows <= limit:
-            return None
         sizes = sorted(size for size, times_s in self._times_s.items() if len(times_s) >= RUNS)
+        if self._rows <= limit or not sizes or sizes[-1] < min(SAFE_ROWS, limit):
+            return None
         return tuple(sizes), tuple(median(self._times_s[size]) for size in sizes)

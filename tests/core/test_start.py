@@ -54,9 +54,14 @@ class Start:
     """A device that comes up without a block, and whose loads end when they are told to."""
 
     def __init__(
-        self, budget: int, *first: str, measured: tuple[str, ...] = ALL, **memory: object
+        self,
+        budget: int,
+        *first: str,
+        measured: tuple[str, ...] = ALL,
+        most_rows: int = 16,
+        **memory: object,
     ) -> None:
-        self._checked = Checked(memory=MemorySettings(**memory), max_batch_rows=16)  # type: ignore[arg-type]
+        self._checked = Checked(memory=MemorySettings(**memory), max_batch_rows=most_rows)  # type: ignore[arg-type]
         self.scheduler = self._checked.scheduler
         self.tell(library(*measured))
         self.tell(MemoryMeasured(budget))
@@ -208,13 +213,11 @@ def test_measured_memory_bounds_the_next_run() -> None:
     assert start.tell(told, 2.0) == [Calibrate("c", 4)]  # beside the largest model that fits
 
 
-def test_batches_of_what_is_not_measured_begin_small_and_grow_while_they_run() -> None:
-    start = Start(1000, "c", measured=("a", "b", "huge"))
-    start.load_all()
+def keep_busy(start: Start, model: str) -> list[int]:
+    """Ask for a model so often that a batch is always full: the rows of each batch."""
     sizes, now = [], 1.0
     rids = iter(range(1, 1000))
-    start.tell(Woke(), now)
-    running = [c for rid in range(1, 41) for c in start.ask(next(rids), "c", now)]
+    running = [c for _ in range(1, 41) for c in start.ask(next(rids), model, now)]
     while runs := [command for command in running if isinstance(command, Run)]:
         running = []
         for run in runs:
@@ -223,10 +226,34 @@ def test_batches_of_what_is_not_measured_begin_small_and_grow_while_they_run() -
             running += start.tell(BatchDone(run.batch, 0.01 + 0.001 * run.rows, 0.0), now)
             if len(sizes) < 30:
                 for _ in range(run.rows):
-                    running += start.ask(next(rids), "c", now)
+                    running += start.ask(next(rids), model, now)
+    return sizes
+
+
+def test_batches_of_what_is_not_measured_begin_small_and_grow_while_they_run() -> None:
+    start = Start(1000, "c", measured=("a", "b", "huge"))
+    start.load_all()
+    sizes = keep_busy(start, "c")
     assert max(sizes[:RUNS]) <= SAFE_ROWS
     assert max(sizes) == 16
     assert sizes.index(16) < 5 * RUNS
+
+
+@pytest.mark.parametrize("most_rows", [1, 2, 3])
+def test_where_few_rows_are_allowed_batches_of_what_is_not_measured_have_as_many(
+    most_rows: int,
+) -> None:
+    start = Start(1000, "c", measured=("a", "b", "huge"), most_rows=most_rows)
+    start.load_all()
+    assert max(keep_busy(start, "c")) == most_rows
+
+
+def test_where_memory_allows_few_rows_batches_of_what_is_not_measured_have_as_many() -> None:
+    start = Start(1000, "c", measured=("a", "b", "huge"))
+    start.tell(DeviceDown("killed"))
+    start.ordered = start.tell(DeviceUp(first=("c",), overhead=Overhead(row_bytes=250)))
+    start.load_all()
+    assert max(keep_busy(start, "c")) == 2
 
 
 def test_prepared_requests_are_answered_while_models_are_measured() -> None:
