@@ -11,6 +11,7 @@ from math import inf
 from edged.core.batches.device import Device
 from edged.core.events import Calibrate, Calibrated, DeviceDown, DeviceUp, Library
 from edged.core.residency.memory import DeviceMemory
+from edged.core.residency.needs import Need
 
 QUIET_S = 0.25  # without any request before the next run; whoever asks again soon is not held up
 
@@ -24,7 +25,7 @@ class IdleCalibration:
         self._device = device
         self._open: dict[str, None] = {}  # models, in the order of the library
         self._groups: set[str] = set()  # first blocks of models that are to be measured
-        self._running: str | None = None
+        self._running: Need | None = None  # of the model that a run is made of: its blocks stay
         self._quiet_s = inf  # since when there is nothing else to do
 
     @property
@@ -37,7 +38,8 @@ class IdleCalibration:
         if isinstance(event, Library):
             self._open = {model.name: None for model in event.models if not model.measured}
             self._groups = {model.blocks[0] for model in event.models if not model.measured}
-        else:
+        elif self._running is not None:
+            self._running.in_use -= 1
             self._running = None
         if isinstance(event, Calibrated):
             self._device.costs.know(event.costs)
@@ -58,7 +60,8 @@ class IdleCalibration:
         if model is None:
             self._quiet_s = inf  # an event will say that one has been loaded
             return []
-        self._running = model
+        self._running = self._memory.residency.models[model]
+        self._running.in_use += 1
         return [Calibrate(model, self._memory.ledger.batch_rows)]
 
     def _is_there(self, model: str) -> bool:

@@ -289,6 +289,9 @@ class Worker:
         except DeviceLost:
             raise
         except Exception as caught:
+            self._calibration.forget([key])
+            # One whose blocks were taken off meanwhile can be measured when they are back.
+            done = all(step.block in self._loader.resident for step in manifests[key].steps)
             log.warning("model %s could not be measured: %s", key, typed(caught, "a run failed"))
         report = link.ModelMeasured(key, done)
         if done:

@@ -29,6 +29,7 @@ from edged.core.events import (
     Request,
     Run,
     Unload,
+    UnloadAsked,
     Woke,
 )
 from edged.core.idle_calibration import QUIET_S
@@ -237,6 +238,62 @@ def test_batches_of_what_is_not_measured_begin_small_and_grow_while_they_run() -
     assert max(sizes[:RUNS]) <= SAFE_ROWS
     assert max(sizes) == 16
     assert sizes.index(16) < 5 * RUNS
+
+
+def calibrating(budget: int, model: str) -> Start:
+    """A device on which a run of this model's calibration is made."""
+    start = Start(budget, model, measured=tuple({*ALL} - {model}))
+    start.load_all()
+    assert start.tell(Woke(), QUIET_S) == [Calibrate(model, 16)]
+    return start
+
+
+def unloaded(commands: list[Command]) -> list[str]:
+    return [command.block for command in commands if isinstance(command, Unload)]
+
+
+def test_a_model_that_is_to_leave_stays_until_the_run_that_measures_it_has_ended() -> None:
+    start = calibrating(1000, "c")
+    assert start.tell(UnloadAsked(1, "c"), 1.0) == []
+    commands = start.tell(Calibrated("c", False), 2.0)
+    assert unloaded(commands) == ["c1"]
+    assert not any(isinstance(command, Calibrate) for command in commands)
+
+
+def test_a_model_makes_room_for_another_when_the_run_that_measures_it_has_ended() -> None:
+    start = calibrating(100, "c")
+    assert start.ask(1, "a", 1.0) == []
+    assert unloaded(start.tell(Calibrated("c", False), 2.0)) == ["c1"]
+
+
+def test_a_smaller_budget_evicts_a_model_when_the_run_that_measures_it_has_ended() -> None:
+    start = calibrating(100, "c")
+    assert start.tell(MemoryMeasured(40), 1.0) == []
+    assert unloaded(start.tell(Calibrated("c", False), 2.0)) == ["c1"]
+
+
+def test_a_run_that_ended_with_the_device_holds_no_model() -> None:
+    start = calibrating(1000, "c")
+    start.tell(DeviceDown("killed"), 1.0)
+    start.ordered = start.tell(DeviceUp(first=("c",)), 1.0)
+    start.load_all()
+    assert unloaded(start.tell(UnloadAsked(1, "c"), 1.1)) == ["c1"]
+
+
+def test_a_model_that_vanishes_is_kept_until_the_run_that_measures_it_has_ended() -> None:
+    start = calibrating(1000, "a")
+    known = library("b", "c", "huge")
+    others = tuple(model for model in known.models if model.name not in ("a", "b"))
+    start.tell(Library(others, known.blocks), 1.0)
+    assert "a" in {model.model for model in start.scheduler.memory().models}
+    assert unloaded(start.tell(Calibrated("a", False), 2.0)) == ["trunk", "a1"]
+
+
+def test_blocks_that_a_vanished_model_is_measured_with_stay_though_others_share_them() -> None:
+    start = calibrating(1000, "a")
+    start.tell(Library((Model("twin", PATHS["a"]),), library().blocks), 1.0)
+    assert start.tell(MemoryMeasured(10), 1.1) == []
+    assert unloaded(start.tell(Calibrated("a", False), 2.0)) == ["trunk", "a1"]
 
 
 @pytest.mark.parametrize("most_rows", [1, 2, 3])

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from edged import preprocess
-from edged.core.events import BatchFailed, Calibrate, Discard, Prepared, PrepareFailed
+from edged.core.events import (
+    BatchFailed,
+    BlockLoaded,
+    BlockUnloaded,
+    Calibrate,
+    Discard,
+    Load,
+    Prepared,
+    PrepareFailed,
+    Unload,
+)
 from edged.errors import Code
 from edged.link import messages as link
 from edged.manifest import SCHEMA, Manifest, PathStep, Preprocess, Value
@@ -116,6 +126,22 @@ def test_a_run_of_the_calibration_lets_a_batch_go_between(store: Store) -> None:
         rig.send(Calibrate("cat", 8))
         assert not rig.expect(link.ModelMeasured).done
         assert (rid, "cat") in rig.ran((rid, ["cat"])).tensors
+        assert rig.calibrate("cat", 8).warm_ups
+
+
+def test_a_model_whose_block_was_taken_off_is_measured_when_it_is_back(
+    store: Store, tmp_path: Path
+) -> None:
+    block = MODELS["cat"].manifest.steps[-1].block
+    with worker(store, models=("cat",), cache_dir=str(tmp_path)) as rig:
+        rig.send(Calibrate("cat", 8))
+        assert not rig.expect(link.ModelMeasured).done
+        rig.send(Unload(block))
+        rig.expect(BlockUnloaded)
+        rig.send(Calibrate("cat", 8))
+        assert not rig.expect(link.ModelMeasured).done
+        rig.send(Load(block))
+        rig.expect(BlockLoaded)
         assert rig.calibrate("cat", 8).warm_ups
 
 

@@ -42,7 +42,7 @@ class Block:
 
     @property
     def in_use(self) -> bool:
-        """Whether a request on the device may run it yet."""
+        """Whether a request or a run of the calibration on the device may run it yet."""
         return any(need.in_use for need in self.needs)
 
 

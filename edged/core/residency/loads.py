@@ -133,7 +133,7 @@ class Loads:
             self._residency.drop(self._residency.models[name])
 
     def _let_go(self, commands: list[Command]) -> None:
-        """Unload what leaves as soon as no request on the device needs it."""
+        """Unload what leaves as soon as nothing that is on the device needs it."""
         for block in list(self._residency.going):
             if block.where is Where.LEAVING and not block.in_use:
                 self._residency.move(block, Where.UNLOADING)

@@ -61,7 +61,7 @@ class Use:
 
 @dataclass(slots=True, eq=False)
 class Need:
-    """The requests of one set of models that wait, and how many hold its blocks in use.
+    """The requests of one set of models that wait, and how many runs hold its blocks in use.
 
     Identity is its key: one object for each set, made by the residency.
     """
@@ -69,7 +69,7 @@ class Need:
     models: tuple[str, ...]
     groups: tuple[str, ...]  # of its parts
     missing: int = 0  # of its blocks that no new request can start with
-    in_use: int = 0  # requests that are on the device
+    in_use: int = 0  # requests, and runs of the calibration, that are on the device
     open: int = 0  # accepted requests, those that wait and those on the device
     arrived_s: OrderedDict[int, float] = field(default_factory=OrderedDict)  # of those that wait
     deadlines_s: list[float] = field(default_factory=list)  # of those that wait, ascending

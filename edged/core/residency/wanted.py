@@ -100,7 +100,8 @@ class WantedModels:
         need = self._residency.models.get(model)
         if need is None:
             return True
-        if any(other.open for other in self._residency.needs if model in other.models):
+        needs = [need for need in self._residency.needs if model in need.models]
+        if any(need.open or need.in_use for need in needs):
             return False
         return all(
             block.where is Where.ABSENT or self._is_served(block)
