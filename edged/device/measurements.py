@@ -29,35 +29,46 @@ _SCHEMA = 1  # of the files; raised when an older one would be misread
 _ENDING = ".measured"
 _KEEP_S = 30 * 86_400.0  # a file that no start has read for so long is removed
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Some = Annotated[int, msgspec.Meta(ge=1)]
+# What is larger than any device, and any time that somebody would wait, was not measured.
+_MOST_BYTES = 2**40
+_MOST_US = 3_600_000_000  # an hour
+_MOST_ROWS = 65_536
+
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=_MOST_BYTES)]
+Rows = Annotated[int, msgspec.Meta(ge=1, le=_MOST_ROWS)]
 
 
 class BlockFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a block takes."""
 
-    bytes_used: Count
-    load_us: Count
-    extra_bytes: Count  # that a load takes on top, for a moment
+    bytes_used: Bytes
+    load_us: Annotated[int, msgspec.Meta(ge=0, le=_MOST_US)]
+    extra_bytes: Bytes  # that a load takes on top, for a moment
     is_judged: bool = False  # whether micro-batches were compared
-    rows_at_once: Some | None = None  # size of its micro-batches; None: all rows
+    rows_at_once: Rows | None = None  # size of its micro-batches; None: all rows
 
 
 class MeasuredTime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds of a batch of a model alone."""
 
-    rows: Some
+    rows: Rows
     wide: bool  # on the whole device; False: on one lane of several
-    us: Some
+    us: Annotated[int, msgspec.Meta(ge=1, le=_MOST_US)]
 
 
 class PathFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What batches of a model take, by the path of its blocks."""
+    """What batches of a model take, by the path of its blocks. Raises ValueError for figures
+    without the time of the largest batch."""
 
-    rows: Count = 0  # of the largest batch that was measured
+    rows: Annotated[int, msgspec.Meta(ge=0, le=_MOST_ROWS)] = 0  # of the largest measured batch
     times: tuple[MeasuredTime, ...] = ()
-    row_bytes: Count = 0  # of memory that runs take, for each row of the largest batch
-    base_bytes: Count = 0  # of memory that the first run takes besides, however many rows it has
+    row_bytes: Bytes = 0  # of memory that runs take, for each row of the largest batch
+    base_bytes: Bytes = 0  # of memory that the first run takes besides, however many rows it has
+
+    def __post_init__(self) -> None:
+        largest = max((one.rows for one in self.times), default=0)
+        if largest != self.rows:
+            raise ValueError(f"the largest batch has {self.rows} rows, the times end at {largest}")
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import queue
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
 from edged.backends.memory import HostMemory
 from edged.device.calibration import Calibration
@@ -143,6 +145,52 @@ def test_a_file_that_is_damaged_is_measured_again(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-9])
     first, _ = calibrated([backbone], us, tmp_path)
     assert first.sizes != []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"row_bytes": 2**70},
+        {"base_bytes": 10**15},
+        {"rows": 10**6},
+        {"times": [{"rows": ROWS, "wide": False, "us": 10**15}]},
+        {"times": [{"rows": ROWS, "wide": False, "us": 2**64}]},
+        {"times": [{"rows": 1, "wide": False, "us": 5000}]},
+        {"times": []},
+    ],
+)
+def test_figures_of_a_model_that_cannot_be_are_measured_again(
+    wrong: dict[str, Any], tmp_path: Path
+) -> None:
+    backbone = model("a", ("early", LIGHT), ("late", HEAVY))
+    us = {"early": ROW_BY_ROW, "late": ROW_BY_ROW}
+    calibrated([backbone], us, tmp_path)
+    for path in tmp_path.iterdir():
+        if not path.name.startswith(("early-", "late-")):
+            change(path, wrong)
+    assert Measurements(tmp_path, {}).path(backbone) is None
+    first, _ = calibrated([backbone], us, tmp_path)
+    assert first.sizes != []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bytes_used": 2**64}, {"extra_bytes": 10**15}, {"load_us": 10**15}]
+)
+def test_figures_of_a_block_that_cannot_be_count_as_none(
+    wrong: dict[str, Any], tmp_path: Path
+) -> None:
+    Measurements(tmp_path, {}).keep_block("early", BlockFigures(1, 1, 0))
+    assert Measurements(tmp_path, {}).block("early") == BlockFigures(1, 1, 0)
+    (path,) = tmp_path.iterdir()
+    change(path, wrong)
+    assert Measurements(tmp_path, {}).block("early") is None
+
+
+def change(path: Path, wrong: dict[str, Any]) -> None:
+    """Put other figures in a file."""
+    file = json.loads(path.read_bytes())
+    file["figures"] |= wrong
+    path.write_text(json.dumps(file))
 
 
 def test_a_folder_that_cannot_be_written_harms_nobody(tmp_path: Path) -> None:
