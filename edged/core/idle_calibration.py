@@ -24,7 +24,7 @@ class IdleCalibration:
         self._memory = memory
         self._device = device
         self._open: dict[str, None] = {}  # models, in the order of the library
-        self._groups: set[str] = set()  # first blocks of models that are to be measured
+        self._groups: set[str] = set()  # first blocks of all models
         self._running: Need | None = None  # of the model that a run is made of: its blocks stay
         self._quiet_s = inf  # since when there is nothing else to do
 
@@ -37,7 +37,8 @@ class IdleCalibration:
         """Learn what is to be measured, and what has been; the device has learnt it before."""
         if isinstance(event, Library):
             self._open = {model.name: None for model in event.models if not model.measured}
-            self._groups = {model.blocks[0] for model in event.models if not model.measured}
+            # What could not be measured is not known either: its batches begin small all the same.
+            self._groups = {model.blocks[0] for model in event.models}
         elif self._running is not None:
             self._running.in_use -= 1
             self._running = None

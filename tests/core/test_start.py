@@ -296,6 +296,29 @@ def test_blocks_that_a_vanished_model_is_measured_with_stay_though_others_share_
     assert unloaded(start.tell(Calibrated("a", False), 2.0)) == ["trunk", "a1"]
 
 
+def test_batches_of_a_model_that_could_not_be_measured_begin_small_and_grow() -> None:
+    start = calibrating(1000, "c")
+    start.tell(Calibrated("c", True), 0.9)
+    start.tell(library(*ALL), 0.9)  # as when the store changes
+    sizes = keep_busy(start, "c")
+    assert max(sizes[:RUNS]) <= SAFE_ROWS
+    assert max(sizes) == 16
+
+
+def test_batches_of_a_model_that_is_not_to_be_measured_any_more_begin_small_and_grow() -> None:
+    start = Start(1000, "c", measured=ALL)
+    start.load_all()
+    sizes = keep_busy(start, "c")
+    assert max(sizes[:RUNS]) <= SAFE_ROWS
+    assert max(sizes) == 16
+
+
+def test_batches_of_what_is_measured_are_as_large_as_is_of_use_at_once() -> None:
+    start = calibrating(1000, "c")
+    start.tell(Calibrated("c", True, (GroupCost("c1", (1, 16), (0.011, 0.026)),)), 0.9)
+    assert keep_busy(start, "c")[:3] == [1, 16, 16]
+
+
 @pytest.mark.parametrize("most_rows", [1, 2, 3])
 def test_where_few_rows_are_allowed_batches_of_what_is_not_measured_have_as_many(
     most_rows: int,
