@@ -42,6 +42,7 @@ class IdleCalibration:
         elif self._running is not None:
             self._running.in_use -= 1
             self._running = None
+            self._device.lanes.is_calibrating = False
         if isinstance(event, Calibrated):
             self._device.costs.know(event.costs)
             if event.done:
@@ -63,6 +64,7 @@ class IdleCalibration:
             return []
         self._running = self._memory.residency.models[model]
         self._running.in_use += 1
+        self._device.lanes.is_calibrating = True
         return [Calibrate(model, self._memory.ledger.batch_rows)]
 
     def _is_there(self, model: str) -> bool:

@@ -73,9 +73,17 @@ class Start:
         check_memory(self.scheduler)
         return commands
 
-    def ask(self, rid: int, model: str, now: float = 0.0, rows: int = 1) -> list[Command]:
+    def ask(
+        self,
+        rid: int,
+        model: str,
+        now: float = 0.0,
+        rows: int = 1,
+        deadline_s: float | None = None,
+    ) -> list[Command]:
         part = Part(PATHS[model][0], (model,))
-        return self.tell(Arrived(Request(rid, 1, (part,), rows, rows, inline=True)), now)
+        asked = Request(rid, 1, (part,), rows, rows, deadline_s=deadline_s, inline=True)
+        return self.tell(Arrived(asked), now)
 
     def load_all(self) -> list[str]:
         """Have all blocks loaded that are ordered: their names, in order."""
@@ -317,6 +325,43 @@ def test_batches_of_what_is_measured_are_as_large_as_is_of_use_at_once() -> None
     start = calibrating(1000, "c")
     start.tell(Calibrated("c", True, (GroupCost("c1", (1, 16), (0.011, 0.026)),)), 0.9)
     assert keep_busy(start, "c")[:3] == [1, 16, 16]
+
+
+def test_a_batch_that_a_run_of_the_calibration_held_up_shortens_no_time_out() -> None:
+    start = Start(1000, "c", "a", measured=("b", "huge"))
+    start.load_all()
+    assert start.tell(Woke(), QUIET_S) == [Calibrate("a", 16)]
+    cost = GroupCost("trunk", (1, 16), (0.010, 0.160))
+    assert start.tell(Calibrated("a", True, (cost,)), 1.0) == [Calibrate("c", 16)]
+    (_, run) = start.ask(1, "a", 1.0)
+    assert isinstance(run, Run)
+    start.tell(Calibrated("c", False), 21.0)
+    start.tell(BatchDone(run.batch, 0.010, 0.0), 21.0)
+    (_, later) = start.ask(2, "a", 21.1, deadline_s=21.2)
+    assert isinstance(later, Run)
+
+
+def test_times_are_not_learnt_from_a_batch_that_a_run_of_the_calibration_held_up() -> None:
+    start = calibrating(1000, "c")
+    (_, run) = start.ask(1, "c", 1.0)
+    assert isinstance(run, Run)
+    start.tell(Calibrated("c", False), 21.0)
+    start.tell(BatchDone(run.batch, 0.010, 0.0), 21.0)
+    (_, later) = start.ask(2, "c", 21.1, deadline_s=21.2)
+    assert isinstance(later, Run)
+
+
+def test_times_that_vary_much_leave_a_time_out_of_several_batches_alone() -> None:
+    start = calibrating(1000, "c")
+    start.tell(Calibrated("c", True, (GroupCost("c1", (1, 16), (0.010, 0.160)),)), 1.0)
+    now = 1.0
+    for rid in range(1, 10):
+        (_, run) = start.ask(rid, "c", now)
+        assert isinstance(run, Run)
+        now += 60.0 if rid == 5 else 0.010  # as of a machine that was suspended
+        start.tell(BatchDone(run.batch, 0.010, 0.0), now)
+    (_, last) = start.ask(10, "c", now, deadline_s=now + 0.1)
+    assert isinstance(last, Run)
 
 
 @pytest.mark.parametrize("most_rows", [1, 2, 3])

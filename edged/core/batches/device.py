@@ -50,6 +50,7 @@ class RunningBatch(Struct, frozen=True):
     started_s: float
     expected_s: float  # time that it should take; infinity where nothing is known
     ahead: bool  # whether it was ordered before a lane was free
+    is_held_up: bool = False  # whether a run of the calibration may have gone before it
 
 
 class DeviceLanes:
@@ -66,6 +67,7 @@ class DeviceLanes:
         self.has_free_lane = True
         self.free_s = inf  # when a lane should be free; infinity: one is, or nothing is known
         self.order_at = inf  # when to order the next batch ahead; infinity: not before one ends
+        self.is_calibrating = False  # whether a run of the calibration has not ended
 
     def may_begin_s(self, now: float) -> float:
         """When a batch that is ordered now should begin."""
@@ -77,7 +79,9 @@ class DeviceLanes:
         """A batch is ordered."""
         known_s = inf if expected_s is None else expected_s
         begins_s, ahead = self.may_begin_s(now), not self.has_free_lane
-        self.by_number[run.batch] = RunningBatch(run, tuple(parts), begins_s, known_s, ahead)
+        self.by_number[run.batch] = RunningBatch(
+            run, tuple(parts), begins_s, known_s, ahead, self.is_calibrating
+        )
         self.rows += run.rows
         self._look_ahead()
 
@@ -89,7 +93,7 @@ class DeviceLanes:
         if waits:
             batch = next(islice(self.batches, self.number - 1, None))
             self.by_number[batch.run.batch] = replace(batch, started_s=now)
-        if busy_s is not None:
+        if busy_s is not None and not ended.is_held_up:
             self._learn(ended, busy_s, now - ended.started_s)
         self._look_ahead()
         return ended
@@ -263,7 +267,8 @@ class Device:
         parts: list[StagedPart] = []
         taken = group.take(rows)
         takes_s = self.costs.batch_s(name, sum([part.rows for part in taken])) or 0.0
-        done_s = self.lanes.may_begin_s(now) + takes_s + self.lanes.spare_s
+        # No more spare time than the batch takes: where nothing can be met, nothing is learnt.
+        done_s = self.lanes.may_begin_s(now) + takes_s + min(self.lanes.spare_s, takes_s)
         while taken:
             late_rows = 0
             for part in taken:
@@ -321,7 +326,8 @@ class Device:
         # Use wall time, which includes the hand-over. A driver may report start and end at the
         # same instant, so never use less than the device's own time.
         took_s = max(busy_s, now - batch.started_s)
-        if took_s and not all([part.job.unusable for part in parts]):
+        is_unusable = all([part.job.unusable for part in parts])
+        if took_s and not is_unusable and not batch.is_held_up:
             self.costs.observe(run.group, run.rows, took_s, wide=run.wide)
             if self.follows_rate:
                 self._learn_heads(event, run)
