@@ -35,6 +35,7 @@ class _Memory(HostMemory):
 class Emulated:
     name = "emulated"
     emulated = True
+    prepares = False
     lanes = 1
 
     def __init__(self, options: EmulatedOptions) -> None:

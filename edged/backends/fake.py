@@ -27,6 +27,7 @@ class Fake:
     emulated = True
     lanes = 1
     prepare_row_s = 0.0
+    prepares = False
 
     def __init__(self, options: FakeOptions) -> None:
         self.memory = HostMemory()

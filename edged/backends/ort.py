@@ -98,6 +98,7 @@ class OnnxRuntime:
                 cache_dir, {"onnxruntime": ort.__version__, "pack": options.pack}
             )
             self._prepared.sweep()
+        self.prepares = on_cpu
         self._blocks: dict[str, _Block] = {}
         self._quick: dict[str, bool] = {}  # result of `_is_quick` for each block ever loaded
         self._bindings: dict[_BindingKey, Any] = {}

@@ -118,6 +118,7 @@ class Torch:
     emulated = False
     lanes = 1
     prepare_row_s = 0.0
+    prepares = False
 
     def __init__(
         self, options: TorchOptions, *, threads: int, recorder: Recorder | None = None

@@ -71,11 +71,20 @@ class Loader:
         for manifest in manifests.values():
             check_servable(manifest)
         self._know(dict(manifests))
-        for figures in self.known.values():
+        for figures in self._figures().values():
             self._extra_bytes = max(self._extra_bytes, figures.extra_bytes)
 
     @property
     def known(self) -> dict[str, BlockFigures]:
+        """What a load of the models' blocks takes, as earlier ones did. Not of blocks that have to
+        be prepared anew: nobody knows how long that takes.
+        """
+        backend, found = self._backend, self._figures()
+        if not backend.prepares:
+            return found
+        return {block: of for block, of in found.items() if backend.is_prepared(block)}
+
+    def _figures(self) -> dict[str, BlockFigures]:
         """What earlier loads have taken, of blocks that the models need."""
         if self._measurements is None:
             return {}

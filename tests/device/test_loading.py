@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -202,6 +203,22 @@ def test_a_damaged_prepared_copy_is_made_anew(tmp_path: Path) -> None:
         entry.write_bytes(data)
         load(rig, HEADS["cat"])
         np.testing.assert_array_equal(answer(rig, "cat"), expected)
+
+
+def test_how_long_a_load_takes_is_not_known_of_a_block_that_must_be_prepared_again(
+    store: Store, tmp_path: Path
+) -> None:
+    cache, gone = tmp_path / "cache", HEADS["cat"].id
+    settings = {"backend": "onnxruntime", "cache_dir": str(cache)}
+    with worker(store, **settings) as rig:
+        assert rig.ready.blocks == ()
+    with worker(store, **settings) as rig:
+        assert {info.id for info in rig.ready.blocks} == {block.id for block in BLOCKS}
+    for path in cache.iterdir():
+        if path.is_dir() and path.name.startswith(gone):
+            shutil.rmtree(path)
+    with worker(store, **settings) as rig:
+        assert {info.id for info in rig.ready.blocks} == {block.id for block in BLOCKS} - {gone}
 
 
 # --- models at run time ---------------------------------------------------------------------------
