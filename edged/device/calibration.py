@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,7 @@ class Calibration:
         self._measurements = measurements
         self._counted_bytes = counted_bytes
         self._plans: dict[str, _Plan] = {}  # by key of the model
+        self._splitting = threading.Lock()
 
     # --- what is known --------------------------------------------------------------------------
 
@@ -109,6 +111,12 @@ class Calibration:
             for block, figures in known.items()
             if figures is not None and figures.rows_at_once is not None
         }
+
+    def split(self, microbatches: Mapping[str, int]) -> None:
+        """Run these blocks at most so many rows at a time from now on. Any thread may call this."""
+        with self._splitting:
+            for executor in self._executors:
+                executor.split({**executor.microbatches, **microbatches})
 
     # --- measuring ------------------------------------------------------------------------------
 
@@ -213,8 +221,7 @@ class Calibration:
         found = replace(figures, is_judged=True, rows_at_once=rows)
         self._measurements.keep_block(block, found)
         log.info("block %s runs %d rows at a time", block[:12], rows)
-        for executor in self._executors:
-            executor.split({**executor.microbatches, block: rows})
+        self.split({block: rows})
 
     def _end_judging(self, manifest: Manifest) -> None:
         """All sizes were compared: the others run all rows at once."""

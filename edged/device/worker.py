@@ -132,11 +132,14 @@ class Worker:
             measurements,
             counted_bytes=lambda: fixed_bytes + self._loader.resident_bytes,
         )
+        self._split_blocks()
+
+    def _split_blocks(self) -> None:
+        """Have the models' blocks run in micro-batches, as is told or was found earlier."""
         microbatches = self._settings.microbatches
         if microbatches is None:
             microbatches = self._calibration.microbatches(self._loader.blocks)
-        for executor in self._executors:
-            executor.split(microbatches)
+        self._calibration.split(microbatches)
 
     def _make_intake(self, decoding: Decoding) -> RequestIntake:
         return RequestIntake(
@@ -309,6 +312,7 @@ class Worker:
 
     def _redefine(self, manifests: Mapping[str, Manifest]) -> None:
         """Serve these models from now on."""
+        self._split_blocks()
         for executor in self._executors:
             executor.define(manifests)
         self._staging.define(manifests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -238,6 +239,26 @@ def test_models_are_defined_and_forgotten(store: Store) -> None:
         rig.expect(link.Defined)
         load(rig, HEADS["cat"])  # its block went with it
         np.testing.assert_array_equal(answer(rig, "cat"), before)
+
+
+def test_blocks_of_a_new_model_run_in_the_micro_batches_that_were_found_earlier(
+    store: Store, tmp_path: Path
+) -> None:
+    block, run_s = HEADS["dog"].id, 0.05
+    settings = {"cache_dir": str(tmp_path), "options": {"run_us": int(run_s * 1e6)}}
+    with worker(store, models=["dog"], **settings):
+        pass  # its blocks were loaded, and what they take is kept
+    (path,) = tmp_path.glob(f"{block}*")
+    file = json.loads(path.read_bytes())
+    file["figures"] |= {"is_judged": True, "rows_at_once": 1}
+    path.write_text(json.dumps(file))
+    x = np.zeros((4, 6), np.float32)
+    with worker(store, models=["cat"], **settings) as rig:
+        rig.send(link.Define((("dog", store.models()["dog"]),)))
+        rig.expect(link.Defined)
+        load(rig, HEADS["dog"])
+        done = rig.ran((rig.prepared(x, "dog"), ["dog"])).message.done
+        assert done.infer_s >= run_s * (1 + len(x))  # the first block runs all rows at once
 
 
 def test_models_that_cannot_be_defined_change_nothing(tmp_path: Path) -> None:
