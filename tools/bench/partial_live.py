@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from edged.client import Client
 from edged.client.aio import AsyncClient
 from edged.errors import EdgedError
-from edged.sim.loading import Scenario, run
+from edged.sim.loading import LoadingForm
+from edged.sim.simulator import simulate
 from edged.store import Store
 from tools.bench.backbones import chain_of
 from tools.bench.partial import Load, fine_tuned, with_arrivals
@@ -112,9 +113,12 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _simulated(scenario: Scenario, names: Iterable[str]) -> dict[str, float]:
+def _simulated(scenario: LoadingForm, names: Iterable[str]) -> dict[str, float]:
     """The results of the policies under a virtual clock, with the times of the emulated device."""
-    return {name: round(run(scenario, name).served / len(scenario.asked), 3) for name in names}
+    return {
+        name: round(simulate(scenario.scenario(name)).served / len(scenario.asked), 3)
+        for name in names
+    }
 
 
 @contextlib.contextmanager
@@ -131,7 +135,7 @@ class _Bench:
     """Runs the policies in a folder, or reads the outcomes that an earlier run kept there."""
 
     def __init__(
-        self, folder: Path, scenario: Scenario, load: Load, args: argparse.Namespace
+        self, folder: Path, scenario: LoadingForm, load: Load, args: argparse.Namespace
     ) -> None:
         self._folder = folder
         self._scenario = scenario
@@ -179,7 +183,7 @@ class _Bench:
 class _Replay:
     """Sends each request at its time, whether or not the others are answered."""
 
-    def __init__(self, scenario: Scenario, row: tuple[int, ...], seed: int) -> None:
+    def __init__(self, scenario: LoadingForm, row: tuple[int, ...], seed: int) -> None:
         random = np.random.default_rng(seed)
         self._images = random.standard_normal((IMAGES, 1, *row), np.float32)
         self._scenario = scenario
@@ -259,7 +263,7 @@ def _is_over(look: dict[str, int]) -> bool:
 # --- the backends ---------------------------------------------------------------------------------
 
 
-def _emulated(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: int) -> Bed:
+def _emulated(folder: Path, scenario: LoadingForm, load: Load, shares: bool, seed: int) -> Bed:
     """A store of a scenario's models, which nobody reads, and the emulated device."""
     rows_max = scenario.b_max
     store = Store(folder / ("emulated" if shares else "emulated-unshared")).create()
@@ -289,7 +293,7 @@ def _emulated(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: 
     return Bed(store.path, device + "".join(dict.fromkeys(figures)), (16,))
 
 
-def _onnxruntime(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: int) -> Bed:
+def _onnxruntime(folder: Path, scenario: LoadingForm, load: Load, shares: bool, seed: int) -> Bed:
     """The same models with weights, for ONNX Runtime."""
     from tools.bench import partial_library
 
@@ -303,7 +307,7 @@ def _onnxruntime(folder: Path, scenario: Scenario, load: Load, shares: bool, see
     return Bed(store.path, device, (3, partial_library.SIDE, partial_library.SIDE))
 
 
-BEDS: dict[str, Callable[[Path, Scenario, Load, bool, int], Bed]] = {
+BEDS: dict[str, Callable[[Path, LoadingForm, Load, bool, int], Bed]] = {
     "emulated": _emulated,
     "onnxruntime": _onnxruntime,
 }
