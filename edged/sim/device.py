@@ -83,7 +83,7 @@ class SimulatedDevice:
         blocks: Mapping[str, BlockCost] | None = None,
         groups: Mapping[str, str] | None = None,
     ) -> None:
-        """blocks  those that can be loaded
+        """blocks  blocks that can be loaded
         groups  the group of each model that can be measured
         """
         self._model = model
@@ -145,4 +145,6 @@ class SimulatedDevice:
         run = Run(0, group, (Member(0, (command.model,)),) * rows, rows)
         is_done = rows == command.rows
         costs = (self._model.cost(group),) if is_done else ()
-        return now + self._model.times.batch_s(run), Calibrated(command.model, is_done, costs)
+        done = now + self._model.times.batch_s(run)
+        self._lanes = [done] * self._model.lanes  # nothing runs at the same time
+        return done, Calibrated(command.model, is_done, costs)

@@ -29,7 +29,7 @@ SPARE_S = 1e-3  # time from the end of the first loads to time 0; it makes up fo
 
 
 @dataclass(frozen=True, slots=True)
-class Loader:
+class LoadingFigures:
     """What the loader did from time 0 on."""
 
     loads: int  # of blocks
@@ -47,10 +47,10 @@ class Outcome:
     latency_s: tuple[float | None, ...]  # the network included; None: refused
     answered_s: tuple[float, ...]  # when the daemon answered, ascending
     batches: tuple[int, ...]  # rows of each batch, in the order run
-    device_busy_s: float  # time of all batches, on all lanes
+    device_busy_s: float  # sum over all lanes
     end_s: float
     events: int
-    loader: Loader | None = None  # None: nothing is ever loaded
+    loader: LoadingFigures | None = None  # None: nothing is ever loaded
 
     @property
     def served(self) -> int:
@@ -181,7 +181,7 @@ class _Simulation:
 
     def _outcome(self) -> Outcome:
         loads = self._loads
-        loader = Loader(
+        loader = LoadingFigures(
             len(loads), sum(block.bytes for block in loads), sum(block.load_s for block in loads)
         )
         return Outcome(

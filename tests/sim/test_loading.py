@@ -9,7 +9,7 @@ from edged.core.events import Calibrated, Command, DeviceUp, Event, Load
 from edged.core.learning import RUNS, SAFE_ROWS
 from edged.errors import PlanError
 from edged.sim.loading import LoadingForm, SimModel, Speed, read
-from edged.sim.simulator import SPARE_S, Loader, simulate
+from edged.sim.simulator import SPARE_S, LoadingFigures, simulate
 from tools.bench import partial
 
 
@@ -64,7 +64,7 @@ def test_a_device_starts_empty_and_has_loaded_what_fits_when_time_0_begins() -> 
     begin_s = turns[0][0]
     assert begin_s == pytest.approx(-0.015 - SPARE_S)
     assert loads == [(begin_s, "b0"), (begin_s, "b1"), (0.010, "b2")]
-    assert outcome.loader == Loader(1, 50, pytest.approx(0.005))
+    assert outcome.loader == LoadingFigures(1, 50, pytest.approx(0.005))
 
 
 def test_a_cold_device_loads_what_the_first_requests_wait_for() -> None:
