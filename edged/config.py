@@ -162,10 +162,10 @@ class DeviceConfig(_Section, frozen=True):
     threads: Threads = 0  # threads that compute one batch; 0: as many as the daemon may use
     prepare_threads: Threads = 0  # threads that decode images; 0: as many as the daemon may use
     cache_dir: PathText = "/var/cache/edged"  # blocks prepared for this host
-    profile: PathText | None = None  # a file of `edged profile`; None: measure at the start
+    profile: PathText | None = None  # a file of `edged profile`; None: measure in idle moments
     # While there is work processors enter no idle state that takes longer to leave; None: any.
     idle_latency_us: Annotated[int, Meta(ge=0, le=1_000_000_000)] | None = None
-    # Time to load and warm up.
+    # Time to start a worker, and to prepare and load a block for the first time.
     start_timeout_s: Annotated[float, Meta(ge=1.0, le=86_400.0)] = 300.0
     # The worker is restarted when a batch takes longer than this and than its measured times allow.
     hang_timeout_s: Annotated[float, Meta(ge=0.1, le=86_400.0)] = 10.0

@@ -167,7 +167,7 @@ class ClientGone(msgspec.Struct, frozen=True, array_like=True, tag="client-gone"
 
 
 class DeviceUp(msgspec.Struct, frozen=True, array_like=True, tag="device-up"):
-    """The worker is warm and has no requests. `costs` are of one lane."""
+    """The worker is up and has no requests. `costs` are of one lane."""
 
     costs: tuple[GroupCost, ...] = ()
     lanes: int = 1  # batches that it runs side by side

@@ -28,7 +28,7 @@ class WorkerProcess:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Start the process; it sends Ready, or Failed, when it has loaded and warmed up."""
+        """Start the process; it sends Ready or WorkerFailed when its backend is open."""
         self._orders, orders = channel_pair()
         self._reports, reports = channel_pair()
         for end in (self._orders, self._reports):

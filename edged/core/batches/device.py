@@ -146,7 +146,7 @@ class Device:
         self._last_batch = 0
 
     def up(self, event: DeviceUp) -> None:
-        """The worker is warm and has no requests."""
+        """The worker is up and has no requests."""
         self._check_number(event.device)
         lanes = min(event.lanes, self._settings.lanes or event.lanes)
         self.is_up = True
