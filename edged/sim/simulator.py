@@ -25,7 +25,9 @@ from edged.sim.device import SimulatedDevice
 from edged.sim.engine import Engine, Trace
 from edged.sim.scenario import Scenario
 
-SPARE_S = 1e-3  # time from the end of the first loads to time 0; it makes up for rounding
+# Time from the end of the first loads to time 0: longer than the scheduler pauses before it looks
+# again, shorter than it waits before it measures.
+SPARE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
