@@ -23,6 +23,7 @@ import msgspec
 import pytest
 
 from edged import wire
+from edged.device.measurements import BlockFigures, PathFigures
 from edged.options import _TYPES
 from edged.wire.codec import _ALL_REQUESTS
 from tests.test_layers import name, parse, sources
@@ -32,6 +33,7 @@ from tests.test_layers import name, parse, sources
 PARAMETERS: dict[str, tuple[Any, ...]] = {
     "edged/wire/headers.py: header_type": (*_ALL_REQUESTS.values(), *wire.REPLIES.values()),
     "edged/wire/codec.py: header": (wire.Infer, wire.InferReply),
+    "edged/device/measurements.py: kind": (BlockFigures, PathFigures),
     "edged/options.py: _TYPES[backend]": tuple(_TYPES.values()),
     "edged/planner/instance.py: struct": (),
     "edged/typeinfo.py: read": (),

@@ -66,8 +66,13 @@ class question(Generic[P, R]):
     def __get__(self, client: _Awaited, owner: Any) -> Callable[P, Coroutine[Any, Any, R]]: ...
 
     def __get__(self, client: Any, owner: Any) -> Any:
-        if client is None:
-            return self._make  # the function with its documentation, which `help` shows
+        if client is None:  # `Client.ping`, which takes the client first
+
+            @functools.wraps(self._make)
+            def asked_of(of: Any, *args: P.args, **kwargs: P.kwargs) -> Any:
+                return of._ask(self._make(of, *args, **kwargs))
+
+            return asked_of
 
         @functools.wraps(self._make)
         def asked(*args: P.args, **kwargs: P.kwargs) -> Any:

@@ -39,12 +39,19 @@ class IdleCalibration:
             self._groups = {model.blocks[0] for model in event.models if not model.measured}
         else:
             self._running = None
+        if isinstance(event, DeviceUp | DeviceDown):
+            self._quiet_s = inf  # nothing is quiet before a device is there
         if isinstance(event, Calibrated):
             self._device.costs.know(event.costs)
             if event.done:
                 self._open.pop(event.model, None)
         self.is_open = bool(self._open)
         self._device.costs.learn(self._groups)
+
+    def stop(self) -> None:
+        """Measure nothing more: the daemon shuts down."""
+        self._open.clear()
+        self.is_open = False
 
     def next(self, now: float, *, idle: bool) -> list[Calibrate]:
         """The run to make now, if there is one. `idle`: whether the device has no request."""

@@ -205,6 +205,7 @@ class Scheduler:
     def _drain(self, out: list[Command]) -> None:
         """Finish what was accepted, and accept nothing more."""
         self._is_draining = self._device.is_draining = self._admission.is_closed = True
+        self._calibration.stop()
         self._parking.drain(out)
 
     def _keep_busy(self, now: float, out: list[Command]) -> None:

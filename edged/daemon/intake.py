@@ -90,7 +90,9 @@ class Intake:
             priority - 1 if priority else self._server.default_level,
         )
         order, held = [link.encode(header), *payload], size if shared is None else 0
-        pending = PendingRequest(client, infer.id, resolved, order, size, held, inline, images)
+        pending = PendingRequest(
+            client, infer.id, resolved, order, size, held, inline, images, header.level
+        )
         self.replies.add(header.rid, pending)
         self._arrive(header, infer.parameters, pending, now)
 

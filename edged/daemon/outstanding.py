@@ -9,7 +9,7 @@ bound, and nothing else that the worker says meanwhile is a sign of life.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from edged.core.events import Run
@@ -33,11 +33,18 @@ class _Line(Generic[K, V]):
     counts, even if the others go on.
     """
 
-    def __init__(self, bound: Callable[[K, V], tuple[float, str]]) -> None:
-        """`bound`: the seconds that an order may take, and what is late after that."""
+    def __init__(
+        self,
+        bound: Callable[[K, V], tuple[float, str]],
+        goes_before: Callable[[V, V], bool] = lambda order, first: False,
+    ) -> None:
+        """bound        the seconds that an order may take, and what is late after that
+        goes_before  whether the worker takes up an order before one that was given earlier
+        """
         self.orders: dict[K, V] = {}  # what the bound of each depends on
         self.since_s = 0.0
         self._bound = bound
+        self._goes_before = goes_before
 
     def begin(self, key: K, order: V, now: float) -> None:
         if not self.orders:
@@ -49,7 +56,8 @@ class _Line(Generic[K, V]):
         orders = self.orders
         if key not in orders:
             return False
-        if key == next(iter(orders)):
+        first = next(iter(orders))
+        if key == first or self._goes_before(orders[key], orders[first]):
             self.since_s = now
         del orders[key]
         return True
@@ -60,6 +68,11 @@ class _Line(Generic[K, V]):
             return None
         bound_s, what = self._bound(*next(iter(self.orders.items())))
         return self.since_s + bound_s, bound_s, what
+
+
+class _Request(NamedTuple):
+    rows: int
+    level: int  # 0 is the most urgent, which the worker prepares first
 
 
 class _Batch(NamedTuple):
@@ -92,7 +105,9 @@ class Outstanding:
     def _reset(self) -> None:
         self._is_up = False
         self.batches = _Line(self._batch_bound)
-        self.requests = _Line(self._request_bound)
+        self.requests = _Line(
+            self._request_bound, goes_before=lambda order, first: order.level < first.level
+        )
         self.loads = _Line(self._load_bound)
         self.unloads = _Line(self._unload_bound)
         self.calibrations = _Line(self._calibration_bound)
@@ -114,9 +129,9 @@ class Outstanding:
         self._reset()
         self._started_s = now
 
-    def prepare(self, rid: int, rows: int, now: float) -> None:
+    def prepare(self, rid: int, rows: int, level: int, now: float) -> None:
         """A request that is not prepared inline."""
-        self.requests.begin(rid, rows, now)
+        self.requests.begin(rid, _Request(rows, level), now)
 
     def run(self, run: Run, images: int, now: float) -> None:
         """`images`: the number of images that the batch itself decodes."""
@@ -160,6 +175,11 @@ class Outstanding:
         self._load_times_s[block] = load_s
         return self.loads.end(block, now)
 
+    def calibrated(self, model: str, now: float) -> bool:
+        """Batches may have waited for the run of a calibration: their time begins now."""
+        self.batches.since_s = now
+        return self.calibrations.end(model, now)
+
     def measured(self) -> bool:
         self._measures -= 1
         return self._measures >= 0
@@ -172,8 +192,9 @@ class Outstanding:
             bound_s *= FIRST_TIMES
         return bound_s + batch.images * IMAGE_S, "a batch did not end"
 
-    def _request_bound(self, rid: int, rows: int) -> tuple[float, str]:
-        return self._hang_timeout_s + rows * IMAGE_S, "what a request sent was not prepared"
+    def _request_bound(self, rid: int, request: _Request) -> tuple[float, str]:
+        bound_s = self._hang_timeout_s + request.rows * IMAGE_S
+        return bound_s, "what a request sent was not prepared"
 
     def _load_bound(self, what: str | tuple[str, ...], known_s: float | None) -> tuple[float, str]:
         """Blocks that are loaded, and models that are defined. `known_s`: the time of a block that
@@ -206,7 +227,7 @@ class Outstanding:
             if now - self._started_s > self._start_timeout_s:
                 return f"the device worker was not ready within {self._start_timeout_s:g} s"
             return None
-        for line in self._lines:
+        for line in self._watched():
             first = line.first()
             if first is not None and first[0] < now:
                 _, bound_s, what = first
@@ -216,9 +237,15 @@ class Outstanding:
     def late_batch(self, now: float) -> int | None:
         """The batch that has not ended in its time, if that is why the worker is given up."""
         first = self.batches.first()
-        if first is None or first[0] >= now:
+        if first is None or first[0] >= now or self.calibrations.orders:
             return None
         return next(iter(self.batches.orders), None)
+
+    def _watched(self) -> Iterator[_Line[Any, Any]]:
+        """The lines whose bounds count now: a batch may wait for the run of a calibration."""
+        for line in self._lines:
+            if line is not self.batches or not self.calibrations.orders:
+                yield line
 
     @property
     def is_any(self) -> bool:
@@ -227,5 +254,5 @@ class Outstanding:
 
     def progress_at(self, now: float) -> float:
         """The last moment at which nothing was late: now, or the end of the time that is over."""
-        ends_s = [first[0] for line in self._lines if (first := line.first()) is not None]
+        ends_s = [first[0] for line in self._watched() if (first := line.first()) is not None]
         return min([now, *ends_s])

@@ -42,17 +42,22 @@ class PendingRequest(msgspec.Struct, eq=False):
     held_bytes: int  # the part of the payload that is held here, and not in shared memory
     inline: bool  # prepared by the batch that runs it
     inline_images: int  # the number of images that the batch decodes
+    level: int = 0  # 0 is the most urgent
     is_ordered: bool = False  # the present worker has its payload
     has_failed: bool = False  # its inline preparation has: batches run without it
     # The outputs of each model, by its key, with the tensors of those that have no classes.
     results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
     answer_bytes: int = 0  # the size of these tensors
 
-    def restart(self) -> None:
-        """The worker is gone, and with it what it had done."""
+    def lose_worker(self) -> None:
+        """The worker is gone. An answer that is held for its turn still needs the results."""
+        self.is_ordered = self.has_failed = False
+
+    def begin(self) -> None:
+        """The worker gets its payload, perhaps anew: all of its models run."""
         self.results.clear()
         self.answer_bytes = 0
-        self.is_ordered = self.has_failed = False
+        self.is_ordered = True
 
     def add(
         self, model: Manifest, answer: link.ModelAnswer, tensors: Sequence[wire.Buffer]

@@ -44,7 +44,7 @@ def readiness(state: MemoryState, wanted: Collection[str]) -> Readiness:
     good = [m for m in served if not m.error and not m.excess_bytes]
     first = [model for model in served if model.model in wanted]
     is_ready = any(not model.missing_bytes for model in first) or (
-        state.loading is None and any(model.model in wanted for model in good)
+        state.loading is None and (any(m.model in wanted for m in good) or not served)
     )
     failed = [(m.code, m.error) for m in served if m.error and m.code is not None]
     failure = None
@@ -54,6 +54,8 @@ def readiness(state: MemoryState, wanted: Collection[str]) -> Readiness:
 
 
 def _note(served: Sequence[ModelState], first: Sequence[ModelState], *, is_ready: bool) -> str:
+    if not served:
+        return "all models are unloaded by an administrator"
     too_large = [model for model in served if model.excess_bytes]
     if not too_large:
         return ""
@@ -85,8 +87,11 @@ def first_models(
 
 
 def wanted_models(
-    catalog: Catalog, keys: dict[str, str], pinned: Collection[str]
+    catalog: Catalog, keys: dict[str, str], pinned: Collection[str], failing: Collection[str]
 ) -> frozenset[str]:
-    """Keys of the models without which the daemon is not ready: pinned ones and defaults."""
-    defaults = {next((m for m in of if m in keys), "") for of in catalog.tasks.values()}
-    return frozenset(keys[name] for name in (*pinned, *defaults) if name in keys)
+    """Keys of the models without which the daemon is not ready: pinned ones, and of each task the
+    first that can be loaded. `keys`: of the models that are not unloaded, by name.
+    """
+    able = [name for name in keys if name not in failing]
+    defaults = {next((m for m in of if m in able), "") for of in catalog.tasks.values()}
+    return frozenset(keys[name] for name in (*pinned, *defaults) if name in able)

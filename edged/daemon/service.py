@@ -48,14 +48,19 @@ class Service:
 
     def look_at_memory(self) -> None:
         """See how far the loading has come, and what there is no room for."""
-        wanted = wanted_models(self.catalog, self.versions.served, self.administration.pinned)
+        pinned, failing = self.administration.pinned, self.failing()
+        wanted = wanted_models(self.catalog, self._loadable(), pinned, failing)
         self.readiness = readiness(self.scheduler.memory(), wanted)
 
     def first_models(self) -> tuple[str, ...]:
         """Keys of the models that a worker which starts now is to load, best first."""
-        unloaded, pinned = self.administration.unloaded, self.administration.pinned
-        keys = {name: key for name, key in self.versions.served.items() if name not in unloaded}
-        return first_models(self.catalog, keys, pinned, self.config.models or ())
+        pinned = self.administration.pinned
+        return first_models(self.catalog, self._loadable(), pinned, self.config.models or ())
+
+    def _loadable(self) -> dict[str, str]:
+        """Keys of the models that no administrator has unloaded, by name."""
+        unloaded = self.administration.unloaded
+        return {name: key for name, key in self.versions.served.items() if name not in unloaded}
 
     @property
     def served_models(self) -> int:

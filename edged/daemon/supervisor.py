@@ -30,6 +30,7 @@ from edged.systemd import Notifier, Watchdog
 
 log = logging.getLogger("edged")
 
+START_MARGIN_S = 10.0  # the service manager waits this much longer for a start than the daemon
 STOP_S = 5.0  # the time that a worker has to end by itself
 
 
@@ -133,8 +134,25 @@ class Supervisor:
             models=tuple(models),
             manifests=models,
         )
-        self.channel.open(WorkerProcess(settings))
-        self.notifier.starting(within_s=self.config.device.start_timeout_s)
+        try:
+            process = WorkerProcess(settings)
+        except OSError as error:  # no memory, descriptors or processes are left: perhaps later
+            reason = f"no device worker can be started: {error.strerror}"
+            if not self._was_ready:
+                raise Unavailable(reason) from error
+            log.error("%s", reason)
+            self._start_at = self._restarts.on_ended(now)
+            return
+        self.channel.open(process)
+        self._extend_start()
+
+    def _extend_start(self) -> None:
+        """Ask the service manager for time, a little more than the worker has: what is wrong with a
+        start is to be said by the daemon before it is ended.
+        """
+        if not self._was_ready:
+            within_s = self.config.device.start_timeout_s + START_MARGIN_S
+            self.notifier.starting(within_s=within_s)
 
     def stop(self) -> None:
         """Let the worker finish what it runs, for a moment."""
@@ -199,10 +217,10 @@ class Supervisor:
                 self._device_name = report.device
                 self._restarts.on_ready(now)
                 self._logged = None
+                self._extend_start()
                 self._on_progress()
             elif isinstance(report, BlockLoaded | BlockLoadFailed):
-                if not self._was_ready:
-                    self.notifier.starting(within_s=self.config.device.start_timeout_s)
+                self._extend_start()
                 self._on_progress()
             elif isinstance(report, link.WorkerFailed):
                 self._failure = report
@@ -225,10 +243,10 @@ class Supervisor:
             self._was_ready = True
             self.on_first_ready()
             self.notifier.ready()
-        if not self._was_ready and readiness.loading is None and readiness.note:
-            # Nothing fits at present. The daemon stays up, since memory may be free later, so the
-            # service manager must not end it when the time for the start is over.
-            self.notifier.starting(within_s=self.config.device.start_timeout_s)
+        if not self._was_ready and readiness.loading is None:
+            # No wanted model can be served at present. The daemon stays up, since memory may be
+            # free later, so the service manager must not end it when the time for its start ends.
+            self._extend_start()
         if readiness.remark != self._logged:
             self._logged = readiness.remark
             self._log(readiness)

@@ -146,15 +146,16 @@ class WorkerPort:
         self.outstanding.begin(now)
         self.ready, self.lanes_prepare = None, False
         for request in self._requests.values():
-            request.restart()
+            request.lose_worker()
         return None if run is None else tuple(member.rid for member in run.members)
 
     def _prepare(self, command: Prepare, now: float) -> None:
         request = self._requests[command.rid]
-        request.is_ordered = True
+        request.begin()
         soon = True
         if not request.inline:
-            self.outstanding.prepare(command.rid, request.resolved.rows, now)
+            resolved = request.resolved
+            self.outstanding.prepare(command.rid, resolved.rows, request.level, now)
         elif self.lanes_prepare:
             # Its Run cannot come before that time, so the worker need not wake for it.
             soon = self._scheduler.settled_until_s <= now
@@ -285,7 +286,7 @@ class WorkerPort:
     def _on_measured(self, report: link.ModelMeasured, now: float) -> bool:
         fits = all(one.rows > 0 and one.infer_us > 0 for one in report.warm_ups)
         fits = fits and min(report.row_bytes, report.base_bytes, report.loading_bytes) >= 0
-        return self.outstanding.calibrations.end(report.model, now) and fits
+        return self.outstanding.calibrated(report.model, now) and fits
 
     def _on_memory(self, report: link.WorkerMemory, now: float) -> bool:
         return min(report.pss_bytes, report.private_bytes) >= 0 and self.outstanding.measured()

@@ -35,22 +35,19 @@ class WorkerProcess:
             end.setblocking(False)
         self.sender = Sender(self._orders)  # the scheduler bounds what is on its way
         self.receiver = Receiver(self._reports)
-        with orders, reports:
+        # Its standard input is a file in memory. A pipe does not hold long settings, so the front
+        # would wait until the worker reads them.
+        with orders, reports, os.fdopen(os.memfd_create("edged-worker-settings"), "r+b") as file:
             theirs = (orders.fileno(), reports.fileno())
+            file.write(msgspec.json.encode(WorkerStart(os.getpid(), *theirs, settings)))
+            file.seek(0)
             self._process = subprocess.Popen(
                 command("edged.device"),
-                stdin=subprocess.PIPE,
+                stdin=file,
                 env={**os.environ, **environment(settings)},
                 pass_fds=theirs,
             )
-            start = WorkerStart(os.getpid(), *theirs, settings)
         self.death_fd = os.pidfd_open(self._process.pid)  # readable when the process has ended
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(msgspec.json.encode(start))
-            self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it died at once: `death_fd` says so
 
     @property
     def pid(self) -> int:

@@ -17,6 +17,7 @@ values, into those of version 4, and let `_read` apply it where the header says 
 from __future__ import annotations
 
 import gzip
+import logging
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -31,6 +32,8 @@ from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import EdgedError, InvalidArgument
 from edged.policies import find
 from edged.typeinfo import describe
+
+log = logging.getLogger("edged")
 
 VERSION = 3
 
@@ -62,12 +65,15 @@ class Mismatch(EdgedError):
 
 
 class Recorder:
-    """An observer that writes a recording; `file` is the caller's to close."""
+    """An observer that writes a recording; `file` is the caller's to close.
+
+    A recording that cannot be written on, because the disk is full, ends with a word in the log.
+    """
 
     def __init__(
         self, file: TextIO, settings: SchedulerSettings, memory: MemorySettings | None = None
     ) -> None:
-        self._file = file
+        self._file: TextIO | None = file
         self._encoder = msgspec.json.Encoder()
         self._write(RecordingHeader(VERSION, settings, memory or MemorySettings()))
 
@@ -75,7 +81,13 @@ class Recorder:
         self._write(Turn(now, event, list(commands)))
 
     def _write(self, line: msgspec.Struct) -> None:
-        self._file.write(self._encoder.encode(line).decode() + "\n")
+        if self._file is None:
+            return
+        try:
+            self._file.write(self._encoder.encode(line).decode() + "\n")
+        except OSError as error:
+            self._file = None
+            log.error("the recording ends here: it cannot be written: %s", error.strerror)
 
 
 def turns(path: Path) -> Iterator[Turn]:

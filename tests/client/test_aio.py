@@ -95,6 +95,19 @@ def test_questions(daemon: FakeDaemon) -> None:
     with_client(daemon, test)
 
 
+def test_a_question_is_asked_through_the_class_as_well() -> None:
+    """As in `pool.map(Client.ping, clients)`."""
+    asked = []
+
+    class Here:
+        def _ask(self, inquiry: object) -> str:
+            asked.append(inquiry)
+            return "answer"
+
+    assert Client.ping(Here()) == "answer"
+    assert len(asked) == 1
+
+
 def test_both_clients_have_the_same_methods_and_each_says_what_it_does() -> None:
     def methods(client: type) -> set[str]:
         return {name for name in dir(client) if not name.startswith("_")}

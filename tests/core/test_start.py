@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from edged.core.events import (
@@ -15,6 +17,7 @@ from edged.core.events import (
     Command,
     DeviceDown,
     DeviceUp,
+    DrainAsked,
     Event,
     GroupCost,
     Library,
@@ -209,6 +212,21 @@ def test_nothing_is_measured_of_what_is_not_there_nor_of_what_is_known() -> None
     assert start.tell(Woke(), 11.0 + QUIET_S) == [Calibrate("c", 16)]
     start.tell(DeviceDown("killed"), 12.0)
     assert start.tell(Woke(), 20.0) == []
+
+
+def test_without_a_device_and_at_the_end_no_time_is_due_for_measuring() -> None:
+    """A time in the past would have the driver call again and again."""
+    start = Start(1000, "c", measured=("a", "b", "huge"))
+    start.load_all()
+    assert start.tell(Woke(), QUIET_S) == [Calibrate("c", 16)]
+    start.tell(DeviceDown("killed"), 2.0)
+    assert start.scheduler.wakeup_at() == math.inf
+    other = Start(1000, "c", measured=("a", "b", "huge"))
+    other.load_all()
+    other.tell(Woke(), 0.1)
+    other.ask(1, "c", 0.2)
+    other.tell(DrainAsked(), 0.3)
+    assert other.scheduler.wakeup_at() == math.inf
 
 
 def test_measured_memory_bounds_the_next_run() -> None:

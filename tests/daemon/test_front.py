@@ -174,6 +174,20 @@ def test_when_the_worker_dies_its_requests_run_again_with_their_payload(bench):
     assert bench.reply().header.id == "r1"
 
 
+def test_an_answer_that_is_held_for_its_turn_outlives_the_worker_that_made_it():
+    bench = Bench(models=catalog(manifest("a"), manifest("b", backbone=OTHER_BACKBONE)))
+    bench.worker_is_ready()
+    for id, task in (("r1", "a"), ("r2", "b")):
+        bench.ask(infer(id, task, parameters=wire.InferParameters(ordered=True)))
+    bench.front.on_worker(Prepared(2, 0.0), (), 0.0)
+    bench.front.on_worker(*batch_done(bench.worker.pop()), 0.0)  # r2 waits for r1
+    bench.front.on_worker_lost("killed", 0.0)
+    bench.worker.clear()
+    bench.worker_is_ready()
+    bench.finish()
+    assert [reply.header.id for _, reply in bench.sent] == ["r1", "r2"]
+
+
 def test_results_of_a_dead_worker_are_not_mixed_with_those_of_the_next():
     bench = Bench(models=catalog(manifest("a"), manifest("b", backbone=OTHER_BACKBONE)))
     bench.worker_is_ready()
@@ -425,6 +439,21 @@ def test_statistics_are_there_without_a_worker():
     header = bench.reply().header
     assert (header.server.state, header.server.queued) == ("STARTING", 1)
     assert "worker_pss_bytes" not in header.memory
+
+
+def test_a_recording_that_cannot_be_written_on_disturbs_nobody(caplog):
+    class FullDisk(io.StringIO):
+        def write(self, text: str) -> int:
+            if self.tell():
+                raise OSError(28, "No space left on device")
+            return super().write(text)
+
+    bench = Bench(recorder=Recorder(FullDisk(), SchedulerConfig().settings))
+    bench.worker_is_ready()
+    bench.ask(infer("r1"))
+    bench.finish()
+    assert bench.reply().header.id == "r1"
+    assert caplog.text.count("the recording ends here") == 1
 
 
 def test_a_recorded_run_replays_to_the_same_decisions(tmp_path):

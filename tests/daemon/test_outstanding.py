@@ -89,7 +89,7 @@ def test_a_batch_that_does_not_end_is_found_whatever_else_is_heard():
         watched.is_well_for(2.0)
         watched.outstanding.measure()
         assert watched.outstanding.measured()
-        watched.outstanding.prepare(7, 1, watched.now)
+        watched.outstanding.prepare(7, 1, 0, watched.now)
         assert watched.outstanding.requests.end(7, watched.now)
     assert watched.is_given_up() == "the device worker hung: a batch did not end within 10 s"
 
@@ -157,12 +157,36 @@ def test_images_that_a_batch_decodes_have_their_time():
 
 def test_a_thread_that_decodes_for_ever_is_found_while_others_go_on():
     watched = Watched()
-    watched.outstanding.prepare(1, 2, watched.now)
+    watched.outstanding.prepare(1, 2, 0, watched.now)
     for rid in range(2, 16):
-        watched.outstanding.prepare(rid, 1, watched.now)
+        watched.outstanding.prepare(rid, 1, 0, watched.now)
         watched.is_well_for((HANG_S + 2 * IMAGE_S) / 14)
         assert watched.outstanding.requests.end(rid, watched.now)
     assert "not prepared within 14 s" in watched.is_given_up()
+
+
+def test_what_waits_while_more_urgent_requests_are_prepared_is_not_late():
+    watched = Watched()
+    watched.outstanding.prepare(1, 1, 1, watched.now)
+    for rid in range(2, 16):
+        watched.outstanding.prepare(rid, 1, 0, watched.now)
+        watched.is_well_for(1.0)
+        assert watched.outstanding.requests.end(rid, watched.now)
+    watched.is_well_for(HANG_S + IMAGE_S - 1.0)
+    watched.now += 1.0
+    assert "not prepared" in watched.is_given_up()
+
+
+def test_a_batch_that_waits_for_a_run_of_the_calibration_is_not_late():
+    watched = Watched()
+    watched.outstanding.calibrations.begin("m", 16, watched.now)
+    watched.runs(run(1, 1), 0.001)
+    watched.is_well_for(2 * HANG_S)
+    assert watched.outstanding.late_batch(watched.now) is None
+    assert watched.outstanding.calibrated("m", watched.now)
+    watched.is_well_for(HANG_S)
+    watched.is_given_up()
+    assert watched.outstanding.late_batch(watched.now) == 1
 
 
 def test_a_block_that_does_not_come_is_found():

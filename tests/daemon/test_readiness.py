@@ -98,5 +98,19 @@ def test_pinned_models_are_loaded_first_then_defaults_in_the_configured_order(
     pinned, order, expected
 ):
     assert first_models(VERSIONS.catalog(), VERSIONS.served, pinned, order) == expected
-    wanted = wanted_models(VERSIONS.catalog(), VERSIONS.served, pinned)
+    wanted = wanted_models(VERSIONS.catalog(), VERSIONS.served, pinned, ())
     assert wanted == {"best", "two", "three", *pinned}
+
+
+def test_where_the_default_is_unloaded_or_fails_the_next_model_of_the_task_is_wanted():
+    loadable = {name: key for name, key in VERSIONS.served.items() if name != "best"}
+    assert wanted_models(VERSIONS.catalog(), loadable, (), ()) == {"other", "two", "three"}
+    failing = ("best", "two")
+    wanted = wanted_models(VERSIONS.catalog(), VERSIONS.served, (), failing)
+    assert wanted == {"other", "three"}
+
+
+def test_with_all_models_unloaded_it_is_ready_and_says_so():
+    here = found(None)
+    assert here.is_ready
+    assert here.note == "all models are unloaded by an administrator"

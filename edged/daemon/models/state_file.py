@@ -66,7 +66,7 @@ class StateFile:
             return Said()
         try:
             return _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
             self._set_aside(str(error))
             return Said()
 
