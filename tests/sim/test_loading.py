@@ -17,6 +17,9 @@ def test_sharing_and_deadlines_beat_lru_and_loading_without_sharing_on_a_library
     served = partial.of_library(partial.Load(), requests=400, seed=0)
     assert served["partial"] >= served["lru"] + 0.15
     assert served["partial"] >= served["independent"] + 0.15
+    # Where these change, docs/results/partial-serving.md is not true any more.
+    figures = {"partial": 0.9275, "greedy": 0.9125, "independent": 0.57, "lru": 0.5875}
+    assert served == pytest.approx(figures, abs=0.003)
 
 
 def test_in_the_papers_setting_partial_comes_near_the_best_plan() -> None:
