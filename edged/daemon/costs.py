@@ -91,7 +91,7 @@ def costs_of_a_lane(
     """
     if profile is None:
         return _measured(ready.warm_ups, ready.lanes)
-    models = [manifests[key] for key in ready.models]
+    models = [manifests[key] for key in ready.models if key in manifests]
     blocks = {step.block for model in models for step in model.steps}
     check_fits(
         profile,

@@ -53,11 +53,10 @@ class PendingRequest(msgspec.Struct, eq=False):
         """The worker is gone. An answer that is held for its turn still needs the results."""
         self.is_ordered = self.has_failed = False
 
-    def begin(self) -> None:
-        """The worker gets its payload, perhaps anew: all of its models run."""
+    def forget_results(self) -> None:
+        """Another worker runs all of its models anew."""
         self.results.clear()
         self.answer_bytes = 0
-        self.is_ordered = True
 
     def add(
         self, model: Manifest, answer: link.ModelAnswer, tensors: Sequence[wire.Buffer]

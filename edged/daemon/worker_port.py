@@ -151,7 +151,9 @@ class WorkerPort:
 
     def _prepare(self, command: Prepare, now: float) -> None:
         request = self._requests[command.rid]
-        request.begin()
+        request.is_ordered = True
+        if request.results:
+            request.forget_results()
         soon = True
         if not request.inline:
             resolved = request.resolved

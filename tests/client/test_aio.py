@@ -100,6 +100,9 @@ def test_a_question_is_asked_through_the_class_as_well() -> None:
     asked = []
 
     class Here:
+        def _next_id(self) -> str:
+            return "1"
+
         def _ask(self, inquiry: object) -> str:
             asked.append(inquiry)
             return "answer"
