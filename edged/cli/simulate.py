@@ -6,13 +6,17 @@ import argparse
 import math
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from edged.cli.console import print_json, say, table
 from edged.errors import InvalidArgument
 from edged.typeinfo import describe
+
+if TYPE_CHECKING:
+    from edged.sim.batching import BatchingForm
+    from edged.sim.loading import LoadingForm
 
 
 class _Kind(msgspec.Struct):
@@ -44,20 +48,20 @@ def register(commands: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     from edged.observe.recording import Recorder
-    from edged.sim import loading
-    from edged.sim import scenario as batching
+    from edged.sim.simulator import simulate
 
-    scenario = _read(args.scenario)
-    scenarios: Any = loading if isinstance(scenario, loading.Scenario) else batching
-    policies = args.policy or [scenario.policy]
+    form = _read(args.scenario)
+    policies = args.policy or [form.policy]
     if args.trace is not None and len(policies) > 1:
         raise InvalidArgument("--trace records one policy: name just one")
+    scenarios = {name: form.scenario(name) for name in policies}
     with ExitStack() as stack:
         trace = None
         if args.trace is not None:
             file = stack.enter_context(args.trace.open("w", encoding="utf-8"))
-            trace = Recorder(file, *scenario.decided_by(policies[0])).turn
-        outcomes = {name: scenarios.run(scenario, name, trace=trace) for name in policies}
+            scenario = scenarios[policies[0]]
+            trace = Recorder(file, scenario.settings, scenario.memory_settings).turn
+        outcomes = {name: simulate(each, trace=trace) for name, each in scenarios.items()}
     summaries = {name: outcome.summary() for name, outcome in outcomes.items()}
     if args.plot is not None:
         _plot(args.plot, {name: outcome.latency_s for name, outcome in outcomes.items()})
@@ -77,9 +81,8 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read(path: Path) -> Any:
-    from edged.sim import loading
-    from edged.sim import scenario as batching
+def _read(path: Path) -> BatchingForm | LoadingForm:
+    from edged.sim import batching, loading
 
     try:
         data = path.read_bytes()

@@ -10,7 +10,7 @@ from edged.typeinfo import describe
 
 WhenFull = Literal["reject", "drop-oldest"]
 Streams = Literal["latest-frame", "fifo"]
-Loading = Literal["partial", "greedy", "independent", "lru"]
+Loading = Literal["partial", "greedy", "lru"]
 
 
 class SchedulerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,178 +1,60 @@
-"""Scenarios of the simulator as JSON, in milliseconds and requests a second.
-
-Either the arrivals are listed (`arrivals_ms`, `tasks`) or they are to be generated (`arrivals`).
-Times that are left out are those of SMOOTH's Table II and of docs/results/smooth.md.
-"""
+"""What is simulated: a device, what is on it, and requests. Both forms of JSON become this."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-import msgspec
-
-from edged import profiles
-from edged.core.events import Arrived
+from edged.core.events import BlockCost, GroupCost, Library, Part
 from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.errors import PlanError
-from edged.observe.recording import turns
-from edged.planner.instance import Count, NonNegative, Positive, decode
-from edged.policies import find
-from edged.sim.arrivals import Arrivals, generate
+from edged.sim.arrivals import Arrivals
 from edged.sim.device import DeviceModel
-from edged.sim.engine import Trace
-from edged.sim.simulator import Outcome, simulate
-from edged.typeinfo import describe
-
-UNBOUNDED = 10**9  # rows; the paper's queues have no limit
-
-# The names that the interchange format uses besides ours.
-ALIASES = {
-    "mono": "monolithic",
-    "alg1": "smooth-keep",
-    "alg1_max": "smooth",
-    "alg1_timeout": "smooth-timeout",
-    "wc": "work-conserving",
-    "wc_set": "work-conserving-profiled",
-}
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Batch sizes, ascending, and the milliseconds that each takes."""
-
-    B: tuple[Count, ...]
-    t_ms: tuple[Positive, ...]
-
-
-def table_ii() -> Profile:
-    """SMOOTH's Table II, of the file that the emulated backend reads too."""
-    backbone = profiles.read(profiles.SMOOTH_TABLE_2).blocks["backbone"]
-    return Profile(backbone.rows, tuple(round(time_s * 1e3, 6) for time_s in backbone.time_s))
+def check_lanes(lanes: int, speed_up: float) -> None:
+    """Raises PlanError where a batch cannot be faster by this factor on so many lanes."""
+    if not 1.0 <= speed_up <= lanes:
+        raise PlanError(f"speed_up: must be 1 to {lanes}, the number of lanes, got {speed_up:g}")
 
 
-class Generated(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Arguments of edged.sim.arrivals.generate."""
+@dataclass(frozen=True, slots=True)
+class LoadedModels:
+    """Models that share blocks, and a budget that need not hold them all."""
 
-    kind: str
-    users: Count
-    rate_per_user: Positive = 10.0
-    requests: Count = 3000
-    tasks: Count = 3
-    seed: int = 0
-
-
-class Scenario(msgspec.Struct, frozen=True):
-    """One queueing simulation."""
-
-    type: Literal["smooth"]
-    policy: str = "work-conserving"
-    arrivals_ms: tuple[NonNegative, ...] | None = None
-    tasks: tuple[int, ...] | None = None
-    arrivals: Generated | None = None
-    profile: Profile = msgspec.field(default_factory=table_ii)
-    t_pre_ms: Positive = 3.0
-    workers: Count = 8
-    ipc_ms: NonNegative = 3.0
-    t_head_ms: Positive = 0.3
-    t_net_ms: NonNegative = 5.0
-    window_ms: Positive = 1000.0
-    tick_ms: Positive = 100.0
-    deadline_ms: Positive | None = None
-
-    def requests(self) -> Arrivals:
-        """The arrivals, listed or generated. Raises PlanError when there are none or too many."""
-        if (self.arrivals is None) == (self.arrivals_ms is None):
-            raise PlanError("give either arrivals_ms with tasks, or arrivals to be generated")
-        if self.arrivals is not None:
-            return generate(**msgspec.structs.asdict(self.arrivals))
-        assert self.arrivals_ms is not None
-        tasks = self.tasks if self.tasks is not None else (0,) * len(self.arrivals_ms)
-        if len(tasks) != len(self.arrivals_ms):
-            raise PlanError(f"tasks: {len(tasks)} entries for {len(self.arrivals_ms)} arrivals_ms")
-        if any(a > b for a, b in zip(self.arrivals_ms, self.arrivals_ms[1:], strict=False)):
-            raise PlanError("arrivals_ms: must be ascending")
-        return Arrivals(tuple(at / 1e3 for at in self.arrivals_ms), tasks)
-
-    def device(self, exclusive: bool) -> DeviceModel:
-        """The device. Without a pipeline there is no hand-over, and SMOOTH's baseline, whose
-        51.2 requests/s we fit so, spends two head calls on a request."""
-        if len(self.profile.B) != len(self.profile.t_ms) or not self.profile.B:
-            raise PlanError("profile: B and t_ms must be of one length, at least 1")
-        if any(a >= b for a, b in zip(self.profile.B, self.profile.B[1:], strict=False)):
-            raise PlanError("profile.B: must be ascending")
-        return DeviceModel(
-            rows=self.profile.B,
-            time_s=tuple(t / 1e3 for t in self.profile.t_ms),
-            prepare_s=self.t_pre_ms / 1e3,
-            prepare_workers=self.workers,
-            handover_s=0.0 if exclusive else self.ipc_ms / 1e3,
-            head_s=self.t_head_ms / 1e3 * (2 if exclusive else 1),
-            network_s=self.t_net_ms / 1e3,
-        )
-
-    def decided_by(self, policy_name: str) -> tuple[SchedulerSettings, MemorySettings]:
-        """All that the scheduler's decisions depend on, for a recording."""
-        return self.settings(full_name(policy_name)), MemorySettings()
-
-    def settings(self, policy_name: str) -> SchedulerSettings:
-        """The scheduler's settings: the paper's, without any bound on the queue."""
-        return SchedulerSettings(
-            queue_rows=UNBOUNDED,
-            staging_rows=UNBOUNDED,
-            max_batch_rows=self.profile.B[-1],
-            policy=self._with_load(policy_name),
-            useful_batches=False,
-        )
-
-    def _with_load(self, policy_name: str) -> str:
-        """The policy, told how to measure the load where the scenario says so."""
-        is_usual = (self.window_ms, self.tick_ms) == (1000.0, 100.0)
-        if is_usual or not policy_name.startswith("smooth") or ":" in policy_name:
-            return policy_name
-        return f"{policy_name}:window_s={self.window_ms / 1e3},beat_s={self.tick_ms / 1e3}"
+    library: Library
+    budget_bytes: int  # for blocks
+    # The device comes up before time 0, and has loaded what fits, in the order of the library, when
+    # time 0 begins. False: it comes up after the requests of time 0, and loads what they wait for.
+    warm: bool = True
 
 
-def read(data: bytes) -> Scenario:
-    """A scenario from JSON, bare or wrapped. Raises PlanError naming the field."""
-    return decode(data, "smooth", Scenario)
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One simulation, in seconds. The same scenario gives the same outcome, bit for bit."""
 
+    arrivals: Arrivals
+    parts: Mapping[int, Part]  # what a request for each task runs
+    device: DeviceModel
+    settings: SchedulerSettings
+    deadline_s: float | None = None  # after the arrival
+    loaded: LoadedModels | None = None  # None: all models are on the device for good
+    memory_settings: MemorySettings = field(default_factory=MemorySettings)
+    closed: bool = False  # each request comes when the one before has its answer
 
-def run(
-    scenario: Scenario, policy_name: str | None = None, *, trace: Trace | None = None
-) -> Outcome:
-    """Simulate it, by default with the policy that it names. Raises InvalidArgument."""
-    name = full_name(policy_name or scenario.policy)
-    return simulate(
-        scenario.requests(),
-        scenario.settings(name),
-        scenario.device(find(name).exclusive),
-        deadline_s=None if scenario.deadline_ms is None else scenario.deadline_ms / 1e3,
-        trace=trace,
-    )
+    def blocks(self) -> dict[str, BlockCost]:
+        """The blocks that can be loaded."""
+        library = Library((), ()) if self.loaded is None else self.loaded.library
+        return {cost.block: cost for cost in library.blocks}
 
+    def groups(self) -> dict[str, str]:
+        """The group of each model."""
+        return {model: part.group for part in self.parts.values() for model in part.models}
 
-def full_name(policy_name: str) -> str:
-    """Our name of a policy."""
-    return ALIASES.get(policy_name, policy_name)
-
-
-def of_recording(path: Path) -> Scenario:
-    """The arrivals of a recorded live run, to be decided by other policies."""
-    arrived = [
-        (turn.at, turn.event.request) for turn in turns(path) if isinstance(turn.event, Arrived)
-    ]
-    if not arrived:
-        raise PlanError(f"{path}: no request arrived in this recording")
-    names = [
-        ",".join(model for part in request.parts for model in part.models) for _, request in arrived
-    ]
-    numbers = {name: number for number, name in enumerate(sorted(set(names)))}
-    start = arrived[0][0]
-    return Scenario(
-        type="smooth",
-        arrivals_ms=tuple((at - start) * 1e3 for at, _ in arrived),
-        tasks=tuple(numbers[name] for name in names),
-    )
-
-
-describe(Scenario)
+    def known_costs(self) -> tuple[GroupCost, ...]:
+        """What the daemon knows of batches when the device comes up."""
+        groups = self.groups()
+        library = Library((), ()) if self.loaded is None else self.loaded.library
+        unknown = {groups[model.name] for model in library.models if not model.measured}
+        known = dict.fromkeys(group for group in groups.values() if group not in unknown)
+        return tuple(self.device.cost(group) for group in known)

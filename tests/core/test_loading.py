@@ -32,7 +32,7 @@ from edged.core.events import (
     Woke,
 )
 from edged.core.residency.needs import Use
-from edged.core.residency.policies import Candidate, fewest_late, first_models, greedy
+from edged.core.residency.policies import Candidate, fewest_late, greedy
 from edged.core.settings import MemorySettings
 from edged.errors import Code
 from tests.core.helpers import Checked
@@ -334,7 +334,24 @@ def test_a_model_of_a_round_robin_is_the_farthest_from_its_next_use_just_after_o
     assert use.next_s(990.0) > 3 * use.next_s(998.0)
 
 
+def started_with(
+    budget: int, *first: str, pinned: tuple[str, ...] = (), overhead: Overhead | None = None
+) -> list[str]:
+    """The blocks that a start loads, in order; all loads end at once."""
+    tell = Checked(memory=MemorySettings(pinned=pinned))
+    tell(LIBRARY)
+    tell(MemoryMeasured(budget))
+    commands = tell(DeviceUp(first=first, overhead=overhead or Overhead()))
+    loaded = []
+    for load in commands:  # it grows meanwhile
+        assert isinstance(load, Load)
+        loaded.append(load.block)
+        commands += tell(BlockLoaded(load.block, SIZES[load.block], 0.1))
+    return loaded
+
+
 def test_the_device_starts_with_the_pinned_models_and_what_fits_besides() -> None:
-    assert first_models(LIBRARY, 150, Overhead(), pinned=("c",)) == ("c", "a", "b")
-    assert first_models(LIBRARY, 100, Overhead()) == ("a", "b")
-    assert first_models(LIBRARY, 100, Overhead(fixed_bytes=15)) == ("a",)
+    pinned_first = started_with(150, "c", "a", "b", "huge", pinned=("c",))
+    assert pinned_first == ["c1", "trunk", "a1", "b1"]
+    assert started_with(100, *PATHS) == ["trunk", "a1", "b1"]
+    assert started_with(100, *PATHS, overhead=Overhead(fixed_bytes=15)) == ["trunk", "a1"]

@@ -133,6 +133,17 @@ def test_a_model_that_somebody_waits_for_goes_before_those_that_nobody_does() ->
     assert start.ask(1, "b") == [Load("b1")]
 
 
+def test_what_the_start_loads_and_nobody_asks_for_leaves_before_what_was_used() -> None:
+    start = Start(130, "a", "c", policy="lru")
+    start.tell(BlockLoaded("trunk", 60, 0.6), 0.6)
+    start.tell(BlockLoaded("a1", 20, 0.2), 0.8)
+    (_, run) = start.ask(1, "a", 1.0)
+    assert isinstance(run, Run)
+    start.tell(BatchDone(run.batch, 0.01, 0.0), 1.1)
+    start.tell(BlockLoaded("c1", 50, 0.5), 2.0)
+    assert start.ask(2, "b", 3.0) == [Unload("c1")]
+
+
 def test_a_model_whose_load_fails_holds_up_no_other() -> None:
     start = Start(1000, "c", "a")
     start.ordered = start.tell(BlockLoadFailed("c1", Code.INTERNAL, "damaged"))

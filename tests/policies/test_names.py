@@ -12,7 +12,7 @@ from edged.core.scheduler import Scheduler
 from edged.core.settings import SchedulerSettings
 from edged.errors import InvalidArgument
 from edged.policies import find
-from edged.sim.scenario import Scenario
+from edged.sim.batching import BatchingForm
 
 CORE = Path(policies.__file__).parents[1] / "core"
 
@@ -46,10 +46,10 @@ def test_only_some_names_have_something_behind_a_colon(name):
 
 
 def test_a_scenario_says_how_the_load_is_measured_unless_the_name_does():
-    scenario = Scenario("smooth", window_ms=500.0)
-    assert scenario.settings("smooth").policy == "smooth:window_s=0.5,beat_s=0.1"
-    assert scenario.settings("smooth:beat_s=1").policy == "smooth:beat_s=1"
-    assert scenario.settings("static:4").policy == "static:4"
+    form = BatchingForm("smooth", window_ms=500.0)
+    assert form.settings("smooth").policy == "smooth:window_s=0.5,beat_s=0.1"
+    assert form.settings("smooth:beat_s=1").policy == "smooth:beat_s=1"
+    assert form.settings("static:4").policy == "static:4"
 
 
 def test_a_policy_that_was_not_handed_over_is_not_replaced_by_another():

@@ -23,13 +23,14 @@ from edged.core.scheduler import Scheduler
 from edged.core.settings import SchedulerSettings
 from edged.policies import find
 from edged.sim.arrivals import generate
-from edged.sim.device import DeviceModel, SimulatedDevice
+from edged.sim.device import DeviceModel, SharedBackbone, SimulatedDevice
 from edged.sim.engine import Engine
 from tests.core.helpers import Checked, arrived
 from tests.core.test_batching import TABLE_II
 
 BACKBONES = 3
-DEVICE = DeviceModel(TABLE_II.rows, TABLE_II.time_s)
+BATCHES = SharedBackbone(TABLE_II.rows, TABLE_II.time_s)
+DEVICE = DeviceModel(BATCHES)
 
 
 def mean_latency_s(policy: str, kind: str) -> float:
@@ -45,7 +46,7 @@ def mean_latency_s(policy: str, kind: str) -> float:
         queue_rows=rows, staging_rows=rows, policy=policy, useful_batches=False
     )
     engine = Engine(Scheduler(limits, policy=find(policy)), SimulatedDevice(DEVICE), note)
-    costs = tuple(DEVICE.cost(f"backbone-{number}") for number in range(BACKBONES))
+    costs = tuple(BATCHES.cost(f"backbone-{number}") for number in range(BACKBONES))
     engine.tell(DeviceUp(costs, preparers=DEVICE.prepare_workers), 0.0)
     for rid, at in enumerate(arrivals.times_s):
         engine.advance(at)

@@ -8,9 +8,9 @@ from typing import TextIO
 
 from edged.core.settings import SchedulerSettings
 from edged.observe.recording import Recorder
-from edged.sim import loading
-from edged.sim import scenario as batching
 from edged.sim.arrivals import Arrivals, generate
+from edged.sim.batching import BatchingForm, Generated, on_backbone
+from edged.sim.scenario import Scenario
 from edged.sim.simulator import simulate
 from tools.bench.partial import Load, with_arrivals
 
@@ -20,13 +20,15 @@ Simulated = Callable[[TextIO], object]
 """Writes a recording."""
 
 
+def _record(scenario: Scenario, file: TextIO) -> None:
+    recorder = Recorder(file, scenario.settings, scenario.memory_settings)
+    simulate(scenario, trace=recorder.turn)
+
+
 def _policy(name: str, kind: str, users: int) -> Simulated:
     def write(file: TextIO) -> None:
-        scenario = batching.Scenario(
-            "smooth", arrivals=batching.Generated(kind, users=users, requests=400, seed=5)
-        )
-        recorder = Recorder(file, *scenario.decided_by(name))
-        batching.run(scenario, name, trace=recorder.turn)
+        generated = Generated(kind, users=users, requests=400, seed=5)
+        _record(BatchingForm("smooth", arrivals=generated).scenario(name), file)
 
     return write
 
@@ -46,21 +48,14 @@ def overload(file: TextIO) -> None:
         for at, task in zip(arrivals.times_s, arrivals.tasks, strict=True)
     )
     settings = SchedulerSettings(queue_rows=64, staging_rows=48, max_batch_rows=16)
-    device = batching.Scenario("smooth").device(exclusive=False)
-    simulate(
-        Arrivals(*zip(*rows, strict=True)),
-        settings,
-        device,
-        deadline_s=0.5,
-        trace=Recorder(file, settings).turn,
-    )
+    device = BatchingForm("smooth").device(exclusive=False)
+    arrivals = Arrivals(*zip(*rows, strict=True))
+    _record(on_backbone(arrivals, settings, device, deadline_s=0.5), file)
 
 
 def partial_loading(file: TextIO) -> None:
     """Fifty models on shared blocks, of which a third fits, with a loader beside the lane."""
-    scenario = with_arrivals(Load(), 250, seed=0)
-    recorder = Recorder(file, *scenario.decided_by("partial"))
-    loading.run(scenario, "partial", trace=recorder.turn)
+    _record(with_arrivals(Load(), 250, seed=0).scenario("partial"), file)
 
 
 SIMULATED: dict[str, Simulated] = {

@@ -9,10 +9,10 @@ import pytest
 
 from edged.core.settings import SchedulerSettings
 from edged.sim.arrivals import Arrivals, generate
-from edged.sim.scenario import Scenario
+from edged.sim.batching import BatchingForm, on_backbone
 from edged.sim.simulator import simulate
 
-TABLE_II = Scenario("smooth").device(exclusive=False)
+TABLE_II = BatchingForm("smooth").device(exclusive=False)
 CAPACITY = 16 / 0.10089  # requests/s of Table II with three heads in each batch of 16
 
 
@@ -23,7 +23,7 @@ def settings(staging_rows: int = 48) -> SchedulerSettings:
 @pytest.mark.parametrize("kind", ["poisson", "bursts", "lognormal-1.8"])
 def test_three_times_the_capacity_costs_little_goodput_and_no_deadline(kind):
     arrivals = generate(kind, users=1, rate_per_user=3 * CAPACITY, requests=20_000, tasks=3, seed=1)
-    outcome = simulate(arrivals, settings(), TABLE_II, deadline_s=0.5)
+    outcome = simulate(on_backbone(arrivals, settings(), TABLE_II, deadline_s=0.5))
     served = [s for s in outcome.latency_s if s is not None]
     assert len(served) / outcome.answered_s[-1] >= 0.9 * CAPACITY
     assert np.percentile(served, 99) <= 0.5 + TABLE_II.network_s
@@ -51,7 +51,7 @@ def test_a_flood_leaves_the_others_their_fair_share(staging_rows):
     )
     times, tasks, clients = zip(*rows, strict=True)
     all_arrivals = Arrivals(times, tasks, clients)
-    outcome = simulate(all_arrivals, settings(staging_rows), TABLE_II, deadline_s=0.5)
+    outcome = simulate(on_backbone(all_arrivals, settings(staging_rows), TABLE_II, deadline_s=0.5))
     served: Counter[int] = Counter(
         client
         for client, latency_s in zip(clients, outcome.latency_s, strict=True)

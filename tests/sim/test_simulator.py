@@ -11,20 +11,22 @@ import pytest
 from edged.core.settings import SchedulerSettings
 from edged.errors import InvalidArgument, PlanError
 from edged.observe.recording import Recorder, replay
-from edged.sim import scenario as scenarios
+from edged.sim import batching
 from edged.sim.arrivals import KINDS, Arrivals, generate
-from edged.sim.device import DeviceModel
+from edged.sim.batching import BatchingForm, Generated, on_backbone
+from edged.sim.device import DeviceModel, SharedBackbone
 from edged.sim.simulator import simulate
 
 POISSON_6 = Path(__file__).parent / "data" / "smooth_poisson_6.json"
 SERVICE_S = 0.010
 
 
-def unbatched(arrivals: Arrivals):
+def unbatched(arrivals: Arrivals, lanes: int = 1, speed_up: float = 1.0):
     """A server with a fixed service time and no other delays."""
-    device = DeviceModel((1,), (SERVICE_S,), 1e-9, 1, 0.0, 0.0, 0.0)
+    times = SharedBackbone((1,), (SERVICE_S,), head_s=0.0)
+    device = DeviceModel(times, 1e-9, 1, 0.0, 0.0, lanes=lanes, speed_up=speed_up)
     settings = SchedulerSettings(queue_rows=10**9, staging_rows=10**9, policy="unbatched")
-    return simulate(arrivals, settings, device)
+    return simulate(on_backbone(arrivals, settings, device))
 
 
 BY_POLICY = json.loads(POISSON_6.read_text())["expected"]["by_policy"]
@@ -32,7 +34,7 @@ BY_POLICY = json.loads(POISSON_6.read_text())["expected"]["by_policy"]
 
 @pytest.mark.parametrize("policy", BY_POLICY)
 def test_published_figures_of_a_poisson_load(policy):
-    summary = scenarios.run(scenarios.read(POISSON_6.read_bytes()), policy).summary()
+    summary = simulate(batching.read(POISSON_6.read_bytes()).scenario(policy)).summary()
     assert {key: summary[key] for key in BY_POLICY[policy]} == pytest.approx(
         BY_POLICY[policy], rel=0.01
     )
@@ -61,6 +63,15 @@ def test_a_saturated_server_works_at_its_capacity():
     outcome = unbatched(arrivals)
     assert outcome.summary()["thr_rps"] == pytest.approx(100)
     assert outcome.device_busy_s == pytest.approx(5.0)
+    two_lanes = unbatched(arrivals, lanes=2)
+    assert two_lanes.summary()["thr_rps"] == pytest.approx(200, rel=1e-3)
+    assert two_lanes.device_busy_s == pytest.approx(5.0)
+
+
+def test_a_lone_batch_has_all_lanes_and_is_faster_by_the_speed_up():
+    alone = generate("fixed", users=1, rate_per_user=1, requests=5, tasks=1, seed=0)
+    outcome = unbatched(alone, lanes=4, speed_up=2.5)
+    assert outcome.summary()["max"] == pytest.approx(SERVICE_S / 2.5 * 1e3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -75,11 +86,9 @@ def test_arrivals_keep_their_mean_rate(kind):
 def test_the_same_seed_gives_the_same_trace_byte_for_byte(policy, tmp_path):
     def trace() -> str:
         file = io.StringIO()
-        scenario = scenarios.Scenario(
-            "smooth", arrivals=scenarios.Generated("bursts", users=9, requests=400, seed=5)
-        )
-        recorder = Recorder(file, scenario.settings(policy))
-        scenarios.run(scenario, policy, trace=recorder.turn)
+        form = BatchingForm("smooth", arrivals=Generated("bursts", users=9, requests=400, seed=5))
+        scenario = form.scenario(policy)
+        simulate(scenario, trace=Recorder(file, scenario.settings).turn)
         return file.getvalue()
 
     first = trace()
@@ -91,9 +100,9 @@ def test_the_same_seed_gives_the_same_trace_byte_for_byte(policy, tmp_path):
 
 def test_a_deadline_refuses_what_comes_too_late():
     slow = generate("fixed", users=1, rate_per_user=300, requests=300, tasks=1, seed=0)
-    device = DeviceModel((1,), (SERVICE_S,), 1e-9, 1, 0.0, 0.0, 0.0)
+    device = DeviceModel(SharedBackbone((1,), (SERVICE_S,), 0.0), 1e-9, 1, 0.0, 0.0)
     settings = SchedulerSettings(queue_rows=10**9, staging_rows=4, policy="unbatched")
-    outcome = simulate(slow, settings, device, deadline_s=0.1)
+    outcome = simulate(on_backbone(slow, settings, device, deadline_s=0.1))
     assert outcome.summary()["max"] <= 100.0
     assert 0.4 < outcome.summary()["refused"] < 0.7
 
@@ -112,17 +121,15 @@ def test_a_deadline_refuses_what_comes_too_late():
 )
 def test_a_bad_scenario_is_named(text, says):
     with pytest.raises((PlanError, InvalidArgument), match=says):
-        scenarios.run(scenarios.read(text.encode()))
+        simulate(batching.read(text.encode()).scenario())
 
 
 def test_a_recorded_run_can_be_decided_by_another_policy(tmp_path):
     path = tmp_path / "run.jsonl"
-    scenario = scenarios.read(POISSON_6.read_bytes())
+    scenario = batching.read(POISSON_6.read_bytes()).scenario("wc")
     with path.open("w") as file:
-        scenarios.run(
-            scenario, "wc", trace=Recorder(file, scenario.settings("work-conserving")).turn
-        )
-    again = scenarios.of_recording(path)
-    assert scenarios.run(again, "wc").summary()["p50"] == pytest.approx(
-        scenarios.run(scenario, "wc").summary()["p50"], rel=1e-6
+        simulate(scenario, trace=Recorder(file, scenario.settings).turn)
+    again = batching.of_recording(path).scenario("wc")
+    assert simulate(again).summary()["p50"] == pytest.approx(
+        simulate(scenario).summary()["p50"], rel=1e-6
     )

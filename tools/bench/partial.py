@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from edged.planner.loading.generate import RUN_MS, Setting, generate
 from edged.planner.loading.methods import solve
 from edged.planner.loading.resnet import layer_bytes
-from edged.sim.loading import Scenario, SimModel, Speed, run
+from edged.sim.loading import LoadingForm, SimModel, Speed
+from edged.sim.simulator import simulate
 from tools.bench.report import emit, save_figure
 
 POLICIES = ("partial", "greedy", "independent", "lru")
@@ -118,18 +119,18 @@ def _run(args: argparse.Namespace) -> int:
 
 def of_library(load: Load, requests: int, seed: int) -> Served:
     """The result of each policy for the same arrivals."""
-    scenario = with_arrivals(load, requests, seed)
-    return {policy: run(scenario, policy).served / requests for policy in POLICIES}
+    form = with_arrivals(load, requests, seed)
+    return {policy: simulate(form.scenario(policy)).served / requests for policy in POLICIES}
 
 
-def with_arrivals(load: Load, requests: int, seed: int) -> Scenario:
+def with_arrivals(load: Load, requests: int, seed: int) -> LoadingForm:
     """50 models fine-tuned from three ResNets, requested at random."""
     rng = np.random.default_rng(seed)
-    scenario = library(load, fine_tuned(load, rng))
+    form = library(load, fine_tuned(load, rng))
     times_ms = np.cumsum(rng.exponential(1e3 / load.rate, requests))
-    popularity = rng.permutation(np.arange(1.0, len(scenario.models) + 1) ** -load.zipf)
-    asked = rng.choice(len(scenario.models), requests, p=popularity / popularity.sum())
-    return replace(scenario, arrivals_ms=tuple(map(float, times_ms)), asked=tuple(map(int, asked)))
+    popularity = rng.permutation(np.arange(1.0, len(form.models) + 1) ** -load.zipf)
+    asked = rng.choice(len(form.models), requests, p=popularity / popularity.sum())
+    return replace(form, arrivals_ms=tuple(map(float, times_ms)), asked=tuple(map(int, asked)))
 
 
 def fine_tuned(load: Load, rng: np.random.Generator, models: int = 50) -> list[Tuned]:
@@ -143,7 +144,7 @@ def fine_tuned(load: Load, rng: np.random.Generator, models: int = 50) -> list[T
     return tuned
 
 
-def library(load: Load, models: Sequence[Tuned]) -> Scenario:
+def library(load: Load, models: Sequence[Tuned]) -> LoadingForm:
     """The models and their blocks, without requests."""
     sizes, blocks = as_blocks(
         [  # one list a model, with (depth, layer, owner) for each layer
@@ -159,7 +160,7 @@ def library(load: Load, models: Sequence[Tuned]) -> Scenario:
         SimModel(path, *RUN_MS[model.depth], name=model.name)
         for path, model in zip(blocks, models, strict=True)
     )
-    return Scenario(sizes, named, round(load.budget * sum(sizes)), (), (), load.deadline_ms)
+    return LoadingForm(sizes, named, round(load.budget * sum(sizes)), (), (), load.deadline_ms)
 
 
 def as_blocks(
@@ -205,7 +206,7 @@ def of_paper(seed: int) -> Served:
         SimModel(path, m.mu_ms, m.beta_ms, m.name)
         for path, m in zip(blocks, problem.models, strict=True)
     )
-    scenario = Scenario(
+    form = LoadingForm(
         sizes,
         models,
         budget_bytes=max(sum(sizes[block] for block in path) for path in blocks),
@@ -215,7 +216,7 @@ def of_paper(seed: int) -> Served:
         load=Speed(setting.bytes_per_ms),
         warm=False,
     )
-    served = {policy: run(scenario, policy).served / setting.users for policy in POLICIES}
+    served = {policy: simulate(form.scenario(policy)).served / setting.users for policy in POLICIES}
     without_uplink = replace(problem, bandwidth_hz=1e15)
     for name, method in (("planned", "dp"), ("planned-independent", "independent")):
         plan = solve(without_uplink, method, certify=False)  # type: ignore[arg-type]
@@ -232,7 +233,7 @@ def of_cliff(fitting: int = 9, rounds: int = 200) -> Served:
     The result is answers a second by policy: fewer loads give more.
     """
     models = fitting + 1
-    scenario = Scenario(
+    form = LoadingForm(
         block_bytes=(100_000_000,) * models,
         models=tuple(SimModel((i,), 0.2, 1.0, f"model-{i}") for i in range(models)),
         budget_bytes=fitting * 100_000_000,
@@ -241,7 +242,7 @@ def of_cliff(fitting: int = 9, rounds: int = 200) -> Served:
         deadline_ms=1e4,
         closed=True,
     )
-    outcomes = {policy: run(scenario, policy) for policy in POLICIES}
+    outcomes = {policy: simulate(form.scenario(policy)) for policy in POLICIES}
     return {policy: outcome.served / outcome.end_s for policy, outcome in outcomes.items()}
 
 

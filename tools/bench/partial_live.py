@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from edged.client import Client
 from edged.client.aio import AsyncClient
 from edged.errors import EdgedError
-from edged.sim.loading import Scenario, run
+from edged.sim.loading import LoadingForm
+from edged.sim.simulator import simulate
 from edged.store import Store
 from tools.bench.backbones import chain_of
 from tools.bench.partial import Load, fine_tuned, with_arrivals
@@ -86,9 +87,9 @@ def register(commands: Any) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     load = Load(rate=args.rate, deadline_ms=args.deadline_ms)
-    scenario = with_arrivals(load, round(load.rate * args.seconds), args.seed)
+    form = with_arrivals(load, round(load.rate * args.seconds), args.seed)
     with _folder(args.library) as folder:
-        bench = _Bench(folder, scenario, load, args)
+        bench = _Bench(folder, form, load, args)
         outcomes = {name: bench.outcome(name) for name in args.policies}
     share = {name: outcome.in_time / outcome.requests for name, outcome in outcomes.items()}
     emulated = args.backend == "emulated"
@@ -97,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
         "emulated" if emulated else "measured",
         seed=args.seed,
         backend=args.backend,
-        requests=len(scenario.asked),
+        requests=len(form.asked),
         rate_per_s=load.rate,
         deadline_ms=load.deadline_ms,
         in_time={name: round(value, 3) for name, value in share.items()},
@@ -106,15 +107,17 @@ def _run(args: argparse.Namespace) -> int:
             for other in share
             if "partial" in share and other != "partial"
         },
-        **({"simulated": _simulated(scenario, share)} if emulated else {}),
+        **({"simulated": _simulated(form, share)} if emulated else {}),
         outcomes={name: msgspec.to_builtins(outcome) for name, outcome in outcomes.items()},
     )
     return 0
 
 
-def _simulated(scenario: Scenario, names: Iterable[str]) -> dict[str, float]:
+def _simulated(form: LoadingForm, names: Iterable[str]) -> dict[str, float]:
     """The results of the policies under a virtual clock, with the times of the emulated device."""
-    return {name: round(run(scenario, name).served / len(scenario.asked), 3) for name in names}
+    return {
+        name: round(simulate(form.scenario(name)).served / len(form.asked), 3) for name in names
+    }
 
 
 @contextlib.contextmanager
@@ -131,13 +134,13 @@ class _Bench:
     """Runs the policies in a folder, or reads the outcomes that an earlier run kept there."""
 
     def __init__(
-        self, folder: Path, scenario: Scenario, load: Load, args: argparse.Namespace
+        self, folder: Path, form: LoadingForm, load: Load, args: argparse.Namespace
     ) -> None:
         self._folder = folder
-        self._scenario = scenario
+        self._form = form
         self._load = load
         self._args = args
-        body = msgspec.json.encode((args.backend, scenario))
+        body = msgspec.json.encode((args.backend, form))
         self._key = hashlib.sha256(body).hexdigest()[:8]
 
     def outcome(self, name: str) -> Outcome:
@@ -150,7 +153,7 @@ class _Bench:
 
     def _bed(self, shares: bool) -> Bed:
         return BEDS[self._args.backend](
-            self._folder, self._scenario, self._load, shares, self._args.seed
+            self._folder, self._form, self._load, shares, self._args.seed
         )
 
     def _budget_bytes(self) -> int:
@@ -171,19 +174,17 @@ class _Bench:
     def _serve(self, bed: Bed, policy: str, budget_bytes: int) -> Outcome:
         memory = f'[memory]\npolicy = "{policy}"\nbudget_bytes = {budget_bytes}\n'
         with serving(bed.store, memory + bed.device, start_s=START_S) as daemon:
-            return asyncio.run(
-                _Replay(self._scenario, bed.row, self._args.seed).over(daemon.endpoint)
-            )
+            return asyncio.run(_Replay(self._form, bed.row, self._args.seed).over(daemon.endpoint))
 
 
 class _Replay:
     """Sends each request at its time, whether or not the others are answered."""
 
-    def __init__(self, scenario: Scenario, row: tuple[int, ...], seed: int) -> None:
+    def __init__(self, form: LoadingForm, row: tuple[int, ...], seed: int) -> None:
         random = np.random.default_rng(seed)
         self._images = random.standard_normal((IMAGES, 1, *row), np.float32)
-        self._scenario = scenario
-        self._deadline_s = scenario.deadline_ms / 1e3
+        self._form = form
+        self._deadline_s = form.deadline_ms / 1e3
         self._took_s: list[float] = []
         self._served: set[str] = set()
         self._others: Counter[str] = Counter()
@@ -198,14 +199,14 @@ class _Replay:
             await asyncio.gather(
                 *(
                     self._ask(client, number, begin_s + at_ms / 1e3)
-                    for number, at_ms in enumerate(self._scenario.arrivals_ms)
+                    for number, at_ms in enumerate(self._form.arrivals_ms)
                 )
             )
             looking.cancel()
         return self._outcome()
 
     async def _ask(self, client: AsyncClient, number: int, at_s: float) -> None:
-        task = self._scenario.models[self._scenario.asked[number]].name
+        task = self._form.models[self._form.asked[number]].name
         image = number % IMAGES
         await asyncio.sleep(at_s - time.monotonic())
         started_s = time.monotonic()
@@ -237,7 +238,7 @@ class _Replay:
         p50, p99 = np.percentile(self._took_s or [np.nan], (50, 99)) * 1e3
         first = self._looks[0]
         return Outcome(
-            requests=len(self._scenario.asked),
+            requests=len(self._form.asked),
             in_time=len(self._took_s),
             models_served=len(self._served),
             p50_ms=round(float(p50), 1),
@@ -259,23 +260,23 @@ def _is_over(look: dict[str, int]) -> bool:
 # --- the backends ---------------------------------------------------------------------------------
 
 
-def _emulated(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: int) -> Bed:
+def _emulated(folder: Path, form: LoadingForm, load: Load, shares: bool, seed: int) -> Bed:
     """A store of a scenario's models, which nobody reads, and the emulated device."""
-    rows_max = scenario.b_max
+    rows_max = form.b_max
     store = Store(folder / ("emulated" if shares else "emulated-unshared")).create()
     figures = []
     with store.update() as change:
-        for i, model in enumerate(scenario.models):
+        for i, model in enumerate(form.models):
             blocks = []
             times_ms = [model.beta_ms + model.mu_ms * rows for rows in (1, rows_max)]
             for block in model.blocks:
                 content = f"block {block}" if shares else f"block {block} of model {i}"
                 blocks.append(change.add_block(content.encode()))
-                size = scenario.block_bytes[block]
+                size = form.block_bytes[block]
                 # The first block of a model stands for the run of all of them.
                 is_first = block == model.blocks[0]
                 run_s = [ms / 1e3 for ms in times_ms] if is_first else [1e-6, 1e-6]
-                load_s = scenario.load.seconds(size)
+                load_s = form.load.seconds(size)
                 figures.append(
                     f"{blocks[-1]} = {{rows = [1, {rows_max}], time_s = {run_s}, "
                     f"weight_bytes = {size}, load_cold_s = {load_s}, load_warm_s = {load_s}}}\n"
@@ -289,7 +290,7 @@ def _emulated(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: 
     return Bed(store.path, device + "".join(dict.fromkeys(figures)), (16,))
 
 
-def _onnxruntime(folder: Path, scenario: Scenario, load: Load, shares: bool, seed: int) -> Bed:
+def _onnxruntime(folder: Path, form: LoadingForm, load: Load, shares: bool, seed: int) -> Bed:
     """The same models with weights, for ONNX Runtime."""
     from tools.bench import partial_library
 
@@ -303,7 +304,7 @@ def _onnxruntime(folder: Path, scenario: Scenario, load: Load, shares: bool, see
     return Bed(store.path, device, (3, partial_library.SIDE, partial_library.SIDE))
 
 
-BEDS: dict[str, Callable[[Path, Scenario, Load, bool, int], Bed]] = {
+BEDS: dict[str, Callable[[Path, LoadingForm, Load, bool, int], Bed]] = {
     "emulated": _emulated,
     "onnxruntime": _onnxruntime,
 }

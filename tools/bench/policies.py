@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from edged.sim.arrivals import KINDS
-from edged.sim.scenario import Generated, Scenario, run
+from edged.sim.batching import BatchingForm, Generated
+from edged.sim.simulator import simulate
 from tools.bench.report import emit, save_figure
 
 POLICIES = ("work-conserving", "greedy", "smooth")
@@ -64,7 +65,8 @@ def measure(seeds: int, requests: int) -> Cells:
 
 def _summary(kind: str, users: int, requests: int, seed: int, policy: str) -> dict[str, float]:
     arrivals = Generated(kind=kind, users=users, requests=requests, seed=seed)
-    return run(Scenario("smooth", arrivals=arrivals), policy).summary()
+    form = BatchingForm("smooth", arrivals=arrivals)
+    return simulate(form.scenario(policy)).summary()
 
 
 def _compare(cells: Cells, other: str) -> dict[str, Any]:

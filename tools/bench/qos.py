@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edged.sim.scenario import Profile, Scenario, run
+from edged.sim.batching import BatchingForm, Profile
+from edged.sim.simulator import simulate
 from tools.bench.report import emit, save_figure
 
 RATES = (30, 60, 90, 120, 150, 180)  # requests/s of one task
@@ -67,14 +68,14 @@ def _p99(first: int, second: int, policy: str, seconds: float, seed: int) -> flo
         times = np.cumsum(rng.exponential(1e3 / rate, round(rate * seconds)))
         arrivals += [(float(at), task) for at in times]
     arrivals.sort()
-    scenario = Scenario(
+    form = BatchingForm(
         "smooth",
         arrivals_ms=tuple(at for at, _ in arrivals),
         tasks=tuple(task for _, task in arrivals),
         profile=PROFILE,
         t_pre_ms=PREPARE_MS,
     )
-    return run(scenario, policy).summary()["p99"]
+    return simulate(form.scenario(policy)).summary()["p99"]
 
 
 def _plot(held: set[tuple[int, int]], path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from edged.core.events import Arrived, BatchDone, DeviceUp, Part, Prepare, Prepared, Request, Run
 from edged.core.scheduler import Scheduler
 from edged.core.settings import SchedulerSettings
-from edged.sim.scenario import Generated, Scenario, run
+from edged.sim.batching import BatchingForm, Generated
+from edged.sim.simulator import simulate
 from tools.bench.report import emit
 
 SHORT, LONG = 10, 100_000  # requests that wait
@@ -33,7 +34,8 @@ def _run(args: argparse.Namespace) -> int:
             times[length] += queue.decide(args.decisions // 10)
     medians = {length: statistics.median(of) for length, of in times.items()}
     started = time.perf_counter()
-    outcome = run(Scenario("smooth", arrivals=Generated("poisson", users=12, requests=50_000)))
+    generated = Generated("poisson", users=12, requests=50_000)
+    outcome = simulate(BatchingForm("smooth", arrivals=generated).scenario())
     took_s = time.perf_counter() - started
     emit(
         "scheduler",

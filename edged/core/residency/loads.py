@@ -216,7 +216,9 @@ class Loads:
 
     def _arrive(self, need: Need, now: float) -> None:
         self._plans = [plan for plan in self._plans if plan.need is not need]
-        need.used_s, need.fresh = now, need.waiting > 0
+        need.fresh = need.waiting > 0
+        if need.fresh or not self._wanted.is_first(need):
+            need.used_s = now  # what the start loads of its own accord has not been used yet
 
     def _shrink(self, costs: CostModel, now: float) -> None:
         """More is held than the budget has: the blocks of least worth leave."""

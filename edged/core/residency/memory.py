@@ -28,7 +28,7 @@ from edged.core.residency.blocks import Block, Residency, Where
 from edged.core.residency.ledger import Ledger
 from edged.core.residency.loads import Loads
 from edged.core.residency.needs import Need
-from edged.core.residency.policies import POLICIES, unshared
+from edged.core.residency.policies import POLICIES
 from edged.core.residency.wanted import WantedModels
 from edged.core.settings import MemorySettings
 from edged.errors import Code
@@ -62,7 +62,6 @@ class DeviceMemory:
         )
         self.tight = False  # whether something is missing, or has to go
         self._max_wait_s = settings.max_wait_s
-        self._shares = POLICIES[settings.policy].shares
         self._max_batch_rows = max_batch_rows
         self._known = False  # whether a library was told
         self._relieved_s = -math.inf  # when a model was wished for that had not come for long
@@ -187,7 +186,7 @@ class DeviceMemory:
     def on_library(self, event: Library, now: float) -> None:
         """Models appear and vanish."""
         self._known = True
-        self.residency.set_library(event if self._shares else unshared(event))
+        self.residency.set_library(event)
         names = {model.name for model in event.models}
         wanted = self.wanted
         wanted.wished = {name: None for name in wanted.wished if name in names}

@@ -10,9 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
-from msgspec.structs import replace
-
-from edged.core.events import Library, Model, Overhead
 from edged.core.settings import Loading
 
 
@@ -57,7 +54,6 @@ class Policy:
 
     order: Callable[[Sequence[Candidate]], list[int]]
     worth: Callable[[Leaver], float]  # a byte; the least leaves first
-    shares: bool = True  # blocks between models
 
 
 def reload_worth(leaver: Leaver) -> float:
@@ -110,41 +106,5 @@ def first_come(candidates: Sequence[Candidate]) -> list[int]:
 POLICIES: dict[Loading, Policy] = {
     "partial": Policy(fewest_late, reload_worth),
     "greedy": Policy(greedy, reload_worth),
-    "independent": Policy(fewest_late, reload_worth, shares=False),
     "lru": Policy(first_come, recency),
 }
-
-
-def unshared(library: Library) -> Library:
-    """The same models with every block their own, called `block@model`: without any sharing."""
-    costs = {cost.block: cost for cost in library.blocks}
-    own = {m.name: tuple(f"{block}@{m.name}" for block in m.blocks) for m in library.models}
-    return Library(
-        tuple(Model(m.name, own[m.name]) for m in library.models),
-        tuple(
-            replace(costs[block], block=alias)
-            for m in library.models
-            for block, alias in zip(m.blocks, own[m.name], strict=True)
-        ),
-    )
-
-
-def first_models(
-    library: Library, budget_bytes: float, overhead: Overhead, pinned: tuple[str, ...] = ()
-) -> tuple[str, ...]:
-    """The models to start the device with: the pinned, then as many of the others as fit.
-
-    In the order of the library, since nothing is known of their use yet. A batch of one row is
-    all that is left room for besides.
-    """
-    sizes = {cost.block: cost.bytes for cost in library.blocks}
-    room_bytes = budget_bytes - overhead.fixed_bytes - overhead.staging_bytes - overhead.row_bytes
-    chosen: list[str] = []
-    there: set[str] = set()
-    for model in sorted(library.models, key=lambda m: m.name not in pinned):
-        missing_bytes = sum(sizes[block] for block in set(model.blocks) - there)
-        if missing_bytes <= room_bytes:
-            room_bytes -= missing_bytes
-            there.update(model.blocks)
-            chosen.append(model.name)
-    return tuple(chosen)
