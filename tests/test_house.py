@@ -15,9 +15,9 @@ from tools.house.__main__ import measure
 LIMITS: dict[str, tuple[float, float]] = {
     "scheduler_functions": (45, 45),
     "scheduler_files": (8, 8),
-    "front_functions": (91, 80),
-    "front_files": (18, 12),
-    "core_lines": (4620, 3300),  # docs/decisions/core-size.md
+    "front_functions": (94, 80),  # docs/decisions/core-size.md
+    "front_files": (19, 12),
+    "core_lines": (4540, 3300),  # docs/decisions/core-size.md
     "long_files": (0, 0),
     "long_functions": (0, 0),
     "doubled_names": (8, 8),
