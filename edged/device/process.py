@@ -37,7 +37,7 @@ class WorkerProcess:
         self.receiver = Receiver(self._reports)
         # Its standard input is a file in memory. A pipe does not hold long settings, so the front
         # would wait until the worker reads them.
-        with orders, reports, os.fdopen(os.memfd_create("edged-worker-settings"), "r+b") as file:
+        with orders, reports, os.fdopen(os.memfd_create("worker-settings"), "r+b") as file:
             theirs = (orders.fileno(), reports.fileno())
             file.write(msgspec.json.encode(WorkerStart(os.getpid(), *theirs, settings)))
             file.seek(0)
