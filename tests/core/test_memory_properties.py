@@ -148,10 +148,20 @@ class Loading(RuleBasedStateMachine):
             else:
                 assert self.worker is not None, f"{command} to a device that is down"
                 if isinstance(command, Unload):
-                    wanted = self.memory.wanted
-                    pinned = {b for m in wanted.pinned & wanted.served for b in PATHS[m]}
-                    assert command.block not in pinned, "evicted while pinned"
+                    assert command.block not in self.kept(), "evicted while pinned"
                 self.worker.obey(command, self.models)
+
+    def kept(self) -> set[str]:
+        """Blocks of the pinned models that are on the device or fit there beside one another."""
+        memory = self.memory
+        kept = memory.wanted.kept_blocks(memory.ledger.most_capacity_bytes)
+        complete = {
+            block
+            for model in memory.wanted.pinned & memory.wanted.served
+            for block in PATHS[model]
+            if not memory.residency.models[model].missing
+        }
+        return {block.id for block in kept} | complete
 
     # --- what happens ---------------------------------------------------------------------------
 
@@ -288,10 +298,8 @@ class Loading(RuleBasedStateMachine):
         ledger, residency = self.memory.ledger, self.memory.residency
         if self.worker is None or ledger.room_bytes + residency.going_bytes >= 0:
             return
-        wanted = self.memory.wanted
-        pinned = {b for m in wanted.pinned & wanted.served for b in PATHS[m]}
         stays = {b.id for b in residency.blocks if b.where is Where.RESIDENT}
-        assert stays <= pinned
+        assert stays <= self.kept()
 
     @invariant()
     def nobody_is_answered_twice(self) -> None:
@@ -397,3 +405,16 @@ def test_what_is_pinned_again_on_its_way_out_stays_and_others_leave_in_its_place
     state.library_changes({"d"})
     assert leaving(state) == {"a1", "trunk", "other"}
     state.the_budget_holds_or_is_being_restored()
+
+
+def test_a_pinned_model_that_does_not_fit_is_not_in_the_way_of_one_that_does() -> None:
+    """`b` shares its trunk with what is on the device and does not fit beside `c`: the trunk has
+    to leave for `c` all the same, or `c` would be waited for without end."""
+    state = Loading()
+    state.begin({"c"}, 120)
+    state.ask("c", PinAsked, True)
+    state.library_changes({"a", "b", "c"})
+    state.ask("b", PinAsked, True)
+    state.device_comes_up({"a"})
+    state.teardown()
+    assert not state.memory.residency.models["c"].missing

@@ -32,7 +32,7 @@ class Outlook:
         backlog_s: float,
         coming: Iterable[Block],
         max_wait_s: float,
-        pinned: Collection[Block],
+        kept: Collection[Block],
         now: float,
     ) -> None:
         self._residency = residency
@@ -49,7 +49,7 @@ class Outlook:
         turnover_s = math.fsum(map(residency.load_s, resident))
         self._uses = {need: self._expected_uses(need, turnover_s) for need in residency.needs}
         # What nobody uses now can go at once. Of those that could, the least worth is first.
-        leavers = [block for block in resident if block not in pinned]
+        leavers = [block for block in resident if block not in kept]
         self._leavers = sorted(leavers, key=lambda block: (block.in_use, self._worth(block)))
         # Have come for requests of which none has started, or are to come.
         fresh = [n for n in residency.needs if n.fresh and now - n.used_s < max_wait_s]

@@ -118,9 +118,12 @@ class Loads:
         the next one goes."""
         return len(self._plans) < PLANS and not any(plan.queue for plan in self._plans)
 
+    def _kept(self) -> dict[Block, None]:
+        return self._wanted.kept_blocks(self._ledger.most_capacity_bytes)
+
     def _keep_pinned(self) -> None:
         """What leaves and was pinned meanwhile stays: others have to go in its place."""
-        for block in self._wanted.pinned_blocks() if self._residency.going else ():
+        for block in self._kept() if self._residency.going else ():
             if block.where is Where.LEAVING:
                 self._residency.move(block, Where.RESIDENT)
 
@@ -237,6 +240,6 @@ class Loads:
             backlog_s=backlog_s,
             coming=[block for plan in self._plans for block in plan.path],
             max_wait_s=self._max_wait_s,
-            pinned=self._wanted.pinned_blocks(),
+            kept=self._kept(),
             now=now,
         )

@@ -71,13 +71,10 @@ class WantedModels:
         places = {name: place for place, name in enumerate(self.first)}
         return sorted(needs, key=lambda need: places.get(need.models[0], len(places)))
 
-    def pinned_blocks(self) -> dict[Block, None]:
-        """Blocks that never leave, in the order of the library."""
-        return {block: None for need in self._pinned() for block in self._residency.path(need)}
-
     def kept_blocks(self, capacity_bytes: float) -> dict[Block, None]:
-        """The pinned blocks that others have to fit beside. A pinned model that is not on the
-        device and does not fit beside those before it keeps no room from others."""
+        """The pinned blocks, which never leave, so that others have to fit beside them. A pinned
+        model that is not on the device and does not fit beside those before it keeps none: what
+        it shares with others would stay in the way of a pinned model that does fit."""
         pinned = sorted(self.in_order(self._pinned()), key=lambda need: need.missing > 0)
         kept: dict[Block, None] = {}
         for need in pinned:
