@@ -265,7 +265,8 @@ class UnloadAsked(msgspec.Struct, frozen=True, array_like=True, tag="unload-aske
 
 
 class PinAsked(msgspec.Struct, frozen=True, array_like=True, tag="pin-asked"):
-    """Put a model on the device and never evict it; or let it be evicted again."""
+    """Put a model on the device and never evict it; or let it be evicted again. Settled with an
+    error other than RESOURCE_EXHAUSTED, the model is pinned all the same, and loaded later."""
 
     ask: int
     model: str
