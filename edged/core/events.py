@@ -93,14 +93,6 @@ class HeldBlock(msgspec.Struct, frozen=True, array_like=True):
     bytes: int
 
 
-class FailedBlock(msgspec.Struct, frozen=True, array_like=True):
-    """A block that could not be put on the device, and why."""
-
-    block: str
-    code: Code
-    message: str
-
-
 class Overhead(msgspec.Struct, frozen=True, array_like=True):
     """Bytes that the daemon's processes hold besides blocks."""
 
@@ -173,7 +165,6 @@ class DeviceUp(msgspec.Struct, frozen=True, array_like=True, tag="device-up"):
     lanes: int = 1  # batches that it runs side by side
     resident: tuple[HeldBlock, ...] = ()
     overhead: Overhead = Overhead()
-    failed: tuple[FailedBlock, ...] = ()
     device: int = 0
     preparers: int | None = None  # requests that it prepares side by side; None: not known
     first: tuple[str, ...] = ()  # models to be loaded as far as there is room, in this order

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from edged.core.costs import RUNS, SAFE_ROWS
 from edged.core.events import (
     Arrived,
     BatchDone,
@@ -36,7 +37,6 @@ from edged.core.events import (
     Woke,
 )
 from edged.core.idle_calibration import QUIET_S
-from edged.core.learning import RUNS, SAFE_ROWS
 from edged.core.settings import MemorySettings
 from edged.errors import Code
 from tests.core.helpers import Checked

@@ -137,7 +137,6 @@ class Device:
         self.costs = CostModel()
         self.order_at = inf  # when to order the next batch, if it is ready and all lanes run
         self.next_beat_s = inf  # when to ask a policy again that follows a rate and waits
-        self.is_draining = False
         self.follows_rate = policy.rate is not None
         self._settings = settings
         self._policy = policy
@@ -250,7 +249,7 @@ class Device:
     def _more_may_come(self) -> bool:
         """Whether it can be of use to wait for more staged rows than there are."""
         jobs = self._jobs
-        if self.is_draining or self._memory.residency.going:
+        if jobs.is_draining or self._memory.residency.going:
             return False
         if jobs.preparing:
             return True

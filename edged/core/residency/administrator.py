@@ -6,10 +6,13 @@ Each ask is settled once: when it has come about, or with why it cannot. Moves n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from edged.core.events import LoadAsked, PinAsked, Settled, UnloadAsked
 from edged.core.residency.memory import DeviceMemory
 from edged.errors import Code
+
+Asked: TypeAlias = LoadAsked | UnloadAsked | PinAsked
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,28 +34,19 @@ class Asks:
     def __len__(self) -> int:
         return len(self._open)
 
-    def load(self, event: LoadAsked) -> list[Settled]:
-        return self._load(event.ask, event.model)
-
-    def pin(self, event: PinAsked) -> list[Settled]:
-        memory = self._memory
-        if event.pinned:
-            settled = self._load(event.ask, event.model, pin=True)
-        elif event.model in memory.residency.models:
-            memory.wanted.pinned.discard(event.model)
-            settled = [Settled(event.ask)]
-        else:
-            settled = [_unknown(event.ask, event.model)]
-        return settled
-
-    def unload(self, event: UnloadAsked) -> list[Settled]:
-        memory, model = self._memory, event.model
-        if model not in memory.residency.models:
+    def handle(self, event: Asked) -> list[Settled]:
+        """Begin to do what is asked; what that settles."""
+        wanted, model = self._memory.wanted, event.model
+        if isinstance(event, LoadAsked) or (isinstance(event, PinAsked) and event.pinned):
+            return self._load(event.ask, model, pin=isinstance(event, PinAsked))
+        if model not in self._memory.residency.models:
             return [_unknown(event.ask, model)]
+        wanted.pinned.discard(model)
+        if isinstance(event, PinAsked):
+            return [Settled(event.ask)]
         settled = self._cancel(model, loads=True)
-        memory.wanted.wished.pop(model, None)
-        memory.wanted.pinned.discard(model)
-        memory.wanted.serve(retired=memory.wanted.retired | {model})
+        wanted.wished.pop(model, None)
+        wanted.serve(retired=wanted.retired | {model})
         self._open[event.ask] = _Open(event.ask, model, loads=False)
         return settled
 
@@ -72,7 +66,7 @@ class Asks:
         self._open.clear()
         return given_up
 
-    def _load(self, ask: int, model: str, *, pin: bool = False) -> list[Settled]:
+    def _load(self, ask: int, model: str, *, pin: bool) -> list[Settled]:
         memory = self._memory
         need = memory.residency.models.get(model)
         if need is None or model in memory.residency.vanished:
