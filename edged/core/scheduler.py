@@ -140,8 +140,7 @@ class Scheduler:
     def settled_until_s(self) -> float:
         """Until then the device is busy with batches that it has, even if more arrives. It is minus
         infinity while a lane is free."""
-        lanes = self._device.lanes
-        return -inf if lanes.has_free_lane else min(lanes.order_at, lanes.free_s)
+        return min(self._device.lanes.order_at, self._device.lanes.free_s)
 
     # --- the rules ------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from edged.core.events import (
     Unload,
 )
 from edged.core.scheduler import Scheduler
-from edged.daemon.outstanding import Outstanding
+from edged.daemon.outstanding import Outstanding, Preparation
 from edged.daemon.pending import PendingRequest
 from edged.errors import EdgedError
 from edged.link import messages as link
@@ -156,8 +156,8 @@ class WorkerPort:
             request.forget_results()
         soon = True
         if not request.inline:
-            resolved = request.resolved
-            self.outstanding.prepare(command.rid, resolved.rows, request.level, now)
+            order = Preparation(request.resolved.rows, request.level)
+            self.outstanding.requests.begin(command.rid, order, now)
         elif self.lanes_prepare:
             # Its Run cannot come before that time, so the worker need not wake for it.
             soon = self._scheduler.settled_until_s <= now
@@ -175,7 +175,7 @@ class WorkerPort:
         self._outlet.to_worker([link.encode(command)])
 
     def _unload(self, command: Unload, now: float) -> None:
-        self.outstanding.unload(command.block, now)
+        self.outstanding.unloads.begin(command.block, None, now)
         self._outlet.to_worker([link.encode(command)])
 
     def _discard(self, command: Discard, now: float) -> None:

@@ -84,9 +84,8 @@ def decode_request(
     Raises BadRequest, and nothing else, for any other content.
     """
     try:
-        sizes = _sizes(frames)
-        _check_size(sizes, limits)
-        header_type = _operation(_op_number(frames[0]), operations)
+        sizes = _sizes(frames, limits)
+        header_type = _header_type(frames[0], operations)
         header = _decode(frames[1], header_type, MAX_ITEMS, "request header")
         _check_payload(header, sizes[2:], limits)
     except EdgedError as error:
@@ -104,14 +103,8 @@ def check_request(header: RequestHeader, payload: Sequence[Buffer], limits: Limi
 
     Raises InvalidArgument or ResourceExhausted, with the daemon's message.
     """
-    sizes = _sizes(encode_request(header, payload))
-    _check_size(sizes, limits)
+    sizes = _sizes(encode_request(header, payload), limits)
     _check_payload(header, sizes[2:], limits)
-
-
-def _sizes(frames: Sequence[Buffer]) -> list[int]:
-    """The size of each frame in bytes."""
-    return [memoryview(frame).nbytes for frame in frames]
 
 
 # --- what the payload of a request must be ------------------------------------------------------
@@ -290,7 +283,7 @@ def decode_reply(frames: Sequence[Buffer]) -> ReplyMessage:
     """The reply in `frames`, an ErrorReply included. Raises EdgedError when they are no reply."""
     if len(frames) < 2:
         raise EdgedError(f"the daemon's reply has {len(frames)} frames, it takes at least two")
-    header_type = _operation(_op_number(frames[0]), REPLIES)
+    header_type = _header_type(frames[0], REPLIES)
     if memoryview(frames[1]).nbytes > MAX_REPLY_HEADER_BYTES:
         raise EdgedError(f"the daemon's reply has a header above {MAX_REPLY_HEADER_BYTES} bytes")
     try:
@@ -329,8 +322,9 @@ _FIRST_FRAMES: dict[type, bytes] = {
 }
 
 
-def _check_size(sizes: Sequence[int], limits: Limits) -> None:
-    """Raise if the frames, of these sizes in bytes, are too few, too many or too large."""
+def _sizes(frames: Sequence[Buffer], limits: Limits) -> list[int]:
+    """The size of each frame in bytes. Raises if they are too few, too many or too large."""
+    sizes = [memoryview(frame).nbytes for frame in frames]
     if len(sizes) < 2:
         raise InvalidArgument(
             f"the message has {len(sizes)} frames: send the operation, a header, the payload"
@@ -348,9 +342,11 @@ def _check_size(sizes: Sequence[int], limits: Limits) -> None:
             f"a message of {have} bytes is above the daemon's limit of {limits.max_message_bytes}: "
             "send fewer rows or smaller images"
         )
+    return sizes
 
 
-def _op_number(frame: Buffer) -> int:
+def _header_type(frame: Buffer, operations: Mapping[int, type[_H]]) -> type[_H]:
+    """The type of the header after the first `frame`, which must be one of `operations`."""
     head = bytes(frame) if memoryview(frame).nbytes == len(MAGIC) + 1 else b""
     if head[:3] != MAGIC[:3]:
         raise InvalidArgument(
@@ -361,13 +357,9 @@ def _op_number(frame: Buffer) -> int:
             f"this end speaks protocol EDG1, the other {one_line(repr(head[:4])[2:-1])}: "
             "use a client and a daemon of the same version"
         )
-    return head[4]
-
-
-def _operation(number: int, table: Mapping[int, type[_H]]) -> type[_H]:
-    header_type = table.get(number)
+    header_type = operations.get(head[4])
     if header_type is None:
-        raise Unsupported(why_unsupported(number))
+        raise Unsupported(why_unsupported(head[4]))
     return header_type
 
 

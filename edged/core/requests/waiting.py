@@ -110,7 +110,7 @@ class WaitingQueue:
             victim = self._victim(job)
             if victim is None:
                 for gone in reversed([*superseded, *pushed_out]):
-                    self._restore(gone)
+                    self._insert(gone, gone.place)
                 return Admitted(False, [], [])
             self.remove(victim)
             pushed_out.append(victim)
@@ -138,9 +138,7 @@ class WaitingQueue:
     def put_back(self, job: Job) -> None:
         """Return a job that was admitted before, ahead of its client's others."""
         self._first_place -= 1
-        self._append(job, self._first_place)
-        line = self._levels[job.request.level][job.request.client]
-        line.shelves[job.need].jobs.move_to_end(job.request.rid, last=False)
+        self._insert(job, self._first_place)
 
     def remove(self, job: Job) -> None:
         """Take a job out of the queue."""
@@ -243,9 +241,9 @@ class WaitingQueue:
         if request.stream is not None:
             self._latest[request.client, request.stream] = job
 
-    def _restore(self, job: Job) -> None:
-        """Return a job that was just removed to its place in its line."""
-        self._append(job, job.place)
+    def _insert(self, job: Job, place: int) -> None:
+        """Return a job that was removed to its place in its line."""
+        self._append(job, place)
         shelf = self._levels[job.request.level][job.request.client].shelves[job.need]
         shelf.jobs = OrderedDict(sorted(shelf.jobs.items(), key=lambda item: item[1].place))
 

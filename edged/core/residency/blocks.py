@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from edged.core.events import BlockCost, HeldBlock, Library
+from edged.core.events import HeldBlock, Library
 from edged.core.residency.needs import Need
 from edged.errors import Code
 
@@ -64,7 +64,9 @@ class Residency:
     def set_library(self, library: Library) -> None:
         """The models that may be asked for from now on; a vanished one stays until `drop`."""
         for cost in library.blocks:
-            self._learn(cost)
+            block = self._blocks.setdefault(cost.block, Block(cost.block, cost.bytes, cost.load_s))
+            if not block.measured and block.where is Where.ABSENT:
+                block.bytes, block.load_s = cost.bytes, cost.load_s
         names = {model.name for model in library.models}
         self.vanished = self.models.keys() - names
         for model in library.models:
@@ -81,13 +83,6 @@ class Residency:
         del self.models[name]
         self.vanished.discard(name)
         self._remove_need(need)
-
-    def _learn(self, cost: BlockCost) -> None:
-        block = self._blocks.get(cost.block)
-        if block is None:
-            self._blocks[cost.block] = Block(cost.block, cost.bytes, cost.load_s)
-        elif not block.measured and block.where is Where.ABSENT:
-            block.bytes, block.load_s = cost.bytes, cost.load_s
 
     # --- needs ------------------------------------------------------------------------------------
 

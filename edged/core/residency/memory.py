@@ -63,7 +63,6 @@ class DeviceMemory:
         self.has_library = False  # whether models may be away from the device, or vanish
         self.tight = False  # whether something is missing, or has to go
         self._max_wait_s = settings.max_wait_s
-        self._max_batch_rows = max_batch_rows
         self._relieved_s = -math.inf  # when a model was wished for that had not come for long
 
     # --- requests -------------------------------------------------------------------------------
@@ -71,7 +70,7 @@ class DeviceMemory:
     def enter(self, request: Request, now: float) -> Need | Verdict | None:
         """The need of an arrival, or why it cannot be served; None where all there is, is there.
         Only asked where there is a library."""
-        names = models_of(request)
+        names = [name for part in request.parts for name in part.models]
         models = self.residency.models
         for name in names:
             if name in self.wanted.retired:
@@ -108,7 +107,8 @@ class DeviceMemory:
 
     def need(self, request: Request) -> Need:
         """The need of a request, all of whose models are known."""
-        return self.residency.need(models_of(request), tuple(part.group for part in request.parts))
+        names = tuple(name for part in request.parts for name in part.models)
+        return self.residency.need(names, tuple(part.group for part in request.parts))
 
     def verdict(self, need: Need, now: float) -> Verdict | None:
         """Why the need cannot be loaded, if it cannot."""
@@ -269,8 +269,7 @@ class DeviceMemory:
             for need in self.residency.models.values()
         ]
         self.ledger.fit_batch(
-            self._max_batch_rows,
-            lambda capacity_bytes: max((s for s in sizes if s <= capacity_bytes), default=0),
+            lambda capacity_bytes: max((s for s in sizes if s <= capacity_bytes), default=0)
         )
 
     def decide(self, costs: CostModel, backlog_s: float, now: float) -> list[Command]:
@@ -290,13 +289,6 @@ _HANDLERS: dict[type, Callable[[DeviceMemory, Any, float], None]] = {
     Calibrated: DeviceMemory._on_calibrated,
     MemoryMeasured: DeviceMemory._on_measured,
 }
-
-
-def models_of(request: Request) -> tuple[str, ...]:
-    """All models of a request, in the order of its parts."""
-    if len(request.parts) == 1:
-        return request.parts[0].models
-    return tuple(model for part in request.parts for model in part.models)
 
 
 def too_many_rows_now(most_rows: int) -> Verdict:
