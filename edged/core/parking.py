@@ -53,8 +53,8 @@ class Parking:
         self.has_asks = len(self._asks) > 0
 
     def decide(self, costs: CostModel, backlog_s: float, now: float, out: list[Command]) -> None:
-        """Order what to load and unload now; asked after every event while memory is tight."""
-        out += self._memory.decide(costs, backlog_s, now)
+        """Order what to load and unload now; asked after every event while the memory is tight."""
+        out += self._memory.loads.decide(costs, backlog_s, now)
         self._move_shelves()
         self.settle(now, out)
 

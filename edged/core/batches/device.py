@@ -1,4 +1,4 @@
-"""One device: what its lanes run, when it is told of its next batch, and how many rows that has.
+"""One device: when it is told of its next batch, and how many rows and lanes that batch gets.
 
 A device that is told of its next batch when the last one has ended stands still in between. So a
 batch may be ordered ahead, as late as possible, because what comes later cannot join it: before a

@@ -141,7 +141,7 @@ class Admission:
             ahead += ordered_rows + jobs.staging.rows_ahead_of(request, ordered_rows)
         ready_s = pace_s * (ahead - _rows_done(running.batches, costs, now))
         if need is not None and need.missing:
-            ready_s = max(ready_s, self._memory.load_s(need))
+            ready_s = max(ready_s, self._memory.residency.missing_s(need))
         return max(0.0, now + ready_s + run_s - deadline_s)
 
 

@@ -1,4 +1,4 @@
-"""The accepted requests: what each waits for, who is refused, and how many are in which state.
+"""The accepted requests: their way from state to state to an answer, also when the device is lost.
 
 Owns the jobs with the queue, the staged parts and the deadlines; knows no batches. What a
 request holds on the device is taken and given back by `move`, by its state alone.

@@ -45,7 +45,6 @@ class Asks:
         if isinstance(event, PinAsked):
             return [Settled(event.ask)]
         settled = self._cancel(model, loads=True)
-        wanted.wished.pop(model, None)
         wanted.serve(retired=wanted.retired | {model})
         self._open[event.ask] = _Open(event.ask, model, loads=False)
         return settled

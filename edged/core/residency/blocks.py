@@ -5,6 +5,7 @@ Knows no policy, no budget and no time: others say what comes and what goes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -182,6 +183,10 @@ class Residency:
         block.bytes, block.measured = size_bytes, True
         block.failures, block.error = 0, None
         self.move(block, Where.RESIDENT)
+
+    def missing_s(self, need: Need) -> float:
+        """Expected seconds until the need is on the device, if it is loaded next."""
+        return math.fsum(map(self.load_s, self.missing(need)))
 
     def load_s(self, block: Block) -> float:
         """Expected seconds of a load."""

@@ -11,13 +11,11 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from edged.core.costs import CostModel
 from edged.core.events import (
     BlockLoaded,
     BlockLoadFailed,
     BlockUnloaded,
     Calibrated,
-    Command,
     DeviceDown,
     DeviceUp,
     Library,
@@ -33,7 +31,7 @@ from edged.core.residency.wanted import WantedModels
 from edged.core.settings import MemorySettings
 from edged.errors import Code
 
-AGAIN_S = 5.0  # after which the budget has been looked at again
+PASSING_S = 5.0  # retry-after for a lack of memory that may pass: the budget is looked at by then
 BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0  # after a load that failed; doubled each time
 
 
@@ -137,7 +135,7 @@ class DeviceMemory:
             f"{max(0, int(capacity_bytes))} bytes that the budget leaves for blocks"
         )
         if is_passing:
-            return Verdict(Code.UNAVAILABLE, f"{text} at the moment: try again later", AGAIN_S)
+            return Verdict(Code.UNAVAILABLE, f"{text} at the moment: try again later", PASSING_S)
         return Verdict(Code.RESOURCE_EXHAUSTED, text)
 
     def excess_bytes(self, need: Need) -> int:
@@ -157,10 +155,6 @@ class DeviceMemory:
             for name, need in self.residency.models.items()
             if need.missing and (error := self.residency.last_error(need)) is not None
         }
-
-    def load_s(self, need: Need) -> float:
-        """Expected seconds until the need is on the device, if it is loaded next."""
-        return math.fsum(map(self.residency.load_s, self.residency.missing(need)))
 
     def start(self, need: Need, now: float) -> None:
         """One of its requests goes to the device: until it leaves, its blocks stay."""
@@ -186,10 +180,8 @@ class DeviceMemory:
         self.has_library = True
         self.residency.set_library(event)
         names = {model.name for model in event.models}
-        wanted = self.wanted
-        wanted.wished = {name: None for name in wanted.wished if name in names}
-        wanted.serve(retired=wanted.retired & names)
-        wanted.strays = any(not block.needs for block in self.residency.blocks)
+        self.wanted.serve(retired=self.wanted.retired & names)
+        self.wanted.strays = any(not block.needs for block in self.residency.blocks)
         self._fit_batch()
 
     def _on_device_up(self, event: DeviceUp, now: float) -> None:
@@ -272,12 +264,6 @@ class DeviceMemory:
             lambda capacity_bytes: max((s for s in sizes if s <= capacity_bytes), default=0)
         )
 
-    def decide(self, costs: CostModel, backlog_s: float, now: float) -> list[Command]:
-        """What to load and unload now; asked after every event while memory is tight."""
-        wished, models = self.wanted.wished, self.residency.models
-        self.wanted.wished = {name: None for name in wished if models[name].missing}
-        return self.loads.decide(costs, backlog_s, now)
-
 
 _HANDLERS: dict[type, Callable[[DeviceMemory, Any, float], None]] = {
     Library: DeviceMemory._on_library,
@@ -294,4 +280,4 @@ _HANDLERS: dict[type, Callable[[DeviceMemory, Any, float], None]] = {
 def too_many_rows_now(most_rows: int) -> Verdict:
     """Why a request has to wait until there is memory for more than `most_rows` rows."""
     text = f"memory is short at the moment: at most {most_rows} rows fit in one request"
-    return Verdict(Code.UNAVAILABLE, text, AGAIN_S)
+    return Verdict(Code.UNAVAILABLE, text, PASSING_S)
