@@ -8,7 +8,7 @@ before anything is allocated in proportion to what a frame claims.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from math import prod
 from typing import Any, TypeAlias, TypeVar
@@ -41,12 +41,11 @@ MAX_REPLY_HEADER_BYTES = 16 * 2**20  # statistics, labels and top-k of many rows
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Frames: TypeAlias = list[Buffer]
 _H = TypeVar("_H")
-_T = TypeVar("_T")
 
 
 class RequestMessage(msgspec.Struct, frozen=True):
-    """A request as it was received. Only Infer and Chunk have a `payload`; `by_input` tells which
-    frame of an Infer belongs to which input.
+    """A request as it was received. Only Infer and Chunk have a `payload`: that of an Infer has one
+    frame for each row of a BYTES input, and one for any other input, in the order of the inputs.
     """
 
     header: RequestHeader
@@ -128,15 +127,6 @@ def _check_payload(header: RequestHeader, sizes: Sequence[int], limits: Limits) 
         _check_within("bytes", header.bytes, limits.max_shared_bytes)
 
 
-def by_input(inputs: Sequence[InputTensor], frames: Iterable[_T]) -> tuple[tuple[_T, ...], ...]:
-    """Group by input what there is one of for each payload frame: the frames, or their sizes.
-
-    A BYTES input has one frame a row, any other input has one.
-    """
-    each = iter(frames)
-    return tuple([tuple(islice(each, _frames_of(tensor))) for tensor in inputs])
-
-
 def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence[int]:
     """The sizes in bytes of the payload frames, which lie in this message, in earlier chunks or in
     shared memory.
@@ -150,9 +140,8 @@ def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence
         _check_within("parameters.upload", sum(upload), limits.max_message_bytes)
         return upload
     if shared is not None:
-        sizes = shared.sizes
-        _check_within("parameters.shared", sum(sizes), limits.max_message_bytes)
-        return sizes
+        _check_within("parameters.shared", sum(shared.sizes), limits.max_message_bytes)
+        return shared.sizes
     return sizes
 
 
@@ -163,17 +152,18 @@ def _check_infer(header: Infer, sizes: Sequence[int], limits: Limits) -> None:
         _check_unique("input", [tensor.name for tensor in header.inputs])
     if len(header.outputs) > 1:
         _check_unique("output", [(o.name, o.parameters.model or "") for o in header.outputs])
-    expected = 0
+    rows = header.inputs[0].shape[0]
     for tensor in header.inputs:
-        _check_shape(tensor, header.inputs[0].shape[0], limits)
-        expected += _frames_of(tensor)
-    if len(sizes) != expected:
+        _check_shape(tensor, rows, limits)
+    counts = [rows if tensor.datatype == "BYTES" else 1 for tensor in header.inputs]
+    if len(sizes) != sum(counts):
         raise InvalidArgument(
-            f"{len(sizes)} payload frames for inputs that take {expected}: "
+            f"{len(sizes)} payload frames for inputs that take {sum(counts)}: "
             "send one a row for BYTES, one for any other input"
         )
-    for tensor, mine in zip(header.inputs, by_input(header.inputs, sizes), strict=True):
-        _check_bytes(tensor, mine)
+    left = iter(sizes)
+    for tensor, count in zip(header.inputs, counts, strict=True):
+        _check_bytes(tensor, list(islice(left, count)))
 
 
 def _check_counts(header: Infer, limits: Limits) -> None:
@@ -247,10 +237,6 @@ def _check_bytes(tensor: InputTensor, sizes: Sequence[int]) -> None:
             f"input {tensor.name!r}: {tensor.datatype} of shape {list(tensor.shape)} takes "
             f"{need} bytes, its frame has {sizes[0]}"
         )
-
-
-def _frames_of(tensor: InputTensor) -> int:
-    return tensor.shape[0] if tensor.datatype == "BYTES" else 1
 
 
 # --- replies ------------------------------------------------------------------------------------
