@@ -1,8 +1,8 @@
-"""Keeps the requests and what is on the device in step.
+"""Parking: requests keep their places while their models are away from the device.
 
-Requests whose models are not on the device are parked in the queue until they are; those that can
-never be served, or whose load has failed, are refused. Owns the administrator's asks; the device's
-memory and the jobs are the scheduler's.
+Here the requests and what is on the device are kept in step. Those that can never be served, or
+whose load has failed, are refused. Owns the administrator's asks; the device's memory and the jobs
+are the scheduler's.
 """
 
 from __future__ import annotations
