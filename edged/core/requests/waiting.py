@@ -1,4 +1,4 @@
-"""The bounded queue of requests for which the device has no room yet: who goes next, who must leave.
+"""The bounded queue of requests for which the device has no room yet: who goes next, who leaves.
 
 The queue is counted in rows, and in bytes of what the front keeps for them. Priority levels are
 strict; inside a level the clients take turns, by rows, so a flood of one client delays only itself.
