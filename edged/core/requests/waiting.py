@@ -10,7 +10,7 @@ push out its own oldest requests. A newcomer that still does not fit pushes nobo
 
 A line holds its requests on shelves, one for each need. A shelf is parked while its need is not on
 the device: its requests keep their places and count as waiting, but take no turns. Every operation
-is O(clients + shelves of one client) at most, however many requests wait.
+but the return of a job is O(clients + shelves of one client) at most, however many requests wait.
 """
 
 from __future__ import annotations
