@@ -155,11 +155,6 @@ class Outstanding:
         self._load_times_s = {info.id: info.load_us / 1e6 for info in message.blocks}
         return not was_up
 
-    def batch(self, number: int) -> Run | None:
-        """The order for a batch that has not ended."""
-        batch = self.batches.orders.get(number)
-        return None if batch is None else batch.run
-
     def batch_done(self, run: Run, now: float) -> None:
         self._ran.add((run.group, run.rows))
         self.batches.end(run.batch, now)

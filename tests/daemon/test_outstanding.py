@@ -51,9 +51,7 @@ class Watched:
         self.outstanding.run(ordered, images, self.now)
 
     def ends(self, batch: int) -> None:
-        ended = self.outstanding.batch(batch)
-        assert ended is not None
-        self.outstanding.batch_done(ended, self.now)
+        self.outstanding.batch_done(self.outstanding.batches.orders[batch].run, self.now)
 
     def is_well_for(self, seconds: float) -> None:
         end = self.now + seconds
