@@ -22,15 +22,14 @@ class Parking:
     """What is on the device, as the requests that need it see it."""
 
     def __init__(self, memory: DeviceMemory, jobs: Jobs) -> None:
-        self.has_asks = False  # whether an administrator waits for something
+        self.asks = Asks(memory)
         self._memory = memory
         self._jobs = jobs
-        self._asks = Asks(memory)
 
     def handle(self, event: Any, now: float, out: list[Command]) -> None:
         """Take in an event of the device's memory, or what an administrator asks."""
         if isinstance(event, Asked):
-            out += self._asks.handle(event)
+            out += self.asks.handle(event)
         else:
             self._memory.handle(event, now)
         was_tight = self._memory.tight
@@ -48,9 +47,8 @@ class Parking:
         """Settle the asks that have come about, or cannot any more. A daemon that shuts down loads
         nothing more than what accepted requests need."""
         if self._jobs.is_draining:
-            out += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
-        out += self._asks.settle(now)
-        self.has_asks = len(self._asks) > 0
+            out += self.asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
+        out += self.asks.settle(now)
 
     def decide(self, costs: CostModel, backlog_s: float, now: float, out: list[Command]) -> None:
         """Order what to load and unload now; asked after every event while the memory is tight."""

@@ -84,9 +84,9 @@ class Scheduler:
                 backlog_s = self._admission.backlog_s() or 0.0
                 self._parking.decide(self._device.costs, backlog_s, now, out)
                 self._keep_busy(now, out)  # what was to leave may be needed again
-        if self._parking.has_asks:
+        if self._parking.asks.open:
             self._parking.settle(now, out)  # the last request of a model may have ended
-        if self._calibration.is_open and self._device.is_up and not self._jobs.is_draining:
+        if self._calibration.open and self._device.is_up and not self._jobs.is_draining:
             out += self._calibration.next(now, idle=not self._jobs.by_rid)
         if self._answers.places:  # rule 6: answers of ordered streams wait their turn
             out = self._answers.pass_on(out, now)

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from msgspec import Struct, field
 
 from edged.core.events import Request
+from edged.core.requests.fairness import rows_ahead
 from edged.core.requests.job import Job
 from edged.core.residency.needs import Need
 from edged.core.settings import SchedulerSettings
@@ -126,14 +127,11 @@ class WaitingQueue:
         )
 
     def rows_ahead_of(self, request: Request) -> int:
-        """The most rows that go before a newcomer's: all of higher levels, and of its own level no
-        more of each client than of its own, since the clients take turns."""
+        """The most rows that go before a newcomer's."""
         level = request.level
-        higher = sum(self._level_rows[:level])
         line = self._levels[level].get(request.client)
         own = request.rows + (line.rows if line is not None else 0)
-        turns = own * len(self._turns[level])
-        return higher + min(self._level_rows[level], turns)
+        return rows_ahead(self._level_rows, level, own, len(self._turns[level]))
 
     def put_back(self, job: Job) -> None:
         """Return a job that was admitted before, ahead of its client's others."""

@@ -16,7 +16,7 @@ Asked: TypeAlias = LoadAsked | UnloadAsked | PinAsked
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
+class OpenAsk:
     """An ask that takes time."""
 
     ask: int
@@ -28,11 +28,8 @@ class Asks:
     """Owns the asks that are not settled."""
 
     def __init__(self, memory: DeviceMemory) -> None:
+        self.open: dict[int, OpenAsk] = {}  # by number
         self._memory = memory
-        self._open: dict[int, _Open] = {}
-
-    def __len__(self) -> int:
-        return len(self._open)
 
     def handle(self, event: Asked) -> list[Settled]:
         """Begin to do what is asked; what that settles."""
@@ -46,23 +43,23 @@ class Asks:
             return [Settled(event.ask)]
         settled = self._cancel(model, loads=True)
         wanted.serve(retired=wanted.retired | {model})
-        self._open[event.ask] = _Open(event.ask, model, loads=False)
+        self.open[event.ask] = OpenAsk(event.ask, model, loads=False)
         return settled
 
     def settle(self, now: float) -> list[Settled]:
         """What has come about, or cannot any more."""
         settled = []
-        for open_ask in list(self._open.values()):
+        for open_ask in list(self.open.values()):
             outcome = self._outcome(open_ask, now)
             if outcome is not None:
-                del self._open[open_ask.ask]
+                del self.open[open_ask.ask]
                 settled.append(outcome)
         return settled
 
     def give_up(self, code: Code, message: str) -> list[Settled]:
         """Settle all of them so."""
-        given_up = [Settled(ask, code, message) for ask in self._open]
-        self._open.clear()
+        given_up = [Settled(ask, code, message) for ask in self.open]
+        self.open.clear()
         return given_up
 
     def _load(self, ask: int, model: str, *, pin: bool) -> list[Settled]:
@@ -78,19 +75,19 @@ class Asks:
         if pin:
             memory.wanted.pinned.add(model)
         memory.wanted.wish(need)
-        self._open[ask] = _Open(ask, model, loads=True)
+        self.open[ask] = OpenAsk(ask, model, loads=True)
         return settled
 
     def _cancel(self, model: str, *, loads: bool) -> list[Settled]:
         """Settle the opposite asks for a model."""
-        ended = [o.ask for o in self._open.values() if o.model == model and o.loads is loads]
+        ended = [o.ask for o in self.open.values() if o.model == model and o.loads is loads]
         for ask in ended:
-            del self._open[ask]
+            del self.open[ask]
         word = "unloaded" if loads else "loaded"
         text = f"model {model!r} was asked to be {word} meanwhile"
         return [Settled(ask, Code.CANCELLED, text) for ask in ended]
 
-    def _outcome(self, ask: _Open, now: float) -> Settled | None:
+    def _outcome(self, ask: OpenAsk, now: float) -> Settled | None:
         memory = self._memory
         if not ask.loads and ask.model in memory.wanted.served:
             text = f"model {ask.model!r} has come back with a new library meanwhile"
