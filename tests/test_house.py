@@ -13,11 +13,11 @@ from tools.house.__main__ import measure
 # figure: the most that is allowed now, and the aim. A limit is only ever raised by a decision in
 # docs/decisions/ that says why. `python -m tools.house --pretty` shows what a figure counts.
 LIMITS: dict[str, tuple[float, float]] = {
-    "scheduler_functions": (45, 45),
+    "scheduler_functions": (42, 45),
     "scheduler_files": (8, 8),
-    "front_functions": (94, 80),  # docs/decisions/core-size.md
-    "front_files": (19, 12),
-    "core_lines": (4540, 3300),  # docs/decisions/core-size.md
+    "front_functions": (80, 80),
+    "front_files": (18, 12),  # docs/decisions/core-size.md
+    "core_lines": (4390, 3300),  # docs/decisions/core-size.md
     "long_files": (0, 0),
     "long_functions": (0, 0),
     "doubled_names": (8, 8),

@@ -1,4 +1,7 @@
-"""What a batch costs: seconds by rows, from measurements, corrected as the device runs."""
+"""What a batch costs, and so which size is useful: seconds by rows, measured and then corrected.
+
+A group that nobody has measured yet is learnt from the batches that run.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from edged.core.events import GroupCost
-from edged.core.learning import Learner
 
 SMOOTHING = 0.1  # weight of the newest batch in the seconds per row
 LATEST_BATCHES = 9  # the load is the median over this many batches of any size
@@ -20,18 +22,21 @@ KEEP_WITHIN = 0.03  # keep a size while its rate is within 3 % of the best
 PREFER_WITHIN = 0.01  # prefer a smaller size whose rate is within 1 % of the best
 PROBE_EVERY = 32  # one batch of another size follows this many of the useful size
 UNKNOWN_SPEED_UP = 2.0  # where none was measured, a batch that is alone gets all lanes
+SAFE_ROWS = 4  # batches of a group that nobody has measured begin with this size
+RUNS = 3  # they grow to twice the size after this many batches
 
 
 class CostModel:
-    """Owns one curve for each group. The cost of a group without one is learnt from its batches."""
+    """Owns a curve, or else a learner, for each group."""
 
     def __init__(self, costs: Sequence[GroupCost] = (), *, lanes: int = 1) -> None:
         self._lanes = lanes
-        self.measured = {cost.group: cost for cost in costs}  # the measured times, uncorrected
-        self._curves = {cost.group: Curve(cost.rows, cost.time_s) for cost in costs}
+        self.measured: dict[str, GroupCost] = {}  # the measured times, uncorrected
+        self._curves: dict[str, Curve] = {}
         self._learners: dict[str, Learner] = {}  # by group that is still to be measured
         self._pace_s: dict[str, float] = {}  # seconds per row by group, smoothed
         self.pace_s: float | None = None  # mean over all groups; None before anything has run
+        self.know(costs)
 
     def learn(self, groups: Iterable[str]) -> None:
         """These groups are still to be measured: until then their batches begin small."""
@@ -75,10 +80,12 @@ class CostModel:
         """As Curve.useful_rows; `limit` where nothing is known."""
         learner = self._learners.get(group)
         if learner is not None:
-            found = learner.found(limit)
-            if found is None:
-                return learner.useful_rows(limit)
-            self._curves[group] = Curve(*found)
+            if learner.rows <= limit:
+                return learner.rows
+            learnt = learner.curve(limit)
+            if learnt is None:
+                return limit
+            self._curves[group] = learnt
             del self._learners[group]
         curve = self._curves.get(group)
         return limit if curve is None else curve.useful_rows(limit, around_s)
@@ -169,6 +176,32 @@ class Curve:
         if known_s is not None:
             return known_s
         return interpolate(self._sizes, [self._shape_s[size] for size in self._sizes], rows)
+
+
+class Learner:
+    """The times of a group that nobody has measured, on one lane.
+
+    Its batches begin small, which is safe and soon answered. While they run, twice the size has its
+    turn after a few batches, until the times of all sizes are known.
+    """
+
+    def __init__(self) -> None:
+        self.rows = SAFE_ROWS  # the batch to form when there are rows enough
+        self._times_s: dict[int, list[float]] = {}
+
+    def observe(self, rows: int, time_s: float) -> None:
+        """Learn from a batch."""
+        times_s = self._times_s.setdefault(rows, [])
+        times_s.append(time_s)
+        if rows >= self.rows and len(times_s) >= RUNS:
+            self.rows = 2 * rows
+
+    def curve(self, limit: int) -> Curve | None:
+        """The times, when batches of all sizes up to `limit` have run; else None."""
+        sizes = sorted(size for size, times_s in self._times_s.items() if len(times_s) >= RUNS)
+        if self.rows <= limit or not sizes or sizes[-1] < min(SAFE_ROWS, limit):
+            return None
+        return Curve(sizes, [median(self._times_s[size]) for size in sizes])
 
 
 def _smallest(sizes: Sequence[int], rates: Sequence[float], least: float) -> int:

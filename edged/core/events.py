@@ -18,12 +18,17 @@ fields. A class or a field may be renamed at any time; a new field goes to the e
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from edged.errors import Code
 from edged.typeinfo import describe
+
+Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e9)]
+"""A time that a device reports. The bounds are checked where a report or a recording is read: no
+honest device takes longer, and sums of such times stay far below what a float can hold."""
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -93,14 +98,6 @@ class HeldBlock(msgspec.Struct, frozen=True, array_like=True):
     bytes: int
 
 
-class FailedBlock(msgspec.Struct, frozen=True, array_like=True):
-    """A block that could not be put on the device, and why."""
-
-    block: str
-    code: Code
-    message: str
-
-
 class Overhead(msgspec.Struct, frozen=True, array_like=True):
     """Bytes that the daemon's processes hold besides blocks."""
 
@@ -122,7 +119,7 @@ class Prepared(msgspec.Struct, frozen=True, array_like=True, tag="prepared"):
     """The request's rows lie in staging memory."""
 
     rid: int
-    prepare_s: float
+    prepare_s: Seconds
 
 
 class PrepareFailed(msgspec.Struct, frozen=True, array_like=True, tag="prepare-failed"):
@@ -141,9 +138,9 @@ class BatchDone(msgspec.Struct, frozen=True, array_like=True, tag="batch-done"):
     """The batch has run. Rows whose models have all run have left staging memory."""
 
     batch: int
-    infer_s: float
-    output_s: float
-    prepare_s: float = 0.0  # time for the inline requests in it
+    infer_s: Seconds
+    output_s: Seconds
+    prepare_s: Seconds = 0.0  # time for the inline requests in it
     device: int = 0
 
 
@@ -173,7 +170,6 @@ class DeviceUp(msgspec.Struct, frozen=True, array_like=True, tag="device-up"):
     lanes: int = 1  # batches that it runs side by side
     resident: tuple[HeldBlock, ...] = ()
     overhead: Overhead = Overhead()
-    failed: tuple[FailedBlock, ...] = ()
     device: int = 0
     preparers: int | None = None  # requests that it prepares side by side; None: not known
     first: tuple[str, ...] = ()  # models to be loaded as far as there is room, in this order
@@ -205,8 +201,8 @@ class BlockLoaded(msgspec.Struct, frozen=True, array_like=True, tag="block-loade
     """The block can be run."""
 
     block: str
-    bytes: int  # memory that it was measured to hold
-    load_s: float  # reading and preparing it, without its wait for others
+    bytes: Annotated[int, Meta(ge=0)]  # memory that it was measured to hold
+    load_s: Seconds  # reading and preparing it, without its wait for others
 
 
 class BlockLoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="block-load-failed"):

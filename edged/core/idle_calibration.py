@@ -20,10 +20,9 @@ class IdleCalibration:
     """Owns the list of models that are still to be measured."""
 
     def __init__(self, memory: DeviceMemory, device: Device) -> None:
-        self.is_open = False  # whether any model is still to be measured
+        self.open: dict[str, None] = {}  # models to be measured, in the order of the library
         self._memory = memory
         self._device = device
-        self._open: dict[str, None] = {}  # models, in the order of the library
         self._groups: set[str] = set()  # first blocks of all models
         self._running: Need | None = None  # of the model that a run is made of: its blocks stay
         self._quiet_s = inf  # since when there is nothing else to do
@@ -31,12 +30,12 @@ class IdleCalibration:
     @property
     def wakeup_s(self) -> float:
         """When to ask for the next run though nothing happens."""
-        return inf if self._running is not None or not self._open else self._quiet_s + QUIET_S
+        return inf if self._running is not None or not self.open else self._quiet_s + QUIET_S
 
     def handle(self, event: Library | DeviceUp | DeviceDown | Calibrated) -> None:
         """Learn what is to be measured, and what has been; the device has learnt it before."""
         if isinstance(event, Library):
-            self._open = {model.name: None for model in event.models if not model.measured}
+            self.open = {model.name: None for model in event.models if not model.measured}
             # What could not be measured is not known either: its batches begin small all the same.
             self._groups = {model.blocks[0] for model in event.models}
         elif self._running is not None:
@@ -48,14 +47,12 @@ class IdleCalibration:
         if isinstance(event, Calibrated):
             self._device.costs.know(event.costs)
             if event.done:
-                self._open.pop(event.model, None)
-        self.is_open = bool(self._open)
+                self.open.pop(event.model, None)
         self._device.costs.learn(self._groups)
 
     def stop(self) -> None:
         """Measure nothing more: the daemon shuts down."""
-        self._open.clear()
-        self.is_open = False
+        self.open.clear()
 
     def next(self, now: float, *, idle: bool) -> list[Calibrate]:
         """The run to make now, if there is one. `idle`: whether the device has no request."""
@@ -65,7 +62,7 @@ class IdleCalibration:
         self._quiet_s = min(self._quiet_s, now)
         if self._running is not None or now < self._quiet_s + QUIET_S:
             return []
-        model = next((name for name in self._open if self._is_there(name)), None)
+        model = next((name for name in self.open if self._is_there(name)), None)
         if model is None:
             self._quiet_s = inf  # an event will say that one has been loaded
             return []

@@ -1,34 +1,19 @@
-"""Keeps the requests and what is on the device in step.
+"""Parking: requests keep their places while their models are away from the device.
 
-Requests whose models are not on the device are parked in the queue until they are; those that can
-never be served, or whose load has failed, are refused. Owns the administrator's asks; the device's
-memory and the jobs are the scheduler's.
+Here the requests and what is on the device are kept in step. Those that can never be served, or
+whose load has failed, are refused. Owns the administrator's asks; the device's memory and the jobs
+are the scheduler's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from edged.core.costs import CostModel
-from edged.core.events import (
-    BlockLoaded,
-    BlockLoadFailed,
-    BlockUnloaded,
-    Calibrated,
-    Command,
-    DeviceDown,
-    DeviceUp,
-    Library,
-    LoadAsked,
-    MemoryMeasured,
-    PinAsked,
-    Settled,
-    UnloadAsked,
-)
+from edged.core.events import Command
 from edged.core.requests.job import State
 from edged.core.requests.jobs import Jobs
-from edged.core.residency.administrator import Asks
+from edged.core.residency.administrator import Asked, Asks
 from edged.core.residency.memory import DeviceMemory, Verdict, too_many_rows_now
 from edged.errors import Code
 
@@ -37,20 +22,16 @@ class Parking:
     """What is on the device, as the requests that need it see it."""
 
     def __init__(self, memory: DeviceMemory, jobs: Jobs) -> None:
-        self.has_asks = False  # whether an administrator waits for something
+        self.asks = Asks(memory)
         self._memory = memory
         self._jobs = jobs
-        self._asks = Asks(memory)
-        self._is_draining = False
 
     def handle(self, event: Any, now: float, out: list[Command]) -> None:
-        """Take in an event of TO_MEMORY or TO_ASKS."""
-        if type(event) in TO_MEMORY:
-            TO_MEMORY[type(event)](self._memory, event, now)
+        """Take in an event of the device's memory, or what an administrator asks."""
+        if isinstance(event, Asked):
+            out += self.asks.handle(event)
         else:
-            out += TO_ASKS[type(event)](self._asks, event)
-        if self._is_draining:
-            out += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
+            self._memory.handle(event, now)
         was_tight = self._memory.tight
         self._memory.refresh()
         if self._memory.tight and not was_tight:
@@ -63,31 +44,30 @@ class Parking:
             self._jobs.refuse(self._jobs.by_rid[rid], code, text, now, out, retry_after_s)
 
     def settle(self, now: float, out: list[Command]) -> None:
-        """Settle the asks that have come about, or cannot any more."""
-        out += self._asks.settle(now)
-        self.has_asks = len(self._asks) > 0
+        """Settle the asks that have come about, or cannot any more. A daemon that shuts down loads
+        nothing more than what accepted requests need."""
+        if self._jobs.is_draining:
+            out += self.asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
+        out += self.asks.settle(now)
 
     def decide(self, costs: CostModel, backlog_s: float, now: float, out: list[Command]) -> None:
-        """Order what to load and unload now; asked after every event while memory is tight."""
-        out += self._memory.decide(costs, backlog_s, now)
+        """Order what to load and unload now; asked after every event while the memory is tight."""
+        out += self._memory.loads.decide(costs, backlog_s, now)
         self._move_shelves()
         self.settle(now, out)
 
-    def drain(self, out: list[Command]) -> None:
-        """Load nothing more than what accepted requests need."""
-        self._is_draining = True
-        out += self._asks.give_up(Code.UNAVAILABLE, "the daemon is shutting down")
-
     def _verdicts(self, now: float) -> dict[int, Verdict]:
         """The waiting requests that cannot be served as things are, and why."""
-        verdicts = {
-            rid: verdict for need, verdict in self._memory.doomed(now) for rid in need.arrived_s
-        }
-        if not self._memory.has_whole_batches:
-            most_rows = self._memory.ledger.batch_rows
-            for job in self._jobs.waiting:
-                if job.request.rows > most_rows:
-                    verdicts.setdefault(job.request.rid, too_many_rows_now(most_rows))
+        verdicts: dict[int, Verdict] = {}
+        for need in self._memory.residency.needs:
+            if need.missing and need.waiting:
+                verdict = self._memory.verdict(need, now)
+                if verdict is not None:
+                    verdicts |= dict.fromkeys(need.arrived_s, verdict)
+        most_rows = self._memory.ledger.batch_rows
+        for job in self._jobs.waiting:
+            if job.request.rows > most_rows:
+                verdicts.setdefault(job.request.rid, too_many_rows_now(most_rows))
         return verdicts
 
     def _give_needs(self) -> None:
@@ -110,20 +90,3 @@ class Parking:
                 self._jobs.waiting.park(need)
             else:
                 self._jobs.waiting.unpark(need)
-
-
-TO_MEMORY: dict[type, Callable[[DeviceMemory, Any, float], None]] = {
-    Library: DeviceMemory.on_library,
-    DeviceUp: DeviceMemory.on_device_up,
-    DeviceDown: DeviceMemory.on_device_down,
-    BlockLoaded: DeviceMemory.on_loaded,
-    BlockLoadFailed: DeviceMemory.on_failed,
-    BlockUnloaded: DeviceMemory.on_unloaded,
-    Calibrated: DeviceMemory.on_calibrated,
-    MemoryMeasured: DeviceMemory.on_measured,
-}
-TO_ASKS: dict[type, Callable[[Asks, Any], list[Settled]]] = {
-    LoadAsked: Asks.load,
-    UnloadAsked: Asks.unload,
-    PinAsked: Asks.pin,
-}

@@ -37,7 +37,6 @@ from edged.core.parking import Parking
 from edged.core.requests.admission import Admission
 from edged.core.requests.answer_order import AnswerOrder
 from edged.core.requests.jobs import Jobs
-from edged.core.residency.blocks import Where
 from edged.core.residency.ledger import Account
 from edged.core.residency.memory import DeviceMemory
 from edged.core.residency.report import MemoryState, report
@@ -69,8 +68,7 @@ class Scheduler:
         self._parking = Parking(memory, jobs)
         self._calibration = IdleCalibration(memory, self._device)
         self._answers = AnswerOrder()
-        self._is_draining = False
-        self._is_drained = False
+        self._is_drained = False  # whether the driver was told so
 
     # --- the two calls ------------------------------------------------------------------------
 
@@ -86,13 +84,13 @@ class Scheduler:
                 backlog_s = self._admission.backlog_s() or 0.0
                 self._parking.decide(self._device.costs, backlog_s, now, out)
                 self._keep_busy(now, out)  # what was to leave may be needed again
-        if self._parking.has_asks:
+        if self._parking.asks.open:
             self._parking.settle(now, out)  # the last request of a model may have ended
-        if self._calibration.is_open and self._device.is_up and not self._is_draining:
+        if self._calibration.open and self._device.is_up and not self._jobs.is_draining:
             out += self._calibration.next(now, idle=not self._jobs.by_rid)
         if self._answers.places:  # rule 6: answers of ordered streams wait their turn
             out = self._answers.pass_on(out, now)
-        if self._is_draining and not self._is_drained and not self._jobs.open:
+        if self._jobs.is_draining and not self._is_drained and not self._jobs.open:
             self._is_drained = True
             out.append(Drained())
         return out
@@ -101,8 +99,8 @@ class Scheduler:
         """When to call again with `Woke`, at the latest; infinity: when something happens."""
         device = self._device
         deadline_s = self._jobs.deadlines.next_s()
-        ours_s = min(deadline_s, device.next_beat_s, self._memory.wakeup_s, device.order_at)
-        return min(ours_s, self._calibration.wakeup_s)
+        loads_s, calibration_s = self._memory.loads.wakeup_s, self._calibration.wakeup_s
+        return min(deadline_s, device.next_beat_s, device.order_at, loads_s, calibration_s)
 
     # --- what the driver may look at ------------------------------------------------------------
 
@@ -129,11 +127,6 @@ class Scheduler:
         """What is on the device, and how far the start has come with loading."""
         return report(self._memory)
 
-    def resident(self) -> dict[str, int]:
-        """The bytes of each block that is on the device, by its id."""
-        blocks, away = self._memory.residency.blocks, (Where.ABSENT, Where.LOADING)
-        return {block.id: block.bytes for block in blocks if block.where not in away}
-
     def failing_models(self) -> dict[str, str]:
         """Models that could not be loaded when it was tried last, and why."""
         return self._memory.failing()
@@ -147,8 +140,7 @@ class Scheduler:
     def settled_until_s(self) -> float:
         """Until then the device is busy with batches that it has, even if more arrives. It is minus
         infinity while a lane is free."""
-        lanes = self._device.lanes
-        return -inf if lanes.has_free_lane else min(lanes.order_at, lanes.free_s)
+        return min(self._device.lanes.order_at, self._device.lanes.free_s)
 
     # --- the rules ------------------------------------------------------------------------------
 
@@ -185,9 +177,8 @@ class Scheduler:
                 self._jobs.take_back(event, begun, now, out)
                 self._parking.handle(event, now, out)
             case DrainAsked():
-                self._drain(out)
+                self._drain(now, out)
             case Library() | Calibrated():
-                self._admission.has_library = True
                 self._calibration.handle(event)
                 self._parking.handle(event, now, out)
             case _:
@@ -202,11 +193,11 @@ class Scheduler:
         elif self._answers.holds(rid):
             out.append(Refuse(rid, Code.CANCELLED, text))
 
-    def _drain(self, out: list[Command]) -> None:
+    def _drain(self, now: float, out: list[Command]) -> None:
         """Finish what was accepted, and accept nothing more."""
-        self._is_draining = self._device.is_draining = self._admission.is_closed = True
+        self._jobs.is_draining = True
         self._calibration.stop()
-        self._parking.drain(out)
+        self._parking.settle(now, out)
 
     def _keep_busy(self, now: float, out: list[Command]) -> None:
         jobs = self._jobs

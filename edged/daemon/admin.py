@@ -45,8 +45,9 @@ class AdminEndpoint:
             if type(header) in _BEGIN:
                 _BEGIN[type(header)](self, routing_id, header, now)
             elif isinstance(header, wire.ResidencyQuery):
-                resident = self._service.scheduler.resident()
-                self._answer(routing_id, residency(self._administration, resident, header.id))
+                blocks = self._service.scheduler.memory().blocks
+                there = {one.block: one.bytes for one in blocks if one.state != "loading"}
+                self._answer(routing_id, residency(self._administration, there, header.id))
             else:
                 self._answer(routing_id, inquiries.reply(header, self._service.situation()))
         except EdgedError as error:

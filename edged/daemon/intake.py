@@ -75,7 +75,8 @@ class Intake:
         size = sum(map(len, payload) if shared is None else shared.sizes)
         inline, images = size <= link.INLINE_BYTES, 0
         if resolved.inputs[0].kind != "tensor":
-            inline = inline and self._lanes_decode(client, resolved, payload, shared)
+            inline = inline and self.service.worker.lanes_prepare
+            inline = inline and self._is_light(client, resolved, payload, shared)
             images = resolved.rows if inline else 0
         self._last_rid += 1
         priority = infer.parameters.priority
@@ -96,18 +97,16 @@ class Intake:
         self.replies.add(header.rid, pending)
         self._arrive(header, infer.parameters, pending, now)
 
-    def _lanes_decode(
+    def _is_light(
         self,
         client: ConnectedClient,
         resolved: Resolved,
         payload: Sequence[wire.Buffer],
         shared: link.PayloadFile | None,
     ) -> bool:
-        """Whether lanes decode these images themselves. Lanes that take all processors of the host
-        have nobody to wait for but each other.
+        """Whether a lane may decode these images itself. Lanes that do so take all processors of
+        the host, and have nobody to wait for but each other.
         """
-        if not self.service.worker.lanes_prepare:
-            return False
         if resolved.inputs[0].kind != "encoded":
             return True
         if shared is not None:

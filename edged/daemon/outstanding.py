@@ -70,7 +70,9 @@ class _Line(Generic[K, V]):
         return self.since_s + bound_s, bound_s, what
 
 
-class _Request(NamedTuple):
+class Preparation(NamedTuple):
+    """A request that is not prepared inline."""
+
     rows: int
     level: int  # 0 is the most urgent, which the worker prepares first
 
@@ -84,8 +86,8 @@ class _Batch(NamedTuple):
 class Outstanding:
     """Follows one worker after the other. `verdict` is asked each second.
 
-    It is told each order when it is given, and each report when it has come. What takes a report
-    returns whether that was owed.
+    It is told each order when it is given, and each report when it has come; where nothing else
+    is to be done, its lines are told. What takes a report returns whether that was owed.
     """
 
     def __init__(
@@ -129,10 +131,6 @@ class Outstanding:
         self._reset()
         self._started_s = now
 
-    def prepare(self, rid: int, rows: int, level: int, now: float) -> None:
-        """A request that is not prepared inline."""
-        self.requests.begin(rid, _Request(rows, level), now)
-
     def run(self, run: Run, images: int, now: float) -> None:
         """`images`: the number of images that the batch itself decodes."""
         is_first = (run.group, run.rows) not in self._ran
@@ -140,9 +138,6 @@ class Outstanding:
 
     def load(self, block: str, now: float) -> None:
         self.loads.begin(block, self._load_times_s.get(block), now)
-
-    def unload(self, block: str, now: float) -> None:
-        self.unloads.begin(block, None, now)
 
     def define(self, models: tuple[str, ...]) -> None:
         """The thread that loads also defines, so the next load waits for it. This takes minutes,
@@ -159,11 +154,6 @@ class Outstanding:
         was_up, self._is_up = self._is_up, True
         self._load_times_s = {info.id: info.load_us / 1e6 for info in message.blocks}
         return not was_up
-
-    def batch(self, number: int) -> Run | None:
-        """The order for a batch that has not ended."""
-        batch = self.batches.orders.get(number)
-        return None if batch is None else batch.run
 
     def batch_done(self, run: Run, now: float) -> None:
         self._ran.add((run.group, run.rows))
@@ -192,7 +182,7 @@ class Outstanding:
             bound_s *= FIRST_TIMES
         return bound_s + batch.images * IMAGE_S, "a batch did not end"
 
-    def _request_bound(self, rid: int, request: _Request) -> tuple[float, str]:
+    def _request_bound(self, rid: int, request: Preparation) -> tuple[float, str]:
         bound_s = self._hang_timeout_s + request.rows * IMAGE_S
         return bound_s, "what a request sent was not prepared"
 

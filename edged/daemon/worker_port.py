@@ -1,8 +1,8 @@
 """The front's side of the link: the scheduler's orders to the worker, and the worker's reports.
 
-A report is checked before anybody acts on it. One that cannot be read, that nobody ordered, or that
-lacks something that was ordered, would leave the scheduler with figures that are not true: it
-raises Untrusted, and whoever sent it has to go. Knows no sockets.
+A report is checked before anybody acts on it: by `read`, whether its figures can be true, and by
+`WorkerPort.take`, whether it was ordered and lacks nothing. Else it would leave the scheduler with
+figures that are not true: it raises Untrusted, and whoever sent it has to go. Knows no sockets.
 """
 
 from __future__ import annotations
@@ -32,15 +32,13 @@ from edged.core.events import (
     Unload,
 )
 from edged.core.scheduler import Scheduler
-from edged.daemon.outstanding import Outstanding
+from edged.daemon.outstanding import Outstanding, Preparation
 from edged.daemon.pending import PendingRequest
 from edged.errors import EdgedError
 from edged.link import messages as link
 from edged.manifest import Manifest
 
 log = logging.getLogger("edged")
-
-LONGEST_S = 1e9  # no honest worker reports a longer time; far below what sums could not hold
 
 
 class WorkerOutlet(Protocol):
@@ -142,12 +140,12 @@ class WorkerPort:
 
     def lose(self, batch: int | None, now: float) -> tuple[int, ...] | None:
         """The worker has ended, because of `batch` if that is known: the requests in it."""
-        run = None if batch is None else self.outstanding.batch(batch)
+        lost = None if batch is None else self.outstanding.batches.orders.get(batch)
         self.outstanding.begin(now)
         self.ready, self.lanes_prepare = None, False
         for request in self._requests.values():
             request.lose_worker()
-        return None if run is None else tuple(member.rid for member in run.members)
+        return None if lost is None else tuple(member.rid for member in lost.run.members)
 
     def _prepare(self, command: Prepare, now: float) -> None:
         request = self._requests[command.rid]
@@ -156,8 +154,8 @@ class WorkerPort:
             request.forget_results()
         soon = True
         if not request.inline:
-            resolved = request.resolved
-            self.outstanding.prepare(command.rid, resolved.rows, request.level, now)
+            order = Preparation(request.resolved.rows, request.level)
+            self.outstanding.requests.begin(command.rid, order, now)
         elif self.lanes_prepare:
             # Its Run cannot come before that time, so the worker need not wake for it.
             soon = self._scheduler.settled_until_s <= now
@@ -175,7 +173,7 @@ class WorkerPort:
         self._outlet.to_worker([link.encode(command)])
 
     def _unload(self, command: Unload, now: float) -> None:
-        self.outstanding.unload(command.block, now)
+        self.outstanding.unloads.begin(command.block, None, now)
         self._outlet.to_worker([link.encode(command)])
 
     def _discard(self, command: Discard, now: float) -> None:
@@ -194,9 +192,9 @@ class WorkerPort:
         Raises Untrusted if the worker owes no such report.
         """
         if type(report) is link.BatchOutputs:
-            run = self.outstanding.batch(report.done.batch)
-            if run is not None and self._collect(report, run, frames):
-                self.outstanding.batch_done(run, now)
+            batch = self.outstanding.batches.orders.get(report.done.batch)
+            if batch is not None and self._collect(report, batch.run, frames):
+                self.outstanding.batch_done(batch.run, now)
                 return report.done
         elif not frames and _CHECKS[type(report)](self, report, now):
             return report
@@ -212,9 +210,6 @@ class WorkerPort:
         """Put each answer to its request. False unless there is a whole one for each model of each
         member that is owed one; what was put there before is dropped when the worker is lost.
         """
-        times_s = (report.done.infer_s, report.done.output_s, report.done.prepare_s)
-        if min(times_s) < 0.0 or not sum(times_s) <= LONGEST_S:  # or they are no numbers
-            return False
         owed = {(member.rid, model) for member in run.members for model in member.models}
         given = iter(frames)
         for answer in report.answers:
@@ -238,14 +233,14 @@ class WorkerPort:
         return next(given, None) is None
 
     def _on_ready(self, report: link.Ready, now: float) -> bool:
-        if not self.outstanding.ready(report) or report.lanes < 1 or report.row_bytes < 0:
+        if not self.outstanding.ready(report):
             return False
         self.ready = report
         self.lanes_prepare, self.is_emulated = report.lanes_prepare, report.emulated
         return True
 
     def _on_prepared(self, report: Prepared, now: float) -> bool:
-        return self.outstanding.requests.end(report.rid, now) and _is_time(report.prepare_s)
+        return self.outstanding.requests.end(report.rid, now)
 
     def _on_prepare_failed(self, report: PrepareFailed, now: float) -> bool:
         """An inline request may have been answered before this is read."""
@@ -266,8 +261,6 @@ class WorkerPort:
         return True
 
     def _on_loaded(self, report: BlockLoaded, now: float) -> bool:
-        if report.bytes < 0 or not _is_time(report.load_s):
-            return False
         return self.outstanding.loaded(report.block, report.load_s, now)
 
     def _on_load_failed(self, report: BlockLoadFailed, now: float) -> bool:
@@ -287,16 +280,10 @@ class WorkerPort:
 
     def _on_measured(self, report: link.ModelMeasured, now: float) -> bool:
         fits = all(one.rows > 0 and one.infer_us > 0 for one in report.warm_ups)
-        fits = fits and min(report.row_bytes, report.base_bytes, report.loading_bytes) >= 0
         return self.outstanding.calibrated(report.model, now) and fits
 
     def _on_memory(self, report: link.WorkerMemory, now: float) -> bool:
-        return min(report.pss_bytes, report.private_bytes) >= 0 and self.outstanding.measured()
-
-
-def _is_time(seconds: float) -> bool:
-    """Whether it can be a time: it is not negative, not infinite, and a number at all."""
-    return 0.0 <= seconds <= LONGEST_S
+        return self.outstanding.measured()
 
 
 def _tensors(

@@ -37,9 +37,10 @@ Rules that both ends hold to:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from edged import wire
 from edged.core.events import (
@@ -64,6 +65,9 @@ from edged.manifest import DataType, Manifest
 INLINE_BYTES = 1 << 20
 # Pixels of all pictures of a request: they take a lane a tenth of a second at most.
 INLINE_PIXELS = 2**22
+
+
+_Size: TypeAlias = Annotated[int, Meta(ge=0)]  # bytes
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -198,7 +202,7 @@ class Ready(_Message, frozen=True):
 
     backend: str
     device: str  # its name for people, such as "cpu (2 threads)"
-    lanes: int  # batches that run side by side
+    lanes: Annotated[int, Meta(ge=1)]  # batches that run side by side
     emulated: bool  # nothing is computed; figures and answers must say so
     models: tuple[str, ...]
     blocks: tuple[BlockInfo, ...]
@@ -208,7 +212,7 @@ class Ready(_Message, frozen=True):
     pss_bytes: int  # proportional set size of the worker
     fixed_bytes: int = 0  # the part of it that was there before anything was loaded
     private_bytes: int = 0  # the part of it that no file backs
-    row_bytes: int = 0  # activations in all lanes, for each row of the largest batch
+    row_bytes: _Size = 0  # activations in all lanes, for each row of the largest batch
     base_bytes: int = 0  # what runs take however many rows they have
     loading_bytes: int = 0  # what loading a block takes on top, for a moment
     lanes_prepare: bool = False  # the lanes decode small images themselves, inline
@@ -281,19 +285,19 @@ class ModelMeasured(_Message, frozen=True):
     model: str
     done: bool
     warm_ups: tuple[WarmUp, ...] = ()
-    row_bytes: int = 0
-    base_bytes: int = 0
-    loading_bytes: int = 0
+    row_bytes: _Size = 0
+    base_bytes: _Size = 0
+    loading_bytes: _Size = 0
 
 
 class WorkerMemory(_Message, frozen=True):
     """What the worker's process holds."""
 
     n: int
-    pss_bytes: int
+    pss_bytes: _Size
     staging_bytes: int
     buffer_bytes: int  # activations at block borders
-    private_bytes: int = 0  # the part of the PSS that no file backs: nobody else can have it
+    private_bytes: _Size = 0  # the part of the PSS that no file backs: nobody else can have it
 
 
 FromWorker: TypeAlias = (

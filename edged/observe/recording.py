@@ -9,9 +9,10 @@ tag and its fields in the order of its class. The names of classes and fields ar
 of the format: renaming them, or adding a field with a default at the end, changes nothing.
 
 Every other change of the header, the events or the commands makes a new version of the format. To
-add version 4: raise VERSION, write a function that turns the lines of version 3, as plain JSON
-values, into those of version 4, and let `_read` apply it where the header says 3, as
-`_from_version_2` is applied. The recordings in tests/ stay as they were made, so they test it.
+add version 5: raise VERSION, write a function that turns the header or a turn of version 4, as
+plain JSON values, into those of version 5, and let `_read` apply it where the header says 4, as the
+functions for older versions are applied. The recordings in tests/ stay as they were made, so they
+test it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from edged.typeinfo import describe
 
 log = logging.getLogger("edged")
 
-VERSION = 3
+VERSION = 4
+OLDEST = 2  # the oldest version that is read
 
 _GZIP = b"\x1f\x8b"  # the first bytes of a compressed file
 
@@ -127,31 +129,38 @@ def _read(path: Path) -> tuple[RecordingHeader, Iterator[Turn]]:
     lines = _content(path).splitlines(keepends=True)
     try:
         version = msgspec.json.decode(lines[0] if lines else b"", type=_Version).recording
-        if version not in (2, VERSION):
+        if not OLDEST <= version <= VERSION:
             raise InvalidArgument(
-                f"{path} is a recording of version {version} and this edged reads version 2 and "
-                f"version {VERSION}: replay it with the edged that made it"
+                f"{path} is a recording of version {version} and this edged reads versions "
+                f"{OLDEST} to {VERSION}: replay it with the edged that made it"
             )
         said = msgspec.json.decode(lines[0])
-        header = msgspec.convert(
-            said if version == VERSION else _from_version_2(said), RecordingHeader
-        )
+        header = msgspec.convert(_from_version_2(said) if version == 2 else said, RecordingHeader)
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"{path} is not a recording of edged: {error}") from error
-    whole = [line for line in lines[1:] if line.endswith(b"\n")]
-    return header, (_decode(line, path, number) for number, line in enumerate(whole, start=2))
+    whole = enumerate((line for line in lines[1:] if line.endswith(b"\n")), start=2)
+    return header, (_decode(line, version, path, number) for number, line in whole)
 
 
 def _from_version_2(header: Any) -> Any:
     """The same header without the table of what the policies smooth* assume. How they measure the
-    load stands behind the policy's name now, and the other times are measured."""
+    load stands behind the policy's name since version 3, and the other times are measured."""
     settings = dict(header["settings"])
     table = settings.pop("smooth", {})
     if settings["policy"].startswith("smooth"):
         load = {key: table[key] for key in ("window_s", "beat_s") if key in table}
         given = ",".join(f"{key}={seconds}" for key, seconds in load.items())
         settings["policy"] += f":{given}" if given else ""
-    return {**header, "recording": VERSION, "settings": settings}
+    return {**header, "settings": settings}
+
+
+def _from_version_3(turn: Any) -> Any:
+    """The same turn, where a device that comes up does not say which blocks have failed before: no
+    driver has ever said it."""
+    match turn:
+        case [at, ["device-up", costs, lanes, resident, overhead, _, *rest], commands]:
+            return [at, ["device-up", costs, lanes, resident, overhead, *rest], commands]
+    return turn
 
 
 def _content(path: Path) -> bytes:
@@ -167,8 +176,10 @@ def _content(path: Path) -> bytes:
         raise InvalidArgument(f"{path}: cannot be decompressed: {error}") from error
 
 
-def _decode(line: bytes, path: Path, number: int) -> Turn:
+def _decode(line: bytes, version: int, path: Path, number: int) -> Turn:
     try:
+        if version < 4:
+            return msgspec.convert(_from_version_3(msgspec.json.decode(line)), Turn)
         return msgspec.json.decode(line, type=Turn)
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"{path}, line {number}: {error}") from error

@@ -8,7 +8,7 @@ before anything is allocated in proportion to what a frame claims.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from math import prod
 from typing import Any, TypeAlias, TypeVar
@@ -41,12 +41,11 @@ MAX_REPLY_HEADER_BYTES = 16 * 2**20  # statistics, labels and top-k of many rows
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Frames: TypeAlias = list[Buffer]
 _H = TypeVar("_H")
-_T = TypeVar("_T")
 
 
 class RequestMessage(msgspec.Struct, frozen=True):
-    """A request as it was received. Only Infer and Chunk have a `payload`; `by_input` tells which
-    frame of an Infer belongs to which input.
+    """A request as it was received. Only Infer and Chunk have a `payload`: that of an Infer has one
+    frame for each row of a BYTES input, and one for any other input, in the order of the inputs.
     """
 
     header: RequestHeader
@@ -84,9 +83,8 @@ def decode_request(
     Raises BadRequest, and nothing else, for any other content.
     """
     try:
-        sizes = _sizes(frames)
-        _check_size(sizes, limits)
-        header_type = _operation(_op_number(frames[0]), operations)
+        sizes = _sizes(frames, limits)
+        header_type = _header_type(frames[0], operations)
         header = _decode(frames[1], header_type, MAX_ITEMS, "request header")
         _check_payload(header, sizes[2:], limits)
     except EdgedError as error:
@@ -104,14 +102,8 @@ def check_request(header: RequestHeader, payload: Sequence[Buffer], limits: Limi
 
     Raises InvalidArgument or ResourceExhausted, with the daemon's message.
     """
-    sizes = _sizes(encode_request(header, payload))
-    _check_size(sizes, limits)
+    sizes = _sizes(encode_request(header, payload), limits)
     _check_payload(header, sizes[2:], limits)
-
-
-def _sizes(frames: Sequence[Buffer]) -> list[int]:
-    """The size of each frame in bytes."""
-    return [memoryview(frame).nbytes for frame in frames]
 
 
 # --- what the payload of a request must be ------------------------------------------------------
@@ -135,15 +127,6 @@ def _check_payload(header: RequestHeader, sizes: Sequence[int], limits: Limits) 
         _check_within("bytes", header.bytes, limits.max_shared_bytes)
 
 
-def by_input(inputs: Sequence[InputTensor], frames: Iterable[_T]) -> tuple[tuple[_T, ...], ...]:
-    """Group by input what there is one of for each payload frame: the frames, or their sizes.
-
-    A BYTES input has one frame a row, any other input has one.
-    """
-    each = iter(frames)
-    return tuple([tuple(islice(each, _frames_of(tensor))) for tensor in inputs])
-
-
 def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence[int]:
     """The sizes in bytes of the payload frames, which lie in this message, in earlier chunks or in
     shared memory.
@@ -157,9 +140,8 @@ def _sizes_sent(header: Infer, sizes: Sequence[int], limits: Limits) -> Sequence
         _check_within("parameters.upload", sum(upload), limits.max_message_bytes)
         return upload
     if shared is not None:
-        sizes = shared.sizes
-        _check_within("parameters.shared", sum(sizes), limits.max_message_bytes)
-        return sizes
+        _check_within("parameters.shared", sum(shared.sizes), limits.max_message_bytes)
+        return shared.sizes
     return sizes
 
 
@@ -170,17 +152,18 @@ def _check_infer(header: Infer, sizes: Sequence[int], limits: Limits) -> None:
         _check_unique("input", [tensor.name for tensor in header.inputs])
     if len(header.outputs) > 1:
         _check_unique("output", [(o.name, o.parameters.model or "") for o in header.outputs])
-    expected = 0
+    rows = header.inputs[0].shape[0]
     for tensor in header.inputs:
-        _check_shape(tensor, header.inputs[0].shape[0], limits)
-        expected += _frames_of(tensor)
-    if len(sizes) != expected:
+        _check_shape(tensor, rows, limits)
+    counts = [rows if tensor.datatype == "BYTES" else 1 for tensor in header.inputs]
+    if len(sizes) != sum(counts):
         raise InvalidArgument(
-            f"{len(sizes)} payload frames for inputs that take {expected}: "
+            f"{len(sizes)} payload frames for inputs that take {sum(counts)}: "
             "send one a row for BYTES, one for any other input"
         )
-    for tensor, mine in zip(header.inputs, by_input(header.inputs, sizes), strict=True):
-        _check_bytes(tensor, mine)
+    left = iter(sizes)
+    for tensor, count in zip(header.inputs, counts, strict=True):
+        _check_bytes(tensor, list(islice(left, count)))
 
 
 def _check_counts(header: Infer, limits: Limits) -> None:
@@ -256,10 +239,6 @@ def _check_bytes(tensor: InputTensor, sizes: Sequence[int]) -> None:
         )
 
 
-def _frames_of(tensor: InputTensor) -> int:
-    return tensor.shape[0] if tensor.datatype == "BYTES" else 1
-
-
 # --- replies ------------------------------------------------------------------------------------
 
 
@@ -290,7 +269,7 @@ def decode_reply(frames: Sequence[Buffer]) -> ReplyMessage:
     """The reply in `frames`, an ErrorReply included. Raises EdgedError when they are no reply."""
     if len(frames) < 2:
         raise EdgedError(f"the daemon's reply has {len(frames)} frames, it takes at least two")
-    header_type = _operation(_op_number(frames[0]), REPLIES)
+    header_type = _header_type(frames[0], REPLIES)
     if memoryview(frames[1]).nbytes > MAX_REPLY_HEADER_BYTES:
         raise EdgedError(f"the daemon's reply has a header above {MAX_REPLY_HEADER_BYTES} bytes")
     try:
@@ -329,8 +308,9 @@ _FIRST_FRAMES: dict[type, bytes] = {
 }
 
 
-def _check_size(sizes: Sequence[int], limits: Limits) -> None:
-    """Raise if the frames, of these sizes in bytes, are too few, too many or too large."""
+def _sizes(frames: Sequence[Buffer], limits: Limits) -> list[int]:
+    """The size of each frame in bytes. Raises if they are too few, too many or too large."""
+    sizes = [memoryview(frame).nbytes for frame in frames]
     if len(sizes) < 2:
         raise InvalidArgument(
             f"the message has {len(sizes)} frames: send the operation, a header, the payload"
@@ -348,9 +328,11 @@ def _check_size(sizes: Sequence[int], limits: Limits) -> None:
             f"a message of {have} bytes is above the daemon's limit of {limits.max_message_bytes}: "
             "send fewer rows or smaller images"
         )
+    return sizes
 
 
-def _op_number(frame: Buffer) -> int:
+def _header_type(frame: Buffer, operations: Mapping[int, type[_H]]) -> type[_H]:
+    """The type of the header after the first `frame`, which must be one of `operations`."""
     head = bytes(frame) if memoryview(frame).nbytes == len(MAGIC) + 1 else b""
     if head[:3] != MAGIC[:3]:
         raise InvalidArgument(
@@ -361,13 +343,9 @@ def _op_number(frame: Buffer) -> int:
             f"this end speaks protocol EDG1, the other {one_line(repr(head[:4])[2:-1])}: "
             "use a client and a daemon of the same version"
         )
-    return head[4]
-
-
-def _operation(number: int, table: Mapping[int, type[_H]]) -> type[_H]:
-    header_type = table.get(number)
+    header_type = operations.get(head[4])
     if header_type is None:
-        raise Unsupported(why_unsupported(number))
+        raise Unsupported(why_unsupported(head[4]))
     return header_type
 
 

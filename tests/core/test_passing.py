@@ -9,7 +9,6 @@ from edged.core.events import (
     BlockCost,
     BlockLoadFailed,
     DeviceUp,
-    FailedBlock,
     HeldBlock,
     Library,
     LoadAsked,
@@ -138,13 +137,10 @@ def test_a_full_queue_names_a_time_though_nothing_has_run_yet() -> None:
     assert (refuse.code, refuse.retry_after_s) == (Code.UNAVAILABLE, 1.0)
 
 
-def test_a_block_that_failed_at_the_start_refuses_its_models_and_is_tried_again() -> None:
-    tell = Checked()
-    tell(LIBRARY)
-    tell(MemoryMeasured(1000))
+def test_a_damaged_block_refuses_its_models_and_is_tried_again() -> None:
+    tell = scheduler(budget=1000, ceiling=1000)
     tell(arrived(1, "huge"))
-    damaged = FailedBlock("h1", Code.INTERNAL, "h1 is damaged")
-    commands = tell(DeviceUp(resident=(HeldBlock("a1", 50),), failed=(damaged,)), 1.0)
+    commands = tell(BlockLoadFailed("h1", Code.INTERNAL, "h1 is damaged"), 1.0)
     assert refusal(commands) == Refuse(1, Code.INTERNAL, "h1 is damaged")
     assert refusal(tell(arrived(2, "huge"), 1.5)).retry_after_s is None
     assert not [c for c in tell(arrived(3, "a"), 1.5) if isinstance(c, Refuse)]

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from edged.core.costs import RUNS, SAFE_ROWS
 from edged.core.events import (
     Arrived,
     BatchDone,
@@ -36,7 +37,6 @@ from edged.core.events import (
     Woke,
 )
 from edged.core.idle_calibration import QUIET_S
-from edged.core.learning import RUNS, SAFE_ROWS
 from edged.core.settings import MemorySettings
 from edged.errors import Code
 from tests.core.helpers import Checked
@@ -356,28 +356,28 @@ def test_batches_of_what_is_measured_are_as_large_as_is_of_use_at_once() -> None
     assert keep_busy(start, "c")[:3] == [1, 16, 16]
 
 
+def asked_after_a_held_up_batch(start: Start, model: str) -> object:
+    """What becomes of a request with little time, after a run that measures c took 20 s and held up
+    a batch so long."""
+    (_, run) = start.ask(1, model, 1.0)
+    assert isinstance(run, Run)
+    start.tell(Calibrated("c", False), 21.0)
+    start.tell(BatchDone(run.batch, 0.010, 0.0), 21.0)
+    (_, outcome) = start.ask(2, model, 21.1, deadline_s=21.2)
+    return outcome
+
+
 def test_a_batch_that_a_run_of_the_calibration_held_up_shortens_no_time_out() -> None:
     start = Start(1000, "c", "a", measured=("b", "huge"))
     start.load_all()
     assert start.tell(Woke(), QUIET_S) == [Calibrate("a", 16)]
     cost = GroupCost("trunk", (1, 16), (0.010, 0.160))
     assert start.tell(Calibrated("a", True, (cost,)), 1.0) == [Calibrate("c", 16)]
-    (_, run) = start.ask(1, "a", 1.0)
-    assert isinstance(run, Run)
-    start.tell(Calibrated("c", False), 21.0)
-    start.tell(BatchDone(run.batch, 0.010, 0.0), 21.0)
-    (_, later) = start.ask(2, "a", 21.1, deadline_s=21.2)
-    assert isinstance(later, Run)
+    assert isinstance(asked_after_a_held_up_batch(start, "a"), Run)
 
 
 def test_times_are_not_learnt_from_a_batch_that_a_run_of_the_calibration_held_up() -> None:
-    start = calibrating(1000, "c")
-    (_, run) = start.ask(1, "c", 1.0)
-    assert isinstance(run, Run)
-    start.tell(Calibrated("c", False), 21.0)
-    start.tell(BatchDone(run.batch, 0.010, 0.0), 21.0)
-    (_, later) = start.ask(2, "c", 21.1, deadline_s=21.2)
-    assert isinstance(later, Run)
+    assert isinstance(asked_after_a_held_up_batch(calibrating(1000, "c"), "c"), Run)
 
 
 def test_times_that_vary_much_leave_a_time_out_of_several_batches_alone() -> None:

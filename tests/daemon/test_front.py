@@ -472,8 +472,8 @@ def test_a_recorded_run_replays_to_the_same_decisions(tmp_path):
     path.write_text(file.getvalue().replace('["run",2', '["run",3'))
     with pytest.raises(Mismatch, match=r"line .*Run\(batch=3.* and is Run\(batch=2"):
         replay(path)
-    path.write_text(file.getvalue().replace('"recording":3', '"recording":1', 1))
-    with pytest.raises(InvalidArgument, match=r"version 1 .* reads version 2"):
+    path.write_text(file.getvalue().replace('"recording":4', '"recording":1', 1))
+    with pytest.raises(InvalidArgument, match=r"version 1 .* reads versions 2 to 4"):
         replay(path)
     path.write_bytes(gzip.compress(file.getvalue().encode())[:-9])
     with pytest.raises(InvalidArgument, match="cannot be decompressed"):

@@ -11,6 +11,7 @@ from edged.daemon.outstanding import (
     IMAGE_S,
     LOAD_TIMES,
     Outstanding,
+    Preparation,
 )
 from edged.link import messages as link
 
@@ -50,9 +51,7 @@ class Watched:
         self.outstanding.run(ordered, images, self.now)
 
     def ends(self, batch: int) -> None:
-        ended = self.outstanding.batch(batch)
-        assert ended is not None
-        self.outstanding.batch_done(ended, self.now)
+        self.outstanding.batch_done(self.outstanding.batches.orders[batch].run, self.now)
 
     def is_well_for(self, seconds: float) -> None:
         end = self.now + seconds
@@ -89,7 +88,7 @@ def test_a_batch_that_does_not_end_is_found_whatever_else_is_heard():
         watched.is_well_for(2.0)
         watched.outstanding.measure()
         assert watched.outstanding.measured()
-        watched.outstanding.prepare(7, 1, 0, watched.now)
+        watched.outstanding.requests.begin(7, Preparation(1, 0), watched.now)
         assert watched.outstanding.requests.end(7, watched.now)
     assert watched.is_given_up() == "the device worker hung: a batch did not end within 10 s"
 
@@ -157,9 +156,9 @@ def test_images_that_a_batch_decodes_have_their_time():
 
 def test_a_thread_that_decodes_for_ever_is_found_while_others_go_on():
     watched = Watched()
-    watched.outstanding.prepare(1, 2, 0, watched.now)
+    watched.outstanding.requests.begin(1, Preparation(2, 0), watched.now)
     for rid in range(2, 16):
-        watched.outstanding.prepare(rid, 1, 0, watched.now)
+        watched.outstanding.requests.begin(rid, Preparation(1, 0), watched.now)
         watched.is_well_for((HANG_S + 2 * IMAGE_S) / 14)
         assert watched.outstanding.requests.end(rid, watched.now)
     assert "not prepared within 14 s" in watched.is_given_up()
@@ -167,9 +166,9 @@ def test_a_thread_that_decodes_for_ever_is_found_while_others_go_on():
 
 def test_what_waits_while_more_urgent_requests_are_prepared_is_not_late():
     watched = Watched()
-    watched.outstanding.prepare(1, 1, 1, watched.now)
+    watched.outstanding.requests.begin(1, Preparation(1, 1), watched.now)
     for rid in range(2, 16):
-        watched.outstanding.prepare(rid, 1, 0, watched.now)
+        watched.outstanding.requests.begin(rid, Preparation(1, 0), watched.now)
         watched.is_well_for(1.0)
         assert watched.outstanding.requests.end(rid, watched.now)
     watched.is_well_for(HANG_S + IMAGE_S - 1.0)
@@ -201,7 +200,7 @@ def test_a_quick_block_may_still_come_from_a_slow_disk():
     watched.outstanding.load(BLOCK, watched.now)
     watched.is_well_for(LOAD_TIMES * HANG_S)
     assert watched.outstanding.loaded(BLOCK, 1e-3, watched.now)
-    watched.outstanding.unload(BLOCK, watched.now)
+    watched.outstanding.unloads.begin(BLOCK, None, watched.now)
     watched.is_well_for(LOAD_TIMES * HANG_S)
     watched.is_given_up()
 

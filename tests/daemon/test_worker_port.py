@@ -129,9 +129,6 @@ def outputs(
         (BatchFailed(2, Code.INTERNAL, "no"), []),
         (outputs(2, ()), []),
         (outputs(1, ()), []),  # with no answer for its member
-        (outputs(1, (link.ModelAnswer(1, "flowers", (OUTPUT,)),), infer_s=-1.0), [b"8 bytes."]),
-        (outputs(1, (link.ModelAnswer(1, "flowers", (OUTPUT,)),), infer_s=inf), [b"8 bytes."]),
-        (outputs(1, (link.ModelAnswer(1, "flowers", (OUTPUT,)),), infer_s=nan), [b"8 bytes."]),
         (outputs(1, (link.ModelAnswer(1, "flowers", (OUTPUT,)),)), []),
         (outputs(1, (link.ModelAnswer(1, "flowers", (OUTPUT,)),)), [b"short"]),
         (outputs(1, (link.ModelAnswer(1, "flowers", ()),)), []),
@@ -162,6 +159,31 @@ def test_what_was_not_ordered_is_not_believed(
     bench.front.on_worker(Prepared(1, 1e-3), [], 0.0)
     bench.finish()
     assert isinstance(bench.reply().header, wire.InferReply)
+
+
+@pytest.mark.parametrize(
+    ("report", "batch"),
+    [
+        *((outputs(1, (), infer_s=infer_s), 1) for infer_s in (-1.0, inf, nan, 1e10)),
+        *((Prepared(1, prepare_s), None) for prepare_s in (-1e-3, inf, nan)),
+        (BlockLoaded(HEAD, 10, nan), None),
+        (BlockLoaded(HEAD, -1, 1e-3), None),
+        (link.Ready("fake", "nothing", 0, False, (), (), (), {}, 0, 0), None),
+        (link.Ready("fake", "nothing", 1, False, (), (), (), {}, 0, 0, row_bytes=-1), None),
+        (link.ModelMeasured("flowers", True, row_bytes=-1), None),
+        (link.ModelMeasured("flowers", True, base_bytes=-1), None),
+        (link.ModelMeasured("flowers", True, loading_bytes=-1), None),
+        (link.WorkerMemory(1, -1, 1, 1), None),
+        (link.WorkerMemory(1, 1, 1, 1, private_bytes=-1), None),
+    ],
+    ids=repr,
+)
+def test_figures_that_cannot_be_true_are_not_read(
+    report: link.FromWorker, batch: int | None
+) -> None:
+    with pytest.raises(Untrusted, match="cannot be read: Expected") as caught:
+        worker_port.read(link.encode(report))
+    assert caught.value.batch == batch
 
 
 def test_a_batch_owes_nothing_to_whom_it_left_out_though_its_refusal_waits_for_its_turn() -> None:

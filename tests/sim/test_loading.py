@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from edged.core.costs import RUNS, SAFE_ROWS
 from edged.core.events import Calibrated, Command, DeviceUp, Event, Load
-from edged.core.learning import RUNS, SAFE_ROWS
 from edged.errors import PlanError
 from edged.sim.loading import LoadingForm, SimModel, Speed, read
 from edged.sim.simulator import SPARE_S, LoadingFigures, simulate

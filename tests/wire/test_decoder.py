@@ -336,13 +336,14 @@ def test_headers_may_be_zeromq_frames() -> None:
     assert wire.decode_request(frames, LIMITS).header == wire.Ping("p1")
 
 
-def test_payload_frames_by_input() -> None:
-    inputs = (
-        wire.InputTensor("a", "FP32", (2, 3)),
-        wire.InputTensor("b", "BYTES", (2,)),
-        wire.InputTensor("c", "INT64", (2,)),
-    )
-    assert wire.by_input(inputs, [b"a", b"b0", b"b1", b"c"]) == ((b"a",), (b"b0", b"b1"), (b"c",))
+def test_payload_frames_are_checked_by_the_input_that_they_belong_to() -> None:
+    inputs = (wire.InputTensor("b", "BYTES", (2,)), wire.InputTensor("c", "INT64", (2,)))
+    header = wire.Infer("r1", inputs, (wire.RequestedOutput("t"),))
+    payload = (b"b0", b"b1", bytes(16))
+    assert wire.decode_request(wire.encode_request(header, payload), LIMITS).payload == payload
+    too_short = (*payload[:2], bytes(15))
+    with pytest.raises(wire.BadRequest, match=r"input 'c': INT64 .* takes 16 bytes, .* has 15"):
+        wire.decode_request(wire.encode_request(header, too_short), LIMITS)
 
 
 BOMBS = {

@@ -1,4 +1,4 @@
-"""One device: what its lanes run, when it is told of its next batch, and how many rows that has.
+"""One device: when it is told of its next batch, and how many rows and lanes that batch gets.
 
 A device that is told of its next batch when the last one has ended stands still in between. So a
 batch may be ordered ahead, as late as possible, because what comes later cannot join it: before a
@@ -65,22 +65,22 @@ class DeviceLanes:
         self.spare_s = 0.0  # margin: a batch may end this much sooner or later than expected
         self._error_s = 0.0  # usual difference of expected and real times
         self.has_free_lane = True
-        self.free_s = inf  # when a lane should be free; infinity: one is, or nothing is known
+        # When a lane should be free. Minus infinity: one is; infinity: nothing is known.
+        self.free_s = -inf
         self.order_at = inf  # when to order the next batch ahead; infinity: not before one ends
         self.is_calibrating = False  # whether a run of the calibration has not ended
-
-    def may_begin_s(self, now: float) -> float:
-        """When a batch that is ordered now should begin."""
-        return now if self.has_free_lane else max(now, self.free_s)
 
     def order(
         self, run: Run, parts: list[StagedPart], expected_s: float | None, now: float
     ) -> None:
         """A batch is ordered."""
-        known_s = inf if expected_s is None else expected_s
-        begins_s, ahead = self.may_begin_s(now), not self.has_free_lane
         self.by_number[run.batch] = RunningBatch(
-            run, tuple(parts), begins_s, known_s, ahead, self.is_calibrating
+            run,
+            tuple(parts),
+            started_s=max(now, self.free_s),
+            expected_s=inf if expected_s is None else expected_s,
+            ahead=not self.has_free_lane,
+            is_held_up=self.is_calibrating,
         )
         self.rows += run.rows
         self._look_ahead()
@@ -102,7 +102,7 @@ class DeviceLanes:
         """See when a lane should be free, and when the next batch is to be ordered."""
         lanes, batches = self.number, self.batches
         self.has_free_lane = len(batches) < lanes
-        self.free_s = self.order_at = inf
+        self.free_s, self.order_at = -inf, inf
         if self.has_free_lane:
             return
         self.free_s = sorted([b.started_s + b.expected_s for b in batches])[-lanes]
@@ -137,7 +137,6 @@ class Device:
         self.costs = CostModel()
         self.order_at = inf  # when to order the next batch, if it is ready and all lanes run
         self.next_beat_s = inf  # when to ask a policy again that follows a rate and waits
-        self.is_draining = False
         self.follows_rate = policy.rate is not None
         self._settings = settings
         self._policy = policy
@@ -250,7 +249,7 @@ class Device:
     def _more_may_come(self) -> bool:
         """Whether it can be of use to wait for more staged rows than there are."""
         jobs = self._jobs
-        if self.is_draining or self._memory.residency.going:
+        if jobs.is_draining or self._memory.residency.going:
             return False
         if jobs.preparing:
             return True
@@ -268,7 +267,7 @@ class Device:
         taken = group.take(rows)
         takes_s = self.costs.batch_s(name, sum([part.rows for part in taken])) or 0.0
         # No more spare time than the batch takes: where nothing can be met, nothing is learnt.
-        done_s = self.lanes.may_begin_s(now) + takes_s + min(self.lanes.spare_s, takes_s)
+        done_s = max(now, self.lanes.free_s) + takes_s + min(self.lanes.spare_s, takes_s)
         while taken:
             late_rows = 0
             for part in taken:

@@ -32,19 +32,17 @@ class Admission:
         self._jobs = jobs
         self._device = device
         self._memory = memory
-        self.is_closed = False  # whether the daemon is shutting down
-        self.has_library = False  # whether models may be away from the device, or vanish
 
     def arrive(self, request: Request, now: float, out: list[Command]) -> None:
         """Refuse the request, prepare it, or put it into the queue."""
         if request.rid in self._jobs.by_rid:
             raise ValueError(f"request {request.rid} arrived twice: this is a bug of the driver")
-        if self.is_closed:
+        if self._jobs.is_draining:
             text = "the daemon is shutting down"
             out.append(Refuse(request.rid, Code.UNAVAILABLE, text, RESTART_S))
             return
         need: Need | Verdict | None = self._too_large(request)
-        if need is None and self.has_library:
+        if need is None and self._memory.has_library:
             need = self._memory.enter(request, now)
         if isinstance(need, Verdict):
             out.append(Refuse(request.rid, *need))
@@ -57,11 +55,15 @@ class Admission:
                 out.append(Refuse(request.rid, Code.DEADLINE_EXCEEDED, text, late_s))
                 return
         job = Job(request, now, need, open_parts=len(request.parts))
-        if self._may_start_at_once(job):
-            self._accept(job, now)
+        starts_at_once = self._may_start_at_once(job)
+        if not starts_at_once and not self._enters_queue(job, now, out):
+            self._memory.leave(need)
+            return
+        self._jobs.accept(job)
+        if self._device.follows_rate:
+            self._device.arrived(request, now)
+        if starts_at_once:
             self._jobs.prepare(job, now, out)
-        else:
-            self._queue(job, now, out)
 
     def fit_payloads(self, event: PayloadRoom) -> None:
         """There is room for this many bytes of payloads from now on."""
@@ -75,8 +77,8 @@ class Admission:
         rows = waiting.rows - waiting.parked_rows + self._jobs.staging.rows
         return None if pace_s is None else pace_s * rows
 
-    def _queue(self, job: Job, now: float, out: list[Command]) -> None:
-        """Let a request wait, if there is, or can fairly be made, room for it."""
+    def _enters_queue(self, job: Job, now: float, out: list[Command]) -> bool:
+        """Let a request wait, if there is, or can fairly be made, room for it; else refuse it."""
         jobs, request = self._jobs, job.request
         admission = jobs.waiting.push(job)
         for older in admission.superseded:
@@ -90,18 +92,11 @@ class Admission:
             )
             again_s = self.backlog_s() or AGAIN_S
             jobs.refuse(victim, Code.UNAVAILABLE, text, now, out, again_s, is_queued=False)
-        if admission.admitted:
-            self._accept(job, now)
-            return
-        self._memory.leave(job.need)
-        waiting = f"{jobs.waiting.rows} rows and {jobs.waiting.bytes} bytes wait"
-        text = f"the queue is full ({waiting}); try again later"
-        out.append(Refuse(request.rid, Code.UNAVAILABLE, text, self.backlog_s() or AGAIN_S))
-
-    def _accept(self, job: Job, now: float) -> None:
-        self._jobs.accept(job)
-        if self._device.follows_rate:
-            self._device.arrived(job.request, now)
+        if not admission.admitted:
+            waiting = f"{jobs.waiting.rows} rows and {jobs.waiting.bytes} bytes wait"
+            text = f"the queue is full ({waiting}); try again later"
+            out.append(Refuse(request.rid, Code.UNAVAILABLE, text, self.backlog_s() or AGAIN_S))
+        return admission.admitted
 
     def _may_start_at_once(self, job: Job) -> bool:
         """Whether an arrival would be the next to be prepared anyway: it need not queue."""
@@ -146,7 +141,7 @@ class Admission:
             ahead += ordered_rows + jobs.staging.rows_ahead_of(request, ordered_rows)
         ready_s = pace_s * (ahead - _rows_done(running.batches, costs, now))
         if need is not None and need.missing:
-            ready_s = max(ready_s, self._memory.load_s(need))
+            ready_s = max(ready_s, self._memory.residency.missing_s(need))
         return max(0.0, now + ready_s + run_s - deadline_s)
 
 

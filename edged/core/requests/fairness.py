@@ -17,7 +17,7 @@ Knows nothing of what is prepared, ready or running.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import islice
 
 from msgspec import Struct
@@ -118,16 +118,13 @@ class StagingShares:
                 del self._lately[client]
 
     def rows_ahead_of(self, request: Request, ordered_rows: int) -> int:
-        """The most rows that go before a newcomer's, without the rows that are ordered: all of
-        higher levels, and of its own level no more of each client than of its own."""
+        """The most rows that go before a newcomer's, without the rows that are ordered."""
         others = self.rows - ordered_rows
         if others <= 0:
             return 0
         held = self._held.get(request.client)
         own = request.staging_rows + (held.rows if held is not None else 0)
-        level = request.level
-        here = min(self._level_rows[level], own * len(self._held))
-        return min(others, sum(self._level_rows[:level]) + here)
+        return min(others, rows_ahead(self._level_rows, request.level, own, len(self._held)))
 
     def validate(self, on_device: Collection[Request]) -> None:
         """Check the counts against the requests that hold rows. Raises AssertionError."""
@@ -139,6 +136,12 @@ class StagingShares:
         for request in on_device:
             rows[request.client] += request.staging_rows
         assert {client: held.rows for client, held in self._held.items()} == rows, "rows by client"
+
+
+def rows_ahead(level_rows: Sequence[int], level: int, own: int, clients: int) -> int:
+    """The most rows that go before the `own` rows of a client: all of higher levels, and of its own
+    level no more of each of the `clients` than of its own, since they take turns."""
+    return sum(level_rows[:level]) + min(level_rows[level], own * clients)
 
 
 class Turns:

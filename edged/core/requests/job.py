@@ -1,7 +1,7 @@
 """One request from its arrival to its answer: the states that it can be in, and what it remembers.
 
 `Jobs.move` is the only place that changes a job's state. The diagram in docs/architecture.md is
-made from TRANSITIONS by `python -m tools.diagrams`.
+made from TRANSITIONS.
 """
 
 from __future__ import annotations
@@ -98,11 +98,3 @@ class Job(Struct, eq=False):
         self.running_parts = 0
         self.prepare_s = self.infer_s = self.output_s = 0.0
         self.batch_rows = 0
-
-
-def diagram() -> str:
-    """The states and transitions as a Mermaid diagram."""
-    changes = [f"    {t.before.name} --> {t.after.name}: {t.reason}" for t in TRANSITIONS]
-    first, last = State.WAITING.name, State.GONE.name
-    lines = ["stateDiagram-v2", f"    [*] --> {first}: admitted", *changes, f"    {last} --> [*]"]
-    return "\n".join(lines) + "\n"

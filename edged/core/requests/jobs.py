@@ -1,4 +1,4 @@
-"""The accepted requests: what each waits for, who is refused, and how many are in which state.
+"""The accepted requests: their way from state to state to an answer, also when the device is lost.
 
 Owns the jobs with the queue, the staged parts and the deadlines; knows no batches. What a
 request holds on the device is taken and given back by `move`, by its state alone.
@@ -50,6 +50,7 @@ class Jobs:
         self.row_prepare_s: float | None = None  # smoothed; None: nothing was prepared yet
         self.stories: dict[int, list[str]] | None = None  # None: they are not kept
         self.by_rid: dict[int, Job] = {}
+        self.is_draining = False  # whether the daemon shuts down: nothing more is accepted
         self._memory = memory
         self._exclusive = exclusive
         self._max_attempts = settings.max_attempts
@@ -189,7 +190,10 @@ class Jobs:
             self._let_go(job, now, out)
         elif not job.open_parts:
             self.move(job, _GONE, now)
-            out.append(_answer(job, now))
+            prepare_s, infer_s, output_s = job.prepare_s, job.infer_s, job.output_s
+            queue_s = max(0.0, now - job.arrived_s - (prepare_s + infer_s + output_s))
+            rid, batch_rows = job.request.rid, job.batch_rows
+            out.append(Answer(rid, queue_s, prepare_s, infer_s, output_s, batch_rows))
         elif not job.running_parts:
             self.move(job, State.STAGED, now)
 
@@ -304,15 +308,3 @@ class Jobs:
 def retry_after(code: Code) -> float | None:
     """When to try again what the device could not do."""
     return AGAIN_S if code is Code.UNAVAILABLE else None
-
-
-def _answer(job: Job, now: float) -> Answer:
-    busy_s = job.prepare_s + job.infer_s + job.output_s
-    return Answer(
-        job.request.rid,
-        queue_s=max(0.0, now - job.arrived_s - busy_s),
-        prepare_s=job.prepare_s,
-        infer_s=job.infer_s,
-        output_s=job.output_s,
-        batch_rows=job.batch_rows,
-    )

@@ -137,14 +137,10 @@ class StagedParts:
         """Groups that have staged parts, the most urgent head first: by level, turn and order."""
         groups = [item for item in self._groups.items() if item[1].rows]
         if len(groups) > 1:
-            groups.sort(key=_urgency)
+            groups.sort(key=lambda item: item[1].head().place)
         return groups
 
     def validate(self) -> None:
         """Check counts and order. Raises AssertionError."""
         for group in self._groups.values():
             group.validate()
-
-
-def _urgency(item: tuple[str, StagedGroup]) -> tuple[int, int, int]:
-    return item[1].head().place

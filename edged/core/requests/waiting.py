@@ -1,4 +1,4 @@
-"""The bounded queue of requests that the device has not been told of.
+"""The bounded queue of requests for which the device has no room yet: who goes next, who leaves.
 
 The queue is counted in rows, and in bytes of what the front keeps for them. Priority levels are
 strict; inside a level the clients take turns, by rows, so a flood of one client delays only itself.
@@ -10,7 +10,7 @@ push out its own oldest requests. A newcomer that still does not fit pushes nobo
 
 A line holds its requests on shelves, one for each need. A shelf is parked while its need is not on
 the device: its requests keep their places and count as waiting, but take no turns. Every operation
-is O(clients + shelves of one client) at most, however many requests wait.
+but the return of a job is O(clients + shelves of one client) at most, however many requests wait.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import NamedTuple
 from msgspec import Struct, field
 
 from edged.core.events import Request
+from edged.core.requests.fairness import rows_ahead
 from edged.core.requests.job import Job
 from edged.core.residency.needs import Need
 from edged.core.settings import SchedulerSettings
@@ -110,7 +111,7 @@ class WaitingQueue:
             victim = self._victim(job)
             if victim is None:
                 for gone in reversed([*superseded, *pushed_out]):
-                    self._restore(gone)
+                    self._insert(gone, gone.place)
                 return Admitted(False, [], [])
             self.remove(victim)
             pushed_out.append(victim)
@@ -126,21 +127,16 @@ class WaitingQueue:
         )
 
     def rows_ahead_of(self, request: Request) -> int:
-        """The most rows that go before a newcomer's: all of higher levels, and of its own level no
-        more of each client than of its own, since the clients take turns."""
+        """The most rows that go before a newcomer's."""
         level = request.level
-        higher = sum(self._level_rows[:level])
         line = self._levels[level].get(request.client)
         own = request.rows + (line.rows if line is not None else 0)
-        turns = own * len(self._turns[level])
-        return higher + min(self._level_rows[level], turns)
+        return rows_ahead(self._level_rows, level, own, len(self._turns[level]))
 
     def put_back(self, job: Job) -> None:
         """Return a job that was admitted before, ahead of its client's others."""
         self._first_place -= 1
-        self._append(job, self._first_place)
-        line = self._levels[job.request.level][job.request.client]
-        line.shelves[job.need].jobs.move_to_end(job.request.rid, last=False)
+        self._insert(job, self._first_place)
 
     def remove(self, job: Job) -> None:
         """Take a job out of the queue."""
@@ -243,9 +239,9 @@ class WaitingQueue:
         if request.stream is not None:
             self._latest[request.client, request.stream] = job
 
-    def _restore(self, job: Job) -> None:
-        """Return a job that was just removed to its place in its line."""
-        self._append(job, job.place)
+    def _insert(self, job: Job, place: int) -> None:
+        """Return a job that was removed to its place in its line."""
+        self._append(job, place)
         shelf = self._levels[job.request.level][job.request.client].shelves[job.need]
         shelf.jobs = OrderedDict(sorted(shelf.jobs.items(), key=lambda item: item[1].place))
 

@@ -6,14 +6,17 @@ Each ask is settled once: when it has come about, or with why it cannot. Moves n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from edged.core.events import LoadAsked, PinAsked, Settled, UnloadAsked
 from edged.core.residency.memory import DeviceMemory
 from edged.errors import Code
 
+Asked: TypeAlias = LoadAsked | UnloadAsked | PinAsked
+
 
 @dataclass(frozen=True, slots=True)
-class _Open:
+class OpenAsk:
     """An ask that takes time."""
 
     ask: int
@@ -25,54 +28,41 @@ class Asks:
     """Owns the asks that are not settled."""
 
     def __init__(self, memory: DeviceMemory) -> None:
+        self.open: dict[int, OpenAsk] = {}  # by number
         self._memory = memory
-        self._open: dict[int, _Open] = {}
 
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def load(self, event: LoadAsked) -> list[Settled]:
-        return self._load(event.ask, event.model)
-
-    def pin(self, event: PinAsked) -> list[Settled]:
-        memory = self._memory
-        if event.pinned:
-            settled = self._load(event.ask, event.model, pin=True)
-        elif event.model in memory.residency.models:
-            memory.wanted.pinned.discard(event.model)
-            settled = [Settled(event.ask)]
-        else:
-            settled = [_unknown(event.ask, event.model)]
-        return settled
-
-    def unload(self, event: UnloadAsked) -> list[Settled]:
-        memory, model = self._memory, event.model
-        if model not in memory.residency.models:
+    def handle(self, event: Asked) -> list[Settled]:
+        """Begin to do what is asked; what that settles."""
+        wanted, model = self._memory.wanted, event.model
+        if isinstance(event, LoadAsked) or (isinstance(event, PinAsked) and event.pinned):
+            return self._load(event.ask, model, pin=isinstance(event, PinAsked))
+        if model not in self._memory.residency.models:
             return [_unknown(event.ask, model)]
+        wanted.pinned.discard(model)
+        if isinstance(event, PinAsked):
+            return [Settled(event.ask)]
         settled = self._cancel(model, loads=True)
-        memory.wanted.wished.pop(model, None)
-        memory.wanted.pinned.discard(model)
-        memory.wanted.serve(retired=memory.wanted.retired | {model})
-        self._open[event.ask] = _Open(event.ask, model, loads=False)
+        wanted.serve(retired=wanted.retired | {model})
+        self.open[event.ask] = OpenAsk(event.ask, model, loads=False)
         return settled
 
     def settle(self, now: float) -> list[Settled]:
         """What has come about, or cannot any more."""
         settled = []
-        for open_ask in list(self._open.values()):
+        for open_ask in list(self.open.values()):
             outcome = self._outcome(open_ask, now)
             if outcome is not None:
-                del self._open[open_ask.ask]
+                del self.open[open_ask.ask]
                 settled.append(outcome)
         return settled
 
     def give_up(self, code: Code, message: str) -> list[Settled]:
         """Settle all of them so."""
-        given_up = [Settled(ask, code, message) for ask in self._open]
-        self._open.clear()
+        given_up = [Settled(ask, code, message) for ask in self.open]
+        self.open.clear()
         return given_up
 
-    def _load(self, ask: int, model: str, *, pin: bool = False) -> list[Settled]:
+    def _load(self, ask: int, model: str, *, pin: bool) -> list[Settled]:
         memory = self._memory
         need = memory.residency.models.get(model)
         if need is None or model in memory.residency.vanished:
@@ -85,19 +75,19 @@ class Asks:
         if lacking is not None:
             return [*settled, Settled(ask, *lacking)]
         memory.wanted.wish(need)
-        self._open[ask] = _Open(ask, model, loads=True)
+        self.open[ask] = OpenAsk(ask, model, loads=True)
         return settled
 
     def _cancel(self, model: str, *, loads: bool) -> list[Settled]:
         """Settle the opposite asks for a model."""
-        ended = [o.ask for o in self._open.values() if o.model == model and o.loads is loads]
+        ended = [o.ask for o in self.open.values() if o.model == model and o.loads is loads]
         for ask in ended:
-            del self._open[ask]
+            del self.open[ask]
         word = "unloaded" if loads else "loaded"
         text = f"model {model!r} was asked to be {word} meanwhile"
         return [Settled(ask, Code.CANCELLED, text) for ask in ended]
 
-    def _outcome(self, ask: _Open, now: float) -> Settled | None:
+    def _outcome(self, ask: OpenAsk, now: float) -> Settled | None:
         memory = self._memory
         if not ask.loads and ask.model in memory.wanted.served:
             text = f"model {ask.model!r} has come back with a new library meanwhile"

@@ -5,11 +5,12 @@ Knows no policy, no budget and no time: others say what comes and what goes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from edged.core.events import BlockCost, HeldBlock, Library
+from edged.core.events import HeldBlock, Library
 from edged.core.residency.needs import Need
 from edged.errors import Code
 
@@ -64,7 +65,9 @@ class Residency:
     def set_library(self, library: Library) -> None:
         """The models that may be asked for from now on; a vanished one stays until `drop`."""
         for cost in library.blocks:
-            self._learn(cost)
+            block = self._blocks.setdefault(cost.block, Block(cost.block, cost.bytes, cost.load_s))
+            if not block.measured and block.where is Where.ABSENT:
+                block.bytes, block.load_s = cost.bytes, cost.load_s
         names = {model.name for model in library.models}
         self.vanished = self.models.keys() - names
         for model in library.models:
@@ -81,13 +84,6 @@ class Residency:
         del self.models[name]
         self.vanished.discard(name)
         self._remove_need(need)
-
-    def _learn(self, cost: BlockCost) -> None:
-        block = self._blocks.get(cost.block)
-        if block is None:
-            self._blocks[cost.block] = Block(cost.block, cost.bytes, cost.load_s)
-        elif not block.measured and block.where is Where.ABSENT:
-            block.bytes, block.load_s = cost.bytes, cost.load_s
 
     # --- needs ------------------------------------------------------------------------------------
 
@@ -187,6 +183,10 @@ class Residency:
         block.bytes, block.measured = size_bytes, True
         block.failures, block.error = 0, None
         self.move(block, Where.RESIDENT)
+
+    def missing_s(self, need: Need) -> float:
+        """Expected seconds until the need is on the device, if it is loaded next."""
+        return math.fsum(map(self.load_s, self.missing(need)))
 
     def load_s(self, block: Block) -> float:
         """Expected seconds of a load."""

@@ -80,7 +80,7 @@ class Outlook:
         return shortlist[best[0]][:2] if best else None
 
     def _candidate(self, need: Need) -> Candidate:
-        load_s = math.fsum(map(self._residency.load_s, self._residency.missing(need)))
+        load_s = self._residency.missing_s(need)
         rows = max(1, min(need.rows, self._ledger.batch_rows))
         batch_s = math.fsum(self._costs.batch_s(group, rows) or 0.0 for group in need.groups)
         ready_s = self._now + max(self._busy_s + load_s, self._backlog_s) + batch_s

@@ -31,43 +31,30 @@ class Ledger:
     """Owns the account. Its sum is above the budget only after the budget, or what is measured of
     the rest, has changed, and until enough blocks are released."""
 
-    def __init__(self, batch_rows: int) -> None:
+    def __init__(self, max_batch_rows: int) -> None:
         self.budget_bytes = math.inf
         self.ceiling_bytes = math.inf  # of the budget, when nobody else takes memory
-        self.batch_rows = batch_rows  # of the largest batch that workspace is counted for
-        self.most_batch_rows = batch_rows  # of the largest one under the ceiling
+        self.batch_rows = max_batch_rows  # of the largest batch that workspace is counted for
+        self.most_batch_rows = max_batch_rows  # of the largest one under the ceiling
         self.overhead = Overhead()
         self.blocks_bytes = 0
+        self.blocks: dict[str, int] = {}  # bytes of each one that is held or reserved
+        self._max_batch_rows = max_batch_rows
         self._excess_bytes = 0  # measured above fixed, staging and blocks; workspace is part of it
-        self._blocks: dict[str, int] = {}
-
-    @property
-    def blocks(self) -> dict[str, int]:
-        """Bytes of each block that is held or reserved."""
-        return dict(self._blocks)
-
-    @property
-    def workspace_bytes(self) -> int:
-        return self.overhead.row_bytes * self.batch_rows
-
-    @property
-    def unexplained_bytes(self) -> int:
-        """What was measured above all that is counted."""
-        return max(0, self._excess_bytes - self.workspace_bytes)
 
     @property
     def total_bytes(self) -> int:
-        return self._besides_blocks_bytes() + self.blocks_bytes
+        return self._besides_bytes(self.batch_rows, self._excess_bytes) + self.blocks_bytes
 
     @property
     def capacity_bytes(self) -> float:
         """What blocks may hold together."""
-        return self.budget_bytes - self._besides_blocks_bytes()
+        return self.budget_bytes - self._besides_bytes(self.batch_rows, self._excess_bytes)
 
     @property
     def most_capacity_bytes(self) -> float:
         """What blocks may hold together at the ceiling, beside a batch of one row."""
-        return self._capacity_bytes(self.ceiling_bytes, 0)
+        return self.ceiling_bytes - self._besides_bytes(1, 0)
 
     @property
     def room_bytes(self) -> float:
@@ -75,34 +62,36 @@ class Ledger:
         return self.budget_bytes - self.total_bytes
 
     def account(self) -> Account:
+        workspace_bytes = self.overhead.row_bytes * self.batch_rows
         return Account(
             budget=self.budget_bytes,
             total=self.total_bytes,
             fixed=self.overhead.fixed_bytes,
             staging=self.overhead.staging_bytes,
-            workspace=self.workspace_bytes,
+            workspace=workspace_bytes,
             blocks=self.blocks_bytes,
-            unexplained=self.unexplained_bytes,
+            unexplained=max(0, self._excess_bytes - workspace_bytes),
         )
 
     def reserve(self, block: str, size_bytes: int) -> None:
         """Set bytes aside for a block that will be read next."""
-        if block in self._blocks:
+        if block in self.blocks:
             raise ValueError(f"block {block} has its bytes already: this is a bug")
         if size_bytes > self.room_bytes:
             raise ValueError(f"block {block} is over the budget: this is a bug")
-        self._set(block, size_bytes)
+        self.hold(block, size_bytes)
 
     def hold(self, block: str, size_bytes: int) -> None:
         """Count a block with the bytes that it was measured to hold, reserved before or not."""
-        self._set(block, size_bytes)
+        self.blocks_bytes += size_bytes - self.blocks.get(block, 0)
+        self.blocks[block] = size_bytes
 
     def release(self, block: str) -> None:
         """The block holds nothing any more."""
-        self.blocks_bytes -= self._blocks.pop(block)
+        self.blocks_bytes -= self.blocks.pop(block)
 
     def release_all(self) -> None:
-        self._blocks.clear()
+        self.blocks.clear()
         self.blocks_bytes = 0
 
     def measured(self, used_bytes: int) -> None:
@@ -111,40 +100,26 @@ class Ledger:
         counted_bytes = overhead.fixed_bytes + overhead.staging_bytes + self.blocks_bytes
         self._excess_bytes = used_bytes - counted_bytes
 
-    def fit_batch(self, most_rows: int, blocks_bytes: Callable[[float], int]) -> None:
-        """Allow batches of as many rows, `most_rows` at most, as leave room for so many bytes of
-        blocks: `blocks_bytes(capacity)` of the capacity that a batch of one row leaves."""
-        budgets = (self.budget_bytes, self._excess_bytes), (self.ceiling_bytes, 0)
-        self.batch_rows, self.most_batch_rows = (
-            self._fitting_rows(most_rows, blocks_bytes, *budget) for budget in budgets
-        )
+    def fit_batch(self, blocks_bytes: Callable[[float], int]) -> None:
+        """Allow batches of as many rows as leave room for so many bytes of blocks:
+        `blocks_bytes(capacity)` of the capacity that a batch of one row leaves."""
+        budget_bytes, excess_bytes = self.budget_bytes, self._excess_bytes
+        self.batch_rows = self._fitting_rows(budget_bytes, excess_bytes, blocks_bytes)
+        self.most_batch_rows = self._fitting_rows(self.ceiling_bytes, 0, blocks_bytes)
 
     def _fitting_rows(
-        self,
-        most_rows: int,
-        blocks_bytes: Callable[[float], int],
-        budget_bytes: float,
-        excess_bytes: int,
+        self, budget_bytes: float, excess_bytes: int, blocks_bytes: Callable[[float], int]
     ) -> int:
         row_bytes = self.overhead.row_bytes
         if not row_bytes or math.isinf(budget_bytes):
-            return most_rows
-        capacity_bytes = self._capacity_bytes(budget_bytes, excess_bytes)
+            return self._max_batch_rows
+        capacity_bytes = budget_bytes - self._besides_bytes(1, excess_bytes)
         spare_bytes = capacity_bytes - blocks_bytes(capacity_bytes)
         rows = (max(row_bytes, excess_bytes) + spare_bytes) // row_bytes
-        return int(max(1, min(most_rows, rows)))
+        return int(max(1, min(self._max_batch_rows, rows)))
 
-    def _capacity_bytes(self, budget_bytes: float, excess_bytes: int) -> float:
-        """What such a budget leaves for blocks beside a batch of one row."""
+    def _besides_bytes(self, rows: int, excess_bytes: int) -> int:
+        """What all but blocks hold, with workspace for a batch of `rows` rows."""
         overhead = self.overhead
-        besides = max(overhead.row_bytes, excess_bytes)
-        return budget_bytes - overhead.fixed_bytes - overhead.staging_bytes - besides
-
-    def _set(self, block: str, size_bytes: int) -> None:
-        self.blocks_bytes += size_bytes - self._blocks.get(block, 0)
-        self._blocks[block] = size_bytes
-
-    def _besides_blocks_bytes(self) -> int:
-        overhead = self.overhead
-        known = overhead.fixed_bytes + overhead.staging_bytes + self.workspace_bytes
-        return known + self.unexplained_bytes
+        measured_bytes = max(overhead.row_bytes * rows, excess_bytes)
+        return overhead.fixed_bytes + overhead.staging_bytes + measured_bytes

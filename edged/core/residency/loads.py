@@ -1,6 +1,7 @@
-"""What to load and unload now: the needs that are being loaded, and what leaves for them.
+"""Loads under way: the blocks that are ordered for the needs that were chosen, and room for them.
 
-Owns the plans. A plan is one need on its way to the device, block by block.
+Which need is chosen, and what leaves for it, is in `choice.py`. Owns the plans: a plan is one need
+on its way to the device, block by block.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ class Loads:
         """What to load and unload now."""
         commands: list[Command] = []
         self.wakeup_s = math.inf
+        wished, models = self._wanted.wished, self._residency.models
+        self._wanted.wished = {name: None for name in wished if models[name].missing}
         self._keep_pinned()
         self._clear_away()
         if self._ledger.room_bytes + self._residency.going_bytes < 0:

@@ -8,23 +8,21 @@ told, everything is on the device for good, and nothing here costs a thing.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from edged.core.costs import CostModel
 from edged.core.events import (
     BlockLoaded,
     BlockLoadFailed,
     BlockUnloaded,
     Calibrated,
-    Command,
     DeviceDown,
     DeviceUp,
-    FailedBlock,
     Library,
     MemoryMeasured,
     Request,
 )
-from edged.core.residency.blocks import Block, Residency, Where
+from edged.core.residency.blocks import Residency, Where
 from edged.core.residency.ledger import Ledger
 from edged.core.residency.loads import Loads
 from edged.core.residency.needs import Need
@@ -33,7 +31,7 @@ from edged.core.residency.wanted import WantedModels
 from edged.core.settings import MemorySettings
 from edged.errors import Code
 
-AGAIN_S = 5.0  # after which the budget has been looked at again
+PASSING_S = 5.0  # retry-after for a lack of memory that may pass: the budget is looked at by then
 BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 60.0  # after a load that failed; doubled each time
 
 
@@ -60,24 +58,17 @@ class DeviceMemory:
             can_load=lambda need, now: self.verdict(need, now) is None,
             max_wait_s=settings.max_wait_s,
         )
+        self.has_library = False  # whether models may be away from the device, or vanish
         self.tight = False  # whether something is missing, or has to go
         self._max_wait_s = settings.max_wait_s
-        self._max_batch_rows = max_batch_rows
-        self._known = False  # whether a library was told
         self._relieved_s = -math.inf  # when a model was wished for that had not come for long
-
-    @property
-    def has_whole_batches(self) -> bool:
-        """Whether there is room for batches as large as the settings allow."""
-        return self.ledger.batch_rows == self._max_batch_rows
 
     # --- requests -------------------------------------------------------------------------------
 
     def enter(self, request: Request, now: float) -> Need | Verdict | None:
-        """The need of an arrival, or why it cannot be served; None where all there is, is there."""
-        if not self._known:
-            return None
-        names = models_of(request)
+        """The need of an arrival, or why it cannot be served; None where all there is, is there.
+        Only asked where there is a library."""
+        names = [name for part in request.parts for name in part.models]
         models = self.residency.models
         for name in names:
             if name in self.wanted.retired:
@@ -114,7 +105,8 @@ class DeviceMemory:
 
     def need(self, request: Request) -> Need:
         """The need of a request, all of whose models are known."""
-        return self.residency.need(models_of(request), tuple(part.group for part in request.parts))
+        names = tuple(name for part in request.parts for name in part.models)
+        return self.residency.need(names, tuple(part.group for part in request.parts))
 
     def verdict(self, need: Need, now: float) -> Verdict | None:
         """Why the need cannot be loaded, if it cannot."""
@@ -143,7 +135,7 @@ class DeviceMemory:
             f"{max(0, int(capacity_bytes))} bytes that the budget leaves for blocks"
         )
         if is_passing:
-            return Verdict(Code.UNAVAILABLE, f"{text} at the moment: try again later", AGAIN_S)
+            return Verdict(Code.UNAVAILABLE, f"{text} at the moment: try again later", PASSING_S)
         return Verdict(Code.RESOURCE_EXHAUSTED, text)
 
     def excess_bytes(self, need: Need) -> int:
@@ -164,10 +156,6 @@ class DeviceMemory:
             if need.missing and (error := self.residency.last_error(need)) is not None
         }
 
-    def load_s(self, need: Need) -> float:
-        """Expected seconds until the need is on the device, if it is loaded next."""
-        return math.fsum(map(self.residency.load_s, self.residency.missing(need)))
-
     def start(self, need: Need, now: float) -> None:
         """One of its requests goes to the device: until it leaves, its blocks stay."""
         need.in_use += 1
@@ -183,30 +171,30 @@ class DeviceMemory:
 
     # --- events ---------------------------------------------------------------------------------
 
-    def on_library(self, event: Library, now: float) -> None:
+    def handle(self, event: Any, now: float) -> None:
+        """Take in an event that changes what is on the device, or what should be."""
+        _HANDLERS[type(event)](self, event, now)
+
+    def _on_library(self, event: Library, now: float) -> None:
         """Models appear and vanish."""
-        self._known = True
+        self.has_library = True
         self.residency.set_library(event)
         names = {model.name for model in event.models}
-        wanted = self.wanted
-        wanted.wished = {name: None for name in wanted.wished if name in names}
-        wanted.serve(retired=wanted.retired & names)
-        wanted.strays = any(not block.needs for block in self.residency.blocks)
+        self.wanted.serve(retired=self.wanted.retired & names)
+        self.wanted.strays = any(not block.needs for block in self.residency.blocks)
         self._fit_batch()
 
-    def on_device_up(self, event: DeviceUp, now: float) -> None:
+    def _on_device_up(self, event: DeviceUp, now: float) -> None:
         """A device with these blocks on it."""
         self.ledger.overhead = event.overhead
         self.residency.reset(event.resident)
         for held in event.resident:
             self.ledger.hold(held.block, held.bytes)
-        for failed in event.failed:
-            self._failed(self.residency.block(failed.block), failed, now)
         self.wanted.strays = any(not block.needs for block in self.residency.blocks)
         self.wanted.begin(event.first)
         self._fit_batch()
 
-    def on_device_down(self, event: DeviceDown, now: float) -> None:
+    def _on_device_down(self, event: DeviceDown, now: float) -> None:
         """Whatever was there is gone, and whatever was ordered."""
         self.loads.clear()
         self.residency.reset(())
@@ -214,7 +202,7 @@ class DeviceMemory:
         for need in self.residency.needs:
             need.in_use, need.fresh = 0, False
 
-    def on_measured(self, event: MemoryMeasured, now: float) -> None:
+    def _on_measured(self, event: MemoryMeasured, now: float) -> None:
         """The budget, or what the processes hold, has changed."""
         self.ledger.budget_bytes = event.budget_bytes
         self.ledger.ceiling_bytes = max(event.budget_bytes, event.ceiling_bytes or 0)
@@ -222,47 +210,38 @@ class DeviceMemory:
             self.ledger.measured(event.used_bytes)
         self._fit_batch()
 
-    def on_calibrated(self, event: Calibrated, now: float) -> None:
+    def _on_calibrated(self, event: Calibrated, now: float) -> None:
         """What a batch takes of the memory has been measured."""
         if event.overhead is not None:
             self.ledger.overhead = event.overhead
             self._fit_batch()
 
-    def on_loaded(self, event: BlockLoaded, now: float) -> None:
+    def _on_loaded(self, event: BlockLoaded, now: float) -> None:
         """A block is there; with the last one the need that was being loaded is."""
         block = self.loads.ended(event.block)
         self.ledger.hold(block.id, event.bytes)
         self.residency.loaded(block, event.bytes, event.load_s)
         self.loads.arrived(now)
 
-    def on_failed(self, event: BlockLoadFailed, now: float) -> None:
+    def _on_failed(self, event: BlockLoadFailed, now: float) -> None:
         """A block gives back all that was reserved for it, and is not tried again for a while."""
         block = self.loads.ended(event.block)
         self.ledger.release(block.id)
-        self._failed(block, event, now)
+        wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0**block.failures)
+        block.failures += 1
+        block.retry_s, block.error = now + wait_s, (event.code, event.message)
         self.loads.give_up(block)
         self.residency.move(block, Where.ABSENT)
 
-    def _failed(self, block: Block, why: BlockLoadFailed | FailedBlock, now: float) -> None:
-        wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0**block.failures)
-        block.failures += 1
-        block.retry_s, block.error = now + wait_s, (why.code, why.message)
-
-    def on_unloaded(self, event: BlockUnloaded, now: float) -> None:
+    def _on_unloaded(self, event: BlockUnloaded, now: float) -> None:
         """A block has given its bytes back."""
         block = self.residency.block(event.block)
         self.ledger.release(block.id)
         self.residency.move(block, Where.ABSENT)
 
-    def doomed(self, now: float) -> list[tuple[Need, Verdict]]:
-        """Needs that requests wait for and that cannot be loaded as things are."""
-        waiting = [need for need in self.residency.needs if need.missing and need.waiting]
-        verdicts = [(need, self.verdict(need, now)) for need in waiting]
-        return [(need, verdict) for need, verdict in verdicts if verdict is not None]
-
     def refresh(self) -> None:
         """See whether there is anything to decide, after an event that may have changed it."""
-        self.tight = self._known and (
+        self.tight = self.has_library and (
             bool(self.residency.going or self.residency.vanished)
             or self.ledger.room_bytes < 0
             or any(
@@ -282,30 +261,23 @@ class DeviceMemory:
             for need in self.residency.models.values()
         ]
         self.ledger.fit_batch(
-            self._max_batch_rows,
-            lambda capacity_bytes: max((s for s in sizes if s <= capacity_bytes), default=0),
+            lambda capacity_bytes: max((s for s in sizes if s <= capacity_bytes), default=0)
         )
 
-    def decide(self, costs: CostModel, backlog_s: float, now: float) -> list[Command]:
-        """What to load and unload now; asked after every event while memory is tight."""
-        wished, models = self.wanted.wished, self.residency.models
-        self.wanted.wished = {name: None for name in wished if models[name].missing}
-        return self.loads.decide(costs, backlog_s, now)
 
-    @property
-    def wakeup_s(self) -> float:
-        """When to look again though nothing happens."""
-        return self.loads.wakeup_s
-
-
-def models_of(request: Request) -> tuple[str, ...]:
-    """All models of a request, in the order of its parts."""
-    if len(request.parts) == 1:
-        return request.parts[0].models
-    return tuple(model for part in request.parts for model in part.models)
+_HANDLERS: dict[type, Callable[[DeviceMemory, Any, float], None]] = {
+    Library: DeviceMemory._on_library,
+    DeviceUp: DeviceMemory._on_device_up,
+    DeviceDown: DeviceMemory._on_device_down,
+    BlockLoaded: DeviceMemory._on_loaded,
+    BlockLoadFailed: DeviceMemory._on_failed,
+    BlockUnloaded: DeviceMemory._on_unloaded,
+    Calibrated: DeviceMemory._on_calibrated,
+    MemoryMeasured: DeviceMemory._on_measured,
+}
 
 
 def too_many_rows_now(most_rows: int) -> Verdict:
     """Why a request has to wait until there is memory for more than `most_rows` rows."""
     text = f"memory is short at the moment: at most {most_rows} rows fit in one request"
-    return Verdict(Code.UNAVAILABLE, text, AGAIN_S)
+    return Verdict(Code.UNAVAILABLE, text, PASSING_S)

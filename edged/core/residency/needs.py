@@ -1,4 +1,4 @@
-"""Demand: which requests wait for which models, and how often each model is asked for.
+"""Needs: which requests wait for which models, and how often each model is asked for.
 
 A need is the set of models of a request. It knows what it waits for by count only; what is on
 the device, and what comes next, is decided elsewhere.

@@ -1,7 +1,7 @@
-"""Which model to load next and what may leave for it: the loading policies, side by side.
+"""The loading policies, side by side: in which order needs are best loaded, and who may leave.
 
-A policy is two small functions of values: in which order needs are best loaded, and what a block
-that could leave is worth. It knows nothing of queues, budgets and devices.
+A policy is two small functions of values: the order of the needs, and the worth of a block that
+could leave. `choice.py` asks them. They know nothing of queues, budgets and devices.
 """
 
 from __future__ import annotations

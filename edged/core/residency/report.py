@@ -65,7 +65,7 @@ def report(memory: DeviceMemory) -> MemoryState:
                 name,
                 residency.bytes(need),
                 sum(block.bytes for block in missing),
-                memory.load_s(need),
+                residency.missing_s(need),
                 served=name in memory.wanted.served,
                 pinned=name in memory.wanted.pinned,
                 waiting=need.waiting,

@@ -28,6 +28,7 @@ class WantedModels:
         """Serve all models of the library but these."""
         self.retired = retired
         self.served = self._residency.models.keys() - self._residency.vanished - retired
+        self.wished = {name: None for name in self.wished if name in self.served}
         self.first = {name: None for name in self.first if name in self.served}
 
     def begin(self, first: Iterable[str]) -> None:
