@@ -127,7 +127,7 @@ class EmulatedCuda:
         self.used_bytes = personality.context_bytes
         self.order = Order()
         self._personality = personality
-        self._faults = faults or Faults()
+        self.faults = faults or Faults()
         self._total_bytes = memory_bytes or personality.facts.total_bytes
         self._kernels = 0
         self._lost: int | None = None
@@ -324,7 +324,7 @@ class EmulatedCuda:
         with self._lock:
             self._call(what)
             self._kernels += 1
-            if self._kernels == self._faults.hang_at:
+            if self._kernels == self.faults.hang_at:
                 work = _never_end
             self._give(stream, _Task(what, work, reads, writes, duration_s))
 
@@ -355,8 +355,8 @@ class EmulatedCuda:
             self.calls += 1
             if self._lost is not None:
                 raise failure(name, self._lost, "the context is corrupted")
-            if self.calls == self._faults.fail_at:
-                number = self._faults.number
+            if self.calls == self.faults.fail_at:
+                number = self.faults.number
                 if number in STICKY:
                     self._lost = number
                 raise failure(name, number, "was made to fail")

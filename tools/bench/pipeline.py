@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
         seed=0,
         batches=args.batches,
         times_ms={
-            name: [1e3 * s for s in (l.copy_in_s, l.blocks_s, l.copy_out_s, l.host_s)]
-            for name, l in LOADS.items()
+            name: {part.removesuffix("_s"): 1e3 * s for part, s in asdict(load).items()}
+            for name, load in LOADS.items()
         },
         busy=found,
         limit=LEAST_BUSY,
