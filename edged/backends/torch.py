@@ -130,7 +130,7 @@ class Torch:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
-    sizes = ()
+    sizes: tuple[int, ...] = ()
 
     def __init__(
         self, options: TorchOptions, *, threads: int, recorder: Recorder | None = None

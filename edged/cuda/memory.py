@@ -193,7 +193,8 @@ class StreamedFlight:
             if self._answers is not None:
                 self.cuda.free_host(self._answers)
                 self._answers, self._answers_bytes = None, 0
-            self._answers = self.cuda.allocate_host(max(size, _ALIGNMENT))
+            size = max(size, _ALIGNMENT)
+            self._answers = self.cuda.allocate_host(size)
             self._answers_bytes = size
         return host_bytes(self._answers, self._answers_bytes)
 

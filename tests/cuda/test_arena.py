@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.cuda.arena import ALIGNMENT, Arena, taken_bytes
-from edged.cuda.emulated import DISCRETE, EmulatedCuda
+from edged.cuda.emulated import EmulatedCuda
+from edged.cuda.personality import DISCRETE
 from edged.errors import ResourceExhausted
 
 SIZE = 64 * ALIGNMENT

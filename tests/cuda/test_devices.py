@@ -15,8 +15,9 @@ import pytest
 
 from edged.backends.base import DeviceLost
 from edged.cuda.api import Cuda, CudaError, host_bytes
-from edged.cuda.emulated import DISCRETE, POISON, UNIFIED, EmulatedCuda, Faults
+from edged.cuda.emulated import POISON, EmulatedCuda
 from edged.cuda.order import Hazard, Span
+from edged.cuda.personality import DISCRETE, UNIFIED, Faults
 from edged.cuda.runtime import PROTOTYPES, CudaRuntime
 from edged.errors import ResourceExhausted, Unsupported
 from tests.cuda.library import HEADER, FakeLibrary

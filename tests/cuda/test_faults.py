@@ -12,7 +12,7 @@ import pytest
 
 from edged.backends.base import DeviceLost
 from edged.backends.emulated_cuda import OnnxRuntimeOnCuda
-from edged.cuda.emulated import Faults
+from edged.cuda.personality import Faults
 from edged.errors import EdgedError
 from edged.store import Store
 from tests.cuda.batches import MODELS, Core, make_backend
@@ -61,8 +61,9 @@ def calls_of_a_life(store: Store, folder: Path) -> int:
     core = Core(store, backend)
     before = backend.cuda.calls
     life(core, 0, REFUSED)
+    calls = backend.cuda.calls - before
     backend.close()
-    return backend.cuda.calls - before
+    return calls
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ from typing import Any
 
 from edged.backends.base import BlockUse, LoadedBlock
 from edged.core.events import Member, Run
-from edged.cuda.emulated import DISCRETE, EmulatedCuda
+from edged.cuda.emulated import EmulatedCuda
 from edged.cuda.memory import CudaArray, CudaMemory
 from edged.cuda.order import Span
+from edged.cuda.personality import DISCRETE
 from edged.device.batches import Batches, Submitted
 from edged.device.executor import Executor
 from edged.device.staging import Staging
@@ -141,7 +142,7 @@ class _Modelled:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
-    sizes = ()
+    sizes: tuple[int, ...] = ()
 
     def __init__(self, cuda: EmulatedCuda, blocks_s: float, depth: int) -> None:
         self.memory = CudaMemory(cuda, MEMORY_BYTES // 2, depth=depth)
