@@ -94,8 +94,8 @@ class OnnxRuntimeOnCuda:
         )
 
     def close(self) -> None:
+        self.memory.close()  # what streams still have to do may need blocks
         self._host.close()
-        self.memory.close()
 
     def _work(
         self, block: str, inputs: Sequence[CudaArray], outputs: Sequence[CudaArray]
