@@ -84,7 +84,7 @@ class CudaMemory:
         address = self.cuda.allocate_host(size)
         found = (ctypes.c_uint8 * size).from_address(address)
         self._staging.append(weakref.finalize(found, _free_host, self.cuda, address))
-        return np.frombuffer(found, np.uint8)
+        return np.frombuffer(memoryview(found), np.uint8)
 
     def allocate(self, size: int) -> Address:
         return self.arena.allocate(size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class _Modelled:
 
     def __init__(self, cuda: EmulatedCuda, blocks_s: float, depth: int) -> None:
         self.memory = CudaMemory(cuda, MEMORY_BYTES // 2, depth=depth)
-        self.versions: dict[str, str] = {}
+        self.versions: Mapping[str, str] = {}
         self._cuda = cuda
         self._blocks_s = blocks_s
 
