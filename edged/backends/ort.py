@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -30,10 +31,12 @@ import numpy as np
 import onnxruntime as ort
 
 from edged.backends import mapped
-from edged.backends.base import BlockUse, LoadedBlock
+from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import Arg, check
+from edged.budget import DeviceBytes
+from edged.cuda.api import OUT_OF_MEMORY, STICKY
 from edged.errors import ConfigError, EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
 from edged.options import OnnxRuntimeOptions
@@ -49,6 +52,7 @@ _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+_CUDA_FAILURE = re.compile(r"CUDA failure (\d+)")  # core/providers/cuda/cuda_call.cc
 _TYPES: dict[str, DataType] = {
     "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16",
     "tensor(uint32)": "UINT32", "tensor(uint64)": "UINT64", "tensor(int8)": "INT8",
@@ -56,7 +60,8 @@ _TYPES: dict[str, DataType] = {
     "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
 }  # fmt: skip
 
-_BindingKey: TypeAlias = "tuple[str, bool, int, tuple[int, ...]]"  # block, wide, rows, addresses
+_Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
+_BindingKey: TypeAlias = "tuple[str, bool, _Shapes, tuple[int, ...]]"  # block, wide, .., addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +143,8 @@ class OnnxRuntime:
             self._let_go(block)
             if _is_of_memory(error):
                 raise ResourceExhausted(f"no memory to load block {block[:12]}") from error
+            if _is_lost(error):
+                raise DeviceLost(f"loading block {block[:12]} failed: {_line(error)}") from error
             raise StoreError(
                 f"block {block[:12]} does not load in onnxruntime ({_line(error)}): export its "
                 "models again"
@@ -164,11 +171,11 @@ class OnnxRuntime:
         self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
     ) -> None:
         loaded = self._blocks[block]
-        # A binding holds only addresses and the number of rows, so an old binding fits any arrays
-        # that lie at these addresses now.
+        # A binding holds only addresses and shapes, so an old binding fits any arrays of these
+        # shapes that lie at these addresses now.
         arrays = (*inputs, *outputs)
         addresses = tuple([array.__array_interface__["data"][0] for array in arrays])
-        key = (block, wide, len(outputs[0]), addresses)
+        key = (block, wide, tuple([array.shape for array in arrays]), addresses)
         session = loaded.wide if wide else loaded.narrow
         binding = self._bindings.get(key) or self._bind(key, loaded, inputs, outputs)
         try:
@@ -178,7 +185,11 @@ class OnnxRuntime:
                 raise ResourceExhausted(
                     f"no memory to run block {block[:12]}: {_line(error)}"
                 ) from error
-            raise EdgedError(f"block {block[:12]} failed: {_line(error)}") from error
+            text = f"block {block[:12]} failed: {_line(error)}"
+            raise (DeviceLost if _is_lost(error) else EdgedError)(text) from error
+
+    def device_bytes(self) -> DeviceBytes | None:
+        return None
 
     def close(self) -> None:
         for block in self._blocks:
@@ -354,7 +365,19 @@ def _args(args: Sequence[Any]) -> list[Arg]:
 def _is_of_memory(error: Exception) -> bool:
     """Whether onnxruntime ran out of memory, which only the text of its errors says."""
     text = str(error)
-    return isinstance(error, MemoryError) or "allocate memory" in text or "bad_alloc" in text
+    told = "allocate memory" in text or "bad_alloc" in text or _cuda_error(text) == OUT_OF_MEMORY
+    return told or isinstance(error, MemoryError)
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether CUDA refuses all later calls of this process, which only the text of errors says."""
+    return _cuda_error(str(error)) in STICKY
+
+
+def _cuda_error(text: str) -> int | None:
+    """The cudaError in a message of onnxruntime, "CUDA failure 700: an illegal .."."""
+    found = _CUDA_FAILURE.search(text)
+    return int(found[1]) if found else None
 
 
 def _line(error: Exception) -> str:

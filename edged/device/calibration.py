@@ -19,8 +19,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from edged.backends.base import Backend
-from edged.budget import footprint
 from edged.device.executor import Executor, Segment
+from edged.device.held import held_bytes, is_apart
 from edged.device.measurements import BlockFigures, MeasuredTime, Measurements, PathFigures
 from edged.device.staging import Pool, shape_of
 from edged.link import messages as link
@@ -59,8 +59,8 @@ class Calibration:
         *,
         counted_bytes: Callable[[], int],
     ) -> None:
-        """`idle`: executors of lanes that run nothing. `counted_bytes`: of this process, those of
-        all loaded blocks, and what it took before there were any.
+        """`idle`: executors of lanes that run nothing. `counted_bytes`: of the memory that blocks
+        are in, those of all loaded blocks, and what this process took before there were any.
         """
         self._backend = backend
         self._executors = executors
@@ -148,9 +148,10 @@ class Calibration:
             array[:] = np.asarray(0.5).astype(array.dtype)
         segments = {rows: Segment(pool, list(range(rows)), (key,)) for rows in sizes}
         taken_bytes = []
+        pool_bytes = 0 if is_apart(self._backend) else pool.nbytes
         for less, rows in zip([0, *sizes], sizes, strict=False):
             self._run_everywhere(segments[rows])
-            taken_bytes.append(footprint().pss_bytes - self._counted_bytes())
+            taken_bytes.append(held_bytes(self._backend) - self._counted_bytes())
             yield
             if less:
                 yield from self._judge(manifest, segments[less], segments[rows])
@@ -168,7 +169,7 @@ class Calibration:
             for (rows, wide), took_s in least_s.items()
         )
         row_bytes = self._row_bytes(manifest)
-        base_bytes = max(0, taken_bytes[0] - pool.nbytes)
+        base_bytes = max(0, taken_bytes[0] - pool_bytes)
         if most_rows > 1:  # requests of a few rows may have run before
             growth_bytes = max(0, taken_bytes[-1] - taken_bytes[0])
             row_bytes = -(-growth_bytes // (most_rows - most_rows // 4))
