@@ -79,7 +79,7 @@ class Backend(Protocol):
     ) -> None:
         """Compute a loaded block into `outputs`; all arrays of a call have the same number of rows.
 
-        The work may go on after the call; `memory.wait` waits for it. `wide` uses the whole device,
+        The work may go on after the call; `Flight.wait` waits for it. `wide` uses the whole device,
         for a batch that runs alone; otherwise the block uses the share of one lane. Raises
         EdgedError if the block fails and DeviceLost if the device does; `outputs` are then
         undefined.

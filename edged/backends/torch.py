@@ -1,8 +1,8 @@
 """PyTorch: blocks as torch modules, on the CPU or with CUDA. A CPU daemon does not need it.
 
-All batches of a CUDA device go to one stream of our own: inputs come from page-locked staging
-memory, rows stay on the device between blocks, and repeated runs are replayed as CUDA graphs.
-Blocks are loaded beside them. What needs CUDA is not verified on hardware; `python -m
+On a CUDA device inputs come from page-locked staging memory, rows stay on the device between blocks,
+and repeated runs are replayed as CUDA graphs. Copies, blocks and loads have streams of their own.
+What needs CUDA is not verified on hardware; `python -m
 tools.gpucheck` does that.
 """
 
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from edged.backends import torch_graph
 from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
-from edged.backends.memory import NUMPY, Array
+from edged.backends.memory import NUMPY, Array, Copies
 from edged.backends.signature import check
-from edged.backends.torch_device import CudaDevice, Processor, TorchDevice
+from edged.backends.torch_device import CudaDevice, Processor, TorchDevice, TorchFlight
 from edged.backends.torch_replay import Recorder, Replays
 from edged.budget import DeviceBytes
 from edged.cuda.api import STICKY
@@ -45,6 +45,7 @@ class TorchMemory:
 
     def __init__(self, device: TorchDevice) -> None:
         self._device = device
+        self.depth = device.depth
         self._lock = threading.RLock()
 
     @contextlib.contextmanager
@@ -72,6 +73,9 @@ class TorchMemory:
         with self.use("device memory"):
             return torch.empty(size, dtype=torch.uint8, device=self._device.torch)
 
+    def free(self, memory: Tensor) -> None:
+        """The last view of it does that."""
+
     def view(self, memory: Tensor, offset: int, rows: int, tensor: Row) -> Tensor:
         flat = memory[offset : offset + rows * tensor.row_bytes].view(_TYPES[tensor.datatype])
         return flat.view(rows, *tensor.shape)
@@ -80,29 +84,9 @@ class TorchMemory:
         with self.use("the order of rows"):
             return torch.tensor(rows, device=self._device.torch)
 
-    def put(self, source: Array, target: Tensor) -> None:
-        with self.use("a copy to the device"):
-            target.copy_(torch.from_numpy(source), non_blocking=True)
-
-    def take(self, source: Tensor, rows: Tensor, target: Tensor) -> None:
-        with self.use("a copy of rows"):
-            torch.index_select(source, 0, rows, out=target)
-
-    def get(self, source: Tensor) -> Array:
-        with self.use("a copy to the host"):
-            found = self._device.fetch(source)
-            wait = self._device.mark()
-        with self.failures("a copy to the host"):
-            wait()
-        array: Array = found.numpy()
-        return array
-
-    def wait(self) -> None:
-        """As the seam says. Others go on meanwhile: the wait itself is not in their way."""
-        with self.use("waiting for the device"):
-            wait = self._device.mark()
-        with self.failures("a batch"):
-            wait()
+    def flight(self) -> GuardedFlight:
+        with self.failures("a flight"):
+            return GuardedFlight(self, self._device.flight())
 
     def _failure(self, what: str, error: Exception) -> EdgedError:
         """The error to raise, when all that was begun before has ended: rows are given back then.
@@ -124,6 +108,31 @@ class TorchMemory:
                 f"{device} is out of memory: serve fewer models, or lower scheduler.max_batch_rows"
             )
         return EdgedError(text)
+
+
+class GuardedFlight:
+    """Implements `edged.backends.memory.Flight`."""
+
+    def __init__(self, memory: TorchMemory, flight: TorchFlight) -> None:
+        self._memory = memory
+        self._flight = flight
+
+    def put(self, copies: Copies) -> None:
+        with self._memory.use("a copy to the device"):
+            self._flight.put(copies)
+
+    def take(self, source: Tensor, rows: Tensor, target: Tensor) -> None:
+        with self._memory.use("a copy of rows"):
+            torch.index_select(source, 0, rows, out=target)
+
+    def fetch(self, views: Sequence[Tensor]) -> list[Array]:
+        with self._memory.use("a copy to the host"):
+            return [found.numpy() for found in self._flight.fetch(views)]
+
+    def wait(self) -> None:
+        """Others use the device meanwhile: the next batch is given to it, and blocks are loaded."""
+        with self._memory.failures("a batch"):
+            self._flight.wait()
 
 
 class Torch:

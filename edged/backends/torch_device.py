@@ -1,8 +1,7 @@
-"""What torch needs of a device besides its tensors: a stream, page-locked memory, waiting.
+"""What torch needs of a device besides its tensors: streams, page-locked memory, recordings.
 
-`Processor` has all of it for nothing. `CudaDevice` has one stream for batches and one for blocks
-that are loaded beside them; threads that wait sleep. What needs CUDA is not verified on hardware;
-`python -m tools.gpucheck` does that. Knows no blocks, and leaves torch's errors as they are.
+`Processor` has all of it for nothing. What needs CUDA is not verified on hardware; `python -m
+tools.gpucheck` does that. Knows no blocks, and leaves torch's errors as they are.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -18,11 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edged.backends.memory import Array, HostMemory
+from edged.backends.memory import Array, Copies, HostMemory
 from edged.backends.torch_replay import NotRecordable, Record, Work
 from edged.budget import DeviceBytes
 
 _PIECE_BYTES = 8 << 20  # of a copy by way of page-locked memory: long enough to cover its launch
+
+
+class TorchFlight(Protocol):
+    """As `edged.backends.memory.Flight` says, with torch's errors. Blocks run in between."""
+
+    def put(self, copies: Copies) -> None: ...
+    def fetch(self, views: Sequence[Tensor]) -> list[Tensor]: ...
+    def wait(self) -> None: ...
 
 
 class TorchDevice(Protocol):
@@ -30,21 +37,22 @@ class TorchDevice(Protocol):
 
     torch: torch.device
     name: str  # for people
+    depth: int  # batches that it has use for at once
 
     def on_stream(self) -> AbstractContextManager[object]:
-        """What is begun inside is done in its order, after all that was begun so before."""
+        """What is begun inside is done in its order, after all that was begun so before.
+
+        For all but what a flight does, and uploads.
+        """
 
     def staging(self, size: int) -> Array:
         """Uninitialised bytes of host memory, from which copies are quickest."""
 
-    def mark(self) -> Callable[[], None]:
-        """What blocks until all work that has been begun by now is done."""
+    def flight(self) -> TorchFlight:
+        """The way of a batch to the device and back."""
 
     def check(self) -> None:
         """Block until all work is done. Raises RuntimeError for a device that is lost."""
-
-    def fetch(self, source: Tensor) -> Tensor:
-        """Begin to copy to host memory; the copy is complete after a mark."""
 
     def upload(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Copies on the device that are complete on return, beside the work of other threads."""
@@ -63,6 +71,7 @@ class Processor:
     """The CPU: all work is done when a call returns."""
 
     torch = torch.device("cpu")
+    depth = 1
 
     def __init__(self, threads: int) -> None:
         self.name = f"cpu, {threads} threads"
@@ -73,14 +82,21 @@ class Processor:
     def staging(self, size: int) -> Array:
         return HostMemory().staging(size)
 
-    def mark(self) -> Callable[[], None]:
-        return self.check
+    def flight(self) -> Processor:
+        return self
+
+    def put(self, copies: Copies) -> None:
+        for source, target in copies:
+            target.copy_(torch.from_numpy(source))
+
+    def fetch(self, views: Sequence[Tensor]) -> list[Tensor]:
+        return list(views)
+
+    def wait(self) -> None:
+        pass
 
     def check(self) -> None:
         pass
-
-    def fetch(self, source: Tensor) -> Tensor:
-        return source
 
     def upload(self, values: Sequence[Tensor]) -> list[Tensor]:
         return list(values)
@@ -98,16 +114,20 @@ class Processor:
 class CudaDevice:
     """An NVIDIA GPU, discrete or part of a Jetson."""
 
+    depth = 2
+
     def __init__(self, number: int) -> None:
         self.torch = torch.device("cuda", number)
         self.name = f"{self.torch}, {torch.cuda.get_device_name(self.torch)}"
-        self._batches = torch.cuda.Stream(self.torch)
+        self.blocks = torch.cuda.Stream(self.torch, priority=-1)
+        self.copies_in = torch.cuda.Stream(self.torch)
+        self.copies_out = torch.cuda.Stream(self.torch)
         self._loads = torch.cuda.Stream(self.torch)
         self._is_unified = bool(torch.cuda.get_device_properties(self.torch).is_integrated)
         self._pieces: list[tuple[Tensor, torch.cuda.Event]] = []  # made for the first upload
 
     def on_stream(self) -> AbstractContextManager[object]:
-        return torch.cuda.stream(self._batches)
+        return torch.cuda.stream(self.blocks)
 
     def staging(self, size: int) -> Array:
         """Pages of our own, locked: torch's own would be rounded up to a power of two, and would be
@@ -130,18 +150,12 @@ class CudaDevice:
         found: Array = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
         return found
 
-    def mark(self) -> Callable[[], None]:
-        event = torch.cuda.Event(blocking=True)  # whoever waits sleeps: decoders need the processor
-        event.record(self._batches)
-        done: Callable[[], None] = event.synchronize
-        return done
+    def flight(self) -> CudaFlight:
+        return CudaFlight(self)
 
     def check(self) -> None:
-        self._batches.synchronize()
-
-    def fetch(self, source: Tensor) -> Tensor:
-        target = torch.empty(source.shape, dtype=source.dtype, pin_memory=True)
-        return target.copy_(source, non_blocking=True)
+        for stream in (self.copies_in, self.blocks, self.copies_out):
+            stream.synchronize()
 
     def upload(self, values: Sequence[Tensor]) -> list[Tensor]:
         """From whatever pages they lie in, by way of two pieces of page-locked memory in turn."""
@@ -205,6 +219,44 @@ class CudaDevice:
             return graph.replay
 
         return record
+
+
+class CudaFlight:
+    """Copies to the device, blocks, and copies of answers have a stream each, so that a batch is
+    copied while the one before it runs. Who waits sleeps: decoders need the processor."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._device = device
+        self._copied, self._computed = torch.cuda.Event(), torch.cuda.Event()
+        self._left = torch.cuda.Event(blocking=True)
+        self._is_leaving = False  # all its work was given out
+
+    def put(self, copies: Copies) -> None:
+        device, self._is_leaving = self._device, False
+        with torch.cuda.stream(device.copies_in):
+            for source, target in copies:
+                target.copy_(torch.from_numpy(source), non_blocking=True)
+        self._copied.record(device.copies_in)
+        device.blocks.wait_event(self._copied)
+
+    def fetch(self, views: Sequence[Tensor]) -> list[Tensor]:
+        device, found = self._device, []
+        self._computed.record(device.blocks)
+        device.copies_out.wait_event(self._computed)
+        with torch.cuda.stream(device.copies_out):
+            for view in views:
+                target = torch.empty(view.shape, dtype=view.dtype, pin_memory=True)
+                found.append(target.copy_(view, non_blocking=True))
+        self._left.record(device.copies_out)
+        self._is_leaving = True
+        return found
+
+    def wait(self) -> None:
+        if self._is_leaving:
+            self._is_leaving = False  # what fails here has not ended
+            self._left.synchronize()
+        else:
+            self._device.check()
 
 
 def _capture(graph: torch.cuda.CUDAGraph, work: Work) -> None:

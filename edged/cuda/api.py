@@ -80,7 +80,7 @@ class Cuda(Protocol):
     # --- the device -----------------------------------------------------------------------------
 
     def use(self) -> None:
-        """Choose this device for the calling thread. Each thread does so before its first call."""
+        """Have other libraries use this device on the calling thread; these calls do so anyway."""
 
     def facts(self) -> DeviceFacts:
         """What the device says of itself."""

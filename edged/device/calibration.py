@@ -6,6 +6,7 @@ says when the next run is made.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import queue
@@ -183,14 +184,26 @@ class Calibration:
 
     def _run_everywhere(self, segment: Segment) -> None:
         """Once in all lanes at once, which takes the most memory."""
+        if not self._several:
+            with self._lane() as lane:  # in this thread: libraries of a GPU have handles for each
+                lane.compute([segment])
+            return
         lanes = [self._idle.get() for _ in self._executors]
         try:
             with ThreadPoolExecutor(len(lanes)) as threads:
-                wide = not self._several
-                list(threads.map(lambda lane: lane.compute([segment], wide=wide), lanes))
+                list(threads.map(lambda lane: lane.compute([segment], wide=False), lanes))
         finally:
             for lane in lanes:
                 self._idle.put(lane)
+
+    @contextlib.contextmanager
+    def _lane(self) -> Iterator[Executor]:
+        """The executor of a lane that runs nothing meanwhile."""
+        executor = self._idle.get()
+        try:
+            yield executor
+        finally:
+            self._idle.put(executor)
 
     def _judge(self, manifest: Manifest, less: Segment, more: Segment) -> Iterator[None]:
         """Run blocks fewer rows at a time from now on unless more are quicker.
@@ -243,13 +256,10 @@ class Calibration:
         for turn in range(1 + _RUNS):
             round_s = 0.0
             for rows, wide in cases:
-                executor = self._idle.get()
-                try:
+                with self._lane() as executor:
                     started_s = time.perf_counter()
                     batch = executor.compute([segments[rows]], wide=wide)
                     took_s = time.perf_counter() - started_s
-                finally:
-                    self._idle.put(executor)
                 round_s += took_s
                 yield (rows, wide), took_s if turn else None, batch.runs
             if turn and round_s > _LONG_S:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edged.backends.base import Backend
-from edged.backends.memory import Array, BackendMemory, DeviceArray
+from edged.backends.memory import Array, BackendMemory, DeviceArray, DeviceMemory, Flight
 from edged.device.memory import Lifetime, offsets
 from edged.link import messages as link
 from edged.paths.layout import Buffer, BufferView, Gather, Layout, LayoutRun
@@ -65,14 +65,17 @@ class Program:
         # be in ours, or its rows could be filled anew before it is sent.
         self.in_place = frozenset(layout.roots if memory.is_host else ()) - _answers(layout)
 
-    def place(self, allocated: DeviceArray) -> None:
+    def place(self, allocated: DeviceMemory) -> None:
         """Lay the buffers into `allocated`, of at least `nbytes`."""
         self._arrays = [
             self._memory.view(allocated, offset, buffer.rows, buffer.tensor)
             for offset, buffer in zip(self._offsets, self._buffers, strict=True)
         ]
         operations, reorder = self.layout.operations, self.layout.reorder
+        self._answers = _views(self.layout)
         self._in_order = self._calls(operations, {})
+        self._fetched_in_order = self._fetched({})
+        self._fetched_as_they_come = self._fetched(self._twins)
         self._as_they_come: list[_Call | _Copy] = []
         if reorder is not None:
             self._as_they_come = [
@@ -88,6 +91,7 @@ class Program:
     def run(
         self,
         backend: Backend,
+        flight: Flight,
         roots: Mapping[int, DeviceArray],
         order: DeviceArray | None,
         *,
@@ -104,7 +108,7 @@ class Program:
                 rows = order if call.rows is None else call.rows
                 assert rows is not None
                 source = roots.get(call.source, self._arrays[call.source])
-                self._memory.take(source, rows, call.target)
+                flight.take(source, rows, call.target)
                 continue
             started_ns = time.perf_counter_ns()
             for piece in call.pieces:
@@ -118,10 +122,16 @@ class Program:
             runs.append(link.BlockRun(call.block, call.rows, took_us))
         return runs
 
-    def output(self, at: BufferView, *, in_order: bool) -> Array:
-        """What a model has written after `run`, valid until memory is used again."""
-        buffer = at.buffer if in_order else self._twins.get(at.buffer, at.buffer)
-        return self._memory.get(self._arrays[buffer][at.start : at.start + at.rows])
+    def fetch(self, flight: Flight, *, in_order: bool) -> dict[BufferView, Array]:
+        """What the models write, to be read when the flight has ended."""
+        views = self._fetched_in_order if in_order else self._fetched_as_they_come
+        return dict(zip(self._answers, flight.fetch(views), strict=True))
+
+    def _fetched(self, twins: Mapping[int, int]) -> list[DeviceArray]:
+        return [
+            self._arrays[twins.get(at.buffer, at.buffer)][at.start : at.start + at.rows]
+            for at in self._answers
+        ]
 
     def _calls(
         self, operations: Sequence[LayoutRun | Gather], twins: Mapping[int, int]
@@ -167,12 +177,15 @@ class Program:
 
 def _answers(layout: Layout) -> set[int]:
     """Buffers that hold outputs of models."""
-    return {
-        at.buffer
-        for place in layout.places.values()
-        for views in place.outputs.values()
-        for at in views
-    }
+    return {at.buffer for at in _views(layout)}
+
+
+def _views(layout: Layout) -> list[BufferView]:
+    """Where the outputs of models are, each place once."""
+    views = (
+        at for place in layout.places.values() for views in place.outputs.values() for at in views
+    )
+    return list(dict.fromkeys(views))
 
 
 def _lifetimes(layout: Layout, twins: Mapping[int, int]) -> list[Lifetime]:
