@@ -88,6 +88,11 @@ class TorchMemory:
         with self.failures("a flight"):
             return GuardedFlight(self, self._device.flight())
 
+    def rest(self) -> None:
+        """Return when all work is done, of whatever batch."""
+        with self.use("a batch"):
+            self._device.check()
+
     def _failure(self, what: str, error: Exception) -> EdgedError:
         """The error to raise, when all that was begun before has ended: rows are given back then.
 
@@ -131,8 +136,12 @@ class GuardedFlight:
 
     def wait(self) -> None:
         """Others use the device meanwhile: the next batch is given to it, and blocks are loaded."""
+        wait = self._flight.leaving()
+        if wait is None:
+            self._memory.rest()
+            return
         with self._memory.failures("a batch"):
-            self._flight.wait()
+            wait()
 
 
 class Torch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -25,11 +25,17 @@ _PIECE_BYTES = 8 << 20  # of a copy by way of page-locked memory: long enough to
 
 
 class TorchFlight(Protocol):
-    """As `edged.backends.memory.Flight` says, with torch's errors. Blocks run in between."""
+    """The copies of `edged.backends.memory.Flight`, with torch's errors. Blocks run in between."""
 
-    def put(self, copies: Copies) -> None: ...
-    def fetch(self, views: Sequence[Tensor]) -> list[Tensor]: ...
-    def wait(self) -> None: ...
+    def put(self, copies: Copies) -> None:
+        """Begin to copy from staging memory; what is on the stream next waits for it."""
+
+    def fetch(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Begin to copy to host memory what blocks on the stream will have written."""
+
+    def leaving(self) -> Callable[[], None] | None:
+        """What blocks until the copies of `fetch` are there; None if they were not begun, and when
+        it was asked for them before."""
 
 
 class TorchDevice(Protocol):
@@ -92,8 +98,8 @@ class Processor:
     def fetch(self, views: Sequence[Tensor]) -> list[Tensor]:
         return list(views)
 
-    def wait(self) -> None:
-        pass
+    def leaving(self) -> Callable[[], None] | None:
+        return None
 
     def check(self) -> None:
         pass
@@ -147,7 +153,7 @@ class CudaDevice:
         """Page-locked memory as the driver allocates it."""
         with contextlib.suppress(RuntimeError), self.on_stream():
             torch.zeros(1, device=self.torch)  # takes the error of the call that was refused
-        found: Array = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+        found: Array = _locked(torch.empty(size, dtype=torch.uint8)).numpy()
         return found
 
     def flight(self) -> CudaFlight:
@@ -245,18 +251,22 @@ class CudaFlight:
         device.copies_out.wait_event(self._computed)
         with torch.cuda.stream(device.copies_out):
             for view in views:
-                target = torch.empty(view.shape, dtype=view.dtype, pin_memory=True)
-                found.append(target.copy_(view, non_blocking=True))
+                found.append(_locked(view).copy_(view, non_blocking=True))
         self._left.record(device.copies_out)
         self._is_leaving = True
         return found
 
-    def wait(self) -> None:
-        if self._is_leaving:
-            self._is_leaving = False  # what fails here has not ended
-            self._left.synchronize()
-        else:
-            self._device.check()
+    def leaving(self) -> Callable[[], None] | None:
+        if not self._is_leaving:
+            return None
+        self._is_leaving = False  # what fails then has not ended
+        wait: Callable[[], None] = self._left.synchronize
+        return wait
+
+
+def _locked(like: Tensor) -> Tensor:
+    """Page-locked host memory for a copy; torch keeps what was used before."""
+    return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
 
 
 def _capture(graph: torch.cuda.CUDAGraph, work: Work) -> None:

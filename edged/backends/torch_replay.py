@@ -159,7 +159,8 @@ class Replays:
             return None
         except torch.OutOfMemoryError:
             log.warning("block %s is not recorded: the device's memory is full", key.block[:12])
-            self._counts[key] = 0  # later there may be room
+            for kind in (key, key._replace(addresses=None)):
+                self._counts[kind] = 0  # later there may be room
             return None
         placed = (inputs, outputs) if key.addresses is None else ((), ())
         made = self._recordings[key] = _Recording(replay, *placed)
