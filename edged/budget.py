@@ -35,7 +35,7 @@ class DeviceBytes(NamedTuple):
     """Memory of a GPU, which is in no process's proportional set size."""
 
     held_bytes: int  # by the worker, for blocks and batches
-    free_bytes: int = 0  # that nobody holds, of memory of its own
+    free_bytes: int = 0  # that the worker may take besides, of memory of its own
     total_bytes: int = 0  # of its own; 0: it takes the machine's, as on a Jetson
 
     @property
@@ -43,15 +43,14 @@ class DeviceBytes(NamedTuple):
         """Whether it is the machine's memory."""
         return self.total_bytes == 0
 
-    def budget_bytes(self, configured_bytes: int, reserve_bytes: int) -> int:
-        """What the worker may hold of memory of its own, if it holds `held_bytes` now."""
-        limit = self.held_bytes + self.free_bytes - reserve_bytes
-        return max(0, min(limit, configured_bytes or limit))
+    def budget_bytes(self, configured_bytes: int) -> int:
+        """What the worker may hold of memory of its own; `configured_bytes` as for a Machine."""
+        limit = self.held_bytes + self.free_bytes
+        return min(limit, configured_bytes or limit)
 
-    def ceiling_bytes(self, configured_bytes: int, reserve_bytes: int) -> int:
+    def ceiling_bytes(self, configured_bytes: int) -> int:
         """The same when nobody else holds any."""
-        limit = self.total_bytes - reserve_bytes
-        return max(0, min(limit, configured_bytes or limit))
+        return min(self.total_bytes, configured_bytes or self.total_bytes)
 
 
 def footprint(process: int | str = "self", proc: Path = Path("/proc")) -> Footprint:

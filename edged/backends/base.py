@@ -49,6 +49,7 @@ class Backend(Protocol):
     prepare_row_s: float  # seconds that an emulated device takes to prepare a row; else 0.0
     versions: Mapping[str, str]  # versions of the libraries that compute
     memory: BackendMemory
+    sizes: tuple[int, ...]  # rows that runs are padded to, ascending from 1; none: they are not
     prepares: bool  # whether blocks are loaded from prepared copies, which are made before
 
     def is_prepared(self, block: str) -> bool:

@@ -37,6 +37,7 @@ class Emulated:
     name = "emulated"
     emulated = True
     prepares = False
+    sizes = ()
     lanes = 1
 
     def __init__(self, options: EmulatedOptions) -> None:

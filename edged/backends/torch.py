@@ -1,9 +1,8 @@
 """PyTorch: blocks as torch modules, on the CPU or with CUDA. A CPU daemon does not need it.
 
-On a CUDA device inputs come from page-locked staging memory, rows stay on the device between blocks,
-and repeated runs are replayed as CUDA graphs. Copies, blocks and loads have streams of their own.
-What needs CUDA is not verified on hardware; `python -m
-tools.gpucheck` does that.
+On a CUDA device inputs come from page-locked staging memory, rows stay on the device between
+blocks, and repeated runs are replayed as CUDA graphs. Copies, blocks and loads have streams of
+their own. What needs CUDA is not verified on hardware; `python -m tools.gpucheck` does that.
 """
 
 from __future__ import annotations
@@ -150,6 +149,7 @@ class Torch:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
+    sizes = ()
 
     def __init__(
         self, device: TorchDevice, *, half: bool = False, recorder: Recorder | None = None
@@ -158,6 +158,7 @@ class Torch:
         self._device = device
         self._half = half
         self.device = device.name
+        self.sizes = device.sizes
         self.versions = {"torch": str(torch.__version__)}
         self.memory = TorchMemory(device)
         self._blocks: dict[str, torch_graph.TorchGraph] = {}

@@ -21,6 +21,8 @@ from edged.backends.memory import Array, Copies, HostMemory
 from edged.backends.torch_replay import NotRecordable, Record, Work
 from edged.budget import DeviceBytes
 
+# Of a GPU's own memory: for the code of kernels, which is loaded when one is used first.
+_RESERVE_BYTES = 256 << 20
 _PIECE_BYTES = 8 << 20  # of a copy by way of page-locked memory: long enough to cover its launch
 
 
@@ -44,6 +46,7 @@ class TorchDevice(Protocol):
     torch: torch.device
     name: str  # for people
     depth: int  # batches that it has use for at once
+    sizes: tuple[int, ...]  # rows that runs are padded to, so that few of them are recorded
 
     def on_stream(self) -> AbstractContextManager[object]:
         """What is begun inside is done in its order, after all that was begun so before.
@@ -78,6 +81,7 @@ class Processor:
 
     torch = torch.device("cpu")
     depth = 1
+    sizes = ()
 
     def __init__(self, threads: int) -> None:
         self.name = f"cpu, {threads} threads"
@@ -121,6 +125,7 @@ class CudaDevice:
     """An NVIDIA GPU, discrete or part of a Jetson."""
 
     depth = 2
+    sizes = (1, 2, 4, 8, 16)
 
     def __init__(self, number: int) -> None:
         self.torch = torch.device("cuda", number)
@@ -202,7 +207,9 @@ class CudaDevice:
         if self._is_unified:  # what is free there is the machine's to tell
             return DeviceBytes(held_bytes)
         free_bytes, total_bytes = torch.cuda.mem_get_info(self.torch)
-        return DeviceBytes(held_bytes, free_bytes, total_bytes)
+        return DeviceBytes(
+            held_bytes, max(0, free_bytes - _RESERVE_BYTES), total_bytes - _RESERVE_BYTES
+        )
 
     def recorder(self) -> Record:
         """CUDA graphs. One memory pool serves all of them: nothing in it outlives a replay.

@@ -25,8 +25,12 @@ UNKNOWN_SPEED_UP = 2.0  # where none was measured, a batch that is alone gets al
 class CostModel:
     """Owns one curve for each group. The cost of a group without one is learnt from its batches."""
 
-    def __init__(self, costs: Sequence[GroupCost] = (), *, lanes: int = 1) -> None:
+    def __init__(
+        self, costs: Sequence[GroupCost] = (), *, lanes: int = 1, sizes: Sequence[int] = ()
+    ) -> None:
+        """`sizes`: rows that batches are padded to, ascending; one costs what its size does."""
         self._lanes = lanes
+        self._sizes = sizes
         self.measured = {cost.group: cost for cost in costs}  # the measured times, uncorrected
         self._curves = {cost.group: Curve(cost.rows, cost.time_s) for cost in costs}
         self._learners: dict[str, Learner] = {}  # by group that is still to be measured
@@ -52,7 +56,11 @@ class CostModel:
         if curve is None:
             pace_s = self._pace_s.get(group)
             return None if pace_s is None else pace_s * rows
-        return curve.batch_s(rows)
+        return curve.batch_s(self.padded_rows(rows))
+
+    def padded_rows(self, rows: int) -> int:
+        """The rows that a batch is padded to; one that is larger than all sizes runs as it is."""
+        return next((size for size in self._sizes if size >= rows), rows)
 
     def observe(self, group: str, rows: int, time_s: float, *, wide: bool) -> None:
         """Learn from a batch that took `time_s` from its order to its end.
@@ -65,7 +73,7 @@ class CostModel:
         self.pace_s = math.fsum(self._pace_s.values()) / len(self._pace_s)
         if self._lanes > 1 and wide:
             return
-        curve = self._curves.get(group)
+        curve, rows = self._curves.get(group), self.padded_rows(rows)
         if curve is not None:
             curve.observe(rows, time_s)
         elif group in self._learners:

@@ -38,14 +38,14 @@ class Gauge:
         self.front = self._footprint()
         held = self.front + _of(worker)
         settings = self._config.memory
-        limits = settings.budget_bytes, settings.reserve_bytes
-        device = worker.device_bytes
+        device, configured_bytes = worker.device_bytes, settings.budget_bytes
         self._host = None
         if device is not None and not device.is_unified:
             self._host = self._budget_bytes(held), held.pss_bytes
-            budget_bytes, ceiling_bytes = device.budget_bytes(*limits), device.ceiling_bytes(*limits)
+            ceiling_bytes = device.ceiling_bytes(configured_bytes)
+            budget_bytes = device.budget_bytes(configured_bytes)
             return MemoryMeasured(budget_bytes, device.held_bytes, ceiling_bytes)
-        ceiling_bytes = self._machine.ceiling_bytes(*limits)
+        ceiling_bytes = self._machine.ceiling_bytes(configured_bytes, settings.reserve_bytes)
         return MemoryMeasured(self._budget_bytes(held), held.pss_bytes, ceiling_bytes)
 
     def overhead(self, ready: link.Ready) -> Overhead:

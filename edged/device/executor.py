@@ -204,7 +204,7 @@ class Executor:
         return Batch(plan, runs, outputs.__getitem__)
 
     def _make_program(self, slot: _Slot, layout: Layout) -> Program:
-        program = Program(layout, self.memory, self._rows_at_once)
+        program = Program(layout, self.memory, self._rows_at_once, self._backend.sizes)
         if slot.allocated is None or program.nbytes > slot.nbytes:
             slot.program.cache_clear()  # they lie in the memory that is given up here
             if slot.allocated is not None:
@@ -280,9 +280,9 @@ def _feed(
             scattered.append(buffer)
         else:
             roots[buffer] = piece
-    reorder = program.layout.reorder
+    reorder = program.reorder
     order: DeviceArray | None = None
-    if scattered and reorder is not None and memory.is_host:
+    if scattered and reorder is not None:
         pieces = [_one_piece(plan.inputs[b], segments, in_order=False) for b in reorder.roots]
         if all(piece is not None for piece in pieces):
             roots.update(

@@ -3,7 +3,8 @@
 The threads of the lanes read messages in turn, do what is short, and run the batches whose orders
 they read, one a lane at a time. For a device that works by itself there is a pipeline instead, with
 a thread that reads, one that submits and one that finishes. Others decode images into staging
-memory, load and unload blocks. Each thread reports to the front by itself. Knows no scheduler: the front says what runs when.
+memory, load and unload blocks. Each thread reports to the front by itself. Knows no scheduler: the
+front says what runs when.
 """
 
 from __future__ import annotations
@@ -167,6 +168,8 @@ class Worker:
                 backend=backend.name,
                 device=backend.device,
                 lanes=backend.lanes,
+                depth=backend.memory.depth,
+                sizes=backend.sizes,
                 lanes_prepare=1 < backend.lanes >= settings.prepare_threads,
                 emulated=backend.emulated,
                 models=tuple(self._manifests),

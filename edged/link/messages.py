@@ -220,6 +220,8 @@ class Ready(_Message, frozen=True):
     decoding_bytes: int = 0  # the most that pictures take while they are decoded
     measured: tuple[str, ...] = ()  # models of which nothing is left to be measured
     device_bytes: DeviceBytes | None = None  # of a GPU: of memory that is in no PSS
+    depth: int = 1  # batches that it has use for at once on one lane: in flight, or running
+    sizes: tuple[int, ...] = ()  # rows that batches are padded to; none: they are not
 
 
 class WorkerFailed(_Message, frozen=True):

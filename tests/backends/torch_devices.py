@@ -135,7 +135,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch, *, register: int = 0) -> Iterator[Any]
         "get_device_name": lambda _: "a GPU",
         "get_device_properties": lambda _: types.SimpleNamespace(is_integrated=0),
         "graph_pool_handle": lambda: "pool",
-        "mem_get_info": lambda _: (700, 1000),
+        "mem_get_info": lambda _: (700 << 20, 1000 << 20),
         "memory_reserved": lambda _: 200,
         "stream": in_order,
     }.items():
