@@ -37,7 +37,7 @@ class Emulated:
     name = "emulated"
     emulated = True
     prepares = False
-    sizes = ()
+    sizes: tuple[int, ...] = ()
     lanes = 1
 
     def __init__(self, options: EmulatedOptions) -> None:

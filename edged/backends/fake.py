@@ -29,7 +29,7 @@ class Fake:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
-    sizes = ()
+    sizes: tuple[int, ...] = ()
 
     def __init__(self, options: FakeOptions) -> None:
         self.memory = HostMemory()

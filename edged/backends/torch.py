@@ -149,7 +149,7 @@ class Torch:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
-    sizes = ()
+    sizes: tuple[int, ...] = ()
 
     def __init__(
         self, device: TorchDevice, *, half: bool = False, recorder: Recorder | None = None

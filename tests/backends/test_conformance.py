@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "torch": {},
     "fake": {},
     "emulated": {"blocks": {"*": CURVE}, "device": "a test"},
-    "emulated-cuda": {"memory_bytes": 64 << 20},
+    "emulated-cuda": {"memory_bytes": 17 << 20},
 }
 COMPUTING = ["onnxruntime", "emulated-cuda", "torch", "torch, recorded"]
 if torch.cuda.is_available():
