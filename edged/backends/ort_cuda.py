@@ -113,8 +113,8 @@ class OnnxRuntimeCuda:
         return LoadedBlock(size, max_rows, extra_bytes=0 if self._is_apart else size)
 
     def unload(self, block: str) -> None:
-        for key in [key for key in self._bindings if key[0] == block]:
-            del self._bindings[key]
+        for key in [key for key in list(self._bindings) if key[0] == block]:
+            del self._bindings[key]  # another thread may bind meanwhile, but not this block
         del self._blocks[block]
 
     def run(
