@@ -206,7 +206,10 @@ class Torch:
                 compute(inputs, outputs)
                 return
             try:
+                recorded = self._replays.recorded
                 self._replays.run(block, compute, inputs, outputs)
+                if self._replays.recorded > recorded:  # activations have another place from now on
+                    self._device.give_back()
                 return
             except torch.OutOfMemoryError:
                 log.warning("%s is out of memory: recordings are given up", self._device.torch)

@@ -21,7 +21,7 @@ from edged.backends.memory import Array, Copies, HostMemory
 from edged.backends.torch_replay import NotRecordable, Record, Work
 from edged.budget import DeviceBytes
 
-# Of a GPU's own memory: for the code of kernels, which is loaded when one is used first.
+# A part of a GPU's own memory stays free: the code of a kernel is loaded when it is used first.
 _RESERVE_BYTES = 256 << 20
 _PIECE_BYTES = 8 << 20  # of a copy by way of page-locked memory: long enough to cover its launch
 
@@ -161,8 +161,8 @@ class CudaDevice:
         found: Array = _locked(torch.empty(size, dtype=torch.uint8)).numpy()
         return found
 
-    def flight(self) -> CudaFlight:
-        return CudaFlight(self)
+    def flight(self) -> TorchCudaFlight:
+        return TorchCudaFlight(self)
 
     def check(self) -> None:
         for stream in (self.copies_in, self.blocks, self.copies_out):
@@ -234,7 +234,7 @@ class CudaDevice:
         return record
 
 
-class CudaFlight:
+class TorchCudaFlight:
     """Copies to the device, blocks, and copies of answers have a stream each, so that a batch is
     copied while the one before it runs. Who waits sleeps: decoders need the processor."""
 

@@ -70,6 +70,7 @@ class Replays:
         self._places: Counter[_Key] = Counter()  # recordings made at addresses of the caller
         self._never: set[str] = set()  # blocks that cannot be recorded
         self._threads = threading.local()  # `blocks` that this thread has computed
+        self.recorded = 0  # recordings that were ever made
         self._memory = torch.empty(0, dtype=torch.uint8, device=device)
 
     @property
@@ -165,6 +166,7 @@ class Replays:
         placed = (inputs, outputs) if key.addresses is None else ((), ())
         made = self._recordings[key] = _Recording(replay, *placed)
         del self._counts[key]
+        self.recorded += 1
         if len(self._recordings) > _MAX_RECORDINGS:
             self._recordings.popitem(last=False)
         return made

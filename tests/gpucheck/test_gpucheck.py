@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+import onnx
 import pytest
 import torch
 
+from tests.backends.blocks import Block, dense
+from tests.device.rig import Model as PathModel
+from tests.device.rig import make_store
 from tools.gpucheck import __main__ as runner
 from tools.gpucheck import plan, steps
 from tools.gpucheck.findings import (
@@ -33,6 +38,7 @@ from tools.gpucheck.findings import (
 )
 from tools.gpucheck.page import page
 from tools.gpucheck.plan import Step
+from tools.gpucheck.skeleton import fill, strip
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MB = 1_000_000
@@ -119,9 +125,29 @@ def test_the_page_says_first_what_it_cannot_verify():
     assert all(len(line) <= 120 or line.startswith("|") for line in text.splitlines())
 
 
-def test_every_step_of_the_plan_is_there_and_all_are_done_in_ten_minutes():
+def test_every_step_of_the_plan_is_there_and_has_a_place_on_the_page():
     assert [step.name for step in plan.STEPS] == list(steps.STEPS)
     assert {step.name for step in plan.STEPS} < set(Findings.__struct_fields__)
+
+
+def test_a_skeleton_is_filled_with_weights_of_the_same_size(tmp_path):
+    """Masks and what is small stay, so the models are the same but for their weights."""
+    block, mask = dense(64, 100), np.repeat(np.float32([0, -100]), 200)
+    model = onnx.load_from_string(block.data)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(mask, "mask"))
+    whole = Block(model.SerializeToString(deterministic=True), block.use, block.twin)
+    store = make_store(tmp_path / "store", [PathModel("cat", whole)])
+    strip(store, tmp_path / "small.zip")
+    assert (tmp_path / "small.zip").stat().st_size < 3000
+    filled = fill(tmp_path / "small.zip", tmp_path / "filled", seed=1)
+    ((_, manifest),) = filled.models().items()
+    (step,) = manifest.steps
+    assert filled.block_size(step.block) == store.block_size(whole.id)
+    found = onnx.load(str(filled.block_path(step.block)))
+    weights = {each.name: onnx.numpy_helper.to_array(each) for each in found.graph.initializer}
+    assert np.array_equal(weights["mask"], mask)
+    assert len(np.unique(weights["w"])) > 6000
+    assert fill(tmp_path / "small.zip", tmp_path / "filled", seed=2).models() == filled.models()
 
 
 def program(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:

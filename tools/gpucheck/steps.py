@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +21,9 @@ from tools.bench.report import machine
 from tools.gpucheck import blocks, faults, measure
 from tools.gpucheck.findings import Facts, Fixed, Model, Serving, Whole
 from tools.gpucheck.measure import Setting
+from tools.gpucheck.skeleton import fill
+
+SKELETONS = Path(__file__).parent / "skeletons"  # by the model's name
 
 
 def facts(setting: Setting) -> Facts:
@@ -32,9 +36,16 @@ def facts(setting: Setting) -> Facts:
 
 
 def store(setting: Setting) -> Model:
-    """Models with one backbone, cut into blocks; those of an earlier check are kept."""
-    models = whole_models(setting.model, setting.tasks, setting.folder, setting.seed)
-    folder = Store(store_of(models, setting.store))
+    """Models with one backbone, cut into blocks; those of an earlier check are kept.
+
+    From a skeleton where there is one; else the network is exported and cut, which takes minutes.
+    """
+    skeleton = SKELETONS / f"{setting.model}.zip"
+    if skeleton.exists():
+        folder = fill(skeleton, setting.store, setting.seed)
+    else:
+        models = whole_models(setting.model, setting.tasks, setting.folder, setting.seed)
+        folder = Store(store_of(models, setting.store))
     manifests = folder.models()
     (value,) = {model.value(model.inputs[0]) for model in manifests.values()}
     used = {step.block for manifest in manifests.values() for step in manifest.steps}
