@@ -100,8 +100,8 @@ class OnnxRuntimeOnCuda:
         return DeviceBytes(arena.used_bytes, arena.size - arena.used_bytes, arena.size)
 
     def close(self) -> None:
+        self.memory.close()  # what streams still have to do may need blocks
         self._host.close()
-        self.memory.close()
 
     def _work(
         self, block: str, inputs: Sequence[CudaArray], outputs: Sequence[CudaArray]

@@ -248,7 +248,7 @@ def test_each_call_has_the_types_of_the_header() -> None:
 def test_a_wrong_argument_does_not_reach_the_library() -> None:
     cuda = runtime()
     with pytest.raises(ctypes.ArgumentError):
-        cuda.copy(cuda.allocate(8), "no address", 8, cuda.make_stream())  # type: ignore[arg-type]
+        cuda.copy(cuda.allocate(8), 0.5, 8, cuda.make_stream())  # type: ignore[arg-type]
 
 
 def test_it_asks_for_what_serving_needs() -> None:
