@@ -16,6 +16,7 @@ import numpy as np
 from edged.backends.base import BlockUse, LoadedBlock
 from edged.backends.memory import Array, host_view
 from edged.backends.ort import OnnxRuntime
+from edged.budget import DeviceBytes
 from edged.cuda.api import Address
 from edged.cuda.arena import taken_bytes
 from edged.cuda.emulated import EmulatedCuda
@@ -92,6 +93,11 @@ class OnnxRuntimeOnCuda:
             [Span(*self._weights[block]), *map(_span, inputs)],
             [*map(_span, outputs)],
         )
+
+    def device_bytes(self) -> DeviceBytes:
+        """Of the arena: all that blocks and batches can have, on unified memory as well."""
+        arena = self.memory.arena
+        return DeviceBytes(arena.used_bytes, arena.size - arena.used_bytes, arena.size)
 
     def close(self) -> None:
         self.memory.close()  # what streams still have to do may need blocks
