@@ -32,9 +32,9 @@ Graph = NewType("Graph", int)  # a cudaGraphExec_t
 SUCCESS = 0
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 NOT_READY = 600  # cudaErrorNotReady: of a query, and no error
-# Errors after which each later call fails as well (CUDA Runtime API, type cudaError): uncorrectable
-# memory, illegal address, time-out, too many peers, assertion, .., launch failure, unknown.
-STICKY = frozenset({214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999})
+# Errors after which each later call fails as well (CUDA Runtime API, type cudaError): of hardware,
+# illegal address, time-out, context destroyed, assertion, .., launch failure, unknown.
+STICKY = frozenset({214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999})
 
 
 class CudaError(EdgedError):
