@@ -15,6 +15,7 @@ _BACKENDS = {
     "onnxruntime": "edged.backends.ort",
     "torch": "edged.backends.torch",
     "emulated": "edged.backends.emulated",
+    "emulated-cuda": "edged.backends.emulated_cuda",
     "fake": "edged.backends.fake",
 }
 

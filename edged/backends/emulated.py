@@ -15,6 +15,7 @@ from pathlib import Path
 from edged import profiles
 from edged.backends.base import BlockUse, LoadedBlock
 from edged.backends.memory import Array, HostMemory
+from edged.budget import DeviceBytes
 from edged.core.costs import interpolate
 from edged.errors import StoreError
 from edged.options import EmulatedOptions
@@ -37,6 +38,7 @@ class Emulated:
     name = "emulated"
     emulated = True
     prepares = False
+    sizes: tuple[int, ...] = ()
     lanes = 1
 
     def __init__(self, options: EmulatedOptions) -> None:
@@ -91,6 +93,9 @@ class Emulated:
         self.memory.busy_until_s = self._take(
             duration_s, since=called_s if before_s is None else before_s
         )
+
+    def device_bytes(self) -> DeviceBytes | None:
+        return None
 
     def close(self) -> None:
         self._loaded.clear()

@@ -17,6 +17,7 @@ import numpy as np
 
 from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
 from edged.backends.memory import Array, HostMemory
+from edged.budget import DeviceBytes
 from edged.errors import EdgedError, StoreError
 from edged.options import FakeOptions
 
@@ -28,6 +29,7 @@ class Fake:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
+    sizes: tuple[int, ...] = ()
 
     def __init__(self, options: FakeOptions) -> None:
         self.memory = HostMemory()
@@ -69,6 +71,9 @@ class Fake:
         if duration_us:
             time.sleep(duration_us / 1e6)
         compute(self._factors[block], inputs, outputs)
+
+    def device_bytes(self) -> DeviceBytes | None:
+        return None
 
     def close(self) -> None:
         self._factors.clear()

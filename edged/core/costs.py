@@ -29,8 +29,12 @@ RUNS = 3  # they grow to twice the size after this many batches
 class CostModel:
     """Owns a curve, or else a learner, for each group."""
 
-    def __init__(self, costs: Sequence[GroupCost] = (), *, lanes: int = 1) -> None:
+    def __init__(
+        self, costs: Sequence[GroupCost] = (), *, lanes: int = 1, sizes: Sequence[int] = ()
+    ) -> None:
+        """`sizes`: rows that batches are padded to, ascending; one costs what its size does."""
         self._lanes = lanes
+        self._sizes = sizes
         self.measured: dict[str, GroupCost] = {}  # the measured times, uncorrected
         self._curves: dict[str, Curve] = {}
         self._learners: dict[str, Learner] = {}  # by group that is still to be measured
@@ -57,7 +61,11 @@ class CostModel:
         if curve is None:
             pace_s = self._pace_s.get(group)
             return None if pace_s is None else pace_s * rows
-        return curve.batch_s(rows)
+        return curve.batch_s(self.padded_rows(rows))
+
+    def padded_rows(self, rows: int) -> int:
+        """The rows that a batch is padded to; one that is larger than all sizes runs as it is."""
+        return next((size for size in self._sizes if size >= rows), rows)
 
     def observe(self, group: str, rows: int, time_s: float, *, wide: bool) -> None:
         """Learn from a batch that took `time_s` from its order to its end.
@@ -70,7 +78,7 @@ class CostModel:
         self.pace_s = math.fsum(self._pace_s.values()) / len(self._pace_s)
         if self._lanes > 1 and wide:
             return
-        curve = self._curves.get(group)
+        curve, rows = self._curves.get(group), self.padded_rows(rows)
         if curve is not None:
             curve.observe(rows, time_s)
         elif group in self._learners:

@@ -43,6 +43,7 @@ import msgspec
 from msgspec import Meta
 
 from edged import wire
+from edged.budget import DeviceBytes, Size
 from edged.core.events import (
     BatchDone,
     BatchFailed,
@@ -67,7 +68,7 @@ INLINE_BYTES = 1 << 20
 INLINE_PIXELS = 2**22
 
 
-_Size: TypeAlias = Annotated[int, Meta(ge=0)]  # bytes
+_Count: TypeAlias = Annotated[int, Meta(ge=1)]
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -198,11 +199,15 @@ class WarmUp(_Part, frozen=True):
 
 class Ready(_Message, frozen=True):
     """The worker has opened its device and its store. No block is loaded yet; `blocks`, `warm_ups`
-    and `measured` say what is known of earlier starts."""
+    and `measured` say what is known of earlier starts.
+
+    `fixed_bytes`, `row_bytes`, `base_bytes` and `loading_bytes` are of the memory that blocks are
+    in: the machine's with the device's, or the device's own alone.
+    """
 
     backend: str
     device: str  # its name for people, such as "cpu (2 threads)"
-    lanes: Annotated[int, Meta(ge=1)]  # batches that run side by side
+    lanes: _Count  # batches that run side by side
     emulated: bool  # nothing is computed; figures and answers must say so
     models: tuple[str, ...]
     blocks: tuple[BlockInfo, ...]
@@ -210,14 +215,17 @@ class Ready(_Message, frozen=True):
     versions: dict[str, str]
     staging_bytes: int
     pss_bytes: int  # proportional set size of the worker
-    fixed_bytes: int = 0  # the part of it that was there before anything was loaded
+    fixed_bytes: int = 0  # taken before anything was loaded
     private_bytes: int = 0  # the part of it that no file backs
-    row_bytes: _Size = 0  # activations in all lanes, for each row of the largest batch
+    row_bytes: Size = 0  # activations in all lanes, for each row of the largest batch
     base_bytes: int = 0  # what runs take however many rows they have
     loading_bytes: int = 0  # what loading a block takes on top, for a moment
     lanes_prepare: bool = False  # the lanes decode small images themselves, inline
     decoding_bytes: int = 0  # the most that pictures take while they are decoded
     measured: tuple[str, ...] = ()  # models of which nothing is left to be measured
+    device_bytes: DeviceBytes | None = None  # of a GPU: of memory that is in no PSS
+    depth: _Count = 1  # batches that it has use for at once on one lane: in flight, or running
+    sizes: tuple[_Count, ...] = ()  # rows that batches are padded to; none: they are not
 
 
 class WorkerFailed(_Message, frozen=True):
@@ -285,19 +293,20 @@ class ModelMeasured(_Message, frozen=True):
     model: str
     done: bool
     warm_ups: tuple[WarmUp, ...] = ()
-    row_bytes: _Size = 0
-    base_bytes: _Size = 0
-    loading_bytes: _Size = 0
+    row_bytes: Size = 0
+    base_bytes: Size = 0
+    loading_bytes: Size = 0
 
 
 class WorkerMemory(_Message, frozen=True):
     """What the worker's process holds."""
 
     n: int
-    pss_bytes: _Size
+    pss_bytes: Size
     staging_bytes: int
     buffer_bytes: int  # activations at block borders
-    private_bytes: _Size = 0  # the part of the PSS that no file backs: nobody else can have it
+    private_bytes: Size = 0  # the part of the PSS that no file backs: nobody else can have it
+    device_bytes: DeviceBytes | None = None  # of a GPU: of memory that is in no PSS
 
 
 FromWorker: TypeAlias = (
