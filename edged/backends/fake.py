@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
+from edged.backends.base import BlockUse, DeviceLost, LoadedBlock, Progress, go_on
 from edged.backends.memory import Array, HostMemory
 from edged.errors import EdgedError, StoreError
 from edged.options import FakeOptions
@@ -28,6 +28,7 @@ class Fake:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
+    builds = False
 
     def __init__(self, options: FakeOptions) -> None:
         self.memory = HostMemory()
@@ -39,7 +40,7 @@ class Fake:
     def is_prepared(self, block: str) -> bool:
         return False
 
-    def prepare(self, block: str, path: Path) -> None:
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:

@@ -30,7 +30,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edged.backends import mapped
-from edged.backends.base import BlockUse, LoadedBlock
+from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import Arg, check
@@ -69,6 +69,7 @@ class _Block:
 
 class OnnxRuntime:
     name = "onnxruntime"
+    builds = False
     emulated = False
     prepare_row_s = 0.0
 
@@ -107,7 +108,7 @@ class OnnxRuntime:
     def is_prepared(self, block: str) -> bool:
         return self._prepared is not None and self._prepared.find(block) is not None
 
-    def prepare(self, block: str, path: Path) -> None:
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
         if self._prepared is not None and self._prepared.find(block) is None:
             self._prepared.make(block, functools.partial(self._optimise, path))
 

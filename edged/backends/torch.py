@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from edged.backends import torch_graph
-from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
+from edged.backends.base import BlockUse, DeviceLost, LoadedBlock, Progress, go_on
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.signature import check
 from edged.backends.torch_replay import Record, Recorder, Replays, Work
@@ -119,6 +119,7 @@ class Torch:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
+    builds = False
 
     def __init__(
         self, options: TorchOptions, *, threads: int, recorder: Recorder | None = None
@@ -149,7 +150,7 @@ class Torch:
     def is_prepared(self, block: str) -> bool:
         return False
 
-    def prepare(self, block: str, path: Path) -> None:
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:

@@ -18,13 +18,14 @@ import msgspec
 import psutil
 
 from edged import options, profiles, wire
+from edged.children import command
 from edged.config import Config, cores
 from edged.daemon.models.held_store import HeldStore, inspect
 from edged.daemon.models.state_file import state_dir
 from edged.daemon.models.versions import Versions
 from edged.daemon.places import check_directory, check_endpoint, endpoints
 from edged.device.inputs import preparations
-from edged.device.process import command, environment
+from edged.device.process import environment
 from edged.device.settings import Settings as WorkerSettings
 from edged.device.settings import Trial
 from edged.errors import ConfigError, EdgedError, StoreError, Unavailable, from_code
