@@ -14,12 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from edged import profiles
-from edged.bounds import Rows, Threads, explained
+from edged.bounds import BytesOrNone, Rows, Seconds, Threads, explained
 from edged.errors import ConfigError, Unsupported
 from edged.profiles.form import BlockProfile, check_block
 from edged.typeinfo import describe
 
-Name: TypeAlias = Literal["onnxruntime", "torch", "emulated", "fake"]
+Name: TypeAlias = Literal["onnxruntime", "torch", "tensorrt", "emulated", "fake"]
 _DeviceId: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 _Microseconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e9)]
 _Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31)]
@@ -39,6 +39,14 @@ class TorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device_id: _DeviceId = 0  # number of the GPU
     tf32: bool = False  # let the GPU round the factors of float32 products to 10 bits
     graphs: bool = True  # replay repeated runs as CUDA graphs on a GPU
+
+
+class TensorRtOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    precision: Literal["fp16", "fp32"] = "fp16"  # fp16 where it is as good: docs/tensorrt.md
+    max_rows: Annotated[int, Meta(ge=1, le=1024)] = 16  # of one run; larger batches run in parts
+    device_id: _DeviceId = 0  # number of the GPU
+    build_timeout_s: Seconds = 1800.0  # time to build the engine of one block
+    arena_bytes: BytesOrNone = 0  # device memory besides engines; 0: an eighth of what is free
 
 
 class EmulatedOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,15 +79,18 @@ class FakeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: Rows | None = None  # most rows of one run of each block
 
 
-Options: TypeAlias = OnnxRuntimeOptions | TorchOptions | EmulatedOptions | FakeOptions
+Options: TypeAlias = (
+    OnnxRuntimeOptions | TorchOptions | TensorRtOptions | EmulatedOptions | FakeOptions
+)
 
 _TYPES: dict[str, type[Options]] = {
     "onnxruntime": OnnxRuntimeOptions,
     "torch": TorchOptions,
+    "tensorrt": TensorRtOptions,
     "emulated": EmulatedOptions,
     "fake": FakeOptions,
 }
-_NEEDS = {"onnxruntime": ("onnxruntime",), "torch": ("torch", "onnx")}
+_NEEDS = {"onnxruntime": ("onnxruntime",), "torch": ("torch", "onnx"), "tensorrt": ("tensorrt",)}
 
 
 def parse(backend: str, options: Mapping[str, Any]) -> Options:
@@ -122,4 +133,4 @@ def figures(options: EmulatedOptions) -> dict[str, BlockProfile]:
     return found
 
 
-describe(FakeOptions, EmulatedOptions, OnnxRuntimeOptions, TorchOptions)
+describe(FakeOptions, EmulatedOptions, OnnxRuntimeOptions, TensorRtOptions, TorchOptions)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import selectors
 import signal
@@ -31,7 +32,15 @@ from edged.backends.tensorrt.orders import (
     NotBuilt,
 )
 from edged.children import command
-from edged.errors import Cancelled, Code, EdgedError, ResourceExhausted, Unavailable, from_code
+from edged.errors import (
+    Cancelled,
+    Code,
+    EdgedError,
+    ResourceExhausted,
+    Unavailable,
+    Unsupported,
+    from_code,
+)
 
 _TICK_S = 0.25  # between two looks at whether to go on
 _LOCK = ".build.lock"
@@ -83,6 +92,11 @@ class Builds:
         return said.about
 
     def _in_a_process(self, order: BuildOrder, progress: Progress) -> Built | NotBuilt:
+        if importlib.util.find_spec("onnx") is None:
+            raise Unsupported(
+                "to build engines backend tensorrt needs onnx, which is not installed: pip install "
+                "'edged[tensorrt]'"
+            )
         process = subprocess.Popen(
             command("edged.backends.tensorrt.build"),
             stdin=subprocess.PIPE,
