@@ -57,6 +57,7 @@ class Backend(Protocol):
     prepare_row_s: float  # seconds that an emulated device takes to prepare a row; else 0.0
     versions: Mapping[str, str]  # versions of the libraries that compute
     memory: BackendMemory
+    sizes: tuple[int, ...]  # rows that runs are padded to, ascending from 1; none: they are not
     prepares: bool  # whether blocks are loaded from prepared copies, which are made before
     builds: bool  # whether that takes minutes, so that nothing should wait for it
 
@@ -91,7 +92,7 @@ class Backend(Protocol):
     ) -> None:
         """Compute a loaded block into `outputs`; all arrays of a call have the same number of rows.
 
-        The work may go on after the call; `memory.wait` waits for it. `wide` uses the whole device,
+        The work may go on after the call; `Flight.wait` waits for it. `wide` uses the whole device,
         for a batch that runs alone; otherwise the block uses the share of one lane. Raises
         EdgedError if the block fails and DeviceLost if the device does; `outputs` are then
         undefined.

@@ -37,6 +37,7 @@ class Emulated:
     emulated = True
     prepares = False
     builds = False
+    sizes = ()
     lanes = 1
 
     def __init__(self, options: EmulatedOptions) -> None:

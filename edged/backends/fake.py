@@ -29,6 +29,7 @@ class Fake:
     prepare_row_s = 0.0
     prepares = False
     builds = False
+    sizes = ()
 
     def __init__(self, options: FakeOptions) -> None:
         self.memory = HostMemory()

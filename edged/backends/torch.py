@@ -18,7 +18,7 @@ from torch import Tensor
 
 from edged.backends import torch_graph
 from edged.backends.base import BlockUse, DeviceLost, LoadedBlock, Progress, go_on
-from edged.backends.memory import NUMPY, Array, HostMemory
+from edged.backends.memory import NUMPY, Array, Copies, HostMemory
 from edged.backends.signature import check
 from edged.backends.torch_replay import Record, Recorder, Replays, Work
 from edged.errors import EdgedError, ResourceExhausted, StoreError, Unsupported
@@ -32,9 +32,13 @@ _TYPES: dict[DataType, torch.dtype] = {
 
 
 class TorchMemory:
-    """Memory of one device, as torch tensors. CUDA copies go to `stream`."""
+    """Memory of one device, as torch tensors. CUDA copies go to `stream`.
+
+    It is the flight of every batch: one batch after the other, each waited for.
+    """
 
     is_host = False
+    depth = 1
 
     def __init__(self, device: torch.device, stream: torch.cuda.Stream | None) -> None:
         self._device = device
@@ -68,6 +72,9 @@ class TorchMemory:
         except torch.OutOfMemoryError as error:
             raise _out_of_memory(self._device) from error
 
+    def free(self, memory: Tensor) -> None:
+        """The last view of it does that."""
+
     def view(self, memory: Tensor, offset: int, rows: int, tensor: Row) -> Tensor:
         flat = memory[offset : offset + rows * tensor.row_bytes].view(_TYPES[tensor.datatype])
         return flat.view(rows, *tensor.shape)
@@ -76,18 +83,22 @@ class TorchMemory:
         with self.on_stream():
             return torch.tensor(rows, device=self._device)
 
-    def put(self, source: Array, target: Tensor) -> None:
+    def flight(self) -> TorchMemory:
+        return self
+
+    def put(self, copies: Copies) -> None:
         with self.on_stream():
-            target.copy_(torch.from_numpy(source), non_blocking=True)
+            for source, target in copies:
+                target.copy_(torch.from_numpy(source), non_blocking=True)
 
     def take(self, source: Tensor, rows: Tensor, target: Tensor) -> None:
         with self.on_stream():
             torch.index_select(source, 0, rows, out=target)
 
-    def get(self, source: Tensor) -> Array:
+    def fetch(self, views: Sequence[Tensor]) -> list[Array]:
+        self.wait()
         with self.on_stream():
-            found: Array = source.cpu().numpy()
-        return found
+            return [view.cpu().numpy() for view in views]
 
     def wait(self) -> None:
         if self._stream is not None:
@@ -120,6 +131,7 @@ class Torch:
     prepare_row_s = 0.0
     prepares = False
     builds = False
+    sizes = ()
 
     def __init__(
         self, options: TorchOptions, *, threads: int, recorder: Recorder | None = None

@@ -25,8 +25,12 @@ UNKNOWN_SPEED_UP = 2.0  # where none was measured, a batch that is alone gets al
 class CostModel:
     """Owns one curve for each group. The cost of a group without one is learnt from its batches."""
 
-    def __init__(self, costs: Sequence[GroupCost] = (), *, lanes: int = 1) -> None:
+    def __init__(
+        self, costs: Sequence[GroupCost] = (), *, lanes: int = 1, sizes: Sequence[int] = ()
+    ) -> None:
+        """`sizes`: rows that batches are padded to, ascending; one costs what its size does."""
         self._lanes = lanes
+        self._sizes = sizes
         self.measured = {cost.group: cost for cost in costs}  # the measured times, uncorrected
         self._curves = {cost.group: Curve(cost.rows, cost.time_s) for cost in costs}
         self._learners: dict[str, Learner] = {}  # by group that is still to be measured
@@ -48,17 +52,23 @@ class CostModel:
 
     def batch_s(self, group: str, rows: int) -> float | None:
         """Predicted seconds of a batch; None before anything is known of the group."""
+        rows = self.padded_rows(rows)
         curve = self._curves.get(group)
         if curve is None:
             pace_s = self._pace_s.get(group)
             return None if pace_s is None else pace_s * rows
         return curve.batch_s(rows)
 
+    def padded_rows(self, rows: int) -> int:
+        """The rows that a batch is padded to; one that is larger than all sizes runs as it is."""
+        return next((size for size in self._sizes if size >= rows), rows)
+
     def observe(self, group: str, rows: int, time_s: float, *, wide: bool) -> None:
         """Learn from a batch that took `time_s` from its order to its end.
 
         The curves are of one lane, so a batch that had all of several teaches nothing about them.
         """
+        rows = self.padded_rows(rows)
         pace_s = time_s / rows if wide else time_s / rows / self._lanes
         known_s = self._pace_s.get(group, pace_s)
         self._pace_s[group] = known_s + SMOOTHING * (pace_s - known_s)

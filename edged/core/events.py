@@ -177,6 +177,8 @@ class DeviceUp(msgspec.Struct, frozen=True, array_like=True, tag="device-up"):
     device: int = 0
     preparers: int | None = None  # requests that it prepares side by side; None: not known
     first: tuple[str, ...] = ()  # models to be loaded as far as there is room, in this order
+    depth: int = 1  # batches that it has use for at once where it has one lane
+    sizes: tuple[int, ...] = ()  # rows that batches are padded to, ascending; none: they are not
 
 
 class DeviceDown(msgspec.Struct, frozen=True, array_like=True, tag="device-down"):

@@ -8,10 +8,13 @@ meet in its memory. One thread gives out work; another one may wait. Knows no bl
 
 from __future__ import annotations
 
+import ctypes
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -58,15 +61,13 @@ class CudaMemory:
         self.cuda = cuda
         self.depth = depth
         self.unified = facts.unified
-        before_bytes = cuda.free_bytes()
         self.arena = Arena(cuda, arena_bytes)
         self.compute = cuda.make_stream(urgent=True)  # of blocks
         copies_run_beside = facts.copy_engines > 0
         self.copy_in = cuda.make_stream() if copies_run_beside else self.compute
         self.copy_out = cuda.make_stream() if copies_run_beside else self.compute
-        self._before_bytes = before_bytes
         self._flights: list[CudaFlight] = []
-        self._pinned: list[Address] = []
+        self._staging: list[weakref.finalize[..., Any]] = []  # what gives each piece back
         self._upload = _Upload(cuda)
 
     @property
@@ -75,11 +76,13 @@ class CudaMemory:
         return self.arena.used_bytes
 
     def staging(self, size: int) -> Array:
+        """Page-locked bytes, given back when the last view of them is gone."""
         if not size:
             return np.empty(0, np.uint8)
         address = self.cuda.allocate_host(size)
-        self._pinned.append(address)
-        return host_bytes(address, size)
+        found = (ctypes.c_uint8 * size).from_address(address)
+        self._staging.append(weakref.finalize(found, self.cuda.free_host, address))
+        return np.frombuffer(found, np.uint8)
 
     def allocate(self, size: int) -> Address:
         return self.arena.allocate(size)
@@ -113,16 +116,13 @@ class CudaMemory:
         self._upload.close()
         for flight in self._flights:
             flight.close()
-        for address in self._pinned:
-            cuda.free_host(address)
+        for free in self._staging:
+            free()
         self.arena.close()
 
 
 class CudaFlight:
-    """One batch on its way through the device, and then the next one.
-
-    `put`, `take` and `fetch` give out work in this order and never block; `wait` blocks.
-    """
+    """Implements `edged.backends.memory.Flight`. Only `wait` blocks."""
 
     def __init__(self, memory: CudaMemory) -> None:
         self._memory = memory

@@ -321,7 +321,15 @@ class Front:
         self.tell(msgspec.structs.replace(measured, used_bytes=None), now)  # to begin with
         first, overhead = self.service.first_models(), gauge.overhead(message)
         threads = self._config.device.prepare_threads or cores()
-        up = DeviceUp(costs, message.lanes, overhead=overhead, preparers=threads, first=first)
+        up = DeviceUp(
+            costs,
+            message.lanes,
+            overhead=overhead,
+            preparers=threads,
+            first=first,
+            depth=message.depth,
+            sizes=message.sizes,
+        )
         self.tell(up, now)
         self.tell(measured, now)
         self._figures.share_out(now)

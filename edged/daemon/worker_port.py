@@ -238,7 +238,9 @@ class WorkerPort:
         return next(given, None) is None
 
     def _on_ready(self, report: link.Ready, now: float) -> bool:
-        if not self.outstanding.ready(report) or report.lanes < 1 or report.row_bytes < 0:
+        if min(report.lanes, report.depth, *report.sizes) < 1 or report.row_bytes < 0:
+            return False
+        if not self.outstanding.ready(report):
             return False
         self.ready = report
         self.lanes_prepare, self.is_emulated = report.lanes_prepare, report.emulated

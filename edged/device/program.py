@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edged.backends.base import Backend
-from edged.backends.memory import Array, BackendMemory, DeviceArray
+from edged.backends.memory import Array, BackendMemory, DeviceArray, DeviceMemory, Flight
 from edged.device.memory import Lifetime, offsets
+from edged.device.padding import PaddedLayout, Piece
 from edged.link import messages as link
-from edged.paths.layout import Buffer, BufferView, Gather, Layout, LayoutRun
-from edged.profiles.microbatch import pieces
+from edged.paths.layout import Buffer, BufferView, Gather, Layout, LayoutRun, Reorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +49,51 @@ class Program:
     """One layout, in memory that other programs use as well, one at a time."""
 
     def __init__(
-        self, layout: Layout, memory: BackendMemory, rows_at_once: Callable[[str], int | None]
+        self,
+        layout: Layout,
+        memory: BackendMemory,
+        rows_at_once: Callable[[str], int | None],
+        sizes: Sequence[int] = (),
     ) -> None:
-        """`rows_at_once`: of one run of a block; None is any number."""
+        """rows_at_once  of one run of a block; None is any number
+        sizes         rows that runs are padded to, ascending from 1; none: they are not
+        """
         self.layout = layout
         self._memory = memory
-        self._rows_at_once = rows_at_once
-        self._buffers = list(layout.buffers)
+        self._padded = padded = PaddedLayout(layout, rows_at_once, sizes)
+        self._buffers = [
+            Buffer(buffer.tensor, rows)
+            for buffer, rows in zip(layout.buffers, padded.rows, strict=True)
+        ]
+        # Rows come in another order than the layout's only where blocks read staging memory.
+        self.reorder = layout.reorder if memory.is_host else None
         self._twins: dict[int, int] = {}  # of buffers that may have to be brought into order
-        for buffer in layout.reorder.buffers if layout.reorder else ():
+        for buffer in self.reorder.buffers if self.reorder else ():
             self._twins[buffer] = len(self._buffers)
             self._buffers.append(layout.buffers[buffer])
-        self._offsets, self.nbytes = offsets(_lifetimes(layout, self._twins))
+        times = _lifetimes(layout, self.reorder)
+        self._offsets, self.nbytes = offsets(
+            [
+                Lifetime(buffer.rows * buffer.tensor.row_bytes, first, last)
+                for buffer, (first, last) in zip(self._buffers, times, strict=True)
+            ]
+        )
         # Inputs that blocks can read where they are, in staging memory. What a client gets must
         # be in ours, or its rows could be filled anew before it is sent.
         self.in_place = frozenset(layout.roots if memory.is_host else ()) - _answers(layout)
 
-    def place(self, allocated: DeviceArray) -> None:
+    def place(self, allocated: DeviceMemory) -> None:
         """Lay the buffers into `allocated`, of at least `nbytes`."""
         self._arrays = [
             self._memory.view(allocated, offset, buffer.rows, buffer.tensor)
             for offset, buffer in zip(self._offsets, self._buffers, strict=True)
         ]
-        operations, reorder = self.layout.operations, self.layout.reorder
+        operations = list(zip(self.layout.operations, self._padded.pieces, strict=True))
+        reorder = self.reorder
+        self._answers = _views(self.layout)
         self._in_order = self._calls(operations, {})
+        self._fetched_in_order = self._fetched({})
+        self._fetched_as_they_come = self._fetched(self._twins)
         self._as_they_come: list[_Call | _Copy] = []
         if reorder is not None:
             self._as_they_come = [
@@ -88,6 +109,7 @@ class Program:
     def run(
         self,
         backend: Backend,
+        flight: Flight,
         roots: Mapping[int, DeviceArray],
         order: DeviceArray | None,
         *,
@@ -104,7 +126,7 @@ class Program:
                 rows = order if call.rows is None else call.rows
                 assert rows is not None
                 source = roots.get(call.source, self._arrays[call.source])
-                self._memory.take(source, rows, call.target)
+                flight.take(source, rows, call.target)
                 continue
             started_ns = time.perf_counter_ns()
             for piece in call.pieces:
@@ -118,45 +140,46 @@ class Program:
             runs.append(link.BlockRun(call.block, call.rows, took_us))
         return runs
 
-    def output(self, at: BufferView, *, in_order: bool) -> Array:
-        """What a model has written after `run`, valid until memory is used again."""
-        buffer = at.buffer if in_order else self._twins.get(at.buffer, at.buffer)
-        return self._memory.get(self._arrays[buffer][at.start : at.start + at.rows])
+    def fetch(self, flight: Flight, *, in_order: bool) -> dict[BufferView, Array]:
+        """What the models write, to be read when the flight has ended."""
+        views = self._fetched_in_order if in_order else self._fetched_as_they_come
+        return dict(zip(self._answers, flight.fetch(views), strict=True))
+
+    def _fetched(self, twins: Mapping[int, int]) -> list[DeviceArray]:
+        return [
+            self._arrays[twins.get(at.buffer, at.buffer)][at.start : at.start + at.rows]
+            for at in self._answers
+        ]
 
     def _calls(
-        self, operations: Sequence[LayoutRun | Gather], twins: Mapping[int, int]
+        self,
+        operations: Sequence[tuple[LayoutRun | Gather, Sequence[Piece]]],
+        twins: Mapping[int, int],
     ) -> list[_Call | _Copy]:
         def array(at: BufferView) -> DeviceArray:
             return self._arrays[twins.get(at.buffer, at.buffer)][at.start : at.start + at.rows]
 
         calls: list[_Call | _Copy] = []
-        for op in operations:
+        for op, pieces in operations:
             if isinstance(op, Gather):
                 source = twins.get(op.source, op.source)
                 calls.append(_Copy(source, array(op.target), self._memory.indices(op.rows)))
                 continue
-            calls.append(
-                _Call(
-                    op.block,
-                    op.rows,
-                    tuple(
-                        self._piece(op, first, rows, array, twins)
-                        for first, rows in pieces(op.rows, self._rows_at_once(op.block))
-                    ),
-                )
-            )
+            for fill in [fill for piece in pieces for fill in piece.fills]:
+                last = self._memory.indices([fill.start - 1] * fill.rows)
+                calls.append(_Copy(fill.buffer, array(fill), last))
+            made = tuple(self._piece(op, piece, array, twins) for piece in pieces)
+            calls.append(_Call(op.block, op.rows, made))
         return calls
 
     def _piece(
         self,
         op: LayoutRun,
-        first: int,
-        rows: int,
+        piece: Piece,
         array: Callable[[BufferView], DeviceArray],
         twins: Mapping[int, int],
     ) -> _Piece:
-        reads = [BufferView(at.buffer, at.start + first, rows) for at in op.reads]
-        writes = [BufferView(at.buffer, at.start + first, rows) for at in op.writes]
+        reads, writes = list(map(piece.view, op.reads)), list(map(piece.view, op.writes))
         elsewhere = tuple(
             (position, at)
             for position, at in enumerate(reads)
@@ -167,16 +190,20 @@ class Program:
 
 def _answers(layout: Layout) -> set[int]:
     """Buffers that hold outputs of models."""
-    return {
-        at.buffer
-        for place in layout.places.values()
-        for views in place.outputs.values()
-        for at in views
-    }
+    return {at.buffer for at in _views(layout)}
 
 
-def _lifetimes(layout: Layout, twins: Mapping[int, int]) -> list[Lifetime]:
-    """Of all buffers and then their twins. Operation i has time 2 i + 1; the rest lies between."""
+def _views(layout: Layout) -> list[BufferView]:
+    """Where the outputs of models are, each place once."""
+    views = (
+        at for place in layout.places.values() for views in place.outputs.values() for at in views
+    )
+    return list(dict.fromkeys(views))
+
+
+def _lifetimes(layout: Layout, reorder: Reorder | None) -> list[tuple[int, int]]:
+    """First and last use of all buffers, and then of their twins. Operation i has time 2 i + 1; the
+    rest lies between."""
     end = 2 * len(layout.operations) + 1
     times: list[list[int]] = [[] for _ in layout.buffers]
     for root in _inputs(layout):
@@ -188,13 +215,9 @@ def _lifetimes(layout: Layout, twins: Mapping[int, int]) -> list[Lifetime]:
             times[target.buffer].append(2 * index + 1)
     for buffer in _answers(layout):
         times[buffer].append(end)
-    if layout.reorder is not None:
-        times += [[2 * layout.reorder.before, max(times[buffer])] for buffer in twins]
-    buffers: list[Buffer] = [*layout.buffers, *(layout.buffers[buffer] for buffer in twins)]
-    return [
-        Lifetime(buffer.rows * buffer.tensor.row_bytes, min(used), max(used))
-        for buffer, used in zip(buffers, times, strict=True)
-    ]
+    if reorder is not None:
+        times += [[2 * reorder.before, max(times[buffer])] for buffer in reorder.buffers]
+    return [(min(used), max(used)) for used in times]
 
 
 def _inputs(layout: Layout) -> set[int]:

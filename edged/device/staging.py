@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
 
-from edged.backends.memory import BackendMemory, DeviceArray, host_view
+from edged.backends.memory import Array, BackendMemory, DeviceArray, host_view
 from edged.core.events import Member
 from edged.device.inputs import Preparation, preparation
 from edged.errors import EdgedError, NotFound
@@ -35,7 +35,6 @@ class Pool:
         self.arrays = tuple(
             host_view(memory.staging(rows * tensor.row_bytes), 0, rows, tensor) for tensor in shape
         )
-        self._memory = memory
         self.shape = shape
         self._taken = [False] * rows
         self._free = rows
@@ -64,14 +63,15 @@ class Pool:
             self._taken[row] = False
         self._free += len(rows)
 
-    def read(self, index: int, rows: Sequence[int], target: DeviceArray) -> None:
-        """Copy rows of the input `index` to the device."""
-        first, count = rows[0], len(rows)
-        if list(rows) == list(range(first, first + count)):
-            self._memory.put(self.arrays[index][first : first + count], target)
-            return
-        for at, row in enumerate(rows):
-            self._memory.put(self.arrays[index][row : row + 1], target[at : at + 1])
+    def copies(
+        self, index: int, rows: Sequence[int], target: DeviceArray
+    ) -> Iterator[tuple[Array, DeviceArray]]:
+        """What brings rows of the input `index` to the device: a copy for each run of rows."""
+        array, first = self.arrays[index], 0
+        for at in range(1, len(rows) + 1):
+            if at == len(rows) or rows[at] != rows[at - 1] + 1:
+                yield array[rows[first] : rows[at - 1] + 1], target[first:at]
+                first = at
 
     @property
     def nbytes(self) -> int:

@@ -1,8 +1,10 @@
 """The device worker: loads blocks, prepares requests, runs batches, reports.
 
 The threads of the lanes read messages in turn, do what is short, and run the batches whose orders
-they read, one a lane at a time. Others decode images into staging memory, load and unload blocks.
-Each thread reports to the front by itself. Knows no scheduler: the front says what runs when.
+they read, one a lane at a time. For a device that works by itself there is a pipeline instead, with
+a thread that reads, one that submits and one that finishes. Others decode images into staging
+memory, load and unload blocks. Each thread reports to the front by itself. Knows no scheduler: the
+front says what runs when.
 """
 
 from __future__ import annotations
@@ -16,39 +18,37 @@ import platform
 import queue
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
-import msgspec
 import numpy as np
 
 from edged import __version__, backends
 from edged.backends.base import Backend, DeviceLost
 from edged.budget import footprint
 from edged.core.events import (
-    BatchFailed,
     Calibrate,
     Discard,
     Load,
     Run,
     Unload,
 )
+from edged.device.batches import Batches, Submitted
 from edged.device.calibration import Calibration
 from edged.device.decoding import Decoding, Room, room_bytes
 from edged.device.executor import Executor
-from edged.device.failures import passing, typed
+from edged.device.failures import typed
 from edged.device.intake import RequestIntake
 from edged.device.lanes import Lanes
 from edged.device.loader import Loader
 from edged.device.measurements import Measurements
 from edged.device.orders import Orders
+from edged.device.pipeline import Pipeline
 from edged.device.settings import Settings
-from edged.device.staging import Staged, Staging
+from edged.device.staging import Staging
 from edged.device.turns import Job, TurnQueue
-from edged.errors import EdgedError
 from edged.link import messages as link
 from edged.link.channel import Receiver, SharedSender
 from edged.manifest import Manifest
@@ -109,6 +109,12 @@ class Worker:
         )
         takes_images = any(manifest.preprocess for manifest in self._manifests.values())
         self._staging = Staging(self._manifests, settings.staging_rows, backend.memory)
+        self._batches = Batches(
+            self._staging,
+            self._jobs,
+            self._report,
+            report_block_runs=settings.report_block_runs,
+        )
         self._intake = self._make_intake(Decoding(settings.max_pixels, room))
         self._orders = Orders(self._loader, self._redefine, self._report)
         self._orders.start()
@@ -161,6 +167,8 @@ class Worker:
                 backend=backend.name,
                 device=backend.device,
                 lanes=backend.lanes,
+                depth=backend.memory.depth,
+                sizes=backend.sizes,
                 lanes_prepare=1 < backend.lanes >= settings.prepare_threads,
                 emulated=backend.emulated,
                 models=tuple(self._manifests),
@@ -194,24 +202,41 @@ class Worker:
 
     def serve(self) -> None:
         """Do what the front says, until it says Stop and all that was begun has ended."""
-        lanes: Lanes[Work] = Lanes(self._backend.lanes, self._next_run, self._do)
-        others = [
-            threading.Thread(
-                target=self._work_in, args=(lanes,), name=f"lane-{number}", daemon=True
-            )
-            for number in range(self._backend.lanes)
-        ]
-        for thread in others:
-            thread.start()
-        self._work_in(lanes)
-        for thread in others:
-            thread.join()
+        if self._backend.memory.depth > 1:
+            self._run_pipeline()
+        else:
+            self._run_lanes()
         self._orders.stop()
         for _, jobs in self._threads:
             jobs.put(None)
         for thread, _ in self._threads:
             thread.join()
         self._backend.close()
+
+    def _run_lanes(self) -> None:
+        lanes: Lanes[Work] = Lanes(self._backend.lanes, self._next_run, self._do)
+        names = [f"lane-{number}" for number in range(self._backend.lanes)]
+        self._run_threads(lanes.work, {name: lanes.work for name in names})
+
+    def _run_pipeline(self) -> None:
+        finish = functools.partial(self._batches.finish, self._executors[0])
+        pipeline = Pipeline(self._executors[0].depth, self._next_run, self._submit, finish)
+        others = {"device": pipeline.submit_all, "finisher": pipeline.finish_all}
+        self._run_threads(pipeline.read_all, others)
+
+    def _run_threads(
+        self, own: Callable[[], object], others: Mapping[str, Callable[[], object]]
+    ) -> None:
+        """Do `own` beside the others, each in a thread, until all have ended."""
+        threads = [
+            threading.Thread(target=self._guard, args=(life,), name=name, daemon=True)
+            for name, life in others.items()
+        ]
+        for thread in threads:
+            thread.start()
+        self._guard(own)
+        for thread in threads:
+            thread.join()
 
     def _next_run(self) -> Work | None:
         """The next run that the front orders, when all that it said before is done or begun."""
@@ -224,10 +249,10 @@ class Worker:
             self._handlers[type(message)](message)
         return None
 
-    def _work_in(self, lanes: Lanes[Work]) -> None:
-        """The life of a lane's thread."""
+    def _guard(self, life: Callable[[], object]) -> None:
+        """The life of a thread that takes batches from the front to their reports."""
         with self._fatal():
-            lanes.work()
+            life()
 
     def fail(self, error: BaseException) -> None:
         """Say why it cannot start, or cannot go on."""
@@ -248,40 +273,18 @@ class Worker:
             self._calibrate(work)
 
     def _run(self, message: Run) -> None:
-        try:
-            requests = self._staging.begin(message.members)
-        except EdgedError as error:
-            self._report(BatchFailed(message.batch, error.code, str(error)))
-            return
-        prepare_s = self._prepare_deferred(requests, wide=message.wide)
         executor = self._idle.get()  # a run of the calibration may have all of them
         try:
-            outputs, payload = executor.run(message, requests, prepare_s)
-        except DeviceLost:
-            raise
-        except Exception as caught:
-            self._staging.end(message.members, requests, done=False)
-            failure = passing(typed(caught, "a batch could not be run"))
-            self._report(BatchFailed(message.batch, failure.code, str(failure)))
-        else:
-            self._staging.end(message.members, requests, done=True)
-            if self._settings.report_block_runs:
-                outputs = msgspec.structs.replace(outputs, blocks=tuple(executor.runs))
-            self._report(outputs, payload)  # before the executor's memory is used again
+            self._batches.run(executor, message)
         finally:
             self._idle.put(executor)
 
-    def _prepare_deferred(self, requests: Sequence[Staged], *, wide: bool) -> float:
-        """The seconds that it took. For a batch that is wide the preparing threads help."""
-        deferred = [request.deferred for request in requests if request.deferred is not None]
-        if not deferred:
-            return 0.0
-        started_ns = time.perf_counter_ns()
-        for work in deferred[1:] if wide else ():
-            self._jobs.put(work)
-        for work in deferred:
-            work()
-        return (time.perf_counter_ns() - started_ns) / 1e9
+    def _submit(self, work: Work) -> Submitted | None:
+        """For a pipeline, which has one executor. Runs of the calibration are done at once."""
+        if type(work) is Run:
+            return self._batches.submit(self._executors[0], work)
+        self._do(work)
+        return None
 
     def _calibrate(self, order: Calibrate) -> None:
         """One run. A model that cannot be measured is served without."""

@@ -214,6 +214,8 @@ class Ready(_Message, frozen=True):
     lanes_prepare: bool = False  # the lanes decode small images themselves, inline
     decoding_bytes: int = 0  # the most that pictures take while they are decoded
     measured: tuple[str, ...] = ()  # models of which nothing is left to be measured
+    depth: int = 1  # batches that it has use for at once on one lane: in flight, or running
+    sizes: tuple[int, ...] = ()  # rows that batches are padded to; none: they are not
 
 
 class WorkerFailed(_Message, frozen=True):

@@ -59,6 +59,7 @@ class TensorRt:
     emulated = False
     builds = True
     lanes = 1
+    sizes = ()  # engines take any number of rows up to `max_rows`
     prepare_row_s = 0.0
     prepares = True
 

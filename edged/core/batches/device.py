@@ -4,6 +4,10 @@ A device that is told of its next batch when the last one has ended stands still
 batch may be ordered ahead, as late as possible, because what comes later cannot join it: before a
 lane should be free, by the time of the hand-over and a margin for errors, but never by more than a
 part of a batch. The device takes up batches in the order of their Run.
+
+A device that copies the rows of the next batch while it runs one has use for `depth` batches at
+once. A full batch goes to it as soon as there is one, since nothing could join it; a smaller one
+waits as long as on any other device.
 """
 
 from __future__ import annotations
@@ -56,8 +60,9 @@ class RunningBatch(Struct, frozen=True):
 class DeviceLanes:
     """Owns the batches that were ordered and have not ended, and how long hand-overs take."""
 
-    def __init__(self, lanes: int) -> None:
+    def __init__(self, lanes: int, depth: int = 1) -> None:
         self.number = lanes
+        self.depth = depth  # batches that are of use at once
         self.by_number: dict[int, RunningBatch] = {}  # lanes take them up in this order
         self.batches = self.by_number.values()
         self.rows = 0  # rows of all of them
@@ -68,6 +73,21 @@ class DeviceLanes:
         self.free_s = inf  # when a lane should be free; infinity: one is, or nothing is known
         self.order_at = inf  # when to order the next batch ahead; infinity: not before one ends
         self.is_calibrating = False  # whether a run of the calibration has not ended
+
+    @property
+    def has_free_flight(self) -> bool:
+        """Whether one more batch is of use already, though it may wait for a lane."""
+        return len(self.batches) < self.depth
+
+    @property
+    def most_batches(self) -> int:
+        """The most that are ordered and have not ended."""
+        return max(2 * self.number, self.depth)
+
+    @property
+    def begun(self) -> islice[RunningBatch]:
+        """The batches that may have begun."""
+        return islice(self.batches, max(self.number, self.depth))
 
     def may_begin_s(self, now: float) -> float:
         """When a batch that is ordered now should begin."""
@@ -106,7 +126,7 @@ class DeviceLanes:
         if self.has_free_lane:
             return
         self.free_s = sorted([b.started_s + b.expected_s for b in batches])[-lanes]
-        if len(batches) < 2 * lanes and self.handover_s >= LEAST_HANDOVER_S:
+        if len(batches) < self.most_batches and self.handover_s >= LEAST_HANDOVER_S:
             shortest_s = min([b.expected_s for b in batches])
             lead_s = self.handover_s + self.spare_s + TIMER_S
             self.order_at = self.free_s - min(lead_s, MOST_AHEAD * shortest_s)
@@ -154,18 +174,17 @@ class Device:
         self._check_number(event.device)
         lanes = min(event.lanes, self._settings.lanes or event.lanes)
         self.is_up = True
-        self.lanes = DeviceLanes(lanes)
-        self.costs = CostModel(event.costs, lanes=lanes)
+        self.lanes = DeviceLanes(lanes, event.depth)
+        self.costs = CostModel(event.costs, lanes=lanes, sizes=event.sizes)
         self._preparers = event.preparers
 
     def down(self, event: DeviceDown) -> set[int]:
         """The worker is gone, and with it everything that it ran: the requests in batches that had
         begun. Batches that were ordered ahead had not."""
         self._check_number(event.device)
-        begun = islice(self.lanes.batches, self.lanes.number)
-        rids = {part.job.request.rid for batch in begun for part in batch.parts}
+        rids = {part.job.request.rid for batch in self.lanes.begun for part in batch.parts}
         self.is_up = False
-        self.lanes = DeviceLanes(self.lanes.number)
+        self.lanes = DeviceLanes(self.lanes.number, self.lanes.depth)
         self.order_at = self.next_beat_s = inf
         return rids
 
@@ -192,7 +211,7 @@ class Device:
         """See what a batch took beyond the time that was measured for its size."""
         cost = self.costs.measured.get(run.group)
         if cost is not None:
-            known_s = interpolate(cost.rows, cost.time_s, run.rows)
+            known_s = interpolate(cost.rows, cost.time_s, self.costs.padded_rows(run.rows))
             newest_s = max(0.0, event.prepare_s + event.infer_s - known_s) / run.rows
             self._row_head_s += SMOOTHING * (newest_s - self._row_head_s)
 
@@ -202,19 +221,23 @@ class Device:
         """Order batches while a lane is free, or should be by the time that they are there."""
         self.next_beat_s = self.order_at = inf
         lanes = self.lanes
-        while lanes.has_free_lane or lanes.order_at <= now:
-            if not self._start_one(now, out):
-                return  # nothing is staged, or the policy waits for more
+        while (is_due := lanes.has_free_lane or lanes.order_at <= now) or lanes.has_free_flight:
+            if not self._start_one(now, out, only_full=not is_due):
+                if is_due:
+                    return  # nothing is staged, or the policy waits for more
+                break
         if lanes.order_at < inf and self._jobs.staged.by_urgency():
             self.order_at = lanes.order_at
 
-    def _start_one(self, now: float, out: list[Command]) -> bool:
-        """Order the most urgent batch; False if there is none."""
+    def _start_one(self, now: float, out: list[Command], *, only_full: bool) -> bool:
+        """Order the most urgent batch; False if there is none, or not yet enough rows for it."""
         is_ahead = not self.lanes.has_free_lane
         for name, group in self._jobs.staged.by_urgency():
             if not is_ahead and self.lanes.batches and self._is_taken(name):
                 continue
             limit_rows = self._limit_rows(name)
+            if only_full and group.rows < limit_rows:
+                return False
             rows = self._policy_rows(name, group, limit_rows, now)
             if not rows and not is_ahead and not self._more_may_come():
                 rows = min(group.rows, limit_rows)
@@ -343,7 +366,7 @@ class Device:
     def validate(self) -> None:
         """Check what runs against the jobs. Raises AssertionError."""
         batches = self.lanes.batches
-        assert len(batches) <= 2 * self.lanes.number, "more batches than two for each lane"
+        assert len(batches) <= self.lanes.most_batches, "more batches than are of use"
         assert self.lanes.rows == sum(batch.run.rows for batch in batches), "rows that run"
         running = [part.job for batch in batches for part in batch.parts]
         for job in self._jobs.by_rid.values():
