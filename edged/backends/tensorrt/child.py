@@ -117,9 +117,7 @@ class Builds:
 class _Watch:
     """Follows one process to its end."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], progress: Progress, end_s: float
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], progress: Progress, end_s: float) -> None:
         self._process = process
         self._progress = progress
         self._end_s = end_s
@@ -185,9 +183,7 @@ class _Watch:
                 Code.RESOURCE_EXHAUSTED, "out of memory (the build was killed)", may_shrink=True
             )
         if status < 0:
-            return NotBuilt(
-                Code.INTERNAL, f"the build was ended by {signal.Signals(-status).name}"
-            )
+            return NotBuilt(Code.INTERNAL, f"the build was ended by {signal.Signals(-status).name}")
         return NotBuilt(Code.INTERNAL, f"the build ended with status {status} and said nothing")
 
 

@@ -90,7 +90,9 @@ class Engine:
             if tensor.is_input == inputs:
                 shape = tuple(engine.get_tensor_shape(tensor.name))
                 extents = tuple(None if extent < 0 else int(extent) for extent in shape)
-                found.append(Arg(tensor.name, types.get(engine.get_tensor_dtype(tensor.name)), extents))
+                found.append(
+                    Arg(tensor.name, types.get(engine.get_tensor_dtype(tensor.name)), extents)
+                )
         return sorted(found, key=lambda arg: (len(arg.name), arg.name))
 
     def enqueue(

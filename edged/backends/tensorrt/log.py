@@ -1,4 +1,4 @@
-"""What TensorRT says while it works: its last lines are kept, since its errors are False or None."""
+"""What TensorRT says: its last lines are kept, since all it returns on failure is False or None."""
 
 from __future__ import annotations
 

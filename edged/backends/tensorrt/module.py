@@ -1,4 +1,4 @@
-"""TensorRT's Python module: whether it is there, and a version that the adapter was checked with."""
+"""TensorRT's Python module: whether it is there, in a version that the adapter knows."""
 
 from __future__ import annotations
 

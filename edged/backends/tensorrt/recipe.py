@@ -28,8 +28,9 @@ _KEPT = frozenset({
     "Reciprocal", "Exp", "Log", "CumSum", "Range", "NonMaxSuppression", "RoiAlign",
     "QuantizeLinear", "DequantizeLinear", "TopK", "Constant", "ConstantOfShape", "EyeLike",
 })  # fmt: skip
+_ROOTS = frozenset({"Log", "Pow", "Reciprocal", "Sqrt"})
 _PASSING = frozenset({
-    "Add", "Cast", "Clip", "Expand", "Max", "Reshape", "Sqrt", "Squeeze", "Unsqueeze",
+    "Add", "Cast", "Clip", "Expand", "Max", "Mul", "Reshape", "Squeeze", "Unsqueeze",
 })  # fmt: skip
 _ALWAYS_FLOAT = {"Resize": (1, 2)}  # inputs that are FP32 whatever the others are
 
@@ -49,7 +50,7 @@ class _Writer:
         self._model = model
         self._graph = model.graph
         self._types = _types(model)
-        self._norms = _divisions_by_norms(model.graph)
+        self._norms = _around_norms(model.graph)
         self._counts: set[str] = set()  # FP32 values that integers alone lead to
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._names: dict[str, dict[int, str]] = {}  # of each FP32 value, by the type that it has
@@ -165,19 +166,31 @@ def _types(model: ModelProto) -> dict[str, int]:
     return types
 
 
-def _divisions_by_norms(graph: GraphProto) -> set[str]:
-    """The outputs of divisions whose divisor comes from a reduction or a root."""
-    norms: set[str] = set()
-    divisions: set[str] = set()
+def _around_norms(graph: GraphProto) -> set[str]:
+    """What operators make between a sum and the root or the division that follows, and that.
+
+    The bounds and terms that keep a divisor from zero, as 1e-12, are zero in FP16.
+    """
+    norms: dict[str, NodeProto | None] = {}  # values that come from a sum, and what passed them on
+    found: set[str] = set()
     for node in graph.node:
-        sources = list(node.input[:1]) if node.op_type in ("Expand", "Reshape") else node.input
-        if node.op_type.startswith("Reduce") or node.op_type == "Sqrt":
-            norms.update(node.output)
-        elif node.op_type in _PASSING and norms.intersection(sources):
-            norms.update(node.output)
-        elif node.op_type == "Div" and node.input[1] in norms:
-            divisions.update(node.output)
-    return divisions
+        ends = node.input[1:2] if node.op_type == "Div" else ()
+        if node.op_type in _ROOTS:
+            ends = node.input[:1]
+        waiting = [name for name in ends if name in norms]
+        if waiting:
+            found.update(node.output)
+        while waiting:
+            passed = norms[waiting.pop()]
+            if passed is not None:
+                found.update(passed.output)
+                waiting += [name for name in passed.input if name in norms]
+        sources = node.input[:1] if node.op_type in ("Expand", "Reshape") else node.input
+        if node.op_type.startswith("Reduce") or node.op_type in _ROOTS:
+            norms.update(dict.fromkeys(node.output))
+        elif node.op_type in _PASSING and any(name in norms for name in sources):
+            norms.update(dict.fromkeys(node.output, node))
+    return found
 
 
 def _halve(node: NodeProto) -> None:

@@ -193,7 +193,9 @@ def _is_a(value: Any, annotation: str, of: types.ModuleType) -> bool:
     if annotation in _INTS:
         return isinstance(value, int | Member)
     if annotation in ("bool", "str", "tuple", "list"):
-        return isinstance(value, {"bool": bool, "str": str, "tuple": tuple, "list": list}[annotation])
+        return isinstance(
+            value, {"bool": bool, "str": str, "tuple": tuple, "list": list}[annotation]
+        )
     if annotation in ("buffer", "collections.abc.Buffer"):
         return isinstance(value, bytes | bytearray | memoryview) or hasattr(value, "madvise")
     if found := re.fullmatch(r"(?:List|list|collections\.abc\.Sequence)\[(.*)\]", annotation):
