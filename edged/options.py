@@ -19,7 +19,9 @@ from edged.errors import ConfigError, Unsupported
 from edged.profiles.form import BlockProfile, check_block
 from edged.typeinfo import describe
 
-Name: TypeAlias = Literal["onnxruntime", "torch", "tensorrt", "emulated", "fake"]
+Name: TypeAlias = Literal[
+    "onnxruntime", "torch", "tensorrt", "emulated", "emulated-cuda", "fake"
+]
 _DeviceId: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 _Microseconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e9)]
 _Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31)]
@@ -64,6 +66,16 @@ class EmulatedOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     speed: _Speed = 1.0  # 2.0 halves all times
 
 
+class EmulatedCudaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An emulated CUDA device, and its faults. Its calls and kernels are counted from 1."""
+
+    personality: Literal["discrete", "unified"] = "discrete"
+    memory_bytes: _Count = 256 << 20  # of the device
+    fail_at: _Count | None = None  # number of the call that fails
+    fail_number: _Count = 700  # with this cudaError, after which the device is lost, or not
+    hang_at: _Count | None = None  # number of the kernel that never ends
+
+
 class FakeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Durations and faults. An `.._on` fault is of runs with a row that begins with its value."""
 
@@ -80,7 +92,12 @@ class FakeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Options: TypeAlias = (
-    OnnxRuntimeOptions | TorchOptions | TensorRtOptions | EmulatedOptions | FakeOptions
+    OnnxRuntimeOptions
+    | TorchOptions
+    | TensorRtOptions
+    | EmulatedOptions
+    | EmulatedCudaOptions
+    | FakeOptions
 )
 
 _TYPES: dict[str, type[Options]] = {
@@ -88,9 +105,15 @@ _TYPES: dict[str, type[Options]] = {
     "torch": TorchOptions,
     "tensorrt": TensorRtOptions,
     "emulated": EmulatedOptions,
+    "emulated-cuda": EmulatedCudaOptions,
     "fake": FakeOptions,
 }
-_NEEDS = {"onnxruntime": ("onnxruntime",), "torch": ("torch", "onnx"), "tensorrt": ("tensorrt",)}
+_NEEDS = {
+    "onnxruntime": ("onnxruntime",),
+    "torch": ("torch", "onnx"),
+    "tensorrt": ("tensorrt",),
+    "emulated-cuda": ("onnxruntime",),
+}
 
 
 def parse(backend: str, options: Mapping[str, Any]) -> Options:
@@ -133,4 +156,11 @@ def figures(options: EmulatedOptions) -> dict[str, BlockProfile]:
     return found
 
 
-describe(FakeOptions, EmulatedOptions, OnnxRuntimeOptions, TensorRtOptions, TorchOptions)
+describe(
+    FakeOptions,
+    EmulatedOptions,
+    EmulatedCudaOptions,
+    OnnxRuntimeOptions,
+    TensorRtOptions,
+    TorchOptions,
+)

@@ -16,6 +16,7 @@ _BACKENDS = {
     "torch": "edged.backends.torch",
     "tensorrt": "edged.backends.tensorrt.backend",
     "emulated": "edged.backends.emulated",
+    "emulated-cuda": "edged.backends.emulated_cuda",
     "fake": "edged.backends.fake",
 }
 

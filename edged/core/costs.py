@@ -52,12 +52,11 @@ class CostModel:
 
     def batch_s(self, group: str, rows: int) -> float | None:
         """Predicted seconds of a batch; None before anything is known of the group."""
-        rows = self.padded_rows(rows)
         curve = self._curves.get(group)
         if curve is None:
             pace_s = self._pace_s.get(group)
             return None if pace_s is None else pace_s * rows
-        return curve.batch_s(rows)
+        return curve.batch_s(self.padded_rows(rows))
 
     def padded_rows(self, rows: int) -> int:
         """The rows that a batch is padded to; one that is larger than all sizes runs as it is."""
@@ -68,14 +67,13 @@ class CostModel:
 
         The curves are of one lane, so a batch that had all of several teaches nothing about them.
         """
-        rows = self.padded_rows(rows)
         pace_s = time_s / rows if wide else time_s / rows / self._lanes
         known_s = self._pace_s.get(group, pace_s)
         self._pace_s[group] = known_s + SMOOTHING * (pace_s - known_s)
         self.pace_s = math.fsum(self._pace_s.values()) / len(self._pace_s)
         if self._lanes > 1 and wide:
             return
-        curve = self._curves.get(group)
+        curve, rows = self._curves.get(group), self.padded_rows(rows)
         if curve is not None:
             curve.observe(rows, time_s)
         elif group in self._learners:

@@ -54,8 +54,8 @@ class Personality:
     context_bytes: int = 0
 
 
-_MEMORY_BYTES = 2 << 30
-_CONTEXT_BYTES = 64 << 20
+_MEMORY_BYTES = 256 << 20  # all of it is filled with poison
+_CONTEXT_BYTES = 16 << 20
 _CUDA = 12060
 DISCRETE = Personality(
     DeviceFacts("emulated card", (9, 0), 132, _MEMORY_BYTES, False, 2, _CUDA, _CUDA),

@@ -66,7 +66,7 @@ class CudaMemory:
         copies_run_beside = facts.copy_engines > 0
         self.copy_in = cuda.make_stream() if copies_run_beside else self.compute
         self.copy_out = cuda.make_stream() if copies_run_beside else self.compute
-        self._flights: list[CudaFlight] = []
+        self._flights: list[StreamedFlight] = []
         self._staging: list[weakref.finalize[..., Any]] = []  # what gives each piece back
         self._upload = _Upload(cuda)
 
@@ -98,8 +98,8 @@ class CudaMemory:
         starts = [0, *(i for i, (a, b) in enumerate(pairwise(rows), 1) if b != a + 1), len(rows)]
         return tuple((rows[at], at, end - at) for at, end in pairwise(starts) if end > at)
 
-    def flight(self) -> CudaFlight:
-        flight = CudaFlight(self)
+    def flight(self) -> StreamedFlight:
+        flight = StreamedFlight(self)
         self._flights.append(flight)
         return flight
 
@@ -121,7 +121,7 @@ class CudaMemory:
         self.arena.close()
 
 
-class CudaFlight:
+class StreamedFlight:
     """Implements `edged.backends.memory.Flight`. Only `wait` blocks."""
 
     def __init__(self, memory: CudaMemory) -> None:

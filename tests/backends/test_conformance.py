@@ -33,8 +33,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "torch": {},
     "fake": {},
     "emulated": {"blocks": {"*": CURVE}, "device": "a test"},
+    "emulated-cuda": {"memory_bytes": 64 << 20},
 }
-COMPUTING = ["onnxruntime", "torch", "torch, recorded"]
+COMPUTING = ["onnxruntime", "emulated-cuda", "torch", "torch, recorded"]
 if torch.cuda.is_available():
     COMPUTING += ["torch, cuda", "torch, cuda without graphs"]
 BLOCKS = [dense(6, 4), mean_of_image(), sum_and_difference(5)]
@@ -72,9 +73,19 @@ def place(backend: Backend, array: Array) -> DeviceArray:
     rows = staged.view(array.dtype).reshape(array.shape)
     tensor = Tensor("FP32", array.shape[1:])
     target = memory.view(memory.allocate(array.nbytes), 0, len(array), tensor)
-    memory.put(rows, target)
-    memory.wait()
+    flight = memory.flight()
+    flight.put([(rows, target)])
+    flight.wait()
     return target
+
+
+def fetch(backend: Backend, *arrays: DeviceArray) -> list[Array]:
+    """What lies in the backend's memory once all work is done."""
+    flight = backend.memory.flight()
+    flight.put(())
+    found = flight.fetch(arrays)
+    flight.wait()
+    return [array.copy() for array in found]
 
 
 def run(backend: Backend, block: Block, given: Sequence[Array]) -> list[Array]:
@@ -82,8 +93,7 @@ def run(backend: Backend, block: Block, given: Sequence[Array]) -> list[Array]:
     empty = [np.full((rows, *t.shape), np.nan, np.float32) for t in block.use.writes]
     outputs = [place(backend, array) for array in empty]
     backend.run(block.id, [place(backend, array) for array in given], outputs)
-    backend.memory.wait()
-    return [backend.memory.get(array).copy() for array in outputs]
+    return fetch(backend, *outputs)
 
 
 def load(backend: Backend, block: Block, folder: Path) -> None:
@@ -135,8 +145,7 @@ def test_only_the_given_rows_are_read_and_written(backend: Backend, tmp_path: Pa
     source[3:5] = x
     target = place(backend, np.full((8, 4), -7.0, np.float32))
     backend.run(block.id, [place(backend, source)[3:5]], [target[5:7]])
-    backend.memory.wait()
-    found = backend.memory.get(target)
+    (found,) = fetch(backend, target)
     assert (found[:5] == -7.0).all()
     assert (found[7:] == -7.0).all()
     np.testing.assert_array_equal(found[5:7], run(backend, block, [x])[0])
@@ -148,22 +157,28 @@ def test_new_rows_in_old_places(backend: Backend, tmp_path: Path) -> None:
     load(backend, block, tmp_path)
     source = place(backend, np.empty((2, 6), np.float32))
     target = place(backend, np.empty((2, 4), np.float32))
+    flight = backend.memory.flight()
+    rows = backend.memory.staging(2 * 6 * 4).view(np.float32).reshape(2, 6)
     for seed in range(6):
-        x = inputs(block, 2, seed)[0]
-        backend.memory.put(x, source)
+        rows[:] = inputs(block, 2, seed)[0]
+        flight.put([(rows, source)])
         backend.run(block.id, [source], [target])
-        backend.memory.wait()
-        np.testing.assert_array_equal(backend.memory.get(target), run(backend, block, [x])[0])
+        (found,) = flight.fetch([target])
+        flight.wait()
+        np.testing.assert_array_equal(found, run(backend, block, [rows])[0])
 
 
 def test_rows_are_gathered(backend: Backend) -> None:
     memory = backend.memory
     source = np.arange(24, dtype=np.float32).reshape(6, 4)
     target = place(backend, np.zeros((4, 4), np.float32))
-    memory.take(place(backend, source), memory.indices([5, 0, 0]), target[1:])
-    memory.wait()
-    np.testing.assert_array_equal(memory.get(target)[1:], source[[5, 0, 0]])
-    assert (memory.get(target)[:1] == 0).all()
+    flight, given = memory.flight(), place(backend, source)
+    flight.put(())
+    flight.take(given, memory.indices([5, 0, 0]), target[1:])
+    (found,) = flight.fetch([target])
+    flight.wait()
+    np.testing.assert_array_equal(found[1:], source[[5, 0, 0]])
+    assert (found[:1] == 0).all()
 
 
 @pytest.mark.parametrize("datatype", sorted(NUMPY))
@@ -174,10 +189,10 @@ def test_every_type_goes_to_the_device_and_back(backend: Backend, datatype: Data
     staged[:] = np.arange(size) % 2
     rows = host_view(staged, 0, 4, tensor)
     target = memory.view(memory.allocate(size + ALIGNMENT), ALIGNMENT, 4, tensor)
-    memory.put(rows[1:3], target[:2])
-    memory.put(rows[:2], target[2:])
-    memory.wait()
-    found = memory.get(target)
+    flight = memory.flight()
+    flight.put([(rows[1:3], target[:2]), (rows[:2], target[2:])])
+    (found,) = flight.fetch([target])
+    flight.wait()
     assert found.dtype == NUMPY[datatype]
     np.testing.assert_array_equal(found, rows[[1, 2, 0, 1]])
 
@@ -218,7 +233,7 @@ def test_threads_do_not_disturb_each_other(backend: Backend, tmp_path: Path) -> 
 def test_it_says_what_it_is(backend: Backend) -> None:
     assert backend.name in backends.NAMES
     assert backend.device
-    assert backend.emulated == (backend.name in ("fake", "emulated"))
+    assert backend.emulated == (backend.name in ("fake", "emulated", "emulated-cuda"))
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))

@@ -33,7 +33,7 @@ def test_an_output_of_another_shape_is_not_stretched_to_fit(tmp_path: Path) -> N
     backend.load(block.id, path, [BlockUse(block.use.reads, (Tensor("FP32", (4,)),))])
     memory = backend.memory
     source = memory.view(memory.allocate(24), 0, 1, Tensor("FP32", (6,)))
-    memory.put(np.ones((1, 6), np.float32), source)
+    memory.flight().put([(np.ones((1, 6), np.float32), source)])
     target = memory.view(memory.allocate(16), 0, 1, Tensor("FP32", (4,)))
     with pytest.raises(StoreError, match=r"wrote \[1, 1\] where its models expect \[1, 4\]"):
         backend.run(block.id, [source], [target])

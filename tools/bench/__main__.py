@@ -25,6 +25,7 @@ BENCHES = {
     "partial": "tools.bench.partial",
     "partial-live": "tools.bench.partial_live",
     "pictures": "tools.bench.pictures",
+    "pipeline": "tools.bench.pipeline",
     "planners-fleet": "tools.bench.fleet",
     "planners-loading": "tools.bench.planners_loading",
     "policies": "tools.bench.policies",
