@@ -132,8 +132,8 @@ def blocks_alone(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
 
 def measure_apart(order: Order) -> Measured:
     """Measure one block in a process of its own. Raises that process's error, or EdgedError."""
-    from edged.device.measuring import Failed, Measured
     from edged.children import command
+    from edged.device.measuring import Failed, Measured
     from edged.device.process import environment
 
     try:
