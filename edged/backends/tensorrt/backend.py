@@ -238,7 +238,8 @@ class TensorRt:
         """Bytes of its weights. The engine stays for all heads that come."""
         shape = about.head
         entry = self._prepared.find(block)
-        assert shape is not None and entry is not None
+        assert shape is not None
+        assert entry is not None
         if shape.id not in self._heads:
             self._prepared.hold(shape.id)
             self._prepared.verify(shape.id)
