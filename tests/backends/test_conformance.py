@@ -246,7 +246,8 @@ def test_threads_do_not_disturb_each_other(backend: Backend, tmp_path: Path) -> 
 def test_it_says_what_it_is(backend: Backend) -> None:
     assert backend.name in backends.NAMES
     assert backend.device
-    assert backend.emulated == (backend.name in ("fake", "emulated", "emulated-cuda"))
+    emulated = ("fake", "emulated", "emulated-cuda", "tensorrt")  # the last one on a fake device
+    assert backend.emulated == (backend.name in emulated)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIONS))

@@ -56,7 +56,6 @@ class _Loaded:
 
 class TensorRt:
     name = "tensorrt"
-    emulated = False
     builds = True
     lanes = 1
     sizes = ()  # engines take any number of rows up to `max_rows`
@@ -74,6 +73,7 @@ class TensorRt:
     ) -> None:
         """`trt`: TensorRT's Python module. `run_build`: see child.Builds."""
         device = cuda.facts()
+        self.emulated = cuda.emulated
         self._options = options
         self._module = trt.__name__
         self._level = facts.optimization_level(device)

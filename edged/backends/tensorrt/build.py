@@ -29,6 +29,7 @@ from edged.backends.tensorrt.orders import (
     NotBuilt,
 )
 from edged.device.failures import typed
+from edged.errors import StoreError
 
 _REPORT_S = 0.25  # between two reports
 _NICE = 10  # of 19
@@ -43,7 +44,12 @@ def outcome(order: BuildOrder, report: Callable[[str, float], bool]) -> Built | 
         return NotBuilt(error.code, str(error), may_shrink=True)
     except Exception as caught:
         error = typed(caught, "the build failed")
-        return NotBuilt(error.code, str(error), may_shrink=isinstance(caught, MemoryError))
+        return NotBuilt(
+            error.code,
+            str(error),
+            may_shrink=isinstance(caught, MemoryError),
+            is_damaged=isinstance(caught, StoreError),
+        )
 
 
 class _Reporter:

@@ -36,6 +36,7 @@ from edged.errors import (
     Code,
     EdgedError,
     ResourceExhausted,
+    StoreError,
     Unavailable,
     Unsupported,
     from_code,
@@ -77,7 +78,7 @@ class Builds:
     def make(self, order: BuildOrder, progress: Progress) -> About:
         """Have one entry made; with less memory when the first try failed for lack of it.
 
-        Raises the error of the build, Cancelled, Unavailable after the time-out, and
+        Raises the error of the build, StoreError for a file that is no block, Cancelled, Unavailable after the time-out, and
         ResourceExhausted when memory did not suffice for the second try either.
         """
         said = self._run(order, progress)
@@ -87,7 +88,9 @@ class Builds:
             if isinstance(said, NotBuilt) and said.may_shrink:
                 raise ResourceExhausted(f"unbuilt: {said.message}")
         if isinstance(said, NotBuilt):
-            raise from_code(said.code, said.message)
+            raise (
+                StoreError(said.message) if said.is_damaged else from_code(said.code, said.message)
+            )
         return said.about
 
     def _in_a_process(self, order: BuildOrder, progress: Progress) -> Built | NotBuilt:

@@ -109,11 +109,12 @@ class Built(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
 
 
 class NotBuilt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
-    """Why there is none. `may_shrink`: less memory may mend it."""
+    """Why there is none."""
 
     code: Code
     message: str
-    may_shrink: bool = False
+    may_shrink: bool = False  # whether less memory may mend it
+    is_damaged: bool = False  # whether the block's file is no block
 
 
 FromBuild: TypeAlias = BuildProgress | Built | NotBuilt
