@@ -111,10 +111,11 @@ def _class(value: type) -> dict[str, Any]:
             found["properties"][key] = "rw" if member.fset else "r"
         elif hasattr(member, "__members__"):
             found["nested"][key] = _members(member)
+        elif key.startswith("_") and key not in _SPECIAL:
+            continue
         elif callable(member) or isinstance(member, staticmethod | classmethod):
-            if not key.startswith("_") or key in _SPECIAL:
-                function = getattr(member, "__func__", member)
-                found["methods"][key] = list(_signatures(function.__doc__, key))
+            function = getattr(member, "__func__", member)
+            found["methods"][key] = list(_signatures(function.__doc__, key))
     return found
 
 
