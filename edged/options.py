@@ -20,12 +20,16 @@ from edged.profiles.form import BlockProfile, check_block
 from edged.typeinfo import describe
 
 Name: TypeAlias = Literal[
-    "onnxruntime", "torch", "tensorrt", "emulated", "emulated-cuda", "fake"
+    "auto", "onnxruntime", "torch", "tensorrt", "emulated", "emulated-cuda", "fake"
 ]
 _DeviceId: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 _Microseconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e9)]
 _Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31)]
 _Speed: TypeAlias = Annotated[float, Meta(ge=1e-6, le=1e12)]
+
+
+class AutoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """None: the machine decides. Name a backend to give it options."""
 
 
 class OnnxRuntimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,7 +96,8 @@ class FakeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Options: TypeAlias = (
-    OnnxRuntimeOptions
+    AutoOptions
+    | OnnxRuntimeOptions
     | TorchOptions
     | TensorRtOptions
     | EmulatedOptions
@@ -101,6 +106,7 @@ Options: TypeAlias = (
 )
 
 _TYPES: dict[str, type[Options]] = {
+    "auto": AutoOptions,
     "onnxruntime": OnnxRuntimeOptions,
     "torch": TorchOptions,
     "tensorrt": TensorRtOptions,
@@ -113,6 +119,10 @@ _NEEDS = {
     "torch": ("torch", "onnx"),
     "tensorrt": ("tensorrt",),
     "emulated-cuda": ("onnxruntime",),
+}
+_HOW = {
+    "tensorrt": "on a Jetson apt install tensorrt python3-libnvinfer, and make edged's environment "
+    "with --system-site-packages"
 }
 
 
@@ -136,8 +146,9 @@ def check_installed(backend: str) -> None:
     """Raises Unsupported if a package that the backend needs is not there; imports none."""
     for package in _NEEDS.get(backend, ()):
         if importlib.util.find_spec(package) is None:
+            how = _HOW.get(package, "install it")
             raise Unsupported(
-                f"backend {backend} needs {package}, which is not installed: install it, or choose "
+                f"backend {backend} needs {package}, which is not installed: {how}, or choose "
                 "another backend"
             )
 
@@ -157,6 +168,7 @@ def figures(options: EmulatedOptions) -> dict[str, BlockProfile]:
 
 
 describe(
+    AutoOptions,
     FakeOptions,
     EmulatedOptions,
     EmulatedCudaOptions,

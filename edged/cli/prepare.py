@@ -35,11 +35,11 @@ def register(commands: Any) -> None:
 
 def _prepare(args: argparse.Namespace) -> int:
     from edged import backends  # arrays and runtimes, which other commands do without
-    from edged.daemon.preflight import worker_settings
+    from edged.daemon.preflight import chosen, worker_settings
     from edged.device.loader import Loader
     from edged.store import Store
 
-    config = configuration.read(args.config)
+    config, _ = chosen(configuration.read(args.config))
     store = Store(config.store)
     manifests = store.models(args.model or config.models)
     settings = worker_settings(config, store.names())

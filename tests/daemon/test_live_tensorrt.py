@@ -138,7 +138,7 @@ def test_an_engine_that_cannot_be_built_is_named_and_the_others_serve(
         again.wait_for("unbuilt: TensorRT")
         with Client(again.endpoint) as client:
             until(lambda: served(client, task(0)))
-            with pytest.raises(EdgedError, match="unbuilt: .* could not be allocated"):
+            with pytest.raises(EdgedError, match=r"unbuilt: .* could not be allocated"):
                 ask(client, other)
         assert again.stop() == 0
     finally:

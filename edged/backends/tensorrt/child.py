@@ -78,8 +78,9 @@ class Builds:
     def make(self, order: BuildOrder, progress: Progress) -> About:
         """Have one entry made; with less memory when the first try failed for lack of it.
 
-        Raises the error of the build, StoreError for a file that is no block, Cancelled, Unavailable
-        after the time-out, and ResourceExhausted when memory did not suffice for the second try.
+        Raises the error of the build, StoreError for a file that is no block, Cancelled,
+        Unavailable after the time-out, and ResourceExhausted when memory did not suffice for the
+        second try.
         """
         said = self._run(order, progress)
         if isinstance(said, NotBuilt) and said.may_shrink:
