@@ -76,11 +76,11 @@ def _run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> DeviceProfile:
     from edged import config as configuration
     from edged import profiles
-    from edged.daemon import worker_settings
+    from edged.daemon.preflight import chosen, worker_settings
     from edged.device.measuring import Order
     from edged.store import Store
 
-    config = configuration.read(args.config)
+    config, _ = chosen(configuration.read(args.config))
     store = Store(config.store)
     manifests = store.models(args.model or config.models)
     settings = worker_settings(config, tuple(manifests))
