@@ -373,12 +373,8 @@ class Front:
         self._administration.define_failed(from_code(message.code, message.message), now)
 
 
-_PROGRESS = (
-    link.Ready,
-    link.Building,
-    BlockLoaded,
-    BlockLoadFailed,
-)  # then more models may be served
+# After these more models may be served.
+_PROGRESS = (link.Ready, link.Building, BlockLoaded, BlockLoadFailed)
 
 _ON_WORKER: dict[type, Callable[[Front, Any, float], None]] = {
     link.Ready: Front._on_ready,

@@ -258,7 +258,12 @@ class Supervisor:
             # No wanted model can be served at present. The daemon stays up, since memory may be
             # free later, so the service manager must not end it when the time for its start ends.
             self._extend_start()
-        stage = readiness.note, readiness.loading, readiness.building.partition(",")[0]
+        stage = (
+            readiness.is_ready and not readiness.progress,
+            readiness.note,
+            readiness.loading,
+            readiness.building.partition(",")[0],
+        )
         if stage != self._logged:
             self._logged = stage
             self._log(readiness)

@@ -97,12 +97,12 @@ def test_a_second_start_builds_nothing(
 def test_what_is_built_is_served_while_another_engine_is_being_built(
     daemon: Daemon, store: Store, fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new model's build hangs: until it ends, all is as before the reload."""
+    """The new model's build does not end: until it does, all is as before the reload."""
     daemon.wait_for("ready: 5 models")
     assert daemon.stop() == 0
     other = Model("other", dense(8, 4, seed=77))
     make_store(tmp_path / "store", [other])
-    monkeypatch.setenv("FAKE_TENSORRT", '{"fault": "hang"}')
+    monkeypatch.setenv("FAKE_TENSORRT", '{"fault": "wait"}')
     again = Daemon(tmp_path, tmp_path / "store", settings=TENSORRT)
     try:
         again.wait_for("building engine 1 of 1")

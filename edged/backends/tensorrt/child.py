@@ -34,6 +34,7 @@ from edged.children import command
 from edged.errors import (
     Cancelled,
     Code,
+    ConfigError,
     EdgedError,
     ResourceExhausted,
     StoreError,
@@ -59,9 +60,16 @@ class Builds:
 
     @contextlib.contextmanager
     def turn(self, progress: Progress) -> Iterator[None]:
-        """Nobody else builds meanwhile. Raises Cancelled where `progress` says so, and OSError."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        """Nobody else builds meanwhile. Raises Cancelled where `progress` says so, and ConfigError
+        where the directory cannot be written."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ConfigError(
+                f"engines cannot be kept in {self._folder} ({error.strerror}): set "
+                "device.cache_dir to a directory that the daemon may write"
+            ) from error
         try:
             while True:
                 try:
@@ -136,7 +144,7 @@ class _Watch:
         stopped: EdgedError | None = None
         for _ in self._ticks():
             if self._said is not None:
-                return self._said
+                break
             if stopped is None and (stopped := self._why_stop()) is not None:
                 with contextlib.suppress(BrokenPipeError):
                     self._process.stdin.close()

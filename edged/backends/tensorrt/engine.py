@@ -52,6 +52,8 @@ class Runtime:
         """The engine of a plan. Raises PlanRefused, and OSError where there is no file."""
         self.cuda.use()
         self.lines.clear()
+        if not path.stat().st_size:
+            raise PlanRefused("it is empty")
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:

@@ -1,8 +1,8 @@
 """The fake builds: plans are the ONNX model itself, with the shapes that it was built for.
 
 FAKE_TENSORRT, a JSON object in the environment, asks for faults, so that processes can be told:
-`fault` none (the build fails), die, hang, unless it `below` so many bytes of workspace succeeds;
-`count` names a file that gets a line for each build.
+`fault` none (the build fails), die, hang, wait (until it is cancelled), unless it `below` so many
+bytes of workspace succeeds; `count` names a file that gets a line for each build.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 import onnx
@@ -62,7 +63,7 @@ class Builder:
         wrong = _wrong(network, config)
         workspace = next((n for pool, n in config._pools.items() if pool.name == "WORKSPACE"), 0)
         if workspace > fault.get("below", 0):
-            wrong = _happen(fault) or wrong
+            wrong = _happen(fault, config.progress_monitor) or wrong
         if wrong:
             self._say("ERROR", wrong)
             return None
@@ -90,8 +91,10 @@ def _wrong(network: Any, config: Any) -> str:
     return ""
 
 
-def _happen(fault: dict[str, Any]) -> str:
+def _happen(fault: dict[str, Any], monitor: Any) -> str:
     kind = fault.get("fault")
+    while kind == "wait" and monitor.step_complete("Tactics", 0):
+        time.sleep(0.02)
     if kind == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "hang":
