@@ -37,7 +37,7 @@ class Emulated:
     emulated = True
     prepares = False
     builds = False
-    sizes = ()
+    sizes: tuple[int, ...] = ()
     lanes = 1
 
     def __init__(self, options: EmulatedOptions) -> None:

@@ -18,9 +18,10 @@ from edged.backends.memory import Array, host_view
 from edged.backends.ort import OnnxRuntime
 from edged.cuda.api import Address
 from edged.cuda.arena import taken_bytes
-from edged.cuda.emulated import PERSONALITIES, EmulatedCuda, Faults
+from edged.cuda.emulated import EmulatedCuda
 from edged.cuda.memory import CudaArray, CudaMemory
 from edged.cuda.order import Span
+from edged.cuda.personality import PERSONALITIES, Faults
 from edged.options import EmulatedCudaOptions, OnnxRuntimeOptions
 
 _ARENA_PART = 4  # of the device's memory, one part of so many stays free
@@ -33,7 +34,7 @@ class OnnxRuntimeOnCuda:
     prepare_row_s = 0.0
     prepares = True
     builds = False
-    sizes = (1, 2, 4, 8, 16)
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
 
     def __init__(self, options: EmulatedCudaOptions, *, threads: int, cache_dir: Path) -> None:
         personality = PERSONALITIES[options.personality]

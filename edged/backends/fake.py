@@ -29,7 +29,7 @@ class Fake:
     prepare_row_s = 0.0
     prepares = False
     builds = False
-    sizes = ()
+    sizes: tuple[int, ...] = ()
 
     def __init__(self, options: FakeOptions) -> None:
         self.memory = HostMemory()

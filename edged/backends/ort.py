@@ -72,7 +72,7 @@ class OnnxRuntime:
     builds = False
     emulated = False
     prepare_row_s = 0.0
-    sizes = ()
+    sizes: tuple[int, ...] = ()
 
     def __init__(self, options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path) -> None:
         self._provider = _PROVIDERS[options.provider]

@@ -131,7 +131,7 @@ class Torch:
     prepare_row_s = 0.0
     prepares = False
     builds = False
-    sizes = ()
+    sizes: tuple[int, ...] = ()
 
     def __init__(
         self, options: TorchOptions, *, threads: int, recorder: Recorder | None = None

@@ -27,8 +27,8 @@ class Arena:
         self._cuda = cuda
         self.size = taken_bytes(size)
         self.used_bytes = 0
-        self._begin = cuda.allocate(self.size)
-        self._free: dict[Address, int] = {self._begin: self.size}  # sizes of gaps, which never meet
+        self.begin = cuda.allocate(self.size)
+        self._free: dict[Address, int] = {self.begin: self.size}  # sizes of gaps, which never meet
         self._held: dict[Address, int] = {}
         self._lock = threading.Lock()
 
@@ -66,4 +66,4 @@ class Arena:
 
     def close(self) -> None:
         """Give all memory back to the device."""
-        self._cuda.free(self._begin)
+        self._cuda.free(self.begin)

@@ -34,6 +34,7 @@ from edged.cuda.api import (
     failure,
 )
 from edged.cuda.order import HOST, Clock, Hazard, Order, Span
+from edged.cuda.personality import DISCRETE, Faults, Personality
 
 POISON = 0xFF  # four of them are no number in float32, and so is any other float
 ALIGNMENT = 512  # bytes, as cudaMalloc aligns
@@ -42,43 +43,6 @@ _DEVICE = 1 << 56  # where device memory begins; no host address is so large
 _CAPTURE_UNSUPPORTED = 900  # cudaErrorStreamCaptureUnsupported
 _INVALID = 1  # cudaErrorInvalidValue
 _Work: TypeAlias = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Personality:
-    """What a device is and takes. `context_bytes`: held before anything is allocated."""
-
-    facts: DeviceFacts
-    copy_bytes_per_s: float
-    copy_s: float  # of a copy of no bytes
-    context_bytes: int = 0
-
-
-_MEMORY_BYTES = 256 << 20  # all of it is filled with poison
-_CONTEXT_BYTES = 16 << 20
-_CUDA = 12060
-DISCRETE = Personality(
-    DeviceFacts("emulated card", (9, 0), 132, _MEMORY_BYTES, False, 2, _CUDA, _CUDA),
-    copy_bytes_per_s=25e9,
-    copy_s=10e-6,
-    context_bytes=_CONTEXT_BYTES,
-)
-UNIFIED = Personality(
-    DeviceFacts("emulated board", (8, 7), 16, _MEMORY_BYTES, True, 1, _CUDA, _CUDA),
-    copy_bytes_per_s=10e9,
-    copy_s=10e-6,
-    context_bytes=_CONTEXT_BYTES,
-)
-PERSONALITIES = {"discrete": DISCRETE, "unified": UNIFIED}
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """Faults on demand; calls and kernels are counted from 1."""
-
-    fail_at: int | None = None  # the call that fails
-    number: int = 700  # with this cudaError; after a sticky one all later calls fail, too
-    hang_at: int | None = None  # the kernel that never ends
 
 
 @dataclass(slots=True, eq=False)
@@ -127,7 +91,7 @@ class EmulatedCuda:
         self.used_bytes = personality.context_bytes
         self.order = Order()
         self._personality = personality
-        self._faults = faults or Faults()
+        self.faults = faults or Faults()
         self._total_bytes = memory_bytes or personality.facts.total_bytes
         self._kernels = 0
         self._lost: int | None = None
@@ -324,7 +288,7 @@ class EmulatedCuda:
         with self._lock:
             self._call(what)
             self._kernels += 1
-            if self._kernels == self._faults.hang_at:
+            if self._kernels == self.faults.hang_at:
                 work = _never_end
             self._give(stream, _Task(what, work, reads, writes, duration_s))
 
@@ -355,8 +319,8 @@ class EmulatedCuda:
             self.calls += 1
             if self._lost is not None:
                 raise failure(name, self._lost, "the context is corrupted")
-            if self.calls == self._faults.fail_at:
-                number = self._faults.number
+            if self.calls == self.faults.fail_at:
+                number = self.faults.number
                 if number in STICKY:
                     self._lost = number
                 raise failure(name, number, "was made to fail")

@@ -8,6 +8,7 @@ meet in its memory. One thread gives out work; another one may wait. Knows no bl
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import weakref
@@ -21,6 +22,7 @@ import numpy as np
 from edged.backends.memory import Array, Copies, host_view
 from edged.cuda.api import Address, Cuda, host_bytes
 from edged.cuda.arena import Arena
+from edged.errors import EdgedError
 from edged.paths.layout import Tensor
 
 _UPLOAD_BYTES = 4 << 20  # of each of the two buffers through which weights go
@@ -66,7 +68,7 @@ class CudaMemory:
         copies_run_beside = facts.copy_engines > 0
         self.copy_in = cuda.make_stream() if copies_run_beside else self.compute
         self.copy_out = cuda.make_stream() if copies_run_beside else self.compute
-        self._flights: list[StreamedFlight] = []
+        self.flights: list[StreamedFlight] = []
         self._staging: list[weakref.finalize[..., Any]] = []  # what gives each piece back
         self._upload = _Upload(cuda)
 
@@ -81,7 +83,7 @@ class CudaMemory:
             return np.empty(0, np.uint8)
         address = self.cuda.allocate_host(size)
         found = (ctypes.c_uint8 * size).from_address(address)
-        self._staging.append(weakref.finalize(found, self.cuda.free_host, address))
+        self._staging.append(weakref.finalize(found, _free_host, self.cuda, address))
         return np.frombuffer(found, np.uint8)
 
     def allocate(self, size: int) -> Address:
@@ -100,7 +102,7 @@ class CudaMemory:
 
     def flight(self) -> StreamedFlight:
         flight = StreamedFlight(self)
-        self._flights.append(flight)
+        self.flights.append(flight)
         return flight
 
     def upload(self, target: Address, source: Array) -> None:
@@ -114,7 +116,7 @@ class CudaMemory:
             cuda.synchronize(stream)
             cuda.destroy_stream(stream)
         self._upload.close()
-        for flight in self._flights:
+        for flight in self.flights:
             flight.close()
         for free in self._staging:
             free()
@@ -125,15 +127,15 @@ class StreamedFlight:
     """Implements `edged.backends.memory.Flight`. Only `wait` blocks."""
 
     def __init__(self, memory: CudaMemory) -> None:
+        self.cuda = cuda = memory.cuda
         self._memory = memory
-        self._cuda = cuda = memory.cuda
         self._copied, self._computed, self._left = (cuda.make_event() for _ in range(3))
         self._answers: Address | None = None
         self._answers_bytes = 0
         self._is_leaving = False  # all its work was given out
 
     def put(self, copies: Copies) -> None:
-        cuda, memory = self._cuda, self._memory
+        cuda, memory = self.cuda, self._memory
         self._is_leaving = False
         for source, target in copies:
             address = source.__array_interface__["data"][0]
@@ -144,7 +146,7 @@ class StreamedFlight:
     def take(self, source: CudaArray, rows: Runs, target: CudaArray) -> None:
         size = source.tensor.row_bytes
         for first, at, count in rows:
-            self._cuda.copy(
+            self.cuda.copy(
                 target.address + at * size,
                 source.address + first * size,
                 count * size,
@@ -152,7 +154,7 @@ class StreamedFlight:
             )
 
     def fetch(self, views: Sequence[CudaArray]) -> list[Array]:
-        cuda, memory = self._cuda, self._memory
+        cuda, memory = self.cuda, self._memory
         offsets, size = [], 0
         for view in views:
             offsets.append(size)
@@ -173,27 +175,34 @@ class StreamedFlight:
     def wait(self) -> None:
         if self._is_leaving:
             self._is_leaving = False  # what fails here has not ended
-            self._cuda.wait_for(self._left)
+            self.cuda.wait_for(self._left)
         else:
             memory = self._memory
             for stream in (memory.copy_in, memory.compute, memory.copy_out):
-                self._cuda.synchronize(stream)
+                self.cuda.synchronize(stream)
 
     def close(self) -> None:
         for event in (self._copied, self._computed, self._left):
-            self._cuda.destroy_event(event)
+            self.cuda.destroy_event(event)
         if self._answers is not None:
-            self._cuda.free_host(self._answers)
+            self.cuda.free_host(self._answers)
 
     def _room(self, size: int) -> Array:
         """Page-locked memory for the answers, taken anew only where more is needed than before."""
         if size > self._answers_bytes or self._answers is None:
             if self._answers is not None:
-                self._cuda.free_host(self._answers)
+                self.cuda.free_host(self._answers)
                 self._answers, self._answers_bytes = None, 0
-            self._answers = self._cuda.allocate_host(max(size, _ALIGNMENT))
+            size = max(size, _ALIGNMENT)
+            self._answers = self.cuda.allocate_host(size)
             self._answers_bytes = size
         return host_bytes(self._answers, self._answers_bytes)
+
+
+def _free_host(cuda: Cuda, address: Address) -> None:
+    """By whatever thread drops the last view, which could do nothing about a failure."""
+    with contextlib.suppress(EdgedError):
+        cuda.free_host(address)
 
 
 class _Upload:
@@ -207,16 +216,20 @@ class _Upload:
         self._lock = threading.Lock()
 
     def copy(self, target: Address, source: Array) -> None:
-        cuda, data = self._cuda, source.reshape(-1).view(np.uint8)
+        data = source.reshape(-1).view(np.uint8)
         with self._lock:
-            for number, first in enumerate(range(0, len(data), _UPLOAD_BYTES)):
-                piece = data[first : first + _UPLOAD_BYTES]
-                event, address = self._events[number % 2], self._addresses[number % 2]
-                cuda.wait_for(event)
-                host_bytes(address, len(piece))[:] = piece
-                cuda.copy(target + first, address, len(piece), self._stream)
-                cuda.record(event, self._stream)
-            cuda.synchronize(self._stream)
+            try:
+                for number, first in enumerate(range(0, len(data), _UPLOAD_BYTES)):
+                    self._begin(number % 2, target + first, data[first : first + _UPLOAD_BYTES])
+            finally:  # of a failure, too: who gets the target's memory next must not meet copies
+                self._cuda.synchronize(self._stream)
+
+    def _begin(self, number: int, target: Address, piece: Array) -> None:
+        cuda, event, address = self._cuda, self._events[number], self._addresses[number]
+        cuda.wait_for(event)
+        host_bytes(address, len(piece))[:] = piece
+        cuda.copy(target, address, len(piece), self._stream)
+        cuda.record(event, self._stream)
 
     def close(self) -> None:
         cuda = self._cuda

@@ -14,15 +14,18 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from edged.errors import EdgedError
+from edged.backends.base import DeviceLost
 
 Clock: TypeAlias = dict[int, int]  # how much of each actor's work is known to be done
 
 HOST = 0  # the actor that gives streams their work
 
 
-class Hazard(EdgedError):
-    """Work on a device that may meet other work on the same bytes, or bytes that are not there."""
+class Hazard(DeviceLost):
+    """Work on a device that may meet other work on the same bytes, or bytes that are not there.
+
+    Nothing that such a device holds can be trusted any more.
+    """
 
 
 class Span(NamedTuple):

@@ -35,7 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "torch": {},
     "fake": {},
     "emulated": {"blocks": {"*": CURVE}, "device": "a test"},
-    "emulated-cuda": {"memory_bytes": 64 << 20},
+    "emulated-cuda": {"memory_bytes": 17 << 20},
     "tensorrt": {},
 }
 COMPUTING = ["onnxruntime", "emulated-cuda", "torch", "torch, recorded"]

@@ -85,3 +85,14 @@ def test_only_what_ran_on_one_lane_teaches_about_lanes():
     costs.observe("g", 1, 0.012, wide=False)
     assert costs.batch_s("g", 1) > 0.010
     assert costs.pace_s == pytest.approx(0.006)
+
+
+def test_a_batch_costs_what_the_size_does_that_it_is_padded_to():
+    costs = CostModel([GroupCost("g", (1, 8), (1.0, 8.0))], sizes=(1, 4, 8))
+    assert [costs.batch_s("g", rows) for rows in (1, 2, 4, 5, 8)] == [1.0, 4.0, 4.0, 8.0, 8.0]
+    assert costs.batch_s("g", 10) == 10.0  # above all sizes it runs as it is
+    for _ in range(20):
+        costs.observe("g", 3, 2.0, wide=True)
+        costs.observe("g", 8, 8.0, wide=True)
+    assert costs.batch_s("g", 2) == pytest.approx(costs.batch_s("g", 4))
+    assert costs.batch_s("g", 4) < 3.0

@@ -25,11 +25,12 @@ def warm(
     handover_s: float = HANDOVER_S,
     lanes: int = 1,
     times_s: tuple[float, float] = (WORK_S, WORK_S + 0.001),
+    depth: int = 1,
 ) -> tuple[Checked, float]:
     """A scheduler that has seen enough batches to know what a hand-over takes; and the time."""
     scheduler = Checked(max_batch_rows=4)
     cost = GroupCost(BACKBONE, (1, 4), times_s, speed_up=1.0)
-    scheduler(DeviceUp((cost,), lanes=lanes))
+    scheduler(DeviceUp((cost,), lanes=lanes, depth=depth))
     now = 0.0
     for number in range(1, 101):
         scheduler(arrived(number, inline=True), now)
@@ -137,3 +138,62 @@ def test_batches_are_larger_where_handing_over_takes_long():
             scheduler(arrived(number, inline=True), now)
         commands = scheduler(BatchDone(101, WORK_S, 0.0), now + WORK_S)
         assert [len(members) for members in runs(commands)] == [rows]
+
+
+def deep(depth: int = 2, sizes: tuple[int, ...] = ()) -> Checked:
+    """A device that has use for several batches at once, and batches of four rows at most."""
+    scheduler = Checked(max_batch_rows=4, staging_rows=24)
+    cost = GroupCost(BACKBONE, (1, 4), (WORK_S, WORK_S + 0.001))
+    scheduler(DeviceUp((cost,), depth=depth, sizes=sizes))
+    return scheduler
+
+
+def test_a_full_batch_goes_at_once_to_a_device_that_has_use_for_it():
+    scheduler = deep()
+    assert runs(scheduler(arrived(1, rows=4, inline=True))) == [(1,)]
+    assert runs(scheduler(arrived(2, rows=4, inline=True))) == [(2,)]
+    assert runs(scheduler(arrived(3, rows=4, inline=True))) == []  # two are enough
+    assert runs(scheduler(BatchDone(1, WORK_S, 0.0), WORK_S)) == [(3,)]
+
+
+def test_a_batch_that_others_could_join_waits_for_them():
+    scheduler = deep()
+    scheduler(arrived(1, rows=1, inline=True))
+    assert runs(scheduler(arrived(2, rows=3, inline=True))) == []
+    assert runs(scheduler(arrived(3, rows=1, inline=True))) == [(2, 3)]
+
+
+def test_a_small_batch_is_ordered_as_late_as_on_any_other_device():
+    scheduler, now = warm(depth=2)
+    scheduler(arrived(101, inline=True), now)
+    assert runs(scheduler(arrived(102, inline=True), now + 0.01)) == []
+    order_at = scheduler.scheduler.wakeup_at()
+    assert order_at == pytest.approx(now + WORK_S - 0.001, abs=0.001)
+    assert runs(scheduler(Woke(), order_at)) == [(102,)]
+
+
+def test_without_a_depth_a_full_batch_waits_for_the_lane():
+    scheduler = deep(depth=1)
+    scheduler(arrived(1, rows=4, inline=True))
+    assert runs(scheduler(arrived(2, rows=4, inline=True))) == []
+
+
+def test_all_that_is_in_flight_is_suspected_when_the_device_dies():
+    """Nobody knows which of them the device ended with."""
+    scheduler = deep()
+    for rid in (1, 2):
+        scheduler(arrived(rid, rows=4, inline=True))
+    scheduler(DeviceDown("gone"), 1.0)
+    cost = GroupCost(BACKBONE, (1, 4), (WORK_S, WORK_S + 0.001))
+    ordered = runs(scheduler(DeviceUp((cost,), depth=2), 2.0))
+    assert ordered == [(1,)]  # and nothing beside it
+    assert runs(scheduler(BatchDone(3, WORK_S, 0.0), 3.0)) == [(2,)]
+
+
+def test_the_second_batch_is_charged_from_the_end_of_the_first():
+    scheduler = deep()
+    for rid in (1, 2):
+        scheduler(arrived(rid, rows=4, inline=True))
+    scheduler(BatchDone(1, 0.2, 0.0), 0.2)
+    scheduler(BatchDone(2, 0.2, 0.0), 0.4)  # and not 0.4 seconds
+    assert scheduler.scheduler._device.costs.batch_s(BACKBONE, 4) < 0.3

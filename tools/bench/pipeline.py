@@ -10,15 +10,16 @@ from __future__ import annotations
 import argparse
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edged.backends.base import BlockUse, LoadedBlock
 from edged.core.events import Member, Run
-from edged.cuda.emulated import DISCRETE, EmulatedCuda
+from edged.cuda.emulated import EmulatedCuda
 from edged.cuda.memory import CudaArray, CudaMemory
 from edged.cuda.order import Span
+from edged.cuda.personality import DISCRETE
 from edged.device.batches import Batches, Submitted
 from edged.device.executor import Executor
 from edged.device.staging import Staging
@@ -73,8 +74,8 @@ def run(args: argparse.Namespace) -> int:
         seed=0,
         batches=args.batches,
         times_ms={
-            name: [1e3 * s for s in (l.copy_in_s, l.blocks_s, l.copy_out_s, l.host_s)]
-            for name, l in LOADS.items()
+            name: {part.removesuffix("_s"): 1e3 * s for part, s in asdict(load).items()}
+            for name, load in LOADS.items()
         },
         busy=found,
         limit=LEAST_BUSY,
@@ -141,7 +142,7 @@ class _Modelled:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
-    sizes = ()
+    sizes: tuple[int, ...] = ()
 
     def __init__(self, cuda: EmulatedCuda, blocks_s: float, depth: int) -> None:
         self.memory = CudaMemory(cuda, MEMORY_BYTES // 2, depth=depth)

@@ -58,7 +58,7 @@ class TensorRt:
     name = "tensorrt"
     builds = True
     lanes = 1
-    sizes = ()  # engines take any number of rows up to `max_rows`
+    sizes: tuple[int, ...] = ()  # engines take any number of rows up to `max_rows`
     prepare_row_s = 0.0
     prepares = True
 

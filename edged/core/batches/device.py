@@ -238,6 +238,8 @@ class Device:
             limit_rows = self._limit_rows(name)
             if only_full and group.rows < limit_rows:
                 return False
+            if is_ahead and self.lanes.depth > 1 and self._must_fly_alone(group):
+                return False
             rows = self._policy_rows(name, group, limit_rows, now)
             if not rows and not is_ahead and not self._more_may_come():
                 rows = min(group.rows, limit_rows)
@@ -320,6 +322,12 @@ class Device:
                 self._jobs.move(part.job, State.RUNNING, now)
         lanes.order(run, parts, takes_s, now)
         out.append(run)
+
+    def _must_fly_alone(self, group: StagedGroup) -> bool:
+        """Whether this batch or one in flight is of a suspect: were the device to die again, nobody
+        could tell which of two it died of."""
+        running = [part.job for batch in self.lanes.batches for part in batch.parts]
+        return any(job.solo for job in (group.head().job, *running))
 
     def _is_taken(self, group: str) -> bool:
         """Whether a batch has the whole device, and the next should better have it as well."""

@@ -21,9 +21,9 @@ class Rig:
 
     def __init__(self, folder: Path, version: str = VERSIONS[-1], **options: Any) -> None:
         self.orders: list[BuildOrder] = []
-        self.cuda = EmulatedCuda(memory_bytes=64 << 20)
+        self.cuda = EmulatedCuda(memory_bytes=32 << 20)
         self.backend = TensorRt(
-            TensorRtOptions(**{"arena_bytes": 8 << 20, **options}),
+            TensorRtOptions(**{"arena_bytes": 4 << 20, **options}),
             trt=tensorrt(version, self.cuda),
             cuda=self.cuda,
             cache_dir=folder,
