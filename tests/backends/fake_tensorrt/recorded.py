@@ -11,6 +11,7 @@ import functools
 import gzip
 import inspect
 import json
+import keyword
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -225,9 +226,11 @@ def _signature(text: str) -> inspect.Signature:
             raise Misuse(f"the signature {text} cannot be read")
         if found[1] != "self":
             default = inspect.Parameter.empty if found[3] is None else found[3]
+            if found[3] is None and parameters and parameters[-1].default is not default:
+                default = "given after optional ones"  # which Python does not have
             parameters.append(
                 inspect.Parameter(
-                    found[1],
+                    found[1] + "_" * keyword.iskeyword(found[1]),
                     inspect.Parameter.POSITIONAL_OR_KEYWORD,
                     default=default,
                     annotation=found[2],

@@ -13,7 +13,7 @@ from edged.backends.base import BlockUse
 from edged.backends.prepared import DamagedCopy
 from edged.backends.tensorrt import facts, module
 from edged.backends.tensorrt.orders import PLAN
-from edged.cuda.emulated import UNIFIED
+from edged.cuda.personality import UNIFIED
 from edged.errors import Cancelled, EdgedError, Unsupported
 from edged.options import TensorRtOptions
 from edged.paths.layout import Tensor
