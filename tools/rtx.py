@@ -126,7 +126,7 @@ def _line(row: Row) -> str:
         f"{row.plan_bytes / 1e6:.2f}" if row.plan_bytes else "",
         f"{row.about.peak_bytes / 1e6:.0f}",
         "" if parity is None else f"{parity.cosine:.6f}",
-        "" if parity is None else f"{parity.difference:.2%}",
+        "" if parity is None else "infinite" if parity.difference is None else f"{parity.difference:.2%}",
         row.about.fallback,
     )
     return f"| {' | '.join(cells)} |"

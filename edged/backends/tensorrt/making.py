@@ -88,7 +88,7 @@ def _typed(
     except Unsupported as error:
         return model, "fp32", None, f"recipe: {error}"
     try:
-        found, wrong = parity.judge(model.SerializeToString(), typed.SerializeToString(), inputs)
+        found, wrong = parity.judge(model, typed, inputs)
     except EdgedError as error:
         return model, "fp32", None, f"parity: {error}"
     if wrong:

@@ -78,7 +78,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     rows: int
     cosine: float  # the least of all outputs
-    difference: float  # the largest, as a share of the output's range
+    difference: float | None  # the largest, as a share of the output's range; None: not finite
     same_top1: float  # the share of rows
 
 

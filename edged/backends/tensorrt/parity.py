@@ -1,7 +1,8 @@
 """The parity gate: whether a typed graph computes what the block itself does.
 
-Both run in ONNX Runtime on the CPU, on rows of noise. It stores halves as TensorRT does, but adds
-up in FP32: what it finds wrong is wrong, what it lets pass may still drift on a device.
+Both run in ONNX Runtime on the CPU, on rows of noise, the typed one as rounding.py writes it: each
+value is rounded as TensorRT stores it, but sums are added up in FP32. What the gate finds wrong is
+wrong, what it lets pass may still drift on a device.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+from onnx import ModelProto
 
 from edged.backends.memory import NUMPY, Array
 from edged.backends.tensorrt.orders import Parity, Port
+from edged.backends.tensorrt.rounding import rounded
 from edged.errors import EdgedError
 
 ROWS, MORE_ROWS = 32, 256  # the second where the best classes differ: 1 % of 32 rows is none
@@ -27,17 +30,17 @@ SAME_TOP1 = 0.99
 Rows = npt.NDArray[np.float64]
 
 
-def judge(block: bytes, typed: bytes, inputs: Sequence[Port]) -> tuple[Parity, str]:
+def judge(block: ModelProto, typed: ModelProto, inputs: Sequence[Port]) -> tuple[Parity, str]:
     """How far apart they are, and what is wrong about that; empty if it is good enough.
 
     Raises EdgedError if one of them does not run.
     """
-    sessions = _session(block), _session(typed)
+    sessions = _session(block), _session(rounded(typed))
     fixed = inputs[0].shape[0]
     at_once = _AT_ONCE if fixed is None else int(fixed)
     wanted, found = _outputs(sessions, inputs, ROWS, at_once)
     parity = compare(wanted, found)
-    if parity.same_top1 < SAME_TOP1:
+    if parity.same_top1 < SAME_TOP1 and parity.difference is not None:
         parity = compare(*_outputs(sessions, inputs, MORE_ROWS, at_once))
     return parity, verdict(parity)
 
@@ -48,7 +51,7 @@ def compare(wanted: Sequence[Array], found: Sequence[Array]) -> Parity:
     for one, other in zip(wanted, found, strict=True):
         a, b = one.astype(np.float64), other.astype(np.float64)
         if not np.isfinite(b).all():
-            return Parity(len(a), 0.0, float("inf"), 0.0)
+            return Parity(len(a), 0.0, None, 0.0)
         cosine = min(cosine, _cosine(a, b))
         difference = max(difference, float(np.abs(a - b).max()) / (float(np.ptp(a)) or 1.0))
         if a.ndim == 2 and a.shape[1] > 1:
@@ -58,7 +61,7 @@ def compare(wanted: Sequence[Array], found: Sequence[Array]) -> Parity:
 
 def verdict(parity: Parity) -> str:
     """What is wrong, in a few words; empty if nothing is."""
-    if not np.isfinite(parity.difference):
+    if parity.difference is None:
         return "values overflow"
     if parity.cosine < COSINE:
         return f"cosine {parity.cosine:.4f}"
@@ -107,8 +110,9 @@ def _noise(inputs: Sequence[Port], rows: int, at_once: int) -> Iterator[dict[str
         yield feeds
 
 
-def _session(model: bytes) -> Any:
+def _session(model: ModelProto) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    data = model.SerializeToString()
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])

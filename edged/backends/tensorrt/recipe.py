@@ -49,7 +49,7 @@ class _Writer:
     def __init__(self, model: ModelProto) -> None:
         self._model = model
         self._graph = model.graph
-        self._types = _types(model)
+        self._types = element_types(model)
         self._norms = _around_norms(model.graph)
         self._counts: set[str] = set()  # FP32 values that integers alone lead to
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -141,7 +141,7 @@ class _Writer:
                         side[index] = name
 
 
-def _types(model: ModelProto) -> dict[str, int]:
+def element_types(model: ModelProto) -> dict[str, int]:
     """The element type of every value. Shapes are not looked at, so weights are left out."""
     graph = model.graph
     light = GraphProto()
@@ -213,5 +213,5 @@ def _constant(tensor: TensorProto, name: str, kind: int) -> TensorProto:
 
 def float_operators(model: ModelProto) -> Iterator[str]:
     """The types of the operators that make FP32 values, in order; for tests and reports."""
-    types = _types(model)
+    types = element_types(model)
     return (n.op_type for n in model.graph.node if any(types.get(o) == _FLOAT for o in n.output))

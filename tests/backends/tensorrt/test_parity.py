@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from edged.backends.tensorrt import parity, recipe
+from edged.backends.tensorrt import parity, recipe, rounding
 from edged.backends.tensorrt.orders import Port
 from tests.backends.blocks import block, dense
 
@@ -40,9 +41,8 @@ def test_another_best_class_in_one_of_a_hundred_rows_is_let_pass() -> None:
 
 
 def test_halves_pass_where_they_are_enough() -> None:
-    data = dense(8, 5).data
-    typed = recipe.typed(onnx.load_from_string(data)).SerializeToString()
-    found, wrong = parity.judge(data, typed, X)
+    original = onnx.load_from_string(dense(8, 5).data)
+    found, wrong = parity.judge(original, recipe.typed(original), X)
     assert wrong == ""
     assert found.rows >= parity.ROWS
     assert 0 < found.difference < parity.DIFFERENCE
@@ -56,5 +56,23 @@ def test_sums_that_overflow_halves_are_found() -> None:
         helper.make_node("MatMul", ["big", "v"], ["y0"]),
     ]
     data = block(nodes, [(8,)], [(8,)], lambda x0: [x0], constants=[big, small]).data
-    typed = recipe.typed(onnx.load_from_string(data)).SerializeToString()
-    assert parity.judge(data, typed, X)[1] == "values overflow"
+    original = onnx.load_from_string(data)
+    assert parity.judge(original, recipe.typed(original), X)[1] == "values overflow"
+
+
+def test_each_half_is_rounded_once_more() -> None:
+    """2049 is no half: what lies between two operators becomes 2048, as on a device."""
+    one = numpy_helper.from_array(np.float32(1), "one")
+    nodes = [
+        helper.make_node("Add", ["x0", "one"], ["more"]),
+        helper.make_node("Sub", ["more", "one"], ["y0"]),
+    ]
+    original = onnx.load_from_string(
+        block(nodes, [(1,)], [(1,)], lambda x0: [x0], constants=[one]).data
+    )
+    x = np.array([[2048]], np.float32)
+    found = [
+        ort.InferenceSession(model.SerializeToString()).run(None, {"x0": x})[0][0, 0]
+        for model in (original, rounding.rounded(recipe.typed(original)))
+    ]
+    assert found == [2048, 2047]
