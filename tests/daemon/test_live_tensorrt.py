@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,6 @@ import pytest
 from edged.client import Client
 from edged.client.admin import Admin
 from edged.errors import EdgedError, Unavailable
-from edged.store import Store
 from tests.backends.blocks import dense
 from tests.backends.fake_tensorrt.rig import SITE
 from tests.daemon.live import Daemon, until
@@ -28,26 +30,66 @@ def task(number: int) -> Model:
     return Model(f"task{number}", BACKBONE, dense(16, 2 + number, seed=number, relu=False))
 
 
+OTHER = Model("other", dense(8, 4, seed=77))  # no linear head: it needs an engine of its own
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `edged prepare` said, and left in its cache."""
+
+    done: subprocess.CompletedProcess[str]
+    again: subprocess.CompletedProcess[str]
+    cache: Path
+    builds: int
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("prepared")
+    make_store(folder / "store", [task(0), task(1)])
+    config = folder / "edged.toml"
+    config.write_text(
+        f'store = "{folder}/store"\n[device]\ncache_dir = "{folder}/cache"\n{TENSORRT}'
+    )
+    count = folder / "builds"
+    environment = {"PYTHONPATH": f"{ROOT}:{SITE}", "FAKE_TENSORRT": f'{{"count": "{count}"}}'}
+
+    def prepare() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "edged", "prepare", "--config", str(config)],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return Prepared(prepare(), prepare(), folder / "cache", builds(count))
+
+
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make the fake what processes import; the file has a line for each engine that is built."""
-    count = tmp_path / "builds"
-    count.touch()
+def count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the fake what processes import. The file has a line for each engine that is built."""
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{SITE}")
-    monkeypatch.setenv("FAKE_TENSORRT", f'{{"count": "{count}"}}')
-    return count
+    ask_for(monkeypatch, tmp_path, "")
+    (tmp_path / "builds").touch()
+    return tmp_path / "builds"
+
+
+def ask_for(monkeypatch: pytest.MonkeyPatch, folder: Path, fault: str) -> None:
+    monkeypatch.setenv("FAKE_TENSORRT", f'{{"count": "{folder / "builds"}", "fault": "{fault}"}}')
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return make_store(tmp_path / "store", [task(number) for number in range(5)])
+def start(tmp_path: Path, count: Path) -> Iterator[Callable[[], Daemon]]:
+    daemons: list[Daemon] = []
 
+    def begin() -> Daemon:
+        daemons.append(Daemon(tmp_path, tmp_path / "store", settings=TENSORRT))
+        return daemons[-1]
 
-@pytest.fixture
-def daemon(tmp_path: Path, store: Store, fake: Path) -> Iterator[Daemon]:
-    made = Daemon(tmp_path, tmp_path / "store", settings=TENSORRT)
-    yield made
-    made.close()
+    yield begin
+    for daemon in daemons:
+        daemon.close()
 
 
 def builds(count: Path) -> int:
@@ -60,63 +102,6 @@ def ask(client: Client, model: Model) -> None:
     np.testing.assert_allclose(found, model.twin(x), rtol=1e-2, atol=5e-2)
 
 
-def test_a_first_start_builds_and_serves_and_a_new_task_needs_no_engine(
-    daemon: Daemon, store: Store, fake: Path, tmp_path: Path
-) -> None:
-    daemon.wait_for("ready: 5 models")
-    assert "building engine 1 of" in daemon.log()
-    assert builds(fake) == 2  # the backbone's engine, and the one of all heads
-    with Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:
-        for number in range(5):
-            ask(client, task(number))
-        make_store(tmp_path / "store", [task(5)])
-        assert admin.reload().added == ("task5",)
-        ask(client, task(5))
-        ask(client, task(0))
-    assert builds(fake) == 2
-    assert daemon.stop() == 0
-
-
-def test_a_second_start_builds_nothing(
-    daemon: Daemon, fake: Path, tmp_path: Path, store: Store
-) -> None:
-    daemon.wait_for("ready: 5 models")
-    assert daemon.stop() == 0
-    before = builds(fake)
-    again = Daemon(tmp_path, tmp_path / "store", settings=TENSORRT)
-    try:
-        again.wait_for("ready: 5 models")
-        with Client(again.endpoint) as client:
-            ask(client, task(3))
-        assert "building" not in again.log()
-    finally:
-        again.close()
-    assert builds(fake) == before
-
-
-def test_what_is_built_is_served_while_another_engine_is_being_built(
-    daemon: Daemon, store: Store, fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The new model's build does not end: until it does, all is as before the reload."""
-    daemon.wait_for("ready: 5 models")
-    assert daemon.stop() == 0
-    other = Model("other", dense(8, 4, seed=77))
-    make_store(tmp_path / "store", [other])
-    monkeypatch.setenv("FAKE_TENSORRT", '{"fault": "wait"}')
-    again = Daemon(tmp_path, tmp_path / "store", settings=TENSORRT)
-    try:
-        again.wait_for("building engine 1 of 1")
-        with Client(again.endpoint) as client:
-            for number in range(5):
-                until(lambda number=number: served(client, task(number)))
-                ask(client, task(number))
-            with pytest.raises(Unavailable, match="is being built"):
-                ask(client, other)
-        assert again.stop() == 0
-    finally:
-        again.close()
-
-
 def served(client: Client, model: Model) -> bool:
     try:
         ask(client, model)
@@ -125,34 +110,67 @@ def served(client: Client, model: Model) -> bool:
     return True
 
 
-def test_an_engine_that_cannot_be_built_is_named_and_the_others_serve(
-    daemon: Daemon, store: Store, fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_first_start_builds_and_serves_and_a_new_task_needs_no_engine(
+    start: Callable[[], Daemon], count: Path, tmp_path: Path
 ) -> None:
+    make_store(tmp_path / "store", [task(number) for number in range(5)])
+    daemon = start()
     daemon.wait_for("ready: 5 models")
+    assert "building engine 1 of" in daemon.log()
+    assert builds(count) == 2  # the backbone's engine, and the one of all heads
+    with Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:
+        for number in range(5):
+            ask(client, task(number))
+        make_store(tmp_path / "store", [task(5)])
+        assert admin.reload().added == ("task5",)
+        ask(client, task(5))
+        ask(client, task(0))
+    assert builds(count) == 2
     assert daemon.stop() == 0
-    other = Model("other", dense(8, 4, seed=77))
-    make_store(tmp_path / "store", [other])
-    monkeypatch.setenv("FAKE_TENSORRT", '{"fault": "none"}')
-    again = Daemon(tmp_path, tmp_path / "store", settings=TENSORRT)
-    try:
-        again.wait_for("unbuilt: TensorRT")
-        with Client(again.endpoint) as client:
-            until(lambda: served(client, task(0)))
-            with pytest.raises(EdgedError, match=r"unbuilt: .* could not be allocated"):
-                ask(client, other)
-        assert again.stop() == 0
-    finally:
-        again.close()
 
 
-def test_prepare_builds_beforehand(store: Store, fake: Path, tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path, tmp_path / "store", settings=TENSORRT)
-    daemon.close()  # only its configuration is wanted
-    command = [sys.executable, "-m", "edged", "prepare", "--config", str(tmp_path / "edged.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "0 of 6 blocks are prepared" in done.stdout
-    assert done.stdout.count(": prepared, ") == 6
-    assert builds(fake) == 2
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "6 of 6 blocks are prepared\n"
+def test_prepare_builds_beforehand(prepared: Prepared) -> None:
+    assert prepared.done.returncode == 0, prepared.done.stderr
+    assert "0 of 3 blocks are prepared" in prepared.done.stdout
+    assert prepared.done.stdout.count(": prepared, ") == 3
+    assert prepared.again.stdout == "3 of 3 blocks are prepared\n"
+    assert prepared.builds == 2
+
+
+def test_what_is_built_is_served_while_another_engine_is_being_built(
+    start: Callable[[], Daemon],
+    prepared: Prepared,
+    count: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_store(tmp_path / "store", [OTHER, task(0), task(1)])
+    shutil.copytree(prepared.cache, tmp_path / "cache")
+    ask_for(monkeypatch, tmp_path, "wait")
+    daemon = start()
+    daemon.wait_for("building engine 1 of 1")
+    with Client(daemon.endpoint) as client:
+        for number in range(2):
+            until(lambda number=number: served(client, task(number)))
+        with pytest.raises(Unavailable, match="is being built"):
+            ask(client, OTHER)
+    assert daemon.stop() == 0
+    assert builds(count) == 1  # the one that was begun
+
+
+def test_an_engine_that_cannot_be_built_is_named_and_the_others_serve(
+    start: Callable[[], Daemon],
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_store(tmp_path / "store", [OTHER, task(0)])
+    shutil.copytree(prepared.cache, tmp_path / "cache")
+    ask_for(monkeypatch, tmp_path, "none")
+    daemon = start()
+    daemon.wait_for("unbuilt: TensorRT")
+    with Client(daemon.endpoint) as client:
+        until(lambda: served(client, task(0)))
+        with pytest.raises(EdgedError, match=r"unbuilt: .* could not be allocated"):
+            ask(client, OTHER)
+    assert daemon.stop() == 0

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 from onnx import ModelProto
 
 from edged.backends.memory import NUMPY, Array
@@ -111,6 +110,8 @@ def _noise(inputs: Sequence[Port], rows: int, at_once: int) -> Iterator[dict[str
 
 
 def _session(model: ModelProto) -> Any:
+    import onnxruntime as ort  # half a second, which heads do without
+
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.enable_mem_pattern = False

@@ -71,7 +71,7 @@ class Builder:
             self._say("ERROR", "Build canceled by user")
             return None
         config._cache += b"."
-        shapes = config._profiles[0]._shapes
+        shapes = config._profiles[0]._shapes if config._profiles else {}
         head = {"version": self._trt.__version__, "shapes": shapes}
         data = MAGIC + json.dumps(head).encode() + b"\n" + network._model
         return make(self._trt, "IHostMemory", data)
@@ -83,7 +83,7 @@ class Builder:
 def _wrong(network: Any, config: Any) -> str:
     if not network._strong:
         return "the network is not strongly typed"
-    if not config._profiles:
+    if not config._profiles and any(-1 in tensor.shape for tensor in network._inputs):
         return "Network has dynamic or shape inputs, but no optimization profile has been defined."
     for tensor in network._inputs:
         if -1 in tensor.shape and tensor.name not in config._profiles[0]._shapes:
