@@ -116,17 +116,20 @@ def _build(
 
 
 def _line(row: Row) -> str:
-    parity = row.about.parity
+    parity, worst = row.about.parity, ""
+    if parity is not None:
+        worst = "infinite" if parity.difference is None else f"{parity.difference:.2%}"
     cells = (
         row.model,
         row.what,
         row.kind,
         f"{row.file_bytes / 1e6:.2f}",
-        f"{row.about.seconds:.1f}",
+        f"{row.about.seconds - (parity.seconds if parity else 0):.1f}",
         f"{row.plan_bytes / 1e6:.2f}" if row.plan_bytes else "",
         f"{row.about.peak_bytes / 1e6:.0f}",
+        "" if parity is None else f"{parity.seconds:.1f}",
         "" if parity is None else f"{parity.cosine:.6f}",
-        "" if parity is None else "infinite" if parity.difference is None else f"{parity.difference:.2%}",
+        worst,
         row.about.fallback,
     )
     return f"| {' | '.join(cells)} |"

@@ -40,14 +40,12 @@ def outcome(order: BuildOrder, report: Callable[[str, float], bool]) -> Built | 
     """Make the entry; whatever goes wrong is an answer."""
     try:
         return Built(make_entry(order, report))
-    except BuildFailed as error:
-        return NotBuilt(error.code, str(error), may_shrink=True)
     except Exception as caught:
         error = typed(caught, "the build failed")
         return NotBuilt(
             error.code,
             str(error),
-            may_shrink=isinstance(caught, MemoryError),
+            may_shrink=isinstance(caught, BuildFailed | MemoryError),
             is_damaged=isinstance(caught, StoreError),
         )
 

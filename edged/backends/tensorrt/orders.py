@@ -80,6 +80,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cosine: float  # the least of all outputs
     difference: float | None  # the largest, as a share of the output's range; None: not finite
     same_top1: float  # the share of rows
+    seconds: float = 0.0  # that the comparison took
 
 
 class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,9 +7,11 @@ wrong, what it lets pass may still drift on a device.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto
@@ -34,6 +36,7 @@ def judge(block: ModelProto, typed: ModelProto, inputs: Sequence[Port]) -> tuple
 
     Raises EdgedError if one of them does not run.
     """
+    began_s = time.monotonic()
     sessions = _session(block), _session(rounded(typed))
     fixed = inputs[0].shape[0]
     at_once = _AT_ONCE if fixed is None else int(fixed)
@@ -41,7 +44,8 @@ def judge(block: ModelProto, typed: ModelProto, inputs: Sequence[Port]) -> tuple
     parity = compare(wanted, found)
     if parity.same_top1 < SAME_TOP1 and parity.difference is not None:
         parity = compare(*_outputs(sessions, inputs, MORE_ROWS, at_once))
-    return parity, verdict(parity)
+    took_s = round(time.monotonic() - began_s, 3)
+    return msgspec.structs.replace(parity, seconds=took_s), verdict(parity)
 
 
 def compare(wanted: Sequence[Array], found: Sequence[Array]) -> Parity:
@@ -101,10 +105,8 @@ def _noise(inputs: Sequence[Port], rows: int, at_once: int) -> Iterator[dict[str
         feeds: dict[str, Array] = {}
         for port in inputs:
             shape = (at_once, *(extent or 1 for extent in port.shape[1:]))
-            if port.datatype in ("FP16", "FP32", "FP64"):
-                values = rng.standard_normal(shape)
-            else:
-                values = rng.integers(0, 2, shape)
+            is_float = port.datatype in ("FP16", "FP32", "FP64")
+            values: Array = rng.standard_normal(shape) if is_float else rng.integers(0, 2, shape)
             feeds[port.name] = values.astype(NUMPY[port.datatype])
         yield feeds
 
