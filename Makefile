@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test units quick check pins clean distclean
+.PHONY: help demo serve rtx test units quick check pins clean distclean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -24,6 +24,7 @@ types_python := 3.11
 help:
 	@echo "make demo       five real vision tasks on one backbone, through the real daemon"
 	@echo "make serve      the daemon with the demo's models, in the foreground"
+	@echo "make rtx        builds engines of several models with TensorRT-RTX, which needs no GPU"
 	@echo "make test       every check and every test"
 	@echo "make units      the tests that start no process and need no torch: two minutes"
 	@echo "make quick      every check, and the units that take no second each: a minute"
@@ -39,6 +40,9 @@ demo: $(demo)
 
 serve: $(demo)
 	@exec $(python) -m tools.demo --dir $(DEMO_DIR) --serve
+
+rtx: $(dev)
+	@$(python) -m tools.rtx --packages .rtx --demo $(DEMO_DIR)
 
 test: check
 	@echo "==> tests"
@@ -70,7 +74,7 @@ pins:
 	@tools/pins.sh
 
 clean:
-	@rm -rf $(DEMO_DIR) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(DEMO_DIR) .rtx build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@rm -rf .import_linter_cache *.egg-info
 	@find edged export tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

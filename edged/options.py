@@ -14,16 +14,22 @@ import msgspec
 from msgspec import Meta
 
 from edged import profiles
-from edged.bounds import Rows, Threads, explained
+from edged.bounds import BytesOrNone, Rows, Seconds, Threads, explained
 from edged.errors import ConfigError, Unsupported
 from edged.profiles.form import BlockProfile, check_block
 from edged.typeinfo import describe
 
-Name: TypeAlias = Literal["onnxruntime", "torch", "emulated", "emulated-cuda", "fake"]
+Name: TypeAlias = Literal[
+    "auto", "onnxruntime", "torch", "tensorrt", "emulated", "emulated-cuda", "fake"
+]
 _DeviceId: TypeAlias = Annotated[int, Meta(ge=0, le=255)]
 _Microseconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e9)]
 _Count: TypeAlias = Annotated[int, Meta(ge=1, le=2**31)]
 _Speed: TypeAlias = Annotated[float, Meta(ge=1e-6, le=1e12)]
+
+
+class AutoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """None: the machine decides. Name a backend to give it options."""
 
 
 class OnnxRuntimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +47,14 @@ class TorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # memory and, on a GPU, far less time. Sums and norms are float32 whatever this says.
     precision: Literal["fp32", "tf32", "fp16"] = "fp32"
     graphs: bool = True  # replay repeated runs as CUDA graphs on a GPU
+
+
+class TensorRtOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    precision: Literal["fp16", "fp32"] = "fp16"  # fp16 where it is as good: docs/tensorrt.md
+    max_rows: Annotated[int, Meta(ge=1, le=1024)] = 16  # of one run; larger batches run in parts
+    device_id: _DeviceId = 0  # number of the GPU
+    build_timeout_s: Seconds = 1800.0  # time to build the engine of one block
+    arena_bytes: BytesOrNone = 0  # device memory besides engines; 0: an eighth of what is free
 
 
 class EmulatedOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,12 +98,20 @@ class FakeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Options: TypeAlias = (
-    OnnxRuntimeOptions | TorchOptions | EmulatedOptions | EmulatedCudaOptions | FakeOptions
+    AutoOptions
+    | OnnxRuntimeOptions
+    | TorchOptions
+    | TensorRtOptions
+    | EmulatedOptions
+    | EmulatedCudaOptions
+    | FakeOptions
 )
 
 _TYPES: dict[str, type[Options]] = {
+    "auto": AutoOptions,
     "onnxruntime": OnnxRuntimeOptions,
     "torch": TorchOptions,
+    "tensorrt": TensorRtOptions,
     "emulated": EmulatedOptions,
     "emulated-cuda": EmulatedCudaOptions,
     "fake": FakeOptions,
@@ -97,7 +119,12 @@ _TYPES: dict[str, type[Options]] = {
 _NEEDS = {
     "onnxruntime": ("onnxruntime",),
     "torch": ("torch", "onnx"),
+    "tensorrt": ("tensorrt",),
     "emulated-cuda": ("onnxruntime",),
+}
+_HOW = {
+    "tensorrt": "on a Jetson apt install tensorrt python3-libnvinfer, and make edged's environment "
+    "with --system-site-packages"
 }
 
 
@@ -121,8 +148,9 @@ def check_installed(backend: str) -> None:
     """Raises Unsupported if a package that the backend needs is not there; imports none."""
     for package in _NEEDS.get(backend, ()):
         if importlib.util.find_spec(package) is None:
+            how = _HOW.get(package, "install it")
             raise Unsupported(
-                f"backend {backend} needs {package}, which is not installed: install it, or choose "
+                f"backend {backend} needs {package}, which is not installed: {how}, or choose "
                 "another backend"
             )
 
@@ -141,4 +169,12 @@ def figures(options: EmulatedOptions) -> dict[str, BlockProfile]:
     return found
 
 
-describe(FakeOptions, EmulatedOptions, EmulatedCudaOptions, OnnxRuntimeOptions, TorchOptions)
+describe(
+    AutoOptions,
+    FakeOptions,
+    EmulatedOptions,
+    EmulatedCudaOptions,
+    OnnxRuntimeOptions,
+    TensorRtOptions,
+    TorchOptions,
+)

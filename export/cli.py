@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from edged import __version__
 from edged.cli.console import run_command
-from export import cli_add, cli_head, cli_look, cli_recheck
+from export import cli_add, cli_engines, cli_head, cli_look, cli_recheck
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"edged-export {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (cli_add, cli_head, cli_look, cli_recheck):
+    for module in (cli_add, cli_head, cli_look, cli_recheck, cli_engines):
         module.register(commands)
     return top
 

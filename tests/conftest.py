@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent
 # What `--units` leaves out. A file that starts processes and is not named here fails under
 # `--units`; one that needs torch or matplotlib fails where these are not installed.
 STARTS_PROCESSES = (
+    "backends/tensorrt/test_build.py",
     "backends/test_ort.py",
     "bench/*",
     "client/test_cli.py",
@@ -52,6 +53,7 @@ STARTS_PROCESSES = (
     "test_typeinfo.py",
 )
 NEEDS_MORE = (
+    "backends/tensorrt/test_backend.py",
     "backends/test_conformance.py",
     "backends/test_torch*.py",
     "demo/*",

@@ -14,6 +14,7 @@ from edged.errors import ConfigError, Unsupported
 _BACKENDS = {
     "onnxruntime": "edged.backends.ort",
     "torch": "edged.backends.torch",
+    "tensorrt": "edged.backends.tensorrt.backend",
     "emulated": "edged.backends.emulated",
     "emulated-cuda": "edged.backends.emulated_cuda",
     "fake": "edged.backends.fake",

@@ -7,10 +7,10 @@ One thread at a time loads and unloads, while others run other blocks, each with
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from edged.backends.memory import BackendMemory, DeviceArray
 from edged.budget import DeviceBytes
@@ -20,6 +20,15 @@ from edged.paths.layout import Tensor
 
 class DeviceLost(EdgedError):
     """The device no longer works for this process; only a new process may use it."""
+
+
+Progress: TypeAlias = Callable[[str, float], bool]
+"""Told of a phase and of the share that is done, a few times a second; False stops it."""
+
+
+def go_on(phase: str, done: float) -> bool:
+    """The Progress of whoever does not ask."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +60,16 @@ class Backend(Protocol):
     memory: BackendMemory
     sizes: tuple[int, ...]  # rows that runs are padded to, ascending from 1; none: they are not
     prepares: bool  # whether blocks are loaded from prepared copies, which are made before
+    builds: bool  # whether that takes minutes, so that nothing should wait for it
 
     def is_prepared(self, block: str) -> bool:
         """Whether `load` will read a prepared copy of a verified file instead of the file."""
 
-    def prepare(self, block: str, path: Path) -> None:
-        """Make the prepared copy of a verified file, if this backend uses one and it is missing."""
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
+        """Make the prepared copy of a verified file, if this backend uses one and it is missing.
+
+        Raises Cancelled where `progress` stops it.
+        """
 
     def files(self, block: str, path: Path) -> Sequence[Path]:
         """The files that `load` will read, so that they can be read ahead."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edged import profiles
-from edged.backends.base import BlockUse, LoadedBlock
+from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.memory import Array, HostMemory
 from edged.budget import DeviceBytes
 from edged.core.costs import interpolate
@@ -38,6 +38,7 @@ class Emulated:
     name = "emulated"
     emulated = True
     prepares = False
+    builds = False
     sizes: tuple[int, ...] = ()
     lanes = 1
 
@@ -59,7 +60,7 @@ class Emulated:
     def is_prepared(self, block: str) -> bool:
         return False
 
-    def prepare(self, block: str, path: Path) -> None:
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:

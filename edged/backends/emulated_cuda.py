@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edged.backends.base import BlockUse, LoadedBlock
+from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.memory import Array, host_view
 from edged.backends.ort import OnnxRuntime
 from edged.budget import DeviceBytes
@@ -34,6 +34,7 @@ class OnnxRuntimeOnCuda:
     lanes = 1
     prepare_row_s = 0.0
     prepares = True
+    builds = False
     sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
 
     def __init__(self, options: EmulatedCudaOptions, *, threads: int, cache_dir: Path) -> None:
@@ -50,8 +51,8 @@ class OnnxRuntimeOnCuda:
     def is_prepared(self, block: str) -> bool:
         return self._host.is_prepared(block)
 
-    def prepare(self, block: str, path: Path) -> None:
-        self._host.prepare(block, path)
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
+        self._host.prepare(block, path, progress)
 
     def files(self, block: str, path: Path) -> Sequence[Path]:
         return self._host.files(block, path)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
+from edged.backends.base import BlockUse, DeviceLost, LoadedBlock, Progress, go_on
 from edged.backends.memory import Array, HostMemory
 from edged.budget import DeviceBytes
 from edged.errors import EdgedError, StoreError
@@ -29,6 +29,7 @@ class Fake:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
+    builds = False
     sizes: tuple[int, ...] = ()
 
     def __init__(self, options: FakeOptions) -> None:
@@ -41,7 +42,7 @@ class Fake:
     def is_prepared(self, block: str) -> bool:
         return False
 
-    def prepare(self, block: str, path: Path) -> None:
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:

@@ -31,7 +31,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edged.backends import mapped
-from edged.backends.base import Backend, BlockUse, LoadedBlock
+from edged.backends.base import Backend, BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.ort_common import args_of, check_provider, line, of_load, of_run
 from edged.backends.ort_cuda import OnnxRuntimeCuda
@@ -68,6 +68,7 @@ class _Block:
 
 class OnnxRuntime:
     name = "onnxruntime"
+    builds = False
     emulated = False
     prepare_row_s = 0.0
     sizes: tuple[int, ...] = ()
@@ -102,7 +103,7 @@ class OnnxRuntime:
     def is_prepared(self, block: str) -> bool:
         return self._prepared is not None and self._prepared.find(block) is not None
 
-    def prepare(self, block: str, path: Path) -> None:
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
         if self._prepared is not None and self._prepared.find(block) is None:
             self._prepared.make(block, functools.partial(self._optimise, path))
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from edged.backends import torch_graph
-from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
+from edged.backends.base import BlockUse, DeviceLost, LoadedBlock, Progress, go_on
 from edged.backends.memory import NUMPY, Array, Copies
 from edged.backends.signature import check
 from edged.backends.torch_device import CudaDevice, Processor, TorchDevice, TorchFlight
@@ -149,6 +149,7 @@ class Torch:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
+    builds = False
     sizes: tuple[int, ...] = ()
 
     def __init__(
@@ -167,7 +168,7 @@ class Torch:
     def is_prepared(self, block: str) -> bool:
         return False
 
-    def prepare(self, block: str, path: Path) -> None:
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:

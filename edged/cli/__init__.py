@@ -19,6 +19,7 @@ _COMMANDS = {
     "status": "edged.cli.status",
     "models": "edged.cli.models",
     "profile": "edged.cli.profile",
+    "prepare": "edged.cli.prepare",
     **dict.fromkeys(("load", "unload", "pin", "unpin", "reload", "residency"), "edged.cli.admin"),
     "simulate": "edged.cli.simulate",
     "plan": "edged.planner.cli",

@@ -76,11 +76,11 @@ def _run(args: argparse.Namespace) -> int:
 def _measure(args: argparse.Namespace) -> DeviceProfile:
     from edged import config as configuration
     from edged import profiles
-    from edged.daemon import worker_settings
+    from edged.daemon.preflight import chosen, worker_settings
     from edged.device.measuring import Order
     from edged.store import Store
 
-    config = configuration.read(args.config)
+    config, _ = chosen(configuration.read(args.config))
     store = Store(config.store)
     manifests = store.models(args.model or config.models)
     settings = worker_settings(config, tuple(manifests))
@@ -132,8 +132,9 @@ def blocks_alone(manifests: Mapping[str, Manifest]) -> dict[str, Manifest]:
 
 def measure_apart(order: Order) -> Measured:
     """Measure one block in a process of its own. Raises that process's error, or EdgedError."""
+    from edged.children import command
     from edged.device.measuring import Failed, Measured
-    from edged.device.process import command, environment
+    from edged.device.process import environment
 
     try:
         done = subprocess.run(

@@ -81,9 +81,12 @@ def _look(config: Config) -> dict[str, str]:
     """The models that cannot be served, and why. Raises what a start would end with."""
     from edged.daemon.models.held_store import HeldStore
     from edged.daemon.places import addresses_in_use
-    from edged.daemon.preflight import check, check_blocks, check_device
+    from edged.daemon.preflight import check, check_blocks, check_device, chosen
     from edged.store import Store
 
+    config, why = chosen(config)
+    if why:
+        say(f"edged: {why}", error=True)
     with contextlib.closing(HeldStore(Store(config.store), config.models)) as held:
         checked = check(config, held)
         check_device(checked)

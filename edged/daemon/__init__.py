@@ -10,7 +10,7 @@ from edged import logs, malloc
 from edged.config import Config
 from edged.daemon.loop import Loop
 from edged.daemon.models.held_store import HeldStore
-from edged.daemon.preflight import check, check_blocks, worker_settings
+from edged.daemon.preflight import check, check_blocks, chosen, worker_settings
 from edged.errors import EdgedError, InvalidArgument
 from edged.observe.recording import Recorder
 from edged.store import Store
@@ -28,6 +28,9 @@ def serve(config: Config, *, record: Path | None = None) -> int:
     """Run until told to end; the exit status. Raises EdgedError when it cannot start."""
     logs.begin(config.log.level)
     malloc.keep(_KEEP_BYTES, _KEEP_PIECE_BYTES)
+    config, why = chosen(config)
+    if why:
+        log.info("%s", why)
     with ExitStack() as stack:
         held = HeldStore(Store(config.store), config.models)
         stack.callback(held.close)

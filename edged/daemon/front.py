@@ -362,6 +362,13 @@ class Front:
         if message.done:
             self._figures.share_out(now)
 
+    def _on_building(self, message: link.Building, now: float) -> None:
+        """What is built by now can be loaded: nobody tries that again by itself for a while."""
+        before, self._worker.building = self._worker.building, message
+        built = set(before.waiting if before is not None else ()) - set(message.waiting)
+        if built:
+            self._administration.on_built(built, now)
+
     def _on_defined(self, message: link.Defined, now: float) -> None:
         self._administration.defined(now)
 
@@ -369,7 +376,8 @@ class Front:
         self._administration.define_failed(from_code(message.code, message.message), now)
 
 
-_PROGRESS = (link.Ready, BlockLoaded, BlockLoadFailed)  # then more models may be served
+# After these more models may be served.
+_PROGRESS = (link.Ready, link.Building, BlockLoaded, BlockLoadFailed)
 
 _ON_WORKER: dict[type, Callable[[Front, Any, float], None]] = {
     link.Ready: Front._on_ready,
@@ -378,4 +386,5 @@ _ON_WORKER: dict[type, Callable[[Front, Any, float], None]] = {
     link.ModelMeasured: Front._on_model_measured,
     link.Defined: Front._on_defined,
     link.DefineFailed: Front._on_define_failed,
+    link.Building: Front._on_building,
 }

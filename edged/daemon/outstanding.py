@@ -145,6 +145,12 @@ class Outstanding:
         """
         self.loads.begin(models, None, self._checked_s)
 
+    def building(self, now: float) -> None:
+        """Blocks of models that are being defined are built, which has a time-out of its own."""
+        first = next(iter(self.loads.orders), "")
+        if not isinstance(first, str):
+            self.loads.since_s = now
+
     def measure(self) -> None:
         self._measures += 1
 

@@ -18,13 +18,15 @@ import msgspec
 import psutil
 
 from edged import options, profiles, wire
+from edged.children import command
 from edged.config import Config, cores
 from edged.daemon.models.held_store import HeldStore, inspect
 from edged.daemon.models.state_file import state_dir
 from edged.daemon.models.versions import Versions
 from edged.daemon.places import check_directory, check_endpoint, endpoints
+from edged.device.choosing import Candidate, choose
 from edged.device.inputs import preparations
-from edged.device.process import command, environment
+from edged.device.process import environment
 from edged.device.settings import Settings as WorkerSettings
 from edged.device.settings import Trial
 from edged.errors import ConfigError, EdgedError, StoreError, Unavailable, from_code
@@ -83,6 +85,30 @@ def check_device(checked: Checked) -> None:
             machine=profiles.machine(),
             lanes=trial.lanes,
         )
+
+
+def chosen(config: Config) -> tuple[Config, str]:
+    """The configuration with a backend in the place of `auto`, and a line that says why this one;
+    empty where a backend was named."""
+    if config.device.backend != "auto":
+        return config, ""
+
+    def with_backend(candidate: Candidate) -> Config:
+        device = msgspec.structs.replace(
+            config.device, backend=candidate.backend, options=dict(candidate.options)
+        )
+        return msgspec.structs.replace(config, device=device)
+
+    def attempt(candidate: Candidate) -> str | None:
+        try:
+            options.check_installed(candidate.backend)
+            tried = _try_backend(worker_settings(with_backend(candidate), config.memory.pinned))
+        except EdgedError as error:
+            return str(error)
+        return None if tried.failure is None else tried.failure[1]
+
+    choice = choose(attempt)
+    return with_backend(choice.candidate), choice.line
 
 
 def _try_backend(settings: WorkerSettings) -> Trial:
@@ -183,7 +209,8 @@ def _check_backend(config: Config, models: Mapping[str, Manifest]) -> None:
             _check_figures(options.figures(chosen), models)
         except ConfigError as error:
             raise ConfigError(f"device.options of backend emulated: {error}") from error
-    if isinstance(chosen, options.OnnxRuntimeOptions) and chosen.provider == "cpu":
+    on_cpu = isinstance(chosen, options.OnnxRuntimeOptions) and chosen.provider == "cpu"
+    if on_cpu or isinstance(chosen, options.TensorRtOptions):
         check_directory("device.cache_dir", device.cache_dir, "prepared blocks")
 
 

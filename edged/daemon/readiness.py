@@ -22,12 +22,14 @@ class Readiness:
         None  # number of the model that is loaded now, and of how many
     )
     note: str = ""  # what an operator should know, such as that models do not fit; else empty
-    failure: tuple[Code, str] | None = None  # why no model can be served at all
+    failure: tuple[Code, str] | None = None  # why no model can be served at all, ever
+    building: str = ""  # which engine is built, and how far that is
 
     @property
     def progress(self) -> str:
         """Empty when nothing is loaded."""
-        return "" if self.loading is None else "loading model {} of {}".format(*self.loading)
+        loading = "" if self.loading is None else "loading model {} of {}".format(*self.loading)
+        return "; ".join(filter(None, (loading, self.building)))
 
     @property
     def remark(self) -> str:
@@ -38,8 +40,8 @@ class Readiness:
 STARTING = Readiness(is_ready=False)
 
 
-def readiness(state: MemoryState, wanted: Collection[str]) -> Readiness:
-    """`wanted`: keys of the pinned and default models."""
+def readiness(state: MemoryState, wanted: Collection[str], building: str = "") -> Readiness:
+    """`wanted`: keys of the pinned and default models. `building`: see `building_text`."""
     served = [model for model in state.models if model.served]
     good = [m for m in served if not m.error and not m.excess_bytes]
     first = [model for model in served if model.model in wanted]
@@ -49,8 +51,18 @@ def readiness(state: MemoryState, wanted: Collection[str]) -> Readiness:
     failed = [(m.code, m.error) for m in served if m.error and m.code is not None]
     failure = None
     if served and len(failed) == len(served) and state.loading is None:
-        failure = failed[0]
-    return Readiness(is_ready, state.loading, _note(served, first, is_ready=is_ready), failure)
+        lasting = [one for one in failed if one[0] is not Code.UNAVAILABLE]
+        failure = lasting[0] if len(lasting) == len(failed) else None
+    note = _note(served, first, is_ready=is_ready)
+    return Readiness(is_ready, state.loading, note, failure, building)
+
+
+def building_text(waiting: int, of: int, share: float) -> str:
+    """How far engines are that are built, `waiting` of which are not there yet; empty at the end.
+
+    `share`: of the one that is built now, which is done.
+    """
+    return f"building engine {of - waiting + 1} of {of}, {share:.0%}" if waiting else ""
 
 
 def _note(served: Sequence[ModelState], first: Sequence[ModelState], *, is_ready: bool) -> str:

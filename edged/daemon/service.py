@@ -13,7 +13,13 @@ from edged.daemon.models.administration import Administration
 from edged.daemon.models.catalog import NOT_LOADED, Catalog
 from edged.daemon.models.versions import Versions
 from edged.daemon.peers.clients import Clients
-from edged.daemon.readiness import STARTING, first_models, readiness, wanted_models
+from edged.daemon.readiness import (
+    STARTING,
+    building_text,
+    first_models,
+    readiness,
+    wanted_models,
+)
 from edged.daemon.worker_port import WorkerPort
 from edged.sharedmem.owner import SharedRegions
 
@@ -50,7 +56,9 @@ class Service:
         """See how far the loading has come, and what there is no room for."""
         pinned, failing = self.administration.pinned, self.failing()
         wanted = wanted_models(self.catalog, self._loadable(), pinned, failing)
-        self.readiness = readiness(self.scheduler.memory(), wanted)
+        told = self.worker.building
+        building = "" if told is None else building_text(len(told.waiting), told.of, told.share)
+        self.readiness = readiness(self.scheduler.memory(), wanted, building)
 
     def first_models(self) -> tuple[str, ...]:
         """Keys of the models that a worker which starts now is to load, best first."""

@@ -121,8 +121,9 @@ class Supervisor:
         self._failure: link.WorkerFailed | None = None  # the last words of the current worker
         self._was_ready = False
         self._device_name = ""
+        self._built: tuple[object, ...] = ()  # how far the building of engines was
         self._said = ""  # the last status that the service manager was told
-        self._logged: str | None = None  # the last remark in the log, of the current worker
+        self._logged: tuple[object, ...] | None = None  # what the log told last, of this worker
 
     @property
     def wakeup_at(self) -> float:
@@ -249,6 +250,8 @@ class Supervisor:
             elif isinstance(report, BlockLoaded | BlockLoadFailed):
                 self._extend_start()
                 self._on_progress()
+            elif isinstance(report, link.Building):
+                self._on_building(report)
             elif isinstance(report, link.WorkerFailed):
                 self._failure = report
             self.channel.flush()
@@ -257,6 +260,14 @@ class Supervisor:
         if receiver.ended:  # a closed socket would be readable for ever
             self.channel.watch(receiver.descriptor, 0)
         return heard
+
+    def _on_building(self, report: link.Building) -> None:
+        """An engine that gets on extends the start; one that stands still does not."""
+        stage = report.waiting, report.phase, report.share
+        if stage != self._built:
+            self._built = stage
+            self._extend_start()
+        self._on_progress()
 
     def _on_progress(self) -> None:
         """Say how far the loading has come, and when the first models can be answered.
@@ -270,12 +281,18 @@ class Supervisor:
             self._was_ready = True
             self.on_first_ready()
             self.notifier.ready()
-        if not self._was_ready and readiness.loading is None:
+        if not (self._was_ready or readiness.loading or readiness.building):
             # No wanted model can be served at present. The daemon stays up, since memory may be
             # free later, so the service manager must not end it when the time for its start ends.
             self._extend_start()
-        if readiness.remark != self._logged:
-            self._logged = readiness.remark
+        stage = (
+            readiness.is_ready and not readiness.progress,
+            readiness.note,
+            readiness.loading,
+            readiness.building.partition(",")[0],
+        )
+        if stage != self._logged:
+            self._logged = stage
             self._log(readiness)
         self._say_what_is_served(readiness)
 

@@ -107,6 +107,7 @@ class WorkerPort:
             config.device.start_timeout_s, config.device.hang_timeout_s, scheduler.expected_s
         )
         self.ready: link.Ready | None = None
+        self.building: link.Building | None = None  # how far the present one was when it told
         self.lanes_prepare = False  # the lanes decode small images themselves
         self.is_emulated = False  # nothing is computed
         # Carries out each order of the scheduler.
@@ -142,7 +143,7 @@ class WorkerPort:
         """The worker has ended, because of `batch` if that is known: the requests in it."""
         lost = None if batch is None else self.outstanding.batches.orders.get(batch)
         self.outstanding.begin(now)
-        self.ready, self.lanes_prepare = None, False
+        self.ready, self.building, self.lanes_prepare = None, None, False
         for request in self._requests.values():
             request.lose_worker()
         return None if lost is None else tuple(member.rid for member in lost.run.members)
@@ -266,6 +267,8 @@ class WorkerPort:
     def _on_load_failed(self, report: BlockLoadFailed, now: float) -> bool:
         if not self.outstanding.loads.end(report.block, now):
             return False
+        if self.building is not None and report.block in self.building.waiting:
+            return True  # it is built first, which is told apart
         for key, manifest in self._models.items():
             if any(step.block == report.block for step in manifest.steps):
                 fields = {"block": report.block, "model": key}
@@ -277,6 +280,12 @@ class WorkerPort:
 
     def _on_defined(self, report: link.Defined | link.DefineFailed, now: float) -> bool:
         return self.outstanding.loads.end(report.models, now)
+
+    def _on_building(self, report: link.Building, now: float) -> bool:
+        if not (0.0 <= report.share <= 1.0 and len(report.waiting) <= max(report.of, 0)):
+            return False
+        self.outstanding.building(now)
+        return True
 
     def _on_measured(self, report: link.ModelMeasured, now: float) -> bool:
         fits = all(one.rows > 0 and one.infer_us > 0 for one in report.warm_ups)
@@ -319,6 +328,7 @@ _CHECKS: dict[type, Callable[[WorkerPort, Any, float], bool]] = {
     BlockUnloaded: WorkerPort._on_unloaded,
     link.Defined: WorkerPort._on_defined,
     link.DefineFailed: WorkerPort._on_defined,
+    link.Building: WorkerPort._on_building,
     link.WorkerMemory: WorkerPort._on_memory,
     link.ModelMeasured: WorkerPort._on_measured,
 }

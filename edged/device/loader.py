@@ -15,10 +15,10 @@ from msgspec.structs import replace
 
 from edged import malloc as heap
 from edged.backends import mapped
-from edged.backends.base import Backend, BlockUse, LoadedBlock
+from edged.backends.base import Backend, BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.prepared import DamagedCopy
 from edged.device.measurements import BlockFigures, Measurements
-from edged.errors import EdgedError
+from edged.errors import EdgedError, Unavailable
 from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.paths.layout import Tensor
@@ -126,6 +126,11 @@ class Loader:
         if block not in self._holds:
             self._holds[block] = self._store.hold([block])
 
+    def build(self, block: str, progress: Progress) -> None:
+        """Prepare a block, beside whatever else goes on. Raises StoreError, and as `prepare`."""
+        with self._store.hold([block]):
+            self._prepare(block, progress)
+
     def block_bytes(self, block: str) -> int:
         """What a block will take; of one that was never loaded the size of its file."""
         if block in self.resident:
@@ -203,6 +208,8 @@ class Loader:
                 return self._backend.load(block, path, uses)
             except DamagedCopy as error:
                 log.warning("%s", error, extra={"block": block})
+                if self._backend.builds:
+                    raise Unavailable(f"the engine of block {block[:12]} is built again") from error
                 is_verified = False
         if not is_verified:
             self._store.verify_block(block)
@@ -211,12 +218,12 @@ class Loader:
         finally:
             mapped.give_cache_back(path)
 
-    def _prepare(self, block: str) -> None:
+    def _prepare(self, block: str, progress: Progress = go_on) -> None:
         """Verify a block, and make the copy of it that is loaded, if the backend has any."""
         path = self._store.block_path(block)
         self._store.verify_block(block)
         try:
-            self._backend.prepare(block, path)
+            self._backend.prepare(block, path, progress)
         finally:
             mapped.give_cache_back(path)
             heap.give_back()

@@ -8,6 +8,7 @@ sockets and no budget: whoever orders a load has made room for it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -18,8 +19,10 @@ from typing import Any, TypeAlias
 
 from edged.backends.base import DeviceLost
 from edged.core.events import BlockLoaded, BlockLoadFailed, BlockUnloaded, Load, Unload
+from edged.device.building import Building
 from edged.device.failures import passing, typed
 from edged.device.loader import Loader
+from edged.errors import EdgedError
 from edged.link import messages as link
 from edged.manifest import Manifest
 
@@ -38,10 +41,17 @@ class Orders:
     """
 
     def __init__(
-        self, loader: Loader, redefine: Redefine, report: Callable[[link.FromWorker], None]
+        self,
+        loader: Loader,
+        redefine: Redefine,
+        report: Callable[[link.FromWorker], None],
+        building: Building | None = None,
     ) -> None:
-        """`redefine`: make all these models, and no others, known to staging and lanes."""
+        """redefine  make all these models, and no others, known to staging and lanes
+        building  prepares blocks where that takes minutes; else they are prepared here
+        """
         self._loader = loader
+        self._building = building
         self._redefine = redefine
         self._report = report
         self._queue: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
@@ -66,7 +76,20 @@ class Orders:
             thread.start()
 
     def put(self, order: Order) -> None:
-        (self._unloads if isinstance(order, Unload) else self._queue).put(order)
+        if isinstance(order, link.Define) and self._building is not None:
+            blocks = {step.block for _, manifest in order.models for step in manifest.steps}
+            built = functools.partial(self._on_built, order)
+            self._building.when_prepared(blocks, built)
+        else:
+            (self._unloads if isinstance(order, Unload) else self._queue).put(order)
+
+    def _on_built(self, order: link.Define, error: EdgedError | None) -> None:
+        """All blocks of new models are prepared, or one of them cannot be."""
+        if error is None:
+            self._queue.put(order)
+        else:
+            keys = tuple(key for key, _ in order.models)
+            self._report(link.DefineFailed(keys, error.code, str(error)))
 
     def stop(self) -> None:
         """Return when all that was ordered is done."""
@@ -109,6 +132,8 @@ class Orders:
     def _load(self, order: Load) -> None:
         with self._coming:
             try:
+                if self._building is not None:
+                    self._building.check(order.block)
                 info = self._loader.load(order.block)
             except DeviceLost:
                 raise

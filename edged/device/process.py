@@ -9,15 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import msgspec
 
+from edged.children import command
 from edged.device.settings import Settings, WorkerStart
 from edged.link.channel import Receiver, Sender, channel_pair
-
-_ROOT = str(Path(__file__).parents[2])  # that `edged` lies in
 
 
 class WorkerProcess:
@@ -92,23 +89,6 @@ class WorkerProcess:
         """As `let_go`, and wait for the end of the process."""
         self.let_go()
         self._process.wait()
-
-
-# As `python -m`, but for where modules are looked for: `-c` and `-m` begin with the working
-# directory, and whoever may write there could put a module in the place of a library.
-_RUN = (
-    "import sys; sys.path[:] = {path}; import runpy; "
-    "runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
-)
-
-
-def command(module: str) -> list[str]:
-    """How to run a module in a process of its own, which imports from where this one does."""
-    path = [os.path.abspath(entry) for entry in sys.path if entry]
-    if _ROOT not in path:
-        path.insert(0, _ROOT)
-    run = _RUN.format(path=path, module=module)
-    return [sys.executable, "-c", run, "-m", module]  # the last two for whoever lists processes
 
 
 def environment(settings: Settings) -> dict[str, str]:

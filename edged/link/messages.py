@@ -286,6 +286,18 @@ class DefineFailed(_Message, frozen=True):
     message: str
 
 
+class Building(_Message, frozen=True):
+    """How far the blocks are whose preparation takes minutes; told as it goes on, and of no order.
+
+    A Load of one of them fails at once, and can be ordered again when it waits no longer.
+    """
+
+    waiting: tuple[str, ...]  # blocks that are still to be prepared, first the one under way
+    of: int  # how many they were at the beginning
+    phase: str  # of the one under way, for people
+    share: float  # of it that is done, 0 to 1
+
+
 class ModelMeasured(_Message, frozen=True):
     """The one run of a Calibrate has ended. Where the model is `done`, its `warm_ups` and the
     figures of Ready with the same names take the place of what was known."""
@@ -321,6 +333,7 @@ FromWorker: TypeAlias = (
     | WorkerFailed
     | Defined
     | DefineFailed
+    | Building
     | ModelMeasured
     | WorkerMemory
 )

@@ -258,7 +258,7 @@ def test_neither_does_the_front_run_as_a_module(tmp_path: Path) -> None:
 def test_a_checkout_runs_from_its_own_directory() -> None:
     """Also without any other word of where it is."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    shown = "from edged.device.process import command; print(command('edged')[2])"
+    shown = "from edged.children import command; print(command('edged')[2])"
     done = subprocess.run(
         [sys.executable, "-c", shown], cwd=CHECKOUT, env=environment, capture_output=True, text=True
     )

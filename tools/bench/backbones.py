@@ -65,7 +65,7 @@ def whole_models(
     module, example = MODELS[name](seed)
     if side is not None:
         example = example.new_zeros(2, 3, side, side)
-    whole = _exported(module, example, folder / "whole.onnx")
+    whole = exported(module, example, folder / "whole.onnx")
     (head,) = [w for w in whole.graph.initializer if len(w.dims) == 2 and CLASSES in w.dims]
     for number, path in enumerate(paths):
         random = np.random.default_rng([seed, number])
@@ -75,7 +75,7 @@ def whole_models(
     return paths
 
 
-def _exported(module: torch.nn.Module, example: torch.Tensor, path: Path) -> Any:
+def exported(module: torch.nn.Module, example: torch.Tensor, path: Path) -> Any:
     """The module as an ONNX model that takes any number of rows."""
     import onnx
     import torch
@@ -118,8 +118,31 @@ def _swinv2(seed: int, *, image_size: int, **sizes: Any) -> tuple[torch.nn.Modul
     import torch
     from transformers import Swinv2Config, Swinv2ForImageClassification
 
+    torch.manual_seed(seed)
+    config = Swinv2Config(image_size=image_size, **{**sizes, "num_labels": CLASSES})
+    example = torch.zeros(2, 3, image_size, image_size)
+    return _logits(Swinv2ForImageClassification(config)), example
+
+
+def _vit_micro(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
+    """A vision transformer (arXiv:2010.11929) of four layers, for trials."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128,
+        image_size=64, patch_size=16, num_labels=CLASSES,
+    )  # fmt: skip
+    return _logits(ViTForImageClassification(config)), torch.zeros(2, 3, 64, 64)
+
+
+def _logits(model: torch.nn.Module) -> torch.nn.Module:
+    """The model of pictures as one from pixels to a plain tensor."""
+    import torch
+
     class Logits(torch.nn.Module):
-        def __init__(self, model: torch.nn.Module) -> None:
+        def __init__(self) -> None:
             super().__init__()
             self.model = model
 
@@ -127,10 +150,7 @@ def _swinv2(seed: int, *, image_size: int, **sizes: Any) -> tuple[torch.nn.Modul
             logits: torch.Tensor = self.model(pixels).logits
             return logits
 
-    torch.manual_seed(seed)
-    config = Swinv2Config(image_size=image_size, **{**sizes, "num_labels": CLASSES})
-    example = torch.zeros(2, 3, image_size, image_size)
-    return Logits(Swinv2ForImageClassification(config)), example
+    return Logits()
 
 
 def _efficientnet_lite0(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
@@ -156,6 +176,7 @@ def _nothing(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
 MODELS: dict[str, Callable[[int], tuple[torch.nn.Module, torch.Tensor]]] = {
     "swinv2-base": _swinv2_base,
     "swinv2-micro": _swinv2_micro,
+    "vit-micro": _vit_micro,
     "efficientnet-lite0": _efficientnet_lite0,
     NOTHING: _nothing,
 }

@@ -182,14 +182,30 @@ class Administration:
             for tell in done:
                 tell(error, now)
             return
-        for key in self._host.failing_models():
-            if not self._instructions.wish(self.versions.models[key].name).unloaded:
-                self._ask(functools.partial(_load, key), _ignore, now)  # it may have been mended
+        self._try_again(self._host.failing_models(), now)  # they may have been mended
         reload = self._reload = _Reload(change, done)
         if reload.change.new:
             self._host.order(link.Define(tuple(reload.change.new.items())))
         else:
             self._switch(reload, now)
+
+    def on_built(self, blocks: Collection[str], now: float) -> None:
+        """These blocks can be loaded, where models could not be for want of them."""
+        models = self.versions.models
+        self._try_again(
+            (
+                key
+                for key in self._host.failing_models()
+                if any(step.block in blocks for step in models[key].steps)
+            ),
+            now,
+        )
+
+    def _try_again(self, keys: Iterable[str], now: float) -> None:
+        """Have these models loaded, but for those that an administrator has unloaded."""
+        for key in keys:
+            if not self._instructions.wish(self.versions.models[key].name).unloaded:
+                self._ask(functools.partial(_load, key), _ignore, now)
 
     def _read(self) -> Change:
         """What the store would change. Raises, when it cannot be served as a whole."""

@@ -1,0 +1,7 @@
+"""The fake of TensorRT 10.13.3.9, as a process that builds imports it."""
+
+import sys
+
+from tests.backends.fake_tensorrt import tensorrt
+
+sys.modules[__name__] = tensorrt("10.13.3.9")
