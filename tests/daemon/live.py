@@ -30,7 +30,8 @@ class Daemon:
         under: Sequence[str] = (),
     ):
         """`server`: lines of that section; `settings`: further sections; `under`: a command that
-        runs it.
+        runs it. Returns when it listens, or has ended: a client waits for seconds only, and on a
+        busy machine the imports take longer.
         """
         self.folder = folder
         self.endpoint = f"ipc://{folder}/edged.sock"
@@ -50,6 +51,8 @@ class Daemon:
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        socket = folder / "edged.sock"
+        until(lambda: socket.exists() or self.process.poll() is not None)
 
     def log(self) -> str:
         return "".join(self.lines)

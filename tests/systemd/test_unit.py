@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
@@ -233,14 +234,18 @@ def test_a_misspelt_key_fails_once_and_says_where(stopped):
 
 
 def test_a_warning_of_the_worker_is_one_in_the_journal_and_names_its_block(stopped):
-    stopped.systemctl("start", "edged")
-    stopped.systemctl("stop", "edged")
     head = Store(stopped.box.path(STORE)).models()["weakest"].steps[-1].block
-    (prepared,) = stopped.box.path("/var/cache/edged").glob(f"{head}-*/*.onnx")
+    copies = functools.partial(stopped.box.path("/var/cache/edged").glob, f"{head}-*/*.onnx")
+    stopped.systemctl("start", "edged")
+    # The service is ready before all its models are loaded.
+    wait_for("a prepared copy", lambda: list(copies()), 60)
+    stopped.systemctl("stop", "edged")
+    (prepared,) = copies()
     data = prepared.read_bytes()
     prepared.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     stopped.systemctl("start", "edged")
-    (line,) = stopped.journal("--priority=warning", "--unit=edged")
+    options = ("--priority=warning", "--unit=edged")
+    (line,) = wait_for("a warning", lambda: stopped.journal(*options), 60)
     assert f"the prepared copy of block {head[:12]} was damaged" in line
     assert stopped.journal("--priority=warning", f"_PID={stopped.worker_pid()}") == [line]
     assert stopped.journal("--priority=warning", f"EDGED_BLOCK={head}") == [line]
