@@ -348,7 +348,7 @@ class Unload(msgspec.Struct, frozen=True, array_like=True, tag="unload"):
 
 
 class Calibrate(msgspec.Struct, frozen=True, array_like=True, tag="calibrate"):
-    """Measure what batches of a model take, by one run of at most so many rows of nobody.
+    """Measure what batches of a model take, by one run of `rows` rows at most that nobody sent.
 
     Its blocks are on the device, which has nothing else to do. Answered by Calibrated.
     """

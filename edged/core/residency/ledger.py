@@ -101,8 +101,8 @@ class Ledger:
         self._excess_bytes = used_bytes - counted_bytes
 
     def fit_batch(self, blocks_bytes: Callable[[float], int]) -> None:
-        """Allow batches of as many rows as leave room for so many bytes of blocks:
-        `blocks_bytes(capacity)` of the capacity that a batch of one row leaves."""
+        """Allow batches of as many rows as leave room for the blocks: `blocks_bytes` says what they
+        take of the capacity that a batch of one row leaves."""
         budget_bytes, excess_bytes = self.budget_bytes, self._excess_bytes
         self.batch_rows = self._fitting_rows(budget_bytes, excess_bytes, blocks_bytes)
         self.most_batch_rows = self._fitting_rows(self.ceiling_bytes, 0, blocks_bytes)

@@ -122,8 +122,8 @@ class DeviceMemory:
         return None
 
     def lacking(self, need: Need) -> Verdict | None:
-        """Why the need cannot be on the device whatever else leaves, if it cannot: never, or not
-        while others take so much of the machine's memory."""
+        """Why the need does not fit even if all else leaves, if it does not: never, or not while
+        others take so much of the machine's memory."""
         need_bytes, other_bytes = self._bytes_beside(need)
         capacity_bytes = self.ledger.capacity_bytes
         if need_bytes + other_bytes <= capacity_bytes:
@@ -139,7 +139,7 @@ class DeviceMemory:
         return Verdict(Code.RESOURCE_EXHAUSTED, text)
 
     def excess_bytes(self, need: Need) -> int:
-        """By how much the need does not fit, whatever else leaves; 0 where it does."""
+        """By how much the need does not fit even if all else leaves; 0 where it does."""
         return max(0, math.ceil(sum(self._bytes_beside(need)) - self.ledger.capacity_bytes))
 
     def _bytes_beside(self, need: Need) -> tuple[int, int]:
@@ -195,7 +195,7 @@ class DeviceMemory:
         self._fit_batch()
 
     def _on_device_down(self, event: DeviceDown, now: float) -> None:
-        """Whatever was there is gone, and whatever was ordered."""
+        """The blocks that were there are gone, and so are the loads that were ordered."""
         self.loads.clear()
         self.residency.reset(())
         self.ledger.release_all()
