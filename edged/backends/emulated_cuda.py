@@ -95,9 +95,7 @@ class OnnxRuntimeOnCuda:
         )
 
     def device_bytes(self) -> DeviceBytes:
-        """Of the arena: all that blocks and batches can have, on unified memory as well."""
-        arena = self.memory.arena
-        return DeviceBytes(arena.used_bytes, arena.size - arena.used_bytes, arena.size)
+        return self.memory.device_bytes()
 
     def close(self) -> None:
         self.memory.close()  # what streams still have to do may need blocks

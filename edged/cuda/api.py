@@ -157,4 +157,4 @@ class Cuda(Protocol):
 
 def host_bytes(address: Address, size: int) -> Array:
     """Page-locked memory as an array of bytes, which does not keep the memory alive."""
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+    return np.frombuffer(memoryview((ctypes.c_uint8 * size).from_address(address)), np.uint8)

@@ -89,6 +89,7 @@ class EmulatedCuda:
         self.host_s = 0.0  # modelled time of the host
         self.calls = 0
         self.used_bytes = personality.context_bytes
+        self.host_used_bytes = 0  # of page-locked memory
         self.order = Order()
         self._personality = personality
         self.faults = faults or Faults()
@@ -146,6 +147,7 @@ class EmulatedCuda:
             raw = np.full(size + _PAGE, POISON, np.uint8)
             start = -raw.ctypes.data % _PAGE
             array = raw[start : start + size]
+            self.host_used_bytes += size
             self._add(array.ctypes.data, array, "host")
             return int(array.ctypes.data)
 
@@ -153,7 +155,7 @@ class EmulatedCuda:
         with self._doing, self._lock:
             self._call("cudaFreeHost")
             self._drain()
-            self._remove(address)
+            self.host_used_bytes -= self._remove(address)
 
     def copy(self, target: Address, source: Address, size: int, stream: Stream) -> None:
         personality = self._personality

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from edged.backends.memory import Array, Copies, host_view
+from edged.budget import DeviceBytes
 from edged.cuda.api import Address, Cuda, host_bytes
 from edged.cuda.arena import Arena
 from edged.errors import EdgedError
@@ -72,10 +73,11 @@ class CudaMemory:
         self._staging: list[weakref.finalize[..., Any]] = []  # what gives each piece back
         self._upload = _Upload(cuda)
 
-    @property
-    def device_bytes(self) -> int:
-        """What of the arena is taken."""
-        return self.arena.used_bytes
+    def device_bytes(self) -> DeviceBytes:
+        """Of the arena, which is all that blocks and batches can have. On a board it was taken from
+        the machine's memory at the start, and is missing from what is available there."""
+        arena = self.arena
+        return DeviceBytes(arena.used_bytes, arena.size - arena.used_bytes, arena.size)
 
     def staging(self, size: int) -> Array:
         """Page-locked bytes, given back when the last view of them is gone."""
@@ -84,7 +86,7 @@ class CudaMemory:
         address = self.cuda.allocate_host(size)
         found = (ctypes.c_uint8 * size).from_address(address)
         self._staging.append(weakref.finalize(found, _free_host, self.cuda, address))
-        return np.frombuffer(found, np.uint8)
+        return np.frombuffer(memoryview(found), np.uint8)
 
     def allocate(self, size: int) -> Address:
         return self.arena.allocate(size)

@@ -216,6 +216,7 @@ class Worker:
 
     def _run_pipeline(self) -> None:
         finish = functools.partial(self._batches.finish, self._executors[0])
+        pipeline: Pipeline[Work, Submitted]
         pipeline = Pipeline(self._executors[0].depth, self._next_run, self._submit, finish)
         others = {"device": pipeline.submit_all, "finisher": pipeline.finish_all}
         self._run_threads(pipeline.read_all, others)
