@@ -32,7 +32,7 @@ class _Failure:
     again_s: float
 
 
-class Building:
+class BuildQueue:
     """Owns the thread that prepares, and what became of each block. Any thread may call it."""
 
     def __init__(

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from edged.backends.base import DeviceLost
 from edged.core.events import BlockLoaded, BlockLoadFailed, BlockUnloaded, Load, Unload
-from edged.device.building import Building
+from edged.device.building import BuildQueue
 from edged.device.failures import passing, typed
 from edged.device.loader import Loader
 from edged.errors import EdgedError
@@ -45,7 +45,7 @@ class Orders:
         loader: Loader,
         redefine: Redefine,
         report: Callable[[link.FromWorker], None],
-        building: Building | None = None,
+        building: BuildQueue | None = None,
     ) -> None:
         """redefine  make all these models, and no others, known to staging and lanes
         building  prepares blocks where that takes minutes; else they are prepared here

@@ -36,7 +36,7 @@ from edged.core.events import (
     Unload,
 )
 from edged.device.batches import Batches, Submitted
-from edged.device.building import Building
+from edged.device.building import BuildQueue
 from edged.device.calibration import Calibration
 from edged.device.decoding import Decoding, Room, room_bytes
 from edged.device.executor import Executor
@@ -126,14 +126,12 @@ class Worker:
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
         self._say_ready(fixed_bytes, room.nbytes if takes_images else 0)
-        if self._building is not None:
-            self._building.start()
 
-    def _begin_building(self, backend: Backend) -> Building | None:
+    def _begin_building(self, backend: Backend) -> BuildQueue | None:
         """Prepare what is missing beside all else, where that takes minutes."""
         if not backend.builds:
             return None
-        building = Building(backend.is_prepared, self._loader.build, self._report)
+        building = BuildQueue(backend.is_prepared, self._loader.build, self._report)
         building.want(self._loader.blocks)
         return building
 
@@ -214,6 +212,8 @@ class Worker:
 
     def serve(self) -> None:
         """Do what the front says, until it says Stop and all that was begun has ended."""
+        if self._building is not None:
+            self._building.start()
         if self._backend.memory.depth > 1:
             self._run_pipeline()
         else:

@@ -24,7 +24,7 @@ from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import check
 from edged.backends.tensorrt import facts, module
 from edged.backends.tensorrt.child import Builds, RunBuild
-from edged.backends.tensorrt.engine import Engine, Place, PlanRefused, Runtime
+from edged.backends.tensorrt.engine import Binding, LoadedEngine, PlanRefused, Runtime
 from edged.backends.tensorrt.orders import (
     ABOUT,
     PLAN,
@@ -47,10 +47,10 @@ log = logging.getLogger("edged.tensorrt")
 class _Loaded:
     """A block that is ready to run. `fixed`: the inputs that are its weights."""
 
-    engine: Engine
+    engine: LoadedEngine
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    fixed: dict[str, Place]
+    fixed: dict[str, Binding]
     weights: Address | None = None
 
 
@@ -93,7 +93,9 @@ class TensorRt:
             "cuda": f"{device.runtime // 1000}.{device.runtime % 1000 // 10}",
         }
         self._blocks: dict[str, _Loaded] = {}
-        self._heads: dict[str, Engine] = {}  # by the id of their shape; loaded once, they stay
+        self._heads: dict[
+            str, LoadedEngine
+        ] = {}  # by the id of their shape; loaded once, they stay
         self._scratch: Address | None = None
         self._scratch_bytes = 0
         self._lock = threading.Lock()  # of contexts and scratch: one enqueue at a time
@@ -203,7 +205,7 @@ class TensorRt:
         places = dict(loaded.fixed)
         for names, arrays in ((loaded.inputs, inputs), (loaded.outputs, outputs)):
             for name, array in zip(names, arrays, strict=True):
-                places[name] = Place(array.address, (array.rows, *array.tensor.shape))
+                places[name] = Binding(array.address, (array.rows, *array.tensor.shape))
         self._cuda.use()
         with self._lock:
             assert self._scratch is not None
@@ -252,20 +254,20 @@ class TensorRt:
         address = self.memory.allocate(len(data))
         biases = weight_bytes(shape, classes)
         fixed = {
-            "w": Place(address, (classes, shape.features)),
-            "b": Place(address + biases, (classes,)),
+            "w": Binding(address, (classes, shape.features)),
+            "b": Binding(address + biases, (classes,)),
         }
         self._blocks[block] = _loaded(self._heads[shape.id], about, fixed, address)
         self.memory.upload(address, data)
         return len(data)
 
-    def _read(self, entry: str, plan: Path) -> Engine:
+    def _read(self, entry: str, plan: Path) -> LoadedEngine:
         try:
             return self._runtime.read(plan)
         except PlanRefused as error:
             raise self._prepared.damaged(entry, f"TensorRT refuses the engine: {error}") from error
 
-    def _check_plan(self, block: str, engine: Engine, about: About) -> None:
+    def _check_plan(self, block: str, engine: LoadedEngine, about: About) -> None:
         """The plan must be what its entry says: a wrong extent would write beyond a buffer."""
         for inputs, ports in ((True, about.inputs), (False, about.outputs)):
             found = [(arg.name, arg.datatype, arg.shape[1:]) for arg in engine.args(inputs=inputs)]
@@ -296,7 +298,7 @@ class TensorRt:
 
 
 def _loaded(
-    engine: Engine, about: About, fixed: dict[str, Place], weights: Address | None = None
+    engine: LoadedEngine, about: About, fixed: dict[str, Binding], weights: Address | None = None
 ) -> _Loaded:
     inputs, outputs = (tuple(p.name for p in side) for side in (about.inputs, about.outputs))
     return _Loaded(engine, inputs, outputs, fixed, weights)

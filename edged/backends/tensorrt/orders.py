@@ -23,7 +23,7 @@ GRACE_S = 10.0  # for a build to end by itself when it is cancelled
 CLASSES = (1_024, 32_768)  # most classes of the engines for linear heads; a larger one has its own
 
 
-class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EnginePort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input or output of a block's file. `shape` has the row axis; None: any extent."""
 
     name: str
@@ -86,8 +86,8 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An entry: what `load` needs to know of it, and what was found when it was made."""
 
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[EnginePort, ...]
+    outputs: tuple[EnginePort, ...]
     precision: Precision
     head: HeadShape | None = None  # a linear head, which runs in the engine of this shape
     fallback: str = ""  # why it is FP32 where FP16 was wanted, as "parity: .."

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edged.backends.memory import NUMPY, Array
-from edged.backends.tensorrt.orders import Parity, Port
+from edged.backends.tensorrt.orders import EnginePort, Parity
 from edged.backends.tensorrt.rounding import rounded
 from edged.errors import EdgedError
 
@@ -31,7 +31,7 @@ SAME_TOP1 = 0.99
 Rows = npt.NDArray[np.float64]
 
 
-def judge(block: ModelProto, typed: ModelProto, inputs: Sequence[Port]) -> tuple[Parity, str]:
+def judge(block: ModelProto, typed: ModelProto, inputs: Sequence[EnginePort]) -> tuple[Parity, str]:
     """How far apart they are, and what is wrong about that; empty if it is good enough.
 
     Raises EdgedError if one of them does not run.
@@ -85,7 +85,7 @@ def _cosine(a: Rows, b: Rows) -> float:
 
 
 def _outputs(
-    sessions: Sequence[Any], inputs: Sequence[Port], rows: int, at_once: int
+    sessions: Sequence[Any], inputs: Sequence[EnginePort], rows: int, at_once: int
 ) -> list[list[Array]]:
     """The outputs of each session on the same noise."""
     parts: list[list[list[Array]]] = [[] for _ in sessions]
@@ -98,7 +98,7 @@ def _outputs(
     return [[np.concatenate(of) for of in zip(*runs, strict=True)] for runs in parts]
 
 
-def _noise(inputs: Sequence[Port], rows: int, at_once: int) -> Iterator[dict[str, Array]]:
+def _noise(inputs: Sequence[EnginePort], rows: int, at_once: int) -> Iterator[dict[str, Array]]:
     """Rows of a normal distribution; of integers small ones, which are indices more often."""
     rng = np.random.default_rng(0)
     for _ in range(0, rows, at_once):

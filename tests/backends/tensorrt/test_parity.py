@@ -9,10 +9,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edged.backends.tensorrt import parity, recipe, rounding
-from edged.backends.tensorrt.orders import Port
+from edged.backends.tensorrt.orders import EnginePort
 from tests.backends.blocks import block, dense
 
-X = (Port("x0", "FP32", (None, 8)),)
+X = (EnginePort("x0", "FP32", (None, 8)),)
 WANTED = np.random.default_rng(0).standard_normal((200, 5))
 
 
