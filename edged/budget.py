@@ -2,7 +2,8 @@
 
 The budget is the smallest of three: the configured size, what the control group leaves (version 1
 or 2, with all groups above), and what the machine has available. A reserve stays free of the latter
-two. The GPU of a Jetson uses the machine's memory, so the budget is the GPU's as well.
+two. The GPU of a Jetson uses the machine's memory, so the budget is the GPU's as well, and what is
+allocated there is in no proportional set size. A GPU with memory of its own has a budget of its own.
 
 The budget is read again and again, since other processes come and go. Linux only. Knows nothing of
 what the memory is for.
@@ -28,6 +29,28 @@ class Footprint(NamedTuple):
     def __add__(self, other: tuple[object, ...]) -> Footprint:
         assert isinstance(other, Footprint)
         return Footprint(self.pss_bytes + other.pss_bytes, self.private_bytes + other.private_bytes)
+
+
+class DeviceBytes(NamedTuple):
+    """Memory of a GPU, which is in no process's proportional set size."""
+
+    held_bytes: int  # by the worker, for blocks and batches
+    free_bytes: int = 0  # that the worker may take besides, of memory of its own
+    total_bytes: int = 0  # of its own; 0: it takes the machine's, as on a Jetson
+
+    @property
+    def is_unified(self) -> bool:
+        """Whether it is the machine's memory."""
+        return self.total_bytes == 0
+
+    def budget_bytes(self, configured_bytes: int) -> int:
+        """What the worker may hold of memory of its own; `configured_bytes` as for a Machine."""
+        limit = self.held_bytes + self.free_bytes
+        return min(limit, configured_bytes or limit)
+
+    def ceiling_bytes(self, configured_bytes: int) -> int:
+        """The same when nobody else holds any."""
+        return min(self.total_bytes, configured_bytes or self.total_bytes)
 
 
 def footprint(process: int | str = "self", proc: Path = Path("/proc")) -> Footprint:

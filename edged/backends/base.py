@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from edged.backends.memory import BackendMemory, DeviceArray
+from edged.budget import DeviceBytes
 from edged.errors import EdgedError
 from edged.paths.layout import Tensor
 
@@ -96,6 +97,14 @@ class Backend(Protocol):
         for a batch that runs alone; otherwise the block uses the share of one lane. Raises
         EdgedError if the block fails and DeviceLost if the device does; `outputs` are then
         undefined.
+        """
+
+    def device_bytes(self) -> DeviceBytes | None:
+        """The memory of a GPU as it is now; None where blocks are in the process's own.
+
+        Raises DeviceLost.
+
+        Any thread may ask.
         """
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from edged import profiles
 from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.memory import Array, HostMemory
+from edged.budget import DeviceBytes
 from edged.core.costs import interpolate
 from edged.errors import StoreError
 from edged.options import EmulatedOptions
@@ -90,6 +91,9 @@ class Emulated:
         self.memory.busy_until_s = self._take(
             duration_s, since=called_s if before_s is None else before_s
         )
+
+    def device_bytes(self) -> DeviceBytes | None:
+        return None
 
     def close(self) -> None:
         self._loaded.clear()

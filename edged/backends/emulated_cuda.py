@@ -16,6 +16,7 @@ import numpy as np
 from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.memory import Array, host_view
 from edged.backends.ort import OnnxRuntime
+from edged.budget import DeviceBytes
 from edged.cuda.api import Address
 from edged.cuda.arena import taken_bytes
 from edged.cuda.emulated import EmulatedCuda
@@ -94,9 +95,12 @@ class OnnxRuntimeOnCuda:
             [*map(_span, outputs)],
         )
 
+    def device_bytes(self) -> DeviceBytes:
+        return self.memory.device_bytes()
+
     def close(self) -> None:
+        self.memory.close()  # what streams still have to do may need blocks
         self._host.close()
-        self.memory.close()
 
     def _work(
         self, block: str, inputs: Sequence[CudaArray], outputs: Sequence[CudaArray]

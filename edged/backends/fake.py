@@ -17,6 +17,7 @@ import numpy as np
 
 from edged.backends.base import BlockUse, DeviceLost, LoadedBlock, Progress, go_on
 from edged.backends.memory import Array, HostMemory
+from edged.budget import DeviceBytes
 from edged.errors import EdgedError, StoreError
 from edged.options import FakeOptions
 
@@ -71,6 +72,9 @@ class Fake:
         if duration_us:
             time.sleep(duration_us / 1e6)
         compute(self._factors[block], inputs, outputs)
+
+    def device_bytes(self) -> DeviceBytes | None:
+        return None
 
     def close(self) -> None:
         self._factors.clear()

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the default backend. It runs on any CPU; options select CUDA or TensorRT.
+"""ONNX Runtime: the default backend. It runs on any CPU; options select another provider.
 
 The CPU has as many `lanes` as threads. Batches run side by side, each on the thread that calls:
 that is a third more batches a second than to run one after the other on all threads. A batch that
@@ -12,7 +12,8 @@ woken at each border of blocks.
 All sessions share one arena; with an arena each, activations take twice the memory.
 
 The CPU backend prepares a block once for each host: it is optimised, and its weights go into a file
-of their own, which is mapped and not read. CUDA and TensorRT are not verified on hardware.
+of their own, which is mapped and not read. TensorRT is not verified on hardware; the CUDA provider
+has a module of its own.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ import numpy as np
 import onnxruntime as ort
 
 from edged.backends import mapped
-from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
+from edged.backends.base import Backend, BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.memory import NUMPY, Array, HostMemory
+from edged.backends.ort_common import args_of, check_provider, line, of_load, of_run
+from edged.backends.ort_cuda import OnnxRuntimeCuda
 from edged.backends.prepared import PreparedBlocks
-from edged.backends.signature import Arg, check
-from edged.errors import ConfigError, EdgedError, ResourceExhausted, StoreError, Unsupported
-from edged.manifest import DataType
+from edged.backends.signature import check
+from edged.budget import DeviceBytes
+from edged.cuda.runtime import CudaRuntime
+from edged.errors import ConfigError, EdgedError
 from edged.options import OnnxRuntimeOptions
 
 _MODEL = "model.onnx"
@@ -49,14 +53,9 @@ _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-_TYPES: dict[str, DataType] = {
-    "tensor(bool)": "BOOL", "tensor(uint8)": "UINT8", "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32", "tensor(uint64)": "UINT64", "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16", "tensor(int32)": "INT32", "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16", "tensor(float)": "FP32", "tensor(double)": "FP64",
-}  # fmt: skip
 
-_BindingKey: TypeAlias = "tuple[str, bool, int, tuple[int, ...]]"  # block, wide, rows, addresses
+_Shapes: TypeAlias = "tuple[tuple[int, ...], ...]"
+_BindingKey: TypeAlias = "tuple[str, bool, _Shapes, tuple[int, ...]]"  # block, wide, .., addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +75,7 @@ class OnnxRuntime:
 
     def __init__(self, options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path) -> None:
         self._provider = _PROVIDERS[options.provider]
-        if self._provider not in ort.get_available_providers():
-            raise Unsupported(
-                f"this build of onnxruntime has no {self._provider}, only "
-                f"{', '.join(ort.get_available_providers())}: install a build for this device, or "
-                "set provider = cpu"
-            )
+        check_provider(self._provider)
         on_cpu = options.provider == "cpu"
         self.lanes = options.lanes or (threads if on_cpu else 1)
         self._shares_threads = self.lanes == 1 and threads > 1
@@ -125,7 +119,7 @@ class OnnxRuntime:
                 self._prepared.hold(block)
                 self._prepared.verify(block)
             wide = narrow = self._session(block, path, wide=self.lanes == 1)
-            inputs, outputs = _args(narrow.get_inputs()), _args(narrow.get_outputs())
+            inputs, outputs = args_of(narrow.get_inputs()), args_of(narrow.get_outputs())
             max_rows = check(block, inputs, outputs, uses)
             if self.lanes > 1 and block not in self._quick:
                 self._quick[block] = all(_is_quick(narrow, use) for use in uses)
@@ -138,12 +132,7 @@ class OnnxRuntime:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base
             self._let_go(block)
-            if _is_of_memory(error):
-                raise ResourceExhausted(f"no memory to load block {block[:12]}") from error
-            raise StoreError(
-                f"block {block[:12]} does not load in onnxruntime ({_line(error)}): export its "
-                "models again"
-            ) from error
+            raise of_load(block, error) from error
         self._blocks[block] = _Block(
             wide,
             narrow,
@@ -166,21 +155,20 @@ class OnnxRuntime:
         self, block: str, inputs: Sequence[Array], outputs: Sequence[Array], *, wide: bool = True
     ) -> None:
         loaded = self._blocks[block]
-        # A binding holds only addresses and the number of rows, so an old binding fits any arrays
-        # that lie at these addresses now.
+        # A binding holds only addresses and shapes, so an old binding fits any arrays of these
+        # shapes that lie at these addresses now.
         arrays = (*inputs, *outputs)
         addresses = tuple([array.__array_interface__["data"][0] for array in arrays])
-        key = (block, wide, len(outputs[0]), addresses)
+        key = (block, wide, tuple([array.shape for array in arrays]), addresses)
         session = loaded.wide if wide else loaded.narrow
         binding = self._bindings.get(key) or self._bind(key, loaded, inputs, outputs)
         try:
             session.run_with_iobinding(binding)
         except Exception as error:
-            if _is_of_memory(error):
-                raise ResourceExhausted(
-                    f"no memory to run block {block[:12]}: {_line(error)}"
-                ) from error
-            raise EdgedError(f"block {block[:12]} failed: {_line(error)}") from error
+            raise of_run(block, error) from error
+
+    def device_bytes(self) -> DeviceBytes | None:
+        return None
 
     def close(self) -> None:
         for block in self._blocks:
@@ -202,7 +190,7 @@ class OnnxRuntime:
         try:
             return self._open(entry / _MODEL, options)
         except Exception as error:
-            raise self._prepared.damaged(block, _line(error)) from error
+            raise self._prepared.damaged(block, line(error)) from error
 
     def _weigh(self, block: str, path: Path, max_rows: int | None) -> LoadedBlock:
         """The memory of a loaded block; a prepared one counts the weights that stay mapped.
@@ -262,12 +250,7 @@ class OnnxRuntime:
         session = ort.InferenceSession(
             str(path), options, providers=[(self._provider, settings)], enable_fallback=0
         )
-        used = session.get_providers()
-        if used[0] != self._provider:
-            raise Unsupported(
-                f"onnxruntime uses {used[0]} where {self._provider} was asked for: its libraries "
-                "do not fit this device; look at its log, or set provider = cpu"
-            )
+        check_provider(self._provider, session)
         return session
 
     def _bind(
@@ -286,7 +269,10 @@ class OnnxRuntime:
         return binding
 
 
-def create(options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path) -> OnnxRuntime:
+def create(options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path) -> Backend:
+    if options.provider == "cuda":
+        check_provider(_PROVIDERS["cuda"])
+        return OnnxRuntimeCuda(options, CudaRuntime(options.device_id))
     return OnnxRuntime(options, threads=threads, cache_dir=cache_dir)
 
 
@@ -340,25 +326,3 @@ def _is_quick(session: Any, use: BlockUse) -> bool:
         if took_s > 100 * _WAKE_THREADS_S:
             break
     return False
-
-
-def _args(args: Sequence[Any]) -> list[Arg]:
-    return [
-        Arg(
-            arg.name,
-            _TYPES.get(arg.type),
-            tuple(extent if isinstance(extent, int) else None for extent in arg.shape),
-        )
-        for arg in args
-    ]
-
-
-def _is_of_memory(error: Exception) -> bool:
-    """Whether onnxruntime ran out of memory, which only the text of its errors says."""
-    text = str(error)
-    return isinstance(error, MemoryError) or "allocate memory" in text or "bad_alloc" in text
-
-
-def _line(error: Exception) -> str:
-    """The message of an error of onnxruntime, on one line and cut to 300 characters."""
-    return " ".join(str(error).split())[:300]

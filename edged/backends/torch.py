@@ -1,14 +1,15 @@
 """PyTorch: blocks as torch modules, on the CPU or with CUDA. A CPU daemon does not need it.
 
-All work of a CUDA device goes to one stream of our own: inputs come from pinned staging memory,
-rows stay on the device between blocks, and repeated runs are replayed as CUDA graphs. What needs
-CUDA is not verified on hardware; `python -m tools.gpucheck` does that.
+On a CUDA device inputs come from page-locked staging memory, rows stay on the device between
+blocks, and repeated runs are replayed as CUDA graphs. Copies, blocks and loads have streams of
+their own. What needs CUDA is not verified on hardware; `python -m tools.gpucheck` does that.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,13 +19,18 @@ from torch import Tensor
 
 from edged.backends import torch_graph
 from edged.backends.base import BlockUse, DeviceLost, LoadedBlock, Progress, go_on
-from edged.backends.memory import NUMPY, Array, Copies, HostMemory
+from edged.backends.memory import NUMPY, Array, Copies
 from edged.backends.signature import check
-from edged.backends.torch_replay import Record, Recorder, Replays, Work
+from edged.backends.torch_device import CudaDevice, Processor, TorchDevice, TorchFlight
+from edged.backends.torch_replay import Recorder, Replays
+from edged.budget import DeviceBytes
+from edged.cuda.api import STICKY
 from edged.errors import EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
 from edged.options import TorchOptions
 from edged.paths.layout import Tensor as Row
+
+log = logging.getLogger("edged.device")
 
 _TYPES: dict[DataType, torch.dtype] = {
     name: getattr(torch, kind.__name__.rstrip("_")) for name, kind in NUMPY.items()
@@ -32,45 +38,39 @@ _TYPES: dict[DataType, torch.dtype] = {
 
 
 class TorchMemory:
-    """Memory of one device, as torch tensors. CUDA copies go to `stream`.
-
-    It is the flight of every batch: one batch after the other, each waited for.
-    """
+    """Memory of one device, as torch tensors. Any thread may use it."""
 
     is_host = False
-    depth = 1
 
-    def __init__(self, device: torch.device, stream: torch.cuda.Stream | None) -> None:
+    def __init__(self, device: TorchDevice) -> None:
         self._device = device
-        self._stream = stream
+        self.depth = device.depth
         self._lock = threading.RLock()
 
     @contextlib.contextmanager
-    def on_stream(self) -> Iterator[None]:
-        """A context that every use of this memory needs; one thread at a time is in it.
+    def use(self, what: str) -> Iterator[None]:
+        """A context for all that begins work on the device; one thread at a time is in it.
 
-        Nobody else may allocate, wait or use the stream while a graph is recorded: the recording
-        would fail, or include work that is not part of it.
+        Nobody else may use the stream while a graph is recorded: its work would be part of it.
         """
-        stream = (
-            contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
-        )
-        with self._lock, stream:
+        with self.failures(what), self._lock, self._device.on_stream():
             yield
 
+    @contextlib.contextmanager
+    def failures(self, what: str) -> Iterator[None]:
+        """A context that every call of torch needs: its errors become ours."""
+        try:
+            yield
+        except (RuntimeError, IndexError) as error:
+            raise self._failure(what, error) from error
+
     def staging(self, size: int) -> Array:
-        if self._stream is None:
-            return HostMemory().staging(size)
-        with self.on_stream():
-            pinned: Array = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
-        return pinned
+        with self.use("staging memory"):
+            return self._device.staging(size)
 
     def allocate(self, size: int) -> Tensor:
-        try:
-            with self.on_stream():
-                return torch.empty(size, dtype=torch.uint8, device=self._device)
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(self._device) from error
+        with self.use("device memory"):
+            return torch.empty(size, dtype=torch.uint8, device=self._device.torch)
 
     def free(self, memory: Tensor) -> None:
         """The last view of it does that."""
@@ -80,48 +80,67 @@ class TorchMemory:
         return flat.view(rows, *tensor.shape)
 
     def indices(self, rows: Sequence[int]) -> Tensor:
-        with self.on_stream():
-            return torch.tensor(rows, device=self._device)
+        with self.use("the order of rows"):
+            return torch.tensor(rows, device=self._device.torch)
 
-    def flight(self) -> TorchMemory:
-        return self
+    def flight(self) -> GuardedFlight:
+        with self.failures("a flight"):
+            return GuardedFlight(self, self._device.flight())
+
+    def rest(self) -> None:
+        """Return when all work is done, of whatever batch."""
+        with self.use("a batch"):
+            self._device.check()
+
+    def _failure(self, what: str, error: Exception) -> EdgedError:
+        """The error to raise, when all that was begun before has ended: rows are given back then.
+
+        DeviceLost if CUDA no longer works in this process: some errors make it refuse all later
+        calls until the process ends (CUDA programming guide, "error checking").
+        """
+        device = self._device.torch
+        text = f"{what} failed: {' '.join(str(error).split())[:300]}"
+        if getattr(error, "error_code", None) in STICKY:
+            return DeviceLost(text)
+        try:
+            with self._lock:
+                self._device.check()
+        except RuntimeError:
+            return DeviceLost(text)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text:
+            return ResourceExhausted(
+                f"{device} is out of memory: serve fewer models, or lower scheduler.max_batch_rows"
+            )
+        return EdgedError(text)
+
+
+class GuardedFlight:
+    """Implements `edged.backends.memory.Flight`."""
+
+    def __init__(self, memory: TorchMemory, flight: TorchFlight) -> None:
+        self._memory = memory
+        self._flight = flight
 
     def put(self, copies: Copies) -> None:
-        with self.on_stream():
-            for source, target in copies:
-                target.copy_(torch.from_numpy(source), non_blocking=True)
+        with self._memory.use("a copy to the device"):
+            self._flight.put(copies)
 
     def take(self, source: Tensor, rows: Tensor, target: Tensor) -> None:
-        with self.on_stream():
+        with self._memory.use("a copy of rows"):
             torch.index_select(source, 0, rows, out=target)
 
     def fetch(self, views: Sequence[Tensor]) -> list[Array]:
-        self.wait()
-        with self.on_stream():
-            return [view.cpu().numpy() for view in views]
+        with self._memory.use("a copy to the host"):
+            return [found.numpy() for found in self._flight.fetch(views)]
 
     def wait(self) -> None:
-        if self._stream is not None:
-            try:
-                with self.on_stream():
-                    self._stream.synchronize()
-            except RuntimeError as error:
-                raise self.failure(str(self._device), error) from error
-
-    def failure(self, what: str, error: Exception) -> EdgedError:
-        """The error to raise; DeviceLost if CUDA no longer works in this process.
-
-        Some errors make CUDA refuse all later calls until the process ends (CUDA programming guide,
-        "error checking").
-        """
-        text = f"{what} failed: {_line(error)}"
-        if self._stream is not None:
-            try:
-                with self.on_stream():
-                    torch.cuda.synchronize(self._device)
-            except RuntimeError:
-                return DeviceLost(text)
-        return EdgedError(text)
+        """Others use the device meanwhile: the next batch is given to it, and blocks are loaded."""
+        wait = self._flight.leaving()
+        if wait is None:
+            self._memory.rest()
+            return
+        with self._memory.failures("a batch"):
+            wait()
 
 
 class Torch:
@@ -134,30 +153,17 @@ class Torch:
     sizes: tuple[int, ...] = ()
 
     def __init__(
-        self, options: TorchOptions, *, threads: int, recorder: Recorder | None = None
+        self, device: TorchDevice, *, half: bool = False, recorder: Recorder | None = None
     ) -> None:
-        """`recorder` records repeated runs; the default records CUDA graphs if there is CUDA."""
-        stream: torch.cuda.Stream | None = None
-        self._device = torch.device(options.device)
-        self.device = f"cpu, {threads} threads"
-        if options.device == "cuda":
-            if not torch.cuda.is_available():
-                raise Unsupported(
-                    "torch finds no CUDA device: install its CUDA build and NVIDIA's driver, or "
-                    "set device = cpu"
-                )
-            self._device = torch.device("cuda", options.device_id)
-            self.device = f"{self._device}, {torch.cuda.get_device_name(self._device)}"
-            stream = torch.cuda.Stream(self._device)
-            torch.backends.cuda.matmul.allow_tf32 = options.tf32
-            torch.backends.cudnn.allow_tf32 = options.tf32
-        torch.set_num_threads(threads)
+        """`half`: products and convolutions in float16. `recorder` records repeated runs."""
+        self._device = device
+        self._half = half
+        self.device = device.name
+        self.sizes = device.sizes
         self.versions = {"torch": str(torch.__version__)}
-        self.memory = TorchMemory(self._device, stream)
+        self.memory = TorchMemory(device)
         self._blocks: dict[str, torch_graph.TorchGraph] = {}
-        if recorder is None and stream is not None and options.graphs:
-            recorder = functools.partial(_cuda_graphs, stream)
-        self._replays = None if recorder is None else Replays(self._device, recorder)
+        self._replays = None if recorder is None else Replays(device.torch, recorder)
 
     def is_prepared(self, block: str) -> bool:
         return False
@@ -169,23 +175,23 @@ class Torch:
         return (path,)
 
     def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
-        graph = torch_graph.load(path, self._device)
+        graph = torch_graph.load(path, self._device.torch, half=self._half)
         max_rows = check(block, *graph.args, uses)
-        try:
-            with self.memory.on_stream():
-                graph.upload()
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(self._device) from error
+        with self.memory.failures(f"loading block {block[:12]}"):
+            graph.upload(self._device.upload)
         self._blocks[block] = graph
         used = sum(buffer.nbytes for buffer in graph.buffers())
-        parsed_bytes = path.stat().st_size  # the parsed file is in memory beside the module
-        return LoadedBlock(used, max_rows, extra_bytes=parsed_bytes)
+        device = self.device_bytes()
+        is_apart = device is not None and not device.is_unified
+        # The parsed file is in the host's memory until the module is made.
+        return LoadedBlock(used, max_rows, extra_bytes=0 if is_apart else path.stat().st_size)
 
     def unload(self, block: str) -> None:
-        with self.memory.on_stream():
+        with self.memory.use(f"unloading block {block[:12]}"):
             if self._replays is not None:
                 self._replays.forget(block)
             del self._blocks[block]
+            self._device.give_back()
 
     def run(
         self,
@@ -195,17 +201,27 @@ class Torch:
         *,
         wide: bool = True,
     ) -> None:
-        try:
-            with self.memory.on_stream(), torch.inference_mode():
-                compute = functools.partial(self._compute, block)
-                if self._replays is None:
-                    compute(inputs, outputs)
-                else:
-                    self._replays.run(block, compute, inputs, outputs)
-        except torch.OutOfMemoryError as error:
-            raise _out_of_memory(self._device) from error
-        except (RuntimeError, IndexError) as error:
-            raise self.memory.failure(f"block {block[:12]}", error) from error
+        with self.memory.use(f"block {block[:12]}"), torch.inference_mode():
+            compute = functools.partial(self._compute, block)
+            if self._replays is None:
+                compute(inputs, outputs)
+                return
+            try:
+                recorded = self._replays.recorded
+                self._replays.run(block, compute, inputs, outputs)
+                if self._replays.recorded > recorded:  # activations have another place from now on
+                    self._device.give_back()
+                return
+            except torch.OutOfMemoryError:
+                log.warning("%s is out of memory: recordings are given up", self._device.torch)
+            # Here the error is gone, and with it the activations that it has kept.
+            self._replays.clear()
+            self._device.give_back()
+            compute(inputs, outputs)
+
+    def device_bytes(self) -> DeviceBytes | None:
+        with self.memory.failures("reading the device's memory"):
+            return self._device.memory()
 
     def close(self) -> None:
         if self._replays is not None:
@@ -222,31 +238,17 @@ class Torch:
             target.copy_(found)
 
 
-def _cuda_graphs(stream: torch.cuda.Stream) -> Record:
-    """A recorder of work on `stream`.
-
-    One memory pool serves all graphs: nothing in it outlives a replay, and graphs run in turn.
-    """
-    pool = torch.cuda.graph_pool_handle()
-
-    def record(work: Work) -> Work:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=stream):
-            work()
-        return graph.replay
-
-    return record
-
-
 def create(options: TorchOptions, *, threads: int, cache_dir: Path) -> Torch:
-    return Torch(options, threads=threads)
-
-
-def _out_of_memory(device: torch.device) -> ResourceExhausted:
-    return ResourceExhausted(
-        f"{device} is out of memory: serve fewer models, or lower scheduler.max_batch_rows"
-    )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    torch.set_num_threads(threads)
+    half = options.precision == "fp16"
+    if options.device == "cpu":
+        return Torch(Processor(threads), half=half)
+    if not torch.cuda.is_available():
+        raise Unsupported(
+            "torch finds no CUDA device: install its CUDA build and NVIDIA's driver, or set "
+            "device = cpu"
+        )
+    tf32 = options.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+    device = CudaDevice(options.device_id)
+    return Torch(device, half=half, recorder=device.recorder if options.graphs else None)

@@ -1,12 +1,13 @@
 """A block's ONNX file as a torch module: its nodes in their order, its constants as buffers.
 
 Shapes are computed in host memory, so that nothing waits for the device to learn an extent. Values
-that depend on constants alone are computed once, when the module is made. Knows no backend.
+that depend on constants alone are computed once, when the module is made. Weights that lie in files
+of their own are mapped, not read. Knows no backend.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ _DATATYPES: dict[int, DataType] = {
     onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.DOUBLE: "FP64",
 }  # fmt: skip
 _ABSENT = "absent_input"  # stands for an optional input that a node does not have
+_PRODUCTS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))  # in float16, if asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +64,25 @@ class _Step:
 class TorchGraph(torch.nn.Module):
     """A block as a module: called with its inputs in order, it returns its outputs in order."""
 
-    def __init__(self, model: onnx.ModelProto, device: torch.device) -> None:
-        """Raises Unsupported for an operator or an opset that has no functions here."""
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        device: torch.device,
+        *,
+        half: bool = False,
+        folder: Path | None = None,
+    ) -> None:
+        """`half`: products and convolutions in float16, the rest as torch.autocast decides.
+        `folder`: where weights lie that are not in the model, whose own are given up.
+
+        Raises Unsupported for an operator or an opset that has no functions here.
+        """
         super().__init__()
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         _check_opsets(model)
         self._device = device
+        self._half = half
         # Copies on the device of values that were computed on the host.
         self._copies: dict[tuple[torch.dtype, torch.Size, bytes], Tensor] = {}
         self._to_upload: list[str] = []  # names of buffers
@@ -77,18 +91,25 @@ class TorchGraph(torch.nn.Module):
             [_arg(value) for value in model.graph.input],
             [_arg(value) for value in model.graph.output],
         )
-        constants = {proto.name: constant(proto) for proto in model.graph.initializer}
+        constants = {}
+        for proto in model.graph.initializer:
+            constants[proto.name] = constant(proto, folder)
+            proto.ClearField("raw_data")  # or all weights would be there twice
         nodes = _fold([_node(proto) for proto in model.graph.node], constants)
         self._steps = self._place(nodes, constants)
 
-    def upload(self) -> None:
-        """Copy the constants to the device. Call it once, before the first run."""
-        for key in self._to_upload:
-            value = self._buffers[key]
-            assert value is not None
-            self._buffers[key] = value.to(self._device)
+    def upload(self, copy: Callable[[Sequence[Tensor]], Sequence[Tensor]]) -> None:
+        """Bring the constants to the device by `copy`. Call it once, before the first run."""
+        values = [value for key in self._to_upload if (value := self._buffers[key]) is not None]
+        self._buffers.update(zip(self._to_upload, copy(values), strict=True))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if not self._half:
+            return self._computed(inputs)
+        with torch.autocast(self._device.type, torch.float16, cache_enabled=False):
+            return self._computed(inputs)
+
+    def _computed(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         names = (arg.name for arg in self.args[0])
         values: dict[str, Tensor | None] = dict(zip(names, inputs, strict=True))
         constants = self._buffers
@@ -127,6 +148,8 @@ class TorchGraph(torch.nn.Module):
         steps: list[_Step] = []
         outputs = [arg.name for arg in self.args[1]]
         uses = _last_uses(nodes, keep={*constants, *outputs, _ABSENT})
+        if self._half:
+            constants = _halved(nodes, constants, outputs)
         for at, node in enumerate(nodes):
             variables = set(node.inputs) - {*constants, _ABSENT}
             is_host = node.kind in ("Shape", "Size") or on_host.issuperset(variables)
@@ -157,18 +180,37 @@ class TorchGraph(torch.nn.Module):
         return key
 
 
-def load(path: Path, device: torch.device) -> TorchGraph:
+def load(path: Path, device: torch.device, *, half: bool = False) -> TorchGraph:
     """The module of a block's file, still in host memory.
 
     Raises StoreError if the file is not ONNX, and Unsupported as TorchGraph does.
     """
     try:
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
     except OSError:
         raise
     except Exception as error:  # protobuf has no common type of error
         raise StoreError(f"{path} is not an ONNX file: export its models again") from error
-    return TorchGraph(model, device).eval()
+    return TorchGraph(model, device, half=half, folder=path.parent).eval()
+
+
+def _halved(
+    nodes: Sequence[_Node], constants: Mapping[str, Tensor], outputs: Sequence[str]
+) -> dict[str, Tensor]:
+    """The constants, in float16 those that only products and convolutions read.
+
+    Weights of two-dimensional convolutions with their channels last: what float16 units read.
+    """
+    others = {name for node in nodes if node.kind not in _PRODUCTS for name in node.inputs}
+    weights = {node.inputs[1] for node in nodes if node.kind == "Conv"}
+    found = dict(constants)
+    for name in {name for node in nodes for name in node.inputs}.difference(others, outputs):
+        if name not in constants or constants[name].dtype != torch.float32:
+            continue
+        found[name] = constants[name].half()
+        if name in weights and found[name].dim() == 4:
+            found[name] = found[name].contiguous(memory_format=torch.channels_last)
+    return found
 
 
 def _check_opsets(model: onnx.ModelProto) -> None:

@@ -6,13 +6,16 @@ Knows no operators.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 import torch
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from torch import Tensor
 
-from edged.errors import Unsupported
+from edged.errors import StoreError, Unsupported
 
 Attributes: TypeAlias = Mapping[str, Any]
 Operator: TypeAlias = Callable[..., Any]
@@ -39,13 +42,38 @@ def dtype(number: int) -> torch.dtype:
     return DTYPES[number]
 
 
-def constant(proto: onnx.TensorProto) -> Tensor:
-    """The tensor of an ONNX constant, in host memory."""
+def constant(proto: onnx.TensorProto, folder: Path | None = None) -> Tensor:
+    """The tensor of an ONNX constant, in host memory; mapped, if it lies in a file in `folder`.
+
+    Raises StoreError for a file that does not hold it.
+    """
+    if uses_external_data(proto):
+        return _mapped(proto, folder)
     if proto.data_type == onnx.TensorProto.BFLOAT16:
         words = onnx.numpy_helper.to_array(proto).view("int16").copy()
         return torch.from_numpy(words).view(torch.bfloat16)
     dtype(proto.data_type)
     return torch.from_numpy(onnx.numpy_helper.to_array(proto).copy())
+
+
+def _mapped(proto: onnx.TensorProto, folder: Path | None) -> Tensor:
+    """A constant whose bytes are pages of a file. Written to, they would become copies."""
+    place, kind = ExternalDataInfo(proto), dtype(proto.data_type)
+    shape = tuple(proto.dims)
+    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    path = (folder or Path()) / place.location
+    if Path(place.location).is_absolute() or ".." in Path(place.location).parts:
+        raise StoreError(f"weight {proto.name} lies outside of the store, in {place.location}")
+    if not size:
+        return torch.empty(shape, dtype=kind)
+    try:
+        pages = np.memmap(path, np.uint8, "c", offset=place.offset or 0, shape=(size,))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path} does not hold weight {proto.name} ({error}): restore the file, or export its "
+            "models again"
+        ) from error
+    return torch.from_numpy(pages).view(kind).reshape(shape)
 
 
 def numbers(value: Tensor | Sequence[int] | None) -> list[int]:

@@ -67,7 +67,7 @@ class Figures:
 
     def share_out(self, now: float) -> None:
         """What blocks and activations leave free is for what clients send."""
-        account = self.service.scheduler.account()
+        account = self.gauge.host(self.service.scheduler.account())
         limits = BufferLimits.of(self.service.config, account, self.replies.payload_bytes)
         if limits.payload_bytes != self.limits.payload_bytes:
             self.tell(PayloadRoom(limits.payload_bytes), now)
@@ -106,6 +106,8 @@ class Figures:
             report |= {f"{name}_bytes": round(count) for name, count in account.items()}
             report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
             report["front_pss_bytes"] = self.gauge.front.pss_bytes
+            if worker.device_bytes is not None:
+                report["device_bytes"] = worker.device_bytes.held_bytes
         else:
             report["front_pss_bytes"] = footprint().pss_bytes
         report["clients_shared_bytes"] = self.service.regions.nbytes

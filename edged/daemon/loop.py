@@ -100,7 +100,9 @@ class Loop:
         self._listener.close(at_once=at_once)
         if not at_once:
             self._supervisor.stop()
-        self._channel.close()
+        last = self._channel.close()
+        if last is not None and not last.wait(STOP_S):
+            log.error("worker process %d has not ended, though it was killed", last.pid)
         if self._awake is not None:
             self._awake.close()
         self._listener.release()

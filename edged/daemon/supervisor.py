@@ -32,6 +32,10 @@ log = logging.getLogger("edged")
 
 START_MARGIN_S = 10.0  # the service manager waits this much longer for a start than the daemon
 STOP_S = 5.0  # the time that a worker has to end by itself
+# The time that a worker has to be gone when it was killed. A device driver may hold it; until it is
+# gone it has its memory on the device, and nobody else may find the device in order.
+GONE_S = 30.0
+_LOOK_S = 0.1  # between two looks whether it is gone
 
 
 class WorkerChannel:
@@ -49,20 +53,21 @@ class WorkerChannel:
         self.watch(process.receiver.descriptor, select.POLLIN)
         self.watch(process.death_fd, select.POLLIN)
 
-    def close(self) -> None:
-        """End the process, if there is one."""
+    def close(self) -> WorkerProcess | None:
+        """Kill the process, if there is one. It may take a while until it has ended."""
         process = self.process
         if process is None:
-            return
+            return None
         for descriptor in (
             process.receiver.descriptor,
             process.sender.descriptor,
             process.death_fd,
         ):
             self.watch(descriptor, 0)
-        process.close()
+        process.let_go()
         self.process = None
         self._is_due = self._is_blocked = False
+        return process
 
     def to_worker(self, frames: Sequence[wire.Buffer], *, soon: bool = True) -> None:
         assert self.process is not None
@@ -111,6 +116,8 @@ class Supervisor:
         self._watchdog = Watchdog(self.notifier.watchdog_s, hang_timeout_s)
         self._restarts = Restarts()
         self._start_at = math.inf  # the time of the next start
+        self._last: WorkerProcess | None = None  # that was killed, until it is gone
+        self._gone_by = math.inf
         self._failure: link.WorkerFailed | None = None  # the last words of the current worker
         self._was_ready = False
         self._device_name = ""
@@ -124,6 +131,9 @@ class Supervisor:
         return min(self._start_at, self._watchdog.ask_at)
 
     def start(self, now: float) -> None:
+        if self._is_going(now):
+            self._start_at = now + _LOOK_S
+            return
         self._start_at = math.inf
         self.front.outstanding.begin(now)
         self._failure = None
@@ -154,6 +164,23 @@ class Supervisor:
         if not self._was_ready:
             within_s = self.config.device.start_timeout_s + START_MARGIN_S
             self.notifier.starting(within_s=within_s)
+
+    def _is_going(self, now: float) -> bool:
+        """Whether to wait until the last worker, which was killed, has ended."""
+        last = self._last
+        if last is None or not last.alive():
+            self._last = None
+            return False
+        if now < self._gone_by:
+            return True
+        log.error(
+            "worker process %d has not ended in %d s though it was killed, so a driver may hold it "
+            "and the device's memory; another one is started beside it",
+            last.pid,
+            GONE_S,
+        )
+        self._last = None
+        return False
 
     def stop(self) -> None:
         """Let the worker finish what it runs, for a moment."""
@@ -302,7 +329,7 @@ class Supervisor:
 
     def _on_ended(self, reason: str, now: float, *, batch: int | None = None) -> None:
         """Start another one, unless none was ever ready: then say why and end the daemon."""
-        self.channel.close()
+        self._last, self._gone_by = self.channel.close(), now + GONE_S
         code = Code.INTERNAL
         if self._failure is not None:
             code, reason = self._failure.code, self._failure.message

@@ -302,7 +302,8 @@ class WorkerPort:
         return self.outstanding.calibrated(report.model, now) and fits
 
     def _on_memory(self, report: link.WorkerMemory, now: float) -> bool:
-        return min(report.pss_bytes, report.private_bytes) >= 0 and self.outstanding.measured()
+        figures = (report.pss_bytes, report.private_bytes, *(report.device_bytes or ()))
+        return min(figures) >= 0 and self.outstanding.measured()
 
 
 def _is_time(seconds: float) -> bool:

@@ -6,6 +6,7 @@ says when the next run is made.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import queue
@@ -19,8 +20,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from edged.backends.base import Backend
-from edged.budget import footprint
 from edged.device.executor import Executor, Segment
+from edged.device.held import held_bytes, is_apart
 from edged.device.measurements import BlockFigures, MeasuredTime, Measurements, PathFigures
 from edged.device.staging import Pool, shape_of
 from edged.link import messages as link
@@ -59,8 +60,8 @@ class Calibration:
         *,
         counted_bytes: Callable[[], int],
     ) -> None:
-        """`idle`: executors of lanes that run nothing. `counted_bytes`: of this process, those of
-        all loaded blocks, and what it took before there were any.
+        """`idle`: executors of lanes that run nothing. `counted_bytes`: of the memory that blocks
+        are in, those of all loaded blocks, and what this process took before there were any.
         """
         self._backend = backend
         self._executors = executors
@@ -148,9 +149,10 @@ class Calibration:
             array[:] = np.asarray(0.5).astype(array.dtype)
         segments = {rows: Segment(pool, list(range(rows)), (key,)) for rows in sizes}
         taken_bytes = []
+        pool_bytes = 0 if is_apart(self._backend) else pool.nbytes
         for less, rows in zip([0, *sizes], sizes, strict=False):
             self._run_everywhere(segments[rows])
-            taken_bytes.append(footprint().pss_bytes - self._counted_bytes())
+            taken_bytes.append(held_bytes(self._backend) - self._counted_bytes())
             yield
             if less:
                 yield from self._judge(manifest, segments[less], segments[rows])
@@ -168,7 +170,7 @@ class Calibration:
             for (rows, wide), took_s in least_s.items()
         )
         row_bytes = self._row_bytes(manifest)
-        base_bytes = max(0, taken_bytes[0] - pool.nbytes)
+        base_bytes = max(0, taken_bytes[0] - pool_bytes)
         if most_rows > 1:  # requests of a few rows may have run before
             growth_bytes = max(0, taken_bytes[-1] - taken_bytes[0])
             row_bytes = -(-growth_bytes // (most_rows - most_rows // 4))
@@ -182,14 +184,26 @@ class Calibration:
 
     def _run_everywhere(self, segment: Segment) -> None:
         """Once in all lanes at once, which takes the most memory."""
+        if not self._several:
+            with self._lane() as lane:  # in this thread: libraries of a GPU have handles for each
+                lane.compute([segment])
+            return
         lanes = [self._idle.get() for _ in self._executors]
         try:
             with ThreadPoolExecutor(len(lanes)) as threads:
-                wide = not self._several
-                list(threads.map(lambda lane: lane.compute([segment], wide=wide), lanes))
+                list(threads.map(lambda lane: lane.compute([segment], wide=False), lanes))
         finally:
             for lane in lanes:
                 self._idle.put(lane)
+
+    @contextlib.contextmanager
+    def _lane(self) -> Iterator[Executor]:
+        """The executor of a lane that runs nothing meanwhile."""
+        executor = self._idle.get()
+        try:
+            yield executor
+        finally:
+            self._idle.put(executor)
 
     def _judge(self, manifest: Manifest, less: Segment, more: Segment) -> Iterator[None]:
         """Run blocks fewer rows at a time from now on unless more are quicker.
@@ -242,13 +256,10 @@ class Calibration:
         for turn in range(1 + _RUNS):
             round_s = 0.0
             for rows, wide in cases:
-                executor = self._idle.get()
-                try:
+                with self._lane() as executor:
                     started_s = time.perf_counter()
                     batch = executor.compute([segments[rows]], wide=wide)
                     took_s = time.perf_counter() - started_s
-                finally:
-                    self._idle.put(executor)
                 round_s += took_s
                 yield (rows, wide), took_s if turn else None, batch.runs
             if turn and round_s > _LONG_S:

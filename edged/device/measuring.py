@@ -19,8 +19,8 @@ from edged import __version__, backends
 from edged import malloc as heap
 from edged.backends import mapped
 from edged.backends.base import Backend
-from edged.budget import footprint
 from edged.device.executor import Executor, Segment
+from edged.device.held import unshared_bytes
 from edged.device.loader import Loader
 from edged.device.settings import Settings
 from edged.device.staging import Pool, shape_of
@@ -80,6 +80,9 @@ class _Block:
     def unload(self) -> None:
         self._loader.unload(self.id)
 
+    def unshared_bytes(self) -> int:
+        return unshared_bytes(self._backend)
+
     def leave_page_cache(self) -> None:
         """Let the kernel forget what a load reads. It is not loaded."""
         for path in self._backend.files(self.id, self._store.block_path(self.id)):
@@ -110,7 +113,8 @@ def measure(order: Order) -> Measured:
     )
     block = _Block(order, backend)
     weight_bytes = block.load().bytes_used
-    workspace_bytes = _workspaces(block, order.rows) if backend.memory.is_host else None
+    is_told = backend.memory.is_host or backend.device_bytes() is not None
+    workspace_bytes = _workspaces(block, order.rows) if is_told else None
     cases = [(rows, False) for rows in order.rows]
     if backend.lanes > 1:
         cases.append((order.rows[0], True))
@@ -149,11 +153,11 @@ def _spread_s(times_s: Sequence[float]) -> float:
 def _workspaces(block: _Block, rows: tuple[int, ...]) -> tuple[int, ...]:
     """Bytes by which memory of no file grows, from the load to a run of so many rows."""
     heap.give_back()
-    loaded = footprint().private_bytes
+    loaded = block.unshared_bytes()
     found: list[int] = []
     for count in rows:
         block.run(count)
-        found.append(max(0, footprint().private_bytes - loaded, *found[-1:]))
+        found.append(max(0, block.unshared_bytes() - loaded, *found[-1:]))
     return tuple(found)
 
 

@@ -158,6 +158,8 @@ class Orders:
                 self._loader.forget(new)
                 self._redefine(self._loader.manifests)  # some may have got to know the new ones
                 raise
+        except DeviceLost:
+            raise
         except Exception as caught:
             error = typed(caught, "models could not be defined")
             self._report(link.DefineFailed(tuple(new), error.code, str(error)))

@@ -75,13 +75,20 @@ class WorkerProcess:
             return f"the device worker was ended by {signal.Signals(-status).name}{hint}"
         return f"the device worker ended with status {status}"
 
-    def close(self) -> None:
-        """End the process if it lives, and free its channel."""
+    def let_go(self) -> None:
+        """Kill the process if it lives, and free its channel.
+
+        The process may end later: a driver holds it until it has put the device in order.
+        """
         self._process.kill()
-        self._process.wait()
         os.close(self.death_fd)
         self._orders.close()
         self._reports.close()
+
+    def close(self) -> None:
+        """As `let_go`, and wait for the end of the process."""
+        self.let_go()
+        self._process.wait()
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -41,6 +41,7 @@ from edged.device.calibration import Calibration
 from edged.device.decoding import Decoding, Room, room_bytes
 from edged.device.executor import Executor
 from edged.device.failures import typed
+from edged.device.held import held_bytes
 from edged.device.intake import RequestIntake
 from edged.device.lanes import Lanes
 from edged.device.loader import Loader
@@ -102,7 +103,7 @@ class Worker:
         measurements.sweep()
         self._loader = Loader(store, backend, measurements)
         self._loader.begin(self._manifests)
-        fixed_bytes = footprint().pss_bytes
+        fixed_bytes = held_bytes(backend)
         self._make_lanes(backend, measurements, fixed_bytes)
         room = Room(
             room_bytes(settings.budget_bytes, settings.max_pixels),
@@ -207,6 +208,7 @@ class Worker:
                 row_bytes=calibration.row_bytes(self._manifests),
                 base_bytes=calibration.base_bytes(self._manifests),
                 loading_bytes=self._loader.extra_bytes,
+                device_bytes=backend.device_bytes(),
             )
         )
 
@@ -234,6 +236,7 @@ class Worker:
 
     def _run_pipeline(self) -> None:
         finish = functools.partial(self._batches.finish, self._executors[0])
+        pipeline: Pipeline[Work, Submitted]
         pipeline = Pipeline(self._executors[0].depth, self._next_run, self._submit, finish)
         others = {"device": pipeline.submit_all, "finisher": pipeline.finish_all}
         self._run_threads(pipeline.read_all, others)
@@ -340,7 +343,7 @@ class Worker:
         """Between two loads, so that the front counts the same blocks when it hears of it."""
         with self._orders.steady():
             try:
-                taken = footprint()
+                taken, device_bytes = footprint(), self._backend.device_bytes()
             except OSError as error:  # as without a descriptor left; it is asked again soon
                 log.error("memory could not be measured: %s", error.strerror)
                 return
@@ -351,6 +354,7 @@ class Worker:
                     private_bytes=taken.private_bytes,
                     staging_bytes=self._staging.nbytes,
                     buffer_bytes=sum(executor.nbytes for executor in self._executors),
+                    device_bytes=device_bytes,
                 )
             )
 

@@ -42,6 +42,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from edged import wire
+from edged.budget import DeviceBytes
 from edged.core.events import (
     BatchDone,
     BatchFailed,
@@ -194,7 +195,11 @@ class WarmUp(_Part, frozen=True):
 
 class Ready(_Message, frozen=True):
     """The worker has opened its device and its store. No block is loaded yet; `blocks`, `warm_ups`
-    and `measured` say what is known of earlier starts."""
+    and `measured` say what is known of earlier starts.
+
+    `fixed_bytes`, `row_bytes`, `base_bytes` and `loading_bytes` are of the memory that blocks are
+    in: the machine's with the device's, or the device's own alone.
+    """
 
     backend: str
     device: str  # its name for people, such as "cpu (2 threads)"
@@ -206,7 +211,7 @@ class Ready(_Message, frozen=True):
     versions: dict[str, str]
     staging_bytes: int
     pss_bytes: int  # proportional set size of the worker
-    fixed_bytes: int = 0  # the part of it that was there before anything was loaded
+    fixed_bytes: int = 0  # taken before anything was loaded
     private_bytes: int = 0  # the part of it that no file backs
     row_bytes: int = 0  # activations in all lanes, for each row of the largest batch
     base_bytes: int = 0  # what runs take however many rows they have
@@ -214,6 +219,7 @@ class Ready(_Message, frozen=True):
     lanes_prepare: bool = False  # the lanes decode small images themselves, inline
     decoding_bytes: int = 0  # the most that pictures take while they are decoded
     measured: tuple[str, ...] = ()  # models of which nothing is left to be measured
+    device_bytes: DeviceBytes | None = None  # of a GPU: of memory that is in no PSS
     depth: int = 1  # batches that it has use for at once on one lane: in flight, or running
     sizes: tuple[int, ...] = ()  # rows that batches are padded to; none: they are not
 
@@ -308,6 +314,7 @@ class WorkerMemory(_Message, frozen=True):
     staging_bytes: int
     buffer_bytes: int  # activations at block borders
     private_bytes: int = 0  # the part of the PSS that no file backs: nobody else can have it
+    device_bytes: DeviceBytes | None = None  # of a GPU: of memory that is in no PSS
 
 
 FromWorker: TypeAlias = (

@@ -121,6 +121,18 @@ def sum_and_difference(size: int) -> Block:
     return block(nodes, *shapes, lambda x0, x1: [x0 + x1, x0 - x1])
 
 
+def sum_of_image() -> Block:
+    """An image of any size (height, width) to the sum of its pixels."""
+    nodes = [helper.make_node("ReduceSum", ["x0", "axes"], ["y0"], keepdims=0)]
+    axes = numpy_helper.from_array(np.array([1, 2], np.int64), "axes")
+    shapes = [(1, 1)], [()]
+    found = block(nodes, *shapes, lambda x0: [x0.sum(axis=(1, 2))], constants=[axes])
+    model = onnx.load_from_string(found.data)
+    for axis in (1, 2):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = "any"
+    return Block(model.SerializeToString(deterministic=True), found.use, found.twin)
+
+
 def one_row_only(size: int) -> Block:
     """y0 = -x0, exported for a batch of one."""
     nodes = [helper.make_node("Neg", ["x0"], ["y0"])]

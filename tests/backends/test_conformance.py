@@ -14,7 +14,8 @@ import torch
 from edged import backends
 from edged.backends.base import Backend, BlockUse
 from edged.backends.memory import ALIGNMENT, NUMPY, Array, DeviceArray, host_view
-from edged.backends.torch import Torch, TorchOptions
+from edged.backends.torch import Torch
+from edged.backends.torch_device import Processor
 from edged.errors import ConfigError, EdgedError, StoreError
 from edged.manifest import DataType
 from edged.paths.layout import Tensor
@@ -48,7 +49,7 @@ BLOCKS = [dense(6, 4), mean_of_image(), sum_and_difference(5)]
 def make(name: str, folder: Path) -> Backend:
     """A backend by its name, or torch in one of the ways that it can run."""
     if name == "torch, recorded":  # runs on memory of its own and is repeated, like a CUDA graph
-        return Torch(TorchOptions(), threads=1, recorder=lambda: lambda work: work)
+        return Torch(Processor(1), recorder=lambda: lambda work: work)
     if name.startswith("tensorrt"):  # a fake, of each API that was recorded
         return Rig(folder / "cache", name.partition(", ")[2] or VERSIONS[-1]).backend
     options: dict[str, Any] = OPTIONS.get(name, {"device": "cuda", "graphs": "without" not in name})

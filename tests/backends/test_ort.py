@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from edged import backends
-from edged.backends.base import Backend
+from edged.backends.base import Backend, BlockUse, DeviceLost
 from edged.backends.prepared import DamagedCopy
-from edged.errors import ConfigError, StoreError, Unsupported
-from tests.backends.blocks import Block, dense
+from edged.errors import ConfigError, EdgedError, ResourceExhausted, StoreError, Unsupported
+from edged.paths.layout import Tensor
+from tests.backends.blocks import Block, dense, sum_of_image
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -178,3 +180,47 @@ def test_one_process_has_one_number_of_threads(cache: Path) -> None:
     )
     assert "ConfigError: this process already runs onnxruntime with another" in run.stderr
     assert "threads than 3" in run.stderr
+
+
+def test_a_block_that_is_used_at_two_sizes(backend: Backend, tmp_path: Path) -> None:
+    """An old binding is not taken for arrays of another shape at the same addresses."""
+    image_sum = sum_of_image()
+    uses = [BlockUse((Tensor("FP32", (n, n)),), (Tensor("FP32", ()),)) for n in (2, 3)]
+    backend.load(image_sum.id, image_sum.write(tmp_path), uses)
+    memory, out = np.ones(9, np.float32), np.empty(1, np.float32)
+    for _ in range(2):
+        for size in (3, 2):
+            backend.run(image_sum.id, [memory[: size**2].reshape(1, size, size)], [out])
+            assert out == size**2
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", DeviceLost),
+        ("CUDA failure 719: unspecified launch failure ; GPU=0 ; expr=cudaDeviceSync", DeviceLost),
+        ("CUDA failure 2: out of memory ; GPU=0", ResourceExhausted),
+        ("CUDA failure 98: invalid device function ; GPU=0", EdgedError),
+    ],
+)
+def test_errors_of_a_gpu_are_told_apart(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, kind: type
+) -> None:
+    """Only the text of onnxruntime's errors says what CUDA did."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(f"Non-zero status code returned while running Conv node. {text}")
+
+    block = dense(6, 4)
+    load(backend, block, tmp_path)
+    given = np.ones((1, 6), np.float32)
+    monkeypatch.setattr(ort.InferenceSession, "run_with_iobinding", fail)
+    with pytest.raises(EdgedError) as run_error:
+        run(backend, block, given)
+    assert type(run_error.value) is kind
+    backend.unload(block.id)
+    monkeypatch.setattr(ort, "InferenceSession", fail)
+    monkeypatch.setattr(backend, "_prepared", None)  # as on a GPU
+    if kind is not EdgedError:
+        with pytest.raises(kind):
+            load(backend, block, tmp_path)

@@ -193,15 +193,16 @@ class Traffic(RuleBasedStateMachine):
     def lose_client(self, client: int) -> None:
         self.tell(ClientGone(client))
 
-    @initialize(lanes=st.integers(1, 2))
-    def device_is_up(self, lanes: int) -> None:
-        self.device_comes_up(lanes)
+    @initialize(lanes=st.integers(1, 2), depth=st.integers(1, 3))
+    def device_is_up(self, lanes: int, depth: int) -> None:
+        self.device_comes_up(lanes, depth)
 
     @precondition(lambda self: self.device is None)
-    @rule(lanes=st.integers(1, 2))
-    def device_comes_up(self, lanes: int = 1) -> None:
+    @rule(lanes=st.integers(1, 2), depth=st.integers(1, 3))
+    def device_comes_up(self, lanes: int = 1, depth: int = 1) -> None:
+        """One that has use for several batches at once has one lane."""
         self.device = Device()
-        self.tell(DeviceUp(COSTS, lanes=lanes))
+        self.tell(DeviceUp(COSTS, lanes=lanes, depth=depth if lanes == 1 else 1))
 
     @precondition(lambda self: self.device is not None)
     @rule()

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from ctypes import (
     CFUNCTYPE,
     POINTER,
-    c_char_p,
     c_float,
     c_int,
     c_size_t,
@@ -57,6 +56,7 @@ HEADER: dict[str, tuple[Any, ...]] = {
     "cudaGraphExecDestroy": (c_void_p,),
     "cudaGraphLaunch": (c_void_p, c_void_p),
 }
+TEXT = ctypes.create_string_buffer(b"as the library calls it")
 ATTRIBUTES = {16: "processors", 18: "unified", 40: "copy_engines"}
 
 
@@ -75,7 +75,7 @@ class FakeLibrary:
         """As ctypes does, make each function once."""
         if name not in self._functions:
             if name == "cudaGetErrorString":
-                made = CFUNCTYPE(c_char_p, c_int)(lambda number: b"text of %d" % number)
+                made = CFUNCTYPE(c_void_p, c_int)(lambda number: ctypes.addressof(TEXT))
             elif name in HEADER:
                 made = CFUNCTYPE(c_int, *HEADER[name])(self._coded(getattr(self, f"_{name}")))
             else:

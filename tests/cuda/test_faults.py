@@ -78,7 +78,7 @@ def test_a_call_that_fails_costs_one_load_or_one_batch(
     backend = make_backend(store.path.parent / "cache")
     for n in calls:
         core = Core(store, backend)
-        before = backend.memory.device_bytes
+        before = backend.memory.arena.used_bytes
         life(core, n, number)
         failed = [rid for rid, found in core.answers.items() if isinstance(found[0], str)]
         assert all(len(found) == 1 for found in core.answers.values()), n
@@ -87,7 +87,7 @@ def test_a_call_that_fails_costs_one_load_or_one_batch(
         assert core.wrong() == [], n
         assert all(not any(pool._taken) for pool in core.staging.pools.values()), n
         core.close()
-        assert backend.memory.device_bytes == before, n
+        assert backend.memory.arena.used_bytes == before, n
     backend.close()
 
 

@@ -44,7 +44,7 @@ def ask(endpoint: str, client_number: int) -> tuple[int, int]:
     return right, failed
 
 
-@pytest.mark.parametrize(("fail_at", "number"), [(90, LOST), (140, LOST), (60, REFUSED)])
+@pytest.mark.parametrize(("fail_at", "number"), [(130, LOST), (200, LOST), (60, REFUSED)])
 def test_every_request_is_answered_once_though_the_device_fails(
     start: Callable[..., Daemon], fail_at: int, number: int
 ) -> None:

@@ -41,12 +41,11 @@ def test_batches_in_flight_are_answered_in_their_order(store: Store, personality
     options = {**SMALL, "personality": personality}
     with worker(store, backend=BACKEND, options=options, staging_rows=24) as rig:
         assert (rig.ready.depth, rig.ready.lanes, rig.ready.emulated) == (2, 1, True)
-        asked = {}
+        staged = []
         for seed in range(BATCHES):
-            x = given(1 + seed % 4, seed)
-            model = ("cat", "dog")[seed % 2]
-            rid = rig.prepared(x, model)
-            asked[rig.run((rid, [model]))] = rid, model, x
+            x, model = given(1 + seed % 4, seed), ("cat", "dog")[seed % 2]
+            staged.append((rig.prepared(x, model), model, x))
+        asked = {rig.run((rid, [model])): (rid, model, x) for rid, model, x in staged}
         for batch, (rid, model, x) in asked.items():
             message, payload = rig.next()
             assert isinstance(message, link.BatchOutputs), message

@@ -67,9 +67,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return make_store(tmp_path_factory.mktemp("device") / "store", MODELS.values())
 
 
-@pytest.fixture(scope="module")
-def shared(store: Store) -> Iterator[Rig]:
-    with worker(store, backend="onnxruntime", prepare_threads=2, staging_rows=16) as rig:
+@pytest.fixture(scope="module", params=["onnxruntime", "emulated-cuda"])
+def shared(request: pytest.FixtureRequest, store: Store) -> Iterator[Rig]:
+    with worker(store, backend=request.param, prepare_threads=2, staging_rows=16) as rig:
         yield rig
 
 
@@ -96,7 +96,7 @@ def test_ready_says_what_is_there(rig: Rig) -> None:
     assert set(ready.models) == set(MODELS)
     blocks = {block.id for model in MODELS.values() for block in model.blocks}
     assert rig.bytes_used.keys() == blocks
-    assert ready.emulated is False
+    assert ready.emulated is (ready.backend == "emulated-cuda")
     assert ready.pss_bytes > 0
 
 

@@ -2,53 +2,83 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
+import onnx
 import pytest
 import torch
 
+from tests.backends.blocks import Block, dense
+from tests.device.rig import Model as PathModel
+from tests.device.rig import make_store
+from tools.gpucheck import __main__ as runner
+from tools.gpucheck import plan, steps
 from tools.gpucheck.findings import (
-    Conformance,
+    Facts,
+    Faults,
     Findings,
-    Memory,
+    Fixed,
+    Loads,
+    Model,
+    Parity,
+    Pipeline,
     Point,
     Served,
+    Serving,
+    Suite,
     Whole,
     all_held,
     checks,
 )
 from tools.gpucheck.page import page
+from tools.gpucheck.plan import Step
+from tools.gpucheck.skeleton import fill, strip
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+MB = 1_000_000
+BARE = Whole((Point(1, 20.0, 10.0), Point(16, 100.0, None)), 90.0, Point(16, 90.0, 40.0), 2000 * MB)
+SERVING = Serving(
+    Served(156.0, 15.9, 0.98, 0, {}),
+    Served(52.0, 1.0, 0.0, 0, {}),
+    lone_ms=12.0,
+    used_bytes=1300 * MB,
+    half=Served(384.0, 15.9, 0.98, 0, {}),
+)
 GOOD = Findings(
     label="measured",
-    device="A GPU",
-    versions={"torch": "3.0"},
-    machine="a processor",
     date="2026-11-21",
     command="python -m tools.gpucheck",
-    seed=1,
-    model="swinv2-base",
-    side=256,
-    tasks=3,
-    rows=16,
-    conformance=Conformance(300, 0, 2),
-    whole=Whole((Point(1, 20.0, 10.0), Point(16, 100.0, None)), 90.0),
-    cross_task=Served(150.0, 15.9, 0.98, 0, {}),
-    alone=Served(50.0, 1.0, 0.0, 0, {}),
-    lone_ms=12.0,
-    memory=Memory(500_000_000, 2_000_000_000, 1_099_000_000),
+    errors={},
+    facts=Facts("A GPU", {"torch": "3.0"}, "a processor"),
+    suite=Suite(300, 0, 2),
+    store=Model("swinv2-base", 256, 5, 355 * MB),
+    bare=BARE,
+    daemon=SERVING,
+    memory=Fixed(600 * MB),
+    pipeline=Pipeline(103.0, 100.5),
+    parity=Parity({"fp32": 1e-6, "fp16": 4e-3}, {"fp32": 1.0, "fp16": 1.0}),
+    loads=Loads(350 * MB, 0.05, 0.01, 0),
+    faults=Faults(40, 40, True, True),
 )
 
 
+def changed(part: Any, **fields: Any) -> Any:
+    return msgspec.structs.replace(part, **fields)
+
+
 def test_the_ratios_are_those_that_are_asked_for():
-    assert [(round(c.found, 4), c.least) for c in checks(GOOD)] == [
+    assert [(c.found, c.least) for c in checks(GOOD)] == [
         (3.0, 3.0),
-        (0.9375, 0.9),  # 150 by 16 rows in 100 ms
-        (0.4505, 0.45),
+        (pytest.approx(0.975), 0.95),  # 156 by 16 rows in 100 ms
+        (pytest.approx(0.96), 0.95),  # 384 by 16 rows in 40 ms
+        (0.5, 0.45),  # 700 by 1400, above the fixed part; 0.35 of all
+        (1.0, 1.0),
     ]
     assert all_held(GOOD)
 
@@ -56,26 +86,100 @@ def test_the_ratios_are_those_that_are_asked_for():
 @pytest.mark.parametrize(
     "change",
     [
-        {"alone": Served(50.1, 1.0, 0.0, 0, {})},
-        {"whole": Whole((Point(16, 100.0, 95.0),), 90.0)},  # the graph is the better way
-        {"memory": Memory(500_000_000, 2_000_000_000, 1_101_000_000)},
-        {"conformance": Conformance(299, 1, 2)},
-        {"conformance": Conformance(0, 0, 302)},
+        {"daemon": changed(SERVING, alone=Served(53.0, 1.0, 0.0, 0, {}))},
+        {"bare": changed(BARE, curve=(Point(16, 100.0, 95.0),))},  # the graph is the better way
+        {"bare": changed(BARE, half=Point(16, 90.0, 39.0))},
+        {"daemon": changed(SERVING, used_bytes=1400 * MB)},
+        {"faults": Faults(39, 40, True, True)},
+        {"faults": Faults(40, 40, True, False)},
+        {"suite": Suite(299, 1, 2)},
+        {"suite": Suite(0, 0, 302)},
     ],
 )
 def test_one_miss_is_a_miss(change):
-    findings = msgspec.structs.replace(GOOD, **change)
+    findings = changed(GOOD, **change)
     assert not all_held(findings)
     assert "NOT everything held" in page(findings)
 
 
-def test_the_page_says_what_was_found():
+@pytest.mark.parametrize(
+    "step", ["suite", "bare", "daemon", "memory", "faults", "pipeline", "parity", "loads", "facts"]
+)
+def test_what_was_not_measured_is_a_miss_and_no_figure(step):
+    findings = changed(GOOD, errors={step: "not done in 60 s"}, **{step: None})
+    assert not all_held(findings)
+    text = page(findings)
+    assert f"Steps that failed: {step}, not done in 60 s" in text
+    assert "nan" not in text
+
+
+def test_the_page_says_first_what_it_cannot_verify():
     text = page(GOOD)
-    assert text.count("| held |") == 3
+    assert text.index("What this page cannot verify") < text.index("Label: measured")
+    assert text.count("| held |") == 5
     assert "300 passed, 0 failed, 2 skipped" in text
     assert "| 1 | 20.00 | 10.00 | 100.0 |" in text
     assert "| 16 | 100.00 | - | 160.0 |" in text
-    assert "above that the daemon takes 60% less" in text
+    assert "35% less. A process that" in text
+    assert "above that the daemon takes 50% less" in " ".join(text.split())
+    assert all(len(line) <= 120 or line.startswith("|") for line in text.splitlines())
+
+
+def test_every_step_of_the_plan_is_there_and_has_a_place_on_the_page():
+    assert [step.name for step in plan.STEPS] == list(steps.STEPS)
+    assert {step.name for step in plan.STEPS} < set(Findings.__struct_fields__)
+
+
+def test_a_skeleton_is_filled_with_weights_of_the_same_size(tmp_path):
+    """Masks and what is small stay, so the models are the same but for their weights."""
+    block, mask = dense(64, 100), np.repeat(np.float32([0, -100]), 200)
+    model = onnx.load_from_string(block.data)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(mask, "mask"))
+    whole = Block(model.SerializeToString(deterministic=True), block.use, block.twin)
+    store = make_store(tmp_path / "store", [PathModel("cat", whole)])
+    strip(store, tmp_path / "small.zip")
+    assert (tmp_path / "small.zip").stat().st_size < 3000
+    filled = fill(tmp_path / "small.zip", tmp_path / "filled", seed=1)
+    ((_, manifest),) = filled.models().items()
+    (step,) = manifest.steps
+    assert filled.block_size(step.block) == store.block_size(whole.id)
+    found = onnx.load(str(filled.block_path(step.block)))
+    weights = {each.name: onnx.numpy_helper.to_array(each) for each in found.graph.initializer}
+    assert np.array_equal(weights["mask"], mask)
+    assert len(np.unique(weights["w"])) > 6000
+    assert fill(tmp_path / "small.zip", tmp_path / "filled", seed=2).models() == filled.models()
+
+
+def program(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Have the steps of a check be this program."""
+    package = folder / "tools" / "gpucheck"
+    package.mkdir(parents=True)
+    for each in (folder / "tools", package):
+        (each / "__init__.py").touch()
+    (package / "steps.py").write_text(f"import sys, os, time, subprocess\n{text}\n")
+    monkeypatch.setattr(runner, "CHECKOUT", folder)
+
+
+def test_a_step_prints_what_it_likes_before_its_figures(tmp_path, monkeypatch):
+    program(tmp_path, monkeypatch, "print('a warning'); print('{\"used_bytes\": 7}')")
+    line = runner._step(Step("memory", 20), {}, 60.0)
+    assert (line["step"], line["found"]) == ("memory", {"used_bytes": 7})
+
+
+@pytest.mark.parametrize("text", ["sys.exit(3)", "print('{'); sys.exit(3)", "os.abort()"])
+def test_a_step_that_fails_costs_only_itself(text, tmp_path, monkeypatch):
+    program(tmp_path, monkeypatch, text)
+    line = runner._step(Step("memory", 20), {}, 60.0)
+    assert "without figures" in line["error"]
+
+
+def test_a_step_that_hangs_is_ended_with_what_it_has_started(tmp_path, monkeypatch):
+    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
+    program(tmp_path, monkeypatch, f"p = {child}; open('child', 'w').write(str(p.pid)); p.wait()")
+    line = runner._step(Step("memory", 60), {}, 2.0)
+    assert line["error"] == "not done in 2 s"
+    state = Path(f"/proc/{(tmp_path / 'child').read_text()}/stat")
+    assert not state.exists() or state.read_text().split()[2] in "ZX"
 
 
 def check(*options: str) -> subprocess.CompletedProcess[str]:
@@ -95,18 +199,20 @@ def test_without_a_gpu_it_says_so_in_one_line():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_dry_run_goes_through_every_line(tmp_path):
+def test_a_dry_run_goes_through_every_step(tmp_path):
     pytest.importorskip("transformers", reason="the model comes from transformers")
     done = check(
         "--dry-run", "--seconds", "0.5", "--rows", "2", "--out", str(tmp_path),
         "--only", "new_rows_in_old_places and torch",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [line["step"] for line in lines if "found" in line] == [s.name for s in plan.STEPS]
     (written,) = tmp_path.iterdir()
     assert written.name.startswith("gpu-no-gpu-")
     text = written.read_text()
     assert "**Label: dry run, cpu.**" in text
     assert "2 passed, 0 failed, 0 skipped" in text
-    assert text.count(" at least ") == 3
+    assert text.count(" at least ") == 5
     for row in ("| 1 |", "| 2 |", "| all tasks together", "| one model per task, one request"):
         assert text.count(row) == 1, row

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from edged.backends.base import BlockUse, LoadedBlock
+from edged.backends.memory import BackendMemory
+from edged.budget import DeviceBytes
 from edged.core.events import Member, Run
 from edged.cuda.emulated import EmulatedCuda
 from edged.cuda.memory import CudaArray, CudaMemory
@@ -145,8 +147,9 @@ class _Modelled:
     sizes: tuple[int, ...] = ()
 
     def __init__(self, cuda: EmulatedCuda, blocks_s: float, depth: int) -> None:
-        self.memory = CudaMemory(cuda, MEMORY_BYTES // 2, depth=depth)
-        self.versions: dict[str, str] = {}
+        self._memory = CudaMemory(cuda, MEMORY_BYTES // 2, depth=depth)
+        self.memory: BackendMemory = self._memory
+        self.versions: Mapping[str, str] = {}
         self._cuda = cuda
         self._blocks_s = blocks_s
 
@@ -176,10 +179,13 @@ class _Modelled:
         reads, writes = (
             [Span(array.address, array.nbytes) for array in arrays] for arrays in (inputs, outputs)
         )
-        self._cuda.run(self.memory.compute, "blocks", lambda: None, reads, writes, self._blocks_s)
+        self._cuda.run(self._memory.compute, "blocks", lambda: None, reads, writes, self._blocks_s)
+
+    def device_bytes(self) -> DeviceBytes:
+        return self._memory.device_bytes()
 
     def close(self) -> None:
-        self.memory.close()
+        self._memory.close()
 
 
 def _manifest(width: int) -> Manifest:

@@ -1,1 +1,1 @@
-"""A check of edged on an NVIDIA GPU, with its results on one page."""
+"""A check of edged on an NVIDIA GPU, step by step, with its results on one page."""

@@ -1,34 +1,34 @@
-"""`python -m tools.gpucheck`: what edged does on the NVIDIA GPU of this machine, on one page.
+"""`python -m tools.gpucheck`: what edged does on the NVIDIA GPU of this machine, step by step.
+
+Each step is a process with a time-out, and prints one JSON line; a step that fails or hangs costs
+only itself. All together take at most ten minutes. The page says first what they cannot verify.
+Needs the repository, torch and transformers; wheels of what else is missing can be brought along.
 
 Exit status: 0 everything held, 1 something did not or could not be measured, 2 called wrongly,
-3 there is no GPU. `--dry-run` goes through every line without one, on a model of no use.
+3 there is no GPU. `--dry-run` goes through every step without one, on a model of no use.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.util
-import platform
-import re
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import psutil
+from tools.gpucheck.plan import STEPS, Step
 
-from edged.cli.console import run_command
-from edged.config import cores
-from tools.bench.report import machine
-from tools.gpucheck import measure
-from tools.gpucheck.findings import Findings, all_held, checks
-from tools.gpucheck.measure import CHECKOUT, Setting
-from tools.gpucheck.page import page
-
-NO_GPU = 3
+CHECKOUT = Path(__file__).resolve().parents[2]
 RESULTS = CHECKOUT / "docs" / "results"
-MEASURED, DRY_RUN = "measured", "dry run, cpu"
+NO_GPU = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,114 +38,123 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out", type=Path, help="folder of the page (docs/results; dry: a new one)"
     )
     parser.add_argument("--dir", type=Path, help="keep models and store here and use them again")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
+    parser.add_argument("--wheels", type=Path, help="folder of wheels to install for this run")
+    parser.add_argument("--steps", nargs="+", choices=[s.name for s in STEPS], help="only these")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for all steps")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--rows", type=int, default=16, help="of the largest batch")
     parser.add_argument("--only", metavar="EXPR", help="of the suite, as pytest's -k")
     parser.add_argument("--seed", type=int, default=1)
-    parser.set_defaults(run=_run)
-    return run_command(parser, argv)
-
-
-def _run(args: argparse.Namespace) -> int:
+    args = parser.parse_args(argv)
     if not args.dry_run and (missing := _why_no_gpu()):
         print(f"gpucheck: {missing}; nothing was checked", file=sys.stderr)
         return NO_GPU
     with tempfile.TemporaryDirectory(prefix="edged-gpucheck-") as temporary:
         folder = args.dir or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        setting = Setting(
-            device="cpu" if args.dry_run else "cuda",
-            model="swinv2-micro" if args.dry_run else "swinv2-base",
-            tasks=3,
-            sizes=_sizes(args.rows),
-            threads=cores(),
-            seconds=args.seconds,
-            seed=args.seed,
-            folder=folder,
-        )
-        findings = _findings(setting, args.only)
+        if args.wheels is not None:
+            _install(args.wheels, folder / "site")
+        lines = _steps(args, folder)
+    return _judge(args, lines)
+
+
+def _steps(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
+    """The line of each step."""
+    setting = {
+        "device": "cpu" if args.dry_run else "cuda",
+        "model": "swinv2-micro" if args.dry_run else "swinv2-base",
+        "tasks": 3,
+        "rows": args.rows,
+        "seconds": args.seconds,
+        "seed": args.seed,
+        "folder": str(folder),
+        "only": args.only,
+    }
+    end_s = time.monotonic() + 60 * args.minutes
+    lines = {}
+    for step in STEPS:
+        if args.steps and step.name not in args.steps:
+            continue
+        lines[step.name] = line = _step(step, setting, end_s - time.monotonic())
+        print(json.dumps(line), flush=True)
+    return lines
+
+
+def _step(step: Step, setting: dict[str, Any], left_s: float) -> dict[str, Any]:
+    """Run a step in a process of its own, which ends with all that it has started."""
+    began_s = time.monotonic()
+    command = [sys.executable, "-m", "tools.gpucheck.steps", step.name]
+    line: dict[str, Any] = {"step": step.name}
+    with subprocess.Popen(
+        command,
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            limit_s = max(0.0, min(step.limit_s, left_s))
+            printed, _ = process.communicate(json.dumps(setting), timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            line["error"] = f"not done in {limit_s:.0f} s"
+        else:
+            line |= _last_line(printed, process.returncode)
+        finally:
+            _end_group(process.pid)
+    line["seconds"] = round(time.monotonic() - began_s, 1)
+    return line
+
+
+def _last_line(printed: str, status: int) -> dict[str, Any]:
+    try:
+        return {"found": json.loads(printed.splitlines()[-1])}
+    except (IndexError, ValueError):
+        return {"error": f"ended with status {status} and without figures"}
+
+
+def _end_group(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _judge(args: argparse.Namespace, lines: dict[str, dict[str, Any]]) -> int:
+    """Write the page, and say which figures reached their aims."""
+    from tools.gpucheck.findings import Findings, all_held, checks  # needs what --wheels brings
+    from tools.gpucheck.page import file_name, page
+
+    command = "python -m tools.gpucheck " + " ".join(sys.argv[1:])
+    findings = Findings.of(lines, command=command.strip(), dry_run=args.dry_run)
     out = args.out or (Path(tempfile.mkdtemp(prefix="gpucheck-")) if args.dry_run else RESULTS)
-    path = out / f"gpu-{_slug(findings.device)}-{findings.date}.md"
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / file_name(findings)
     path.write_text(page(findings))
     for check in checks(findings):
-        print(f"{check.found:.2f} (at least {check.least:g}) {check.what}")
+        print(f"{check.said} (at least {check.least:g}) {check.what}")
     print(f"{findings.label}: {path}")
     return 0 if args.dry_run or all_held(findings) else 1
 
 
-def _findings(setting: Setting, only: str | None) -> Findings:
-    used = _gpu_bytes if setting.device == "cuda" else _pss_bytes
-    before = used([])
-    fixed = measure.nothing(setting, used)
-    whole, whole_bytes = measure.whole(setting, used)
-    serving = measure.served(setting, used)
-    return Findings(
-        label=MEASURED if setting.device == "cuda" else DRY_RUN,
-        device=_device_name(setting.device),
-        versions=_versions(),
-        machine=machine(),
-        date=datetime.date.today().isoformat(),
-        command="python -m tools.gpucheck " + " ".join(sys.argv[1:]),
-        seed=setting.seed,
-        model=setting.model,
-        side=serving.side,
-        tasks=setting.tasks,
-        rows=setting.rows,
-        conformance=measure.conformance(setting.folder, only),
-        whole=whole,
-        cross_task=serving.cross_task,
-        alone=serving.alone,
-        lone_ms=serving.lone_ms,
-        memory=measure.memory(fixed, whole_bytes, serving.used_bytes, before),
-    )
-
-
-# --- the device -------------------------------------------------------------------------------
+def _install(wheels: Path, folder: Path) -> None:
+    """Install what is in `wheels` into a folder that this run alone looks at."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    found = sorted(map(str, wheels.glob("*.whl")))
+    subprocess.run([*command, "--target", str(folder), *found], check=True, stdout=sys.stderr)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{before}" if before else str(folder)
 
 
 def _why_no_gpu() -> str:
     """The reason why there is no GPU; empty if torch finds an NVIDIA GPU."""
-    if importlib.util.find_spec("torch") is None:
+    try:
+        import torch
+    except ImportError:
         return "torch is not installed"
-    import torch
-
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
     return "" if torch.cuda.is_available() else "torch finds no NVIDIA GPU"
-
-
-def _device_name(device: str) -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if device == "cuda" else "no GPU"
-
-
-def _versions() -> dict[str, str]:
-    import torch
-
-    found = {"Python": platform.python_version(), "torch": str(torch.__version__)}
-    return found if torch.version.cuda is None else {**found, "CUDA": torch.version.cuda}
-
-
-def _gpu_bytes(pids: Sequence[int]) -> int:
-    """All memory of the GPU in use, by any process: nobody else may use the GPU meanwhile."""
-    import torch
-
-    free, total = torch.cuda.mem_get_info()
-    return total - free
-
-
-def _pss_bytes(pids: Sequence[int]) -> int:
-    return sum(psutil.Process(pid).memory_full_info().pss for pid in pids)
-
-
-def _sizes(rows: int) -> tuple[int, ...]:
-    """The batch sizes 1, 2, 4, .. and `rows`."""
-    return (*(2**power for power in range(rows.bit_length()) if 2**power < rows), rows)
-
-
-def _slug(device: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 if __name__ == "__main__":

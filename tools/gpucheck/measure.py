@@ -1,4 +1,4 @@
-"""Takes the figures: the suite, whole models, the daemon twice, and the memory of all of them."""
+"""Figures of processes: the suites, whole models, the daemon, and the memory of all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import xml.etree.ElementTree
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,13 +14,13 @@ import psutil
 
 from edged import wire
 from edged.client import Client
+from edged.config import cores
 from edged.errors import EdgedError
 from edged.store import Store
-from tools.bench.backbones import store_of, whole_models
 from tools.bench.clients import Clients, good_per_s, quantile_s
 from tools.bench.serving import serving
 from tools.demo.daemon import Daemon
-from tools.gpucheck.findings import Conformance, Memory, Served, Whole
+from tools.gpucheck.findings import Served, Serving, Suite, Whole
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300.0  # time limit for a daemon to load and warm up
@@ -37,54 +36,61 @@ class CheckFailed(EdgedError):
     """Something could not be measured."""
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """The settings of the measurements."""
 
     device: str  # torch's name of it: "cpu" or "cuda"
     model: str
     tasks: int
-    sizes: tuple[int, ...]  # batch sizes, ascending
-    threads: int  # processor threads of one batch
+    rows: int  # of the largest batch
     seconds: float  # length of each measurement
     seed: int
     folder: Path  # folder of models and store, which are kept
+    only: str | None = None  # of the suite, as pytest's -k
 
     @property
-    def rows(self) -> int:
-        return self.sizes[-1]
+    def sizes(self) -> tuple[int, ...]:
+        """The batch sizes 1, 2, 4, .. and `rows`."""
+        doubled = [2**power for power in range(self.rows.bit_length())]
+        return (*(size for size in doubled if size < self.rows), self.rows)
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
 
 
 # --- the suite --------------------------------------------------------------------------------
 
 
-def conformance(folder: Path, only: str | None) -> Conformance:
-    """Run tests/backends, or `only` a part of it. The output goes to standard error."""
-    report = folder / "conformance.xml"
-    command = [sys.executable, "-m", "pytest", "tests/backends", "-q", "-p", "no:cacheprovider"]
-    command += [f"--junitxml={report}", *(("-k", only) if only else ())]
+def suite(setting: Setting) -> Suite:
+    """Run the tests of backends and of the CUDA device. The output goes to standard error."""
+    report = setting.folder / "suite.xml"
+    folders = [name for name in ("tests/backends", "tests/cuda") if (CHECKOUT / name).is_dir()]
+    command = [sys.executable, "-m", "pytest", *folders, "-q", "-p", "no:cacheprovider"]
+    command += [f"--junitxml={report}", *(("-k", setting.only) if setting.only else ())]
     status = subprocess.run(command, cwd=CHECKOUT, stdout=sys.stderr).returncode
     if status not in (0, 1):
-        raise CheckFailed(f"the conformance suite did not run: pytest ended with status {status}")
-    (suite,) = xml.etree.ElementTree.parse(report).getroot().iter("testsuite")
-    count = {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
+        raise CheckFailed(f"the suite did not run: pytest ended with status {status}")
+    (found,) = xml.etree.ElementTree.parse(report).getroot().iter("testsuite")
+    count = {name: int(found.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
     failed = count["failures"] + count["errors"]
-    return Conformance(count["tests"] - failed - count["skipped"], failed, count["skipped"])
+    return Suite(count["tests"] - failed - count["skipped"], failed, count["skipped"])
 
 
 # --- whole models -----------------------------------------------------------------------------
 
 
-def whole(setting: Setting, used: UsedBytes) -> tuple[Whole, int]:
-    """Uncut models in a process of their own, and the bytes that it takes."""
+def whole(setting: Setting, used: UsedBytes) -> Whole:
+    """Uncut models in a process of their own."""
     with _process(setting, setting.tasks) as process:
-        taken = used([process.pid])
+        taken_bytes = used([process.pid])
         printed, _ = process.communicate("go on\n")
-    return msgspec.json.decode(printed, type=Whole), taken
+    found = msgspec.json.decode(printed, type=Whole)
+    return msgspec.structs.replace(found, used_bytes=taken_bytes)
 
 
 def nothing(setting: Setting, used: UsedBytes) -> int:
-    """The bytes of a process that has only begun to use the device."""
+    """The bytes of a process that has begun to use the device and its libraries."""
     with _process(setting, 0) as process:
         taken = used([process.pid])
         process.communicate("end\n")
@@ -95,7 +101,7 @@ def nothing(setting: Setting, used: UsedBytes) -> int:
 def _process(setting: Setting, tasks: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tools.gpucheck.whole", setting.model]
     command += ["--device", setting.device, "--tasks", str(tasks), "--seed", str(setting.seed)]
-    command += ["--threads", str(setting.threads), "--seconds", str(setting.seconds)]
+    command += ["--threads", str(cores()), "--seconds", str(setting.seconds)]
     command += ["--rows", *map(str, setting.sizes)]
     with subprocess.Popen(
         command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -112,52 +118,43 @@ def _process(setting: Setting, tasks: int) -> Iterator[subprocess.Popen[str]]:
 # --- the daemon -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Serving:
-    """The figures of the daemon."""
-
-    side: int
-    cross_task: Served
-    alone: Served
-    lone_ms: float
-    used_bytes: int
-
-
 def served(setting: Setting, used: UsedBytes) -> Serving:
-    """The live daemon: rows of all tasks together, and then one model per task, one at a time."""
-    models = whole_models(setting.model, setting.tasks, setting.folder, setting.seed)
-    store = store_of(models, setting.folder / "store")
-    manifests = Store(store).models()
+    """The live daemon: rows of all tasks together, one model per task one at a time, float16."""
+    manifests = Store(setting.store).models()
     (value,) = {model.value(model.inputs[0]) for model in manifests.values()}
     tasks = sorted(manifests)
-    with _daemon(setting, store, "work-conserving") as daemon:
-        load = Clients(daemon.endpoint, value.shape, tasks, setting.seed)
+
+    def load_of(daemon: Daemon) -> Clients:
+        return Clients(daemon.endpoint, value.shape, tasks, setting.seed)
+
+    with _daemon(setting) as daemon:
+        load = load_of(daemon)
         lone = load([["--in-flight", "1"]], setting.seconds, TIMEOUT_S)
         cross_task = _saturated(setting, daemon, load, in_flight=3 * setting.rows)
         front = psutil.Process(daemon.pid)
-        taken = used([front.pid, *(child.pid for child in front.children())])
-    with _daemon(setting, store, "monolithic") as daemon:
-        load = Clients(daemon.endpoint, value.shape, tasks, setting.seed)
-        alone = _saturated(setting, daemon, load, in_flight=CLIENTS)
-    return Serving(
-        value.shape[-1],
-        cross_task,
-        alone,
-        quantile_s((fate.accepted_s for fate in lone), 50) * 1e3,
-        taken,
-    )
+        taken_bytes = used([front.pid, *(child.pid for child in front.children())])
+    with _daemon(setting, policy="monolithic") as daemon:
+        alone = _saturated(setting, daemon, load_of(daemon), in_flight=CLIENTS)
+    half = None
+    if setting.device == "cuda":
+        with _daemon(setting, precision="fp16") as daemon:
+            half = _saturated(setting, daemon, load_of(daemon), in_flight=3 * setting.rows)
+    lone_ms = quantile_s((fate.accepted_s for fate in lone), 50) * 1e3
+    return Serving(cross_task, alone, lone_ms, taken_bytes, half)
 
 
 @contextlib.contextmanager
-def _daemon(setting: Setting, store: Path, policy: str) -> Iterator[Daemon]:
+def _daemon(
+    setting: Setting, *, policy: str = "work-conserving", precision: str = "fp32"
+) -> Iterator[Daemon]:
     sections = (
         f'[scheduler]\npolicy = "{policy}"\nmax_batch_rows = {setting.rows}\n'
         f"staging_rows = {3 * setting.rows}\nuseful_batches = false\n"
-        f'[device]\nbackend = "torch"\noptions = {{device = "{setting.device}"}}\n'
-        f"threads = {setting.threads}\nstart_timeout_s = {PATIENCE_S}\n"
+        f'[device]\nbackend = "torch"\nstart_timeout_s = {PATIENCE_S}\n'
+        f'options = {{device = "{setting.device}", precision = "{precision}"}}\n'
         f'cache_dir = "{setting.folder / "cache"}"\n'
     )
-    with serving(store, sections, start_s=PATIENCE_S) as daemon:
+    with serving(setting.store, sections, start_s=PATIENCE_S) as daemon:
         yield daemon
 
 
@@ -198,8 +195,3 @@ def _since(
         )
         for batch in after
     ]
-
-
-def memory(nothing_bytes: int, whole_bytes: int, daemon_bytes: int, before: int) -> Memory:
-    """The bytes that each took beyond those that were in use before."""
-    return Memory(nothing_bytes - before, whole_bytes - before, daemon_bytes - before)

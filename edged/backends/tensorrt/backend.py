@@ -34,7 +34,9 @@ from edged.backends.tensorrt.orders import (
     HeadShape,
     weight_bytes,
 )
+from edged.budget import DeviceBytes
 from edged.cuda.api import Address, Cuda
+from edged.cuda.arena import taken_bytes
 from edged.cuda.memory import CudaArray, CudaMemory
 from edged.cuda.runtime import CudaRuntime
 from edged.errors import EdgedError
@@ -74,6 +76,7 @@ class TensorRt:
         """`trt`: TensorRT's Python module. `run_build`: see child.Builds."""
         device = cuda.facts()
         self.emulated = cuda.emulated
+        self._total_bytes = device.total_bytes
         self._options = options
         self._module = trt.__name__
         self._level = facts.optimization_level(device)
@@ -216,6 +219,15 @@ class TensorRt:
             except EdgedError as error:
                 raise type(error)(f"block {block[:12]} failed: {error}") from error
 
+    def device_bytes(self) -> DeviceBytes:
+        """Of memory of its own, and of a board's: engines as they were measured, and the arena."""
+        engines, arena = sum(list(self._held.values())), self.memory.arena
+        if self.memory.unified:
+            return DeviceBytes(engines + arena.size)
+        spare_bytes = arena.size - arena.used_bytes
+        free_bytes = self._cuda.free_bytes() + spare_bytes
+        return DeviceBytes(engines + arena.used_bytes, free_bytes, self._total_bytes)
+
     def close(self) -> None:
         for block in list(self._blocks):
             self.unload(block)
@@ -229,12 +241,10 @@ class TensorRt:
         """Bytes that it takes: as measured, and at least those of the plan."""
         entry = self._prepared.find(block)
         assert entry is not None
-        before_bytes = self._cuda.free_bytes()
         engine = self._read(block, entry / PLAN)
         self._blocks[block] = _loaded(engine, about, {})
-        plan_bytes = (entry / PLAN).stat().st_size
         self._check_plan(block, engine, about)
-        return max(plan_bytes, before_bytes - self._cuda.free_bytes())
+        return self._held[block]
 
     def _load_head(self, block: str, about: About) -> int:
         """Bytes of its weights. The engine stays for all heads that come."""
@@ -259,13 +269,17 @@ class TensorRt:
         }
         self._blocks[block] = _loaded(self._heads[shape.id], about, fixed, address)
         self.memory.upload(address, data)
-        return len(data)
+        return taken_bytes(len(data))
 
     def _read(self, entry: str, plan: Path) -> LoadedEngine:
+        """What it takes is measured, and at least the plan's size: others allocate as well."""
+        before_bytes, plan_bytes = self._cuda.free_bytes(), plan.stat().st_size
         try:
-            return self._runtime.read(plan)
+            engine = self._runtime.read(plan)
         except PlanRefused as error:
             raise self._prepared.damaged(entry, f"TensorRT refuses the engine: {error}") from error
+        self._held[entry] = max(plan_bytes, before_bytes - self._cuda.free_bytes())
+        return engine
 
     def _check_plan(self, block: str, engine: LoadedEngine, about: About) -> None:
         """The plan must be what its entry says: a wrong extent would write beyond a buffer."""
@@ -294,6 +308,7 @@ class TensorRt:
                 self.memory.free(loaded.weights)
             else:
                 loaded.engine.close()
+        self._held.pop(block, None)
         self._prepared.let_go(block)
 
 
