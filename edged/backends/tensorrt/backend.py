@@ -96,9 +96,8 @@ class TensorRt:
             "cuda": f"{device.runtime // 1000}.{device.runtime % 1000 // 10}",
         }
         self._blocks: dict[str, _Loaded] = {}
-        self._heads: dict[
-            str, LoadedEngine
-        ] = {}  # by the id of their shape; loaded once, they stay
+        self._heads: dict[str, LoadedEngine] = {}  # by the id of their shape; they stay
+        self._held: dict[str, int] = {}  # bytes of the engines that are loaded, by their entry
         self._scratch: Address | None = None
         self._scratch_bytes = 0
         self._lock = threading.Lock()  # of contexts and scratch: one enqueue at a time
