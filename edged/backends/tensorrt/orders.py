@@ -79,7 +79,7 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: int
     cosine: float  # the least of all outputs
     difference: float | None  # the largest, as a share of the output's range; None: not finite
-    same_top1: float  # the share of rows
+    same_top1: float  # the share of rows without another best class that is clearly not the best
     seconds: float = 0.0  # that the comparison took
 
 

@@ -27,6 +27,7 @@ _AT_ONCE = 8  # rows of one run
 COSINE = 0.999
 DIFFERENCE = 0.02  # of the output's range
 SAME_TOP1 = 0.99
+CLEAR = 0.01  # of the range: what leads by less is no best class, at this tolerance
 
 Rows = npt.NDArray[np.float64]
 
@@ -58,7 +59,8 @@ def compare(wanted: Sequence[Array], found: Sequence[Array]) -> Parity:
         cosine = min(cosine, _cosine(a, b))
         difference = max(difference, float(np.abs(a - b).max()) / (float(np.ptp(a)) or 1.0))
         if a.ndim == 2 and a.shape[1] > 1:
-            same = min(same, float(np.mean(a.argmax(axis=1) == b.argmax(axis=1))))
+            lead = a.max(axis=1) - np.take_along_axis(a, b.argmax(axis=1)[:, None], 1)[:, 0]
+            same = min(same, float(np.mean(lead <= CLEAR * np.ptp(a))))
     return Parity(len(wanted[0]), cosine, difference, same)
 
 
