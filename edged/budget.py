@@ -3,7 +3,7 @@
 The budget is the smallest of three: the configured size, what the control group leaves (version 1
 or 2, with all groups above), and what the machine has available. A reserve stays free of the latter
 two. The GPU of a Jetson uses the machine's memory, so the budget is the GPU's as well, and what is
-allocated there is in no proportional set size. A GPU with memory of its own has a budget of its own.
+allocated there is in no proportional set size. A GPU with memory of its own has its own budget.
 
 The budget is read again and again, since other processes come and go. Linux only. Knows nothing of
 what the memory is for.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edged import cgroups
+from edged.typeinfo import describe
 
 
 class Footprint(NamedTuple):
@@ -154,3 +155,6 @@ def _sizes(text: str) -> dict[str, int]:
         if len(words) == 2 and words[1] == "kB":
             found[name] = int(words[0]) * 1024
     return found
+
+
+describe(DeviceBytes)

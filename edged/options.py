@@ -43,8 +43,8 @@ class OnnxRuntimeOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 class TorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: Literal["cpu", "cuda"] = "cpu"
     device_id: _DeviceId = 0  # number of the GPU
-    # Products and convolutions. tf32 rounds factors to 10 bits, on GPUs that can; fp16 takes half the
-    # memory and, on a GPU, far less time. Sums and norms are float32 whatever this says.
+    # Products and convolutions. tf32 rounds factors to 10 bits, on GPUs that can; fp16 takes half
+    # the memory and, on a GPU, far less time. Sums and norms are float32 whatever this says.
     precision: Literal["fp32", "tf32", "fp16"] = "fp32"
     graphs: bool = True  # replay repeated runs as CUDA graphs on a GPU
 

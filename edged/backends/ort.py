@@ -31,7 +31,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edged.backends import mapped
-from edged.backends.base import Backend, BlockUse, LoadedBlock, Progress, go_on
+from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.ort_common import args_of, check_provider, line, of_load, of_run
 from edged.backends.ort_cuda import OnnxRuntimeCuda
@@ -269,7 +269,9 @@ class OnnxRuntime:
         return binding
 
 
-def create(options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path) -> Backend:
+def create(
+    options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path
+) -> OnnxRuntime | OnnxRuntimeCuda:
     if options.provider == "cuda":
         check_provider(_PROVIDERS["cuda"])
         return OnnxRuntimeCuda(options, CudaRuntime(options.device_id))

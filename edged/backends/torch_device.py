@@ -81,7 +81,7 @@ class Processor:
 
     torch = torch.device("cpu")
     depth = 1
-    sizes = ()
+    sizes: tuple[int, ...] = ()
 
     def __init__(self, threads: int) -> None:
         self.name = f"cpu, {threads} threads"
@@ -125,7 +125,7 @@ class CudaDevice:
     """An NVIDIA GPU, discrete or part of a Jetson."""
 
     depth = 2
-    sizes = (1, 2, 4, 8, 16)
+    sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
 
     def __init__(self, number: int) -> None:
         self.torch = torch.device("cuda", number)

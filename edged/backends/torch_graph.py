@@ -73,7 +73,8 @@ class TorchGraph(torch.nn.Module):
         folder: Path | None = None,
     ) -> None:
         """`half`: products and convolutions in float16, the rest as torch.autocast decides.
-        `folder`: where weights lie that are not in the model, whose own are given up.
+        `folder`: of the file that the model was read from, for this alone. Weights may lie there
+        instead of in the model, and those in the model are given up.
 
         Raises Unsupported for an operator or an opset that has no functions here.
         """
@@ -94,7 +95,8 @@ class TorchGraph(torch.nn.Module):
         constants = {}
         for proto in model.graph.initializer:
             constants[proto.name] = constant(proto, folder)
-            proto.ClearField("raw_data")  # or all weights would be there twice
+            if folder is not None:
+                proto.ClearField("raw_data")  # or all weights would be there twice
         nodes = _fold([_node(proto) for proto in model.graph.node], constants)
         self._steps = self._place(nodes, constants)
 

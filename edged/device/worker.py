@@ -193,13 +193,7 @@ class Worker:
                     for key, manifest in self._manifests.items()
                     if calibration.is_known(manifest, settings.max_batch_rows)
                 ),
-                versions={
-                    "edged": __version__,
-                    "python": platform.python_version(),
-                    "numpy": np.__version__,
-                    "opencv": cv2.__version__,
-                    **backend.versions,
-                },
+                versions=_versions(backend),
                 staging_bytes=self._staging.nbytes,
                 decoding_bytes=decoding_bytes,
                 pss_bytes=taken.pss_bytes,
@@ -385,6 +379,17 @@ class Worker:
     def _report(self, message: link.FromWorker, payload: Sequence[memoryview] = ()) -> None:
         """Tell the front, from any thread. The payload's memory may be used again at once."""
         self._reports.send([link.encode(message), *payload])
+
+
+def _versions(backend: Backend) -> dict[str, str]:
+    """Of all that has a part in answers."""
+    return {
+        "edged": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        **backend.versions,
+    }
 
 
 def _facts(settings: Settings, backend: Backend) -> dict[str, Any]:

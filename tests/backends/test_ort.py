@@ -208,7 +208,7 @@ def test_errors_of_a_gpu_are_told_apart(
 ) -> None:
     """Only the text of onnxruntime's errors says what CUDA did."""
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError(f"Non-zero status code returned while running Conv node. {text}")
 
     block = dense(6, 4)

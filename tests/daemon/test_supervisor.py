@@ -63,7 +63,7 @@ def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
         on_worker_lost=lambda *_, **__: None,
     )
     made = Supervisor(
-        Config(), Settings(store="store"), front, WorkerChannel(select.poll()), Notifier(),
+        Config(), Settings("store", "cache"), front, WorkerChannel(select.poll()), Notifier(),
         lambda: None,
     )  # fmt: skip
     made.start(0.0)

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from edged.backends.memory import HostMemory
+from edged.budget import DeviceBytes
 from edged.device.calibration import Calibration
 from edged.device.executor import Segment
 from edged.device.measurements import BlockFigures, Measurements
@@ -79,6 +80,21 @@ class Device:
 
     lanes = 2
     memory = HostMemory()
+
+    def device_bytes(self) -> DeviceBytes | None:
+        return None
+
+
+class Card(Device):
+    """One lane of a GPU with memory of its own, whose runs take it."""
+
+    lanes = 1
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    def device_bytes(self) -> DeviceBytes:
+        return DeviceBytes(1000 + 5000 + 70 * max(self._lane.sizes, default=0), 10**6, 10**7)
 
 
 def calibrated(models: Sequence[Manifest], us: Mapping[str, Any], folder: Path) -> list[Lane]:
@@ -198,3 +214,20 @@ def test_a_folder_that_cannot_be_written_harms_nobody(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     first, _ = calibrated([backbone], {"early": AT_ONCE, "late": AT_ONCE}, tmp_path / "file" / "in")
     assert first.sizes != []
+
+
+def test_what_runs_take_of_a_gpu_is_measured_there(tmp_path: Path) -> None:
+    """Of 1000 bytes of blocks, 5000 of every run and 70 a row; staging memory is elsewhere."""
+    one = model("a", ("early", HEAVY))
+    lane: Any = Lane({"a": one}, {"early": AT_ONCE})
+    device: Any = Card(lane)
+    idle: queue.LifoQueue[Any] = queue.LifoQueue()
+    idle.put(lane)
+    measurements = Measurements(tmp_path, {})
+    calibration = Calibration(device, [lane], idle, measurements, counted_bytes=lambda: 1000)
+    while not calibration.step("a", one, ROWS):
+        pass
+    figures = measurements.path(one)
+    assert figures is not None
+    assert figures.base_bytes == 5070
+    assert figures.row_bytes == 70
