@@ -23,7 +23,7 @@ class EngineLine(msgspec.Struct, frozen=True):
     file_bytes: int
     engine: str  # its own block id, or the engine that all heads of this width share
     operators: int
-    float_operators: int  # of these, how many stay FP32 where the others are FP16
+    float_operators: int  # how many stay FP32 where the others are FP16
     note: str = ""  # why the whole block is FP32
 
 

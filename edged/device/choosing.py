@@ -20,7 +20,7 @@ class BackendCandidate(NamedTuple):
 
     backend: str
     options: Mapping[str, Any]
-    label: str  # for people
+    label: str  # its name for people
 
     def __str__(self) -> str:
         return self.label

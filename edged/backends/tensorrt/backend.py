@@ -96,11 +96,11 @@ class TensorRt:
             "cuda": f"{device.runtime // 1000}.{device.runtime % 1000 // 10}",
         }
         self._blocks: dict[str, _Loaded] = {}
-        self._heads: dict[str, LoadedEngine] = {}  # by the id of their shape; they stay
+        self._heads: dict[str, LoadedEngine] = {}  # each shape has one, which stays
         self._held: dict[str, int] = {}  # bytes of the engines that are loaded, by their entry
         self._scratch: Address | None = None
         self._scratch_bytes = 0
-        self._lock = threading.Lock()  # of contexts and scratch: one enqueue at a time
+        self._lock = threading.Lock()  # contexts and scratch serve one enqueue at a time
 
     # --- prepared entries -----------------------------------------------------------------------
 

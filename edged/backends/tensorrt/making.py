@@ -124,7 +124,7 @@ def _read(path: Path) -> ModelProto:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-    except Exception as error:  # of protobuf, and of onnx's checker
+    except Exception as error:  # protobuf and onnx's checker have no common one
         text = " ".join(str(error).split())[:300]
         raise StoreError(f"{path.name} is no block ({text}): export its models again") from error
     return model

@@ -25,9 +25,9 @@ ROWS, MORE_ROWS = 32, 256  # the second where the best classes differ: 1 % of 32
 _AT_ONCE = 8  # rows of one run
 
 COSINE = 0.999
-DIFFERENCE = 0.02  # of the output's range
+DIFFERENCE = 0.02  # share of the output's range
 SAME_TOP1 = 0.99
-CLEAR = 0.01  # of the range: what leads by less is no best class, at this tolerance
+CLEAR = 0.01  # share of the range; what leads by less is no best class
 
 Rows = npt.NDArray[np.float64]
 
