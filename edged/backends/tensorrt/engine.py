@@ -16,7 +16,7 @@ from edged.backends.base import DeviceLost
 from edged.backends.signature import Arg
 from edged.backends.tensorrt.log import Lines, logger
 from edged.cuda.api import Address, Cuda, Stream
-from edged.errors import EdgedError
+from edged.errors import EdgedError, Unsupported
 from edged.manifest import DataType
 
 # Names of TensorRT's DataType, and ours; all versions have these.
@@ -78,6 +78,12 @@ class LoadedEngine:
         self._tensors = [
             _Tensor(name, engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT) for name in names
         ]
+        for name in names:
+            if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+                raise Unsupported(
+                    f"{name} decides shapes, so TensorRT wants it in host memory: export the model "
+                    "with fixed shapes"
+                )
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self._context = engine.create_execution_context(strategy)
         if self._context is None:
