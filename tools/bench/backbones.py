@@ -130,9 +130,12 @@ def _vit_micro(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
     from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"image_size": 64, "patch_size": 16, "intermediate_size": 128}
     config = ViTConfig(
-        image_size=64, patch_size=16, intermediate_size=128, **{**sizes, "num_labels": CLASSES}
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        **{**sizes, "num_labels": CLASSES},
     )
     return _logits(ViTForImageClassification(config)), torch.zeros(2, 3, 64, 64)
 
