@@ -51,7 +51,9 @@ class TorchOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class TensorRtOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     precision: Literal["fp16", "fp32"] = "fp16"  # fp16 where it is as good: docs/tensorrt.md
-    max_rows: Annotated[int, Meta(ge=1, le=1024)] = 16  # of one run; larger batches run in parts
+    max_rows: Annotated[int, Meta(ge=1, le=1024)] = (
+        16  # rows of one run; larger batches run in parts
+    )
     device_id: _DeviceId = 0  # number of the GPU
     build_timeout_s: Seconds = 1800.0  # time to build the engine of one block
     arena_bytes: BytesOrNone = 0  # device memory besides engines; 0: an eighth of what is free

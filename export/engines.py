@@ -23,7 +23,7 @@ class EngineLine(msgspec.Struct, frozen=True):
     file_bytes: int
     engine: str  # its own block id, or the engine that all heads of this width share
     operators: int
-    float_operators: int  # of these, how many stay FP32 where the others are FP16
+    float_operators: int  # how many stay FP32 where the others are FP16
     note: str = ""  # why the whole block is FP32
 
 
@@ -38,9 +38,8 @@ def engines(store: Store, models: Sequence[str] = ()) -> list[EngineLine]:
 
 def _lines(store: Store, users: dict[str, list[str]]) -> Iterator[EngineLine]:
     for block, names in users.items():
-        path = store.block_path(block)
-        model = onnx.load(path)
-        known = (block, tuple(names), path.stat().st_size)
+        model = onnx.load(store.block_path(block))
+        known = (block, tuple(names), store.block_size(block))
         count = len(model.graph.node)
         head = linear.find(model)
         if head is not None:

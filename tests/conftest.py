@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent
 # `--units`; one that needs torch or matplotlib fails where these are not installed.
 STARTS_PROCESSES = (
     "backends/tensorrt/test_build.py",
+    "backends/tensorrt/test_rtx.py",
     "backends/test_ort.py",
     "bench/*",
     "client/test_cli.py",

@@ -42,7 +42,7 @@ class Row:
     what: str
     kind: str
     about: About
-    file_bytes: int  # of the block
+    file_bytes: int  # size of the block
     plan_bytes: int
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import onnxruntime as ort
 
-from edged.backends.base import BlockUse, LoadedBlock
+from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.memory import NUMPY
 from edged.backends.ort_common import args_of, check_provider, line, of_load, of_run
 from edged.backends.signature import check
@@ -51,6 +51,7 @@ class OnnxRuntimeCuda:
     lanes = 1
     prepare_row_s = 0.0
     prepares = False
+    builds = False
     sizes: tuple[int, ...] = ()
 
     def __init__(self, options: OnnxRuntimeOptions, cuda: Cuda) -> None:
@@ -80,7 +81,7 @@ class OnnxRuntimeCuda:
     def is_prepared(self, block: str) -> bool:
         return False
 
-    def prepare(self, block: str, path: Path) -> None:
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:

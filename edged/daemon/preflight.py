@@ -24,7 +24,7 @@ from edged.daemon.models.held_store import HeldStore, inspect
 from edged.daemon.models.state_file import state_dir
 from edged.daemon.models.versions import Versions
 from edged.daemon.places import check_directory, check_endpoint, endpoints
-from edged.device.choosing import Candidate, choose
+from edged.device.choosing import BackendCandidate, choose
 from edged.device.inputs import preparations
 from edged.device.process import environment
 from edged.device.settings import Settings as WorkerSettings
@@ -93,13 +93,13 @@ def chosen(config: Config) -> tuple[Config, str]:
     if config.device.backend != "auto":
         return config, ""
 
-    def with_backend(candidate: Candidate) -> Config:
+    def with_backend(candidate: BackendCandidate) -> Config:
         device = msgspec.structs.replace(
             config.device, backend=candidate.backend, options=dict(candidate.options)
         )
         return msgspec.structs.replace(config, device=device)
 
-    def attempt(candidate: Candidate) -> str | None:
+    def attempt(candidate: BackendCandidate) -> str | None:
         try:
             options.check_installed(candidate.backend)
             tried = _try_backend(worker_settings(with_backend(candidate), config.memory.pinned))

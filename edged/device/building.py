@@ -22,8 +22,8 @@ from edged.link import messages as link
 
 log = logging.getLogger("edged.device")
 
-_REPORT_S = 1.0  # between two reports of one build
-_AGAIN_S = 600.0  # before a build that failed is tried again; what cannot be built never is
+_REPORT_S = 1.0  # pause after a report of one build
+_AGAIN_S = 600.0  # pause after a build that failed; what cannot be built is not tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class _Failure:
     again_s: float
 
 
-class Building:
+class BuildQueue:
     """Owns the thread that prepares, and what became of each block. Any thread may call it."""
 
     def __init__(

@@ -15,27 +15,27 @@ _TEGRA = Path("etc/nv_tegra_release")
 _GPUS = (Path("dev/nvidiactl"), Path("dev/nvhost-gpu"), Path("dev/nvgpu"))
 
 
-class Candidate(NamedTuple):
+class BackendCandidate(NamedTuple):
     """A backend, with the options that make it another one."""
 
     backend: str
     options: Mapping[str, Any]
-    label: str  # for people
+    label: str  # its name for people
 
     def __str__(self) -> str:
         return self.label
 
 
-TENSORRT = Candidate("tensorrt", {}, "tensorrt")
-TORCH = Candidate("torch", {"device": "cuda"}, "torch with CUDA")
-ORT_CUDA = Candidate("onnxruntime", {"provider": "cuda"}, "onnxruntime with CUDA")
-CPU = Candidate("onnxruntime", {}, "onnxruntime on the CPU")
+TENSORRT = BackendCandidate("tensorrt", {}, "tensorrt")
+TORCH = BackendCandidate("torch", {"device": "cuda"}, "torch with CUDA")
+ORT_CUDA = BackendCandidate("onnxruntime", {"provider": "cuda"}, "onnxruntime with CUDA")
+CPU = BackendCandidate("onnxruntime", {}, "onnxruntime on the CPU")
 
 
-class Choice(NamedTuple):
+class BackendChoice(NamedTuple):
     """What is taken, and why each better one is not, by its label."""
 
-    candidate: Candidate
+    candidate: BackendCandidate
     fallbacks: Mapping[str, str]
 
     @property
@@ -45,7 +45,7 @@ class Choice(NamedTuple):
         return f"backend {self.candidate}" + (f" ({why})" if why else "")
 
 
-def candidates(root: Path = Path("/")) -> Iterator[Candidate]:
+def candidates(root: Path = Path("/")) -> Iterator[BackendCandidate]:
     """The backends to try on this machine, the best one first.
 
     On a Jetson engines are fastest, and torch's builds for it are often missing. On other GPUs
@@ -58,7 +58,9 @@ def candidates(root: Path = Path("/")) -> Iterator[Candidate]:
     yield CPU
 
 
-def choose(attempt: Callable[[Candidate], str | None], root: Path = Path("/")) -> Choice:
+def choose(
+    attempt: Callable[[BackendCandidate], str | None], root: Path = Path("/")
+) -> BackendChoice:
     """The first candidate that comes up. `attempt` returns why one does not.
 
     Raises Unavailable where none does.
@@ -67,7 +69,7 @@ def choose(attempt: Callable[[Candidate], str | None], root: Path = Path("/")) -
     for candidate in candidates(root):
         reason = attempt(candidate)
         if reason is None:
-            return Choice(candidate, fallbacks)
+            return BackendChoice(candidate, fallbacks)
         fallbacks[candidate.label] = reason
     raise Unavailable(
         "no backend comes up: " + "; ".join(f"{name}: {why}" for name, why in fallbacks.items())

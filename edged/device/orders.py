@@ -17,9 +17,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from edged.backends.base import DeviceLost
+from edged.backends.base import Backend, DeviceLost
 from edged.core.events import BlockLoaded, BlockLoadFailed, BlockUnloaded, Load, Unload
-from edged.device.building import Building
+from edged.device.building import BuildQueue
 from edged.device.failures import passing, typed
 from edged.device.loader import Loader
 from edged.errors import EdgedError
@@ -45,13 +45,15 @@ class Orders:
         loader: Loader,
         redefine: Redefine,
         report: Callable[[link.FromWorker], None],
-        building: Building | None = None,
+        backend: Backend | None = None,
     ) -> None:
         """redefine  make all these models, and no others, known to staging and lanes
-        building  prepares blocks where that takes minutes; else they are prepared here
+        backend   builds what it lacks in a thread of its own; None: the loader prepares
         """
         self._loader = loader
-        self._building = building
+        self._building: BuildQueue | None = None
+        if backend is not None and backend.builds:
+            self._building = BuildQueue(backend.is_prepared, loader.build, report)
         self._redefine = redefine
         self._report = report
         self._queue: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
@@ -91,8 +93,16 @@ class Orders:
             keys = tuple(key for key, _ in order.models)
             self._report(link.DefineFailed(keys, error.code, str(error)))
 
+    def build_missing(self) -> None:
+        """Prepare what is missing of the models of the start, where that takes minutes."""
+        if self._building is not None:
+            self._building.want(self._loader.blocks)
+            self._building.start()
+
     def stop(self) -> None:
-        """Return when all that was ordered is done."""
+        """Return when all that was ordered is done; what is being built is given up."""
+        if self._building is not None:
+            self._building.stop()
         loader, unloader = self._threads
         self._queue.put(None)
         loader.join()  # first, since it may wait for the other

@@ -36,7 +36,6 @@ from edged.core.events import (
     Unload,
 )
 from edged.device.batches import Batches, Submitted
-from edged.device.building import Building
 from edged.device.calibration import Calibration
 from edged.device.decoding import Decoding, Room, room_bytes
 from edged.device.executor import Executor
@@ -118,8 +117,7 @@ class Worker:
             report_block_runs=settings.report_block_runs,
         )
         self._intake = self._make_intake(Decoding(settings.max_pixels, room))
-        self._building = self._begin_building(backend)
-        self._orders = Orders(self._loader, self._redefine, self._report, self._building)
+        self._orders = Orders(self._loader, self._redefine, self._report, backend)
         self._orders.start()
         for number in range(settings.prepare_threads):
             self._start_thread(f"prepare-{number}", self._jobs)
@@ -127,16 +125,6 @@ class Worker:
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
         self._say_ready(fixed_bytes, room.nbytes if takes_images else 0)
-        if self._building is not None:
-            self._building.start()
-
-    def _begin_building(self, backend: Backend) -> Building | None:
-        """Prepare what is missing beside all else, where that takes minutes."""
-        if not backend.builds:
-            return None
-        building = Building(backend.is_prepared, self._loader.build, self._report)
-        building.want(self._loader.blocks)
-        return building
 
     def _make_lanes(self, backend: Backend, measurements: Measurements, fixed_bytes: int) -> None:
         self._executors = [
@@ -210,12 +198,11 @@ class Worker:
 
     def serve(self) -> None:
         """Do what the front says, until it says Stop and all that was begun has ended."""
+        self._orders.build_missing()
         if self._backend.memory.depth > 1:
             self._run_pipeline()
         else:
             self._run_lanes()
-        if self._building is not None:
-            self._building.stop()
         self._orders.stop()
         for _, jobs in self._threads:
             jobs.put(None)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from edged.backends.base import Progress
-from edged.device.building import Building
+from edged.device.building import BuildQueue
 from edged.errors import Cancelled, EdgedError, ResourceExhausted, Unavailable, Unsupported
 from edged.link import messages as link
 
@@ -25,7 +25,7 @@ class Site:
         self.reports: list[link.Building] = []
         self.go = threading.Semaphore(0)  # released once for each block that may end
         self._changed = threading.Condition()
-        self.building = Building(self.prepared.__contains__, self.prepare, self.report)
+        self.building = BuildQueue(self.prepared.__contains__, self.prepare, self.report)
 
     def prepare(self, block: str, progress: Progress) -> None:
         with self._changed:

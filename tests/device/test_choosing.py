@@ -30,8 +30,10 @@ def test_the_machine_decides_what_is_tried_first(tmp_path: Path, files, order) -
 
 
 def test_the_first_that_comes_up_is_taken_and_the_others_have_a_reason(tmp_path: Path) -> None:
-    why = {TENSORRT: "cuInit says 999", TORCH: None}
-    choice = choose(lambda one: why[one], root(tmp_path, "etc/nv_tegra_release"))
+    choice = choose(
+        lambda one: "cuInit says 999" if one is TENSORRT else None,
+        root(tmp_path, "etc/nv_tegra_release"),
+    )
     assert choice.candidate is TORCH
     assert choice.line == "backend torch with CUDA (tensorrt: cuInit says 999)"
 

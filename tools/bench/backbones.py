@@ -130,10 +130,13 @@ def _vit_micro(seed: int) -> tuple[torch.nn.Module, torch.Tensor]:
     from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(seed)
+    sizes: dict[str, Any] = {"image_size": 64, "patch_size": 16, "intermediate_size": 128}
     config = ViTConfig(
-        hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=128,
-        image_size=64, patch_size=16, num_labels=CLASSES,
-    )  # fmt: skip
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        **{**sizes, "num_labels": CLASSES},
+    )
     return _logits(ViTForImageClassification(config)), torch.zeros(2, 3, 64, 64)
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edged.backends.base import BlockUse, LoadedBlock
+from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.memory import BackendMemory
 from edged.budget import DeviceBytes
 from edged.core.events import Member, Run
@@ -145,6 +145,7 @@ class _Modelled:
     prepare_row_s = 0.0
     prepares = False
     sizes: tuple[int, ...] = ()
+    builds = False
 
     def __init__(self, cuda: EmulatedCuda, blocks_s: float, depth: int) -> None:
         self._memory = CudaMemory(cuda, MEMORY_BYTES // 2, depth=depth)
@@ -156,7 +157,7 @@ class _Modelled:
     def is_prepared(self, block: str) -> bool:
         return False
 
-    def prepare(self, block: str, path: Path) -> None:
+    def prepare(self, block: str, path: Path, progress: Progress = go_on) -> None:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:

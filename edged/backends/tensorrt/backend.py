@@ -24,7 +24,7 @@ from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import check
 from edged.backends.tensorrt import facts, module
 from edged.backends.tensorrt.child import Builds, RunBuild
-from edged.backends.tensorrt.engine import Engine, Place, PlanRefused, Runtime
+from edged.backends.tensorrt.engine import Binding, LoadedEngine, PlanRefused, Runtime
 from edged.backends.tensorrt.orders import (
     ABOUT,
     PLAN,
@@ -34,7 +34,9 @@ from edged.backends.tensorrt.orders import (
     HeadShape,
     weight_bytes,
 )
+from edged.budget import DeviceBytes
 from edged.cuda.api import Address, Cuda
+from edged.cuda.arena import taken_bytes
 from edged.cuda.memory import CudaArray, CudaMemory
 from edged.cuda.runtime import CudaRuntime
 from edged.errors import EdgedError
@@ -47,10 +49,10 @@ log = logging.getLogger("edged.tensorrt")
 class _Loaded:
     """A block that is ready to run. `fixed`: the inputs that are its weights."""
 
-    engine: Engine
+    engine: LoadedEngine
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    fixed: dict[str, Place]
+    fixed: dict[str, Binding]
     weights: Address | None = None
 
 
@@ -74,6 +76,7 @@ class TensorRt:
         """`trt`: TensorRT's Python module. `run_build`: see child.Builds."""
         device = cuda.facts()
         self.emulated = cuda.emulated
+        self._total_bytes = device.total_bytes
         self._options = options
         self._module = trt.__name__
         self._level = facts.optimization_level(device)
@@ -93,10 +96,11 @@ class TensorRt:
             "cuda": f"{device.runtime // 1000}.{device.runtime % 1000 // 10}",
         }
         self._blocks: dict[str, _Loaded] = {}
-        self._heads: dict[str, Engine] = {}  # by the id of their shape; loaded once, they stay
+        self._heads: dict[str, LoadedEngine] = {}  # each shape has one, which stays
+        self._held: dict[str, int] = {}  # bytes of the engines that are loaded, by their entry
         self._scratch: Address | None = None
         self._scratch_bytes = 0
-        self._lock = threading.Lock()  # of contexts and scratch: one enqueue at a time
+        self._lock = threading.Lock()  # contexts and scratch serve one enqueue at a time
 
     # --- prepared entries -----------------------------------------------------------------------
 
@@ -203,7 +207,7 @@ class TensorRt:
         places = dict(loaded.fixed)
         for names, arrays in ((loaded.inputs, inputs), (loaded.outputs, outputs)):
             for name, array in zip(names, arrays, strict=True):
-                places[name] = Place(array.address, (array.rows, *array.tensor.shape))
+                places[name] = Binding(array.address, (array.rows, *array.tensor.shape))
         self._cuda.use()
         with self._lock:
             assert self._scratch is not None
@@ -213,6 +217,15 @@ class TensorRt:
                 )
             except EdgedError as error:
                 raise type(error)(f"block {block[:12]} failed: {error}") from error
+
+    def device_bytes(self) -> DeviceBytes:
+        """Of memory of its own, and of a board's: engines as they were measured, and the arena."""
+        engines, arena = sum(list(self._held.values())), self.memory.arena
+        if self.memory.unified:
+            return DeviceBytes(engines + arena.size)
+        spare_bytes = arena.size - arena.used_bytes
+        free_bytes = self._cuda.free_bytes() + spare_bytes
+        return DeviceBytes(engines + arena.used_bytes, free_bytes, self._total_bytes)
 
     def close(self) -> None:
         for block in list(self._blocks):
@@ -227,12 +240,10 @@ class TensorRt:
         """Bytes that it takes: as measured, and at least those of the plan."""
         entry = self._prepared.find(block)
         assert entry is not None
-        before_bytes = self._cuda.free_bytes()
         engine = self._read(block, entry / PLAN)
         self._blocks[block] = _loaded(engine, about, {})
-        plan_bytes = (entry / PLAN).stat().st_size
         self._check_plan(block, engine, about)
-        return max(plan_bytes, before_bytes - self._cuda.free_bytes())
+        return self._held[block]
 
     def _load_head(self, block: str, about: About) -> int:
         """Bytes of its weights. The engine stays for all heads that come."""
@@ -252,20 +263,24 @@ class TensorRt:
         address = self.memory.allocate(len(data))
         biases = weight_bytes(shape, classes)
         fixed = {
-            "w": Place(address, (classes, shape.features)),
-            "b": Place(address + biases, (classes,)),
+            "w": Binding(address, (classes, shape.features)),
+            "b": Binding(address + biases, (classes,)),
         }
         self._blocks[block] = _loaded(self._heads[shape.id], about, fixed, address)
         self.memory.upload(address, data)
-        return len(data)
+        return taken_bytes(len(data))
 
-    def _read(self, entry: str, plan: Path) -> Engine:
+    def _read(self, entry: str, plan: Path) -> LoadedEngine:
+        """What it takes is measured, and at least the plan's size: others allocate as well."""
+        before_bytes, plan_bytes = self._cuda.free_bytes(), plan.stat().st_size
         try:
-            return self._runtime.read(plan)
+            engine = self._runtime.read(plan)
         except PlanRefused as error:
             raise self._prepared.damaged(entry, f"TensorRT refuses the engine: {error}") from error
+        self._held[entry] = max(plan_bytes, before_bytes - self._cuda.free_bytes())
+        return engine
 
-    def _check_plan(self, block: str, engine: Engine, about: About) -> None:
+    def _check_plan(self, block: str, engine: LoadedEngine, about: About) -> None:
         """The plan must be what its entry says: a wrong extent would write beyond a buffer."""
         for inputs, ports in ((True, about.inputs), (False, about.outputs)):
             found = [(arg.name, arg.datatype, arg.shape[1:]) for arg in engine.args(inputs=inputs)]
@@ -292,11 +307,12 @@ class TensorRt:
                 self.memory.free(loaded.weights)
             else:
                 loaded.engine.close()
+        self._held.pop(block, None)
         self._prepared.let_go(block)
 
 
 def _loaded(
-    engine: Engine, about: About, fixed: dict[str, Place], weights: Address | None = None
+    engine: LoadedEngine, about: About, fixed: dict[str, Binding], weights: Address | None = None
 ) -> _Loaded:
     inputs, outputs = (tuple(p.name for p in side) for side in (about.inputs, about.outputs))
     return _Loaded(engine, inputs, outputs, fixed, weights)

@@ -31,9 +31,9 @@ from edged.backends.tensorrt.orders import (
 from edged.device.failures import typed
 from edged.errors import StoreError
 
-_REPORT_S = 0.25  # between two reports
-_NICE = 10  # of 19
-_OOM_SCORE = "900"  # of 1000
+_REPORT_S = 0.25  # pause after a report
+_NICE = 10  # 19 is the most
+_OOM_SCORE = "900"  # 1000 is the most
 
 
 def outcome(order: BuildOrder, report: Callable[[str, float], bool]) -> Built | NotBuilt:

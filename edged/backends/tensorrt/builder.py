@@ -41,9 +41,7 @@ def build(
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, say)
     if not parser.parse(model):
-        errors = [parser.get_error(index).desc() for index in range(parser.num_errors)]
-        why = " ".join((errors or [lines.last("no reason given")])[0].split())[:300]
-        raise Unsupported(f"TensorRT {trt.__version__} cannot read it: {why}")
+        raise Unsupported(f"TensorRT {trt.__version__} cannot read it: {_why(parser, lines)}")
     monitor = _monitor(trt, report)
     config = _config(trt, builder, pools, timing_cache)
     config.progress_monitor = monitor
@@ -59,6 +57,15 @@ def build(
         raise BuildFailed(f"TensorRT {trt.__version__}: {lines.last('it gives no reason')}")
     cache = config.get_timing_cache()
     return memoryview(plan), b"" if cache is None else bytes(memoryview(cache.serialize()))
+
+
+def _why(parser: Any, lines: Lines) -> str:
+    """The first error of the parser: the operator, and what is wrong with it."""
+    if not parser.num_errors:
+        return lines.last("it gives no reason")
+    error = parser.get_error(0)
+    said = " ".join(f"{error.node_operator()}: {error.desc()}".split())
+    return f"{said[:300]} ({lines.last('no more is said')})"
 
 
 def _config(trt: Any, builder: Any, pools: Pools, timing_cache: bytes) -> Any:

@@ -43,7 +43,7 @@ from edged.errors import (
     from_code,
 )
 
-_TICK_S = 0.25  # between two looks at whether to go on
+_TICK_S = 0.25  # pause after a look at whether to go on
 _LOCK = ".build.lock"
 
 RunBuild: TypeAlias = "Callable[[BuildOrder, Progress], Built | NotBuilt]"

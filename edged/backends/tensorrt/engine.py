@@ -16,7 +16,7 @@ from edged.backends.base import DeviceLost
 from edged.backends.signature import Arg
 from edged.backends.tensorrt.log import Lines, logger
 from edged.cuda.api import Address, Cuda, Stream
-from edged.errors import EdgedError
+from edged.errors import EdgedError, Unsupported
 from edged.manifest import DataType
 
 # Names of TensorRT's DataType, and ours; all versions have these.
@@ -26,7 +26,7 @@ _TYPES: dict[str, DataType] = {
 }  # fmt: skip
 
 
-class Place(NamedTuple):
+class Binding(NamedTuple):
     """Where a tensor is, and its extents; the first one is the number of rows, if it has rows."""
 
     address: Address
@@ -48,7 +48,7 @@ class Runtime:
         self._logger = logger(trt, self.lines)
         self._runtime = trt.Runtime(self._logger)
 
-    def read(self, path: Path) -> Engine:
+    def read(self, path: Path) -> LoadedEngine:
         """The engine of a plan. Raises PlanRefused, and OSError where there is no file."""
         self.cuda.use()
         self.lines.clear()
@@ -58,7 +58,7 @@ class Runtime:
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise PlanRefused(self.lines.last("TensorRT gives no reason"))
-        return Engine(self, engine)
+        return LoadedEngine(self, engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class _Tensor:
     is_input: bool
 
 
-class Engine:
+class LoadedEngine:
     """One thread at a time runs it."""
 
     def __init__(self, runtime: Runtime, engine: Any) -> None:
@@ -78,6 +78,12 @@ class Engine:
         self._tensors = [
             _Tensor(name, engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT) for name in names
         ]
+        for name in names:
+            if engine.get_tensor_location(name) != trt.TensorLocation.DEVICE:
+                raise Unsupported(
+                    f"{name} decides shapes, so TensorRT wants it in host memory: export the model "
+                    "with fixed shapes"
+                )
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         self._context = engine.create_execution_context(strategy)
         if self._context is None:
@@ -98,7 +104,7 @@ class Engine:
         return sorted(found, key=lambda arg: (len(arg.name), arg.name))
 
     def enqueue(
-        self, places: Mapping[str, Place], scratch: Address, scratch_bytes: int, stream: Stream
+        self, places: Mapping[str, Binding], scratch: Address, scratch_bytes: int, stream: Stream
     ) -> None:
         """Begin to compute. Raises EdgedError with TensorRT's reason, and DeviceLost."""
         context = self._context

@@ -10,7 +10,7 @@ from edged.backends.tensorrt.orders import CLASSES, Pools
 from edged.cuda.api import DeviceFacts
 from edged.options import TensorRtOptions
 
-_FORM = 1  # of entries; raised when an older one would be misread
+_FORM = 1  # form of entries; raised when an older one would be misread
 _RECIPE = 1  # recipe.VERSION, which needs onnx to be read; a test compares them
 
 _RELEASE = Path("/etc/nv_tegra_release")
@@ -19,7 +19,7 @@ _SMALL_BYTES = 9 << 30  # devices of at most this much memory, with whoever shar
 _SPARE_BYTES = 512 << 20  # that a build leaves to others
 _LEAST_BYTES = 64 << 20  # less is of no use to a build
 _WORKSPACE_BYTES = 256 << 20
-_ARENA_SHARE = 8  # of the memory that is free at the start; engines take the rest
+_ARENA_SHARE = 8  # part of the memory that is free at the start; engines take the rest
 
 
 def key_facts(

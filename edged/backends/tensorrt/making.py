@@ -26,9 +26,9 @@ from edged.backends.tensorrt.orders import (
     WEIGHTS,
     About,
     BuildOrder,
+    EnginePort,
     HeadShape,
     Parity,
-    Port,
     Precision,
 )
 from edged.errors import EdgedError, StoreError, Unsupported
@@ -80,7 +80,7 @@ def _make_block(order: BuildOrder, model: ModelProto, report: Report) -> About:
 
 
 def _typed(
-    model: ModelProto, inputs: Sequence[Port]
+    model: ModelProto, inputs: Sequence[EnginePort]
 ) -> tuple[ModelProto, Precision, Parity | None, str]:
     """The graph to build, its precision, the gate's figures, and why it is not FP16."""
     try:
@@ -124,13 +124,13 @@ def _read(path: Path) -> ModelProto:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model)
-    except Exception as error:  # of protobuf, and of onnx's checker
+    except Exception as error:  # protobuf and onnx's checker have no common one
         text = " ".join(str(error).split())[:300]
         raise StoreError(f"{path.name} is no block ({text}): export its models again") from error
     return model
 
 
-def _ports(model: ModelProto) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+def _ports(model: ModelProto) -> tuple[tuple[EnginePort, ...], tuple[EnginePort, ...]]:
     """Inputs and outputs. Raises Unsupported for a type that engines cannot have."""
     sides = []
     for side in (model.graph.input, model.graph.output):
@@ -141,12 +141,12 @@ def _ports(model: ModelProto) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
                 kind = TensorProto.DataType.Name(of.elem_type)
                 raise Unsupported(f"{value.name} is {kind}, which engines cannot have at a border")
             shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in of.shape.dim)
-            ports.append(Port(value.name, _TYPES[of.elem_type], shape))
+            ports.append(EnginePort(value.name, _TYPES[of.elem_type], shape))
         sides.append(tuple(ports))
     return sides[0], sides[1]
 
 
-def _ranges(inputs: Sequence[Port], max_rows: int) -> dict[str, Range]:
+def _ranges(inputs: Sequence[EnginePort], max_rows: int) -> dict[str, Range]:
     """Shapes with 1 to `max_rows` rows. Raises Unsupported where another extent varies."""
     found = {}
     for port in inputs:

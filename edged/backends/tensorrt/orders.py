@@ -14,16 +14,16 @@ from edged.typeinfo import describe
 
 Precision: TypeAlias = Literal["fp16", "fp32"]
 
-ABOUT = "about.json"  # of every entry: an About
-PLAN = "engine.plan"  # of entries of engines
-WEIGHTS = "weights.bin"  # of entries of linear heads: the weights, then the biases
+ABOUT = "about.json"  # an About, in every entry
+PLAN = "engine.plan"  # the engine, in its entry
+WEIGHTS = "weights.bin"  # weights and then biases, in entries of linear heads
 
-GRACE_S = 10.0  # for a build to end by itself when it is cancelled
+GRACE_S = 10.0  # time that a cancelled build has to end by itself
 
 CLASSES = (1_024, 32_768)  # most classes of the engines for linear heads; a larger one has its own
 
 
-class Port(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EnginePort(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input or output of a block's file. `shape` has the row axis; None: any extent."""
 
     name: str
@@ -39,7 +39,7 @@ class HeadShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The linear heads that share an engine: y0 (rows, classes) = x0 (rows, features) w.T + b."""
 
     features: int
-    datatype: DataType  # of x0; all else is FP32
+    datatype: DataType  # that of x0; all else is FP32
     most_classes: int  # one of CLASSES
 
     @property
@@ -68,7 +68,7 @@ class BuildOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     what: str | HeadShape  # a block's ONNX file, or the engine of linear heads
     target: str  # an empty directory, which it fills
     precision: Precision
-    max_rows: int  # of one run
+    max_rows: int  # rows of one run, at most
     pools: Pools
     timing_cache: str  # a file, which need not be there
 
@@ -79,21 +79,21 @@ class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: int
     cosine: float  # the least of all outputs
     difference: float | None  # the largest, as a share of the output's range; None: not finite
-    same_top1: float  # the share of rows
+    same_top1: float  # the share of rows without another best class that is clearly not the best
     seconds: float = 0.0  # that the comparison took
 
 
 class About(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An entry: what `load` needs to know of it, and what was found when it was made."""
 
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[EnginePort, ...]
+    outputs: tuple[EnginePort, ...]
     precision: Precision
     head: HeadShape | None = None  # a linear head, which runs in the engine of this shape
     fallback: str = ""  # why it is FP32 where FP16 was wanted, as "parity: .."
     parity: Parity | None = None
     seconds: float = 0.0  # that the build took
-    peak_bytes: int = 0  # of memory, of the process that built
+    peak_bytes: int = 0  # memory that the process took which built
 
 
 class BuildProgress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):

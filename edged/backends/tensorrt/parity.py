@@ -17,7 +17,7 @@ import numpy.typing as npt
 from onnx import ModelProto
 
 from edged.backends.memory import NUMPY, Array
-from edged.backends.tensorrt.orders import Parity, Port
+from edged.backends.tensorrt.orders import EnginePort, Parity
 from edged.backends.tensorrt.rounding import rounded
 from edged.errors import EdgedError
 
@@ -25,13 +25,14 @@ ROWS, MORE_ROWS = 32, 256  # the second where the best classes differ: 1 % of 32
 _AT_ONCE = 8  # rows of one run
 
 COSINE = 0.999
-DIFFERENCE = 0.02  # of the output's range
+DIFFERENCE = 0.02  # share of the output's range
 SAME_TOP1 = 0.99
+CLEAR = 0.01  # share of the range; what leads by less is no best class
 
 Rows = npt.NDArray[np.float64]
 
 
-def judge(block: ModelProto, typed: ModelProto, inputs: Sequence[Port]) -> tuple[Parity, str]:
+def judge(block: ModelProto, typed: ModelProto, inputs: Sequence[EnginePort]) -> tuple[Parity, str]:
     """How far apart they are, and what is wrong about that; empty if it is good enough.
 
     Raises EdgedError if one of them does not run.
@@ -58,7 +59,8 @@ def compare(wanted: Sequence[Array], found: Sequence[Array]) -> Parity:
         cosine = min(cosine, _cosine(a, b))
         difference = max(difference, float(np.abs(a - b).max()) / (float(np.ptp(a)) or 1.0))
         if a.ndim == 2 and a.shape[1] > 1:
-            same = min(same, float(np.mean(a.argmax(axis=1) == b.argmax(axis=1))))
+            lead = a.max(axis=1) - np.take_along_axis(a, b.argmax(axis=1)[:, None], 1)[:, 0]
+            same = min(same, float(np.mean(lead <= CLEAR * np.ptp(a))))
     return Parity(len(wanted[0]), cosine, difference, same)
 
 
@@ -85,7 +87,7 @@ def _cosine(a: Rows, b: Rows) -> float:
 
 
 def _outputs(
-    sessions: Sequence[Any], inputs: Sequence[Port], rows: int, at_once: int
+    sessions: Sequence[Any], inputs: Sequence[EnginePort], rows: int, at_once: int
 ) -> list[list[Array]]:
     """The outputs of each session on the same noise."""
     parts: list[list[list[Array]]] = [[] for _ in sessions]
@@ -98,7 +100,7 @@ def _outputs(
     return [[np.concatenate(of) for of in zip(*runs, strict=True)] for runs in parts]
 
 
-def _noise(inputs: Sequence[Port], rows: int, at_once: int) -> Iterator[dict[str, Array]]:
+def _noise(inputs: Sequence[EnginePort], rows: int, at_once: int) -> Iterator[dict[str, Array]]:
     """Rows of a normal distribution; of integers small ones, which are indices more often."""
     rng = np.random.default_rng(0)
     for _ in range(0, rows, at_once):

@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from edged.errors import Unsupported
 
-VERSION = 1  # of the recipe; raised when it makes other files
+VERSION = 1  # raised when the recipe makes other files
 
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 _FLOATS = (_FLOAT, _HALF, TensorProto.BFLOAT16, TensorProto.DOUBLE)
@@ -53,7 +53,7 @@ class _Writer:
         self._norms = _around_norms(model.graph)
         self._counts: set[str] = set()  # FP32 values that integers alone lead to
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-        self._names: dict[str, dict[int, str]] = {}  # of each FP32 value, by the type that it has
+        self._names: dict[str, dict[int, str]] = {}  # FP32 values by the types that they have
         self._nodes: list[NodeProto] = []
         self._weights: dict[str, TensorProto] = {}
 

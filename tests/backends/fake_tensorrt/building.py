@@ -164,6 +164,9 @@ class OnnxParser:
 
 
 class ParserError:
+    def node_operator(self) -> str:
+        return "Model"
+
     def desc(self) -> str:
         return str(self._text)
 

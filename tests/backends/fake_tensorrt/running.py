@@ -82,6 +82,9 @@ class ICudaEngine:
     def get_tensor_shape(self, name: str) -> Any:
         return self._of(name)[3]
 
+    def get_tensor_location(self, name: str) -> Any:
+        return self._trt.TensorLocation.DEVICE
+
     def _of(self, name: str) -> tuple[Any, ...]:
         return next(tensor for tensor in self._tensors if tensor[0] == name)
 

@@ -13,6 +13,7 @@ from edged.backends.base import BlockUse
 from edged.backends.prepared import DamagedCopy
 from edged.backends.tensorrt import facts, module
 from edged.backends.tensorrt.orders import PLAN
+from edged.cuda.arena import taken_bytes
 from edged.cuda.personality import UNIFIED
 from edged.errors import Cancelled, EdgedError, Unsupported
 from edged.options import TensorRtOptions
@@ -163,13 +164,14 @@ def test_memory_comes_back(rig: Rig, tmp_path: Path) -> None:
     for one in (engine, head):
         load(rig, one, tmp_path)
         rig.backend.unload(one.id)  # scratch and the engine of all heads stay
-    before = rig.cuda.free_bytes(), rig.backend.memory.device_bytes
+    before = rig.cuda.free_bytes(), rig.backend.device_bytes()
     used = [load(rig, one, tmp_path).bytes_used for one in (engine, head)]
-    assert used[1] == 4 * (32 * 4 + 4)
+    assert used[1] == taken_bytes(4 * (32 * 4 + 4))
     assert before[0] - rig.cuda.free_bytes() >= 4 * 64 * 32 // 2
+    assert rig.backend.device_bytes().held_bytes - before[1].held_bytes == sum(used)
     for one in (engine, head):
         rig.backend.unload(one.id)
-    assert (rig.cuda.free_bytes(), rig.backend.memory.device_bytes) == before
+    assert (rig.cuda.free_bytes(), rig.backend.device_bytes()) == before
 
 
 def test_more_rows_than_the_engine_takes_say_so(rig: Rig, tmp_path: Path) -> None:
