@@ -66,7 +66,8 @@ def _filled(data: bytes, random: np.random.Generator) -> bytes:
     for tensor in _left_out(model):
         values = random.standard_normal(tuple(tensor.dims), np.float32) * np.float32(_SCALE)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    return model.SerializeToString(deterministic=True)
+    filled: bytes = model.SerializeToString(deterministic=True)
+    return filled
 
 
 def _left_out(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
