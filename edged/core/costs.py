@@ -56,7 +56,7 @@ class CostModel:
         if curve is None:
             pace_s = self._pace_s.get(group)
             return None if pace_s is None else pace_s * rows
-        return curve.batch_s(self.padded_rows(rows))
+        return curve.batch_s(self.padded_rows(rows) if self._sizes else rows)
 
     def padded_rows(self, rows: int) -> int:
         """The rows that a batch is padded to; one that is larger than all sizes runs as it is."""
@@ -73,7 +73,7 @@ class CostModel:
         self.pace_s = math.fsum(self._pace_s.values()) / len(self._pace_s)
         if self._lanes > 1 and wide:
             return
-        curve, rows = self._curves.get(group), self.padded_rows(rows)
+        curve, rows = self._curves.get(group), self.padded_rows(rows) if self._sizes else rows
         if curve is not None:
             curve.observe(rows, time_s)
         elif group in self._learners:

@@ -32,9 +32,9 @@ Graph = NewType("Graph", int)  # a cudaGraphExec_t
 SUCCESS = 0
 OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 NOT_READY = 600  # cudaErrorNotReady: of a query, and no error
-# Errors after which each later call fails as well (CUDA Runtime API, type cudaError): uncorrectable
-# memory, illegal address, time-out, too many peers, assertion, .., launch failure, unknown.
-STICKY = frozenset({214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999})
+# Errors after which each later call fails as well (CUDA Runtime API, type cudaError): of hardware,
+# illegal address, time-out, context destroyed, assertion, .., launch failure, unknown.
+STICKY = frozenset({214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999})
 
 
 class CudaError(EdgedError):
@@ -94,13 +94,13 @@ class Cuda(Protocol):
         """`size` > 0 uninitialised bytes of device memory, aligned to 512."""
 
     def free(self, address: Address) -> None:
-        """Give back what `allocate` returned. Waits until the device is idle."""
+        """Give back what `allocate` returned, which no work uses. May wait until all is idle."""
 
     def allocate_host(self, size: int) -> Address:
         """`size` > 0 uninitialised bytes of page-locked host memory; see `host_bytes`."""
 
     def free_host(self, address: Address) -> None:
-        """Give back what `allocate_host` returned. Arrays of it must not be used any more."""
+        """Give back what `allocate_host` returned, likewise. Arrays of it are not used any more."""
 
     def copy(self, target: Address, source: Address, size: int, stream: Stream) -> None:
         """Begin to copy bytes between device and page-locked memory, in any direction."""

@@ -132,14 +132,13 @@ class EmulatedCuda:
             return address
 
     def free(self, address: Address) -> None:
-        with self._doing, self._lock:
+        """Does not wait for work that uses it, as the real one does, but refuses such a call."""
+        with self._lock:
             self._call("cudaFree")
-            self._drain()
-            if address >= _DEVICE:
-                size = self._remove(address)
-                self.used_bytes -= -(-size // ALIGNMENT) * ALIGNMENT
-            else:
+            if address < _DEVICE:
                 raise failure("cudaFree", _INVALID, "invalid argument")
+            size = self._remove(address)
+            self.used_bytes -= -(-size // ALIGNMENT) * ALIGNMENT
 
     def allocate_host(self, size: int) -> Address:
         with self._lock:
@@ -152,9 +151,8 @@ class EmulatedCuda:
             return int(array.ctypes.data)
 
     def free_host(self, address: Address) -> None:
-        with self._doing, self._lock:
+        with self._lock:
             self._call("cudaFreeHost")
-            self._drain()
             self.host_used_bytes -= self._remove(address)
 
     def copy(self, target: Address, source: Address, size: int, stream: Stream) -> None:
@@ -332,6 +330,8 @@ class EmulatedCuda:
         self.order.add(Span(address, len(array)), where)
 
     def _remove(self, address: int) -> int:
+        if address in self._arrays:
+            self.order.use(HOST, "a free", writes=[Span(address, len(self._arrays[address]))])
         self.order.remove(address)
         array = self._arrays.pop(address)
         array.fill(POISON)
@@ -368,12 +368,6 @@ class EmulatedCuda:
         with self._doing:
             while stream.todo:
                 stream.todo.popleft()()
-
-    def _drain(self) -> None:
-        for stream in list(self._streams.values()):
-            self._do(stream)
-        for stream in self._streams.values():
-            self.order.wait(HOST, self.order.snapshot(stream.actor))
 
 
 def _reached(mark: _Mark) -> None:

@@ -8,14 +8,13 @@ meet in its memory. One thread gives out work; another one may wait. Knows no bl
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import threading
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,6 @@ from edged.backends.memory import Array, Copies, host_view
 from edged.budget import DeviceBytes
 from edged.cuda.api import Address, Cuda, host_bytes
 from edged.cuda.arena import Arena
-from edged.errors import EdgedError
 from edged.paths.layout import Tensor
 
 _UPLOAD_BYTES = 4 << 20  # of each of the two buffers through which weights go
@@ -70,7 +68,8 @@ class CudaMemory:
         self.copy_in = cuda.make_stream() if copies_run_beside else self.compute
         self.copy_out = cuda.make_stream() if copies_run_beside else self.compute
         self.flights: list[StreamedFlight] = []
-        self._staging: list[weakref.finalize[..., Any]] = []  # what gives each piece back
+        self._staging: set[Address] = set()
+        self._dropped: deque[Address] = deque()  # staging memory that nobody has a view of any more
         self._upload = _Upload(cuda)
 
     def device_bytes(self) -> DeviceBytes:
@@ -80,12 +79,15 @@ class CudaMemory:
         return DeviceBytes(arena.used_bytes, arena.size - arena.used_bytes, arena.size)
 
     def staging(self, size: int) -> Array:
-        """Page-locked bytes, given back when the last view of them is gone."""
+        """Page-locked bytes. When the last view of them is gone, the next call gives them back: the
+        collector may run in the middle of anything, where CUDA could not be called."""
+        self._give_back()
         if not size:
             return np.empty(0, np.uint8)
         address = self.cuda.allocate_host(size)
+        self._staging.add(address)
         found = (ctypes.c_uint8 * size).from_address(address)
-        self._staging.append(weakref.finalize(found, _free_host, self.cuda, address))
+        weakref.finalize(found, self._dropped.append, address)
         return np.frombuffer(memoryview(found), np.uint8)
 
     def allocate(self, size: int) -> Address:
@@ -120,9 +122,15 @@ class CudaMemory:
         self._upload.close()
         for flight in self.flights:
             flight.close()
-        for free in self._staging:
-            free()
+        for address in self._staging:
+            cuda.free_host(address)
         self.arena.close()
+
+    def _give_back(self) -> None:
+        while self._dropped:
+            address = self._dropped.popleft()
+            self._staging.remove(address)
+            self.cuda.free_host(address)
 
 
 class StreamedFlight:
@@ -199,12 +207,6 @@ class StreamedFlight:
             self._answers = self.cuda.allocate_host(size)
             self._answers_bytes = size
         return host_bytes(self._answers, self._answers_bytes)
-
-
-def _free_host(cuda: Cuda, address: Address) -> None:
-    """By whatever thread drops the last view, which could do nothing about a failure."""
-    with contextlib.suppress(EdgedError):
-        cuda.free_host(address)
 
 
 class _Upload:

@@ -22,7 +22,7 @@ from edged.cuda.api import (
     Stream,
     failure,
 )
-from edged.errors import Unsupported
+from edged.errors import EdgedError, Unsupported
 
 LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 
@@ -82,13 +82,21 @@ class CudaRuntime:
     emulated = False
 
     def __init__(self, device_id: int = 0, library: Library | None = None) -> None:
-        """`library`: None loads CUDA's. Raises Unsupported if it is not there or too old."""
+        """`library`: None loads CUDA's. Raises Unsupported if it is missing or too old, or if it
+        finds no device.
+        """
         self._device_id = device_id
         self._chosen = threading.local()  # of each thread whether it uses the device
         self._library = _open() if library is None else library
         self._functions = {name: self._function(name, of) for name, of in PROTOTYPES.items()}
         self._text = self._function("cudaGetErrorString", (c_int,), c_char_p)
-        version = self._number("cudaRuntimeGetVersion")
+        try:
+            version = self._number("cudaRuntimeGetVersion")
+        except EdgedError as error:
+            raise Unsupported(
+                f"CUDA device {device_id} cannot be used: {error}; install NVIDIA's driver, and "
+                "have this account in the groups of the device's files (video, render)"
+            ) from error
         if version < _MINIMUM:
             raise Unsupported(
                 f"CUDA {version // 1000}.{version % 1000 // 10} is too old: install CUDA 12 or "

@@ -18,9 +18,9 @@ from edged.cuda.api import Cuda, CudaError, host_bytes
 from edged.cuda.emulated import POISON, EmulatedCuda
 from edged.cuda.order import Hazard, Span
 from edged.cuda.personality import DISCRETE, UNIFIED, Faults
-from edged.cuda.runtime import PROTOTYPES, CudaRuntime
+from edged.cuda.runtime import CudaRuntime
 from edged.errors import ResourceExhausted, Unsupported
-from tests.cuda.library import HEADER, FakeLibrary
+from tests.cuda.library import FakeLibrary
 
 SMALL = 1 << 20
 
@@ -237,12 +237,6 @@ def test_a_board_shares_its_memory_and_a_card_does_not() -> None:
 
 
 # --- the real one alone ---------------------------------------------------------------------------
-
-
-def test_each_call_has_the_types_of_the_header() -> None:
-    assert {name: tuple(map(ctypes.sizeof, of)) for name, of in PROTOTYPES.items()} == {
-        name: tuple(map(ctypes.sizeof, of)) for name, of in HEADER.items()
-    }
 
 
 def test_a_wrong_argument_does_not_reach_the_library() -> None:

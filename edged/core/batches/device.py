@@ -5,9 +5,8 @@ batch may be ordered ahead, as late as possible, because what comes later cannot
 lane should be free, by the time of the hand-over and a margin for errors, but never by more than a
 part of a batch. The device takes up batches in the order of their Run.
 
-A device that copies the rows of the next batch while it runs one has use for `depth` batches at
-once. A full batch goes to it as soon as there is one, since nothing could join it; a smaller one
-waits as long as on any other device.
+Some devices copy the rows of the next batch while they run one: they have use for `depth` batches
+at once. A full one, which nothing could join, goes at once; a smaller one waits as it would anyway.
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ class DeviceLanes:
     def __init__(self, lanes: int, depth: int = 1) -> None:
         self.number = lanes
         self.depth = depth  # batches that are of use at once
+        self.most_batches = max(2 * lanes, depth)  # that are ordered and have not ended
         self.by_number: dict[int, RunningBatch] = {}  # lanes take them up in this order
         self.batches = self.by_number.values()
         self.rows = 0  # rows of all of them
@@ -70,24 +70,10 @@ class DeviceLanes:
         self.spare_s = 0.0  # margin: a batch may end this much sooner or later than expected
         self._error_s = 0.0  # usual difference of expected and real times
         self.has_free_lane = True
+        self.has_free_flight = True  # whether one more batch is of use, though it may wait
         self.free_s = inf  # when a lane should be free; infinity: one is, or nothing is known
         self.order_at = inf  # when to order the next batch ahead; infinity: not before one ends
         self.is_calibrating = False  # whether a run of the calibration has not ended
-
-    @property
-    def has_free_flight(self) -> bool:
-        """Whether one more batch is of use already, though it may wait for a lane."""
-        return len(self.batches) < self.depth
-
-    @property
-    def most_batches(self) -> int:
-        """The most that are ordered and have not ended."""
-        return max(2 * self.number, self.depth)
-
-    @property
-    def begun(self) -> islice[RunningBatch]:
-        """The batches that may have begun."""
-        return islice(self.batches, max(self.number, self.depth))
 
     def may_begin_s(self, now: float) -> float:
         """When a batch that is ordered now should begin."""
@@ -122,6 +108,7 @@ class DeviceLanes:
         """See when a lane should be free, and when the next batch is to be ordered."""
         lanes, batches = self.number, self.batches
         self.has_free_lane = len(batches) < lanes
+        self.has_free_flight = len(batches) < self.depth
         self.free_s = self.order_at = inf
         if self.has_free_lane:
             return
@@ -182,7 +169,8 @@ class Device:
         """The worker is gone, and with it everything that it ran: the requests in batches that had
         begun. Batches that were ordered ahead had not."""
         self._check_number(event.device)
-        rids = {part.job.request.rid for batch in self.lanes.begun for part in batch.parts}
+        begun = islice(self.lanes.batches, max(self.lanes.number, self.lanes.depth))
+        rids = {part.job.request.rid for batch in begun for part in batch.parts}
         self.is_up = False
         self.lanes = DeviceLanes(self.lanes.number, self.lanes.depth)
         self.order_at = self.next_beat_s = inf
