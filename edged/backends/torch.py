@@ -18,6 +18,7 @@ from torch import Tensor
 
 from edged.backends import torch_graph
 from edged.backends.base import BlockUse, DeviceLost, LoadedBlock
+from edged.backends.block_files import bytes_of, files_of
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.signature import check
 from edged.backends.torch_replay import Record, Recorder, Replays, Work
@@ -153,7 +154,7 @@ class Torch:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:
-        return (path,)
+        return files_of(path)
 
     def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         graph = torch_graph.load(path, self._device)
@@ -165,7 +166,7 @@ class Torch:
             raise _out_of_memory(self._device) from error
         self._blocks[block] = graph
         used = sum(buffer.nbytes for buffer in graph.buffers())
-        parsed_bytes = path.stat().st_size  # the parsed file is in memory beside the module
+        parsed_bytes = bytes_of(path)  # the parsed file is in memory beside the module
         return LoadedBlock(used, max_rows, extra_bytes=parsed_bytes)
 
     def unload(self, block: str) -> None:

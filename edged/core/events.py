@@ -1,7 +1,6 @@
 """The whole vocabulary of the scheduler on one page: what it is told and what it orders.
 
 What follows an event, and in which order, is in `Scheduler.handle`.
-
 Times are seconds on a monotonic clock. A request is known by `rid`, a number that the driver
 gives; payloads stay with the driver. The scheduler owes each arrived request exactly one
 Answer or Refuse, and ends what it began on the device with the last BatchDone or a Discard.
@@ -9,7 +8,6 @@ It owes each `...Asked` with an `ask`, a number that the driver gives, exactly o
 
 A driver that tells no Library has all models on the device for good. One that does tells it before
 DeviceUp, and again whenever it changes; no model is then on the device but by DeviceUp and Load.
-
 A device is known by the number that the driver gives it; the only one is number 0.
 
 Recordings (`edged.observe.recording`) hold these classes by their tags and by the order of their
@@ -207,6 +205,7 @@ class BlockLoaded(msgspec.Struct, frozen=True, array_like=True, tag="block-loade
     block: str
     bytes: int  # memory that it was measured to hold
     load_s: float  # reading and preparing it, without its wait for others
+    shared_bytes: int = 0  # of it, which other blocks there held before, and count with
 
 
 class BlockLoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="block-load-failed"):
@@ -218,9 +217,10 @@ class BlockLoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="block-l
 
 
 class BlockUnloaded(msgspec.Struct, frozen=True, array_like=True, tag="block-unloaded"):
-    """The block's memory is the system's again."""
+    """The block's memory is the system's again, but for what its heirs share: they count it now."""
 
     block: str
+    heirs: tuple[HeldBlock, ...] = ()
 
 
 class MemoryMeasured(msgspec.Struct, frozen=True, array_like=True, tag="memory-measured"):

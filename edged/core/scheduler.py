@@ -134,6 +134,12 @@ class Scheduler:
         blocks, away = self._memory.residency.blocks, (Where.ABSENT, Where.LOADING)
         return {block.id: block.bytes for block in blocks if block.where not in away}
 
+    @property
+    def resident_bytes(self) -> int:
+        """What all blocks on the device hold together; what some of them share counts once."""
+        held = self._memory.ledger.blocks
+        return sum(held[block] for block in self.resident())
+
     def failing_models(self) -> dict[str, str]:
         """Models that could not be loaded when it was tried last, and why."""
         return self._memory.failing()

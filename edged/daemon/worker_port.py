@@ -266,7 +266,7 @@ class WorkerPort:
         return True
 
     def _on_loaded(self, report: BlockLoaded, now: float) -> bool:
-        if report.bytes < 0 or not _is_time(report.load_s):
+        if not 0 <= report.shared_bytes <= report.bytes or not _is_time(report.load_s):
             return False
         return self.outstanding.loaded(report.block, report.load_s, now)
 
@@ -280,6 +280,8 @@ class WorkerPort:
         return True
 
     def _on_unloaded(self, report: BlockUnloaded, now: float) -> bool:
+        if any(heir.bytes < 0 for heir in report.heirs):
+            return False
         return self.outstanding.unloads.end(report.block, now)
 
     def _on_defined(self, report: link.Defined | link.DefineFailed, now: float) -> bool:

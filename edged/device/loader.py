@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from edged import malloc as heap
 from edged.backends import mapped
 from edged.backends.base import Backend, BlockUse, LoadedBlock
+from edged.backends.block_files import files_of
 from edged.backends.prepared import DamagedCopy
 from edged.device.measurements import BlockFigures, Measurements
 from edged.errors import EdgedError
@@ -53,10 +55,6 @@ class Loader:
     def extra_bytes(self) -> int:
         """The most that a load has taken on top of what the block takes."""
         return self._extra_bytes
-
-    @property
-    def resident_bytes(self) -> int:
-        return sum(loaded.bytes_used for loaded in self.resident.values())
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -209,7 +207,7 @@ class Loader:
         try:
             return self._backend.load(block, path, uses)
         finally:
-            mapped.give_cache_back(path)
+            _give_cache_back(path)
 
     def _prepare(self, block: str) -> None:
         """Verify a block, and make the copy of it that is loaded, if the backend has any."""
@@ -218,9 +216,15 @@ class Loader:
         try:
             self._backend.prepare(block, path)
         finally:
-            mapped.give_cache_back(path)
+            _give_cache_back(path)
             heap.give_back()
 
+
+def _give_cache_back(path: Path) -> None:
+    """Let the kernel forget the files of a block in the store, if they are there."""
+    with suppress(OSError):
+        for file in files_of(path):
+            mapped.give_cache_back(file)
 
 def _uses(manifests: Iterable[Manifest]) -> dict[str, list[BlockUse]]:
     """The blocks in the order in which models need them, each with the shapes it is used on."""

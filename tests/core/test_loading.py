@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from edged.core.events import Arrived as ArrivedEvent
@@ -69,6 +71,10 @@ class Tell:
         check_memory(self.scheduler)
         return list(commands)
 
+    def unchecked(self, *events: object) -> list[Any]:
+        """What the last event leads to, while blocks count otherwise than each alone."""
+        return [list(self._tell(event, 0.0)) for event in events][-1]  # type: ignore[arg-type]
+
     def serve(self, event: object, now: float) -> list[object]:
         """Tell it, and have the device prepare and run at once whatever it is ordered to."""
         commands = self(event, now)
@@ -109,6 +115,22 @@ def test_room_is_made_before_a_block_is_read_and_never_by_what_a_request_uses() 
     assert isinstance(run, Run)
     assert Unload("trunk") in tell(BatchDone(run.batch, 0.01, 0.0))
     assert tell(BlockUnloaded("trunk")) == [Load("c1")]
+
+
+def test_what_two_blocks_share_counts_once_and_stays_with_the_one_that_stays() -> None:
+    tell = Tell("trunk", budget=200)
+    ledger = tell.scheduler._memory.ledger
+    tell.unchecked(arrived(1, "a"), BlockLoaded("a1", 20, 0.2))
+    tell.unchecked(arrived(2, "b"), BlockLoaded("b1", 20, 0.2, shared_bytes=15))
+    assert ledger.blocks == {"trunk": 60, "a1": 20, "b1": 5}
+    assert tell.scheduler.resident_bytes == 85
+    assert tell.scheduler.resident() == {"trunk": 60, "a1": 20, "b1": 20}
+    for rid in (1, 2):
+        (run,) = tell.unchecked(Prepared(rid, 0.0))
+        tell.unchecked(BatchDone(run.batch, 0.01, 0.0))
+    assert tell.unchecked(UnloadAsked(1, "a")) == [Unload("a1")]
+    tell(BlockUnloaded("a1", (HeldBlock("b1", 20),)))
+    assert ledger.blocks == {"trunk": 60, "b1": 20}
 
 
 def test_what_nobody_uses_leaves_before_what_a_request_uses() -> None:

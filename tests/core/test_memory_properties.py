@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from edged.backends.base import LoadedBlock
 from edged.core.events import (
     Answer,
     Arrived,
@@ -50,6 +51,7 @@ from edged.core.events import (
 from edged.core.residency.blocks import Where
 from edged.core.scheduler import Scheduler
 from edged.core.settings import MemorySettings, SchedulerSettings
+from edged.device.shares import Shares
 from edged.errors import Code
 from tests.core.helpers import check
 
@@ -62,6 +64,7 @@ PATHS = {
     "e": ("trunk", "other", "e1"),
     "f": ("trunk", "other", "a1", "d1"),  # never fits the smaller budgets
 }
+SHARED = {"a1": {"tensor": 6}, "b1": {"tensor": 6}, "c1": {"tensor": 6}}  # parts of these blocks
 OVERHEAD = Overhead(fixed_bytes=20, staging_bytes=6, row_bytes=2)
 BUDGETS = (120, 130, 150, 180, 400)
 NAMES = st.sampled_from(sorted(PATHS))
@@ -80,6 +83,9 @@ class Worker:
 
     def __init__(self, resident: dict[str, int]) -> None:
         self.resident = resident
+        self.shares = Shares()
+        for block, size in resident.items():
+            self.shares.add(block, LoadedBlock(size))
         self.loading: list[str] = []
         self.unloading: list[str] = []
         self.preparing: list[int] = []
@@ -244,14 +250,16 @@ class Loading(RuleBasedStateMachine):
                 SIZES[b] + 3 for b in self.worker.loading
             )
         else:
-            self.worker.resident[block] = SIZES[block] + more
-            self.tell(BlockLoaded(block, SIZES[block] + more, 0.1))
+            size = self.worker.resident[block] = SIZES[block] + more
+            loaded = LoadedBlock(size, shared=SHARED.get(block, {}))
+            self.tell(BlockLoaded(block, size, 0.1, self.worker.shares.add(block, loaded)))
 
     @precondition(lambda self: self.worker and self.worker.unloading)
     @rule()
     def block_is_unloaded(self) -> None:
         assert self.worker is not None
-        self.tell(BlockUnloaded(self.worker.unloading.pop(0)))
+        block = self.worker.unloading.pop(0)
+        self.tell(BlockUnloaded(block, self.worker.shares.remove(block)))
 
     @precondition(lambda self: self.worker and self.worker.preparing)
     @rule()
@@ -279,7 +287,7 @@ class Loading(RuleBasedStateMachine):
     @invariant()
     def counts_are_right(self) -> None:
         check(self.scheduler)
-        check_memory(self.scheduler)
+        check_memory(self.scheduler, None if self.worker is None else self.worker.shares)
 
     @invariant()
     def the_account_is_that_of_the_device(self) -> None:
@@ -332,7 +340,7 @@ class Loading(RuleBasedStateMachine):
                 assert at < math.inf, "requests wait and nothing will ever happen"
                 self.now = max(self.now, at)
                 self.tell(Woke())
-            check_memory(self.scheduler)
+            check_memory(self.scheduler, self.worker.shares)
         assert self.answers == Counter(self.models.keys())
         assert self.settled == Counter(range(1, self.asks + 1))
         assert not self.worker.staged
@@ -348,8 +356,10 @@ class Greedy(Loading):
     policy = "greedy"
 
 
-def check_memory(scheduler: Scheduler) -> None:
-    """Every count of the memory's equals what it counts."""
+def check_memory(scheduler: Scheduler, shares: Shares | None = None) -> None:
+    """Every count of the memory's equals what it counts. `shares`: what the device says of the
+    blocks that have come."""
+    counted = {} if shares is None else shares.counted_bytes
     memory, jobs = scheduler._memory, list(scheduler._jobs.by_rid.values())
     residency, waiting = memory.residency, scheduler._jobs.waiting
     parked = 0
@@ -373,7 +383,7 @@ def check_memory(scheduler: Scheduler) -> None:
         assert (block in residency.going) == (block.where in (Where.LEAVING, Where.UNLOADING))
         held = memory.ledger.blocks.get(block.id)
         assert (held is not None) == (block.where is not Where.ABSENT)
-        assert held is None or held == block.bytes
+        assert held is None or held == counted.get(block.id, block.bytes)
     if not memory.tight:
         assert not any(residency.models[name].missing for name in memory.wanted.served)
 

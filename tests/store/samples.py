@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from edged.manifest import SCHEMA, Layer, Manifest, PathStep, Value
+from edged.store import SCHEMA as STORE_SCHEMA
+from edged.store import Store
+from edged.store_blocks import split
 
 
 def model(name: str, *blocks: bytes, labels: tuple[str, ...] = ()) -> Manifest:
@@ -29,4 +30,13 @@ def model(name: str, *blocks: bytes, labels: tuple[str, ...] = ()) -> Manifest:
 
 
 def block_id(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    """The id of a block in a store of the newest schema."""
+    return split(data, STORE_SCHEMA).block
+
+
+def as_of_schema_1(store: Store) -> Store:
+    """An empty store as older versions made it."""
+    root = store.path / "store.json"
+    root.write_text(root.read_text().replace(f'"schema": {STORE_SCHEMA}', '"schema": 1'))
+    (store.path / "blocks" / "tensors").rmdir()
+    return store

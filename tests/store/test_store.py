@@ -284,7 +284,7 @@ def test_what_is_no_file_is_an_error_and_not_waited_for(store: Store, kind: str)
             read(block)
     with store.update() as change:
         change.remove_model("ab")  # removing needs none of its files
-    digest = store._root()["ac"]
+    digest = store._root().models["ac"]
     other_kind(store.path / "manifests" / f"{digest}.json", kind)
     with pytest.raises(StoreError, match=r"of model 'ac': .* is not a file"):
         store.models()

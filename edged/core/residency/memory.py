@@ -231,7 +231,7 @@ class DeviceMemory:
     def on_loaded(self, event: BlockLoaded, now: float) -> None:
         """A block is there; with the last one the need that was being loaded is."""
         block = self.loads.ended(event.block)
-        self.ledger.hold(block.id, event.bytes)
+        self.ledger.hold(block.id, event.bytes - event.shared_bytes)
         self.residency.loaded(block, event.bytes, event.load_s)
         self.loads.arrived(now)
 
@@ -249,9 +249,11 @@ class DeviceMemory:
         block.retry_s, block.error = now + wait_s, (why.code, why.message)
 
     def on_unloaded(self, event: BlockUnloaded, now: float) -> None:
-        """A block has given its bytes back."""
+        """A block has given its bytes back, but for what others share with it."""
         block = self.residency.block(event.block)
         self.ledger.release(block.id)
+        for heir in event.heirs:
+            self.ledger.hold(heir.block, heir.bytes)
         self.residency.move(block, Where.ABSENT)
 
     def doomed(self, now: float) -> list[tuple[Need, Verdict]]:

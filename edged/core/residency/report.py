@@ -45,11 +45,11 @@ class MemoryState(msgspec.Struct, frozen=True):
 
 
 def report(memory: DeviceMemory) -> MemoryState:
-    residency = memory.residency
+    residency, held = memory.residency, memory.ledger.blocks
     blocks = tuple(
         BlockState(
             block.id,
-            block.bytes,
+            held[block.id],
             block.where.name.lower(),
             tuple(need.models[0] for need in block.needs if need.is_model),
         )

@@ -47,7 +47,7 @@ class HeldStore:
         for name, manifest in found.items():
             try:
                 check_servable(manifest)
-                check_fit(manifest, self._store.block_bytes)
+                check_fit(manifest, self._store.graph_bytes)
                 sizes = {step.block: self._hold(step.block) for step in manifest.steps}
             except StoreError as error:
                 unusable[name] = Unusable(str(error), manifest)
