@@ -203,9 +203,9 @@ class BlockLoaded(msgspec.Struct, frozen=True, array_like=True, tag="block-loade
     """The block can be run."""
 
     block: str
-    bytes: int  # memory that it was measured to hold
+    bytes: int  # memory that it was measured to hold, as if no other block were there
     load_s: float  # reading and preparing it, without its wait for others
-    shared_bytes: int = 0  # of it, which other blocks there held before, and count with
+    pieces: dict[str, int] = {}  # bytes, by names: blocks with a name in common have it once
 
 
 class BlockLoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="block-load-failed"):
@@ -217,10 +217,9 @@ class BlockLoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="block-l
 
 
 class BlockUnloaded(msgspec.Struct, frozen=True, array_like=True, tag="block-unloaded"):
-    """The block's memory is the system's again, but for what its heirs share: they count it now."""
+    """The block's memory is the system's again."""
 
     block: str
-    heirs: tuple[HeldBlock, ...] = ()
 
 
 class MemoryMeasured(msgspec.Struct, frozen=True, array_like=True, tag="memory-measured"):

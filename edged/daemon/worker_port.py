@@ -266,7 +266,10 @@ class WorkerPort:
         return True
 
     def _on_loaded(self, report: BlockLoaded, now: float) -> bool:
-        if not 0 <= report.shared_bytes <= report.bytes or not _is_time(report.load_s):
+        sizes = report.pieces.values()
+        if not 0 <= sum(sizes) <= report.bytes or min(sizes, default=0) < 0:
+            return False
+        if not _is_time(report.load_s):
             return False
         return self.outstanding.loaded(report.block, report.load_s, now)
 
@@ -280,8 +283,6 @@ class WorkerPort:
         return True
 
     def _on_unloaded(self, report: BlockUnloaded, now: float) -> bool:
-        if any(heir.bytes < 0 for heir in report.heirs):
-            return False
         return self.outstanding.unloads.end(report.block, now)
 
     def _on_defined(self, report: link.Defined | link.DefineFailed, now: float) -> bool:

@@ -57,6 +57,14 @@ class Loader:
         return self._extra_bytes
 
     @property
+    def resident_bytes(self) -> int:
+        """What the blocks on the device hold together."""
+        loaded = list(self.resident.values())  # another thread may unload meanwhile
+        shared = {name: size for one in loaded for name, size in one.shared.items()}
+        own = (one.bytes_used - sum(one.shared.values()) for one in loaded)
+        return sum(own) + sum(shared.values())
+
+    @property
     def blocks(self) -> tuple[str, ...]:
         """All that the models need, in the order in which they need them."""
         return tuple(self._uses)

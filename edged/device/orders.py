@@ -20,7 +20,6 @@ from edged.backends.base import DeviceLost
 from edged.core.events import BlockLoaded, BlockLoadFailed, BlockUnloaded, Load, Unload
 from edged.device.failures import passing, typed
 from edged.device.loader import Loader
-from edged.device.shares import Shares
 from edged.link import messages as link
 from edged.manifest import Manifest
 
@@ -50,8 +49,6 @@ class Orders:
         self._unloads: queue.SimpleQueue[Order | threading.Event | None] = queue.SimpleQueue()
         self._coming = threading.Lock()  # held while a block comes, until that is reported
         self._going = threading.Lock()  # and while one goes
-        self._shares = Shares()
-        self._counting = threading.Lock()  # held from a count until it is reported
         self._threads = [
             threading.Thread(target=self._work, args=(next_order,), name=name, daemon=True)
             for name, next_order in (("loader", self._next), ("unloader", self._unloads.get))
@@ -63,11 +60,6 @@ class Orders:
             link.Forget: self._forget,
             threading.Event: threading.Event.set,
         }
-
-    @property
-    def resident_bytes(self) -> int:
-        """What all blocks on the device hold together."""
-        return self._shares.total_bytes
 
     def start(self) -> None:
         for thread in self._threads:
@@ -124,16 +116,14 @@ class Orders:
                 error = passing(typed(caught, f"block {order.block[:12]} could not be loaded"))
                 self._report(BlockLoadFailed(order.block, error.code, str(error)))
             else:
-                with self._counting:
-                    shared_bytes = self._shares.add(order.block, self._loader.resident[order.block])
-                    load_s = info.load_us / 1e6
-                    self._report(BlockLoaded(order.block, info.bytes_used, load_s, shared_bytes))
+                pieces = dict(self._loader.resident[order.block].shared)
+                load_s = info.load_us / 1e6
+                self._report(BlockLoaded(order.block, info.bytes_used, load_s, pieces))
 
     def _unload(self, order: Unload) -> None:
         with self._going:
             self._loader.unload(order.block)
-            with self._counting:
-                self._report(BlockUnloaded(order.block, self._shares.remove(order.block)))
+            self._report(BlockUnloaded(order.block))
 
     def _define(self, order: link.Define) -> None:
         new = dict(order.models)
@@ -158,7 +148,4 @@ class Orders:
         unloaded.wait()
         with self._going:
             self._loader.forget(order.models)
-            with self._counting:
-                for block in set(self._shares.blocks) - self._loader.resident.keys():
-                    self._shares.remove(block)
         self._redefine(self._loader.manifests)

@@ -130,7 +130,7 @@ class Worker:
             self._executors,
             self._idle,
             measurements,
-            counted_bytes=lambda: fixed_bytes + self._orders.resident_bytes,
+            counted_bytes=lambda: fixed_bytes + self._loader.resident_bytes,
         )
         self._split_blocks()
 

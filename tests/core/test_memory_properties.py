@@ -11,7 +11,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edged.backends.base import LoadedBlock
 from edged.core.events import (
     Answer,
     Arrived,
@@ -51,7 +50,6 @@ from edged.core.events import (
 from edged.core.residency.blocks import Where
 from edged.core.scheduler import Scheduler
 from edged.core.settings import MemorySettings, SchedulerSettings
-from edged.device.shares import Shares
 from edged.errors import Code
 from tests.core.helpers import check
 
@@ -64,7 +62,13 @@ PATHS = {
     "e": ("trunk", "other", "e1"),
     "f": ("trunk", "other", "a1", "d1"),  # never fits the smaller budgets
 }
-SHARED = {"a1": {"tensor": 6}, "b1": {"tensor": 6}, "c1": {"tensor": 6}}  # parts of these blocks
+# What of these blocks is in others as well, by names; 7 bytes are the least that a block may have.
+PIECES = {
+    "a1": {"t": 4, "u": 2},
+    "b1": {"t": 4, "v": 3},
+    "c1": {"t": 4, "u": 2, "v": 3, "w": 5},
+    "d1": {"w": 5, "own": 9},
+}
 OVERHEAD = Overhead(fixed_bytes=20, staging_bytes=6, row_bytes=2)
 BUDGETS = (120, 130, 150, 180, 400)
 NAMES = st.sampled_from(sorted(PATHS))
@@ -83,9 +87,7 @@ class Worker:
 
     def __init__(self, resident: dict[str, int]) -> None:
         self.resident = resident
-        self.shares = Shares()
-        for block, size in resident.items():
-            self.shares.add(block, LoadedBlock(size))
+        self.pieces: dict[str, dict[str, int]] = {}  # of the blocks that were loaded
         self.loading: list[str] = []
         self.unloading: list[str] = []
         self.preparing: list[int] = []
@@ -118,6 +120,13 @@ class Worker:
                 self.unwanted.add(command.rid)
             else:
                 del self.staged[command.rid]
+
+    @property
+    def held_bytes(self) -> int:
+        """Of all blocks that are there, pieces of one name once."""
+        pieces = {block: self.pieces.get(block, {}) for block in self.resident}
+        own = sum(size - sum(pieces[block].values()) for block, size in self.resident.items())
+        return own + sum({name: n for of in pieces.values() for name, n in of.items()}.values())
 
     def finish(self, batch: int) -> None:
         for member in self.running.pop(batch).members:
@@ -244,22 +253,21 @@ class Loading(RuleBasedStateMachine):
         block = self.worker.loading.pop(0)
         if fails:
             held_bytes = self.memory.ledger.blocks_bytes
-            reserved_bytes = self.memory.ledger.blocks[block]
+            reserved_bytes = self.memory.ledger.blocks[block] - sum(PIECES.get(block, {}).values())
             self.tell(BlockLoadFailed(block, Code.INTERNAL, f"{block}: a flipped bit"))
             assert self.memory.ledger.blocks_bytes <= held_bytes - reserved_bytes + sum(
                 SIZES[b] + 3 for b in self.worker.loading
             )
         else:
             size = self.worker.resident[block] = SIZES[block] + more
-            loaded = LoadedBlock(size, shared=SHARED.get(block, {}))
-            self.tell(BlockLoaded(block, size, 0.1, self.worker.shares.add(block, loaded)))
+            pieces = self.worker.pieces[block] = PIECES.get(block, {})
+            self.tell(BlockLoaded(block, size, 0.1, pieces))
 
     @precondition(lambda self: self.worker and self.worker.unloading)
     @rule()
     def block_is_unloaded(self) -> None:
         assert self.worker is not None
-        block = self.worker.unloading.pop(0)
-        self.tell(BlockUnloaded(block, self.worker.shares.remove(block)))
+        self.tell(BlockUnloaded(self.worker.unloading.pop(0)))
 
     @precondition(lambda self: self.worker and self.worker.preparing)
     @rule()
@@ -287,15 +295,18 @@ class Loading(RuleBasedStateMachine):
     @invariant()
     def counts_are_right(self) -> None:
         check(self.scheduler)
-        check_memory(self.scheduler, None if self.worker is None else self.worker.shares)
+        check_memory(self.scheduler)
 
     @invariant()
     def the_account_is_that_of_the_device(self) -> None:
         ledger = self.memory.ledger
         account = ledger.account()
         parts = (account.fixed, account.staging, account.workspace, account.unexplained)
-        assert account.total == sum(parts) + sum(ledger.blocks.values())
+        assert account.total == sum(parts) + ledger.blocks_bytes
         if self.worker is not None:
+            assert self.worker.held_bytes <= ledger.blocks_bytes
+            if not self.worker.loading and not self.worker.unloading:
+                assert self.worker.held_bytes == ledger.blocks_bytes
             on_it = self.worker.resident.keys() | set(self.worker.loading + self.worker.unloading)
             assert ledger.blocks.keys() == on_it
 
@@ -340,7 +351,7 @@ class Loading(RuleBasedStateMachine):
                 assert at < math.inf, "requests wait and nothing will ever happen"
                 self.now = max(self.now, at)
                 self.tell(Woke())
-            check_memory(self.scheduler, self.worker.shares)
+            check_memory(self.scheduler)
         assert self.answers == Counter(self.models.keys())
         assert self.settled == Counter(range(1, self.asks + 1))
         assert not self.worker.staged
@@ -356,10 +367,8 @@ class Greedy(Loading):
     policy = "greedy"
 
 
-def check_memory(scheduler: Scheduler, shares: Shares | None = None) -> None:
-    """Every count of the memory's equals what it counts. `shares`: what the device says of the
-    blocks that have come."""
-    counted = {} if shares is None else shares.counted_bytes
+def check_memory(scheduler: Scheduler) -> None:
+    """Every count of the memory's equals what it counts."""
     memory, jobs = scheduler._memory, list(scheduler._jobs.by_rid.values())
     residency, waiting = memory.residency, scheduler._jobs.waiting
     parked = 0
@@ -383,7 +392,7 @@ def check_memory(scheduler: Scheduler, shares: Shares | None = None) -> None:
         assert (block in residency.going) == (block.where in (Where.LEAVING, Where.UNLOADING))
         held = memory.ledger.blocks.get(block.id)
         assert (held is not None) == (block.where is not Where.ABSENT)
-        assert held is None or held == counted.get(block.id, block.bytes)
+        assert held is None or held == block.bytes
     if not memory.tight:
         assert not any(residency.models[name].missing for name in memory.wanted.served)
 

@@ -79,7 +79,7 @@ class WantedModels:
         kept: dict[Block, None] = {}
         for need in pinned:
             more = kept | dict.fromkeys(self._residency.path(need))
-            if not need.missing or sum(block.bytes for block in more) <= capacity_bytes:
+            if not need.missing or together_bytes(more) <= capacity_bytes:
                 kept = more
         return kept
 
