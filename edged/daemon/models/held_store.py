@@ -82,9 +82,13 @@ def inspect(store: Store, names: Iterable[str] | None) -> dict[str, str]:
     try:
         contents = held.read()
         damaged: dict[str, str] = {}
+        sound: set[str] = set()  # tensors
         for block in contents.block_bytes:
             try:
-                store.verify_block(block)
+                store.verify_graph(block)
+                for tensor in set(store.tensors_of(block)) - sound:
+                    store.verify_tensor(tensor)
+                    sound.add(tensor)
             except StoreError as error:
                 damaged[block] = str(error)
     finally:
