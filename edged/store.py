@@ -319,7 +319,7 @@ class StoreUpdate:
         self._blocks.create()
 
     def add_block(self, whole: bytes) -> str:
-        """Write a block, given with all its weights, unless it is there undamaged; return its id."""
+        """Write a block, given with all its weights, unless it is there undamaged: its id."""
         return self._blocks.add(split(whole, self.schema))
 
     def put_model(self, model: Manifest) -> None:

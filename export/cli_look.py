@@ -38,9 +38,7 @@ def register(commands: Any) -> None:
     command = new_command(commands, "rm", _rm, "forget models; gc then removes their blocks")
     command.add_argument("models", nargs="+", metavar="MODEL")
     new_command(commands, "gc", _gc, "remove blocks that no model uses and no daemon holds")
-    new_command(
-        commands, "migrate", _migrate, "give a store of an older version the newest schema"
-    )
+    new_command(commands, "migrate", _migrate, "give a store of an older version the newest schema")
 
 
 def new_command(

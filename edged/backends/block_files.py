@@ -1,4 +1,4 @@
-"""The files of a block in a store: an ONNX file, and the files beside it in which its weights lie."""
+"""The files of a block in a store: an ONNX file, and those beside it in which its weights lie."""
 
 from __future__ import annotations
 

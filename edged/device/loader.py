@@ -234,6 +234,7 @@ def _give_cache_back(path: Path) -> None:
         for file in files_of(path):
             mapped.give_cache_back(file)
 
+
 def _uses(manifests: Iterable[Manifest]) -> dict[str, list[BlockUse]]:
     """The blocks in the order in which models need them, each with the shapes it is used on."""
     uses: dict[str, dict[BlockUse, None]] = {}

@@ -19,12 +19,11 @@ from msgspec.structs import replace
 from edged.manifest import Manifest
 from edged.store import Store
 from export.migrate import migrate
-from tests.backends.blocks import dense
-from tests.store.samples import as_of_schema_1, model
+from tests.store.samples import as_of_schema_1, model, with_weight
 
 CHECKOUT = Path(__file__).parents[2]
 CALLS = ("open", "write", "fsync", "replace", "close")
-OLD, KEPT, NEW = b"old" * 1000, b"kept" * 1000, dense(32, 64).data  # the last has a tensor
+OLD, KEPT, NEW = b"old" * 1000, b"kept" * 1000, with_weight(b"new" * 2000)
 
 BEFORE = {"one": model("one", KEPT, OLD), "two": model("two", OLD)}
 AFTER = {"one": model("one", KEPT, NEW), "three": model("three", KEPT)}

@@ -140,7 +140,7 @@ def test_newer_manifest(store: Store) -> None:
         (b'{"schema":1,"models":{"ab":', "damaged"),
         (b'{"schema":1,"models":[]}', "damaged"),
         (b'{"schema":1,"models":{},"more":1}', "damaged .*unknown field `more`"),
-        (b'{"schema":2,"shelves":{}}', "has schema 2, this edged reads up to 1: upgrade edged"),
+        (b'{"schema":3,"shelves":{}}', "has schema 3, this edged reads up to 2: upgrade edged"),
     ],
 )
 def test_bad_root(store: Store, content: bytes, says: str) -> None:

@@ -46,9 +46,10 @@ def test_two_graphs_with_equal_weights_keep_them_once(store: Store) -> None:
     assert size == WEIGHT_BYTES
     for block in (PLAIN, RELU):
         assert store.tensors_of(block_id(block.data)) == (tensor,)
-        assert store.block_size(block_id(block.data)) == WEIGHT_BYTES + store.blocks()[
-            block_id(block.data)
-        ]
+        assert (
+            store.block_size(block_id(block.data))
+            == WEIGHT_BYTES + store.blocks()[block_id(block.data)]
+        )
     assert sum(store.blocks().values()) < 3000
 
 
@@ -91,13 +92,14 @@ def test_a_damaged_tensor_is_found_and_mended_by_adding_a_block_again(store, dam
 
 
 def test_a_model_whose_tensor_is_missing_is_not_put(store: Store) -> None:
-    with (
-        pytest.raises(StoreError, match="tensor .* is missing"),
-        store.update() as change,
-    ):
-        change.add_block(OTHER.data)
-        tensor_file(store, OTHER.data).unlink()
-        change.put_model(model("other", OTHER.data))
+    def change() -> None:
+        with store.update() as change:
+            change.add_block(OTHER.data)
+            tensor_file(store, OTHER.data).unlink()
+            change.put_model(model("other", OTHER.data))
+
+    with pytest.raises(StoreError, match=r"tensor .* is missing"):
+        change()
     assert store.names() == ("plain", "relu")
 
 

@@ -1,4 +1,4 @@
-"""One backbone exported for two sizes of picture: its bytes in the store, in the cache and in memory.
+"""One backbone for two sizes of picture: its bytes in the store, in the cache and in memory.
 
 Each figure is that of a store with both models over that of the larger of two stores with one each.
 Memory is what the worker has mapped of prepared blocks (PSS), and what the ledger counts as blocks.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edged.core.residency.blocks import Block, Residency, Where
+from edged.core.residency.blocks import Block, Residency, Where, together_bytes
 from edged.core.residency.needs import Need
 
 
