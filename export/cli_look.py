@@ -83,8 +83,8 @@ def summary(found: StoreContents) -> str:
         "models"
     )
     if found.unused_blocks or found.unused_tensors:
-        unused = _count(found.unused_blocks, found.unused_tensors)
-        text += f"; unused {unused} ({show_bytes(found.unused_bytes)}), which gc removes"
+        unused = _count(found.unused_blocks, found.unused_tensors, "unused ")
+        text += f"; {unused} ({show_bytes(found.unused_bytes)}), which gc removes"
     if found.schema < SCHEMA:
         text += (
             f"; the store has schema {found.schema}: edged-export migrate lets its models share "
@@ -93,8 +93,9 @@ def summary(found: StoreContents) -> str:
     return text
 
 
-def _count(blocks: int, tensors: int) -> str:
-    return f"{blocks} blocks and {tensors} tensors" if tensors else f"{blocks} blocks"
+def _count(blocks: int, tensors: int, kind: str = "") -> str:
+    text = f"{blocks} {kind}blocks"
+    return f"{text} and {tensors} {kind}tensors" if tensors else text
 
 
 def _ls(args: argparse.Namespace) -> None:

@@ -25,7 +25,8 @@ from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.paths.layout import Tensor
 from edged.servable import check_servable
-from edged.store import Hold, Store
+from edged.store import Store
+from edged.store_blocks import Hold
 
 log = logging.getLogger("edged.device")
 

@@ -125,6 +125,7 @@ def test_what_two_blocks_share_counts_once_and_stays_with_the_one_that_stays() -
     assert ledger.blocks_bytes == tell.scheduler.resident_bytes == 60 + 20 + 5
     for rid in (1, 2):
         (run,) = tell(Prepared(rid, 0.0))
+        assert isinstance(run, Run)
         tell(BatchDone(run.batch, 0.01, 0.0))
     assert tell(UnloadAsked(1, "a")) == [Unload("a1")]
     tell(BlockUnloaded("a1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,9 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "what"), [(flip, "is damaged"), (Path.unlink, "is missing")])
-def test_a_damaged_tensor_is_found_and_mended_by_adding_a_block_again(store, damage, what):
+def test_a_damaged_tensor_is_found_and_mended_by_adding_a_block_again(
+    store: Store, damage: Callable[[Path], None], what: str
+) -> None:
     path, block = tensor_file(store, PLAIN.data), block_id(RELU.data)
     damage(path)
     for read in (store.verify_block, store.block_bytes):

@@ -9,7 +9,8 @@ from edged.errors import StoreError
 from edged.manifest import Manifest
 from edged.older import check_fit
 from edged.servable import check_servable, conflicting
-from edged.store import Hold, Store
+from edged.store import Store
+from edged.store_blocks import Hold
 
 
 @dataclass(frozen=True, slots=True)
