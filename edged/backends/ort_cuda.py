@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edged.backends.base import BlockUse, LoadedBlock
+from edged.backends.block_files import bytes_of, files_of
 from edged.backends.memory import NUMPY
 from edged.backends.ort_common import args_of, check_provider, line, of_load, of_run
 from edged.backends.signature import check
@@ -84,7 +85,7 @@ class OnnxRuntimeCuda:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:
-        return (path,)
+        return files_of(path)
 
     def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         options = ort.SessionOptions()
@@ -103,7 +104,7 @@ class OnnxRuntimeCuda:
             if any(words in str(error) for words in _OF_OPTIONS):
                 raise ConfigError(f"device.options.provider_options: {line(error)}") from error
             raise of_load(block, error) from error
-        size = path.stat().st_size
+        size = bytes_of(path)
         self._blocks[block] = _Block(
             session,
             inputs=tuple((arg.name, NUMPY[arg.datatype]) for arg in inputs if arg.datatype),

@@ -1,7 +1,6 @@
 """The whole vocabulary of the scheduler on one page: what it is told and what it orders.
 
 What follows an event, and in which order, is in `Scheduler.handle`.
-
 Times are seconds on a monotonic clock. A request is known by `rid`, a number that the driver
 gives; payloads stay with the driver. The scheduler owes each arrived request exactly one
 Answer or Refuse, and ends what it began on the device with the last BatchDone or a Discard.
@@ -9,7 +8,6 @@ It owes each `...Asked` with an `ask`, a number that the driver gives, exactly o
 
 A driver that tells no Library has all models on the device for good. One that does tells it before
 DeviceUp, and again whenever it changes; no model is then on the device but by DeviceUp and Load.
-
 A device is known by the number that the driver gives it; the only one is number 0.
 
 Recordings (`edged.observe.recording`) hold these classes by their tags and by the order of their
@@ -207,8 +205,9 @@ class BlockLoaded(msgspec.Struct, frozen=True, array_like=True, tag="block-loade
     """The block can be run."""
 
     block: str
-    bytes: int  # memory that it was measured to hold
+    bytes: int  # memory that it was measured to hold, as if no other block were there
     load_s: float  # reading and preparing it, without its wait for others
+    pieces: dict[str, int] = {}  # bytes, by names: blocks with a name in common have it once
 
 
 class BlockLoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="block-load-failed"):

@@ -45,8 +45,9 @@ class AdminEndpoint:
             if type(header) in _BEGIN:
                 _BEGIN[type(header)](self, routing_id, header, now)
             elif isinstance(header, wire.ResidencyQuery):
-                resident = self._service.scheduler.resident()
-                self._answer(routing_id, residency(self._administration, resident, header.id))
+                scheduler = self._service.scheduler
+                held = scheduler.resident(), scheduler.resident_bytes
+                self._answer(routing_id, residency(self._administration, *held, header.id))
             else:
                 self._answer(routing_id, inquiries.reply(header, self._service.situation()))
         except EdgedError as error:
@@ -94,9 +95,10 @@ class AdminEndpoint:
 
 
 def residency(
-    administration: Administration, bytes_used: dict[str, int], id: str
+    administration: Administration, bytes_used: dict[str, int], total_bytes: int, id: str
 ) -> wire.ResidencyReply:
-    """How much of each version is on the device. `bytes_used` are the blocks there, with sizes."""
+    """How much of each version is on the device. `bytes_used` are the blocks there, with the size
+    of each alone, and `total_bytes` what they hold together."""
     versions = administration.versions
     models = []
     for key, manifest in sorted(versions.models.items()):
@@ -116,7 +118,7 @@ def residency(
                 pinned=served and manifest.name in administration.pinned,
             )
         )
-    return wire.ResidencyReply(id, tuple(models), sum(bytes_used.values()))
+    return wire.ResidencyReply(id, tuple(models), total_bytes)
 
 
 _CHANGES: dict[wire.Residence, Callable[[Administration, str, Done, float], None]] = {

@@ -268,7 +268,10 @@ class WorkerPort:
         return True
 
     def _on_loaded(self, report: BlockLoaded, now: float) -> bool:
-        if report.bytes < 0 or not _is_time(report.load_s):
+        sizes = report.pieces.values()
+        if not 0 <= sum(sizes) <= report.bytes or min(sizes, default=0) < 0:
+            return False
+        if not _is_time(report.load_s):
             return False
         return self.outstanding.loaded(report.block, report.load_s, now)
 

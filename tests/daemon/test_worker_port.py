@@ -164,6 +164,20 @@ def test_what_was_not_ordered_is_not_believed(
     assert isinstance(bench.reply().header, wire.InferReply)
 
 
+@pytest.mark.parametrize("pieces", [{"t": 11}, {"t": 6, "u": 5}, {"t": -1}, {"t": 5, "u": -5}])
+def test_a_block_has_no_pieces_that_are_not_of_it(pieces: dict[str, int]) -> None:
+    bench = Bench()
+    bench.worker_is_ready()
+    bench.front.on_worker_lost("it is gone", 0.0)
+    bench.loads = []
+    models = tuple(bench.store.models)
+    ready = link.Ready("fake", "nothing", 1, False, models, (), (), {}, 0, 0)
+    bench.front.on_worker(ready, (), 0.0)
+    block = bench.loads[0].block
+    with pytest.raises(Untrusted, match="BlockLoaded"):
+        bench.front.on_worker(BlockLoaded(block, 10, 1e-3, pieces), (), 0.0)
+
+
 def test_a_batch_owes_nothing_to_whom_it_left_out_though_its_refusal_waits_for_its_turn() -> None:
     bench = Bench()
     bench.worker_is_ready(lanes_prepare=True)

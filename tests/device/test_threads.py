@@ -98,17 +98,11 @@ def define(rig: Rig) -> None:
     rig.send(link.Define((("dog", Model("dog", BODY, HEAD).manifest),)))
 
 
-def load(rig: Rig) -> None:
-    rig.send(Unload(BODY.id))
-    rig.expect(BlockUnloaded)
-    rig.send(Load(BODY.id))
-
-
 @pytest.mark.parametrize(
     ("broken", "order"),
     [
         ("staging.Staging.define = lost", define),
-        ("loader.Loader.load = lost", load),
+        ("loader.Loader.load = lost", lambda rig: rig.send(Load(BODY.id))),
         ("loader.Loader.unload = lost", lambda rig: rig.send(Unload(BODY.id))),
         ("worker.Executor.submit = lost", run),
         ("worker.Executor.finish = lost", run),
@@ -123,7 +117,8 @@ def test_a_lost_device_ends_the_worker_whatever_it_was_doing(
 ) -> None:
     """It is not taken for an order that failed: all later ones would fail as well."""
     break_in_worker(broken)
-    with worker(store) as rig:
+    with worker(store, ready=False) as rig:
+        rig.expect(link.Ready)
         order(rig)
         assert rig.expect(link.WorkerFailed).message == "the device is lost"
         assert rig.ended() == "the device worker ended with status 1"

@@ -31,20 +31,28 @@ class Ledger:
     """Owns the account. Its sum is above the budget only after the budget, or what is measured of
     the rest, has changed, and until enough blocks are released."""
 
-    def __init__(self, batch_rows: int) -> None:
+    def __init__(self, batch_rows: int, shared_bytes: Callable[[], int] = lambda: 0) -> None:
+        """`shared_bytes`: what blocks that are held or reserved have in common, which counts for
+        each of them and is taken once."""
+        self._shared_bytes = shared_bytes
         self.budget_bytes = math.inf
         self.ceiling_bytes = math.inf  # of the budget, when nobody else takes memory
         self.batch_rows = batch_rows  # of the largest batch that workspace is counted for
         self.most_batch_rows = batch_rows  # of the largest one under the ceiling
         self.overhead = Overhead()
-        self.blocks_bytes = 0
+        self._alone_bytes = 0  # of the blocks, as if nothing were shared
         self._excess_bytes = 0  # measured above fixed, staging and blocks; workspace is part of it
         self._blocks: dict[str, int] = {}
 
     @property
     def blocks(self) -> dict[str, int]:
-        """Bytes of each block that is held or reserved."""
+        """Bytes of each block that is held or reserved, as if it were alone."""
         return dict(self._blocks)
+
+    @property
+    def blocks_bytes(self) -> int:
+        """What all these blocks hold together."""
+        return self._alone_bytes - self._shared_bytes()
 
     @property
     def workspace_bytes(self) -> int:
@@ -99,11 +107,11 @@ class Ledger:
 
     def release(self, block: str) -> None:
         """The block holds nothing any more."""
-        self.blocks_bytes -= self._blocks.pop(block)
+        self._alone_bytes -= self._blocks.pop(block)
 
     def release_all(self) -> None:
         self._blocks.clear()
-        self.blocks_bytes = 0
+        self._alone_bytes = 0
 
     def measured(self, used_bytes: int) -> None:
         """What all processes hold together: the sum is not below it until blocks are released."""
@@ -141,7 +149,7 @@ class Ledger:
         return budget_bytes - overhead.fixed_bytes - overhead.staging_bytes - besides
 
     def _set(self, block: str, size_bytes: int) -> None:
-        self.blocks_bytes += size_bytes - self._blocks.get(block, 0)
+        self._alone_bytes += size_bytes - self._blocks.get(block, 0)
         self._blocks[block] = size_bytes
 
     def _besides_blocks_bytes(self) -> int:
