@@ -98,6 +98,13 @@ def define(rig: Rig) -> None:
     rig.send(link.Define((("dog", Model("dog", BODY, HEAD).manifest),)))
 
 
+def load_and_run(rig: Rig) -> None:
+    for block in (BODY, HEAD):
+        rig.send(Load(block.id))
+        rig.expect(BlockLoaded)
+    run(rig)
+
+
 @pytest.mark.parametrize(
     ("broken", "order"),
     [
@@ -105,7 +112,7 @@ def define(rig: Rig) -> None:
         ("loader.Loader.load = lost", lambda rig: rig.send(Load(BODY.id))),
         ("loader.Loader.unload = lost", lambda rig: rig.send(Unload(BODY.id))),
         ("worker.Executor.submit = lost", run),
-        ("worker.Executor.finish = lost", run),
+        ("worker.Executor.finish = lost", load_and_run),
         ("worker.footprint = lost", measure),
     ],
 )
