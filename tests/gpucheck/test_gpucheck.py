@@ -173,6 +173,11 @@ def test_a_step_that_fails_costs_only_itself(text, tmp_path, monkeypatch):
     assert "without figures" in line["error"]
 
 
+def test_a_step_says_what_went_wrong(tmp_path, monkeypatch):
+    program(tmp_path, monkeypatch, "print('\"no room\"'); sys.exit(1)")
+    assert runner._step(Step("memory", 20), {}, 60.0)["error"] == "no room"
+
+
 def test_a_step_that_hangs_is_ended_with_what_it_has_started(tmp_path, monkeypatch):
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)'])"
     program(tmp_path, monkeypatch, f"p = {child}; open('child', 'w').write(str(p.pid)); p.wait()")
