@@ -44,7 +44,7 @@ def store(setting: Setting) -> Model:
     """
     skeleton = SKELETONS / f"{setting.model}.zip"
     if skeleton.exists():
-        folder = fill(skeleton, setting.store, setting.seed)
+        folder = fill(skeleton, setting.store, setting.seed, tasks=setting.tasks)
     else:
         models = whole_models(setting.model, setting.tasks, setting.folder, setting.seed)
         folder = Store(store_of(models, setting.store))
