@@ -17,7 +17,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "scheduler_files": (8, 8),
     "front_functions": (94, 80),  # docs/decisions/core-size.md
     "front_files": (19, 12),
-    "core_lines": (4640, 3300),  # docs/decisions/core-size.md
+    "core_lines": (4680, 3300),  # docs/decisions/core-size.md, docs/decisions/device-depth.md
     "long_files": (0, 0),
     "long_functions": (0, 0),
     "doubled_names": (8, 8),

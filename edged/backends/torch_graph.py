@@ -97,19 +97,21 @@ class TorchGraph(torch.nn.Module):
             [_arg(value) for value in model.graph.input],
             [_arg(value) for value in model.graph.output],
         )
-        constants = {}
-        self._apart = {  # where weights lie that have a file, by name
-            proto.name: place_of(proto)
-            for proto in model.graph.initializer
-            if uses_external_data(proto)
-        }
+        self._apart: dict[str, str] = {}  # where weights lie that have a file, by name
         self._places: dict[str, str] = {}  # the same by buffer
-        for proto in model.graph.initializer:
-            constants[proto.name] = constant(proto, folder)
-            if folder is not None:
-                proto.ClearField("raw_data")  # or all weights would be there twice
+        constants = self._constants(model, folder)
         nodes = _fold([_node(proto) for proto in model.graph.node], constants)
         self._steps = self._place(nodes, constants)
+
+    def _constants(self, model: onnx.ModelProto, folder: Path | None) -> dict[str, Tensor]:
+        found = {}
+        for proto in model.graph.initializer:
+            found[proto.name] = constant(proto, folder)
+            if uses_external_data(proto):
+                self._apart[proto.name] = place_of(proto)
+            elif folder is not None:
+                proto.ClearField("raw_data")  # or all weights would be there twice
+        return found
 
     def upload(
         self, copy: Callable[[Sequence[Tensor]], Sequence[Tensor]], weights: Weights

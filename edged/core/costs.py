@@ -30,7 +30,7 @@ class CostModel:
     ) -> None:
         """`sizes`: rows that batches are padded to, ascending; one costs what its size does."""
         self._lanes = lanes
-        self._sizes = sizes
+        self.sizes = sizes
         self.measured = {cost.group: cost for cost in costs}  # the measured times, uncorrected
         self._curves = {cost.group: Curve(cost.rows, cost.time_s) for cost in costs}
         self._learners: dict[str, Learner] = {}  # by group that is still to be measured
@@ -56,11 +56,19 @@ class CostModel:
         if curve is None:
             pace_s = self._pace_s.get(group)
             return None if pace_s is None else pace_s * rows
-        return curve.batch_s(self.padded_rows(rows) if self._sizes else rows)
+        return curve.batch_s(self.padded_rows(rows) if self.sizes else rows)
 
     def padded_rows(self, rows: int) -> int:
         """The rows that a batch is padded to; one that is larger than all sizes runs as it is."""
-        return next((size for size in self._sizes if size >= rows), rows)
+        return next((size for size in self.sizes if size >= rows), rows)
+
+    def unpadded_rows(self, group: str, rows: int) -> int:
+        """Fewer of these rows, a whole size, if it and the rest after it take no longer than all of
+        them with what pads them."""
+        size = max((size for size in self.sizes if size <= rows), default=rows)
+        times_s = [self.batch_s(group, n) for n in (rows, size, rows - size) if n]
+        together_s, *apart_s = [math.inf if time_s is None else time_s for time_s in times_s]
+        return size if math.fsum(apart_s) <= together_s < math.inf else rows
 
     def observe(self, group: str, rows: int, time_s: float, *, wide: bool) -> None:
         """Learn from a batch that took `time_s` from its order to its end.
@@ -73,7 +81,7 @@ class CostModel:
         self.pace_s = math.fsum(self._pace_s.values()) / len(self._pace_s)
         if self._lanes > 1 and wide:
             return
-        curve, rows = self._curves.get(group), self.padded_rows(rows) if self._sizes else rows
+        curve, rows = self._curves.get(group), self.padded_rows(rows) if self.sizes else rows
         if curve is not None:
             curve.observe(rows, time_s)
         elif group in self._learners:
@@ -111,7 +119,7 @@ class Curve:
         """Measured seconds `time_s[i]` of `rows[i]` rows, ascending. Raises ValueError for none."""
         if not rows:
             raise ValueError("a curve needs the time of one size at least: this is a bug")
-        self._sizes = list(rows)
+        self.sizes = list(rows)
         self._shape_s = dict(zip(rows, time_s, strict=True))
         self._recent_s = {
             size: deque([taken_s] * WARMUP_WEIGHT, RECENT_BATCHES)
@@ -145,7 +153,7 @@ class Curve:
         if recent_s is None:
             first_s = [self._interpolated_s(rows)] * WARMUP_WEIGHT
             recent_s = self._recent_s[rows] = deque(first_s, RECENT_BATCHES)
-            insort(self._sizes, rows)
+            insort(self.sizes, rows)
         recent_s.append(time_s)
         self._shape_s[rows] = median(recent_s)
 
@@ -158,7 +166,7 @@ class Curve:
         smaller one comes within PREFER_WITHIN. Now and then a batch of twice the size or half of it
         is formed: the figure of a size that never runs would never be corrected.
         """
-        sizes = [rows for rows in self._sizes if rows <= limit]
+        sizes = [rows for rows in self.sizes if rows <= limit]
         if not sizes:
             return limit
         rates = [rows / (self._shape_s[rows] + around_s) for rows in sizes]
@@ -176,7 +184,7 @@ class Curve:
         known_s = self._shape_s.get(rows)
         if known_s is not None:
             return known_s
-        return interpolate(self._sizes, [self._shape_s[size] for size in self._sizes], rows)
+        return interpolate(self.sizes, [self._shape_s[size] for size in self.sizes], rows)
 
 
 def _smallest(sizes: Sequence[int], rates: Sequence[float], least: float) -> int:

@@ -225,7 +225,7 @@ class BlockUnloaded(msgspec.Struct, frozen=True, array_like=True, tag="block-unl
 
 
 class MemoryMeasured(msgspec.Struct, frozen=True, array_like=True, tag="memory-measured"):
-    """The daemon's budget as of now, and what its processes hold together (PSS)."""
+    """The budget of the memory that blocks are in, and what the daemon holds of it together."""
 
     budget_bytes: int
     used_bytes: int | None = None  # None: not measured
@@ -245,8 +245,7 @@ class Calibrated(msgspec.Struct, frozen=True, array_like=True, tag="calibrated")
 
 
 class PayloadRoom(msgspec.Struct, frozen=True, array_like=True, tag="payload-room"):
-    """Room for payloads of requests that wait, and as much for those that are staged. What the
-    settings allow is never exceeded, and one request always fits."""
+    """Room for payloads that wait, and as much for staged ones: within the settings, at least one."""
 
     bytes: int
 

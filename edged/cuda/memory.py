@@ -58,13 +58,11 @@ class CudaMemory:
 
     def __init__(self, cuda: Cuda, arena_bytes: int, *, depth: int = 2) -> None:
         """`depth`: batches in flight. Raises ResourceExhausted if the arena is too large."""
-        facts = cuda.facts()
         self.cuda = cuda
         self.depth = depth
-        self.unified = facts.unified
         self.arena = Arena(cuda, arena_bytes)
         self.compute = cuda.make_stream(urgent=True)  # of blocks
-        copies_run_beside = facts.copy_engines > 0
+        copies_run_beside = cuda.facts().copy_engines > 0
         self.copy_in = cuda.make_stream() if copies_run_beside else self.compute
         self.copy_out = cuda.make_stream() if copies_run_beside else self.compute
         self.flights: list[StreamedFlight] = []

@@ -96,3 +96,12 @@ def test_a_batch_costs_what_the_size_does_that_it_is_padded_to():
         costs.observe("g", 8, 8.0, wide=True)
     assert costs.batch_s("g", 2) == pytest.approx(costs.batch_s("g", 4))
     assert costs.batch_s("g", 4) < 3.0
+
+
+def test_a_whole_size_runs_first_where_padding_costs_more_than_a_second_batch():
+    sizes = (1, 2, 4, 8, 16)
+    steep = CostModel([GroupCost("g", sizes, tuple(map(float, sizes)))], sizes=sizes)
+    assert [steep.unpadded_rows("g", rows) for rows in (1, 3, 8, 9, 13, 15)] == [1, 2, 8, 8, 8, 8]
+    flat = CostModel([GroupCost("g", sizes, (5.0, 5.1, 5.2, 5.4, 6.0))], sizes=sizes)
+    assert [flat.unpadded_rows("g", rows) for rows in (3, 9, 15)] == [3, 9, 15]
+    assert CostModel(sizes=sizes).unpadded_rows("unknown", 9) == 9

@@ -197,3 +197,14 @@ def test_the_second_batch_is_charged_from_the_end_of_the_first():
     scheduler(BatchDone(1, 0.2, 0.0), 0.2)
     scheduler(BatchDone(2, 0.2, 0.0), 0.4)  # and not 0.4 seconds
     assert scheduler.scheduler._device.costs.batch_s(BACKBONE, 4) < 0.3
+
+
+def test_rows_that_would_be_padded_wait_for_the_next_batch_where_that_is_no_slower():
+    scheduler = Checked(max_batch_rows=8)
+    cost = GroupCost(BACKBONE, (1, 4, 8), (0.25, 0.5, 0.8))
+    scheduler(DeviceUp((cost,), depth=2, sizes=(1, 4, 8)))
+    scheduler(arrived(1, rows=8, inline=True))
+    for rid in range(2, 7):
+        assert runs(scheduler(arrived(rid, inline=True))) == []  # not full
+    assert runs(scheduler(BatchDone(1, 0.8, 0.0), 0.8)) == [(2, 3, 4, 5)]
+    assert runs(scheduler(BatchDone(2, 0.5, 0.0), 1.3)) == [(6,)]

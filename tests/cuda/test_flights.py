@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import pytest
 from edged.backends.emulated_cuda import OnnxRuntimeOnCuda
 from edged.cuda.emulated import EmulatedCuda
 from edged.cuda.order import Hazard
+from edged.cuda.personality import PERSONALITIES, UNIFIED
 from edged.store import Store
 from tests.cuda.batches import MODELS, Core, make_backend
 from tests.device.rig import make_store
@@ -112,9 +113,15 @@ def test_nothing_is_allocated_once_all_sizes_were_seen(
     assert now == taken
 
 
-def test_a_card_without_copy_engines_does_all_in_one_stream(store: Store, tmp_path: Path) -> None:
+def test_a_device_that_cannot_copy_beside_its_blocks_has_one_stream(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = replace(UNIFIED.facts, copy_engines=0)
+    monkeypatch.setitem(PERSONALITIES, "unified", replace(UNIFIED, facts=facts))
     backend = make_backend(store.path.parent / "cache", personality="unified")
+    assert backend.memory.copy_in == backend.memory.copy_out == backend.memory.compute
     core = loaded(store, backend)
     serve(core)
+    assert [len(found) for found in core.answers.values()] == [1] * 2 * BATCHES
     assert core.wrong() == []
     backend.close()

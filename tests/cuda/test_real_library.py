@@ -62,7 +62,5 @@ def test_the_library_has_each_call() -> None:
 
 @pytest.mark.skipif(find_library("cuda") is not None, reason="this machine has NVIDIA's driver")
 def test_without_a_driver_it_says_so() -> None:
-    with pytest.raises(
-        Unsupported, match=r"cannot be used: .* error 35\); install NVIDIA"
-    ):
+    with pytest.raises(Unsupported, match=r"cannot be used: .* error 35\); install NVIDIA"):
         CudaRuntime(library=library())

@@ -232,6 +232,8 @@ class Device:
             if not rows and not is_ahead and not self._more_may_come():
                 rows = min(group.rows, limit_rows)
             if rows:
+                if self.costs.sizes:
+                    rows = self.costs.unpadded_rows(name, rows)
                 parts = self._take(name, group, rows, now, out)
                 if parts:
                     self._run(name, parts, now, out)
