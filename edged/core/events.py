@@ -245,7 +245,7 @@ class Calibrated(msgspec.Struct, frozen=True, array_like=True, tag="calibrated")
 
 
 class PayloadRoom(msgspec.Struct, frozen=True, array_like=True, tag="payload-room"):
-    """Room for payloads that wait, and as much for staged ones: within the settings, at least one."""
+    """Room for payloads that wait, and as much for staged ones: in the settings, at least one."""
 
     bytes: int
 
