@@ -34,7 +34,7 @@ _ARENA_BYTES = 256 << 20  # for all rows at the borders of blocks, if that is no
 _ARENA_PART = 4  # of what is free, one part of so many at most
 
 # What the provider says of options that it does not take, when a session is made.
-_OF_OPTIONS = ("Unknown provider option", "Failed to map enum name")
+_OF_OPTIONS = ("Unknown provider option", "Failed to parse provider option")
 
 _BindingKey: TypeAlias = "tuple[str, tuple[tuple[int, ...], ...], tuple[int, ...]]"
 _Arg: TypeAlias = "tuple[str, type[np.generic]]"
