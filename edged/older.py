@@ -5,18 +5,15 @@ data (the number of boxes that remain) became a constant, or a multiple of the n
 the operators that computed it disappeared. The constant looks like any other whole number in a
 block, so nothing in a block proves that a number was not such a length. A model is served only if
 its blocks compute with no whole number at all, as most convolutional networks do.
-
-This module reads only the parts of an ONNX file that it needs: a protocol buffer is a list of
-fields, each with a number, a form and a value, and other fields are skipped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Callable
 
 from edged.errors import StoreError
 from edged.manifest import CHECKS, Manifest
+from edged.onnx_file import GRAPH_INITIALIZER, MODEL_GRAPH, fields
 
 # Operators whose outputs have lengths that depend on the data.
 _DATA_SIZED = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
@@ -32,21 +29,21 @@ _NO_LENGTHS = {
 }  # fmt: skip
 
 # Field numbers of onnx.proto.
-_MODEL_GRAPH = 7
-_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+_GRAPH_NODE = 1
 _NODE_INPUT, _NODE_TYPE = 1, 4
 _TENSOR_TYPE, _TENSOR_NAME = 2, 8
 
-_Field: TypeAlias = "tuple[int, int | memoryview]"  # the field's number and value
 
+def check_fit(model: Manifest, graph_bytes: Callable[[str], bytes]) -> None:
+    """Raise StoreError if the model must not be served, or if a block is damaged.
 
-def check_fit(model: Manifest, block_bytes: Callable[[str], bytes]) -> None:
-    """Raise StoreError if the model must not be served, or if a block is damaged."""
-    if reason := model.unfit or doubt(model, block_bytes):
+    `graph_bytes`: the file of a block, with or without its large weights.
+    """
+    if reason := model.unfit or doubt(model, graph_bytes):
         raise StoreError(f"model {model.name!r} is not served: {reason}")
 
 
-def doubt(model: Manifest, block_bytes: Callable[[str], bytes]) -> str:
+def doubt(model: Manifest, graph_bytes: Callable[[str], bytes]) -> str:
     """Why a length that depends on the data may be frozen in the model; empty if none can be.
 
     Raises StoreError if a block is damaged.
@@ -54,14 +51,14 @@ def doubt(model: Manifest, block_bytes: Callable[[str], bytes]) -> str:
     if model.checks >= CHECKS:
         return ""
     blocks = dict.fromkeys(step.block for step in model.steps)
-    found = (_suspicion(block, block_bytes(block)) for block in blocks)
+    found = (_suspicion(block, graph_bytes(block)) for block in blocks)
     return next(filter(None, found), "")
 
 
 def _suspicion(block: str, data: bytes) -> str:
     try:
         operators, whole = _read(data)
-    except (IndexError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise StoreError(f"block {block[:12]} is no ONNX file: export its models again") from error
     for operator, inputs in operators:
         if operator in _DATA_SIZED:
@@ -82,19 +79,19 @@ def _suspicion(block: str, data: bytes) -> str:
 def _read(data: bytes) -> tuple[list[tuple[str, list[str]]], set[str]]:
     """Each operator with its inputs, and the names of the weights that are whole numbers."""
     operators, whole = list[tuple[str, list[str]]](), set[str]()
-    for number, graph in _fields(memoryview(data)):
-        if number == _MODEL_GRAPH and isinstance(graph, memoryview):
-            for part, content in _fields(graph):
+    for number, graph in fields(memoryview(data)):
+        if number == MODEL_GRAPH and isinstance(graph, memoryview):
+            for part, content in fields(graph):
                 if part == _GRAPH_NODE and isinstance(content, memoryview):
                     operators.append(_operator(content))
-                elif part == _GRAPH_INITIALIZER and isinstance(content, memoryview):
+                elif part == GRAPH_INITIALIZER and isinstance(content, memoryview):
                     whole.add(_whole_number(content) or "")
     return operators, whole - {""}
 
 
 def _operator(data: memoryview) -> tuple[str, list[str]]:
     kind, inputs = "", []
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == _NODE_INPUT and isinstance(value, memoryview):
             inputs.append(str(value, "utf-8"))
         elif number == _NODE_TYPE and isinstance(value, memoryview):
@@ -105,38 +102,9 @@ def _operator(data: memoryview) -> tuple[str, list[str]]:
 def _whole_number(data: memoryview) -> str | None:
     """The name of a weight if its type is one that a length can have."""
     name, kind = "", 0
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == _TENSOR_TYPE and isinstance(value, int):
             kind = value
         elif number == _TENSOR_NAME and isinstance(value, memoryview):
             name = str(value, "utf-8")
     return name if kind in _WHOLE else None
-
-
-def _fields(data: memoryview) -> Iterator[_Field]:
-    """The fields of a message. Raises IndexError if it ends within a field."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, form = key >> 3, key & 7
-        if form == 0:
-            value, at = _varint(data, at)
-            yield number, value
-            continue
-        size = {1: 8, 5: 4}.get(form)
-        if size is None:
-            size, at = _varint(data, at)
-        if form not in (1, 2, 5) or at + size > len(data):
-            raise IndexError(f"field {number} of form {form} does not end")
-        yield number, data[at : at + size]
-        at += size
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number whose last byte is the first one below 128, and the position after it."""
-    number = shift = 0
-    while data[at] >= 128:
-        number |= (data[at] & 127) << shift
-        shift += 7
-        at += 1
-    return number | data[at] << shift, at + 1

@@ -1,15 +1,20 @@
-"""The store: a directory of blocks and manifests. The only reader and writer of its layout.
+"""The store: a directory of blocks and manifests. With `edged.store_blocks` the only reader and
+writer of its layout.
 
-Knows nothing of what is inside a block; it never imports onnx.
-
-    store.json                 {"schema": 1, "models": {name: SHA-256 of the manifest}}: the root
+    store.json                 {"schema": 2, "models": {name: SHA-256 of the manifest}}: the root
     manifests/<sha256>.json    immutable
     blocks/<sha256>.onnx       immutable; the id of a block is the SHA-256 of its file
+    blocks/tensors/<sha256>    immutable; large weights, each once, however many blocks name it
     lock                       held by the one process that changes the store
+
+A store of schema 1 has no tensors: each block has all its weights in its file. It is read and
+changed as it is until somebody migrates it, so that daemons of older versions can go on with it.
+Callers see whole blocks: they give and get the weights in the block, and ask for bytes with them.
 
 Only the root ever changes, by one rename, so a change of several models is one change: readers
 see the state before it or after it, and so does the disk after a crash. Whatever the root does
-not lead to is litter; `gc` removes it, except blocks that a daemon holds (`hold`).
+not lead to is litter; `gc` removes it, except blocks that a daemon holds (`hold`), which keep
+their tensors as well.
 
 Locks are flock(2): they end with the process, however it ends. A shared lock needs no right to
 write, so a daemon can hold blocks of a store that it may only read.
@@ -23,7 +28,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -32,17 +36,16 @@ from edged import manifest as manifests
 from edged import store_files as files
 from edged.errors import NotFound, StoreAway, StoreError, Unavailable
 from edged.manifest import Manifest
+from edged.store_blocks import FOLDER, BlockFiles, Collected, Hold, Split, split
 from edged.typeinfo import describe
 
-SCHEMA = 1  # of store.json; raised when an older reader could misread a newer directory
+SCHEMA = 2  # of store.json; raised when an older reader could misread a newer directory
 
 _ROOT = "store.json"
 _LOCK = "lock"
 _MANIFESTS = "manifests"
-_BLOCKS = "blocks"
-_CHUNK_BYTES = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_FILE = re.compile(r"([0-9a-f]{64})\.(onnx|json)")
+_MANIFEST = re.compile(r"([0-9a-f]{64})\.json")
 
 
 class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,36 +53,13 @@ class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """What `gc` did. Ids of blocks; `held` ones are unused but still open in some process."""
-
-    removed: tuple[str, ...]
-    removed_bytes: int
-    held: tuple[str, ...]
-
-
-class Hold:
-    """Shared locks on block files: `gc` keeps them until `close`, or the end of the process."""
-
-    def __init__(self, files: contextlib.ExitStack) -> None:
-        self._files = files
-
-    def close(self) -> None:
-        self._files.close()
-
-    def __enter__(self) -> Hold:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 class Store:
     """A store at `path`. Constructing one touches nothing."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._blocks = BlockFiles(self.path / FOLDER)
+        self._schema: int | None = None  # of the root when it was last read
 
     def create(self) -> Store:
         """Make an empty store where there is none yet; an existing one stays as it is.
@@ -89,26 +69,30 @@ class Store:
         if (self.path / _ROOT).exists():
             return self
         self.path.mkdir(parents=True, exist_ok=True)
-        ours = {_ROOT + files.TEMPORARY, _LOCK, _MANIFESTS, _BLOCKS}
+        ours = {_ROOT + files.TEMPORARY, _LOCK, _MANIFESTS, FOLDER}
         if others := sorted({entry.name for entry in self.path.iterdir()} - ours - {_ROOT}):
             raise StoreError(
                 f"{self.path} is not a store and not empty (it holds {others[0]!r}): "
                 "name a new directory"
             )
-        for folder in (_MANIFESTS, _BLOCKS):
-            (self.path / folder).mkdir(exist_ok=True)
+        (self.path / _MANIFESTS).mkdir(exist_ok=True)
+        self._blocks.create()
         with self._locked():
             if not (self.path / _ROOT).exists():
-                files.replace(self.path / _ROOT, _encode_root({}))
+                files.replace(self.path / _ROOT, _encode_root({}, SCHEMA))
                 files.sync_folder(self.path)
                 files.sync_folder(self.path.parent)
         return self
 
     # --- reading ----------------------------------------------------------------------------
 
+    def schema(self) -> int:
+        """The schema that the store has now. Raises StoreError as `models` does."""
+        return self._root().schema
+
     def names(self) -> tuple[str, ...]:
         """The models that the store has. Raises StoreError as `models` does."""
-        return tuple(sorted(self._root()))
+        return tuple(sorted(self._root().models))
 
     def models(self, names: Iterable[str] | None = None) -> dict[str, Manifest]:
         """Models by name, by default all: one consistent state, each manifest checked against its
@@ -131,7 +115,7 @@ class Store:
         """
         wanted = None if names is None else set(names)
         while True:
-            root = self._root()
+            root = self._root().models
             if unknown := sorted((wanted or set()) - set(root)):
                 raise _no_model(unknown[0], root, self.path)
             found: dict[str, Manifest] = {}
@@ -149,7 +133,7 @@ class Store:
                 except StoreError as error:
                     damaged[name] = error
             # A change and a gc may have passed since the root was read; else it is damage.
-            if not is_missing or self._root() == root:
+            if not is_missing or self._root().models == root:
                 return found, damaged
 
     def model(self, name: str) -> Manifest:
@@ -157,42 +141,60 @@ class Store:
         return self.models([name])[name]
 
     def block_path(self, block: str) -> Path:
-        """Where the block's file is, or would be."""
-        return self.path / _BLOCKS / f"{block}.onnx"
+        """Where the block's own file is, or would be."""
+        return self._blocks.path(block)
 
     def block_size(self, block: str) -> int:
-        """Bytes of the block's file. Raises StoreError if it is missing."""
-        with self._open_block(block) as file:
-            return os.fstat(file).st_size
+        """Bytes of the block with its tensors. Raises StoreError if a file is missing."""
+        return sum(self.parts(block).values())
+
+    def parts(self, block: str) -> dict[str, int]:
+        """Ids and bytes of the block's own file and of its tensors, each once: what two blocks have
+        in common are the parts that both have. Raises StoreError if a file is missing."""
+        return self._blocks.parts(block, has_tensors=self._schema != 1)
+
+    def tensors_of(self, block: str) -> tuple[str, ...]:
+        """The tensors that a block needs, each once. Raises StoreError if the block is missing."""
+        return () if self._schema == 1 else self._blocks.tensors(block)
 
     def blocks(self) -> dict[str, int]:
-        """Id and bytes of every block file, used or not."""
-        return {id: path.stat().st_size for id, path in self._files(_BLOCKS)}
+        """Id of every block, used or not, and the bytes of its own file."""
+        return self._blocks.sizes()
+
+    def tensors(self) -> dict[str, int]:
+        """Digest and bytes of every tensor, used or not."""
+        return self._blocks.tensor_sizes()
 
     def verify_block(self, block: str) -> None:
-        """Read the whole file and compare its hash with the id. Raises StoreError."""
-        digest = hashlib.sha256()
-        with self._open_block(block) as file:
-            while chunk := os.read(file, _CHUNK_BYTES):
-                digest.update(chunk)
-        self._compare(block, digest.hexdigest())
+        """Read the block and its tensors, and compare their hashes with their names.
+
+        Raises StoreError.
+        """
+        self._blocks.verify(block)
+
+    def verify_graph(self, block: str) -> None:
+        """As `verify_block`, but only the block's own file."""
+        self._blocks.verify_graph(block)
+
+    def verify_tensor(self, tensor: str) -> None:
+        """Read a tensor and compare its hash with its name. Raises StoreError."""
+        self._blocks.verify_tensor(tensor)
 
     def block_bytes(self, block: str) -> bytes:
-        """The verified content of a block. Raises StoreError."""
-        with self._open_block(block) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as f:
-            data = f.read()
-        self._compare(block, hashlib.sha256(data).hexdigest())
-        return data
+        """The verified content of a block, with all its weights. Raises StoreError."""
+        return self._blocks.whole(block)
+
+    def graph_bytes(self, block: str) -> bytes:
+        """The verified content of the block's own file. Raises StoreError."""
+        return self._blocks.graph(block)
 
     def hold(self, blocks: Iterable[str]) -> Hold:
-        """Keep these block files from `gc`. Raises StoreError if one is missing."""
-        with contextlib.ExitStack() as held:
-            for block in dict.fromkeys(blocks):
-                descriptor = held.enter_context(self._open_block(block))
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                if os.fstat(descriptor).st_nlink == 0:
-                    raise self._missing(block)
-            return Hold(held.pop_all())
+        """Keep these blocks, with their tensors, from `gc`. Raises StoreError if one is missing."""
+        return self._blocks.hold(blocks)
+
+    def split(self, whole: bytes) -> Split:
+        """The form that the store gives a block, which decides on its id."""
+        return split(whole, self.schema() if self._schema is None else self._schema)
 
     # --- writing ----------------------------------------------------------------------------
 
@@ -204,41 +206,33 @@ class Store:
         """
         self._root()
         with self._locked(wait=wait):
-            change = StoreUpdate(self, self._root())
+            change = StoreUpdate(self, self._blocks, self._root())
             yield change
             change.commit()
+            self._schema = change.schema
 
     def gc(self) -> Collected:
         """Remove what no model leads to: blocks that nobody holds, manifests, litter of a crash.
 
-        Raises StoreError if a manifest cannot be read (its blocks would be lost), and
-        Unavailable if another process is changing the store.
+        Raises StoreError if a manifest or a block that stays cannot be read (what it leads to
+        would be lost), and Unavailable if another process is changing the store.
         """
         self._root()
         with self._locked():
-            used_manifests = set(self._root().values())
+            used_manifests = set(self._root().models.values())
             used = {step.block for model in self.models().values() for step in model.steps}
-            removed, held, removed_bytes = [], [], 0
-            for block, path in self._files(_BLOCKS):
-                if block in used:
-                    continue
-                size = path.stat().st_size
-                if files.remove_unheld(path):
-                    removed.append(block)
-                    removed_bytes += size
-                else:
-                    held.append(block)
-            for digest, path in self._files(_MANIFESTS):
+            collected = self._blocks.collect(used)
+            for digest, path in files.named(self.path / _MANIFESTS, _MANIFEST):
                 if digest not in used_manifests:
                     path.unlink()
-            for folder in (_MANIFESTS, _BLOCKS, "."):
-                for path in (self.path / folder).glob(f"*{files.TEMPORARY}"):
+            for folder in (self.path / _MANIFESTS, self.path):
+                for path in folder.glob(f"*{files.TEMPORARY}"):
                     path.unlink()
-        return Collected(tuple(removed), removed_bytes, tuple(held))
+        return collected
 
     # --- inside -----------------------------------------------------------------------------
 
-    def _root(self) -> dict[str, str]:
+    def _root(self) -> _Root:
         path = self.path / _ROOT
         try:
             data = files.read(path)
@@ -253,12 +247,14 @@ class Store:
                     f"the store at {self.path} has schema {schema}, this edged reads up to "
                     f"{SCHEMA}: upgrade edged"
                 )
-            return msgspec.json.decode(data, type=_Root).models
+            root = msgspec.json.decode(data, type=_Root)
         except manifests.DECODING as error:
             raise StoreError(
                 f"the store's root {path} is damaged ({error}): restore it from a copy, or export "
                 "the models again into a new directory"
             ) from error
+        self._schema = root.schema
+        return root
 
     def _manifest(self, name: str, digest: str) -> Manifest:
         if not _DIGEST.fullmatch(digest):
@@ -280,37 +276,6 @@ class Store:
         if model.name != name:
             raise StoreError(f"manifest {path} is of model {model.name!r}, not of {name!r}")
         return model
-
-    @contextlib.contextmanager
-    def _open_block(self, block: str) -> Iterator[int]:
-        try:
-            with files.open_file(self.block_path(block)) as descriptor:
-                yield descriptor
-        except FileNotFoundError as error:
-            raise self._missing(block) from error
-
-    def _missing(self, block: str) -> StoreError:
-        return StoreError(
-            f"block {block[:12]} is missing ({self.block_path(block)}): read the store again if it "
-            "has just changed; else restore the file from a copy or export its models again"
-        )
-
-    def _compare(self, block: str, digest: str) -> None:
-        if digest != block:
-            raise StoreError(
-                f"block {block[:12]} is damaged ({self.block_path(block)} hashes to "
-                f"{digest[:12]}): restore the file from a copy, or export its models again"
-            )
-
-    def _files(self, folder: str) -> list[tuple[str, Path]]:
-        try:
-            found = sorted((self.path / folder).iterdir())
-        except OSError as error:
-            raise StoreError(
-                f"{self.path / folder} cannot be read: {error.strerror}; restore the store from a "
-                "copy"
-            ) from error
-        return [(match[1], path) for path in found if (match := _FILE.fullmatch(path.name))]
 
     @contextlib.contextmanager
     def _locked(self, *, wait: bool = False) -> Iterator[None]:
@@ -335,50 +300,56 @@ class Store:
 class StoreUpdate:
     """What an `update` will put in the store's place. Made by Store.update only."""
 
-    def __init__(self, store: Store, root: dict[str, str]) -> None:
+    def __init__(self, store: Store, block_files: BlockFiles, root: _Root) -> None:
         self._store = store
+        self._blocks = block_files
         self._before = root
-        self._root = dict(root)
+        self._models = dict(root.models)
+        self.schema = root.schema
         self._put: dict[str, Manifest] = {}
 
     def names(self) -> tuple[str, ...]:
         """The models that the store will have."""
-        return tuple(sorted(self._root))
+        return tuple(sorted(self._models))
 
-    def add_block(self, data: bytes) -> str:
-        """Write a block unless it is there undamaged, and return its id."""
-        block = hashlib.sha256(data).hexdigest()
-        path = self._store.block_path(block)
-        if not files.has_content(path, data):
-            files.replace(path, data)
-        return block
+    def raise_schema(self) -> None:
+        """The store will have the newest schema, and so will the blocks that are added from here
+        on. Whoever asks for it puts all models again, with such blocks."""
+        self.schema = SCHEMA
+        self._blocks.create()
+
+    def add_block(self, whole: bytes) -> str:
+        """Write a block, given with all its weights, unless it is there undamaged: its id."""
+        return self._blocks.add(split(whole, self.schema))
 
     def put_model(self, model: Manifest) -> None:
         """Add or replace the model of that name. Its blocks must be in the store."""
         self._put[model.name] = model
-        self._root[model.name] = hashlib.sha256(manifests.encode(model)).hexdigest()
+        self._models[model.name] = hashlib.sha256(manifests.encode(model)).hexdigest()
 
     def remove_model(self, name: str) -> None:
         """Forget a model, damaged or not. Its blocks stay until `gc`. Raises NotFound."""
-        if name not in self._root:
-            raise _no_model(name, self._root, self._store.path)
-        del self._root[name]
+        if name not in self._models:
+            raise _no_model(name, self._models, self._store.path)
+        del self._models[name]
         self._put.pop(name, None)
 
     def commit(self) -> None:
         """Make it durable: blocks and manifests first, then the root that leads to them."""
-        if self._root == self._before:
+        after = _Root(self.schema, self._models)
+        if after == self._before:
             return
+        for block in {step.block for model in self._put.values() for step in model.steps}:
+            self._blocks.parts(block, has_tensors=self.schema != 1)
+        folder = self._store.path / _MANIFESTS
         for model in self._put.values():
-            for step in model.steps:
-                self._store.block_size(step.block)
             data = manifests.encode(model)
-            path = self._store.path / _MANIFESTS / f"{self._root[model.name]}.json"
+            path = folder / f"{self._models[model.name]}.json"
             if not files.has_content(path, data):
                 files.replace(path, data)
-        for folder in (_BLOCKS, _MANIFESTS):
-            files.sync_folder(self._store.path / folder)
-        files.replace(self._store.path / _ROOT, _encode_root(self._root))
+        self._blocks.sync()
+        files.sync_folder(folder)
+        files.replace(self._store.path / _ROOT, _encode_root(self._models, self.schema))
         files.sync_folder(self._store.path)
 
 
@@ -391,8 +362,8 @@ def _no_model(name: str, root: Iterable[str], path: Path) -> NotFound:
     return NotFound(f"there is no model {name!r} in the store at {path}; it has: {known}")
 
 
-def _encode_root(models: dict[str, str]) -> bytes:
-    root = _Root(SCHEMA, dict(sorted(models.items())))
+def _encode_root(models: dict[str, str], schema: int) -> bytes:
+    root = _Root(schema, dict(sorted(models.items())))
     return msgspec.json.format(msgspec.json.encode(root), indent=1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,18 @@ def open_file(path: Path) -> Iterator[int]:
         raise StoreAway(f"{path} cannot be read: there is no memory for it") from error
 
 
-def has_content(path: Path, data: bytes) -> bool:
+def named(folder: Path, pattern: re.Pattern[str]) -> list[tuple[str, Path]]:
+    """The entries of a folder whose names match, sorted, with the pattern's first group."""
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise StoreError(
+            f"{folder} cannot be read: {error.strerror}; restore the store from a copy"
+        ) from error
+    return [(match[1], path) for path in found if (match := pattern.fullmatch(path.name))]
+
+
+def has_content(path: Path, data: bytes | memoryview) -> bool:
     """Whether the file is there with this very content."""
     try:
         return path.stat().st_size == len(data) and read(path) == data
@@ -58,7 +70,7 @@ def has_content(path: Path, data: bytes) -> bool:
         return False
 
 
-def replace(path: Path, data: bytes) -> None:
+def replace(path: Path, data: bytes | memoryview) -> None:
     """Write `path` so that even a power failure leaves it absent, as it was, or complete.
 
     The caller holds the lock, so the temporary name is its own. The rename is durable only

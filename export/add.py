@@ -25,7 +25,7 @@ class Added:
 
     manifest: Manifest
     difference: Difference  # the blocks against the uncut model
-    new_bytes: int  # bytes of blocks that no other model had
+    new_bytes: int  # bytes of blocks and tensors that no other model had
     coupled: str | None = None  # why it runs one row at a time; None if it runs several
     samples: int = 0  # number of real rows that it was also checked on
 
@@ -91,16 +91,8 @@ def _checked(assembly: Assembly, one: ModelDraft, tolerance: float | None) -> Ad
     if tolerance is None:
         tolerance = TOLERANCE[manifest.precision]
     difference = check_model(manifest, assembly.block, one.expected, tolerance, one.sampled)
-    others = {
-        step.block
-        for model in assembly.manifests.values()
-        for step in model.steps
-        if model.name != manifest.name
-    }
-    own = {step.block for step in manifest.steps} - others
-    new_bytes = sum(map(assembly.block_size, own))
     rows = sum(len(next(iter(given.values()))) for given, _ in one.sampled)
-    return Added(manifest, difference, new_bytes, one.coupled, rows)
+    return Added(manifest, difference, assembly.new_bytes(manifest.name), one.coupled, rows)
 
 
 def _check_recut(store: Store, before: Manifest, assembly: Assembly) -> None:

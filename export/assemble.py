@@ -5,7 +5,7 @@ Reads the store and writes nothing.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,6 +59,7 @@ class Assembly:
         self._store = store
         self._drafted = {d: layer for one in drafts for d, layer in one.path.layers.items()}
         self._stored: dict[str, CanonicalLayer] = {}
+        self._parts_of: dict[str, dict[str, int]] = {}
         self._homes = {
             layer.digest: step
             for model in before.values()
@@ -89,10 +90,26 @@ class Assembly:
         """The content of a block, new or in the store. Raises StoreError."""
         return self.new_blocks.get(block) or self._store.block_bytes(block)
 
-    def block_size(self, block: str) -> int:
-        """The bytes of a block. Raises StoreError."""
-        data = self.new_blocks.get(block)
-        return self._store.block_size(block) if data is None else len(data)
+    def new_bytes(self, model: str) -> int:
+        """The bytes of blocks and tensors that no other model has. Raises StoreError."""
+        own, others = dict[str, int](), set[str]()
+        for name, manifest in self.manifests.items():
+            for block in dict.fromkeys(step.block for step in manifest.steps):
+                if name == model:
+                    own |= self._parts(block)
+                else:
+                    with contextlib.suppress(StoreError):  # what is damaged is no hindrance here
+                        others |= self._parts(block).keys()
+        return sum(size for part, size in own.items() if part not in others)
+
+    def _parts(self, block: str) -> dict[str, int]:
+        """Ids and bytes of the block's own file and of its tensors."""
+        if block not in self._parts_of:
+            data = self.new_blocks.get(block)
+            self._parts_of[block] = (
+                self._store.parts(block) if data is None else self._store.split(data).parts
+            )
+        return self._parts_of[block]
 
     def _step(self, uses: Sequence[Layer], wired: Sequence[Wired], span: Span) -> PathStep:
         layers = tuple(uses[span.start : span.end])
@@ -101,7 +118,7 @@ class Assembly:
         if run not in self._known or not self._is_sound(self._known[run], layers):
             contents = [self._layer(use.digest) for use in layers]
             data = join(contents, border.ports, border.leaving)
-            self._known[run] = hashlib.sha256(data).hexdigest()
+            self._known[run] = self._store.split(data).block
             self.new_blocks[self._known[run]] = data
         return PathStep(self._known[run], border.reads, border.writes, layers)
 

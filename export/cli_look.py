@@ -1,4 +1,4 @@
-"""The commands `edged-export ls`, `show`, `diff`, `verify`, `rm` and `gc`.
+"""The commands `edged-export ls`, `show`, `diff`, `verify`, `rm`, `gc` and `migrate`.
 
 They need neither onnx nor torch nor scikit-learn.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path as File
 from typing import Any
@@ -16,10 +17,11 @@ import msgspec
 from edged.cli.console import print_json, say, show_bytes, table
 from edged.errors import Unsupported
 from edged.manifest import CHECKS, Manifest, Value
-from edged.store import Store
+from edged.store import SCHEMA, Store
 from export import listing
 from export.blocks import MIN_BYTES
 from export.listing import BlockLine, StoreContents
+from export.migrate import migrate
 
 
 def register(commands: Any) -> None:
@@ -36,6 +38,7 @@ def register(commands: Any) -> None:
     command = new_command(commands, "rm", _rm, "forget models; gc then removes their blocks")
     command.add_argument("models", nargs="+", metavar="MODEL")
     new_command(commands, "gc", _gc, "remove blocks that no model uses and no daemon holds")
+    new_command(commands, "migrate", _migrate, "give a store of an older version the newest schema")
 
 
 def new_command(
@@ -75,13 +78,24 @@ def extra() -> Iterator[None]:
 def summary(found: StoreContents) -> str:
     """One line that sums up a whole store."""
     text = (
-        f"{len(found.models)} models, {found.blocks} blocks: {show_bytes(found.block_bytes)} "
-        f"as blocks, {show_bytes(found.whole_bytes)} as whole models"
+        f"{len(found.models)} models, {_count(found.blocks, found.tensors)}: "
+        f"{show_bytes(found.block_bytes)} as blocks, {show_bytes(found.whole_bytes)} as whole "
+        "models"
     )
-    if found.unused_blocks:
-        unused = show_bytes(found.unused_bytes)
-        text += f"; {found.unused_blocks} unused blocks ({unused}), which gc removes"
+    if found.unused_blocks or found.unused_tensors:
+        unused = _count(found.unused_blocks, found.unused_tensors, "unused ")
+        text += f"; {unused} ({show_bytes(found.unused_bytes)}), which gc removes"
+    if found.schema < SCHEMA:
+        text += (
+            f"; the store has schema {found.schema}: edged-export migrate lets its models share "
+            "tensors"
+        )
     return text
+
+
+def _count(blocks: int, tensors: int, kind: str = "") -> str:
+    text = f"{blocks} {kind}blocks"
+    return f"{text} and {tensors} {kind}tensors" if tensors else text
 
 
 def _ls(args: argparse.Namespace) -> None:
@@ -152,13 +166,15 @@ def _blocks(model: Manifest, blocks: tuple[BlockLine, ...]) -> str:
         [
             block.id[:12],
             show_bytes(block.bytes),
+            show_bytes(block.shared_bytes),
             str(block.layers),
             "; ".join(_value(model.value(name)) for name in block.writes),
             ", ".join(block.sharers),
         ]
         for block in blocks
     ]
-    return table(["block", "bytes", "layers", "writes", "shared with"], rows)
+    headers = ["block", "bytes", "in shared tensors", "layers", "writes", "shared with"]
+    return table(headers, rows)
 
 
 def _layers(model: Manifest) -> str:
@@ -184,12 +200,18 @@ def _diff(args: argparse.Namespace) -> None:
     if args.json:
         print_json(msgspec.to_builtins(found))
         return
+    first = (found.first_only, found.first_only_tensors, found.first_only_bytes)
+    second = (found.second_only, found.second_only_tensors, found.second_only_bytes)
+    counted = {
+        "in both": (len(found.blocks), found.tensors, found.block_bytes),
+        f"only in {found.first}": first,
+        f"only in {found.second}": second,
+    }
     rows = [
-        ["in both", str(len(found.blocks)), show_bytes(found.block_bytes)],
-        [f"only in {found.first}", str(found.first_only), show_bytes(found.first_only_bytes)],
-        [f"only in {found.second}", str(found.second_only), show_bytes(found.second_only_bytes)],
+        [where, str(blocks), str(tensors), show_bytes(size)]
+        for where, (blocks, tensors, size) in counted.items()
     ]
-    say(table(["", "blocks", "bytes"], rows))
+    say(table(["", "blocks", "tensors", "bytes"], rows))
     say(f"{found.layers} equal layers with {show_bytes(found.layer_bytes)} of weights")
 
 
@@ -221,9 +243,29 @@ def _gc(args: argparse.Namespace) -> None:
     done = Store(args.store).gc()
     if args.json:
         print_json(
-            {"removed": done.removed, "removed_bytes": done.removed_bytes, "held": done.held}
+            {
+                "removed": done.removed,
+                "removed_tensors": done.removed_tensors,
+                "removed_bytes": done.removed_bytes,
+                "held": done.held,
+            }
         )
         return
-    say(f"removed {len(done.removed)} blocks ({show_bytes(done.removed_bytes)})")
+    removed = _count(len(done.removed), done.removed_tensors)
+    say(f"removed {removed} ({show_bytes(done.removed_bytes)})")
     if done.held:
         say(f"kept {len(done.held)} unused blocks that a running daemon holds: try again later")
+
+
+def _migrate(args: argparse.Namespace) -> None:
+    done = migrate(Store(args.store))
+    if args.json:
+        print_json(dataclasses.asdict(done))
+        return
+    if done.before == done.after:
+        say(f"the store has schema {done.after} already")
+        return
+    say(
+        f"schema {done.before} is now {done.after}: {done.models} models, {len(done.blocks)} "
+        "blocks with a new id; edged reload, and then edged-export gc, which removes the old ones"
+    )

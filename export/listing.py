@@ -1,12 +1,13 @@
 """The content of a store as values: sizes, sharing, damage. Knows nothing of how they are printed.
 
-Bytes of blocks are the sizes of their files; bytes of a whole model are those of one file with
-all its blocks, so that the two can be compared.
+Bytes of blocks are those of their files with the tensors that these name, each once; bytes of a
+whole model are those of one file with all its blocks, so that the two can be compared.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -24,20 +25,23 @@ class ModelLine(msgspec.Struct, frozen=True):
     precision: str
     blocks: int
     block_bytes: int
-    shared_bytes: int  # bytes of blocks that another model has too
+    shared_bytes: int  # bytes of blocks and tensors that another model has too
     whole_bytes: int
     accuracy: float | None
     head_of: str | None
 
 
 class StoreContents(msgspec.Struct, frozen=True):
-    """The content of a whole store. No model uses the unused blocks."""
+    """The content of a whole store. No model uses the unused blocks and tensors."""
 
+    schema: int
     models: tuple[ModelLine, ...]
     blocks: int
-    block_bytes: int
+    tensors: int
+    block_bytes: int  # of the blocks with their tensors
     whole_bytes: int
     unused_blocks: int
+    unused_tensors: int
     unused_bytes: int
 
 
@@ -45,22 +49,29 @@ class BlockLine(msgspec.Struct, frozen=True):
     """A block on the path of a model."""
 
     id: str
-    bytes: int
+    bytes: int  # with its tensors
+    shared_bytes: int  # of tensors that another block of any model names too
     layers: int
     sharers: tuple[str, ...]  # other models
     writes: tuple[str, ...]
 
 
 class Common(msgspec.Struct, frozen=True):
-    """What two models share. The bytes of layers are those of their weights, in any block."""
+    """What two models share. The bytes of layers are those of their weights, in any block.
+
+    A tensor may be in both models although no block with it is.
+    """
 
     first: str
     second: str
     blocks: tuple[str, ...]
-    block_bytes: int
+    tensors: int
+    block_bytes: int  # of the blocks and tensors that both have
     first_only: int  # blocks
+    first_only_tensors: int
     first_only_bytes: int
     second_only: int
+    second_only_tensors: int
     second_only_bytes: int
     layers: int
     layer_bytes: int
@@ -75,32 +86,37 @@ class Damage(msgspec.Struct, frozen=True):
 
 def contents(store: Store) -> StoreContents:
     """The content of the store. Raises StoreError."""
-    models, sizes = store.models(), store.blocks()
-    sharers = _sharers(models)
-    lines = []
-    for name, model in models.items():
-        own = {step.block for step in model.steps}
-        lines.append(
-            ModelLine(
-                name=name,
-                task=model.task,
-                precision=model.precision,
-                blocks=len(own),
-                block_bytes=_total(store, sizes, own),
-                shared_bytes=_total(store, sizes, {b for b in own if len(sharers[b]) > 1}),
-                whole_bytes=model.whole_bytes,
-                accuracy=None if model.accuracy is None else model.accuracy.value,
-                head_of=None if model.head_of is None else model.head_of.model,
-            )
+    models = store.models()
+    parts = {block: store.parts(block) for block in _sharers(models)}
+    owned = {name: _parts_of(model, parts) for name, model in models.items()}
+    owners = Counter(part for own in owned.values() for part in own)
+    lines = [
+        ModelLine(
+            name=name,
+            task=model.task,
+            precision=model.precision,
+            blocks=len({step.block for step in model.steps}),
+            block_bytes=sum(owned[name].values()),
+            shared_bytes=sum(size for part, size in owned[name].items() if owners[part] > 1),
+            whole_bytes=model.whole_bytes,
+            accuracy=None if model.accuracy is None else model.accuracy.value,
+            head_of=None if model.head_of is None else model.head_of.model,
         )
-    unused = sizes.keys() - sharers.keys()
+        for name, model in models.items()
+    ]
+    used = _together(parts.values())
+    unused = {id: size for id, size in store.blocks().items() if id not in used}
+    unused_tensors = {id: size for id, size in store.tensors().items() if id not in used}
     return StoreContents(
+        schema=store.schema(),
         models=tuple(lines),
-        blocks=len(sharers),
-        block_bytes=_total(store, sizes, set(sharers)),
+        blocks=len(parts),
+        tensors=len(used) - len(parts),
+        block_bytes=sum(used.values()),
         whole_bytes=sum(model.whole_bytes for model in models.values()),
         unused_blocks=len(unused),
-        unused_bytes=_total(store, sizes, unused),
+        unused_tensors=len(unused_tensors),
+        unused_bytes=sum(unused.values()) + sum(unused_tensors.values()),
     )
 
 
@@ -109,10 +125,13 @@ def path(store: Store, name: str) -> tuple[Manifest, tuple[BlockLine, ...]]:
     models = store.models()
     model = store.model(name)
     sharers = _sharers(models)
+    parts = {block: store.parts(block) for block in sharers}
+    owners = Counter(part for of in parts.values() for part in of)
     lines = tuple(
         BlockLine(
             id=step.block,
-            bytes=store.block_size(step.block),
+            bytes=sum(parts[step.block].values()),
+            shared_bytes=sum(size for id, size in parts[step.block].items() if owners[id] > 1),
             layers=len(step.layers),
             sharers=tuple(sorted(sharers[step.block] - {name})),
             writes=step.writes,
@@ -125,30 +144,35 @@ def path(store: Store, name: str) -> tuple[Manifest, tuple[BlockLine, ...]]:
 def common(store: Store, first: str, second: str) -> Common:
     """Compare two models. Raises NotFound or StoreError."""
     one, two = store.model(first), store.model(second)
-    sizes = store.blocks()
     blocks = [{step.block for step in model.steps} for model in (one, two)]
+    parts = {block: store.parts(block) for block in blocks[0] | blocks[1]}
+    owned = [_parts_of(model, parts) for model in (one, two)]
+    both = owned[0].keys() & owned[1].keys()
+    only = [{id: size for id, size in own.items() if id not in both} for own in owned]
     layers = [
         Counter({layer.digest: layer.weight_bytes for layer in manifests.layers(model)})
         for model in (one, two)
     ]
-    shared = layers[0] & layers[1]
-    both = [step.block for step in one.steps if step.block in blocks[1]]
     return Common(
         first=first,
         second=second,
-        blocks=tuple(dict.fromkeys(both)),
-        block_bytes=_total(store, sizes, set(both)),
-        first_only=len(blocks[0] - blocks[1]),
-        first_only_bytes=_total(store, sizes, blocks[0] - blocks[1]),
-        second_only=len(blocks[1] - blocks[0]),
-        second_only_bytes=_total(store, sizes, blocks[1] - blocks[0]),
+        blocks=tuple(dict.fromkeys(s.block for s in one.steps if s.block in both)),
+        tensors=len(both - parts.keys()),
+        block_bytes=sum(owned[0][id] for id in both),
+        first_only=len(blocks[0] - both),
+        first_only_tensors=len(only[0].keys() - parts.keys()),
+        first_only_bytes=sum(only[0].values()),
+        second_only=len(blocks[1] - both),
+        second_only_tensors=len(only[1].keys() - parts.keys()),
+        second_only_bytes=sum(only[1].values()),
         layers=len(layers[0].keys() & layers[1].keys()),
-        layer_bytes=shared.total(),
+        layer_bytes=(layers[0] & layers[1]).total(),
     )
 
 
 def verify(store: Store) -> tuple[Damage, ...]:
-    """Read all files that a model needs. Raises StoreError only if the root is damaged."""
+    """Read all files that a model needs, each once. Raises StoreError only if the root is
+    damaged."""
     found: list[Damage] = []
     models: dict[str, Manifest] = {}
     for name in store.names():
@@ -156,12 +180,33 @@ def verify(store: Store) -> tuple[Damage, ...]:
             models[name] = store.model(name)
         except StoreError as error:
             found.append(Damage(str(error), (name,)))
+    needed: dict[str, set[str]] = {}  # the models that need each tensor
     for block, names in sorted(_sharers(models).items()):
         try:
-            store.verify_block(block)
+            store.verify_graph(block)
+        except StoreError as error:
+            found.append(Damage(str(error), tuple(sorted(names))))
+        else:
+            for tensor in store.tensors_of(block):
+                needed.setdefault(tensor, set()).update(names)
+    for tensor, names in sorted(needed.items()):
+        try:
+            store.verify_tensor(tensor)
         except StoreError as error:
             found.append(Damage(str(error), tuple(sorted(names))))
     return tuple(found)
+
+
+def _parts_of(model: Manifest, parts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Ids and bytes of the files that a model needs, each once."""
+    return _together(parts[step.block] for step in model.steps)
+
+
+def _together(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for some in parts:
+        found |= some
+    return found
 
 
 def _sharers(models: dict[str, Manifest]) -> dict[str, set[str]]:
@@ -171,7 +216,3 @@ def _sharers(models: dict[str, Manifest]) -> dict[str, set[str]]:
         for step in model.steps:
             sharers.setdefault(step.block, set()).add(name)
     return sharers
-
-
-def _total(store: Store, sizes: dict[str, int], blocks: set[str]) -> int:
-    return sum(sizes[block] if block in sizes else store.block_size(block) for block in blocks)

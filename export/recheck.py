@@ -47,7 +47,7 @@ def recheck(store: Store, names: Iterable[str] = ()) -> tuple[Rechecked, ...]:
         for name in tuple(names) or change.names():
             try:
                 model = store.model(name)
-                frozen = doubt(model, store.block_bytes)
+                frozen = doubt(model, store.graph_bytes)
                 after, reason = _judged(store, model, frozen)
             except StoreError as error:
                 found.append(Rechecked(name, "cannot be read", "as before", str(error)))

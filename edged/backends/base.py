@@ -8,7 +8,7 @@ One thread at a time loads and unloads, while others run other blocks, each with
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -41,11 +41,15 @@ class BlockUse:
 
 @dataclass(frozen=True, slots=True)
 class LoadedBlock:
-    """The memory that a loaded block takes, and the rows that it can run."""
+    """The memory that a loaded block takes, and the rows that it can run.
 
-    bytes_used: int
+    `shared` has parts of that memory by name: a part that two blocks name alike is there once.
+    """
+
+    bytes_used: int  # as if no other block were loaded
     max_rows: int | None = None  # most rows of one run; None if there is no limit
     extra_bytes: int = 0  # memory that loading took besides, for a moment
+    shared: Mapping[str, int] = field(default_factory=dict)  # bytes
 
 
 class Backend(Protocol):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edged import profiles
 from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
+from edged.backends.block_files import bytes_of
 from edged.backends.memory import Array, HostMemory
 from edged.budget import DeviceBytes
 from edged.core.costs import interpolate
@@ -69,7 +70,7 @@ class Emulated:
     def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         started_s = time.monotonic()
         figures = self._find(block)
-        size = figures.weight_bytes if figures.weight_bytes is not None else path.stat().st_size
+        size = figures.weight_bytes if figures.weight_bytes is not None else bytes_of(path)
         warm = block in self._was_loaded
         load_s = figures.load_warm_s if warm else figures.load_cold_s
         if load_s is None and self._options.load_bytes_per_ms is not None:

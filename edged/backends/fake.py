@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edged.backends.base import BlockUse, DeviceLost, LoadedBlock, Progress, go_on
+from edged.backends.block_files import bytes_of
 from edged.backends.memory import Array, HostMemory
 from edged.budget import DeviceBytes
 from edged.errors import EdgedError, StoreError
@@ -51,7 +52,7 @@ class Fake:
     def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         self._loads += 1
         options = self._options
-        size = path.stat().st_size
+        size = bytes_of(path)
         if options.load_bytes_per_ms is not None:
             time.sleep(size / options.load_bytes_per_ms / 1e3)
         every = options.fail_every_load

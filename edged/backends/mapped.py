@@ -26,17 +26,18 @@ class Mapping:
     offset: int
 
 
-def mappings(path: Path) -> list[Mapping]:
-    """All mappings of the file `path` in this process."""
-    wanted = str(path.resolve())
-    found = []
+def mappings(folder: Path) -> dict[str, list[Mapping]]:
+    """All mappings in this process of the files of a folder, by the files' names."""
+    wanted = f"{folder.resolve()}/"
+    found: dict[str, list[Mapping]] = {}
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             fields = line.rstrip("\n").split(maxsplit=5)
-            if len(fields) == 6 and fields[5] == wanted:
+            if len(fields) == 6 and fields[5].startswith(wanted):
                 begin, _, end = fields[0].partition("-")
                 address = int(begin, 16)
-                found.append(Mapping(address, int(end, 16) - address, int(fields[2], 16)))
+                one = Mapping(address, int(end, 16) - address, int(fields[2], 16))
+                found.setdefault(fields[5][len(wanted) :], []).append(one)
     return found
 
 

@@ -11,14 +11,15 @@ woken at each border of blocks.
 
 All sessions share one arena; with an arena each, activations take twice the memory.
 
-The CPU backend prepares a block once for each host: it is optimised, and its weights go into a file
-of their own, which is mapped and not read. TensorRT is not verified on hardware; the CUDA provider
-has a module of its own.
+The CPU backend prepares a block once for each host: it is optimised, and its large weights go into
+files of their own, which are mapped and not read. Blocks with equal weights map the same file.
+TensorRT is not verified on hardware; the CUDA provider has a module of its own.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import threading
 import time
@@ -32,6 +33,7 @@ import onnxruntime as ort
 
 from edged.backends import mapped
 from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
+from edged.backends.block_files import bytes_of, files_of
 from edged.backends.memory import NUMPY, Array, HostMemory
 from edged.backends.ort_common import args_of, check_provider, line, of_load, of_run
 from edged.backends.ort_cuda import OnnxRuntimeCuda
@@ -40,10 +42,12 @@ from edged.backends.signature import check
 from edged.budget import DeviceBytes
 from edged.cuda.runtime import CudaRuntime
 from edged.errors import ConfigError, EdgedError
+from edged.onnx_file import Place, move
 from edged.options import OnnxRuntimeOptions
 
 _MODEL = "model.onnx"
-_WEIGHTS = "weights.bin"
+_WEIGHTS = "weights"  # how the names of files with weights begin
+_LEAST_BYTES = 4096  # smaller weights stay in the model: a mapping takes a page anyway
 _LOG_ERRORS = 3  # log severity of onnxruntime: errors and worse
 _WAKE_THREADS_S = 0.1e-3  # approximate time to wake threads and to wait for the last of them
 _TIMED_RUNS_MAX = 5  # several runs, since the first is slow and others may have the processor
@@ -109,7 +113,7 @@ class OnnxRuntime:
 
     def files(self, block: str, path: Path) -> Sequence[Path]:
         if self._prepared is None or self._prepared.find(block) is None:
-            return (path,)
+            return files_of(path)
         return self._prepared.files(block)
 
     def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
@@ -198,31 +202,40 @@ class OnnxRuntime:
         Weights that an operator packs are in the file twice, as they were and packed. ONNX Runtime
         reads them as they were, packs them for each session, and then uses those in the file.
         """
-        if self._prepared is None:
-            return LoadedBlock(path.stat().st_size, max_rows)
+        entry = None if self._prepared is None else self._prepared.find(block)
+        if self._prepared is None or entry is None:
+            return LoadedBlock(bytes_of(path), max_rows)
         used = extra = 0
+        shared: dict[str, int] = {}
+        found = mapped.mappings(entry)
         for file in self._prepared.files(block):
-            size = stays = file.stat().st_size
-            if file.name == _WEIGHTS:
-                found = mapped.mappings(file)
-                mapped.bring_in(found)
-                stays = mapped.mapped_bytes(found)
+            facts = file.stat()
+            stays = facts.st_size
+            if file.name.startswith(_WEIGHTS):
+                own = found.get(file.name, [])
+                mapped.bring_in(own)
+                stays = mapped.mapped_bytes(own)
                 # Weights to pack are in the file and, until they are packed, on the heap as well.
-                extra = 2 * max(0, size - stays)
+                extra += 2 * max(0, facts.st_size - stays)
+                shared[f"{facts.st_dev}:{facts.st_ino}"] = stays
             used += stays
-            if stays < size:
+            if stays < facts.st_size:
                 mapped.give_cache_back(file)
-        return LoadedBlock(used, max_rows, extra)
+        return LoadedBlock(used, max_rows, extra, shared)
 
     def _optimise(self, path: Path, folder: Path) -> None:
         options = self._session_options()
         options.optimized_model_filepath = str(folder / _MODEL)
         weights = "session.optimized_model_external_initializers_file_name"
         options.add_session_config_entry(weights, _WEIGHTS)
+        least = "session.optimized_model_external_initializers_min_size_in_bytes"
+        options.add_session_config_entry(least, str(_LEAST_BYTES))
         if self._options.pack:
             packed = "session.save_external_prepacked_constant_initializers"
             options.add_session_config_entry(packed, "1")
         self._open(path, options)
+        if not self._options.pack:  # else the places of packed weights are in the model as well
+            _part(folder)
 
     def _session_options(self, *, wide: bool = True) -> Any:
         options = ort.SessionOptions()
@@ -276,6 +289,24 @@ def create(
         check_provider(_PROVIDERS["cuda"])
         return OnnxRuntimeCuda(options, CudaRuntime(options.device_id))
     return OnnxRuntime(options, threads=threads, cache_dir=cache_dir)
+
+
+def _part(folder: Path) -> None:
+    """Give each weight of an optimised model a file of its own, which other models may have too."""
+    model, weights = folder / _MODEL, folder / _WEIGHTS
+    if not weights.exists():
+        return
+    content = weights.read_bytes()
+    numbers = itertools.count()
+
+    def own(place: Place) -> Place:
+        end = None if place.size is None else place.offset + place.size
+        name = f"{_WEIGHTS}-{next(numbers)}"
+        (folder / name).write_bytes(memoryview(content)[place.offset : end])
+        return Place(name)
+
+    model.write_bytes(move(model.read_bytes(), own))
+    weights.unlink()
 
 
 @functools.cache

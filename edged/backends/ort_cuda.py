@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
+from edged.backends.block_files import bytes_of, files_of
 from edged.backends.memory import NUMPY
 from edged.backends.ort_common import args_of, check_provider, line, of_load, of_run
 from edged.backends.signature import check
@@ -33,7 +34,7 @@ _ARENA_BYTES = 256 << 20  # for all rows at the borders of blocks, if that is no
 _ARENA_PART = 4  # of what is free, one part of so many at most
 
 # What the provider says of options that it does not take, when a session is made.
-_OF_OPTIONS = ("Unknown provider option", "Failed to map enum name")
+_OF_OPTIONS = ("Unknown provider option", "Failed to parse provider option")
 
 _BindingKey: TypeAlias = "tuple[str, tuple[tuple[int, ...], ...], tuple[int, ...]]"
 _Arg: TypeAlias = "tuple[str, type[np.generic]]"
@@ -85,7 +86,7 @@ class OnnxRuntimeCuda:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:
-        return (path,)
+        return files_of(path)
 
     def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         options = ort.SessionOptions()
@@ -104,7 +105,7 @@ class OnnxRuntimeCuda:
             if any(words in str(error) for words in _OF_OPTIONS):
                 raise ConfigError(f"device.options.provider_options: {line(error)}") from error
             raise of_load(block, error) from error
-        size = path.stat().st_size
+        size = bytes_of(path)
         self._blocks[block] = _Block(
             session,
             inputs=tuple((arg.name, NUMPY[arg.datatype]) for arg in inputs if arg.datatype),

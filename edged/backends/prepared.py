@@ -5,6 +5,10 @@ never changed; its maker must have verified the block first. Knows nothing of wh
 
 Each entry carries the checksums of its files. They find the errors of a failing disk; they are no
 protection against an account that may write to the folder.
+
+Files of equal content are one file with a name in each entry (a hard link) and one in a folder
+where they are looked for. So equal weights take their place once, on the disk and in memory, and a
+file goes with the last entry that has it.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import filecmp
 import hashlib
 import os
 import platform
@@ -28,11 +33,13 @@ import xxhash
 from edged.errors import ConfigError, EdgedError, StoreError, Unavailable
 from edged.typeinfo import describe
 
-_LAYOUT = 3  # version of the form of an entry; raised when an older entry would be misread
+_LAYOUT = 4  # version of the form of an entry; raised when an older entry would be misread
 _SUMS = "checksums.json"  # XXH3 and size of each other file
 _CHUNK_BYTES = 1 << 18
 _KEEP_UNUSED_S = 30 * 86_400.0  # an entry that no start has used for this long is removed
 _TEMPORARY = ".tmp-"
+_EQUALS = "equals"  # the folder in which files of all entries are looked for by their content
+_LEAST_BYTES = 4096  # smaller files are not worth a link
 _DISK_FULL_BYTES = 1 << 20  # a write that fails with less free space failed because of it
 
 
@@ -100,6 +107,9 @@ class PreparedBlocks:
     def _fill(self, temporary: Path, block: str, write: Callable[[Path], None]) -> None:
         write(temporary)
         sums = {path.name: _sum(path) for path in temporary.iterdir()}
+        for name, content in sums.items():
+            if content.size >= _LEAST_BYTES:
+                self._share(temporary / name, content)
         (temporary / _SUMS).write_bytes(msgspec.json.encode(sums))
         for path in [*temporary.iterdir(), temporary]:
             _sync(path)
@@ -109,6 +119,20 @@ class PreparedBlocks:
             if self.find(block) is None:  # else another process has made the same entry
                 raise
         _sync(self._folder)
+
+    def _share(self, path: Path, content: _Sum) -> None:
+        """Make the file one with that of equal content, if there is one."""
+        known = self._folder / _EQUALS / f"{content.xxh3}-{content.size}"
+        # Without links, as on some file systems, each entry has a copy of its own.
+        with contextlib.suppress(OSError):
+            known.parent.mkdir(exist_ok=True)
+            try:
+                os.link(path, known)
+            except FileExistsError:
+                if filecmp.cmp(path, known, shallow=False):
+                    _link(known, path, by=path.with_name(_TEMPORARY))
+                else:  # it has been damaged; entries that have it will notice
+                    _link(path, known, by=path.with_name(_TEMPORARY))
 
     def _unwritable(self, error: OSError) -> EdgedError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -165,7 +189,11 @@ class PreparedBlocks:
         oldest_s = time.time() - _KEEP_UNUSED_S
         with contextlib.suppress(OSError):  # there is no folder, or `make` will report the error
             for entry in list(self._folder.iterdir()):
-                _remove_unused(entry, oldest_s)
+                if entry.name != _EQUALS:
+                    _remove_unused(entry, oldest_s)
+            for file in (self._folder / _EQUALS).iterdir():
+                if file.stat().st_nlink == 1:  # no entry has it
+                    file.unlink()
 
     def _sums(self, block: str) -> dict[str, _Sum]:
         try:
@@ -177,6 +205,12 @@ class PreparedBlocks:
 
     def _entry(self, block: str) -> Path:
         return self._folder / f"{block}-{self._suffix}"
+
+
+def _link(source: Path, target: Path, *, by: Path) -> None:
+    """Give the file `source` the name `target` as well, in place of what has it."""
+    os.link(source, by)
+    os.replace(by, target)
 
 
 def _lock(entry: Path, how: int) -> int:

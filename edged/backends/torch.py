@@ -11,6 +11,7 @@ import contextlib
 import functools
 import logging
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from edged.backends import torch_graph
 from edged.backends.base import BlockUse, DeviceLost, LoadedBlock, Progress, go_on
+from edged.backends.block_files import files_of
 from edged.backends.memory import NUMPY, Array, Copies
 from edged.backends.signature import check
 from edged.backends.torch_device import CudaDevice, Processor, TorchDevice, TorchFlight
@@ -163,6 +165,7 @@ class Torch:
         self.versions = {"torch": str(torch.__version__)}
         self.memory = TorchMemory(device)
         self._blocks: dict[str, torch_graph.TorchGraph] = {}
+        self._weights: torch_graph.Weights = weakref.WeakValueDictionary()
         self._replays = None if recorder is None else Replays(device.torch, recorder)
 
     def is_prepared(self, block: str) -> bool:
@@ -172,19 +175,20 @@ class Torch:
         pass
 
     def files(self, block: str, path: Path) -> Sequence[Path]:
-        return (path,)
+        return files_of(path)
 
     def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
         graph = torch_graph.load(path, self._device.torch, half=self._half)
         max_rows = check(block, *graph.args, uses)
         with self.memory.failures(f"loading block {block[:12]}"):
-            graph.upload(self._device.upload)
+            shared = graph.upload(self._device.upload, self._weights)
         self._blocks[block] = graph
         used = sum(buffer.nbytes for buffer in graph.buffers())
         device = self.device_bytes()
         is_apart = device is not None and not device.is_unified
         # The parsed file is in the host's memory until the module is made.
-        return LoadedBlock(used, max_rows, extra_bytes=0 if is_apart else path.stat().st_size)
+        extra = 0 if is_apart else path.stat().st_size
+        return LoadedBlock(used, max_rows, extra, shared)
 
     def unload(self, block: str) -> None:
         with self.memory.use(f"unloading block {block[:12]}"):

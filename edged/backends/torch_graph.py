@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
 
 import onnx
 import onnx.inliner
 import torch
+from onnx.external_data_helper import uses_external_data
 from torch import Tensor
 
 from edged.backends.signature import Arg
 from edged.backends.torch_operators import HOST, OPERATORS
-from edged.backends.torch_values import Operator, constant
+from edged.backends.torch_values import Operator, constant, place_of
 from edged.errors import StoreError, Unsupported
 from edged.manifest import DataType
 
@@ -32,6 +34,9 @@ _DATATYPES: dict[int, DataType] = {
     onnx.TensorProto.INT64: "INT64", onnx.TensorProto.FLOAT16: "FP16",
     onnx.TensorProto.FLOAT: "FP32", onnx.TensorProto.DOUBLE: "FP64",
 }  # fmt: skip
+Weights: TypeAlias = "WeakValueDictionary[str, Tensor]"
+"""Weights on the device by where they lie in the store, as long as a block has them."""
+
 _ABSENT = "absent_input"  # stands for an optional input that a node does not have
 _PRODUCTS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))  # in float16, if asked for
 
@@ -92,18 +97,45 @@ class TorchGraph(torch.nn.Module):
             [_arg(value) for value in model.graph.input],
             [_arg(value) for value in model.graph.output],
         )
-        constants = {}
-        for proto in model.graph.initializer:
-            constants[proto.name] = constant(proto, folder)
-            if folder is not None:
-                proto.ClearField("raw_data")  # or all weights would be there twice
+        self._apart: dict[str, str] = {}  # where weights lie that have a file, by name
+        self._places: dict[str, str] = {}  # the same by buffer
+        constants = self._constants(model, folder)
         nodes = _fold([_node(proto) for proto in model.graph.node], constants)
         self._steps = self._place(nodes, constants)
 
-    def upload(self, copy: Callable[[Sequence[Tensor]], Sequence[Tensor]]) -> None:
-        """Bring the constants to the device by `copy`. Call it once, before the first run."""
-        values = [value for key in self._to_upload if (value := self._buffers[key]) is not None]
-        self._buffers.update(zip(self._to_upload, copy(values), strict=True))
+    def _constants(self, model: onnx.ModelProto, folder: Path | None) -> dict[str, Tensor]:
+        found = {}
+        for proto in model.graph.initializer:
+            found[proto.name] = constant(proto, folder)
+            if uses_external_data(proto):
+                self._apart[proto.name] = place_of(proto)
+            elif folder is not None:
+                proto.ClearField("raw_data")  # or all weights would be there twice
+        return found
+
+    def upload(
+        self, copy: Callable[[Sequence[Tensor]], Sequence[Tensor]], weights: Weights
+    ) -> dict[str, int]:
+        """Bring the constants to the device by `copy`. Call it once, before the first run.
+
+        What another block has brought is in `weights` and is not brought again. Returns the bytes
+        of each weight that blocks may share.
+        """
+        found = {key: weights.get(self._places.get(key, "")) for key in self._to_upload}
+        missing = {
+            key: value
+            for key in self._to_upload
+            if found[key] is None and (value := self._buffers[key]) is not None
+        }
+        found.update(zip(missing, copy([*missing.values()]), strict=True))
+        self._buffers.update(found)
+        shared = {}
+        for key, place in self._places.items():
+            value = found.get(key)
+            if value is not None:
+                weights[place] = value
+                shared[place] = value.nbytes
+        return shared
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if not self._half:
@@ -179,6 +211,8 @@ class TorchGraph(torch.nn.Module):
             self.register_buffer(key, value)
             if not on_host:
                 self._to_upload.append(key)
+                if name in self._apart:  # as it is now: the same weight may be in two precisions
+                    self._places[key] = f"{self._apart[name]} {value.dtype} {value.stride()}"
         return key
 
 

@@ -56,6 +56,12 @@ def constant(proto: onnx.TensorProto, folder: Path | None = None) -> Tensor:
     return torch.from_numpy(onnx.numpy_helper.to_array(proto).copy())
 
 
+def place_of(proto: onnx.TensorProto) -> str:
+    """The file in which a constant lies that is not in the model, and where in it."""
+    place = ExternalDataInfo(proto)
+    return f"{place.location} {place.offset or 0}"
+
+
 def _mapped(proto: onnx.TensorProto, folder: Path | None) -> Tensor:
     """A constant whose bytes are pages of a file. Written to, they would become copies."""
     place, kind = ExternalDataInfo(proto), dtype(proto.data_type)

@@ -201,8 +201,9 @@ class BlockLoaded(msgspec.Struct, frozen=True, array_like=True, tag="block-loade
     """The block can be run."""
 
     block: str
-    bytes: Annotated[int, Meta(ge=0)]  # memory that it was measured to hold
+    bytes: Annotated[int, Meta(ge=0)]  # it was measured to hold, as if no other block were there
     load_s: Seconds  # reading and preparing it, without its wait for others
+    pieces: dict[str, Annotated[int, Meta(ge=0)]] = {}  # bytes; names that blocks share
 
 
 class BlockLoadFailed(msgspec.Struct, frozen=True, array_like=True, tag="block-load-failed"):
@@ -220,7 +221,7 @@ class BlockUnloaded(msgspec.Struct, frozen=True, array_like=True, tag="block-unl
 
 
 class MemoryMeasured(msgspec.Struct, frozen=True, array_like=True, tag="memory-measured"):
-    """The daemon's budget as of now, and what its processes hold together (PSS)."""
+    """The budget of the memory that blocks are in, and what the daemon holds of it together."""
 
     budget_bytes: int
     used_bytes: int | None = None  # None: not measured
@@ -240,8 +241,7 @@ class Calibrated(msgspec.Struct, frozen=True, array_like=True, tag="calibrated")
 
 
 class PayloadRoom(msgspec.Struct, frozen=True, array_like=True, tag="payload-room"):
-    """Room for payloads of requests that wait, and as much for those that are staged. What the
-    settings allow is never exceeded, and one request always fits."""
+    """Room for payloads that wait, and as much for staged ones: in the settings, at least one."""
 
     bytes: int
 

@@ -37,6 +37,7 @@ from edged.core.parking import Parking
 from edged.core.requests.admission import Admission
 from edged.core.requests.answer_order import AnswerOrder
 from edged.core.requests.jobs import Jobs
+from edged.core.residency.blocks import Where, together_bytes
 from edged.core.residency.ledger import Account
 from edged.core.residency.memory import DeviceMemory
 from edged.core.residency.report import MemoryState, report
@@ -126,6 +127,12 @@ class Scheduler:
     def memory(self) -> MemoryState:
         """What is on the device, and how far the start has come with loading."""
         return report(self._memory)
+
+    @property
+    def resident_bytes(self) -> int:
+        """What the blocks on the device hold together; what they share counts once."""
+        blocks = self._memory.residency.blocks
+        return together_bytes([b for b in blocks if b.where not in (Where.ABSENT, Where.LOADING)])
 
     def failing_models(self) -> dict[str, str]:
         """Models that could not be loaded when it was tried last, and why."""

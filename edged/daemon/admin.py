@@ -45,9 +45,11 @@ class AdminEndpoint:
             if type(header) in _BEGIN:
                 _BEGIN[type(header)](self, routing_id, header, now)
             elif isinstance(header, wire.ResidencyQuery):
-                blocks = self._service.scheduler.memory().blocks
+                scheduler = self._service.scheduler
+                blocks = scheduler.memory().blocks
                 there = {one.block: one.bytes for one in blocks if one.state != "loading"}
-                self._answer(routing_id, residency(self._administration, there, header.id))
+                held = there, scheduler.resident_bytes
+                self._answer(routing_id, residency(self._administration, *held, header.id))
             else:
                 self._answer(routing_id, inquiries.reply(header, self._service.situation()))
         except EdgedError as error:
@@ -95,9 +97,10 @@ class AdminEndpoint:
 
 
 def residency(
-    administration: Administration, bytes_used: dict[str, int], id: str
+    administration: Administration, bytes_used: dict[str, int], total_bytes: int, id: str
 ) -> wire.ResidencyReply:
-    """How much of each version is on the device. `bytes_used` are the blocks there, with sizes."""
+    """How much of each version is on the device. `bytes_used` are the blocks there, with the size
+    of each alone, and `total_bytes` what they hold together."""
     versions = administration.versions
     models = []
     for key, manifest in sorted(versions.models.items()):
@@ -117,7 +120,7 @@ def residency(
                 pinned=served and manifest.name in administration.pinned,
             )
         )
-    return wire.ResidencyReply(id, tuple(models), sum(bytes_used.values()))
+    return wire.ResidencyReply(id, tuple(models), total_bytes)
 
 
 _CHANGES: dict[wire.Residence, Callable[[Administration, str, Done, float], None]] = {

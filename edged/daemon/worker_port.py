@@ -262,6 +262,8 @@ class WorkerPort:
         return True
 
     def _on_loaded(self, report: BlockLoaded, now: float) -> bool:
+        if sum(report.pieces.values()) > report.bytes:
+            return False
         return self.outstanding.loaded(report.block, report.load_s, now)
 
     def _on_load_failed(self, report: BlockLoadFailed, now: float) -> bool:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from edged import malloc as heap
 from edged.backends import mapped
 from edged.backends.base import Backend, BlockUse, LoadedBlock, Progress, go_on
+from edged.backends.block_files import files_of
 from edged.backends.prepared import DamagedCopy
 from edged.device.measurements import BlockFigures, Measurements
 from edged.errors import EdgedError, Unavailable
@@ -23,7 +25,8 @@ from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.paths.layout import Tensor
 from edged.servable import check_servable
-from edged.store import Hold, Store
+from edged.store import Store
+from edged.store_blocks import Hold
 
 log = logging.getLogger("edged.device")
 
@@ -56,7 +59,11 @@ class Loader:
 
     @property
     def resident_bytes(self) -> int:
-        return sum(loaded.bytes_used for loaded in self.resident.values())
+        """What the blocks on the device hold together."""
+        loaded = list(self.resident.values())  # another thread may unload meanwhile
+        shared = {name: size for one in loaded for name, size in one.shared.items()}
+        own = (one.bytes_used - sum(one.shared.values()) for one in loaded)
+        return sum(own) + sum(shared.values())
 
     @property
     def blocks(self) -> tuple[str, ...]:
@@ -216,7 +223,7 @@ class Loader:
         try:
             return self._backend.load(block, path, uses)
         finally:
-            mapped.give_cache_back(path)
+            _give_cache_back(path)
 
     def _prepare(self, block: str, progress: Progress = go_on) -> None:
         """Verify a block, and make the copy of it that is loaded, if the backend has any."""
@@ -225,8 +232,15 @@ class Loader:
         try:
             self._backend.prepare(block, path, progress)
         finally:
-            mapped.give_cache_back(path)
+            _give_cache_back(path)
             heap.give_back()
+
+
+def _give_cache_back(path: Path) -> None:
+    """Let the kernel forget the files of a block in the store, if they are there."""
+    with suppress(OSError):
+        for file in files_of(path):
+            mapped.give_cache_back(file)
 
 
 def _uses(manifests: Iterable[Manifest]) -> dict[str, list[BlockUse]]:

@@ -73,7 +73,7 @@ class ModelResidency(ReplyBase, frozen=True):
 
 
 class ResidencyReply(ReplyBase, frozen=True):
-    """A block that several models share counts for each model, but once in `resident_bytes`."""
+    """What several models share counts for each model, but once in `resident_bytes`."""
 
     id: str
     models: tuple[ModelResidency, ...] = ()

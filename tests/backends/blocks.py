@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edged.backends.base import BlockUse
 from edged.backends.memory import Array
 from edged.paths.layout import Tensor
+from edged.store import SCHEMA
+from edged.store_blocks import split
 
 OPSET = 17
 
@@ -27,7 +28,8 @@ class Block:
 
     @property
     def id(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
+        """That in a store of the newest schema."""
+        return split(self.data, SCHEMA).block
 
     def write(self, folder: Path) -> Path:
         path = folder / f"{self.id}.onnx"

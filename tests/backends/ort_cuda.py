@@ -22,8 +22,9 @@ from edged.cuda.order import Span
 from edged.cuda.personality import PERSONALITIES, Faults
 from edged.options import OnnxRuntimeOptions
 
-# Options of the CUDA provider of onnxruntime 1.31, with values that it takes: any text, a number,
-# or one of these (cuda_execution_provider_info.cc).
+# All options of the CUDA provider of onnxruntime-gpu 1.31.1 but for allocators, with the values
+# that it takes: a number, or one of these. The provider itself has parsed them, on libraries of
+# functions that do nothing; so it was with the errors below, and with bindings to addresses.
 OPTIONS: Mapping[str, type | tuple[str, ...]] = {
     "arena_extend_strategy": ("kNextPowerOfTwo", "kSameAsRequested"),
     "cudnn_conv1d_pad_to_nc1d": ("0", "1"),
@@ -31,6 +32,8 @@ OPTIONS: Mapping[str, type | tuple[str, ...]] = {
     "cudnn_conv_use_max_workspace": ("0", "1"),
     "device_id": int,
     "do_copy_in_default_stream": ("0", "1"),
+    "enable_cudnn": ("0", "1"),
+    "external_data_loader_reading_threads": int,
     "enable_cuda_graph": ("0", "1"),
     "enable_skip_layer_norm_strict_mode": ("0", "1"),
     "fuse_conv_bias": ("0", "1"),
@@ -54,10 +57,11 @@ def check_options(given: Mapping[str, str]) -> None:
         if name not in OPTIONS:
             raise RuntimeError(f'Unknown provider option: "{name}"')
         allowed = OPTIONS[name]
-        if isinstance(allowed, tuple) and value not in allowed:
-            raise RuntimeError(f"Failed to map enum name to value: {value}")
-        if allowed is int:
-            int(value)
+        if value not in allowed if isinstance(allowed, tuple) else not value.isdigit():
+            raise RuntimeError(
+                f'Failed to parse provider option "{name}": Failed to map enum name to value: '
+                f"{value}"
+            )
 
 
 class _Bound:

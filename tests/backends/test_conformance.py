@@ -26,6 +26,7 @@ from tests.backends.blocks import (
     mean_of_image,
     one_row_only,
     sum_and_difference,
+    sum_of_image,
 )
 from tests.backends.fake_tensorrt import VERSIONS
 from tests.backends.fake_tensorrt.rig import Rig
@@ -280,6 +281,17 @@ def test_it_computes_what_the_block_says(computing: Backend, block: Block, tmp_p
         given = inputs(block, rows)
         for found, expected in zip(run(computing, block, given), block.twin(*given), strict=True):
             np.testing.assert_allclose(found, expected, **near(computing))
+
+
+def test_a_block_is_used_at_two_sizes(computing: Backend, tmp_path: Path) -> None:
+    """What was bound or recorded for one of them is not taken for the other."""
+    block = sum_of_image()
+    uses = [BlockUse((Tensor("FP32", (n, n)),), (Tensor("FP32", ()),)) for n in (1, 8)]
+    computing.load(block.id, block.write(tmp_path), uses)
+    for _ in range(5):
+        for size in (8, 1):
+            given = np.ones((2, size, size), np.float32)
+            assert run(computing, block, [given])[0].tolist() == [size**2] * 2
 
 
 @pytest.mark.parametrize(

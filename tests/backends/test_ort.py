@@ -64,7 +64,8 @@ def test_preparing_leaves_no_litter(backend: Backend, cache: Path, tmp_path: Pat
     broken = Block(b"no model", block.use, block.twin)
     with pytest.raises(StoreError, match="does not load in onnxruntime"):
         load(backend, broken, tmp_path)
-    assert [entry.name[:64] for entry in cache.iterdir()] == [block.id]
+    entries = sorted(entry.name[:64] for entry in cache.iterdir())
+    assert entries == sorted([block.id, "equals"])
 
 
 def cut(file: Path) -> None:
@@ -78,14 +79,14 @@ def flip(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
-@pytest.mark.parametrize("name", ["model.onnx", "weights.bin", "checksums.json"])
+@pytest.mark.parametrize("name", ["model.onnx", "weights-0", "checksums.json"])
 def test_a_damaged_prepared_copy_is_removed_and_said(
     backend: Backend, cache: Path, tmp_path: Path, name: str, damage: Callable[[Path], None]
 ) -> None:
     block = dense(64, 100)
     load(backend, block, tmp_path)
     backend.unload(block.id)
-    (file,) = cache.glob(f"*/{name}")
+    (file,) = cache.glob(f"{block.id}*/{name}")
     damage(file)
     with pytest.raises(DamagedCopy, match=r"was damaged .* prepared anew"):
         load(backend, block, tmp_path)
@@ -111,12 +112,49 @@ def test_packed_weights_are_an_option_that_costs_disk_and_a_peak(
     packing = backends.create("onnxruntime", {"pack": True}, threads=1, cache_dir=cache)
     plain, packed = load(backend, block, tmp_path), load(packing, block, tmp_path)
     assert plain.extra_bytes == 0 < packed.extra_bytes
-    sizes = sorted(file.stat().st_size for file in cache.glob("*/weights.bin"))
+    sizes = sorted(file.stat().st_size for file in cache.glob(f"{block.id}*/weights*"))
     assert sizes[0] < 1.1 * 256 * 256 * 4 < 1.9 * 256 * 256 * 4 < sizes[1]
     given = np.random.default_rng(0).standard_normal((3, 256)).astype(np.float32)
     np.testing.assert_allclose(
         run(packing, block, given)[0], run(backend, block, given)[0], rtol=1e-4, atol=1e-4
     )
+
+
+def mapped_pss_bytes(folder: Path) -> int:
+    """What mappings of the folder's files take of this process's memory."""
+    total_kb, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ", 1)[0]:
+            counts = f"{folder}/" in line
+        elif counts and line.startswith("Pss:"):
+            total_kb += int(line.split()[1])
+    return 1024 * total_kb
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_blocks_with_equal_weights_take_their_memory_once(
+    cache: Path, tmp_path: Path, lanes: int
+) -> None:
+    """One network at two sizes, as far as a backend sees it: other graphs, the same weights."""
+    options = {"lanes": lanes}
+    backend = backends.create("onnxruntime", options, threads=lanes, cache_dir=cache)
+    one, two = dense(512, 512), dense(512, 512, relu=False)
+    weight_bytes = 4 * 512 * 512
+    first = load(backend, one, tmp_path)
+    alone_bytes = mapped_pss_bytes(cache)
+    assert weight_bytes <= alone_bytes < 1.02 * weight_bytes
+    second = load(backend, two, tmp_path)
+    assert mapped_pss_bytes(cache) == alone_bytes
+    assert first.shared == second.shared
+    assert sum(first.shared.values()) == weight_bytes
+    on_disk = {file.stat().st_ino: file.stat().st_size for file in cache.glob("*/*")}
+    assert sum(on_disk.values()) < 1.02 * weight_bytes
+    backend.unload(one.id)
+    given = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
+    np.testing.assert_allclose(run(backend, two, given)[0], two.twin(given)[0], rtol=1e-3)
+    assert mapped_pss_bytes(cache) == alone_bytes
+    backend.unload(two.id)
+    assert mapped_pss_bytes(cache) == 0
 
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:

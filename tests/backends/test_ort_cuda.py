@@ -95,7 +95,8 @@ def test_its_options_are_those_of_the_provider(
     load(ort_cuda.make(monkeypatch, provider_options=good), dense(6, 4), tmp_path)
     for wrong, says in (
         ({"nonsense": 1}, 'Unknown provider option: "nonsense"'),
-        ({"arena_extend_strategy": "kWrong"}, "Failed to map enum name to value: kWrong"),
+        ({"arena_extend_strategy": "kWrong"}, 'Failed to parse .* "arena_.*: kWrong'),
+        ({"gpu_mem_limit": "much"}, 'Failed to parse provider option "gpu_mem_limit"'),
     ):
         with pytest.raises(ConfigError, match=f"device.options.provider_options: {says}"):
             load(ort_cuda.make(monkeypatch, provider_options=wrong), dense(6, 4), tmp_path)

@@ -131,3 +131,62 @@ def test_what_cannot_be_written_says_what_to_do_and_leaves_no_litter(
     with pytest.raises(kind, match=says):
         PreparedBlocks(folder, {}).make(BLOCK, fail)
     assert not list(folder.iterdir())
+
+
+def large(entry: Path) -> None:
+    write(entry)
+    (entry / "weights").write_bytes(b"weights" * 1000)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+OTHER = "cd" * 32
+
+
+def test_files_of_equal_content_are_one_until_the_last_entry_goes(folder: Path) -> None:
+    blocks = PreparedBlocks(folder, {})
+    first, second = (blocks.make(block, large) / "weights" for block in (BLOCK, OTHER))
+    assert first.samefile(second)
+    assert not first.with_name("model.onnx").samefile(second.with_name("model.onnx"))  # too small
+    (known,) = (folder / "equals").iterdir()
+    blocks.remove(BLOCK)
+    blocks.sweep()
+    blocks.verify(OTHER)
+    assert known.exists()
+    old(folder / "equals")  # it is no entry, however old it is
+    old(second.parent)
+    blocks.sweep()
+    assert [*folder.iterdir()] == [known.parent]
+    assert not known.exists()
+
+
+def test_a_damaged_file_is_not_shared_any_more(folder: Path) -> None:
+    blocks = PreparedBlocks(folder, {})
+    for block in (BLOCK, OTHER):
+        blocks.make(block, large)
+    (known,) = (folder / "equals").iterdir()
+    flip(known)
+    for block in (BLOCK, OTHER):
+        with pytest.raises(DamagedCopy, match="weights is not what was written"):
+            blocks.verify(block)
+        blocks.make(block, large)
+        blocks.verify(block)
+    assert (blocks.files(BLOCK)[0].parent / "weights").samefile(known)
+
+
+def test_a_file_system_without_links_keeps_a_copy_for_each_entry(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    blocks = PreparedBlocks(folder, {})
+    first, second = (blocks.make(block, large) / "weights" for block in (BLOCK, OTHER))
+    assert not first.samefile(second)
+    for block in (BLOCK, OTHER):
+        blocks.verify(block)

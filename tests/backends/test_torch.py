@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -206,11 +207,36 @@ def with_weights_apart(block: Block, folder: Path, location: str = "tensors/w") 
     weight.data_location = TensorProto.EXTERNAL
     for key, value in {"location": location, "offset": "64", "length": str(len(data))}.items():
         weight.external_data.add(key=key, value=value)
-    (folder / "tensors").mkdir()
+    (folder / "tensors").mkdir(exist_ok=True)
     (folder / "tensors" / "w").write_bytes(bytes(64) + data)
-    path = folder / "block.onnx"
+    path = folder / f"{block.id}.onnx"
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def test_blocks_with_the_same_weights_have_them_once(tmp_path: Path) -> None:
+    """As one backbone at two sizes. What one block brought stays while the other has it."""
+    one, other, device = dense(6, 4), dense(6, 4, relu=False), ShakyDevice()
+    brought: list[int] = []
+
+    def upload(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        brought.append(sum(value.nbytes for value in values))
+        return [value.clone() for value in values]
+
+    device.upload = upload  # type: ignore[method-assign]
+    backend, given = recorded(device), np.ones((2, 6), np.float32)
+    loaded = [
+        backend.load(block.id, with_weights_apart(block, tmp_path), [block.use])
+        for block in (one, other)
+    ]
+    assert brought == [96 + 16, 16]
+    assert [each.bytes_used for each in loaded] == [112, 112]
+    assert loaded[0].shared == loaded[1].shared
+    assert sum(loaded[0].shared.values()) == 96
+    backend.unload(one.id)
+    np.testing.assert_allclose(compute(backend, other, given), other.twin(given)[0], rtol=1e-5)
+    backend.unload(other.id)
+    assert not backend._weights
 
 
 def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
@@ -247,7 +248,7 @@ def test_an_operator_reads_no_values_of_the_device(case: Case) -> None:
     """They are not there on the `meta` device, as they are not while a CUDA graph is recorded."""
     meta = torch.device("meta")
     graph = TorchGraph(model_of(case), meta)
-    graph.upload(lambda values: [value.to(meta) for value in values])
+    graph.upload(lambda values: [value.to(meta) for value in values], WeakValueDictionary())
     for output in graph(*(torch.from_numpy(value).to(meta) for value in case.values)):
         assert output.device == meta
 

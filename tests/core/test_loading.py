@@ -111,6 +111,42 @@ def test_room_is_made_before_a_block_is_read_and_never_by_what_a_request_uses() 
     assert tell(BlockUnloaded("trunk")) == [Load("c1")]
 
 
+SMALL_AND_LARGE = {"a1": {"trunk's weights": 15}, "b1": {"trunk's weights": 15}}
+
+
+def test_what_two_blocks_share_counts_once_and_stays_with_the_one_that_stays() -> None:
+    tell = Tell("trunk", budget=200)
+    ledger = tell.scheduler._memory.ledger
+    tell(arrived(1, "a"))
+    tell(BlockLoaded("a1", 20, 0.2, SMALL_AND_LARGE["a1"]))
+    tell(arrived(2, "b"))
+    assert ledger.blocks_bytes == 60 + 20 + 20  # what b1 shares is not known yet
+    tell(BlockLoaded("b1", 20, 0.2, SMALL_AND_LARGE["b1"]))
+    assert ledger.blocks_bytes == tell.scheduler.resident_bytes == 60 + 20 + 5
+    for rid in (1, 2):
+        (run,) = tell(Prepared(rid, 0.0))
+        assert isinstance(run, Run)
+        tell(BatchDone(run.batch, 0.01, 0.0))
+    assert tell(UnloadAsked(1, "a")) == [Unload("a1")]
+    tell(BlockUnloaded("a1"))
+    assert ledger.blocks_bytes == 60 + 20
+
+
+def test_models_that_fit_together_because_of_what_they_share_stay_together() -> None:
+    """Once both were loaded: before that nobody knows."""
+    tell = Tell("trunk", budget=88)
+    tell.serve(arrived(1, "a"), 0.0)
+    tell.serve(BlockLoaded("a1", 20, 0.2, SMALL_AND_LARGE["a1"]), 0.0)
+    assert tell.serve(arrived(2, "b"), 1.0) == [Unload("a1")]
+    assert tell.serve(BlockUnloaded("a1"), 1.0) == [Load("b1")]
+    tell.serve(BlockLoaded("b1", 20, 0.2, SMALL_AND_LARGE["b1"]), 1.0)
+    assert tell.serve(arrived(3, "a"), 2.0) == [Load("a1")]  # there is room for 5 of its 20 bytes
+    tell.serve(BlockLoaded("a1", 20, 0.2, SMALL_AND_LARGE["a1"]), 2.0)
+    assert tell.scheduler._memory.ledger.blocks_bytes == 85
+    both = Request(4, 1, (Part("trunk", ("a", "b")),), 1, 1)
+    assert tell(ArrivedEvent(both), 3.0) == [Prepare(4)]
+
+
 def test_what_nobody_uses_leaves_before_what_a_request_uses() -> None:
     """Though it is asked for more often: the loader would have to wait for that request."""
     tell = Tell("trunk", "a1", "c1", budget=130)

@@ -265,7 +265,7 @@ def test_a_damaged_store_is_refused_at_the_start(start, store, tmp_path, damage,
         block.write_bytes(data)
     elif damage == "newer":
         root = broken / "store.json"
-        newer = json.loads(root.read_text()) | {"schema": 2}
+        newer = json.loads(root.read_text()) | {"schema": 99}
         root.write_text(json.dumps(newer))
     elif damage == "missing":
         block.unlink()

@@ -168,6 +168,7 @@ def test_what_was_not_ordered_is_not_believed(
         *((Prepared(1, prepare_s), None) for prepare_s in (-1e-3, inf, nan)),
         (BlockLoaded(HEAD, 10, nan), None),
         (BlockLoaded(HEAD, -1, 1e-3), None),
+        (BlockLoaded(HEAD, 10, 1e-3, {"t": -1}), None),
         (link.Ready("fake", "nothing", 0, False, (), (), (), {}, 0, 0), None),
         (link.Ready("fake", "nothing", 1, False, (), (), (), {}, 0, 0, row_bytes=-1), None),
         (link.ModelMeasured("flowers", True, row_bytes=-1), None),
@@ -184,6 +185,20 @@ def test_figures_that_cannot_be_true_are_not_read(
     with pytest.raises(Untrusted, match="cannot be read: Expected") as caught:
         worker_port.read(link.encode(report))
     assert caught.value.batch == batch
+
+
+@pytest.mark.parametrize("pieces", [{"t": 11}, {"t": 6, "u": 5}])
+def test_a_block_has_no_pieces_that_are_not_of_it(pieces: dict[str, int]) -> None:
+    bench = Bench()
+    bench.worker_is_ready()
+    bench.front.on_worker_lost("it is gone", 0.0)
+    bench.loads = []
+    models = tuple(bench.store.models)
+    ready = link.Ready("fake", "nothing", 1, False, models, (), (), {}, 0, 0)
+    bench.front.on_worker(ready, (), 0.0)
+    block = bench.loads[0].block
+    with pytest.raises(Untrusted, match="BlockLoaded"):
+        bench.front.on_worker(BlockLoaded(block, 10, 1e-3, pieces), (), 0.0)
 
 
 def test_a_batch_owes_nothing_to_whom_it_left_out_though_its_refusal_waits_for_its_turn() -> None:

@@ -25,14 +25,17 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def break_in_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Run a line in the worker when it gets ready; `boom` and `deny` raise when they are called."""
+    """Run a line in the worker when it gets ready; `boom`, `deny` and `lost` raise when they are
+    called."""
 
     def write(line: str) -> None:
         (tmp_path / "sitecustomize.py").write_text(
             "import pathlib\n"
             'if "edged.device" in pathlib.Path("/proc/self/cmdline").read_text():\n'
-            "    from edged.device import loader, staging, worker\n"
+            "    from edged.backends import base\n"
+            "    from edged.device import batches, loader, staging, worker\n"
             "    def boom(*args, **kwargs): raise RuntimeError('boom')\n"
+            "    def lost(*args, **kwargs): raise base.DeviceLost('the device is lost')\n"
             "    def deny(*args, **kwargs): raise OSError(24, 'Too many open files')\n"
             "    serve = worker.Worker.serve\n"
             "    def spoiled(self):\n"
@@ -73,7 +76,7 @@ def run(rig: Rig) -> None:
         ("staging.Staging.settle = boom", prepare),
         ("loader.Loader.read_ahead = boom", load_two),
         ("staging.Staging.begin = boom", run),
-        ("worker.Worker._prepare_deferred = boom", run),
+        ("batches.Batches._prepare_deferred = boom", run),
     ],
 )
 def test_a_thread_that_cannot_go_on_ends_the_worker_and_says_why(
@@ -88,6 +91,43 @@ def test_a_thread_that_cannot_go_on_ends_the_worker_and_says_why(
         while not isinstance((message := rig.next()[0]), link.WorkerFailed):
             assert isinstance(message, BlockLoaded | BlockLoadFailed)
         assert "RuntimeError: boom; this is a bug" in message.message
+        assert rig.ended() == "the device worker ended with status 1"
+
+
+def define(rig: Rig) -> None:
+    rig.send(link.Define((("dog", Model("dog", BODY, HEAD).manifest),)))
+
+
+def load_and_run(rig: Rig) -> None:
+    for block in (BODY, HEAD):
+        rig.send(Load(block.id))
+        rig.expect(BlockLoaded)
+    run(rig)
+
+
+@pytest.mark.parametrize(
+    ("broken", "order"),
+    [
+        ("staging.Staging.define = lost", define),
+        ("loader.Loader.load = lost", lambda rig: rig.send(Load(BODY.id))),
+        ("loader.Loader.unload = lost", lambda rig: rig.send(Unload(BODY.id))),
+        ("worker.Executor.submit = lost", run),
+        ("worker.Executor.finish = lost", load_and_run),
+        ("worker.footprint = lost", measure),
+    ],
+)
+def test_a_lost_device_ends_the_worker_whatever_it_was_doing(
+    store: Store,
+    break_in_worker: Callable[[str], None],
+    broken: str,
+    order: Callable[[Rig], None],
+) -> None:
+    """It is not taken for an order that failed: all later ones would fail as well."""
+    break_in_worker(broken)
+    with worker(store, ready=False) as rig:
+        rig.expect(link.Ready)
+        order(rig)
+        assert rig.expect(link.WorkerFailed).message == "the device is lost"
         assert rig.ended() == "the device worker ended with status 1"
 
 

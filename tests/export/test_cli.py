@@ -55,7 +55,9 @@ def test_ls(there: str, capsys: pytest.CaptureFixture[str]) -> None:
     shared = {model["shared_bytes"] for model in found["models"]}
     assert len(shared) == 1
     alone = sum(model["block_bytes"] for model in found["models"]) - shared.pop()
-    assert found["block_bytes"] == alone == sum(Store(there).blocks().values())
+    stored = [*Store(there).blocks().values(), *Store(there).tensors().values()]
+    assert found["block_bytes"] == alone == sum(stored)
+    assert (found["schema"], found["blocks"], found["tensors"]) == (2, 3, len(stored) - 3)
     assert found["block_bytes"] < 0.8 * found["whole_bytes"]
     assert f"{found['block_bytes'] / 1000:.1f} kB as blocks" in summary
     assert f"{found['whole_bytes'] / 1000:.1f} kB as whole models" in summary

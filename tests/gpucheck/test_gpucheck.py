@@ -132,22 +132,24 @@ def test_every_step_of_the_plan_is_there_and_has_a_place_on_the_page():
 
 def test_a_skeleton_is_filled_with_weights_of_the_same_size(tmp_path):
     """Masks and what is small stay, so the models are the same but for their weights."""
-    block, mask = dense(64, 100), np.repeat(np.float32([0, -100]), 200)
+    block, head, mask = dense(64, 100), dense(100, 9), np.repeat(np.float32([0, -100]), 200)
     model = onnx.load_from_string(block.data)
     model.graph.initializer.append(onnx.numpy_helper.from_array(mask, "mask"))
     whole = Block(model.SerializeToString(deterministic=True), block.use, block.twin)
-    store = make_store(tmp_path / "store", [PathModel("cat", whole)])
-    strip(store, tmp_path / "small.zip")
-    assert (tmp_path / "small.zip").stat().st_size < 3000
-    filled = fill(tmp_path / "small.zip", tmp_path / "filled", seed=1)
-    ((_, manifest),) = filled.models().items()
-    (step,) = manifest.steps
-    assert filled.block_size(step.block) == store.block_size(whole.id)
-    found = onnx.load(str(filled.block_path(step.block)))
+    store, small = make_store(tmp_path / "a", [PathModel("cat", whole, head)]), tmp_path / "b.zip"
+    strip(store, small)
+    assert small.stat().st_size < 4000
+    filled = fill(small, tmp_path / "filled", seed=1, tasks=2)
+    one, other = ([step.block for step in of.steps] for of in filled.models().values())
+    assert one[0] == other[0]
+    assert one[1] != other[1]
+    assert [filled.block_size(b) for b in one] == [store.block_size(b.id) for b in (whole, head)]
+    found = onnx.load(str(filled.block_path(one[0])))
     weights = {each.name: onnx.numpy_helper.to_array(each) for each in found.graph.initializer}
     assert np.array_equal(weights["mask"], mask)
     assert len(np.unique(weights["w"])) > 6000
-    assert fill(tmp_path / "small.zip", tmp_path / "filled", seed=2).models() == filled.models()
+    again = fill(small, tmp_path / "filled", seed=2, tasks=2)
+    assert again.models() == filled.models()
 
 
 def program(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
@@ -171,6 +173,11 @@ def test_a_step_that_fails_costs_only_itself(text, tmp_path, monkeypatch):
     program(tmp_path, monkeypatch, text)
     line = runner._step(Step("memory", 20), {}, 60.0)
     assert "without figures" in line["error"]
+
+
+def test_a_step_says_what_went_wrong(tmp_path, monkeypatch):
+    program(tmp_path, monkeypatch, "print('\"no room\"'); sys.exit(1)")
+    assert runner._step(Step("memory", 20), {}, 60.0)["error"] == "no room"
 
 
 def test_a_step_that_hangs_is_ended_with_what_it_has_started(tmp_path, monkeypatch):

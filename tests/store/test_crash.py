@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from edged.manifest import Manifest
 from edged.store import Store
-from tests.store.samples import model
+from export.migrate import migrate
+from tests.store.samples import as_of_schema_1, model, with_weight
 
 CHECKOUT = Path(__file__).parents[2]
 CALLS = ("open", "write", "fsync", "replace", "close")
-OLD, KEPT, NEW = b"old" * 1000, b"kept" * 1000, b"new" * 1000
+OLD, KEPT, NEW = b"old" * 1000, b"kept" * 1000, with_weight(b"new" * 2000)
 
 BEFORE = {"one": model("one", KEPT, OLD), "two": model("two", OLD)}
 AFTER = {"one": model("one", KEPT, NEW), "three": model("three", KEPT)}
@@ -136,10 +138,31 @@ class Disk:
         return [dict(self.synced), torn]
 
 
+def make_of_schema_1(path: Path) -> Store:
+    """A store of before that has a block with a large weight."""
+    store = as_of_schema_1(Store(path).create())
+    with store.update() as change:
+        for data in (KEPT, NEW):
+            step = model("", data).steps[0]
+            step = replace(step, block=change.add_block(data))
+            change.put_model(replace(model(f"of{len(data)}", data), steps=(step,)))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("make", "change"), [(make, change_all), (make_of_schema_1, migrate)], ids=["change", "migrate"]
+)
 def test_power_fails_after_each_system_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], Store],
+    change: Callable[[Store], object],
 ) -> None:
-    store = make(tmp_path / "store")
+    store, copy = make(tmp_path / "store"), make(tmp_path / "copy")
+    before = whole(store)
+    change(copy)
+    after = whole(copy)
+    assert before != after
     disk = Disk(store.path)
     states: list[dict[Path, bytes]] = []
     paths: dict[int, Path] = {}
@@ -164,7 +187,7 @@ def test_power_fails_after_each_system_call(
         patch.setattr(os, "open", watched_open)
         patch.setattr(os, "fsync", watched_fsync)
         patch.setattr(os, "replace", watched_replace)
-        change_all(store)
+        change(store)
 
     found = []
     for i, state in enumerate(states):
@@ -174,10 +197,10 @@ def test_power_fails_after_each_system_call(
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
         found.append(whole(Store(left)))
-        assert found[-1] in (BEFORE, AFTER)
+        assert found[-1] in (before, after)
     assert len(found) > 20
-    assert found[0] == BEFORE
-    assert found[-2:] == [AFTER, AFTER], "when the change returns, it is durable"
+    assert found[0] == before
+    assert found[-2:] == [after, after], "when the change returns, it is durable"
 
 
 if __name__ == "__main__":

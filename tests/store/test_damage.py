@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def manifest_of(store: Store, name: str) -> Path:
-    digest = store._root()[name]
+    digest = store._root().models[name]
     return store.path / "manifests" / f"{digest}.json"
 
 

@@ -140,7 +140,7 @@ def test_newer_manifest(store: Store) -> None:
         (b'{"schema":1,"models":{"ab":', "damaged"),
         (b'{"schema":1,"models":[]}', "damaged"),
         (b'{"schema":1,"models":{},"more":1}', "damaged .*unknown field `more`"),
-        (b'{"schema":2,"shelves":{}}', "has schema 2, this edged reads up to 1: upgrade edged"),
+        (b'{"schema":3,"shelves":{}}', "has schema 3, this edged reads up to 2: upgrade edged"),
     ],
 )
 def test_bad_root(store: Store, content: bytes, says: str) -> None:
@@ -284,7 +284,7 @@ def test_what_is_no_file_is_an_error_and_not_waited_for(store: Store, kind: str)
             read(block)
     with store.update() as change:
         change.remove_model("ab")  # removing needs none of its files
-    digest = store._root()["ac"]
+    digest = store._root().models["ac"]
     other_kind(store.path / "manifests" / f"{digest}.json", kind)
     with pytest.raises(StoreError, match=r"of model 'ac': .* is not a file"):
         store.models()

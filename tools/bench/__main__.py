@@ -31,6 +31,7 @@ BENCHES = {
     "policies": "tools.bench.policies",
     "qos": "tools.bench.qos",
     "scheduler": "tools.bench.scheduler",
+    "sizes": "tools.bench.sizes",
     "start": "tools.bench.start",
     "table2": "tools.bench.table2",
     "throughput": "tools.bench.throughput",

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from edged.backends.block_files import files_of
 from edged.client import Client
 from edged.client.admin import Admin
 from edged.config import cores
@@ -79,8 +80,8 @@ def _disk(folder: Path, args: argparse.Namespace) -> None:
                 worker.unload(block)
                 _evict(files)
                 figures["read"].append(_timed_ms(partial(_read, files)))
-                _evict([store.block_path(block)])
-                own = [store.block_path(block)]
+                own = files_of(store.block_path(block))
+                _evict(own)
                 figures["read_block"].append(_timed_ms(partial(_read, own)))
                 _evict(files)
                 figures["load"].append(worker.load(block).load_s * 1e3)
@@ -256,7 +257,7 @@ def _cgroup(folder: Path, args: argparse.Namespace) -> None:
     budget = besides + 8 * size
     given = {"x": np.ones((1, *SHAPES["conv"]), np.float32)}
     _evict(_files_of_python())
-    _evict([*cache.glob("*/*"), *(store.path / "blocks").iterdir()])
+    _evict([*cache.glob("*/*"), *_files(store.path / "blocks")])
     group = Path(f"/sys/fs/cgroup/memory/edged-bench-{os.getpid()}")
     group.mkdir()
     try:
@@ -559,6 +560,10 @@ def _read(files: Sequence[Path]) -> None:
         with path.open("rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
 
 
 def _evict(files: Iterable[Path]) -> None:

@@ -61,7 +61,9 @@ def _run(folder: Folder, models: dict[str, Manifest], seed: int) -> Summary:
         seconds = time.monotonic() - began_s
         with Client(daemon.endpoint) as client:
             batches = client.statistics().batches
-    return summarize(answers, uncut, batches, models, Store(folder.store).blocks(), seconds)
+    store = Store(folder.store)
+    sizes = {block: store.block_size(block) for block in store.blocks()}
+    return summarize(answers, uncut, batches, models, sizes, seconds)
 
 
 def _serve(folder: Folder) -> int:

@@ -67,7 +67,7 @@ def _steps(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, Any]]:
         "rows": args.rows,
         "seconds": args.seconds,
         "seed": args.seed,
-        "folder": str(folder),
+        "work": str(folder),
         "only": args.only,
     }
     end_s = time.monotonic() + 60 * args.minutes
@@ -108,9 +108,10 @@ def _step(step: Step, setting: dict[str, Any], left_s: float) -> dict[str, Any]:
 
 def _last_line(printed: str, status: int) -> dict[str, Any]:
     try:
-        return {"found": json.loads(printed.splitlines()[-1])}
+        found = json.loads(printed.splitlines()[-1])
     except (IndexError, ValueError):
         return {"error": f"ended with status {status} and without figures"}
+    return {"found": found} if status == 0 else {"error": str(found)}
 
 
 def _end_group(group: int) -> None:

@@ -132,7 +132,7 @@ def parity(setting: Setting) -> Parity:
             found = lane.outputs()
         pairs = list(zip(found, exact, strict=True))
         worst[precision] = max(float(np.abs(a - b).max()) for a, b in pairs) / span
-        same_best[precision] = statistics.mean(a.argmax() == b.argmax() for a, b in pairs)
+        same_best[precision] = float(np.mean([a.argmax() == b.argmax() for a, b in pairs]))
     return Parity(worst, same_best)
 
 

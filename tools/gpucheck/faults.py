@@ -57,7 +57,7 @@ def faults(setting: Setting) -> Faults:
 def _worker(daemon: Daemon) -> int:
     """The worker's process."""
     (child,) = psutil.Process(daemon.pid).children()
-    return child.pid
+    return int(child.pid)
 
 
 def _is_answered(client: Client, value: float) -> bool:

@@ -45,7 +45,7 @@ class Setting(msgspec.Struct, frozen=True):
     rows: int  # of the largest batch
     seconds: float  # length of each measurement
     seed: int
-    folder: Path  # folder of models and store, which are kept
+    work: str  # folder of models and store, which are kept
     only: str | None = None  # of the suite, as pytest's -k
 
     @property
@@ -53,6 +53,10 @@ class Setting(msgspec.Struct, frozen=True):
         """The batch sizes 1, 2, 4, .. and `rows`."""
         doubled = [2**power for power in range(self.rows.bit_length())]
         return (*(size for size in doubled if size < self.rows), self.rows)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.work)
 
     @property
     def store(self) -> Path:

@@ -42,22 +42,27 @@ def strip(store: Store, path: Path) -> None:
             file.writestr(block, model.SerializeToString(deterministic=True))
 
 
-def fill(path: Path, folder: Path, seed: int) -> Store:
-    """A store in `folder` with the models of a skeleton; one that is there already is kept."""
+def fill(path: Path, folder: Path, seed: int, *, tasks: int) -> Store:
+    """A store with the one model of a skeleton for each task, and a head of its own for each.
+
+    A store that is there already is kept.
+    """
     store = Store(folder).create()
     if store.models():
         return store
     random = np.random.default_rng(seed)
     with zipfile.ZipFile(path) as file, store.update() as change:
-        models = msgspec.json.decode(file.read(_MODELS), type=list[Manifest])
-        filled = {
-            name: change.add_block(_filled(file.read(name), random))
-            for name in file.namelist()
-            if name != _MODELS
-        }
-        for model in models:
-            steps = [replace(step, block=filled[step.block], layers=()) for step in model.steps]
-            change.put_model(replace(model, steps=tuple(steps)))
+        (model,) = msgspec.json.decode(file.read(_MODELS), type=list[Manifest])
+        *shared, head = (replace(step, layers=()) for step in model.steps)
+        path_of_all = [
+            replace(step, block=change.add_block(_filled(file.read(step.block), random)))
+            for step in shared
+        ]
+        for number in range(tasks):
+            own = change.add_block(_filled(file.read(head.block), random))
+            steps = (*path_of_all, replace(head, block=own))
+            name = f"task{number}"
+            change.put_model(replace(model, name=name, task=name, steps=steps))
     return store
 
 
@@ -66,7 +71,8 @@ def _filled(data: bytes, random: np.random.Generator) -> bytes:
     for tensor in _left_out(model):
         values = random.standard_normal(tuple(tensor.dims), np.float32) * np.float32(_SCALE)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    return model.SerializeToString(deterministic=True)
+    filled: bytes = model.SerializeToString(deterministic=True)
+    return filled
 
 
 def _left_out(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -1,12 +1,14 @@
 """One step of a check: `python -m tools.gpucheck.steps NAME` reads its setting and prints figures.
 
-The setting is JSON on standard input, the figures are JSON on the last line of standard output.
+The setting is JSON on standard input, the figures are JSON on the last line of standard output; of
+a step that fails, which ends with status 1, its error.
 """
 
 from __future__ import annotations
 
 import platform
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ def store(setting: Setting) -> Model:
     """
     skeleton = SKELETONS / f"{setting.model}.zip"
     if skeleton.exists():
-        folder = fill(skeleton, setting.store, setting.seed)
+        folder = fill(skeleton, setting.store, setting.seed, tasks=setting.tasks)
     else:
         models = whole_models(setting.model, setting.tasks, setting.folder, setting.seed)
         folder = Store(store_of(models, setting.store))
@@ -104,9 +106,13 @@ STEPS: dict[str, Callable[[Setting], Any]] = {
 def main() -> int:
     setting = msgspec.json.decode(sys.stdin.buffer.read(), type=Setting)
     setting.folder.mkdir(parents=True, exist_ok=True)
-    found = STEPS[sys.argv[1]](setting)
+    try:
+        found, status = STEPS[sys.argv[1]](setting), 0
+    except Exception as error:
+        traceback.print_exc()
+        found, status = f"{type(error).__name__}: {error}", 1
     print(msgspec.json.encode(found).decode(), flush=True)
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ class TensorRt:
         """`trt`: TensorRT's Python module. `run_build`: see child.Builds."""
         device = cuda.facts()
         self.emulated = cuda.emulated
-        self._total_bytes = device.total_bytes
+        self._total_bytes, self._is_unified = device.total_bytes, device.unified
         self._options = options
         self._module = trt.__name__
         self._level = facts.optimization_level(device)
@@ -221,7 +221,7 @@ class TensorRt:
     def device_bytes(self) -> DeviceBytes:
         """Of memory of its own, and of a board's: engines as they were measured, and the arena."""
         engines, arena = sum(list(self._held.values())), self.memory.arena
-        if self.memory.unified:
+        if self._is_unified:
             return DeviceBytes(engines + arena.size)
         spare_bytes = arena.size - arena.used_bytes
         free_bytes = self._cuda.free_bytes() + spare_bytes

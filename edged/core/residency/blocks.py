@@ -1,4 +1,4 @@
-"""Residency: where each block is, and which models and waiting requests need it.
+"""Residency: where each block is, what blocks share, and which models and waiting requests need it.
 
 Knows no policy, no budget and no time: others say what comes and what goes.
 """
@@ -6,11 +6,12 @@ Knows no policy, no budget and no time: others say what comes and what goes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from edged.core.events import HeldBlock, Library
+from edged.core.events import BlockLoaded, HeldBlock, Library
 from edged.core.residency.needs import Need
 from edged.errors import Code
 
@@ -28,8 +29,20 @@ class Where(Enum):
 
 
 @dataclass(slots=True, eq=False)
+class Shared:
+    """What certain blocks, and no others, have in common: it is there while one of them is."""
+
+    blocks: tuple[Block, ...]
+    bytes: int = 0
+    held: int = 0  # of the blocks, that are not absent
+
+
+@dataclass(slots=True, eq=False)
 class Block:
-    """One block. `bytes` and `load_s` are the store's until they are measured."""
+    """One block. `bytes` and `load_s` are the store's until they are measured.
+
+    `bytes` are those of the block alone. What it shares is known when it was loaded once.
+    """
 
     id: str
     bytes: int
@@ -40,11 +53,39 @@ class Block:
     failures: int = 0  # in a row
     retry_s: float = 0.0  # not loaded again before this time
     error: tuple[Code, str] | None = None  # of the last load, if it failed
+    pieces: dict[str, int] = field(default_factory=dict)  # bytes, by name
+    shared: list[Shared] = field(default_factory=list)
 
     @property
     def in_use(self) -> bool:
         """Whether a request or a run of the calibration on the device may run it yet."""
         return any(need.in_use for need in self.needs)
+
+
+def together_bytes(blocks: Collection[Block]) -> int:
+    """What these blocks hold together, each of them once and what they share once."""
+    times = Counter(one for block in blocks for one in block.shared)
+    return sum(block.bytes for block in blocks) - sum(
+        one.bytes * (count - 1) for one, count in times.items()
+    )
+
+
+def added_bytes(block: Block) -> int:
+    """What an absent block adds to those that are there, or on their way."""
+    return block.bytes - sum(one.bytes for one in block.shared if one.held)
+
+
+def own_bytes(blocks: Collection[Block], beside: Collection[Block] = ()) -> int:
+    """What these blocks hold and no others that come or stay, nor those `beside` them: they give
+    that back, or would take it."""
+    shared = {one for block in blocks for one in block.shared}
+    stays = (Where.LOADING, Where.RESIDENT)
+    elsewhere = (
+        one.bytes
+        for one in shared
+        if any(b not in blocks and (b.where in stays or b in beside) for b in one.blocks)
+    )
+    return together_bytes(blocks) - sum(elsewhere)
 
 
 class Residency:
@@ -57,6 +98,7 @@ class Residency:
         self.models: dict[str, Need] = {}  # of each single one, also of those that have vanished
         self.vanished: set[str] = set()  # models that are not in the library any more
         self.going: dict[Block, None] = {}  # blocks that leave or are being unloaded; ordered
+        self._shared: list[Shared] = []
         self._load_ratio = 1.0  # of measured load times over the store's
         self.moved: list[Need] = []  # that became resident, or are so no more; the scheduler's
 
@@ -119,12 +161,17 @@ class Residency:
 
     def bytes(self, need: Need) -> int:
         """Of all its blocks."""
-        return sum(block.bytes for block in self._path[need])
+        return together_bytes(self._path[need])
 
     @property
     def going_bytes(self) -> int:
         """What the blocks that leave will give back."""
-        return sum(block.bytes for block in self.going)
+        return own_bytes(self.going)
+
+    @property
+    def shared_bytes(self) -> int:
+        """What blocks that are not absent have in common, but for once."""
+        return sum(one.bytes * (one.held - 1) for one in self._shared if one.held > 1)
 
     def missing(self, need: Need) -> Iterator[Block]:
         """Its blocks that have to be brought to the device, or are on their way there."""
@@ -160,6 +207,8 @@ class Residency:
     def move(self, block: Block, where: Where) -> None:
         """The block has gone a step on its way."""
         change = (block.where is Where.RESIDENT) - (where is Where.RESIDENT)
+        for one in block.shared:
+            one.held += (block.where is Where.ABSENT) - (where is Where.ABSENT)
         block.where = where
         if where in (Where.LEAVING, Where.UNLOADING):
             self.going[block] = None
@@ -173,15 +222,17 @@ class Residency:
         if where is Where.ABSENT:
             self._forget_if_unused(block)
 
-    def loaded(self, block: Block, size_bytes: int, load_s: float) -> None:
+    def loaded(self, block: Block, event: BlockLoaded) -> None:
         """The block is on the device; learn what it took."""
+        load_s = event.load_s
         if block.load_s > 0.0:
             ratio = load_s / block.load_s
             self._load_ratio += _WEIGHT * (ratio - self._load_ratio) if not block.measured else 0.0
         weight = _WEIGHT if block.measured else 1.0
         block.load_s += weight * (load_s - block.load_s)
-        block.bytes, block.measured = size_bytes, True
+        block.bytes, block.measured = event.bytes, True
         block.failures, block.error = 0, None
+        self._set_pieces(block, event.pieces)
         self.move(block, Where.RESIDENT)
 
     def missing_s(self, need: Need) -> float:
@@ -198,8 +249,34 @@ class Residency:
         for id, size_bytes in held.items():
             block = self._blocks.setdefault(id, Block(id, size_bytes, 0.0))
             block.bytes = size_bytes
+            self._set_pieces(block, {})
         for block in list(self._blocks.values()):
             self.move(block, Where.RESIDENT if block.id in held else Where.ABSENT)
+
+    def _set_pieces(self, block: Block, pieces: dict[str, int]) -> None:
+        names = block.pieces.keys() ^ pieces.keys()
+        block.pieces = pieces
+        others = (other.pieces.keys() for other in self._blocks.values() if other is not block)
+        if names and not all(names.isdisjoint(of) for of in others):
+            self._share()
+
+    def _share(self) -> None:
+        """Find what blocks have in common: pieces of the same blocks are one."""
+        owners: dict[str, list[Block]] = {}
+        for block in self._blocks.values():
+            block.shared = []
+            for name in block.pieces:
+                owners.setdefault(name, []).append(block)
+        found: dict[tuple[Block, ...], Shared] = {}
+        for name, blocks in owners.items():
+            if len(blocks) > 1:
+                one = found.setdefault(tuple(blocks), Shared(tuple(blocks)))
+                one.bytes += min(block.pieces[name] for block in blocks)
+        self._shared = list(found.values())
+        for one in self._shared:
+            one.held = sum(block.where is not Where.ABSENT for block in one.blocks)
+            for block in one.blocks:
+                block.shared.append(one)
 
     def _forget_if_unused(self, block: Block) -> None:
         if not block.needs and block.where is Where.ABSENT:

@@ -6,11 +6,11 @@ Puts the figures that a loading policy asks for together. Changes nothing and re
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from edged.core.costs import CostModel
-from edged.core.residency.blocks import Block, Residency, Where
+from edged.core.residency.blocks import Block, Residency, Where, own_bytes
 from edged.core.residency.ledger import Ledger
 from edged.core.residency.needs import Need
 from edged.core.residency.policies import Candidate, Leaver, Policy
@@ -110,13 +110,14 @@ class Outlook:
     def victims_for(self, need: Need) -> list[Block] | None:
         """What has to leave for `need`; None where not enough can at present."""
         own = self._residency.path(need)
-        absent = sum(b.bytes for b in own if b.where in (Where.ABSENT, Where.UNLOADING))
-        rescued = sum(b.bytes for b in own if b.where is Where.LEAVING)
-        room_bytes = absent + rescued - self._ledger.room_bytes - self._residency.going_bytes
+        # Those that come, and those that leave and are to stay.
+        added = own_bytes([b for b in own if b.where not in (Where.LOADING, Where.RESIDENT)])
+        room_bytes = added - self._ledger.room_bytes - self._residency.going_bytes
         if room_bytes <= 0:
             return []
-        victims = self.victims(room_bytes, self._spared.union(own))
-        return victims if sum(block.bytes for block in victims) >= room_bytes else None
+        spared = self._spared.union(own)
+        victims = self.victims(room_bytes, spared)
+        return victims if self._gain_bytes(victims, spared) >= room_bytes else None
 
     def victims(self, room_bytes: float, spared: Collection[Block]) -> list[Block]:
         """The blocks of least worth that give so many bytes, or all that may leave."""
@@ -128,12 +129,22 @@ class Outlook:
             if block not in spared:
                 taken.append(block)
                 found += block.bytes
+                if block.shared:
+                    found = self._gain_bytes(taken, spared)
         # A large last one may have made others superfluous: those of most worth stay.
         for block in reversed(taken[:-1]):
-            if found - block.bytes >= room_bytes:
-                found -= block.bytes
-                taken.remove(block)
+            if found - block.bytes < room_bytes:
+                continue
+            others = [other for other in taken if other is not block]
+            gain_bytes = self._gain_bytes(others, spared)
+            if gain_bytes >= room_bytes:
+                found, taken = gain_bytes, others
         return taken
+
+    def _gain_bytes(self, victims: Sequence[Block], spared: Collection[Block]) -> int:
+        """What victims give back besides what already leaves; what the spared share stays."""
+        going = self._residency.going
+        return own_bytes([*going, *victims], spared) - own_bytes(going, spared)
 
     def _expected_uses(self, need: Need, turnover_s: float) -> float:
         """Before all that is on the device could be loaded anew."""

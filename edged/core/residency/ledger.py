@@ -31,16 +31,24 @@ class Ledger:
     """Owns the account. Its sum is above the budget only after the budget, or what is measured of
     the rest, has changed, and until enough blocks are released."""
 
-    def __init__(self, max_batch_rows: int) -> None:
+    def __init__(self, max_batch_rows: int, shared_bytes: Callable[[], int] = lambda: 0) -> None:
+        """`shared_bytes`: what blocks that are held or reserved have in common, which counts for
+        each of them and is taken once."""
         self.budget_bytes = math.inf
         self.ceiling_bytes = math.inf  # of the budget, when nobody else takes memory
         self.batch_rows = max_batch_rows  # of the largest batch that workspace is counted for
         self.most_batch_rows = max_batch_rows  # of the largest one under the ceiling
         self.overhead = Overhead()
-        self.blocks_bytes = 0
-        self.blocks: dict[str, int] = {}  # bytes of each one that is held or reserved
+        self.blocks: dict[str, int] = {}  # bytes of each one that is held or reserved, as if alone
+        self._alone_bytes = 0  # of all of them
+        self._shared_bytes = shared_bytes
         self._max_batch_rows = max_batch_rows
         self._excess_bytes = 0  # measured above fixed, staging and blocks; workspace is part of it
+
+    @property
+    def blocks_bytes(self) -> int:
+        """What all these blocks hold together."""
+        return self._alone_bytes - self._shared_bytes()
 
     @property
     def total_bytes(self) -> int:
@@ -83,16 +91,16 @@ class Ledger:
 
     def hold(self, block: str, size_bytes: int) -> None:
         """Count a block with the bytes that it was measured to hold, reserved before or not."""
-        self.blocks_bytes += size_bytes - self.blocks.get(block, 0)
+        self._alone_bytes += size_bytes - self.blocks.get(block, 0)
         self.blocks[block] = size_bytes
 
     def release(self, block: str) -> None:
         """The block holds nothing any more."""
-        self.blocks_bytes -= self.blocks.pop(block)
+        self._alone_bytes -= self.blocks.pop(block)
 
     def release_all(self) -> None:
         self.blocks.clear()
-        self.blocks_bytes = 0
+        self._alone_bytes = 0
 
     def measured(self, used_bytes: int) -> None:
         """What all processes hold together: the sum is not below it until blocks are released."""

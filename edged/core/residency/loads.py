@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from edged.core.costs import CostModel
 from edged.core.events import Command, Load, Unload
-from edged.core.residency.blocks import Block, Residency, Where
+from edged.core.residency.blocks import Block, Residency, Where, added_bytes
 from edged.core.residency.choice import Outlook
 from edged.core.residency.ledger import Ledger
 from edged.core.residency.needs import Need
@@ -208,13 +208,13 @@ class Loads:
         plan = self._plans[-1]
         while plan.queue and sum(len(each.ordered) for each in self._plans) < AHEAD:
             block = plan.queue[0]
-            if block.where is Where.UNLOADING or block.bytes > self._ledger.room_bytes:
+            if block.where is Where.UNLOADING or added_bytes(block) > self._ledger.room_bytes:
                 break
             plan.queue.popleft()
             if block.where is Where.ABSENT:
                 plan.ordered[block] = None
+                self._residency.move(block, Where.LOADING)  # what it shares is not taken again
                 self._ledger.reserve(block.id, block.bytes)
-                self._residency.move(block, Where.LOADING)
                 commands.append(Load(block.id))
         if not any(plan.ordered for plan in self._plans) and not self._residency.going:
             self._plans.clear()  # there is less room than when it was chosen: choose anew

@@ -22,7 +22,7 @@ from edged.core.events import (
     MemoryMeasured,
     Request,
 )
-from edged.core.residency.blocks import Residency, Where
+from edged.core.residency.blocks import Residency, Where, together_bytes
 from edged.core.residency.ledger import Ledger
 from edged.core.residency.loads import Loads
 from edged.core.residency.needs import Need
@@ -47,8 +47,8 @@ class DeviceMemory:
     """Owns the account of the device's memory."""
 
     def __init__(self, settings: MemorySettings, max_batch_rows: int) -> None:
-        self.ledger = Ledger(max_batch_rows)
         self.residency = Residency()
+        self.ledger = Ledger(max_batch_rows, lambda: self.residency.shared_bytes)
         self.wanted = WantedModels(self.residency, settings.pinned)
         self.loads = Loads(
             self.residency,
@@ -145,8 +145,9 @@ class DeviceMemory:
     def _bytes_beside(self, need: Need) -> tuple[int, int]:
         """Bytes of the need, and of the pinned blocks that it has to fit beside."""
         kept = self.wanted.kept_blocks(self.ledger.most_capacity_bytes)
-        others = kept.keys() - set(self.residency.path(need))
-        return self.residency.bytes(need), sum(block.bytes for block in others)
+        need_bytes = self.residency.bytes(need)
+        all_bytes = together_bytes(kept.keys() | set(self.residency.path(need)))
+        return need_bytes, all_bytes - need_bytes
 
     def failing(self) -> dict[str, str]:
         """Models whose last load failed, and why; until one succeeds."""
@@ -220,7 +221,7 @@ class DeviceMemory:
         """A block is there; with the last one the need that was being loaded is."""
         block = self.loads.ended(event.block)
         self.ledger.hold(block.id, event.bytes)
-        self.residency.loaded(block, event.bytes, event.load_s)
+        self.residency.loaded(block, event)
         self.loads.arrived(now)
 
     def _on_failed(self, event: BlockLoadFailed, now: float) -> None:
@@ -257,7 +258,7 @@ class DeviceMemory:
         beside a batch of one row leaves room for."""
         pinned = self.wanted.kept_blocks(self.ledger.most_capacity_bytes)
         sizes = [
-            sum(block.bytes for block in pinned | dict.fromkeys(self.residency.path(need)))
+            together_bytes(pinned | dict.fromkeys(self.residency.path(need)))
             for need in self.residency.models.values()
         ]
         self.ledger.fit_batch(

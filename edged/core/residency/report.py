@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edged.core.residency.blocks import Where
+from edged.core.residency.blocks import Where, own_bytes
 from edged.core.residency.ledger import Account
 from edged.core.residency.memory import DeviceMemory
 from edged.errors import Code
@@ -64,7 +64,7 @@ def report(memory: DeviceMemory) -> MemoryState:
             ModelState(
                 name,
                 residency.bytes(need),
-                sum(block.bytes for block in missing),
+                own_bytes(missing),
                 residency.missing_s(need),
                 served=name in memory.wanted.served,
                 pinned=name in memory.wanted.pinned,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edged.core.residency.blocks import Block, Residency, Where
+from edged.core.residency.blocks import Block, Residency, Where, together_bytes
 from edged.core.residency.needs import Need
 
 
@@ -80,7 +80,7 @@ class WantedModels:
         kept: dict[Block, None] = {}
         for need in pinned:
             more = kept | dict.fromkeys(self._residency.path(need))
-            if not need.missing or sum(block.bytes for block in more) <= capacity_bytes:
+            if not need.missing or together_bytes(more) <= capacity_bytes:
                 kept = more
         return kept
 

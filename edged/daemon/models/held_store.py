@@ -9,7 +9,8 @@ from edged.errors import StoreError
 from edged.manifest import Manifest
 from edged.older import check_fit
 from edged.servable import check_servable, conflicting
-from edged.store import Hold, Store
+from edged.store import Store
+from edged.store_blocks import Hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class HeldStore:
         for name, manifest in found.items():
             try:
                 check_servable(manifest)
-                check_fit(manifest, self._store.block_bytes)
+                check_fit(manifest, self._store.graph_bytes)
                 sizes = {step.block: self._hold(step.block) for step in manifest.steps}
             except StoreError as error:
                 unusable[name] = Unusable(str(error), manifest)
@@ -82,9 +83,13 @@ def inspect(store: Store, names: Iterable[str] | None) -> dict[str, str]:
     try:
         contents = held.read()
         damaged: dict[str, str] = {}
+        sound: set[str] = set()  # tensors
         for block in contents.block_bytes:
             try:
-                store.verify_block(block)
+                store.verify_graph(block)
+                for tensor in set(store.tensors_of(block)) - sound:
+                    store.verify_tensor(tensor)
+                    sound.add(tensor)
             except StoreError as error:
                 damaged[block] = str(error)
     finally:
