@@ -243,6 +243,13 @@ class Calibrated(msgspec.Struct, frozen=True, array_like=True, tag="calibrated")
     overhead: Overhead | None = None  # None: as before
 
 
+class PaceChanged(msgspec.Struct, frozen=True, array_like=True, tag="pace-changed"):
+    """The clocks of the device have changed: batches take `pace` times as long as they did when
+    they were measured."""
+
+    pace: float
+
+
 class PayloadRoom(msgspec.Struct, frozen=True, array_like=True, tag="payload-room"):
     """Room for payloads of requests that wait, and as much for those that are staged. What the
     settings allow is never exceeded, and one request always fits."""
@@ -281,28 +288,11 @@ class Woke(msgspec.Struct, frozen=True, array_like=True, tag="woke"):
 
 
 Event: TypeAlias = (
-    Arrived
-    | Prepared
-    | PrepareFailed
-    | BatchDone
-    | BatchFailed
-    | CancelAsked
-    | ClientGone
-    | DeviceUp
-    | DeviceDown
-    | Library
-    | BlockLoaded
-    | BlockLoadFailed
-    | BlockUnloaded
-    | MemoryMeasured
-    | Calibrated
-    | PayloadRoom
-    | LoadAsked
-    | UnloadAsked
-    | PinAsked
-    | DrainAsked
-    | Woke
-)
+    Arrived | Prepared | PrepareFailed | BatchDone | BatchFailed | CancelAsked | ClientGone
+    | DeviceUp | DeviceDown | Library | BlockLoaded | BlockLoadFailed | BlockUnloaded
+    | MemoryMeasured | Calibrated | PaceChanged | PayloadRoom | LoadAsked | UnloadAsked | PinAsked
+    | DrainAsked | Woke
+)  # fmt: skip
 
 
 # --- commands -------------------------------------------------------------------------------

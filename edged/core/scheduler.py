@@ -26,6 +26,7 @@ from edged.core.events import (
     Drained,
     Event,
     Library,
+    PaceChanged,
     PayloadRoom,
     Prepared,
     PrepareFailed,
@@ -173,6 +174,8 @@ class Scheduler:
                 self._cancel(event.rid, now, out)
             case ClientGone():
                 self._jobs.drop_client(event.client, now, out)
+            case PaceChanged():
+                self._device.costs.change_pace(event.pace)
             case PayloadRoom():
                 self._admission.fit_payloads(event)
             case DeviceUp():

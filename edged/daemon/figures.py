@@ -14,7 +14,8 @@ import msgspec
 
 from edged import wire
 from edged.budget import footprint
-from edged.core.events import Event, PayloadRoom
+from edged.core.events import Event, PaceChanged, PayloadRoom
+from edged.daemon.board import BoardFigures
 from edged.daemon.gauge import Gauge
 from edged.daemon.peers.clients import ConnectedClient
 from edged.daemon.peers.room import BufferLimits
@@ -22,6 +23,7 @@ from edged.daemon.pending import Replies
 from edged.daemon.service import Service
 from edged.link import messages as link
 from edged.observe.statistics import TaskCounters
+from edged.telemetry.pace import BoardState
 
 MEASURE_S = 5.0  # the time between two measurements of memory
 PATIENCE_S = 1.0  # statistics wait this long for the worker's figures
@@ -40,6 +42,7 @@ class Figures:
         service = self.service
         self.gauge = Gauge(service.config)
         self.limits = BufferLimits.of(service.config, None)
+        self.board = BoardFigures(self.counters)
         self._asked: list[tuple[ConnectedClient, str]] = []  # they wait for the worker's figures
         self.answer_by = math.inf  # the time at which these are answered without
         self._measures = 0
@@ -65,6 +68,18 @@ class Figures:
         self.share_out(now)
         self.report(now, memory)
 
+    def on_board(self, state: BoardState | None, now: float) -> None:
+        """The board has been looked at; None: it tells nothing."""
+        before = self.board.pace
+        self.board.take(state)
+        if self.board.pace != before:
+            self.tell_pace(now)
+
+    def tell_pace(self, now: float) -> None:
+        """Tell the scheduler how fast the device is now."""
+        if self.service.worker.ready is not None:
+            self.tell(PaceChanged(self.board.pace), now)
+
     def share_out(self, now: float) -> None:
         """What blocks and activations leave free is for what clients send."""
         account = self.service.scheduler.account()
@@ -86,6 +101,7 @@ class Figures:
             tasks=self.counters.tasks(),
             batches=self.counters.batches(),
             memory=self._memory(worker),
+            board=self.board.report(),
         )
         for client, id in asked:
             self.replies.send(client, msgspec.structs.replace(body, id=id), now)

@@ -116,6 +116,7 @@ class Front:
         intake = Intake(self.service, self._uploads, replies, self._figures, self.tell)
         admin = AdminEndpoint(self.service, send=outlet.to_admin)
         self.on_request, self.on_admin = intake.on_request, admin.on_request
+        self.on_board = self._figures.on_board
         self.tell_versions(started_at)
         self._administration.recall(started_at)
 
@@ -323,6 +324,8 @@ class Front:
         threads = self._config.device.prepare_threads or cores()
         up = DeviceUp(costs, message.lanes, overhead=overhead, preparers=threads, first=first)
         self.tell(up, now)
+        if self._figures.board.pace != 1.0:
+            self._figures.tell_pace(now)
         self.tell(measured, now)
         self._figures.share_out(now)
         self._administration.try_reload(now)

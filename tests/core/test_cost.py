@@ -7,7 +7,17 @@ import random
 import pytest
 
 from edged.core.costs import CostModel, Curve
-from edged.core.events import GroupCost
+from edged.core.events import (
+    BatchDone,
+    DeviceUp,
+    GroupCost,
+    PaceChanged,
+    Prepared,
+    Refuse,
+    Run,
+)
+from edged.errors import Code
+from tests.core.helpers import BACKBONE, Checked, arrived
 
 SIZES = (1, 2, 4, 8)
 PAYS = {
@@ -85,3 +95,48 @@ def test_only_what_ran_on_one_lane_teaches_about_lanes():
     costs.observe("g", 1, 0.012, wide=False)
     assert costs.batch_s("g", 1) > 0.010
     assert costs.pace_s == pytest.approx(0.006)
+
+
+def test_slower_clocks_are_expected_at_once_and_then_corrected_by_what_runs():
+    curve = Curve(SIZES, [PAYS[rows] for rows in SIZES])
+    for _ in range(20):
+        curve.observe(4, PAYS[4] * 1.3)  # others use the machine, too
+    curve.change_pace(2.0)
+    assert [curve.batch_s(rows) for rows in SIZES] == pytest.approx(
+        [2.0 * PAYS[rows] for rows in SIZES]
+    )
+    for _ in range(3):
+        curve.observe(4, PAYS[4] * 2.6)
+    assert curve.batch_s(4) == pytest.approx(2.6 * PAYS[4])
+    curve.change_pace(1.0)
+    assert curve.batch_s(4) == pytest.approx(PAYS[4])
+
+
+def test_batches_that_showed_it_first_do_not_make_it_count_twice():
+    curve = Curve(SIZES, [PAYS[rows] for rows in SIZES])
+    for _ in range(9):
+        curve.observe(4, PAYS[4] * 2.0)
+    curve.change_pace(2.0)
+    assert curve.batch_s(4) == pytest.approx(2.0 * PAYS[4])
+
+
+def in_time(run: Checked, rid: int, now: float) -> bool:
+    """Whether a request that must be answered within 15 ms runs."""
+    run(arrived(rid, deadline_s=now + 0.015), now)
+    commands = run(Prepared(rid, 0.0), now)
+    for command in commands:
+        if isinstance(command, Run):
+            run(BatchDone(command.batch, 0.010, 0.0), now + 0.010)
+    refused = [c for c in commands if isinstance(c, Refuse)]
+    assert all(c.code is Code.DEADLINE_EXCEEDED for c in refused)
+    return not refused
+
+
+def test_what_a_throttled_device_cannot_answer_in_time_is_refused():
+    run = Checked()
+    run(DeviceUp((GroupCost(BACKBONE, (1,), (0.010,)),)))
+    assert in_time(run, 1, 1.0)
+    run(PaceChanged(2.0), 2.0)
+    assert not in_time(run, 2, 2.0)
+    run(PaceChanged(1.0), 3.0)
+    assert in_time(run, 3, 3.0)
