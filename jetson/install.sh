@@ -3,6 +3,7 @@
 # Not verified on hardware: tested on made-up trees of files, with programs that only write down
 # how they are called (tests/jetson/test_install.py).
 set -eu
+umask 022 # the service's account reads what root installs
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 source=$(dirname -- "$here")
@@ -176,7 +177,9 @@ install_program() {
     else
         "$interpreter" -c 'import ensurepip, venv' 2>/dev/null ||
             fail "this Python cannot make virtual environments: apt-get install python3-venv"
-        system python3 -m venv --system-site-packages "$root$prefix"
+        say "+ /usr/bin/python3 -m venv --system-site-packages $prefix"
+        [ "$dry_run" = yes ] || "$interpreter" -m venv --system-site-packages "$root$prefix" ||
+            fail "the virtual environment cannot be made"
     fi
     say "+ $prefix/bin/python -m pip install --constraint constraints.txt ."
     [ "$dry_run" = yes ] || "$root$prefix/bin/python" -m pip install --disable-pip-version-check --quiet \

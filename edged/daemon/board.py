@@ -37,6 +37,11 @@ class BoardFigures:
         """Batches take so many times as long as at the clocks of the start."""
         return 1.0 if self._state is None else self._state.pace
 
+    @property
+    def throttled(self) -> tuple[str, ...]:
+        """Why the board is throttled; empty: it is not, as far as it tells."""
+        return () if self._state is None else self._state.throttled
+
     def report(self) -> wire.BoardStatistics | None:
         """For clients; None where the board tells nothing."""
         if self._state is None:

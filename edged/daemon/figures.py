@@ -6,6 +6,7 @@ long. Knows no sockets.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from edged.daemon.service import Service
 from edged.link import messages as link
 from edged.observe.statistics import TaskCounters
 from edged.telemetry.pace import BoardState
+
+log = logging.getLogger("edged")
 
 MEASURE_S = 5.0  # the time between two measurements of memory
 PATIENCE_S = 1.0  # statistics wait this long for the worker's figures
@@ -70,9 +73,15 @@ class Figures:
 
     def on_board(self, state: BoardState | None, now: float) -> None:
         """The board has been looked at; None: it tells nothing."""
-        before = self.board.pace
+        pace, throttled = self.board.pace, self.board.throttled
         self.board.take(state)
-        if self.board.pace != before:
+        if self.board.throttled and not throttled:
+            log.warning("the board is throttled: %s", ", ".join(self.board.throttled))
+        elif throttled and not self.board.throttled:
+            log.info("the board is not throttled any more")
+        if self.board.pace != pace:
+            log.info("batches are expected to take %.2g times as long as at the start, by the "
+                     "clocks of the board", self.board.pace)  # fmt: skip
             self.tell_pace(now)
 
     def tell_pace(self, now: float) -> None:

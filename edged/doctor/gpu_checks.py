@@ -116,6 +116,8 @@ def cuda(evidence: Evidence) -> Finding:
         mend = "apt-get install nvidia-jetpack, or the packages of CUDA alone"
         return Finding("cuda", "warning", text, mend, facts)
     text = f"CUDA runtime {probe.runtime_cuda} ({probe.runtime})"
+    if not probe.driver and not evidence.board.is_jetson:
+        return Finding("cuda", "note", f"{text}, and no driver", facts=facts)
     if probe.runtime_error:
         means, mend = explained(probe.runtime_error)
         says = f"{text}, which says {probe.runtime_error}: {means}"

@@ -85,7 +85,7 @@ def backend(evidence: Evidence) -> Finding:
     refusals = {name: _refusal(name, evidence) for name in _AUTO_ON_A_BOARD}
     order = _AUTO_ON_A_BOARD if evidence.board.chip is not None else _AUTO_ELSEWHERE
     usable = [name for name in order if refusals[name] is None]
-    used = (usable or [None])[0] if configured == "auto" else configured
+    used = next(iter(usable), None) if configured == "auto" else configured
     why = {name: refusal for name, refusal in refusals.items() if refusal is not None}
     facts: dict[str, Any] = {
         "configured": configured, "used": used, "usable": usable, "unusable": why,

@@ -90,7 +90,10 @@ class Surroundings:
         for pattern in patterns:
             for path in self.tree.find(pattern):
                 place = self.tree.root / path
-                about = place.stat()
+                try:
+                    about = place.stat()
+                except OSError:
+                    continue  # it has gone, or is a link to nothing
                 found[f"/{path}"] = DeviceNode(
                     _account(about.st_uid),
                     _group(about.st_gid),

@@ -66,7 +66,10 @@ def table() -> list[JetPack]:
     """All rows, oldest first."""
     text = (resources.files("edged.telemetry") / "jetpack.tsv").read_text(encoding="utf-8")
     lines = (line.split() for line in text.splitlines() if line and not line.startswith("#"))
-    return [JetPack(*words[:5], served=words[5] == "served") for words in lines]
+    return [
+        JetPack(l4t, name, python, cuda, tensorrt, served == "served")
+        for l4t, name, python, cuda, tensorrt, served in lines
+    ]
 
 
 def _numbers(release: str) -> tuple[int, ...]:

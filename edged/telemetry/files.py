@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
 from pathlib import Path
 
+_PIECE_BYTES = 16_384
 
-@dataclass(frozen=True, slots=True)
+
 class FileTree:
     """Paths are relative to the root, as `proc/meminfo`."""
 
-    root: Path = Path("/")
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root
 
     def text(self, path: str) -> str | None:
         """The content without NULs and white space at its ends; None if it cannot be read.
@@ -19,9 +20,18 @@ class FileTree:
         Sensors of what is switched off cannot: their drivers answer with an error.
         """
         try:
-            return (self.root / path).read_text(errors="replace").strip("\0 \t\n")
-        except (OSError, ValueError):
+            file = os.open(f"{self.root}/{path}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
             return None
+        try:
+            content = bytearray()
+            while piece := os.read(file, _PIECE_BYTES):
+                content += piece
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        return content.decode(errors="replace").strip("\0 \t\n")
 
     def number(self, path: str) -> int | None:
         """The content as a whole number; None if it cannot be read or is none."""
@@ -31,10 +41,10 @@ class FileTree:
         except ValueError:
             return None
 
-    def find(self, pattern: str) -> Iterator[str]:
+    def find(self, pattern: str) -> tuple[str, ...]:
         """The paths that match, in the order of their names with numbers as numbers."""
         found = [path.relative_to(self.root).as_posix() for path in self.root.glob(pattern)]
-        return iter(sorted(found, key=lambda path: (len(path), path)))
+        return tuple(sorted(found, key=lambda path: (len(path), path)))
 
 
 def sizes(text: str) -> dict[str, int]:

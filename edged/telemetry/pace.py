@@ -14,7 +14,7 @@ from edged.telemetry.reading import BoardReading
 BUSY_LOAD = 0.9  # at this load a GPU that is not throttled runs at its limit
 FULL_CLOCK = 0.95  # a clock of this share of the limit is at the limit
 SHOW_S = 5.0  # a reason is shown for so long after it was seen last
-HOLD_S = 10.0  # the clock under load is taken for the present one for so long without load
+HOLD_S = 10.0  # what was seen of a busy GPU holds for so long when it is not busy
 CHANGE = 0.1  # a change of the pace by less is not told
 PACES = (0.5, 4.0)  # bounds of what is told
 
@@ -27,18 +27,20 @@ class BoardState(msgspec.Struct, frozen=True):
     reading: BoardReading
     at_s: float  # monotonic
     throttled: tuple[str, ...] = ()  # reasons
-    pace: float = 1.0  # batches take so many times as long as at the clocks of the first reading
+    pace: float = 1.0  # batches take so many times as long as at the clocks of the start
 
 
 class Pace:
     """Owns what was seen before. `look` takes readings in the order in which they were made."""
 
     def __init__(self) -> None:
-        self._first_hz: int | None = None  # the limit at the first reading
         self._events: dict[str, int] | None = None
         self._seen_s: dict[str, float] = {}  # when each reason was seen last
-        self._was_slow = False  # whether the last look found the GPU busy below its limit
-        self._loaded_hz: tuple[int, float] | None = None  # clock below the limit, and when
+        self._first_hz: int | None = None  # the limit of the clock at the first reading
+        # The share of its limit that the GPU runs at when it is busy. None: not seen yet.
+        self._busy: float | None = None  # by the last look alone
+        self._first_share: float | None = None
+        self._share: tuple[float, float] | None = None  # the present one, and when it was seen
         self._last = 1.0  # the pace by the last look alone
         self._told = 1.0
 
@@ -57,34 +59,37 @@ class Pace:
 
     def _slow(self, gpu: GpuReading, now: float) -> list[str]:
         """Whether the GPU is busy below its limit, by two looks: a clock needs time to rise."""
-        if gpu.load is None or gpu.hz is None or gpu.limit_hz is None or gpu.load < BUSY_LOAD:
-            self._was_slow = False
+        before, self._busy = self._busy, _share_when_busy(gpu)
+        if self._busy is None or before is None or _differ(self._busy, before):
             return []
-        is_slow = 0 < gpu.hz < FULL_CLOCK * gpu.limit_hz
-        if not is_slow:
-            self._loaded_hz = None
-        elif self._was_slow:
-            self._loaded_hz = gpu.hz, now
-        was_slow, self._was_slow = self._was_slow, is_slow
-        return [GPU_CLOCK] if is_slow and was_slow else []
+        self._share = self._busy, now
+        if self._first_share is None:
+            self._first_share = self._busy
+        return [GPU_CLOCK] if self._busy < FULL_CLOCK else []
 
     def _pace(self, gpu: GpuReading, now: float) -> float:
-        clock_hz = gpu.limit_hz
-        if clock_hz is None or clock_hz <= 0:
+        """The clock of a busy GPU at the start, divided by that of now."""
+        if not gpu.limit_hz:
             return self._told
         if self._first_hz is None:
-            self._first_hz = clock_hz
-        if self._loaded_hz is not None:
-            loaded_hz, at_s = self._loaded_hz
-            if now - at_s <= HOLD_S:
-                clock_hz = min(clock_hz, loaded_hz)
+            self._first_hz = gpu.limit_hz
+        first_share = share = self._first_share or 1.0
+        if self._share is not None and now - self._share[1] <= HOLD_S:
+            share = self._share[0]
         least, most = PACES
-        pace = min(max(self._first_hz / clock_hz, least), most)
+        pace = min(max(self._first_hz * first_share / (gpu.limit_hz * share), least), most)
         if _differ(pace, self._told) and not _differ(pace, self._last):
             # Back at the first clocks it is exactly 1, so nothing of the past is kept.
             self._told = pace if _differ(pace, 1.0) else 1.0
         self._last = pace
         return self._told
+
+
+def _share_when_busy(gpu: GpuReading) -> float | None:
+    """The share of its limit that a busy GPU runs at; None if it is not busy, or not told."""
+    if not gpu.hz or not gpu.limit_hz or (gpu.load or 0.0) < BUSY_LOAD:
+        return None
+    return min(1.0, gpu.hz / gpu.limit_hz)
 
 
 def _differ(one: float, other: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from pathlib import Path
 
 from edged.telemetry.files import FileTree
 from edged.telemetry.pace import BoardState, Pace
@@ -18,8 +19,9 @@ LOOK_S = 0.5  # two looks agree within a second of a change
 class BoardWatch:
     """Owns the thread. `latest` may be read from any other: it is replaced as a whole."""
 
-    def __init__(self, tree: FileTree | None = None) -> None:
-        self._tree = tree or FileTree()
+    def __init__(self, root: Path = Path("/")) -> None:
+        """`root` is the folder of /proc, /sys and /etc."""
+        self._tree = FileTree(root)
         self._pace = Pace()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="board", daemon=True)

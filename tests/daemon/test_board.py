@@ -31,7 +31,7 @@ def state(at_s: float, watts: float | None = 10.0, pace: float = 1.0, **more) ->
 
 def statistics(bench: Bench) -> wire.StatisticsReply:
     bench.sent.clear()
-    bench.ask(wire.Statistics("s"), ())
+    bench.ask(wire.StatisticsQuery("s"), ())
     bench.front.on_worker_lost("gone", bench.now)  # so that nobody waits for its figures
     return next(reply.header for _, reply in bench.sent if reply.header.id == "s")
 

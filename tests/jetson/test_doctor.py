@@ -87,6 +87,13 @@ def test_a_machine_that_is_no_jetson_serves_on_its_processor(tmp_path):
     assert report.label == "measured on x86_64"
 
 
+def test_a_cuda_runtime_without_a_driver_is_nothing_to_mend_on_a_pc(tmp_path):
+    asked_of = asked.pc(tmp_path)
+    asked_of.tried = Probe(runtime="libcudart.so.13", runtime_cuda="13.0", runtime_error=35)
+    report = look(asked_of)
+    assert (found(report, "cuda").state, report.status) == ("note", 0)
+
+
 def test_a_board_says_that_nothing_was_verified_on_one(nano):
     assert look(nano).label == "not verified on hardware"
 

@@ -26,11 +26,25 @@ def test_a_board_at_its_clocks_is_as_fast_as_at_the_start():
 
 def test_a_busy_gpu_below_its_limit_is_throttled_when_two_looks_agree():
     pace = Pace()
-    pace.look(reading(), 0.0)
+    assert paces(pace, reading(), reading()) == [1.0, 1.0]
     slow = reading(FULL // 2)
-    states = [pace.look(slow, 0.5), pace.look(slow, 1.0), pace.look(slow, 1.5)]
+    states = [pace.look(slow, 1.0), pace.look(slow, 1.5), pace.look(slow, 2.0)]
     assert [state.throttled for state in states] == [(), (GPU_CLOCK,), (GPU_CLOCK,)]
     assert [state.pace for state in states] == [1.0, 1.0, 2.0]
+
+
+def test_a_clock_that_still_rises_is_no_throttling():
+    pace, rising = Pace(), (FULL // 3, FULL // 2, FULL, FULL)
+    states = [pace.look(reading(hz), n / 2) for n, hz in enumerate(rising)]
+    assert [(state.throttled, state.pace) for state in states] == [((), 1.0)] * 4
+
+
+def test_a_board_that_never_reaches_its_limit_is_throttled_but_no_slower_than_at_the_start():
+    pace, capped = Pace(), reading(FULL // 2)
+    states = [pace.look(capped, n / 2) for n in range(5)]
+    assert states[-1].throttled == (GPU_CLOCK,)
+    assert [state.pace for state in states] == [1.0] * 5
+    assert paces(pace, *[reading(FULL // 4)] * 4, start=2.5)[-1] == 2.0
 
 
 def test_a_change_of_the_limit_is_told_within_a_second_though_nothing_runs():
@@ -51,8 +65,9 @@ def test_a_small_change_is_not_told():
 
 
 def test_back_at_the_clocks_of_the_start_it_is_one_again():
-    slow, full = reading(limit=FULL // 2, load=0.0), reading(load=0.0, limit=FULL - 1)
-    assert paces(Pace(), full, slow, slow, full, full)[-2:] == [2.0, 1.0]
+    start, slow = reading(load=0.0), reading(limit=FULL // 2, load=0.0)
+    nearly = reading(load=0.0, limit=FULL * 98 // 100)
+    assert paces(Pace(), start, slow, slow, nearly, nearly)[-3:] == [2.0, 2.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -65,10 +80,10 @@ def test_it_is_bounded(first, then, told):
 
 def test_a_pause_of_the_load_does_not_hide_that_the_gpu_was_slow():
     pace = Pace()
-    assert paces(pace, reading(), *[reading(FULL // 2)] * 3)[-1] == 2.0
+    assert paces(pace, *[reading()] * 2, *[reading(FULL // 2)] * 3)[-1] == 2.0
     idle = reading(306_000_000, load=0.0)
-    assert paces(pace, *[idle] * 4, start=2.0) == [2.0] * 4
-    assert paces(pace, *[idle] * 3, start=2.0 + HOLD_S)[-1] == 1.0
+    assert paces(pace, *[idle] * 4, start=2.5) == [2.0] * 4
+    assert paces(pace, *[idle] * 3, start=2.5 + HOLD_S)[-1] == 1.0
 
 
 def test_a_gpu_that_tells_no_load_is_judged_by_its_limit():

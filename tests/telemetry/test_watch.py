@@ -11,7 +11,7 @@ from tests.jetson import trees
 
 
 def test_a_machine_that_tells_nothing_is_not_watched(tmp_path):
-    watched = BoardWatch(FileTree(trees.plant(tmp_path, trees.PC)))
+    watched = BoardWatch(trees.plant(tmp_path, trees.PC))
     watched.start()
     assert watched.latest is None
     assert "board" not in {thread.name for thread in threading.enumerate()}
@@ -30,7 +30,7 @@ def test_what_changes_is_seen_again(tmp_path, monkeypatch):
 
     monkeypatch.setattr(watch, "look", look)
     monkeypatch.setattr(watch, "LOOK_S", 1e-3)
-    watched = BoardWatch(FileTree(trees.plant(tmp_path, trees.files("orin-nano", "6.2"))))
+    watched = BoardWatch(trees.plant(tmp_path, trees.files("orin-nano", "6.2")))
     watched.start()
     assert watched.latest is not None
     assert watched.latest.reading.power_mode == "25W"
@@ -40,8 +40,29 @@ def test_what_changes_is_seen_again(tmp_path, monkeypatch):
     assert "board" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_sensor_whose_driver_comes_late_is_found(tmp_path, monkeypatch):
+    files = trees.files("orin-nano", "6.2")
+    late = {name: text for name, text in files.items() if "devfreq" in name}
+    seen = threading.Event()
+    real = watch.look
+
+    def look(tree):
+        reading = real(tree)
+        if reading.gpu.hz is not None:
+            seen.set()
+        return reading
+
+    monkeypatch.setattr(watch, "look", look)
+    monkeypatch.setattr(watch, "LOOK_S", 1e-3)
+    watched = BoardWatch(trees.plant(tmp_path, {n: t for n, t in files.items() if n not in late}))
+    watched.start()
+    trees.plant(tmp_path, late)
+    assert seen.wait(30.0)
+    watched.close()
+
+
 def test_a_bug_leaves_nothing_old_behind(tmp_path, monkeypatch, caplog):
-    watched = BoardWatch(FileTree(trees.plant(tmp_path, trees.files("orin-nano", "6.2"))))
+    watched = BoardWatch(trees.plant(tmp_path, trees.files("orin-nano", "6.2")))
     monkeypatch.setattr(watch, "LOOK_S", 1e-3)
     reading = watch.look(FileTree(tmp_path))
     answers = iter([reading])
