@@ -60,8 +60,7 @@ class Loop:
         self._listener = Listener(config, self._poller)
         self._channel = WorkerChannel(self._poller)
         # The front's outlet.
-        self.to_client = self._listener.to_client
-        self.to_admin = self._listener.to_admin
+        self.to_client, self.to_admin = self._listener.to_client, self._listener.to_admin
         self.to_worker = self._channel.to_worker
         self._front = Front(
             config,

@@ -82,11 +82,11 @@ def backend(evidence: Evidence) -> Finding:
     """What would compute, and why nothing faster does."""
     device = evidence.config.device
     configured = _configured(device.backend, device.options)
-    refusals = {name: _refusal(name, evidence) for name in _AUTO_ON_A_BOARD}
     order = _AUTO_ON_A_BOARD if evidence.board.chip is not None else _AUTO_ELSEWHERE
-    usable = [name for name in order if refusals[name] is None]
-    used = next(iter(usable), None) if configured == "auto" else configured
+    refusals = {name: _refusal(name, evidence) for name in order}
     why = {name: refusal for name, refusal in refusals.items() if refusal is not None}
+    usable = [name for name in order if name not in why]
+    used = next(iter(usable), None) if configured == "auto" else configured
     facts: dict[str, Any] = {
         "configured": configured, "used": used, "usable": usable, "unusable": why,
         "label": label(used, evidence),
@@ -95,18 +95,16 @@ def backend(evidence: Evidence) -> Finding:
         text = f"{configured} cannot be used: {why.get(configured, 'no backend can')}"
         others = f"device.backend may be one of {', '.join(usable)}" if usable else ""
         return Finding("backend", "bad", text, others, facts)
-    text = f"{used}, as the configuration says ({facts['label']})"
-    if configured == "auto":
-        text = f"{used}, the best that works here ({facts['label']})"
     if used not in refusals:
-        return Finding("backend", "note", f"{used}, which computes nothing", facts=facts)
+        return Finding("backend", "note", f"{used}, as the configuration says", facts=facts)
+    chosen = "the best that works here" if configured == "auto" else "as the configuration says"
+    text = f"{used}, {chosen} ({facts['label']})"
     faster = order[: order.index(used)]
-    if any(name in usable for name in faster):
-        first = next(name for name in faster if name in usable)
-        text += f"; {first} would work too"
+    better = [name for name in faster if name in usable]
+    if better:
+        text += f"; {better[0]} would work too"
         return Finding("backend", "note", text, "docs/jetson.md says how to set it", facts)
-    if faster:
-        text += f"; {'; '.join(f'{name}: {why[name]}' for name in faster)}"
+    text = "; ".join([text, *(f"{name}: {why[name]}" for name in faster)])
     return Finding("backend", "good", text, facts=facts)
 
 
