@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from edged import wire
 from edged.cli.status import _parts
+from edged.config import Config
 from edged.core.events import Answer, BatchDone, Command, Event, PaceChanged, Request
+from edged.daemon import worker_settings
 from edged.daemon.board import BoardFigures
+from edged.daemon.loop import SWEEP_S, Loop
+from edged.daemon.models.versions import Versions
 from edged.observe.statistics import TaskCounters
+from edged.systemd import Notifier
 from edged.telemetry.gpu import GpuReading
 from edged.telemetry.pace import BoardState
 from edged.telemetry.reading import BoardReading
@@ -169,3 +176,18 @@ def test_status_shows_it_for_people():
         "board: throttled: gpu-clock; batches are expected to take 2 times as long",
     ]
     assert _parts(wire.StatisticsReply("s"))[-1] == ""
+
+
+def test_the_loop_hands_what_was_seen_to_the_front(monkeypatch, tmp_path):
+    watch = SimpleNamespace(latest=state(1.0), close=lambda: None)
+    monkeypatch.setattr("edged.daemon.loop.BoardWatch", lambda: watch)
+    config = Config(store=str(tmp_path))
+    bench = Bench()
+    settings = worker_settings(config, ("flowers",))
+    loop = Loop(config, Versions(bench.store), bench, settings, notifier=Notifier())
+    loop._signals.listen()
+    try:
+        loop._on_time(time.monotonic() + SWEEP_S)
+        assert loop._front._figures.board.report().power_mode == "25W"
+    finally:
+        loop._shut_down()
