@@ -7,6 +7,7 @@ Does not depend on libsystemd.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -81,23 +82,30 @@ class JournalHandler(logging.Handler):
     """Sends each record to the journal as one entry with fields, as systemd's "Native Journal
     Protocol" has it: a traceback is one entry, and `journalctl EDGED_MODEL=flowers` works.
 
-    A record that the journal does not take, because it is too long or the journal is busy, goes to
-    `otherwise`.
+    A record that is too long for one entry goes to `otherwise`. One that comes while the journal's
+    socket is full is lost, and counted in the log later: to wait for a journal that stands still
+    would stop whoever logs.
     """
 
     def __init__(self, otherwise: logging.Handler, path: Path = JOURNAL) -> None:
         super().__init__()
         self._otherwise = otherwise
         self._path = str(path)
+        self._lost = 0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         self._socket.setblocking(False)
         # The journal looks up the unit of a process when it first reads something of it. A process
         # that ends with its first words would be of no unit, so an empty entry goes first.
-        self._send(b"\n")
+        with contextlib.suppress(BlockingIOError):
+            self._send(b"\n")
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
+            self._report_loss()
             is_sent = self._send(_entry(record, self.format(record)))
+        except BlockingIOError:
+            self._lost += 1
+            return
         except Exception:
             self.handleError(record)
             return
@@ -108,9 +116,18 @@ class JournalHandler(logging.Handler):
         self._socket.close()
         super().close()
 
+    def _report_loss(self) -> None:
+        text = f"{self._lost} log records were lost while the journal was busy"
+        warning = logging.makeLogRecord({"levelno": logging.WARNING})
+        if self._lost and self._send(_entry(warning, text)):
+            self._lost = 0
+
     def _send(self, entry: bytes) -> bool:
+        """Raises BlockingIOError while the journal's socket is full."""
         try:
             self._socket.sendto(entry, self._path)
+        except BlockingIOError:
+            raise
         except OSError:
             return False
         return True

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -90,6 +91,9 @@ class Journal:
             fields[name.decode()] = value.decode()
         return fields
 
+    def has_more(self) -> bool:
+        return bool(select.select([self._receiver], [], [], 0)[0])
+
     def close(self) -> None:
         self.handler.close()
         self._receiver.close()
@@ -129,6 +133,24 @@ def test_what_the_journal_does_not_take_goes_to_standard_error(journal):
     journal.lines.truncate(0)
     journal.handler.handle(record(logging.WARNING, "and when it has gone"))
     assert journal.lines.getvalue().lstrip("\0") == "<4>and when it has gone\n"
+
+
+def test_a_journal_that_stands_still_holds_up_nobody_and_is_told_later_how_much_was_lost(journal):
+    records = 5000  # more than any queue of a socket has
+    for number in range(records):
+        journal.handler.handle(record(logging.INFO, f"record {number}"))
+    assert journal.lines.getvalue() == ""
+    received = 0
+    while journal.has_more():
+        assert journal.entry()["MESSAGE"] == f"record {received}"
+        received += 1
+    assert received < records
+    journal.handler.handle(record(logging.INFO, "it moves again"))
+    loss = journal.entry()
+    lost = records - received
+    assert loss["MESSAGE"] == f"{lost} log records were lost while the journal was busy"
+    assert loss["PRIORITY"] == "4"
+    assert journal.entry()["MESSAGE"] == "it moves again"
 
 
 # --- the daemon's own ---------------------------------------------------------------------------

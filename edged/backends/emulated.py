@@ -7,6 +7,7 @@ should have ended, so that the delays of this host's timers do not count as the 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from edged.core.costs import interpolate
 from edged.errors import StoreError
 from edged.options import EmulatedOptions
 from edged.options import figures as figures_of
-from edged.profiles.form import BlockProfile
+from edged.profiles.form import BlockProfile, encode
 
 
 class _Memory(HostMemory):
@@ -46,7 +47,9 @@ class Emulated:
         prepare_s = profile.prepare_s if profile is not None else None
         self.prepare_row_s = (prepare_s or 0.0) / options.speed
         self.memory = _Memory()
-        self.versions: dict[str, str] = {}
+        # Figures that were measured with another profile of this name are not these.
+        digest = "" if profile is None else hashlib.sha256(encode(profile)).hexdigest()
+        self.versions = {"profile": digest[:12]} if digest else {}
         self._options = options
         self._loaded: dict[str, BlockProfile] = {}
         self._was_loaded: set[str] = set()  # blocks whose files are in the page cache

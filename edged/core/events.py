@@ -272,7 +272,7 @@ class UnloadAsked(msgspec.Struct, frozen=True, array_like=True, tag="unload-aske
 
 
 class PinAsked(msgspec.Struct, frozen=True, array_like=True, tag="pin-asked"):
-    """Put a model on the device and never evict it; or let it be evicted again."""
+    """Load and never evict a model, or no more. Of all errors only RESOURCE_EXHAUSTED undoes it."""
 
     ask: int
     model: str

@@ -30,9 +30,12 @@ class KnownCosts:
         self._measured: set[str] = set()  # keys of models of which nothing is to be measured
         self._interrupted: set[str] = set()  # models that a worker has ended with
 
-    def forget_profile(self) -> None:
-        """There are blocks now that it does not know: they are measured."""
-        self._profile = None
+    def serve(self, after: Iterable[Manifest], before: Iterable[Manifest]) -> None:
+        """Other models are served than before. A path of blocks that is new among them is not in
+        the profile, which is then used no more: what is served is measured.
+        """
+        if not _paths(after) <= _paths(before):
+            self._profile = None
 
     def on_ready(
         self, ready: link.Ready, manifests: Mapping[str, Manifest]
@@ -59,7 +62,14 @@ class KnownCosts:
         self._interrupted.add(model)
 
     def library(self, versions: Versions) -> Library:
-        """All versions of models, and their blocks; of those never loaded, what their files say."""
+        """All versions of models, and their blocks; of those never loaded, what their files say.
+        What was measured of other versions is forgotten.
+        """
+        self._warm_ups = {
+            key: one for key, one in self._warm_ups.items() if one.model in versions.models
+        }
+        self._measured &= versions.models.keys()
+        self._interrupted &= versions.models.keys()
         costs = []
         for block, file_bytes in versions.block_bytes.items():
             info = self._blocks.get(block)
@@ -81,6 +91,10 @@ class KnownCosts:
 
     def _learn(self, warm_ups: Iterable[link.WarmUp]) -> None:
         self._warm_ups |= {(one.model, one.rows, one.wide): one for one in warm_ups}
+
+
+def _paths(manifests: Iterable[Manifest]) -> set[tuple[str, ...]]:
+    return {tuple(step.block for step in manifest.steps) for manifest in manifests}
 
 
 def costs_of_a_lane(

@@ -289,9 +289,9 @@ class Front:
         return [key for key in self._versions.served.values() if key in failing]
 
     def serve(self, catalog: Catalog) -> None:
-        self.service.catalog = catalog
+        before, self.service.catalog = self.service.catalog, catalog
         self._counters.know(catalog.tasks)
-        self._costs.forget_profile()
+        self._costs.serve(catalog.models.values(), before.models.values())
 
     # --- clients that are gone ----------------------------------------------------------------
 
@@ -327,6 +327,9 @@ class Front:
         if self._figures.board.pace != 1.0:
             self._figures.tell_pace(now)
         self.tell(measured, now)
+        forgotten = tuple(key for key in message.models if key not in self._versions.models)
+        if forgotten:  # while the worker started: nothing could be sent to it
+            self.order(link.Forget(forgotten))
         self._figures.share_out(now)
         self._administration.try_reload(now)
 

@@ -25,7 +25,7 @@ import cv2
 import msgspec
 import numpy as np
 
-from edged import __version__, backends
+from edged import __version__, backends, profiles
 from edged.backends.base import Backend, DeviceLost
 from edged.budget import footprint
 from edged.core.events import (
@@ -367,8 +367,9 @@ class Worker:
 
 
 def _facts(settings: Settings, backend: Backend) -> dict[str, Any]:
-    """All that measured figures depend on besides blocks and this processor."""
+    """All that measured figures depend on besides blocks and what this processor can compute."""
     return {
+        "machine": profiles.machine(),  # two of a kind may differ in pace
         "backend": backend.name,
         "device": backend.device,
         "lanes": backend.lanes,

@@ -40,6 +40,16 @@ def about(seconds: float) -> Any:
     return pytest.approx(seconds, rel=0.01)
 
 
+def test_what_was_measured_with_a_profile_is_not_taken_for_another_of_the_same_name(tmp_path):
+    path = tmp_path / "p.json"
+    versions = []
+    for load_ms in (50.0, 60.0):
+        figures = BlockProfile((1, 3), (10.0, 20.0), weight_bytes=7, load_cold_s=load_ms)
+        path.write_bytes(encode(DeviceProfile(SCHEMA, "a test", "a board", {BLOCK.id: figures})))
+        versions.append(emulated(profile=str(path)).versions)
+    assert versions[0] != versions[1]
+
+
 def test_blocks_take_the_times_and_bytes_of_a_profile(tmp_path, slept):
     figures = BlockProfile((1, 3), (10.0, 20.0), weight_bytes=7, load_cold_s=50.0, load_warm_s=5.0)
     profile = DeviceProfile(SCHEMA, "a test", "a board", {BLOCK.id: figures}, prepare_s=0.5)

@@ -234,6 +234,15 @@ def test_loading_and_pinning_what_cannot_fit_is_settled_with_why() -> None:
         assert settled.code is Code.RESOURCE_EXHAUSTED
 
 
+def test_what_is_pinned_while_others_take_the_memory_is_loaded_when_it_is_there_again() -> None:
+    tell = Tell("trunk")
+    tell(MemoryMeasured(60, ceiling_bytes=100))
+    (settled,) = tell(PinAsked(1, "b", True))
+    assert isinstance(settled, Settled)
+    assert settled.code is Code.UNAVAILABLE
+    assert tell(MemoryMeasured(100)) == [Load("b1")]
+
+
 def test_an_unload_takes_back_a_load_that_is_under_way() -> None:
     tell = Tell("trunk")
     tell(LoadAsked(1, "b"))

@@ -436,7 +436,18 @@ def test_a_pin_that_is_not_possible_any_more_is_logged_and_tried_at_the_next_sta
     assert site.notebook.said == said(pinned=("flowers",))
     (record,) = caplog.records
     assert (record.levelname, record.model) == ("WARNING", "flowers")
-    assert "flowers is not pinned, though an administrator wanted it: so" in record.message
+    assert "flowers is not pinned, though an administrator pinned it: so" in record.message
+
+
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.INTERNAL])
+def test_a_recalled_pin_outlasts_a_load_that_fails(code, caplog):
+    site = Site(OLD, said=said(pinned=("flowers",)))
+    site.administration.recall(0.0)
+    site.settle(code)
+    assert site.asked == []
+    assert site.administration.pinned == {"flowers"}
+    (record,) = caplog.records
+    assert "flowers is not on the device yet, though an administrator pinned it" in record.message
 
 
 def test_a_pin_that_is_taken_back_while_it_is_recalled_is_no_trouble(caplog):

@@ -530,6 +530,21 @@ def test_a_version_with_the_same_blocks_takes_over_while_requests_run(bench):
     assert link.Forget(("flowers",)) in bench.worker
 
 
+def test_a_worker_that_comes_up_is_told_what_was_forgotten_while_it_started(bench):
+    bench.ask(infer("old"))
+    renamed = msgspec.structs.replace(manifest("flowers"), labels=("non", "oui"))
+    bench.store = catalog(renamed, manifest("food"))
+    bench.ask_admin(wire.Reload("a1"))
+    ((key, _),) = bench.worker[-1].models
+    bench.front.on_worker(link.Defined((key,)), (), 0.0)
+    bench.front.on_worker_lost("killed", 0.0)
+    bench.ask(wire.Cancel("c", "old"))
+    bench.front.on_sweep(1.0)
+    assert not any(isinstance(order, link.Forget) for order in bench.worker)
+    bench.worker_is_ready()
+    assert link.Forget(("flowers",)) in bench.worker
+
+
 def test_a_model_that_can_never_fit_is_refused_with_the_bytes():
     bench = Bench(Config(memory=MemoryConfig(budget_bytes=1)))
     bench.worker_is_ready()

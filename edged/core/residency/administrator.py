@@ -80,10 +80,10 @@ class Asks:
         settled = self._cancel(model, loads=False)
         memory.wanted.serve(retired=memory.wanted.retired - {model})
         lacking = memory.lacking(need)
+        if pin and (lacking is None or lacking.code is Code.UNAVAILABLE):
+            memory.wanted.pinned.add(model)  # it stays so whatever the answer is: see PinAsked
         if lacking is not None:
             return [*settled, Settled(ask, *lacking)]
-        if pin:
-            memory.wanted.pinned.add(model)
         memory.wanted.wish(need)
         self._open[ask] = _Open(ask, model, loads=True)
         return settled

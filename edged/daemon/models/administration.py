@@ -19,7 +19,7 @@ from edged.daemon.models.held_store import Contents
 from edged.daemon.models.instructions import Instructions, Wish
 from edged.daemon.models.versions import Change, Versions
 from edged.device.failures import typed
-from edged.errors import EdgedError, NotFound, StoreError, Unavailable, from_code
+from edged.errors import Code, EdgedError, NotFound, StoreError, Unavailable, from_code
 from edged.link import messages as link
 
 log = logging.getLogger("edged")
@@ -111,12 +111,17 @@ class Administration:
             self._ask(functools.partial(_pin, served[name]), recalled, now)
 
     def _on_recalled(self, name: str, error: EdgedError | None, now: float) -> None:
+        """A model that has only failed to come stays pinned: the scheduler goes on trying."""
         if error is None or name not in self._instructions.pinned_by_administrators:
             return  # it is pinned, or an administrator has changed it meanwhile
+        never_fits = error.code is Code.RESOURCE_EXHAUSTED
         log.warning(
-            "model %s is not pinned, though an administrator wanted it: %s", name, error,
+            "model %s is not %s, though an administrator pinned it: %s",
+            name, "pinned" if never_fits else "on the device yet", error,
             extra={"model": name},
         )  # fmt: skip
+        if not never_fits:
+            return
         self._instructions.skip_pin(name)
         if name in self.versions.served:
             self._ask(functools.partial(_unpin, self.versions.served[name]), _ignore, now)
