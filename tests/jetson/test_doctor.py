@@ -192,6 +192,7 @@ def test_the_configured_backend_is_the_one_that_is_judged(nano):
 
 def test_a_gpu_that_the_configuration_does_not_use_is_told(nano):
     nano.installed = (Installed("onnxruntime-gpu", "1.23.2", VENV),)
+    nano.tried = msgspec.structs.replace(nano.tried, tensorrt=None)
     finding = found(look(nano), "backend")
     assert finding.facts["used"] == "onnxruntime-cpu"
     assert "onnxruntime-cuda would work too" in finding.says
