@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs edged as a service on a Jetson, or takes it away again. jetson/README.md is its manual.
-# Not verified on hardware: tested on made-up trees of files, with programs that only write down
-# how they are called (tests/jetson/test_install.py).
+# Not verified on hardware: tested on made-up trees of files (tests/jetson/test_install.py), and with
+# the real systemd in a box that says it is a Jetson (tests/systemd/test_jetson_install.py).
 set -eu
 umask 022 # the service's account reads what root installs
 
@@ -229,7 +229,7 @@ finish() {
     status=0
     program runuser -u edged -- "$root$prefix/bin/edged" doctor || status=$?
     say "edged is installed (doctor: status $status). Put models into $state/store, then:" \
-        "systemctl enable --now edged"
+        "systemctl enable --now edged; where it runs already: systemctl restart edged"
     [ "$status" -le 1 ] || fail "edged cannot serve yet: mend what doctor calls bad"
 }
 

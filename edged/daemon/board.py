@@ -32,17 +32,23 @@ class BoardFigures:
             self._paid_answers += answers - self._answers
         self._busy_s, self._answers = busy_s, answers
 
-    @property
-    def pace(self) -> float:
-        """Batches take so many times as long as at the clocks of the start."""
-        return 1.0 if self._state is None else self._state.pace
+    def pace(self, device: str) -> float:
+        """Batches on this device take so many times as long as at the clocks of the start.
+
+        device  the name that its backend gives it
+        """
+        if self._state is None:
+            return 1.0
+        if device.startswith("cuda"):
+            return self._state.gpu_pace
+        return self._state.cpu_pace if device.startswith("cpu") else 1.0  # others are emulated
 
     @property
     def throttled(self) -> tuple[str, ...]:
         """Why the board is throttled; empty: it is not, as far as it tells."""
         return () if self._state is None else self._state.throttled
 
-    def report(self) -> wire.BoardStatistics | None:
+    def report(self, pace: float) -> wire.BoardStatistics | None:
         """For clients; None where the board tells nothing."""
         if self._state is None:
             return None
@@ -57,7 +63,7 @@ class BoardFigures:
             rails_w=reading.rails_w,
             total_w=reading.total_w,
             throttled=self._state.throttled,
-            pace=self._state.pace,
+            pace=pace,
             answers_j=energy_j,
             answer_j=each_j,
         )

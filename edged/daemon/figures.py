@@ -73,21 +73,24 @@ class Figures:
 
     def on_board(self, state: BoardState | None, now: float) -> None:
         """The board has been looked at; None: it tells nothing."""
-        pace, throttled = self.board.pace, self.board.throttled
+        pace, throttled = self.pace, self.board.throttled
         self.board.take(state)
         if self.board.throttled and not throttled:
             log.warning("the board is throttled: %s", ", ".join(self.board.throttled))
         elif throttled and not self.board.throttled:
             log.info("the board is not throttled any more")
-        if self.board.pace != pace:
-            log.info("batches are expected to take %.2g times as long as at the start, by the "
-                     "clocks of the board", self.board.pace)  # fmt: skip
-            self.tell_pace(now)
+        if self.pace != pace:
+            text = (
+                "by the board's clocks batches are expected to take %.2g times as long as at first"
+            )
+            log.info(text, self.pace)
+            self.tell(PaceChanged(self.pace), now)
 
-    def tell_pace(self, now: float) -> None:
-        """Tell the scheduler how fast the device is now."""
-        if self.service.worker.ready is not None:
-            self.tell(PaceChanged(self.board.pace), now)
+    @property
+    def pace(self) -> float:
+        """Batches take so many times as long as at the clocks of the start."""
+        ready = self.service.worker.ready
+        return 1.0 if ready is None else self.board.pace(ready.device)
 
     def share_out(self, now: float) -> None:
         """What blocks and activations leave free is for what clients send."""
@@ -110,7 +113,7 @@ class Figures:
             tasks=self.counters.tasks(),
             batches=self.counters.batches(),
             memory=self._memory(worker),
-            board=self.board.report(),
+            board=self.board.report(self.pace),
         )
         for client, id in asked:
             self.replies.send(client, msgspec.structs.replace(body, id=id), now)

@@ -36,6 +36,7 @@ from edged.core.events import (
     DrainAsked,
     Event,
     LoadAsked,
+    PaceChanged,
     PinAsked,
     Refuse,
     Settled,
@@ -324,8 +325,8 @@ class Front:
         threads = self._config.device.prepare_threads or cores()
         up = DeviceUp(costs, message.lanes, overhead=overhead, preparers=threads, first=first)
         self.tell(up, now)
-        if self._figures.board.pace != 1.0:
-            self._figures.tell_pace(now)
+        if self._figures.pace != 1.0:
+            self.tell(PaceChanged(self._figures.pace), now)
         self.tell(measured, now)
         forgotten = tuple(key for key in message.models if key not in self._versions.models)
         if forgotten:  # while the worker started: nothing could be sent to it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from edged.telemetry.files import FileTree
@@ -29,6 +31,11 @@ def read(tree: FileTree) -> tuple[CpuClock, ...]:
         )
         for folder in tree.find("sys/devices/system/cpu/cpufreq/policy*")
     )
+
+
+def total_limit_hz(clocks: Iterable[CpuClock]) -> int | None:
+    """The limits of all processors that are on, added up: power modes switch some off."""
+    return sum(len(c.processors.split()) * (c.limit_hz or 0) for c in clocks) or None
 
 
 def _hz(tree: FileTree, path: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Whether a board is throttled, and how much slower its GPU is than at the start: from readings.
+"""Whether a board is throttled, and how much slower than at the start it is: from readings.
 
 Pure: readings and times are passed in. Two looks have to agree before anything is said, and a
 reason stays for some seconds, so that what flickers is not told again and again.
@@ -27,7 +27,9 @@ class BoardState(msgspec.Struct, frozen=True):
     reading: BoardReading
     at_s: float  # monotonic
     throttled: tuple[str, ...] = ()  # reasons
-    pace: float = 1.0  # batches take so many times as long as at the clocks of the start
+    # What computes there takes so many times as long as at the clocks of the start.
+    gpu_pace: float = 1.0
+    cpu_pace: float = 1.0
 
 
 class Pace:
@@ -36,20 +38,20 @@ class Pace:
     def __init__(self) -> None:
         self._events: dict[str, int] | None = None
         self._seen_s: dict[str, float] = {}  # when each reason was seen last
-        self._first_hz: int | None = None  # the limit of the clock at the first reading
         # The share of its limit that the GPU runs at when it is busy. None: not seen yet.
         self._busy: float | None = None  # by the last look alone
         self._first_share: float | None = None
         self._share: tuple[float, float] | None = None  # the present one, and when it was seen
-        self._last = 1.0  # the pace by the last look alone
-        self._told = 1.0
+        self._gpu, self._cpu = _Steady(), _Steady()
 
     def look(self, reading: BoardReading, now: float) -> BoardState:
         """What is to be told after this reading."""
         for reason in (*reading.alerts, *self._new_events(reading), *self._slow(reading.gpu, now)):
             self._seen_s[reason] = now
         self._seen_s = {why: at for why, at in self._seen_s.items() if now - at <= SHOW_S}
-        return BoardState(reading, now, tuple(self._seen_s), self._pace(reading.gpu, now))
+        gpu_pace = self._gpu.look(reading.gpu.limit_hz, self._slower(now))
+        cpu_pace = self._cpu.look(reading.cpu_limit_hz, 1.0)
+        return BoardState(reading, now, tuple(self._seen_s), gpu_pace, cpu_pace)
 
     def _new_events(self, reading: BoardReading) -> list[str]:
         """What was wrong with the supply since the last look."""
@@ -67,17 +69,29 @@ class Pace:
             self._first_share = self._busy
         return [GPU_CLOCK] if self._busy < FULL_CLOCK else []
 
-    def _pace(self, gpu: GpuReading, now: float) -> float:
-        """The clock of a busy GPU at the start, divided by that of now."""
-        if not gpu.limit_hz:
+    def _slower(self, now: float) -> float:
+        """By what factor a busy GPU is farther below its limit than at the start."""
+        if self._first_share is None or self._share is None or now - self._share[1] > HOLD_S:
+            return 1.0
+        return self._first_share / self._share[0]
+
+
+class _Steady:
+    """Owns one pace: it is told when two looks agree on a change."""
+
+    def __init__(self) -> None:
+        self._first_hz: int | None = None
+        self._last = 1.0  # by the last look alone
+        self._told = 1.0
+
+    def look(self, limit_hz: int | None, slower: float) -> float:
+        """The pace to tell, at this limit of the clock. None or 0: the limit is not told."""
+        if not limit_hz:
             return self._told
         if self._first_hz is None:
-            self._first_hz = gpu.limit_hz
-        first_share = share = self._first_share or 1.0
-        if self._share is not None and now - self._share[1] <= HOLD_S:
-            share = self._share[0]
+            self._first_hz = limit_hz
         least, most = PACES
-        pace = min(max(self._first_hz * first_share / (gpu.limit_hz * share), least), most)
+        pace = min(max(slower * self._first_hz / limit_hz, least), most)
         if _differ(pace, self._told) and not _differ(pace, self._last):
             # Back at the first clocks it is exactly 1, so nothing of the past is kept.
             self._told = pace if _differ(pace, 1.0) else 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edged.telemetry import gpu, power, thermal
+from edged.telemetry import cpu, gpu, power, thermal
 from edged.telemetry.files import FileTree
 from edged.telemetry.gpu import GpuReading
 
@@ -13,6 +13,8 @@ class BoardReading(msgspec.Struct, frozen=True):
     """What could be read; the rest is None or missing."""
 
     gpu: GpuReading = GpuReading()
+    # The limits of the clocks of all processors that are on, added up.
+    cpu_limit_hz: int | None = None
     temperatures_c: dict[str, float] = {}  # by sensor
     rails_w: dict[str, float] = {}  # by rail
     total_w: float | None = None  # of the whole board
@@ -30,6 +32,7 @@ def look(tree: FileTree) -> BoardReading:
     rails = power.rails_w(tree)
     return BoardReading(
         gpu=gpu.read(tree),
+        cpu_limit_hz=cpu.total_limit_hz(cpu.read(tree)),
         temperatures_c=thermal.temperatures_c(tree),
         rails_w=rails,
         total_w=power.total_w(rails),

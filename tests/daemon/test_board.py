@@ -15,6 +15,7 @@ from edged.config import Config
 from edged.core.events import Answer, BatchDone, Command, Event, PaceChanged, Request
 from edged.daemon import worker_settings
 from edged.daemon.board import BoardFigures
+from edged.daemon.figures import PATIENCE_S
 from edged.daemon.loop import SWEEP_S, Loop
 from edged.daemon.models.versions import Versions
 from edged.observe.statistics import TaskCounters
@@ -23,6 +24,8 @@ from edged.telemetry.gpu import GpuReading
 from edged.telemetry.pace import BoardState
 from edged.telemetry.reading import BoardReading
 from tests.daemon.samples import Bench, manifest
+
+CPU = "cpu, 2 threads"
 
 
 def state(at_s: float, watts: float | None = 10.0, pace: float = 1.0, **more) -> BoardState:
@@ -33,19 +36,19 @@ def state(at_s: float, watts: float | None = 10.0, pace: float = 1.0, **more) ->
         total_w=watts,
         power_mode="25W",
     )
-    return BoardState(reading, at_s, pace=pace, **more)
+    return BoardState(reading, at_s, cpu_pace=pace, gpu_pace=3.0, **more)
 
 
 def statistics(bench: Bench) -> wire.StatisticsReply:
     bench.sent.clear()
     bench.ask(wire.StatisticsQuery("s"), ())
-    bench.front.on_worker_lost("gone", bench.now)  # so that nobody waits for its figures
+    bench.front.on_woke(bench.now + 2 * PATIENCE_S)  # the worker has not told its memory
     return next(reply.header for _, reply in bench.sent if reply.header.id == "s")
 
 
 def test_statistics_say_what_the_board_tells():
     bench = Bench()
-    bench.worker_is_ready()
+    bench.worker_is_ready(device=CPU)
     bench.front.on_board(state(0.0, pace=2.0, throttled=("gpu-clock",)), 0.0)
     board = statistics(bench).board
     assert (board.power_mode, board.gpu_load, board.gpu_hz) == ("25W", 0.5, 612_000_000)
@@ -87,7 +90,7 @@ class Paces:
 def test_the_scheduler_is_told_each_change_once_and_again_after_a_restart():
     paces = Paces()
     bench = Bench(recorder=paces)
-    bench.worker_is_ready()
+    bench.worker_is_ready(device=CPU)
     for at, pace in ((0.0, 1.0), (0.5, 2.0), (1.0, 2.0)):
         bench.front.on_board(state(at, pace=pace), at)
     assert paces.told == [2.0]
@@ -95,8 +98,18 @@ def test_the_scheduler_is_told_each_change_once_and_again_after_a_restart():
     bench.front.on_worker_lost("gone", bench.now)
     bench.front.on_board(state(1.6, pace=3.0), 1.6)  # nobody is there to be slow
     assert paces.told == [2.0]
-    bench.worker_is_ready()
+    bench.worker_is_ready(device=CPU)
     assert paces.told == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("device", "pace"), [(CPU, 2.0), ("cuda:0, Orin", 3.0), ("board, emulated", 1.0)]
+)
+def test_the_clocks_of_what_computes_are_those_that_count(device, pace):
+    bench = Bench()
+    bench.worker_is_ready(device=device)
+    bench.front.on_board(state(0.0, pace=2.0), 0.0)
+    assert statistics(bench).board.pace == pace
 
 
 class Served:
@@ -117,7 +130,7 @@ class Served:
             self.counters.turn(0.0, done, [answer])
 
     def energy(self) -> tuple[float | None, float | None]:
-        report = self.figures.report()
+        report = self.figures.report(1.0)
         return report.answers_j, report.answer_j
 
 
@@ -188,6 +201,6 @@ def test_the_loop_hands_what_was_seen_to_the_front(monkeypatch, tmp_path):
     loop._signals.listen()
     try:
         loop._on_time(time.monotonic() + SWEEP_S)
-        assert loop._front._figures.board.report().power_mode == "25W"
+        assert loop._front._figures.board.report(1.0).power_mode == "25W"
     finally:
         loop._shut_down()

@@ -16,12 +16,12 @@ def reading(hz: int = FULL, *, load: float | None = 1.0, limit: int = FULL, **mo
 
 
 def paces(pace: Pace, *readings: BoardReading, start: float = 0.0) -> list[float]:
-    return [pace.look(each, start + 0.5 * n).pace for n, each in enumerate(readings)]
+    return [pace.look(each, start + 0.5 * n).gpu_pace for n, each in enumerate(readings)]
 
 
 def test_a_board_at_its_clocks_is_as_fast_as_at_the_start():
     state = Pace().look(reading(), 0.0)
-    assert (state.pace, state.throttled) == (1.0, ())
+    assert (state.gpu_pace, state.throttled) == (1.0, ())
 
 
 def test_a_busy_gpu_below_its_limit_is_throttled_when_two_looks_agree():
@@ -30,20 +30,20 @@ def test_a_busy_gpu_below_its_limit_is_throttled_when_two_looks_agree():
     slow = reading(FULL // 2)
     states = [pace.look(slow, 1.0), pace.look(slow, 1.5), pace.look(slow, 2.0)]
     assert [state.throttled for state in states] == [(), (GPU_CLOCK,), (GPU_CLOCK,)]
-    assert [state.pace for state in states] == [1.0, 1.0, 2.0]
+    assert [state.gpu_pace for state in states] == [1.0, 1.0, 2.0]
 
 
 def test_a_clock_that_still_rises_is_no_throttling():
     pace, rising = Pace(), (FULL // 3, FULL // 2, FULL, FULL)
     states = [pace.look(reading(hz), n / 2) for n, hz in enumerate(rising)]
-    assert [(state.throttled, state.pace) for state in states] == [((), 1.0)] * 4
+    assert [(state.throttled, state.gpu_pace) for state in states] == [((), 1.0)] * 4
 
 
 def test_a_board_that_never_reaches_its_limit_is_throttled_but_no_slower_than_at_the_start():
     pace, capped = Pace(), reading(FULL // 2)
     states = [pace.look(capped, n / 2) for n in range(5)]
     assert states[-1].throttled == (GPU_CLOCK,)
-    assert [state.pace for state in states] == [1.0] * 5
+    assert [state.gpu_pace for state in states] == [1.0] * 5
     assert paces(pace, *[reading(FULL // 4)] * 4, start=2.5)[-1] == 2.0
 
 
@@ -93,8 +93,15 @@ def test_a_gpu_that_tells_no_load_is_judged_by_its_limit():
 
 
 def test_a_machine_without_a_gpu_has_no_pace():
-    states = [Pace().look(BoardReading(temperatures_c={"x86": 50.0}), 0.0)]
-    assert [(state.pace, state.throttled) for state in states] == [(1.0, ())]
+    state = Pace().look(BoardReading(temperatures_c={"x86": 50.0}), 0.0)
+    assert (state.gpu_pace, state.cpu_pace, state.throttled) == (1.0, 1.0, ())
+
+
+def test_processors_have_a_pace_of_their_own():
+    pace, readings = Pace(), [reading(cpu_limit_hz=hz) for hz in (12_000, 12_000, 6_000, 6_000)]
+    states = [pace.look(each, n / 2) for n, each in enumerate(readings)]
+    assert [state.cpu_pace for state in states] == [1.0, 1.0, 1.0, 2.0]
+    assert [state.gpu_pace for state in states] == [1.0] * 4
 
 
 def test_supply_events_count_from_the_first_look_and_are_shown_for_a_while():

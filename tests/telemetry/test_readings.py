@@ -20,6 +20,7 @@ def tree(root: Path, name: str = "orin-nano", jetpack: str = "6.2", **more: str)
 def test_an_orin_nano_tells_everything(tmp_path):
     assert look(tree(tmp_path)) == BoardReading(
         gpu=GpuReading(0.045, 306_000_000, 306_000_000, 918_000_000, "nvhost_podgov"),
+        cpu_limit_hz=6 * 1_344_000_000,
         temperatures_c={"cpu": 50.125, "gpu": 50.562, "tj": 50.562},
         rails_w={"VDD_IN": 6.62872, "VDD_CPU_GPU_CV": 1.226064, "VDD_SOC": 2.378528},
         total_w=6.62872,
