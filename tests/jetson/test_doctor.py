@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
 
 from edged import __version__
 from edged.cli.doctor import as_json, shown
+from edged.config import Config, DeviceConfig
+from edged.doctor.evidence import gather
 from edged.doctor.examine import examine
 from edged.doctor.probe import Probe
 from edged.doctor.report import DoctorReport, Finding
+from edged.doctor.runtime_checks import backend
 from edged.doctor.surroundings import CallingAccount, Installed, KeptFiles
 from tests.jetson import asked, trees
 from tests.jetson.asked import RUNTIME, VENV, Asked
@@ -202,6 +207,29 @@ def test_a_torch_without_cuda_is_no_backend_for_a_gpu(nano):
     configure(nano, '[device]\nbackend = "torch"\noptions = {device = "cuda"}\n')
     nano.installed = (RUNTIME, Installed("torch", "2.9.0+cpu", VENV))
     assert "torch 2.9.0+cpu is built without CUDA" in found(look(nano), "backend").says
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "board", "used"),
+    [
+        ("10.3.0", True, "tensorrt"),
+        ("8.6.2", True, "torch-cuda"),
+        (None, True, "torch-cuda"),
+        ("10.3.0", False, "torch-cuda"),
+    ],
+)
+def test_auto_takes_the_best_that_works_here(nano, monkeypatch, tensorrt, board, used):
+    """As long as no configuration may say `auto`, by hand."""
+    monkeypatch.setattr("edged.options.Name", Literal["auto", "onnxruntime", "tensorrt", "torch"])
+    nano.installed = (RUNTIME, Installed("torch", "2.9.0", VENV))
+    nano.tried = msgspec.structs.replace(nano.tried, tensorrt=tensorrt)
+    if not board:
+        trees.plant(nano.tree.root, {"proc/device-tree/compatible": "a server\0"})
+    evidence = gather(nano, CONFIG)
+    config = Config(device=DeviceConfig(backend="auto"))  # type: ignore[arg-type]
+    finding = backend(dataclasses.replace(evidence, config=config))
+    assert finding.facts["used"] == used
+    assert finding.says.startswith(f"{used}, the best that works here (not verified on hardware)")
 
 
 def test_a_wrong_configuration_is_named_and_the_rest_is_looked_at(nano):
