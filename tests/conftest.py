@@ -36,6 +36,8 @@ STARTS_PROCESSES = (
     "device/test_threads.py",
     "device/test_worker.py",
     "export/test_cli.py",
+    "jetson/test_command.py",
+    "jetson/test_install.py",
     "planner/fleet/test_cli.py",
     "planner/fleet/test_decompose.py",
     "planner/fleet/test_names.py",

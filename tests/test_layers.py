@@ -19,6 +19,7 @@ PURE = (
     "edged/core", "edged/planner", "edged/wire", "edged/paths", "edged/manifest.py",
     "edged/device/inputs.py", "edged/link/messages.py", "edged/daemon/inquiries.py",
     "edged/daemon/restarts.py", "edged/profiles/form.py",
+    "edged/daemon/board.py", "edged/telemetry/pace.py",
 )  # fmt: skip
 # The planners' command lines, and the reader of a table that ships in the package.
 PURE_BUT = ("cli.py", "cli_files.py", "standley.py")

@@ -47,6 +47,11 @@ def test_wheel_gives_working_commands_outside_the_checkout(tmp_path: Path) -> No
 
     assert output([bin_ / "edged", "--version"], cwd=tmp_path).startswith("edged 0.")
     assert "--config" in output([bin_ / "edged", "serve", "--help"], cwd=tmp_path)
+    assert "tegra234" in output(
+        [bin_ / "edged", "profile", "--show", "orin-nano-8gb"], cwd=tmp_path
+    )
+    table = "from edged.telemetry.board import jetpack; print(jetpack('36.4.3').name)"
+    assert output([bin_ / "python", "-c", table], cwd=tmp_path) == "6.2\n"
     assert "usage: edged-export" in output([bin_ / "edged-export", "--help"], cwd=tmp_path)
     installed = output([bin_ / "pip", "list", "--format=freeze"], cwd=tmp_path)
     names = {line.partition("==")[0].lower() for line in installed.splitlines()}

@@ -56,7 +56,7 @@ class Backend(Protocol):
     """One device and the blocks that are loaded on it."""
 
     name: str
-    device: str  # a name for people: "cpu, 2 threads"
+    device: str  # a name for people: "cpu, 2 threads"; it begins with cpu or cuda for these
     emulated: bool  # whether it only takes time and computes nothing
     lanes: int  # batches that run side by side, each on one processor of the host; 1 on a GPU
     prepare_row_s: float  # seconds that an emulated device takes to prepare a row; else 0.0

@@ -18,6 +18,7 @@ _COMMANDS = {
     "infer": "edged.cli.infer",
     "status": "edged.cli.status",
     "models": "edged.cli.models",
+    "doctor": "edged.cli.doctor",
     "profile": "edged.cli.profile",
     "prepare": "edged.cli.prepare",
     **dict.fromkeys(("load", "unload", "pin", "unpin", "reload", "residency"), "edged.cli.admin"),

@@ -20,6 +20,7 @@ from edged.profiles.form import SCHEMA, BlockProfile, DeviceProfile, affine, enc
 
 if TYPE_CHECKING:
     from edged.device.measuring import Measured, Order
+    from edged.profiles.modules import ModuleProfile
 
 _START_S = 300.0  # time to start, prepare and load, apart from the timing
 
@@ -40,7 +41,12 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="of timing for each block")
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the profile here")
-    parser.add_argument("--show", metavar="PROFILE", help="measure nothing, show this one")
+    parser.add_argument(
+        "--show",
+        metavar="PROFILE",
+        help="measure nothing, show this one: a file.json, smooth-table2, or a module of a Jetson "
+        "as orin-nano-8gb",
+    )
     parser.add_argument("--json", action="store_true", help="the profile itself on standard output")
     parser.set_defaults(run=_run)
 
@@ -57,8 +63,11 @@ def _rows(text: str) -> tuple[int, ...]:
 
 def _run(args: argparse.Namespace) -> int:
     from edged import profiles
+    from edged.profiles import modules
 
     if args.show is not None:
+        if (module := modules.shipped().get(args.show)) is not None:
+            return _show_module(module, as_json=args.json)
         profile = profiles.read(args.show)
     else:
         if args.out is not None and args.out.suffix != ".json":
@@ -70,6 +79,20 @@ def _run(args: argparse.Namespace) -> int:
         print_json(msgspec.json.decode(encode(profile)))
     else:
         say(shown(profile))
+    return 0
+
+
+def _show_module(module: ModuleProfile, *, as_json: bool) -> int:
+    if as_json:
+        print_json(msgspec.to_builtins(module))
+        return 0
+    rows = [
+        [name.replace("_", " "), f"{figure.value:,}", figure.source, figure.ref]
+        for name, figure in module.known().items()
+    ]
+    say(f"{module.name}: {module.chip}, compute capability {module.compute_capability}, "
+        f"{' or '.join(module.parts)}")  # fmt: skip
+    say(table(["figure", "value", "source", "from"], rows))
     return 0
 
 

@@ -40,12 +40,14 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _parts(statistics: wire.StatisticsReply) -> list[str]:
+    board = statistics.board
     memory = [[_words(name), show_bytes(count)] for name, count in statistics.memory.items()]
     return [
         _server(statistics.server),
         _tasks(statistics.tasks),
         _batches(statistics.batches),
         table(["memory", "size"], memory) if memory else "",
+        "" if board is None else _board(board),
     ]
 
 
@@ -96,6 +98,27 @@ def _batches(batches: tuple[wire.BatchStatistics, ...]) -> str:
     mixed = sum(batch.mixed for batch in batches)
     sizes = ", ".join(f"{batch.count} of {batch.rows}" for batch in batches)
     return f"{count} batches, {rows / count:.2f} rows each, {mixed} of several tasks: {sizes}"
+
+
+def _board(board: wire.BoardStatistics) -> str:
+    """What the board tells, as far as it does."""
+    clock, limit = (None if hz is None else hz / 1e6 for hz in (board.gpu_hz, board.gpu_limit_hz))
+    facts = {
+        "power mode {}": board.power_mode,
+        "GPU load {:.0%}": board.gpu_load,
+        "GPU clock {:.0f} MHz": clock,
+        "limit {:.0f} MHz": limit,
+        "power {:.1f} W": board.total_w,
+        "{:.3g} J an answer": board.answer_j,
+    }
+    lines = [", ".join(text.format(fact) for text, fact in facts.items() if fact is not None)]
+    lines.append(", ".join(f"{name} {at:.0f} °C" for name, at in board.temperatures_c.items()))
+    lines.append(", ".join(f"{name} {watts:.1f} W" for name, watts in board.rails_w.items()))
+    if board.throttled:
+        slower = f"; batches are expected to take {board.pace:.2g} times as long"
+        why = ", ".join(board.throttled)
+        lines.append(f"throttled: {why}{slower if board.pace != 1.0 else ''}")
+    return "\n".join(f"board: {line}" for line in lines if line)
 
 
 def _mean(duration: wire.Duration) -> str:

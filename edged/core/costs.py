@@ -55,6 +55,11 @@ class CostModel:
                 self._curves[cost.group] = Curve(cost.rows, cost.time_s)
                 self._learners.pop(cost.group, None)
 
+    def change_pace(self, pace: float) -> None:
+        """The device's clocks have changed: batches take `pace` times as long as was measured."""
+        for curve in self._curves.values():
+            curve.change_pace(pace)
+
     def batch_s(self, group: str, rows: int) -> float | None:
         """Predicted seconds of a batch; None before anything is known of the group."""
         curve = self._curves.get(group)
@@ -141,6 +146,11 @@ class Curve:
     def batch_s(self, rows: int) -> float:
         """Predicted seconds of a batch at the present load."""
         return self._load * self._interpolated_s(rows)
+
+    def change_pace(self, pace: float) -> None:
+        """The load begins anew there: what ran at other clocks says nothing of it."""
+        self._latest = deque([pace], LATEST_BATCHES)
+        self._load = pace
 
     def observe(self, rows: int, time_s: float) -> None:
         """Learn from a batch."""

@@ -240,6 +240,13 @@ class Calibrated(msgspec.Struct, frozen=True, array_like=True, tag="calibrated")
     overhead: Overhead | None = None  # None: as before
 
 
+class PaceChanged(msgspec.Struct, frozen=True, array_like=True, tag="pace-changed"):
+    """The clocks of the device have changed: batches take `pace` times as long as they did when
+    they were measured."""
+
+    pace: float
+
+
 class PayloadRoom(msgspec.Struct, frozen=True, array_like=True, tag="payload-room"):
     """Room for payloads that wait, and as much for staged ones: in the settings, at least one."""
 
@@ -277,28 +284,11 @@ class Woke(msgspec.Struct, frozen=True, array_like=True, tag="woke"):
 
 
 Event: TypeAlias = (
-    Arrived
-    | Prepared
-    | PrepareFailed
-    | BatchDone
-    | BatchFailed
-    | CancelAsked
-    | ClientGone
-    | DeviceUp
-    | DeviceDown
-    | Library
-    | BlockLoaded
-    | BlockLoadFailed
-    | BlockUnloaded
-    | MemoryMeasured
-    | Calibrated
-    | PayloadRoom
-    | LoadAsked
-    | UnloadAsked
-    | PinAsked
-    | DrainAsked
-    | Woke
-)
+    Arrived | Prepared | PrepareFailed | BatchDone | BatchFailed | CancelAsked | ClientGone
+    | DeviceUp | DeviceDown | Library | BlockLoaded | BlockLoadFailed | BlockUnloaded
+    | MemoryMeasured | Calibrated | PaceChanged | PayloadRoom | LoadAsked | UnloadAsked | PinAsked
+    | DrainAsked | Woke
+)  # fmt: skip
 
 
 # --- commands -------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from edged.core.events import (
     Drained,
     Event,
     Library,
+    PaceChanged,
     PayloadRoom,
     Prepared,
     PrepareFailed,
@@ -174,15 +175,8 @@ class Scheduler:
                 self._jobs.drop_client(event.client, now, out)
             case PayloadRoom():
                 self._admission.fit_payloads(event)
-            case DeviceUp():
-                self._device.up(event)
-                self._calibration.handle(event)
-                self._parking.handle(event, now, out)
-            case DeviceDown():
-                begun = self._device.down(event)
-                self._calibration.handle(event)
-                self._jobs.take_back(event, begun, now, out)
-                self._parking.handle(event, now, out)
+            case DeviceUp() | DeviceDown() | PaceChanged():
+                self._device_changes(event, now, out)
             case DrainAsked():
                 self._drain(now, out)
             case Library() | Calibrated():
@@ -190,6 +184,19 @@ class Scheduler:
                 self._parking.handle(event, now, out)
             case _:
                 self._parking.handle(event, now, out)
+
+    def _device_changes(
+        self, event: DeviceUp | DeviceDown | PaceChanged, now: float, out: list[Command]
+    ) -> None:
+        if isinstance(event, PaceChanged):
+            self._device.costs.change_pace(event.pace)
+            return
+        if isinstance(event, DeviceUp):
+            self._device.up(event)
+        else:
+            self._jobs.take_back(event, self._device.down(event), now, out)
+        self._calibration.handle(event)
+        self._parking.handle(event, now, out)
 
     def _cancel(self, rid: int, now: float, out: list[Command]) -> None:
         job = self._jobs.by_rid.get(rid)

@@ -6,6 +6,7 @@ long. Knows no sockets.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import msgspec
 
 from edged import wire
 from edged.budget import footprint
-from edged.core.events import Event, PayloadRoom
+from edged.core.events import Event, PaceChanged, PayloadRoom
+from edged.daemon.board import BoardFigures
 from edged.daemon.gauge import Gauge
 from edged.daemon.peers.clients import ConnectedClient
 from edged.daemon.peers.room import BufferLimits
@@ -22,6 +24,9 @@ from edged.daemon.pending import Replies
 from edged.daemon.service import Service
 from edged.link import messages as link
 from edged.observe.statistics import TaskCounters
+from edged.telemetry.pace import BoardState
+
+log = logging.getLogger("edged")
 
 MEASURE_S = 5.0  # the time between two measurements of memory
 PATIENCE_S = 1.0  # statistics wait this long for the worker's figures
@@ -40,6 +45,7 @@ class Figures:
         service = self.service
         self.gauge = Gauge(service.config)
         self.limits = BufferLimits.of(service.config, None)
+        self.board = BoardFigures(self.counters)
         self._asked: list[tuple[ConnectedClient, str]] = []  # they wait for the worker's figures
         self.answer_by = math.inf  # the time at which these are answered without
         self._measures = 0
@@ -65,6 +71,27 @@ class Figures:
         self.share_out(now)
         self.report(now, memory)
 
+    def on_board(self, state: BoardState | None, now: float) -> None:
+        """The board has been looked at; None: it tells nothing."""
+        pace, throttled = self.pace, self.board.throttled
+        self.board.take(state)
+        if self.board.throttled and not throttled:
+            log.warning("the board is throttled: %s", ", ".join(self.board.throttled))
+        elif throttled and not self.board.throttled:
+            log.info("the board is not throttled any more")
+        if self.pace != pace:
+            text = (
+                "by the board's clocks batches are expected to take %.2g times as long as at first"
+            )
+            log.info(text, self.pace)
+            self.tell(PaceChanged(self.pace), now)
+
+    @property
+    def pace(self) -> float:
+        """Batches take so many times as long as at the clocks of the start."""
+        ready = self.service.worker.ready
+        return 1.0 if ready is None else self.board.pace(ready.device)
+
     def share_out(self, now: float) -> None:
         """What blocks and activations leave free is for what clients send."""
         account = self.gauge.host(self.service.scheduler.account())
@@ -86,6 +113,7 @@ class Figures:
             tasks=self.counters.tasks(),
             batches=self.counters.batches(),
             memory=self._memory(worker),
+            board=self.board.report(self.pace),
         )
         for client, id in asked:
             self.replies.send(client, msgspec.structs.replace(body, id=id), now)

@@ -36,6 +36,7 @@ from edged.core.events import (
     DrainAsked,
     Event,
     LoadAsked,
+    PaceChanged,
     PinAsked,
     Refuse,
     Settled,
@@ -116,6 +117,7 @@ class Front:
         intake = Intake(self.service, self._uploads, replies, self._figures, self.tell)
         admin = AdminEndpoint(self.service, send=outlet.to_admin)
         self.on_request, self.on_admin = intake.on_request, admin.on_request
+        self.on_board = self._figures.on_board
         self.tell_versions(started_at)
         self._administration.recall(started_at)
 
@@ -331,6 +333,8 @@ class Front:
             sizes=message.sizes,
         )
         self.tell(up, now)
+        if self._figures.pace != 1.0:
+            self.tell(PaceChanged(self._figures.pace), now)
         self.tell(measured, now)
         forgotten = tuple(key for key in message.models if key not in self._versions.models)
         if forgotten:  # while the worker started: nothing could be sent to it

@@ -25,6 +25,7 @@ from edged.observe.awake import Awake
 from edged.observe.recording import Recorder
 from edged.profiles.form import DeviceProfile
 from edged.systemd import Notifier
+from edged.telemetry.watch import BoardWatch
 
 log = logging.getLogger("edged")
 
@@ -55,11 +56,11 @@ class Loop:
         self._sweep_at = now
         idle_latency_us = config.device.idle_latency_us
         self._awake = None if idle_latency_us is None else Awake(idle_latency_us)
+        self._board = BoardWatch()
         self._listener = Listener(config, self._poller)
         self._channel = WorkerChannel(self._poller)
         # The front's outlet.
-        self.to_client = self._listener.to_client
-        self.to_admin = self._listener.to_admin
+        self.to_client, self.to_admin = self._listener.to_client, self._listener.to_admin
         self.to_worker = self._channel.to_worker
         self._front = Front(
             config,
@@ -81,6 +82,7 @@ class Loop:
         try:
             self._poller.register(self._signals.descriptor, select.POLLIN)
             self._listener.open()
+            self._board.start()
             self._supervisor.start(time.monotonic())
             while not self._front.drained:
                 self._turn()
@@ -106,6 +108,7 @@ class Loop:
         if self._awake is not None:
             self._awake.close()
         self._listener.release()
+        self._board.close()
         self._signals.close()
 
     # --- one turn -----------------------------------------------------------------------------
@@ -155,6 +158,7 @@ class Loop:
             self._front.on_woke(now)
         if self._sweep_at <= now:
             self._sweep_at = now + SWEEP_S
+            self._front.on_board(self._board.latest, now)
             self._front.on_sweep(now)
             self._listener.guard.sweep(self._front.buffer_limits.unread_bytes, now)
             if self._awake is not None:

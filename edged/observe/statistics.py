@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edged.core.events import Answer, Arrived, Command, Event, Refuse, Request, Run
+from edged.core.events import Answer, Arrived, BatchDone, Command, Event, Refuse, Request, Run
 from edged.manifest import Manifest
 from edged.wire import BatchStatistics, Duration, Failures, TaskStatistics
 
@@ -65,6 +65,8 @@ class TaskCounters:
         self._requests: dict[int, tuple[Request, list[_Task]]] = {}  # those that are open
         self._batches: Counter[int] = Counter()
         self._mixed: Counter[int] = Counter()
+        self.busy_s = 0.0  # time that batches took together
+        self.answers = 0
 
     def know(self, tasks: Iterable[str]) -> None:
         """More that can be asked for; what was counted stays."""
@@ -74,6 +76,8 @@ class TaskCounters:
     def turn(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         if type(event) is Arrived:
             self._arrived(event.request)
+        elif type(event) is BatchDone:
+            self.busy_s += event.prepare_s + event.infer_s + event.output_s
         for command in commands:
             if type(command) is Run:
                 self._ran(command)
@@ -112,6 +116,7 @@ class TaskCounters:
 
     def _answered(self, answer: Answer) -> None:
         request, tasks = self._requests.pop(answer.rid)
+        self.answers += 1
         total_s = answer.queue_s + answer.prepare_s + answer.infer_s + answer.output_s
         for task in tasks:
             task.open -= 1

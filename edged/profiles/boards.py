@@ -1,8 +1,9 @@
 """The name of this machine in profiles: the figures of one machine do not hold for another.
 
-A PC is named by its processor. A board is named by the model in its device tree or, if there is
-none, by what distinguishes boards: the kinds of their chips and cores, the number and speed of the
-cores, and the memory.
+A PC is named by its processor. A board is named by the model in its device tree, with the module
+of a Jetson, since boards of one model come with several; or, if there is no model, by what
+distinguishes boards: the kinds of their chips and cores, the number and speed of the cores, and the
+memory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import platform
 import re
 from collections import Counter
 from pathlib import Path
+
+from edged.profiles import modules
 
 _TREES = ("proc/device-tree", "sys/firmware/devicetree/base")
 _PCS = ("x86_64", "i686")
@@ -26,7 +29,8 @@ def name(root: Path = Path("/"), architecture: str | None = None) -> str:
 def _model(root: Path, *, is_pc: bool) -> str:
     for tree in _TREES:
         if board := _text(root / tree / "model").rstrip("\0\n"):
-            return board
+            module = modules.find(re.findall(r"p\d{4}-\d{4}", _chips(root)))
+            return board if module is None else f"{board} ({module[0]})"
     cpuinfo = _text(root / "proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(\S.*?)\s*$", cpuinfo, re.MULTILINE)
     processor = found[1] if found else ""

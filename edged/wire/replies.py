@@ -210,12 +210,29 @@ class BatchStatistics(ReplyBase, frozen=True):
     mixed: int = 0
 
 
+class BoardStatistics(ReplyBase, frozen=True):
+    """What the board tells of itself now. None, or missing from a map: it does not tell."""
+
+    power_mode: str | None = None
+    gpu_load: float | None = None  # 0 to 1
+    gpu_hz: int | None = None
+    gpu_limit_hz: int | None = None  # what the power mode, and cooling, allow
+    temperatures_c: dict[str, float] = field(default_factory=dict)  # by sensor
+    rails_w: dict[str, float] = field(default_factory=dict)  # by rail
+    total_w: float | None = None  # power of the whole board
+    throttled: tuple[str, ...] = ()  # why it is throttled, as gpu-throttle-alert
+    pace: float = 1.0  # batches are expected to take so many times as long as at the start
+    answers_j: float | None = None  # energy of the board while batches ran, since the start
+    answer_j: float | None = None  # the same for each answered request
+
+
 class StatisticsReply(ReplyBase, frozen=True):
     id: str
     server: ServerStatistics = ServerStatistics()
     tasks: tuple[TaskStatistics, ...] = ()
     batches: tuple[BatchStatistics, ...] = ()
     memory: dict[str, int] = field(default_factory=dict)  # bytes, by what they are used for
+    board: BoardStatistics | None = None  # None: the machine tells nothing of itself
 
 
 class ErrorReply(ReplyBase, frozen=True):

@@ -7,7 +7,17 @@ import random
 import pytest
 
 from edged.core.costs import CostModel, Curve
-from edged.core.events import GroupCost
+from edged.core.events import (
+    BatchDone,
+    DeviceUp,
+    GroupCost,
+    PaceChanged,
+    Prepared,
+    Refuse,
+    Run,
+)
+from edged.errors import Code
+from tests.core.helpers import BACKBONE, Checked, arrived
 
 SIZES = (1, 2, 4, 8)
 PAYS = {
@@ -105,3 +115,48 @@ def test_a_whole_size_runs_first_where_padding_costs_more_than_a_second_batch():
     flat = CostModel([GroupCost("g", sizes, (5.0, 5.1, 5.2, 5.4, 6.0))], sizes=sizes)
     assert [flat.unpadded_rows("g", rows) for rows in (3, 9, 15)] == [3, 9, 15]
     assert CostModel(sizes=sizes).unpadded_rows("unknown", 9) == 9
+
+
+def test_slower_clocks_are_expected_at_once_and_then_corrected_by_what_runs():
+    curve = Curve(SIZES, [PAYS[rows] for rows in SIZES])
+    for _ in range(20):
+        curve.observe(4, PAYS[4] * 1.3)  # others use the machine, too
+    curve.change_pace(2.0)
+    assert [curve.batch_s(rows) for rows in SIZES] == pytest.approx(
+        [2.0 * PAYS[rows] for rows in SIZES]
+    )
+    for _ in range(3):
+        curve.observe(4, PAYS[4] * 2.6)
+    assert curve.batch_s(4) == pytest.approx(2.6 * PAYS[4])
+    curve.change_pace(1.0)
+    assert curve.batch_s(4) == pytest.approx(PAYS[4])
+
+
+def test_batches_that_showed_it_first_do_not_make_it_count_twice():
+    curve = Curve(SIZES, [PAYS[rows] for rows in SIZES])
+    for _ in range(9):
+        curve.observe(4, PAYS[4] * 2.0)
+    curve.change_pace(2.0)
+    assert curve.batch_s(4) == pytest.approx(2.0 * PAYS[4])
+
+
+def in_time(run: Checked, rid: int, now: float) -> bool:
+    """Whether a request that must be answered within 15 ms runs; else it is refused at once."""
+    (command,) = run(arrived(rid, deadline_s=now + 0.015), now)
+    if isinstance(command, Refuse):
+        assert command.code is Code.DEADLINE_EXCEEDED
+        return False
+    (batch,) = run(Prepared(rid, 0.0), now)
+    assert isinstance(batch, Run)
+    run(BatchDone(batch.batch, 0.010, 0.0), now + 0.010)
+    return True
+
+
+def test_what_a_throttled_device_cannot_answer_in_time_is_refused():
+    run = Checked()
+    run(DeviceUp((GroupCost(BACKBONE, (1,), (0.010,)),)))
+    assert in_time(run, 1, 1.0)
+    run(PaceChanged(2.0), 2.0)
+    assert not in_time(run, 2, 2.0)
+    run(PaceChanged(1.0), 3.0)
+    assert in_time(run, 3, 3.0)

@@ -141,14 +141,12 @@ class Bench:
             self.rows[order.rid] = order.rows
         self.payloads.append(frames[1:])
 
-    def worker_is_ready(self, *, lanes_prepare: bool = False) -> None:
+    def worker_is_ready(self, *, lanes_prepare: bool = False, device: str = "nothing") -> None:
         """A worker that has measured all models before, and has loaded them."""
         blocks = tuple(
             link.BlockInfo(id, size, 1000) for id, size in self.store.block_bytes.items()
         )
-        ready = link.Ready(
-            "fake", "nothing", 1, False, tuple(self.store.models), blocks, (), {}, 0, 0
-        )
+        ready = link.Ready("fake", device, 1, False, tuple(self.store.models), blocks, (), {}, 0, 0)
         models = tuple(self.store.models)
         ready = msgspec.structs.replace(ready, lanes_prepare=lanes_prepare, measured=models)
         self.loads = []

@@ -1,15 +1,29 @@
-"""Six recordings of the simulator. The same code makes the same ones, byte for byte."""
+"""Seven recordings of the simulator. The same code makes the same ones, byte for byte."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from edged.core.settings import SchedulerSettings
+from edged.core.events import (
+    Arrived,
+    Command,
+    DeviceUp,
+    Event,
+    GroupCost,
+    PaceChanged,
+    Request,
+    Run,
+)
+from edged.core.scheduler import Scheduler
+from edged.core.settings import MemorySettings, SchedulerSettings
 from edged.observe.recording import Recorder
 from edged.sim.arrivals import Arrivals, generate
 from edged.sim.batching import BatchingForm, Generated, on_backbone
+from edged.sim.device import BatchTimes, SimulatedDevice
+from edged.sim.engine import Engine
 from edged.sim.scenario import Scenario
 from edged.sim.simulator import simulate
 from tools.bench.partial import Load, with_arrivals
@@ -58,6 +72,47 @@ def partial_loading(file: TextIO) -> None:
     _record(with_arrivals(Load(), 250, seed=0).scenario("partial"), file)
 
 
+class _AtClocks:
+    """The times of a device whose clocks change."""
+
+    def __init__(self, times: BatchTimes) -> None:
+        self._times = times
+        self.pace = 1.0
+
+    def batch_s(self, run: Run) -> float:
+        return self.pace * self._times.batch_s(run)
+
+    def cost(self, group: str) -> GroupCost:
+        return self._times.cost(group)
+
+
+def throttled(file: TextIO) -> None:
+    """A device that is half as fast for two seconds, with time-outs that it can just meet."""
+    arrivals = generate(
+        "poisson", users=4, rate_per_user=CAPACITY / 8, requests=500, tasks=3, seed=7
+    )
+    settings = SchedulerSettings(max_batch_rows=16)
+    device = BatchingForm("smooth").device(exclusive=False)
+    times = _AtClocks(device.times)
+    scenario = on_backbone(arrivals, settings, replace(device, times=times))
+    recorder = Recorder(file, settings, MemorySettings())
+
+    def trace(now: float, event: Event, commands: list[Command]) -> None:
+        if isinstance(event, PaceChanged):
+            times.pace = event.pace
+        recorder.turn(now, event, commands)
+
+    engine = Engine(Scheduler(settings), SimulatedDevice(scenario.device), trace)
+    engine.tell(DeviceUp(scenario.known_costs()), 0.0)
+    engine.expect(1.0, PaceChanged(2.0))
+    engine.expect(3.0, PaceChanged(1.0))
+    for rid, at in enumerate(arrivals.times_s):
+        engine.advance(at)
+        parts = (scenario.parts[arrivals.tasks[rid]],)
+        engine.tell(Arrived(Request(rid, 0, parts, deadline_s=at + 0.15)), at)
+    engine.finish()
+
+
 SIMULATED: dict[str, Simulated] = {
     "simulated-work-conserving": _policy("work-conserving", "bursts", users=8),
     "simulated-smooth": _policy("smooth", "bursts", users=9),
@@ -65,6 +120,7 @@ SIMULATED: dict[str, Simulated] = {
     "simulated-static": _policy("static:4", "clocks", users=10),
     "simulated-overload": overload,
     "simulated-partial-loading": partial_loading,
+    "simulated-throttled": throttled,
 }
 
 

@@ -1,0 +1,1 @@
+"""What a board says of itself in /proc and sysfs: its kind, load, temperatures, rails, clocks."""
