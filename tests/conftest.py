@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent
 STARTS_PROCESSES = (
     "backends/test_ort.py",
     "bench/*",
+    "cli/test_top.py",
     "client/test_cli.py",
     "client/test_client.py",
     "client/test_forks.py",

@@ -17,6 +17,7 @@ _COMMANDS = {
     "schema": "edged.cli.schema",
     "infer": "edged.cli.infer",
     "status": "edged.cli.status",
+    "top": "edged.cli.top",
     "models": "edged.cli.models",
     "profile": "edged.cli.profile",
     **dict.fromkeys(("load", "unload", "pin", "unpin", "reload", "residency"), "edged.cli.admin"),

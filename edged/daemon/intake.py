@@ -50,9 +50,12 @@ class Intake:
             id = request.header.id
             _HANDLERS[type(request.header)](self, client, request, now)
         except wire.BadRequest as error:
-            self.replies.send_error(client, error, error.id, now)
+            self.replies.reject(client, error, error.id, now)
         except EdgedError as error:
-            self.replies.send_error(client, error, id, now)
+            refuse = self.replies.send_error
+            if isinstance(request.header, wire.Infer):
+                refuse = self.replies.reject
+            refuse(client, error, id, now)
 
     # --- requests for inference -----------------------------------------------------------------
 

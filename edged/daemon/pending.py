@@ -6,6 +6,7 @@ hold. Knows no sockets.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -110,6 +111,7 @@ class Replies:
         self.pending: dict[int, PendingRequest] = {}  # each by its `rid`
         self.payload_bytes = 0  # what pending requests hold here
         self.payload_room_bytes = config.scheduler.queue_bytes  # what they may hold
+        self.rejected: Counter[str] = Counter()  # requests that were never queued, by code
         self._waiting_clients = 0  # clients that are owed an answer
 
     def add(self, rid: int, request: PendingRequest) -> None:
@@ -135,6 +137,13 @@ class Replies:
     def send(self, client: ConnectedClient, header: wire.ReplyHeader, now: float) -> None:
         """Send a reply to anything else than a request for inference."""
         self._deliver(client, wire.encode_reply(header), now)
+
+    def reject(
+        self, client: ConnectedClient, error: EdgedError, id: str | None, now: float
+    ) -> None:
+        """Refuse a request for inference, or one that cannot be read, before it is queued."""
+        self.rejected[error.code.value] += 1
+        self.send_error(client, error, id, now)
 
     def send_error(
         self, client: ConnectedClient, error: EdgedError, id: str | None, now: float

@@ -185,6 +185,17 @@ class ServerStatistics(ReplyBase, frozen=True):
     queued: int = 0  # accepted requests that are not on the device yet
 
 
+class TaskWindow(ReplyBase, frozen=True):
+    """What was asked of a task in the last minute or ten; zeros where nothing was."""
+
+    span_s: int  # of the window; it begins a little earlier, or with the daemon
+    seconds: float  # from its beginning until now
+    answered: int = 0  # requests
+    failed: int = 0
+    rows: int = 0  # of answered requests
+    latency_us: dict[str, float] = field(default_factory=dict)  # empty where none was answered
+
+
 class TaskStatistics(ReplyBase, frozen=True):
     """One task since the daemon started. A request for three tasks counts for each of them."""
 
@@ -197,9 +208,10 @@ class TaskStatistics(ReplyBase, frozen=True):
     compute_input: Duration = Duration()
     compute_infer: Duration = Duration()
     compute_output: Duration = Duration()
-    # p50 and p99 of successful requests
+    # p50, p90 and p99 of successful requests; empty where there are none
     latency_us: dict[str, float] = field(default_factory=dict)
     queued: int = 0
+    windows: tuple[TaskWindow, ...] = ()
 
 
 class BatchStatistics(ReplyBase, frozen=True):
@@ -210,12 +222,33 @@ class BatchStatistics(ReplyBase, frozen=True):
     mixed: int = 0
 
 
+class BatchWindow(ReplyBase, frozen=True):
+    """The batches of the last minute or ten."""
+
+    span_s: int
+    seconds: float
+    count: int = 0
+    rows: int = 0  # of all of them together
+    mixed: int = 0
+
+
+class BlockStatistics(ReplyBase, frozen=True):
+    """One block that is on the device, or on its way there or back, and who shares it."""
+
+    block: str
+    bytes: int
+    state: str  # loading, resident, leaving or unloading
+    models: tuple[str, ...] = ()  # names of those that have it
+
+
 class StatisticsReply(ReplyBase, frozen=True):
     id: str
     server: ServerStatistics = ServerStatistics()
     tasks: tuple[TaskStatistics, ...] = ()
     batches: tuple[BatchStatistics, ...] = ()
     memory: dict[str, int] = field(default_factory=dict)  # bytes, by what they are used for
+    batch_windows: tuple[BatchWindow, ...] = ()
+    blocks: tuple[BlockStatistics, ...] = ()
 
 
 class ErrorReply(ReplyBase, frozen=True):

@@ -9,13 +9,22 @@ import msgspec
 import pytest
 
 from edged import wire
-from edged.config import Config, MemoryConfig, SchedulerConfig
+from edged.config import Config, MemoryConfig, SchedulerConfig, ServerConfig
 from edged.core.events import BatchDone, BlockLoaded, Load, Prepared, PrepareFailed, Run
 from edged.errors import Code, InvalidArgument
 from edged.link import messages as link
 from edged.manifest import Preprocess
 from edged.observe.recording import Mismatch, Recorder, replay
-from tests.daemon.samples import CLIENT, OTHER_BACKBONE, Bench, batch_done, catalog, infer, manifest
+from tests.daemon.samples import (
+    BACKBONE,
+    CLIENT,
+    OTHER_BACKBONE,
+    Bench,
+    batch_done,
+    catalog,
+    infer,
+    manifest,
+)
 from tests.pictures.making import encoded, picture, png_of_zeros, progressive_of_zeros
 
 
@@ -415,6 +424,31 @@ def test_statistics_wait_for_the_workers_figures(bench):
     assert header.memory["worker_pss_bytes"] == 7
     parts = ("fixed", "staging", "workspace", "blocks", "unexplained")
     assert sum(header.memory[f"{part}_bytes"] for part in parts) == header.memory["total_bytes"]
+
+
+def test_a_client_that_came_once_is_no_client_for_long(bench):
+    def clients() -> int:
+        bench.ask(wire.StatisticsQuery("s"), client=b"watch")
+        bench.front.on_worker(link.WorkerMemory(1, 7, 8, 9), (), bench.now)
+        return bench.reply().header.server.clients
+
+    bench.ask(wire.ServerMetadata("m"), client=b"once")
+    bench.sent.clear()
+    assert clients() == 2
+    bench.now = ServerConfig().client_timeout_s + 1
+    assert clients() == 1
+    bench.ask(infer("r1"), client=b"waits")
+    bench.now += 1000.0
+    assert clients() == 2, "a patient client is one as long as it waits"
+
+
+def test_statistics_tell_blocks_and_who_shares_them(bench):
+    bench.ask(wire.StatisticsQuery("s"))
+    bench.front.on_worker(link.WorkerMemory(1, 7, 8, 9), (), bench.now)
+    blocks = bench.reply().header.blocks
+    assert {block.state for block in blocks} == {"resident"}
+    shared = {block.block: block.models for block in blocks if len(block.models) > 1}
+    assert shared == {BACKBONE: ("flowers", "food")}
 
 
 def test_statistics_do_not_wait_for_a_worker_that_says_nothing(bench):
