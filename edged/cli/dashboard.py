@@ -53,33 +53,26 @@ def _shorten(sections: list[list[str]], height: int) -> None:
 
 def _server(statistics: wire.StatisticsReply, width: int) -> list[str]:
     server = statistics.server
-    state = [
+    parts = [
         f"edged {server.state}",
         f"up {show_duration(server.uptime_s)}",
         f"pid {server.pid}",
         f"worker restarts: {server.worker_restarts}",
-    ]
-    requests = [
         f"clients: {server.clients}",
         f"open requests: {server.in_flight}",
         f"of these waiting: {server.queued}",
     ]
-    lines = [_GAP.join([*state, *requests])]
-    if len(lines[0]) > width:
-        lines = [_GAP.join(state), _GAP.join(requests)]
-    return [*lines, *([server.reason] if server.reason else [])]
+    return [*_wrapped(parts, width), *([server.reason] if server.reason else [])]
 
 
 def _memory(statistics: wire.StatisticsReply, width: int) -> list[str]:
     memory = statistics.memory
     if "total_bytes" not in memory:
         return []
-    of = f"memory {show_bytes(memory['total_bytes'])} of {show_bytes(memory['budget_bytes'])}:"
-    parts = [f"{line} {show_bytes(memory[f'{line}_bytes'])}" for line in _LINES]
-    lines = [f"{of} {', '.join(parts)}"]
-    if len(lines[0]) > width:
-        lines = [of, f"  {', '.join(parts)}"]
-    return lines
+    of = f"memory {show_bytes(memory['total_bytes'])} of {show_bytes(memory['budget_bytes'])}"
+    return _wrapped(
+        [of, *(f"{line} {show_bytes(memory[f'{line}_bytes'])}" for line in _LINES)], width
+    )
 
 
 def _batches(statistics: wire.StatisticsReply, width: int) -> list[str]:
@@ -196,6 +189,18 @@ def _table(
         if len(lines[0]) + len(_GAP) + column > width:
             break
         lines = [f"{line}{_GAP}{cell:>{column}}" for line, cell in zip(lines, cells, strict=True)]
+    return lines
+
+
+def _wrapped(parts: Iterable[str], width: int) -> list[str]:
+    """The parts side by side, in as many lines as they need."""
+    lines = [""]
+    for part in parts:
+        longer = f"{lines[-1]}{_GAP}{part}" if lines[-1] else part
+        if len(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(part)
     return lines
 
 

@@ -53,10 +53,8 @@ class Loop:
         self._signals = Signals()
         self._end_signals: list[int] = []  # those that have told the daemon to end
         self._drain_by = math.inf
-        now = time.monotonic()
-        self._sweep_at = now
-        idle_latency_us = config.device.idle_latency_us
-        self._awake = None if idle_latency_us is None else Awake(idle_latency_us)
+        now = self._sweep_at = time.monotonic()
+        self._awake = _awake(config.device.idle_latency_us)
         self._listener = Listener(config, self._poller)
         self._channel = WorkerChannel(self._poller)
         # The front's outlet.
@@ -198,3 +196,7 @@ class Loop:
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
         self._listener.guard.begin()
+
+
+def _awake(idle_latency_us: int | None) -> Awake | None:
+    return None if idle_latency_us is None else Awake(idle_latency_us)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import psutil
 
-from edged.client import Client, Retry
+from edged.client import Client, Pending, Retry
 from edged.client.admin import Admin
 from edged.errors import EdgedError
 from tests.colors import picture, put_tasks, write_store
 from tests.daemon.live import Daemon, until
-from tests.observe.scrapes import Scrape, get, scrape
+from tests.observe.scrapes import Scrape, scrape
+from tests.processes import suspend
 
 PATH = "metrics.sock"
 TASKS = (["color"], ["weakest"], ["color", "weakest"])
@@ -54,13 +55,11 @@ def test_counters_agree_with_the_clients_count_through_a_death_and_a_reload(star
     answered, refused, rejected = Counter(), Counter(), Counter()
     once = Retry(attempts=1)  # so that each outcome is that of one message
     with Client(daemon.endpoint, retry=once) as client, Admin(daemon.admin) as admin:
-        pending = []
+        pending = taken_back(daemon, client)
         for number in range(300):
             asked = random.choice([*TASKS, ["birds"]] if number % 10 == 0 else TASKS)
             image = picture(number % 256, 1, 2) if number % 17 else b"\x89PNG\r\n\x1a\n no picture"
             pending.append((asked, client.submit(image, asked)))
-            if number % 25 == 3:
-                pending[-1][1].cancel()
             if number == 100:
                 assert client.live()  # so that there is something to lose
                 worker_of(daemon).kill()
@@ -96,7 +95,19 @@ def test_counters_agree_with_the_clients_count_through_a_death_and_a_reload(star
         assert task.execution_count == batches
     assert sum(batch.count for batch in said.batches) == found.total("edged_batch_rows_count")
     assert found.total("edged_block_run_duration_seconds_count") > 0
+    assert stat.S_IMODE((tmp_path / PATH).stat().st_mode) == 0o660
     assert daemon.stop() == 0
+    assert not (tmp_path / PATH).exists()
+
+
+def taken_back(daemon: Daemon, client: Client) -> list[tuple[list[str], Pending]]:
+    """Requests that the daemon has, and has not answered, when they are cancelled."""
+    suspend(worker_of(daemon))
+    pending = [(asked, client.submit(picture(1, 2, 3), asked)) for asked in TASKS]
+    assert client.live()
+    assert all(one.cancel() for _, one in pending)
+    worker_of(daemon).resume()
+    return pending
 
 
 def failures(found: Scrape) -> Counter[tuple[str, str]]:
@@ -109,32 +120,24 @@ def failures(found: Scrape) -> Counter[tuple[str, str]]:
     )
 
 
-def test_the_process_of_metrics_is_replaced_and_ends_with_the_front(start, tmp_path):
-    daemon = start(settings=settings(tmp_path, "backend = 'fake'\n"))
-    daemon.wait_for("ready: ")
-    with Client(daemon.endpoint) as client:
-        client.infer(picture(1, 2, 3), ["color"])
-    first = exporter_of(daemon)
-    assert stat.S_IMODE((tmp_path / PATH).stat().st_mode) == 0o660
-    first.send_signal(signal.SIGTERM)  # as systemd sends it to all: the front decides
-    assert scrape(tmp_path / PATH).total("edged_ready") == 1
-    first.kill()
-    daemon.wait_for("the process that answers scrapes is started again")
-    assert scrape(tmp_path / PATH).total("edged_inference_count_total", task="color") == 1
-    second = exporter_of(daemon)
-    assert second.pid != first.pid
-    daemon.process.kill()
-    daemon.wait()
-    second.wait(30)
-
-
-def test_a_port_of_loopback_is_served_and_given_back(start, tmp_path):
+def test_the_process_of_metrics_is_replaced_and_ends_with_the_front(start):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     daemon = start(settings=f"backend = 'fake'\n[metrics]\nbind = '127.0.0.1:{port}'\n")
     daemon.wait_for("ready: ")
     assert f"metrics at tcp://127.0.0.1:{port}, where every account of this machine" in daemon.log()
-    assert "edged_ready 1.0\n" in get(port)
-    assert daemon.stop() == 0
+    with Client(daemon.endpoint) as client:
+        client.infer(picture(1, 2, 3), ["color"])
+    first = exporter_of(daemon)
+    first.send_signal(signal.SIGTERM)  # as systemd sends it to all: the front decides
+    assert scrape(port).total("edged_ready") == 1
+    first.kill()
+    daemon.wait_for("the process that answers scrapes is started again")
+    assert scrape(port).total("edged_inference_count_total", task="color") == 1
+    second = exporter_of(daemon)
+    assert second.pid != first.pid
+    daemon.process.kill()
+    daemon.wait()
+    second.wait(30)
     with socket.create_server(("127.0.0.1", port)):
-        pass
+        pass  # the address is free again
