@@ -60,8 +60,13 @@ class Daemon:
         assert text in self.log(), f"{text!r} not in:\n{self.log()}"
 
     def worker(self) -> psutil.Process:
-        (worker,) = psutil.Process(self.process.pid).children()
-        return worker
+        return self.child("edged.device")
+
+    def child(self, module: str) -> psutil.Process:
+        """The one child that runs a module."""
+        children = psutil.Process(self.process.pid).children()
+        (found,) = (child for child in children if module in child.cmdline())
+        return found
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""

@@ -9,8 +9,6 @@ import stat
 from collections import Counter
 from pathlib import Path
 
-import psutil
-
 from edged.client import Client, Pending, Retry
 from edged.client.admin import Admin
 from edged.errors import EdgedError
@@ -25,24 +23,6 @@ TASKS = (["color"], ["weakest"], ["color", "weakest"])
 
 def settings(folder: Path, more: str = "") -> str:
     return f'{more}[metrics]\nbind = "{folder}/{PATH}"\n'
-
-
-def exporter_of(daemon: Daemon) -> psutil.Process:
-    (found,) = (
-        child
-        for child in psutil.Process(daemon.process.pid).children()
-        if "edged.observe.exporter" in child.cmdline()
-    )
-    return found
-
-
-def worker_of(daemon: Daemon) -> psutil.Process:
-    (found,) = (
-        child
-        for child in psutil.Process(daemon.process.pid).children()
-        if "edged.device" in child.cmdline()
-    )
-    return found
 
 
 def test_counters_agree_with_the_clients_count_through_a_death_and_a_reload(start, tmp_path):
@@ -62,7 +42,7 @@ def test_counters_agree_with_the_clients_count_through_a_death_and_a_reload(star
             pending.append((asked, client.submit(image, asked)))
             if number == 100:
                 assert client.live()  # so that there is something to lose
-                worker_of(daemon).kill()
+                daemon.worker().kill()
             if number == 200:
                 put_tasks(store, weakest=-2.0)
                 until(lambda: daemon.log().count("ready: ") == 2)
@@ -102,11 +82,11 @@ def test_counters_agree_with_the_clients_count_through_a_death_and_a_reload(star
 
 def taken_back(daemon: Daemon, client: Client) -> list[tuple[list[str], Pending]]:
     """Requests that the daemon has, and has not answered, when they are cancelled."""
-    suspend(worker_of(daemon))
+    suspend(daemon.worker())
     pending = [(asked, client.submit(picture(1, 2, 3), asked)) for asked in TASKS]
     assert client.live()
     assert all(one.cancel() for _, one in pending)
-    worker_of(daemon).resume()
+    daemon.worker().resume()
     return pending
 
 
@@ -128,13 +108,13 @@ def test_the_process_of_metrics_is_replaced_and_ends_with_the_front(start):
     assert f"metrics at tcp://127.0.0.1:{port}, where every account of this machine" in daemon.log()
     with Client(daemon.endpoint) as client:
         client.infer(picture(1, 2, 3), ["color"])
-    first = exporter_of(daemon)
+    first = daemon.child("edged.observe.exporter")
     first.send_signal(signal.SIGTERM)  # as systemd sends it to all: the front decides
     assert scrape(port).total("edged_ready") == 1
     first.kill()
     daemon.wait_for("the process that answers scrapes is started again")
     assert scrape(port).total("edged_inference_count_total", task="color") == 1
-    second = exporter_of(daemon)
+    second = daemon.child("edged.observe.exporter")
     assert second.pid != first.pid
     daemon.process.kill()
     daemon.wait()
