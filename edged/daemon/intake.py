@@ -6,6 +6,7 @@ Owns the numbers of requests. Knows no sockets, and not what becomes of a reques
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from edged.errors import EdgedError, ResourceExhausted, Unavailable
 from edged.link import messages as link
 from edged.pictures.files import light_pixels
 from edged.uplink.receiver import Uploads
+
+log = logging.getLogger("edged")
 
 
 @dataclass(eq=False)
@@ -126,6 +129,9 @@ class Intake:
         now: float,
     ) -> None:
         timeout_us, resolved = parameters.timeout, pending.resolved
+        if log.isEnabledFor(logging.DEBUG):
+            asked = ", ".join(wanted.task for wanted in resolved.outputs)
+            log.debug("%s has come, for %s", pending, asked, extra=pending.fields(header.rid))
         request = Request(
             rid=header.rid,
             client=header.client,

@@ -6,6 +6,7 @@ hold. Knows no sockets.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -20,6 +21,8 @@ from edged.daemon.peers.clients import ConnectedClient
 from edged.errors import EdgedError, from_code
 from edged.link import messages as link
 from edged.manifest import Manifest
+
+log = logging.getLogger("edged")
 
 
 class ClientOutlet(Protocol):
@@ -49,6 +52,14 @@ class PendingRequest(msgspec.Struct, eq=False):
     # The outputs of each model, by its key, with the tensors of those that have no classes.
     results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
     answer_bytes: int = 0  # the size of these tensors
+
+    def __str__(self) -> str:
+        """As the log names it: the id is the client's own."""
+        return f"request {self.id} of client {self.client.number}"
+
+    def fields(self, rid: int) -> dict[str, int]:
+        """By which the journal finds all that the log says of it."""
+        return {"request": rid, "client": self.client.number}
 
     def lose_worker(self) -> None:
         """The worker is gone. An answer that is held for its turn still needs the results."""
@@ -125,12 +136,19 @@ class Replies:
         """Send the results of a request."""
         credits = self._credits(self.pending[command.rid])
         request = self._take(command.rid)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "%s: %s", request, _where_time_went(command), extra=request.fields(command.rid)
+            )
         frames = request.reply(command, emulated=emulated, credits=credits)
         self._deliver(request.client, frames, now)
 
     def refuse(self, command: Refuse, now: float) -> None:
         """Send an error in place of results."""
         request = self._take(command.rid)
+        if log.isEnabledFor(logging.DEBUG):
+            code, fields = command.code.value, request.fields(command.rid)
+            log.debug("%s is refused: %s, %s", request, code, command.message, extra=fields)
         error = from_code(command.code, command.message, retry_after_s=command.retry_after_s)
         self.send_error(request.client, error, request.id, now)
 
@@ -169,3 +187,12 @@ class Replies:
     def _deliver(self, client: ConnectedClient, frames: wire.Frames, now: float) -> None:
         if not self._outlet.to_client(client.routing_id, frames):
             self._on_gone(client, now)
+
+
+def _where_time_went(answer: Answer) -> str:
+    parts_s = (answer.queue_s, answer.prepare_s, answer.infer_s, answer.output_s)
+    waiting, input, infer, output = (f"{1e3 * seconds:.1f}" for seconds in parts_s)
+    return (
+        f"answered after {1e3 * sum(parts_s):.1f} ms: waiting {waiting}, input {input}, "
+        f"infer {infer}, output {output}; in a batch of {answer.batch_rows} rows"
+    )

@@ -60,13 +60,22 @@ class Daemon:
         assert text in self.log(), f"{text!r} not in:\n{self.log()}"
 
     def worker(self) -> psutil.Process:
-        return self.child("edged.device")
+        (worker,) = self._children(exporters=False)
+        return worker
 
-    def child(self, module: str) -> psutil.Process:
-        """The one child that runs a module."""
-        children = psutil.Process(self.process.pid).children()
-        (found,) = (child for child in children if module in child.cmdline())
-        return found
+    def exporter(self) -> psutil.Process:
+        """The process that answers scrapes."""
+        (exporter,) = self._children(exporters=True)
+        return exporter
+
+    def _children(self, *, exporters: bool) -> list[psutil.Process]:
+        """A child that has ended has no command line."""
+        return [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if (b"edged.observe.exporter" in Path(f"/proc/{child.pid}/cmdline").read_bytes())
+            is exporters
+        ]
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""

@@ -426,6 +426,28 @@ def test_statistics_wait_for_the_workers_figures(bench):
     assert sum(header.memory[f"{part}_bytes"] for part in parts) == header.memory["total_bytes"]
 
 
+def test_a_request_can_be_followed_through_the_log_by_its_id(bench, caplog):
+    caplog.set_level("DEBUG", "edged")
+    bench.ask(infer("slow", "flowers"))
+    bench.ask(infer("other", "food"))
+    bench.ask(infer("back", "food"))
+    bench.ask(wire.Cancel("c", "back"))
+    bench.finish()
+
+    def told(id: str) -> list[str]:
+        """By the field that the journal has of all its lines."""
+        (rid,) = {r.request for r in caplog.records if f"request {id} of client" in r.message}
+        return [r.message for r in caplog.records if getattr(r, "request", None) == rid]
+
+    come, run, answered = told("slow")
+    assert come == "request slow of client 1 has come, for flowers"
+    assert run == "request slow of client 1: flowers in batch 1 of 1 rows"
+    assert answered.startswith("request slow of client 1: answered after 3.1 ms: waiting 0.0, ")
+    assert told("back")[-1] == (
+        "request back of client 1 is refused: CANCELLED, cancelled by the client"
+    )
+
+
 def test_a_client_that_came_once_is_no_client_for_long(bench):
     def clients() -> int:
         bench.ask(wire.StatisticsQuery("s"), client=b"watch")

@@ -108,13 +108,13 @@ def test_the_process_of_metrics_is_replaced_and_ends_with_the_front(start):
     assert f"metrics at tcp://127.0.0.1:{port}, where every account of this machine" in daemon.log()
     with Client(daemon.endpoint) as client:
         client.infer(picture(1, 2, 3), ["color"])
-    first = daemon.child("edged.observe.exporter")
+    first = daemon.exporter()
     first.send_signal(signal.SIGTERM)  # as systemd sends it to all: the front decides
     assert scrape(port).total("edged_ready") == 1
     first.kill()
     daemon.wait_for("the process that answers scrapes is started again")
     assert scrape(port).total("edged_inference_count_total", task="color") == 1
-    second = daemon.child("edged.observe.exporter")
+    second = daemon.exporter()
     assert second.pid != first.pid
     daemon.process.kill()
     daemon.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,14 @@ def test_expressions_ask_for_metrics_and_labels_that_exist(expression: str) -> N
 def test_an_expression_that_asks_for_what_is_not_there_is_found() -> None:
     (asked,) = selectors(promql_parser.parse("sum by (a) (rate(edged_nothing_total[5m]))"))
     assert asked.name not in SERIES
+
+
+def test_the_choices_of_the_dashboard_are_labels_that_exist() -> None:
+    asked = [each["query"] for each in DASHBOARD["templating"]["list"] if each["type"] == "query"]
+    assert len(asked) == 2
+    for query in asked:
+        metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", query).groups()
+        assert label in SERIES[metric]
 
 
 def test_the_dashboard_is_what_the_table_says() -> None:
