@@ -43,6 +43,9 @@ _WIRE, _SCHEDULER = wire.Limits(), SchedulerSettings()
 _FrameBytes: TypeAlias = Annotated[int, Meta(ge=4_096, le=2**30)]
 _Items: TypeAlias = Annotated[int, Meta(ge=1, le=256)]  # number of items in a request's header
 _EndpointText: TypeAlias = Annotated[str, Meta(max_length=256)]
+_Bind: TypeAlias = Annotated[
+    str, Meta(max_length=256, pattern=r"^(/[^\x00]+|[^\x00/]+:[0-9]{1,5})\Z")
+]
 
 # What a key may be, where msgspec's message does not say it well.
 _SAYS = {
@@ -51,6 +54,7 @@ _SAYS = {
     "$.server.admin": "it must begin with ipc://, where the file system says who may connect",
     "$.store": "a path",
     "$.device.cache_dir": "a path",
+    "$.metrics.bind": "an address and a port, as 127.0.0.1:9464, or the path of a socket",
     "$.memory.policy": "take partial, greedy or lru; independent is a baseline of edged simulate, "
     "since a device holds a block once",
 }
@@ -188,6 +192,20 @@ class MemoryConfig(MemorySettings, frozen=True, forbid_unknown_fields=True):
         return MemorySettings(self.policy, self.pinned, self.max_wait_s)
 
 
+class MetricsConfig(_Section, frozen=True):
+    """Where Prometheus finds metrics."""
+
+    bind: _Bind | None = None  # ADDRESS:PORT, or the path of a socket; None: nowhere
+
+    @property
+    def parsed_bind(self) -> Endpoint | None:
+        """Where metrics are served, parsed; None: nowhere. Raises ConfigError."""
+        if self.bind is None:
+            return None
+        scheme = "ipc" if self.bind.startswith("/") else "tcp"
+        return _parsed("metrics.bind", f"{scheme}://{self.bind}")
+
+
 class LogConfig(_Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -204,6 +222,7 @@ class Config(_Section, frozen=True):
     uplink: UplinkSettings = UplinkSettings()
     device: DeviceConfig = DeviceConfig()
     memory: MemoryConfig = MemoryConfig()
+    metrics: MetricsConfig = MetricsConfig()
     log: LogConfig = LogConfig()
 
     def published_limits(self) -> LimitsConfig:
@@ -291,6 +310,7 @@ def _check(config: Config) -> None:
             f"of limits.max_message_bytes = {config.limits.max_message_bytes}"
         )
     _check_endpoints(server)
+    _check_metrics(config)
 
 
 def _check_uplink(config: Config) -> None:
@@ -329,6 +349,29 @@ def _check_endpoints(server: ServerConfig) -> None:
                 f"server.endpoints: {text!r} is open to the network without encryption; "
                 "set server.allow_plain_tcp = true if that network is trusted"
             )
+
+
+def _check_metrics(config: Config) -> None:
+    bind, server = config.metrics.parsed_bind, config.server
+    if bind is None:
+        return
+    admin = server.parsed_admin
+    if both := clash((*server.parsed_endpoints, *([admin] if admin else []), bind)):
+        raise ConfigError(
+            f"metrics.bind is {config.metrics.bind!r}, and {both} is taken by server.endpoints or "
+            "server.admin: name another"
+        )
+    if not isinstance(bind, Tcp) or bind.is_loopback:
+        return
+    if not server.allow_plain_tcp:
+        raise ConfigError(
+            f"metrics.bind: {config.metrics.bind!r} is open to the network, and whoever connects "
+            "may read all metrics; set server.allow_plain_tcp = true if that network is trusted"
+        )
+    if not bind.is_address:
+        raise ConfigError(
+            f"metrics.bind: {bind.host!r} is the name of an interface: write its address, or *"
+        )
 
 
 def _parsed(key: str, text: str) -> Endpoint:

@@ -54,6 +54,11 @@ class Tcp:
         return _is_ip(self.address) and ipaddress.ip_address(self.address).is_loopback
 
     @property
+    def is_address(self) -> bool:
+        """Whether the host is an address, or all of them, and not the name of an interface."""
+        return self.is_any or _is_ip(self.address)
+
+    @property
     def is_any(self) -> bool:
         """Whether the port is open on all addresses of the machine."""
         return self.host in ("*", "0.0.0.0", "[::]")

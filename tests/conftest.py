@@ -18,6 +18,7 @@ STARTS_PROCESSES = (
     "backends/tensorrt/test_rtx.py",
     "backends/test_ort.py",
     "bench/*",
+    "cli/test_top.py",
     "client/test_cli.py",
     "client/test_client.py",
     "client/test_forks.py",

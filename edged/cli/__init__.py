@@ -17,6 +17,7 @@ _COMMANDS = {
     "schema": "edged.cli.schema",
     "infer": "edged.cli.infer",
     "status": "edged.cli.status",
+    "top": "edged.cli.top",
     "models": "edged.cli.models",
     "doctor": "edged.cli.doctor",
     "profile": "edged.cli.profile",

@@ -45,3 +45,20 @@ def plain(reply: msgspec.Struct) -> dict[str, Any]:
 def show_ms(us: float) -> str:
     """`12.3 ms`."""
     return f"{us / 1e3:.1f} ms"
+
+
+def show_span(seconds: int) -> str:
+    """The span of a window, as `1 min`."""
+    return f"{seconds // 60} min"
+
+
+def show_duration(seconds: float) -> str:
+    """A duration, as `3 d 4 h`, `1 h 2 min`, `5 min 6 s` or `7 s`."""
+    units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    left = int(seconds)
+    parts: list[str] = []
+    for unit, size in units:
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"

@@ -1,11 +1,18 @@
-"""`edged status`: whether a daemon is ready, and its counts and times since it started."""
+"""`edged status`: whether a daemon is ready, its counts and times since the start, and lately."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from edged.cli.connection import add_connection_options, client_of, plain, show_ms
+from edged.cli.connection import (
+    add_connection_options,
+    client_of,
+    plain,
+    show_duration,
+    show_ms,
+    show_span,
+)
 from edged.cli.console import print_json, say, show_bytes, table
 
 if TYPE_CHECKING:
@@ -16,8 +23,8 @@ def register(commands: Any) -> None:
     parser = commands.add_parser(
         "status",
         help="how a daemon is doing",
-        description="Whether a daemon is ready, and its counts and times since it started. The "
-        "exit status is 0 when it is ready, 1 when it is not.",
+        description="Whether a daemon is ready, and its counts and times: since it started, and "
+        "in the last minute and ten. The exit status is 0 when it is ready, 1 when it is not.",
     )
     add_connection_options(parser, timeout_s=5.0)
     parser.set_defaults(run=_status)
@@ -45,6 +52,7 @@ def _parts(statistics: wire.StatisticsReply) -> list[str]:
     return [
         _server(statistics.server),
         _tasks(statistics.tasks),
+        _windows(statistics.tasks),
         _batches(statistics.batches),
         table(["memory", "size"], memory) if memory else "",
         "" if board is None else _board(board),
@@ -54,7 +62,7 @@ def _parts(statistics: wire.StatisticsReply) -> list[str]:
 def _server(server: wire.ServerStatistics) -> str:
     state = server.state + (f" ({server.reason})" if server.reason else "")
     return (
-        f"{state}, up {_duration(server.uptime_s)}, pid {server.pid}, "
+        f"{state}, up {show_duration(server.uptime_s)}, pid {server.pid}, "
         f"restarts of the device worker: {server.worker_restarts}\n"
         f"clients: {server.clients}, open requests: {server.in_flight}, "
         f"of these waiting: {server.queued}"
@@ -88,6 +96,23 @@ _PHASES = {
     "infer": "compute_infer",
     "output": "compute_output",
 }  # columns of means, and the fields that they show
+
+
+def _windows(tasks: tuple[wire.TaskStatistics, ...]) -> str:
+    """Requests a second and their times lately; empty where nothing was asked."""
+    spans = [window.span_s for window in tasks[0].windows] if tasks else []
+    if not spans:
+        return ""  # an older daemon has no windows
+    headers = ["task", *(name for s in spans for name in (show_span(s), "failed", "p50", "p99"))]
+    rows = [[task.name, *(cell for w in task.windows for cell in _lately(w))] for task in tasks]
+    return table(headers, rows)
+
+
+def _lately(window: wire.TaskWindow) -> list[str]:
+    if not window.answered and not window.failed:
+        return [""] * 4
+    times = [show_ms(us) if (us := window.latency_us.get(q)) else "" for q in ("p50", "p99")]
+    return [f"{window.answered / window.seconds:.1f}/s", str(window.failed), *times]
 
 
 def _batches(batches: tuple[wire.BatchStatistics, ...]) -> str:
@@ -132,15 +157,3 @@ def _ratio(a: int, b: int) -> str:
 def _words(name: str) -> str:
     """The words of a name, as `front pss` of `front_pss_bytes`."""
     return name.removesuffix("_bytes").replace("_", " ")
-
-
-def _duration(seconds: float) -> str:
-    """A duration, as `3 d 4 h`, `1 h 2 min`, `5 min 6 s` or `7 s`."""
-    units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
-    left = int(seconds)
-    parts: list[str] = []
-    for unit, size in units:
-        count, left = divmod(left, size)
-        if count or parts:
-            parts.append(f"{count} {unit}")
-    return " ".join(parts[:2]) or "0 s"

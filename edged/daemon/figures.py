@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edged import wire
+from edged import __version__, wire
 from edged.budget import footprint
 from edged.core.events import Event, PaceChanged, PayloadRoom
 from edged.daemon.board import BoardFigures
@@ -23,6 +23,7 @@ from edged.daemon.peers.room import BufferLimits
 from edged.daemon.pending import Replies
 from edged.daemon.service import Service
 from edged.link import messages as link
+from edged.observe.metrics import Counted, MetricsSnapshot
 from edged.observe.statistics import TaskCounters
 from edged.telemetry.pace import BoardState
 
@@ -48,6 +49,7 @@ class Figures:
         self.board = BoardFigures(self.counters)
         self._asked: list[tuple[ConnectedClient, str]] = []  # they wait for the worker's figures
         self.answer_by = math.inf  # the time at which these are answered without
+        self._measured: link.WorkerMemory | None = None  # by the present worker, last
         self._measures = 0
         self._measure_at = self.service.started_at
 
@@ -67,6 +69,7 @@ class Figures:
 
     def on_memory(self, memory: link.WorkerMemory, now: float) -> None:
         """The worker has measured its memory."""
+        self._measured = memory
         self.tell(self.gauge.measured(memory), now)
         self.share_out(now)
         self.report(now, memory)
@@ -107,23 +110,40 @@ class Figures:
         self.answer_by = math.inf
         if not asked:
             return
+        front = self.gauge.front
         body = wire.StatisticsReply(
             id="",
             server=self.service.statistics(now),
-            tasks=self.counters.tasks(),
+            tasks=self.counters.tasks(now),
             batches=self.counters.batches(),
-            memory=self._memory(worker),
             board=self.board.report(self.pace),
+            batch_windows=self.counters.batch_windows(now),
+            blocks=self.service.blocks(),
+            memory=self._memory(worker, (footprint() if worker is None else front).pss_bytes),
         )
         for client, id in asked:
             self.replies.send(client, msgspec.structs.replace(body, id=id), now)
+
+    def snapshot(self, counted: Counted, now: float) -> MetricsSnapshot:
+        """What a scrape is told. Nothing is measured for it: memory is as of the last seconds."""
+        service = self.service
+        worker = None if service.worker.ready is None else self._measured
+        return MetricsSnapshot(
+            version=__version__,
+            server=service.statistics(now),
+            served_models=service.served_models,
+            unserved_models=service.unserved_models,
+            rejected=self.replies.rejected,
+            memory=self._memory(worker, self.gauge.front.pss_bytes),
+            counted=counted,
+        )
 
     def _measure(self, now: float) -> None:
         self._measure_at = now + MEASURE_S
         self._measures += 1
         self.service.worker.send(link.Measure(self._measures))
 
-    def _memory(self, worker: link.WorkerMemory | None) -> dict[str, int]:
+    def _memory(self, worker: link.WorkerMemory | None, front_pss_bytes: int) -> dict[str, int]:
         """Bytes by name: the account, which adds up to its total, and what was measured.
 
         Without a worker its figures are absent, rather than wrong.
@@ -133,10 +153,9 @@ class Figures:
             account = msgspec.structs.asdict(self.service.scheduler.account())
             report |= {f"{name}_bytes": round(count) for name, count in account.items()}
             report |= {"worker_pss_bytes": worker.pss_bytes, "buffer_bytes": worker.buffer_bytes}
-            report["front_pss_bytes"] = self.gauge.front.pss_bytes
             if worker.device_bytes is not None:
                 report["device_bytes"] = worker.device_bytes.held_bytes
-        else:
-            report["front_pss_bytes"] = footprint().pss_bytes
+        if front_pss_bytes:  # it has been measured
+            report["front_pss_bytes"] = front_pss_bytes
         report["clients_shared_bytes"] = self.service.regions.nbytes
         return report

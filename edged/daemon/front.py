@@ -62,6 +62,7 @@ from edged.errors import EdgedError, from_code
 from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.observe import Observer
+from edged.observe.metrics import Metrics
 from edged.observe.statistics import TaskCounters
 from edged.policies import find as find_policy
 from edged.profiles.form import DeviceProfile
@@ -91,6 +92,7 @@ class Front:
         regions: SharedRegions,
         started_at: float,
         observers: Sequence[Observer] = (),
+        metrics: Metrics | None = None,
         profile: DeviceProfile | None = None,
     ) -> None:
         catalog = versions.catalog()
@@ -102,8 +104,9 @@ class Front:
         chosen = config.scheduler.settings
         scheduler = Scheduler(chosen, config.memory.choice, find_policy(chosen.policy))
         self._scheduler = scheduler
-        self._counters = TaskCounters(catalog.tasks, versions.models)
-        self._observers = (*observers, self._counters)
+        self._counters = TaskCounters(catalog.tasks, versions.models, started_at)
+        self._metrics = metrics
+        self._observers = (*observers, *filter(None, [metrics]), self._counters)
         self._regions = regions
         self._uploads = Uploads(config.uplink, config.published_limits())
         replies = self._replies = Replies(outlet, config, self._on_gone)
@@ -199,6 +202,11 @@ class Front:
         """The memory that a worker that is started now may take."""
         return self._figures.gauge.worker_budget_bytes()
 
+    def metrics(self, now: float) -> bytes:
+        """An encoded MetricsSnapshot; the front must have been given an observer for it."""
+        assert self._metrics is not None
+        return msgspec.msgpack.encode(self._figures.snapshot(self._metrics.counted, now))
+
     def wakeup_at(self) -> float:
         """When to call `on_woke` if nothing else happens."""
         ours = min(self._uploads.wakeup_at(), self._figures.answer_by)
@@ -256,6 +264,8 @@ class Front:
     ) -> None:
         """A report of the worker. Raises Untrusted if it owes no such report."""
         event = self._worker.take(report, payload, now)
+        if self._metrics is not None and isinstance(report, link.BatchOutputs):
+            self._metrics.ran(report.blocks)
         handler = _ON_WORKER.get(type(event))
         if handler is None:
             self.tell(event, now)

@@ -6,6 +6,7 @@ Owns the numbers of requests. Knows no sockets, and not what becomes of a reques
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from edged.errors import EdgedError, ResourceExhausted, Unavailable
 from edged.link import messages as link
 from edged.pictures.files import light_pixels
 from edged.uplink.receiver import Uploads
+
+log = logging.getLogger("edged")
 
 
 @dataclass(eq=False)
@@ -50,9 +53,12 @@ class Intake:
             id = request.header.id
             _HANDLERS[type(request.header)](self, client, request, now)
         except wire.BadRequest as error:
-            self.replies.send_error(client, error, error.id, now)
+            self.replies.reject(client, error, error.id, now)
         except EdgedError as error:
-            self.replies.send_error(client, error, id, now)
+            refuse = self.replies.send_error
+            if isinstance(request.header, wire.Infer):
+                refuse = self.replies.reject
+            refuse(client, error, id, now)
 
     # --- requests for inference -----------------------------------------------------------------
 
@@ -122,6 +128,9 @@ class Intake:
         now: float,
     ) -> None:
         timeout_us, resolved = parameters.timeout, pending.resolved
+        if log.isEnabledFor(logging.DEBUG):
+            asked = ", ".join(wanted.task for wanted in resolved.outputs)
+            log.debug("%s has come, for %s", pending, asked, extra=pending.fields(header.rid))
         request = Request(
             rid=header.rid,
             client=header.client,

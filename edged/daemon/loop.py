@@ -18,10 +18,12 @@ from edged.daemon.front import Front
 from edged.daemon.listen import LINGER_S, Listener
 from edged.daemon.models.administration import Shelf
 from edged.daemon.models.versions import Versions
+from edged.daemon.scraping import Scraping
 from edged.daemon.signals import Signals
 from edged.daemon.supervisor import STOP_S, Supervisor, WorkerChannel
 from edged.device.settings import Settings as WorkerSettings
 from edged.observe.awake import Awake
+from edged.observe.metrics import Metrics
 from edged.observe.recording import Recorder
 from edged.profiles.form import DeviceProfile
 from edged.systemd import Notifier
@@ -52,10 +54,8 @@ class Loop:
         self._signals = Signals()
         self._end_signals: list[int] = []  # those that have told the daemon to end
         self._drain_by = math.inf
-        now = time.monotonic()
-        self._sweep_at = now
-        idle_latency_us = config.device.idle_latency_us
-        self._awake = None if idle_latency_us is None else Awake(idle_latency_us)
+        now = self._sweep_at = time.monotonic()
+        self._awake = _awake(config.device.idle_latency_us)
         self._board = BoardWatch()
         self._listener = Listener(config, self._poller)
         self._channel = WorkerChannel(self._poller)
@@ -70,11 +70,19 @@ class Loop:
             regions=self._listener.regions,
             started_at=now,
             observers=[each for each in (recorder, self._awake) if each is not None],
+            metrics=None if config.metrics.bind is None else Metrics(versions.models),
             profile=profile,
         )
+        self._scraping = self._make_scraping()
         self._supervisor = Supervisor(
             config, worker_settings, self._front, self._channel, notifier, self._on_first_ready
         )
+
+    def _make_scraping(self) -> Scraping | None:
+        address, mode = self._config.metrics.parsed_bind, self._config.server.socket_permissions
+        if address is None:
+            return None
+        return Scraping(address, mode, self._poller, self._front.metrics)
 
     def run(self) -> int:
         """Serve until drained (status 0), told twice to end (128 + signal), or unable to start."""
@@ -83,6 +91,8 @@ class Loop:
             self._poller.register(self._signals.descriptor, select.POLLIN)
             self._listener.open()
             self._board.start()
+            if self._scraping is not None:
+                self._scraping.open(time.monotonic())
             self._supervisor.start(time.monotonic())
             while not self._front.drained:
                 self._turn()
@@ -107,6 +117,8 @@ class Loop:
             log.error("worker process %d has not ended, though it was killed", last.pid)
         if self._awake is not None:
             self._awake.close()
+        if self._scraping is not None:
+            self._scraping.close()
         self._listener.release()
         self._board.close()
         self._signals.close()
@@ -123,6 +135,8 @@ class Loop:
             self._on_signals(self._signals.read(), now)
         self._supervisor.on_ready(ready, now)
         listener.on_ready(ready, front, self._channel.flush, now)
+        if self._scraping is not None:
+            self._scraping.on_ready(ready, now)
         if listener.guard.look_at <= now:
             listener.guard.look(front.received_bytes, front.buffer_limits.hidden_bytes, now)
         if wakeup_at <= now:
@@ -163,6 +177,8 @@ class Loop:
             self._listener.guard.sweep(self._front.buffer_limits.unread_bytes, now)
             if self._awake is not None:
                 self._awake.sweep(now)
+            if self._scraping is not None:
+                self._scraping.sweep(now)
             self._supervisor.sweep(now, is_serving=self._drain_by == math.inf)
         self._supervisor.on_time(now)
         self._channel.flush()
@@ -186,3 +202,7 @@ class Loop:
         gc.collect()
         gc.freeze()  # what lives now lives for ever: later collections need not look at it
         self._listener.guard.begin()
+
+
+def _awake(idle_latency_us: int | None) -> Awake | None:
+    return None if idle_latency_us is None else Awake(idle_latency_us)

@@ -6,6 +6,8 @@ hold. Knows no sockets.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -19,6 +21,8 @@ from edged.daemon.peers.clients import ConnectedClient
 from edged.errors import EdgedError, from_code
 from edged.link import messages as link
 from edged.manifest import Manifest
+
+log = logging.getLogger("edged")
 
 
 class ClientOutlet(Protocol):
@@ -48,6 +52,14 @@ class PendingRequest(msgspec.Struct, eq=False):
     # The outputs of each model, by its key, with the tensors of those that have no classes.
     results: dict[str, tuple[list[wire.OutputTensor], Sequence[wire.Buffer]]] = {}
     answer_bytes: int = 0  # the size of these tensors
+
+    def __str__(self) -> str:
+        """As the log names it: the id is the client's own."""
+        return f"request {self.id} of client {self.client.number}"
+
+    def fields(self, rid: int) -> dict[str, int]:
+        """By which the journal finds all that the log says of it."""
+        return {"request": rid, "client": self.client.number}
 
     def lose_worker(self) -> None:
         """The worker is gone. An answer that is held for its turn still needs the results."""
@@ -110,6 +122,7 @@ class Replies:
         self.pending: dict[int, PendingRequest] = {}  # each by its `rid`
         self.payload_bytes = 0  # what pending requests hold here
         self.payload_room_bytes = config.scheduler.queue_bytes  # what they may hold
+        self.rejected: Counter[str] = Counter()  # requests that were never queued, by code
         self._waiting_clients = 0  # clients that are owed an answer
 
     def add(self, rid: int, request: PendingRequest) -> None:
@@ -123,18 +136,32 @@ class Replies:
         """Send the results of a request."""
         credits = self._credits(self.pending[command.rid])
         request = self._take(command.rid)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "%s: %s", request, _where_time_went(command), extra=request.fields(command.rid)
+            )
         frames = request.reply(command, emulated=emulated, credits=credits)
         self._deliver(request.client, frames, now)
 
     def refuse(self, command: Refuse, now: float) -> None:
         """Send an error in place of results."""
         request = self._take(command.rid)
+        if log.isEnabledFor(logging.DEBUG):
+            code, fields = command.code.value, request.fields(command.rid)
+            log.debug("%s is refused: %s, %s", request, code, command.message, extra=fields)
         error = from_code(command.code, command.message, retry_after_s=command.retry_after_s)
         self.send_error(request.client, error, request.id, now)
 
     def send(self, client: ConnectedClient, header: wire.ReplyHeader, now: float) -> None:
         """Send a reply to anything else than a request for inference."""
         self._deliver(client, wire.encode_reply(header), now)
+
+    def reject(
+        self, client: ConnectedClient, error: EdgedError, id: str | None, now: float
+    ) -> None:
+        """Refuse a request for inference, or one that cannot be read, before it is queued."""
+        self.rejected[error.code.value] += 1
+        self.send_error(client, error, id, now)
 
     def send_error(
         self, client: ConnectedClient, error: EdgedError, id: str | None, now: float
@@ -160,3 +187,12 @@ class Replies:
     def _deliver(self, client: ConnectedClient, frames: wire.Frames, now: float) -> None:
         if not self._outlet.to_client(client.routing_id, frames):
             self._on_gone(client, now)
+
+
+def _where_time_went(answer: Answer) -> str:
+    parts_s = (answer.queue_s, answer.prepare_s, answer.infer_s, answer.output_s)
+    waiting, input, infer, output = (f"{1e3 * seconds:.1f}" for seconds in parts_s)
+    return (
+        f"answered after {1e3 * sum(parts_s):.1f} ms: waiting {waiting}, input {input}, "
+        f"infer {infer}, output {output}; in a batch of {answer.batch_rows} rows"
+    )

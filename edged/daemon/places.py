@@ -60,6 +60,8 @@ def endpoints(config: Config) -> Iterator[tuple[str, Endpoint]]:
         yield "server.endpoints", endpoint
     if (admin := config.server.parsed_admin) is not None:
         yield "server.admin", admin
+    if (metrics := config.metrics.parsed_bind) is not None:
+        yield "metrics.bind", metrics
 
 
 def _check_path(key: str, endpoint: Ipc) -> None:

@@ -163,6 +163,7 @@ def worker_settings(
         staging_rows=config.scheduler.staging_rows,
         max_pixels=config.limits.max_pixels,
         microbatches=None if profile is None else microbatches(profile),
+        report_block_runs=config.metrics.bind is not None,
         log_level=config.log.level,
     )
 

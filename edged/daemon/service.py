@@ -103,9 +103,22 @@ class Service:
             pid=os.getpid(),
             uptime_s=now - self.started_at,
             worker_restarts=self.restarts,
-            clients=len(self.clients),
+            clients=self.clients.active(now),
             in_flight=self.scheduler.open_requests,
             queued=self.scheduler.waiting_requests,
+        )
+
+    def blocks(self) -> tuple[wire.BlockStatistics, ...]:
+        """The blocks that are on the device, or on their way there or back."""
+        models = self.versions.models
+        return tuple(
+            wire.BlockStatistics(
+                block.block,
+                block.bytes,
+                block.state,
+                tuple(dict.fromkeys(models[key].name for key in block.models if key in models)),
+            )
+            for block in self.scheduler.memory().blocks
         )
 
     def _why_not_ready(self) -> str:

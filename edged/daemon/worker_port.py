@@ -167,7 +167,15 @@ class WorkerPort:
         if self.lanes_prepare:
             images = sum([self._requests[m.rid].inline_images for m in command.members])
         self.outstanding.run(command, images, now)
+        if log.isEnabledFor(logging.DEBUG):
+            self._log_batch(command)
         self._outlet.to_worker([link.encode(command)])
+
+    def _log_batch(self, run: Run) -> None:
+        for member in run.members:
+            request, models = self._requests[member.rid], ", ".join(member.models)
+            of = f"batch {run.batch} of {run.rows} rows"
+            log.debug("%s: %s in %s", request, models, of, extra=request.fields(member.rid))
 
     def _load(self, command: Load, now: float) -> None:
         self.outstanding.load(command.block, now)

@@ -6,10 +6,19 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from edged.core.events import Answer, Arrived, BatchDone, Command, Event, Refuse, Request, Run
 from edged.manifest import Manifest
-from edged.wire import BatchStatistics, Duration, Failures, TaskStatistics
+from edged.observe.windows import SPANS_S, History
+from edged.wire import (
+    BatchStatistics,
+    BatchWindow,
+    Duration,
+    Failures,
+    TaskStatistics,
+    TaskWindow,
+)
 
 _GROWTH = 1.04  # each bucket of the histogram is so much wider: a quantile is off by 2 % at most
 _LOG_GROWTH = math.log(_GROWTH)
@@ -20,22 +29,51 @@ class Quantiles:
     """Durations in buckets that grow geometrically: O(1) to add, a few kilobytes for ever."""
 
     def __init__(self) -> None:
-        self._buckets: Counter[int] = Counter()
+        self.buckets: Counter[int] = Counter()
         self.count = 0
 
     def add(self, seconds: float) -> None:
         bucket = math.ceil(math.log(max(seconds, _SMALLEST_S) / _SMALLEST_S) / _LOG_GROWTH)
-        self._buckets[bucket] += 1
+        self.buckets[bucket] += 1
         self.count += 1
 
-    def at(self, fraction: float) -> float:
-        """Seconds that `fraction` of the durations did not exceed; 0.0 when there are none."""
-        left = math.ceil(fraction * self.count)
-        for bucket in sorted(self._buckets):
-            left -= self._buckets[bucket]
-            if left <= 0:
-                return _SMALLEST_S * float(_GROWTH ** (bucket - 0.5))
-        return 0.0
+    def shown_us(self) -> dict[str, float]:
+        """Microseconds that 50, 90 and 99 % of the durations did not exceed, as statistics show
+        them; nothing where nothing was added.
+        """
+        return _shown_us(self.buckets, self.count)
+
+
+def _shown_us(buckets: Mapping[int, int], count: int) -> dict[str, float]:
+    shown: dict[str, float] = {}
+    wanted = [(percent, math.ceil(percent / 100 * count)) for percent in (99, 90, 50)]
+    below = 0
+    for bucket, number in sorted(buckets.items()):
+        below += number
+        while number and wanted and wanted[-1][1] <= below:
+            percent, _ = wanted.pop()
+            shown[f"p{percent}"] = round(_SMALLEST_S * _GROWTH ** (bucket - 0.5) * 1e6, 1)
+    return shown
+
+
+class _TaskSums(NamedTuple):
+    """Figures of a task that windows show, since the daemon started."""
+
+    answered: int = 0
+    failed: int = 0
+    rows: int = 0
+    latency: Mapping[int, int] = {}  # the buckets of Quantiles
+
+
+class _BatchSums(NamedTuple):
+    batches: int = 0
+    rows: int = 0
+    mixed: int = 0
+
+
+class _Sums(NamedTuple):
+    tasks: Mapping[str, _TaskSums] = {}
+    batches: _BatchSums = _BatchSums()
 
 
 @dataclass(slots=True)
@@ -51,11 +89,20 @@ class _Task:
     output_s: float = 0.0
     latency: Quantiles = field(default_factory=Quantiles)
 
+    def sums(self, before: _TaskSums) -> _TaskSums:
+        """The sums now; `before` itself where nothing has changed."""
+        answered, failed = self.latency.count, self.failures.total()
+        if (answered, failed) == (before.answered, before.failed):
+            return before
+        return _TaskSums(answered, failed, self.rows, self.latency.buckets.copy())
+
 
 class TaskCounters:
     """Owns the counters. An observer: it counts requests that arrive, run and are answered."""
 
-    def __init__(self, tasks: Iterable[str], models: Mapping[str, Manifest]) -> None:
+    def __init__(
+        self, tasks: Iterable[str], models: Mapping[str, Manifest], started_at: float
+    ) -> None:
         """tasks   all that can be asked for, so that each one shows
         models  all versions of models, by the keys that the scheduler knows them by
         """
@@ -67,6 +114,9 @@ class TaskCounters:
         self._mixed: Counter[int] = Counter()
         self.busy_s = 0.0  # time that batches took together
         self.answers = 0
+        self._kept = _Sums()  # as they were kept last
+        self._histories = [History(span_s, started_at, self._kept) for span_s in SPANS_S]
+        self._keep_at = min(history.due_at for history in self._histories)
 
     def know(self, tasks: Iterable[str]) -> None:
         """More that can be asked for; what was counted stays."""
@@ -74,6 +124,8 @@ class TaskCounters:
         self._tasks = dict(sorted({**self._tasks, **new}.items()))
 
     def turn(self, now: float, event: Event, commands: Sequence[Command]) -> None:
+        if now >= self._keep_at:
+            self._keep(now)
         if type(event) is Arrived:
             self._arrived(event.request)
         elif type(event) is BatchDone:
@@ -86,14 +138,29 @@ class TaskCounters:
             elif type(command) is Refuse:
                 self._refused(command)
 
-    def tasks(self) -> tuple[TaskStatistics, ...]:
-        return tuple(_report(name, task) for name, task in self._tasks.items())
+    def tasks(self, now: float) -> tuple[TaskStatistics, ...]:
+        if now >= self._keep_at:
+            self._keep(now)
+        return tuple(
+            _report(name, task, self._windows(name, task, now))
+            for name, task in self._tasks.items()
+        )
 
     def batches(self) -> tuple[BatchStatistics, ...]:
         return tuple(
             BatchStatistics(rows, count, self._mixed[rows])
             for rows, count in sorted(self._batches.items())
         )
+
+    def batch_windows(self, now: float) -> tuple[BatchWindow, ...]:
+        if now >= self._keep_at:
+            self._keep(now)
+        sums, windows = self._batch_sums(), []
+        for history in self._histories:
+            seconds, before = history.since(now)
+            added = (a - b for a, b in zip(sums, before.batches, strict=True))
+            windows.append(BatchWindow(history.span_s, round(seconds, 3), *added))
+        return tuple(windows)
 
     def _arrived(self, request: Request) -> None:
         tasks = []
@@ -133,8 +200,49 @@ class TaskCounters:
             task.open -= 1
             task.failures[refusal.code.value] += 1
 
+    # --- windows --------------------------------------------------------------------------------
 
-def _report(name: str, task: _Task) -> TaskStatistics:
+    def _keep(self, now: float) -> None:
+        """Keep the sums for windows, before they change."""
+        tasks = {
+            name: task.sums(self._kept.tasks.get(name, _NOTHING))
+            for name, task in self._tasks.items()
+        }
+        self._kept = _Sums(tasks, self._batch_sums())
+        for history in self._histories:
+            if now >= history.due_at:
+                history.keep(now, self._kept)
+        self._keep_at = min(history.due_at for history in self._histories)
+
+    def _batch_sums(self) -> _BatchSums:
+        rows = sum(rows * count for rows, count in self._batches.items())
+        return _BatchSums(self._batches.total(), rows, self._mixed.total())
+
+    def _windows(self, name: str, task: _Task, now: float) -> tuple[TaskWindow, ...]:
+        windows = []
+        for history in self._histories:
+            seconds, sums = history.since(now)
+            before = sums.tasks.get(name, _NOTHING)
+            answered, old = task.latency.count - before.answered, before.latency
+            buckets = task.latency.buckets if answered else {}
+            added = {bucket: count - old.get(bucket, 0) for bucket, count in buckets.items()}
+            windows.append(
+                TaskWindow(
+                    history.span_s,
+                    round(seconds, 3),
+                    answered,
+                    task.failures.total() - before.failed,
+                    task.rows - before.rows,
+                    _shown_us(added, answered),
+                )
+            )
+        return tuple(windows)
+
+
+_NOTHING = _TaskSums()
+
+
+def _report(name: str, task: _Task, windows: tuple[TaskWindow, ...]) -> TaskStatistics:
     count = task.latency.count
 
     def all_together(seconds: float) -> Duration:
@@ -150,6 +258,7 @@ def _report(name: str, task: _Task) -> TaskStatistics:
         compute_input=all_together(task.prepare_s),
         compute_infer=all_together(task.infer_s),
         compute_output=all_together(task.output_s),
-        latency_us={f"p{q}": round(task.latency.at(q / 100) * 1e6, 1) for q in (50, 90, 99)},
+        latency_us=task.latency.shown_us(),
         queued=task.open,
+        windows=windows,
     )

@@ -185,6 +185,17 @@ class ServerStatistics(ReplyBase, frozen=True):
     queued: int = 0  # accepted requests that are not on the device yet
 
 
+class TaskWindow(ReplyBase, frozen=True):
+    """What was asked of a task in the last minute or ten; zeros where nothing was."""
+
+    span_s: int  # of the window; it begins a little earlier, or with the daemon
+    seconds: float  # from its beginning until now
+    answered: int = 0  # requests
+    failed: int = 0
+    rows: int = 0  # of answered requests
+    latency_us: dict[str, float] = field(default_factory=dict)  # empty where none was answered
+
+
 class TaskStatistics(ReplyBase, frozen=True):
     """One task since the daemon started. A request for three tasks counts for each of them."""
 
@@ -197,9 +208,10 @@ class TaskStatistics(ReplyBase, frozen=True):
     compute_input: Duration = Duration()
     compute_infer: Duration = Duration()
     compute_output: Duration = Duration()
-    # p50 and p99 of successful requests
+    # p50, p90 and p99 of successful requests; empty where there are none
     latency_us: dict[str, float] = field(default_factory=dict)
     queued: int = 0
+    windows: tuple[TaskWindow, ...] = ()
 
 
 class BatchStatistics(ReplyBase, frozen=True):
@@ -226,6 +238,25 @@ class BoardStatistics(ReplyBase, frozen=True):
     answer_j: float | None = None  # the same for each answered request
 
 
+class BatchWindow(ReplyBase, frozen=True):
+    """The batches of the last minute or ten."""
+
+    span_s: int
+    seconds: float
+    count: int = 0
+    rows: int = 0  # of all of them together
+    mixed: int = 0
+
+
+class BlockStatistics(ReplyBase, frozen=True):
+    """One block that is on the device, or on its way there or back, and who shares it."""
+
+    block: str
+    bytes: int
+    state: str  # loading, resident, leaving or unloading
+    models: tuple[str, ...] = ()  # names of those that have it
+
+
 class StatisticsReply(ReplyBase, frozen=True):
     id: str
     server: ServerStatistics = ServerStatistics()
@@ -233,6 +264,8 @@ class StatisticsReply(ReplyBase, frozen=True):
     batches: tuple[BatchStatistics, ...] = ()
     memory: dict[str, int] = field(default_factory=dict)  # bytes, by what they are used for
     board: BoardStatistics | None = None  # None: the machine tells nothing of itself
+    batch_windows: tuple[BatchWindow, ...] = ()
+    blocks: tuple[BlockStatistics, ...] = ()
 
 
 class ErrorReply(ReplyBase, frozen=True):

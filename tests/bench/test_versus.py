@@ -16,7 +16,7 @@ from tools.bench.__main__ import main
 FAKE = """
 import json, os, sys
 kept = sys.argv[sys.argv.index("--dir") + 1]
-runs = len(os.listdir(kept))
+runs = len(os.listdir(kept)) + 1000 * ("--more" in sys.argv)
 open(os.path.join(kept, str(runs)), "w").close()
 print("a word that is no figure")
 print(json.dumps({{"bench": "fake", "seed": 7, "rate": {speed} + runs % 3, "runs": runs}}))
@@ -58,6 +58,15 @@ def test_both_sides_run_in_turns_and_the_line_has_the_ratio_of_their_medians(
     low, high = rate["interval"]
     assert 50 / 102 <= low <= rate["ratio"] <= high <= 52 / 100
     assert "seed" not in found["figures"]  # the same in every run: no figure
+
+
+def test_the_new_side_may_have_options_of_its_own(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["versus", "--new=--more", "HEAD", "fake", "--dir", "{dir}"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["new_options"] == "--more"
+    assert found["figures"]["runs"]["old"] < 1000 <= found["figures"]["runs"]["new"]
 
 
 def test_a_benchmark_that_fails_is_told_with_its_last_words(

@@ -142,6 +142,10 @@ _STATISTICS = wire.StatisticsReply(
             compute_infer=wire.Duration(80, 80 * 8_000_000),
             latency_us={"p50": 11_000.0, "p99": 31_000.0},
             queued=1,
+            windows=(
+                wire.TaskWindow(60, 62.5, 50, 2, 55, {"p50": 12_000.0, "p99": 32_000.0}),
+                wire.TaskWindow(600, 640.0),
+            ),
         ),
     ),
     batches=(wire.BatchStatistics(1, 10, 0), wire.BatchStatistics(4, 20, 5)),

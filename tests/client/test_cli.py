@@ -111,6 +111,8 @@ def test_status_for_people(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str
     row = next(line for line in out.splitlines() if line.startswith("flowers  "))
     assert " ".join(row.split()) == "flowers 80 2 3.00 11.0 ms 31.0 ms 2.0 ms 8.0 ms"
     assert "flowers failed: 2 INVALID_ARG" in out
+    lately = [line for line in out.splitlines() if line.startswith("flowers  ")][1]
+    assert " ".join(lately.split()) == "flowers 0.8/s 2 12.0 ms 32.0 ms"
     assert "30 batches, 3.00 rows each, 5 of several tasks: 10 of 1, 20 of 4" in out
     assert "12.9 MB" in out
 

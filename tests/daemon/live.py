@@ -63,8 +63,22 @@ class Daemon:
         assert text in self.log(), f"{text!r} not in:\n{self.log()}"
 
     def worker(self) -> psutil.Process:
-        (worker,) = psutil.Process(self.process.pid).children()
+        (worker,) = self._children(exporters=False)
         return worker
+
+    def exporter(self) -> psutil.Process:
+        """The process that answers scrapes."""
+        (exporter,) = self._children(exporters=True)
+        return exporter
+
+    def _children(self, *, exporters: bool) -> list[psutil.Process]:
+        """A child that has ended has no command line."""
+        return [
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if (b"edged.observe.exporter" in Path(f"/proc/{child.pid}/cmdline").read_bytes())
+            is exporters
+        ]
 
     def stop(self) -> int:
         """SIGTERM; the exit status."""

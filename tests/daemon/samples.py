@@ -14,6 +14,7 @@ from edged.daemon.models.held_store import Contents
 from edged.daemon.models.versions import Versions
 from edged.link import messages as link
 from edged.manifest import Accuracy, Manifest, PathStep, Preprocess, Value
+from edged.observe.metrics import Metrics
 from edged.observe.recording import Recorder
 from edged.sharedmem.owner import SharedRegions
 
@@ -102,14 +103,16 @@ class Bench:
         self.now = 0.0
         self.store = models or catalog()
         self.admin: list[wire.ReplyMessage] = []
+        config, versions = config or Config(), Versions(self.store)
         self.front = Front(
-            config or Config(),
-            Versions(self.store),
+            config,
+            versions,
             self,
             self,
             regions=regions or SharedRegions(0o600),
             started_at=0.0,
             observers=[] if recorder is None else [recorder],
+            metrics=None if config.metrics.bind is None else Metrics(versions.models),
         )
 
     def read(self) -> Contents:

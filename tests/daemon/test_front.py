@@ -9,13 +9,22 @@ import msgspec
 import pytest
 
 from edged import wire
-from edged.config import Config, MemoryConfig, SchedulerConfig
+from edged.config import Config, MemoryConfig, SchedulerConfig, ServerConfig
 from edged.core.events import BatchDone, BlockLoaded, Load, Prepared, PrepareFailed, Run
 from edged.errors import Code, InvalidArgument
 from edged.link import messages as link
 from edged.manifest import Preprocess
 from edged.observe.recording import Mismatch, Recorder, replay
-from tests.daemon.samples import CLIENT, OTHER_BACKBONE, Bench, batch_done, catalog, infer, manifest
+from tests.daemon.samples import (
+    BACKBONE,
+    CLIENT,
+    OTHER_BACKBONE,
+    Bench,
+    batch_done,
+    catalog,
+    infer,
+    manifest,
+)
 from tests.pictures.making import encoded, picture, png_of_zeros, progressive_of_zeros
 
 
@@ -415,6 +424,54 @@ def test_statistics_wait_for_the_workers_figures(bench):
     assert header.memory["worker_pss_bytes"] == 7
     parts = ("fixed", "staging", "workspace", "blocks", "unexplained")
     assert sum(header.memory[f"{part}_bytes"] for part in parts) == header.memory["total_bytes"]
+
+
+def test_a_request_can_be_followed_through_the_log_by_its_id(bench, caplog):
+    caplog.set_level("DEBUG", "edged")
+    bench.ask(infer("slow", "flowers"))
+    bench.ask(infer("other", "food"))
+    bench.ask(infer("back", "food"))
+    bench.ask(wire.Cancel("c", "back"))
+    bench.finish()
+
+    def told(id: str) -> list[str]:
+        """By the field that the journal has of all its lines."""
+        (rid,) = {r.request for r in caplog.records if f"request {id} of client" in r.message}
+        return [r.message for r in caplog.records if getattr(r, "request", None) == rid]
+
+    come, run, answered = told("slow")
+    assert come == "request slow of client 1 has come, for flowers"
+    assert run == "request slow of client 1: flowers in batch 1 of 1 rows"
+    assert answered.startswith("request slow of client 1: answered after 3.1 ms: waiting 0.0, ")
+    assert told("back")[-1] == (
+        "request back of client 1 is refused: CANCELLED, cancelled by the client"
+    )
+
+
+def test_a_client_that_came_once_is_no_client_for_long(bench):
+    def clients() -> int:
+        bench.ask(wire.StatisticsQuery("s"), client=b"watch")
+        bench.front.on_worker(link.WorkerMemory(1, 7, 8, 9), (), bench.now)
+        return bench.reply().header.server.clients
+
+    bench.ask(wire.ServerMetadata("m"), client=b"once")
+    bench.sent.clear()
+    assert clients() == 2
+    bench.now = ServerConfig().client_timeout_s + 1
+    assert clients() == 1
+    bench.ask(infer("r1"), client=b"waits")
+    bench.now += ServerConfig().client_timeout_s + 1
+    bench.sent.clear()
+    assert clients() == 2, "a patient client is one as long as it waits"
+
+
+def test_statistics_tell_blocks_and_who_shares_them(bench):
+    bench.ask(wire.StatisticsQuery("s"))
+    bench.front.on_worker(link.WorkerMemory(1, 7, 8, 9), (), bench.now)
+    blocks = bench.reply().header.blocks
+    assert {block.state for block in blocks} == {"resident"}
+    shared = {block.block: block.models for block in blocks if len(block.models) > 1}
+    assert shared == {BACKBONE: ("flowers", "food")}
 
 
 def test_statistics_do_not_wait_for_a_worker_that_says_nothing(bench):

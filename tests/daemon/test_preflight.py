@@ -84,6 +84,7 @@ def test_a_good_one_leaves_nothing_behind(tmp_path, store):
         ({"server": 'state_dir = "/dev/null"'}, "server.state_dir: what administrators say"),
         ({"server": 'endpoints = ["ipc://{folder}"]'}, "server.endpoints: .* is no socket"),
         ({"server": 'admin = "ipc://{folder}/file"'}, "server.admin: .* is no socket"),
+        ({"metrics": 'bind = "{folder}/file"'}, "metrics.bind: .* is no socket"),
     ],
 )
 def test_a_configuration_that_is_wrong_here_is_named(tmp_path, store, sections, says):
@@ -126,6 +127,24 @@ def test_a_place_that_is_not_there_is_named(tmp_path, store, server, says):
     (tmp_path / "taken.sock.lock").mkdir()
     server = server.replace("{folder}", str(tmp_path))
     assert says in refused(configuration(tmp_path, store, server=server), Unavailable)
+
+
+@pytest.mark.parametrize(
+    ("bind", "says"),
+    [
+        ("/nonexistent/dir/m.sock", "metrics.bind: there is no directory /nonexistent"),
+        ("192.0.2.1:9464", "metrics.bind: cannot listen at tcp://192.0.2.1:9464"),
+    ],
+)
+def test_an_address_for_metrics_that_is_not_there_is_named(tmp_path, store, bind, says):
+    sections = {"server": "allow_plain_tcp = true", "metrics": f'bind = "{bind}"'}
+    assert says in refused(configuration(tmp_path, store, **sections), Unavailable)
+
+
+def test_with_metrics_the_worker_tells_what_blocks_take(tmp_path, store):
+    assert not checked(configuration(tmp_path, store)).worker.report_block_runs
+    text = configuration(tmp_path, store, metrics=f'bind = "{tmp_path}/m.sock"')
+    assert checked(text).worker.report_block_runs
 
 
 def test_a_directory_that_this_account_may_not_write_is_named():

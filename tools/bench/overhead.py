@@ -8,6 +8,7 @@ then to one that keeps the processors awake, if the kernel allows it (`device.id
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -18,17 +19,22 @@ import numpy as np
 from edged.client import Client
 from edged.observe.awake import DEVICE
 from tools.bench.report import emit
+from tools.bench.scraper import scraping
 from tools.bench.serving import CpuMeter, closed_loop, one_task_store, quantiles_ms, serving
 
 FAKE = '[device]\nbackend = "fake"\ncache_dir = "cache"\n'
 UNBATCHED = FAKE + '[scheduler]\npolicy = "unbatched"\n'
 AWAKE = FAKE + "idle_latency_us = 0\n"
+METRICS = '[metrics]\nbind = "{path}"\n'
 
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("overhead", help="the daemon around a model that costs nothing")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
     parser.add_argument("--bytes", type=int, default=150_528, help="of a request's payload")
+    parser.add_argument(
+        "--scraped", action="store_true", help="the first daemon's metrics, each second"
+    )
     parser.set_defaults(run=_run)
 
 
@@ -37,8 +43,10 @@ def _run(args: argparse.Namespace) -> int:
     inputs = [{"x": np.full((1, values), i, np.float32)} for i in range(4)]
     with tempfile.TemporaryDirectory() as name:
         store = one_task_store(Path(name) / "store", (values,))
+        metrics = Path(name) / "metrics.sock"
         with (
-            serving(store, FAKE) as daemon,
+            serving(store, FAKE + (METRICS.format(path=metrics) if args.scraped else "")) as daemon,
+            scraping(metrics) if args.scraped else contextlib.nullcontext(),
             serving(store, UNBATCHED) as unbatched,
             Client(daemon.endpoint) as client,
             Client(unbatched.endpoint) as other,
@@ -59,6 +67,7 @@ def _run(args: argparse.Namespace) -> int:
         "measured",
         seed=0,
         payload_bytes=values * 4,
+        scraped=args.scraped,
         one_in_flight=quantiles_ms(alone),
         never_batching=quantiles_ms(plain),
         ratio=round(float(np.median(alone) / np.median(plain)), 3),

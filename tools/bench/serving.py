@@ -39,11 +39,17 @@ def serving(store: Path, sections: str = "", *, start_s: float = 120.0) -> Itera
 
 def _wait_until_quiet(daemon: Daemon, patience_s: float) -> None:
     """A daemon that has just started measures its models while nobody asks for anything."""
-    (worker,) = psutil.Process(daemon.pid).children()
+    worker = worker_of(psutil.Process(daemon.pid))
     end_s = time.monotonic() + patience_s
     quiet = 0
     while quiet < 2 and time.monotonic() < end_s:
         quiet = quiet + 1 if worker.cpu_percent(0.4) < QUIET_PERCENT else 0
+
+
+def worker_of(front: psutil.Process) -> psutil.Process:
+    """The device worker; with metrics the front has another child."""
+    (worker,) = (child for child in front.children() if "edged.device" in child.cmdline())
+    return worker
 
 
 def one_task_store(
@@ -104,7 +110,7 @@ class CpuMeter:
 
     def __init__(self, daemon: Daemon) -> None:
         front = psutil.Process(daemon.pid)
-        (worker,) = front.children()
+        worker = worker_of(front)
         self._processes = {"client": psutil.Process(), "front": front, "worker": worker}
         self._before = self._times_s()
 

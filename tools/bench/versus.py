@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,9 @@ def register(commands: Any) -> None:
     parser.add_argument("--processors", help="to run on, as 0,1; default: all that may be used")
     parser.add_argument("--figures", nargs="+", metavar="NAME", help="to print; default: all")
     parser.add_argument("--seed", type=int, default=1, help="of the bootstrap")
+    parser.add_argument(
+        "--new", default="", metavar="OPTIONS", help="further ones of the command, on the new side"
+    )
     parser.add_argument("rev", metavar="REV", help="a revision that git knows")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND..")
     parser.set_defaults(run=_run)
@@ -52,6 +56,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.pairs < LEAST_PAIRS:
         raise InvalidArgument(f"--pairs: at least {LEAST_PAIRS}, or the interval says little")
     processors = _processors(args.processors)
+    commands = args.command, [*args.command, *shlex.split(args.new)]
     os.sched_setaffinity(0, processors)  # every process that is started from here inherits it
     with tempfile.TemporaryDirectory(prefix="edged-versus-") as name:
         folder = Path(name)
@@ -60,7 +65,7 @@ def _run(args: argparse.Namespace) -> int:
         pairs = []
         for number in range(args.pairs):
             order = (0, 1) if number % 2 == 0 else (1, 0)
-            lines = {index: sides[index](args.command) for index in order}
+            lines = {index: sides[index](commands[index]) for index in order}
             pairs.append((figures(lines[0]), figures(lines[1])))
             print(f"pair {number + 1} of {args.pairs}", file=sys.stderr, flush=True)
     emit(
@@ -68,6 +73,7 @@ def _run(args: argparse.Namespace) -> int:
         "measured",
         seed=args.seed,
         of=args.command,
+        new_options=args.new,
         old=commit,
         pairs=args.pairs,
         processors=processors,

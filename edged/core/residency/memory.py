@@ -140,7 +140,7 @@ class DeviceMemory:
 
     def excess_bytes(self, need: Need) -> int:
         """By how much the need does not fit even if all else leaves; 0 where it does."""
-        return max(0, math.ceil(sum(self._bytes_beside(need)) - self.ledger.capacity_bytes))
+        return math.ceil(max(0, sum(self._bytes_beside(need)) - self.ledger.capacity_bytes))
 
     def _bytes_beside(self, need: Need) -> tuple[int, int]:
         """Bytes of the need, and of the pinned blocks that it has to fit beside."""

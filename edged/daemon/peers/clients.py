@@ -29,8 +29,10 @@ class Clients:
         self._last_number = 0
         self.find = self._by_routing_id.get  # the client with a routing id, if it is in the table
 
-    def __len__(self) -> int:
-        return len(self._by_routing_id)
+    def active(self, now: float) -> int:
+        """The number of those that wait for answers, or were heard within the time-out."""
+        since = now - self._timeout_s
+        return sum(1 for c in self._by_routing_id.values() if c.in_flight or c.seen_at >= since)
 
     def enter(self, routing_id: bytes, now: float) -> ConnectedClient:
         """A client that was not in the table, and has just sent something."""
