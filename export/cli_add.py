@@ -67,7 +67,23 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="INPUT=N,N,...",
-        help="extents of an input with free axes, without the batch axis",
+        help="extents of an input with free axes, without the batch axis or with it",
+    )
+    command.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="INPUT=X[,X...]",
+        help="the value of an input that stays, as a sample rate; one number fills all of it",
+    )
+    command.add_argument(
+        "--outputs", metavar="A,B,...", help="the outputs to keep, in this order; default: all"
+    )
+    command.add_argument(
+        "--rows",
+        type=int,
+        choices=[1],
+        help="1: run one row at a time, though more might be possible",
     )
     add_min_block(command)
     command.add_argument(
@@ -135,6 +151,9 @@ def _source(args: argparse.Namespace, task: str, name: str, file: File) -> Sourc
         labels=_labels(args.labels, task),
         precision=args.precision,
         shapes=dict(_shape(text) for text in args.shape),
+        inputs=dict(_value(text) for text in args.input),
+        outputs=tuple(args.outputs.split(",")) if args.outputs else (),
+        rows=args.rows,
         samples=_of_task(args.samples, task),
     )
 
@@ -173,6 +192,14 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
         return name, tuple(int(extent) for extent in extents.split(","))
     except ValueError as error:
         raise InvalidArgument(f"{text!r} is no shape: write INPUT=3,224,224") from error
+
+
+def _value(text: str) -> tuple[str, tuple[float, ...]]:
+    name, _, numbers = text.partition("=")
+    try:
+        return name, tuple(float(number) for number in numbers.split(","))
+    except ValueError as error:
+        raise InvalidArgument(f"{text!r} is no value: write INPUT=16000") from error
 
 
 def _add(args: argparse.Namespace, sources: Sequence[Source]) -> None:
