@@ -336,9 +336,6 @@ def check(manifest: Manifest) -> None:
         raise refuse("a value has a negative extent")
     if manifest.max_rows not in (None, 1):
         raise refuse(f"max_rows is {manifest.max_rows}, where it can be 1 or null")
-    for length in manifest.lengths:
-        if reason := _unfit_length(manifest, length):
-            raise refuse(f"the length of output {length.output!r} {reason}")
     if manifest.checks < 0:
         raise refuse(f"checks is {manifest.checks}")
     if not manifest.inputs or not manifest.outputs or not manifest.steps:
@@ -361,20 +358,20 @@ def check(manifest: Manifest) -> None:
         raise refuse(f"values {sorted(missing)} have no type and shape")
     if missing := set(manifest.outputs) - known:
         raise refuse(f"outputs {sorted(missing)} are never written")
+    _check_lengths(manifest, refuse)
     check_head(manifest)
 
 
-def _unfit_length(manifest: Manifest, length: FreeLength) -> str:
-    """Why the length of an output makes no sense; empty if it does."""
-    if not {length.output, length.told_by} <= set(manifest.outputs):
-        return "is of no output, or none tells it"
-    rank = len(manifest.value(length.output).shape)
-    if not length.axes or not set(length.axes) <= set(range(rank)):
-        return f"is that of axes {length.axes} of {rank}"
-    teller = manifest.value(length.told_by)
-    if (teller.datatype, teller.shape) != ("INT64", (len(length.axes),)):
-        return f"is told by {teller.datatype} {list(teller.shape)}"
-    return "" if manifest.max_rows == 1 else "is free, which needs max_rows 1"
+def _check_lengths(manifest: Manifest, refuse: Callable[[str], StoreError]) -> None:
+    for length in manifest.lengths:
+        named = {length.output, length.told_by} <= set(manifest.outputs)
+        axes = range(len(manifest.value(length.output).shape))
+        teller = manifest.value(length.told_by)
+        told = (teller.datatype, teller.shape) == ("INT64", (len(length.axes),))
+        if not (named and told and length.axes and set(length.axes) <= set(axes)):
+            raise refuse(f"the length of output {length.output!r} is told by no output that fits")
+        if manifest.max_rows != 1:
+            raise refuse(f"output {length.output!r} has a free length, which needs max_rows 1")
 
 
 def _written(step: PathStep, refuse: Callable[[str], StoreError]) -> set[str]:

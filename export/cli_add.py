@@ -62,6 +62,19 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         "models, or for those of one task",
     )
     command.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"])
+    _add_border_options(command)
+    add_min_block(command)
+    command.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="largest difference to the uncut model, relative to the row and the channel",
+    )
+    command.add_argument("--replace", action="store_true", help="models that are there already")
+
+
+def _add_border_options(command: argparse.ArgumentParser) -> None:
+    """What inputs and outputs there are, and how many rows run at once."""
     command.add_argument(
         "--shape",
         action="append",
@@ -85,14 +98,6 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         choices=[1],
         help="1: run one row at a time, though more might be possible",
     )
-    add_min_block(command)
-    command.add_argument(
-        "--tolerance",
-        type=float,
-        metavar="X",
-        help="largest difference to the uncut model, relative to the row and the channel",
-    )
-    command.add_argument("--replace", action="store_true", help="models that are there already")
 
 
 def _onnx(args: argparse.Namespace) -> None:

@@ -37,9 +37,13 @@ def with_spans(
         return graph
     single = for_one(graph)
     for span in _TRIED:
-        tried = replace(single, spans=dict.fromkeys(numbers, span))
-        if _runs(tried, runner, constants):
-            return graph if span == SPAN else replace(graph, spans=tried.spans)
+        least, largest = span
+        trials = (
+            replace(single, spans=dict.fromkeys(numbers, one))
+            for one in dict.fromkeys([(least, least), span, (largest, largest)])
+        )
+        if all(_runs(tried, runner, constants) for tried in trials):
+            return graph if span == SPAN else replace(graph, spans=dict.fromkeys(numbers, span))
     rows = read(feed(single, None))
     found = {name: (int(rows[name].min()), int(rows[name].max())) for name in numbers if rows}
     return replace(graph, spans=found)
