@@ -9,7 +9,7 @@ import numpy as np
 from edged import wire
 from edged.backends.memory import NUMPY, Array
 from edged.device.staging import Staged
-from edged.errors import ResourceExhausted
+from edged.errors import Unsupported
 from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.paths.layout import BufferView, Place
@@ -66,7 +66,7 @@ class Answers:
 def _shorten(parts: dict[str, Array], manifest: Manifest) -> None:
     """Cut outputs to their lengths in the one row that they have, and drop those that tell these.
 
-    Raises ResourceExhausted for a length beyond the room of its output.
+    Raises Unsupported for a length beyond the room of its output.
     """
     for length in manifest.lengths:
         room = parts[length.output]
@@ -74,7 +74,7 @@ def _shorten(parts: dict[str, Array], manifest: Manifest) -> None:
         cut = [slice(None)] * room.ndim
         for axis, extent in zip(length.axes, parts.pop(length.told_by)[0].tolist(), strict=True):
             if extent > room.shape[1 + axis]:
-                raise ResourceExhausted(
+                raise Unsupported(
                     f"output {length.output!r} of model {manifest.name!r} has {extent} entries, "
                     f"and there is room for {room.shape[1 + axis]}: export the model again with "
                     "samples like this input (--samples)"

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 from edged.client import Client
-from edged.errors import InvalidArgument
+from edged.errors import InvalidArgument, Unsupported
 from edged.manifest import Preprocess
 from edged.store import Store
 from export.add import add_models
@@ -59,6 +59,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+def counted(path: Path) -> Source:
+    """A model of as many numbers as its input says; a sample shows 20."""
+    net = Net((1,), rows=1)
+    count = net.add("Cast", net.add("Squeeze", net.x), to=TensorProto.INT64)
+    zero, one = (net.constant(np.array(n)) for n in (0, 1))
+    file = net.save(path, net.add("Range", zero, count, one))
+    np.save(path.with_suffix(".npy"), np.array([[20]], np.float32))
+    return Source(path.stem, file, samples=path.with_suffix(".npy"))
+
+
 @pytest.fixture(scope="module")
 def daemon(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("daemon")
@@ -69,6 +79,7 @@ def daemon(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         means(folder / "planes.onnx", TensorProto.UINT8, (3, *plane)),
         means(folder / "grey.onnx", TensorProto.FLOAT, (1, *plane)),
         means(folder / "half.onnx", TensorProto.FLOAT16, (3, *plane)),
+        counted(folder / "counted.onnx"),
     ]
     add_models(store, [*(Source(name, file) for name, file in files.items()), *pictures])
     made = Daemon(folder, store.path)
@@ -98,6 +109,15 @@ def test_boxes_as_many_as_there_are(daemon: Daemon, files: dict[str, Path]) -> N
             client.infer({"x": np.zeros((2, 40), np.float32)}, "boxes")
         with pytest.raises(InvalidArgument, match="classification takes"):
             client.infer({"x": np.zeros((1, 40), np.float32)}, "boxes", top_k=1)
+
+
+def test_an_output_beyond_its_room_is_an_error_and_is_never_cut(daemon: Daemon) -> None:
+    with Client(daemon.endpoint) as client:
+        for count in (80, 0, 7):
+            found = client.infer({"x": np.array([[count]], np.float32)}, "counted")
+            np.testing.assert_array_equal(found["counted"].tensor, np.arange(count)[np.newaxis])
+        with pytest.raises(Unsupported, match="has 81 entries, and there is room for 80"):
+            client.infer({"x": np.array([[81]], np.float32)}, "counted")
 
 
 def test_a_setting_for_each_row(daemon: Daemon) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import subprocess
 import sys
 import tarfile
@@ -102,10 +103,14 @@ def _run(args: argparse.Namespace) -> int:
         folder = args.dir or Path(temporary)
         files = {file.stem: file for file in _files(folder) if args.only in file.name}
         store = Store(Path(temporary) / "store").create()
-        refused = {}
+        refused: dict[str, str] = {}
+        reasons: dict[str, str | None] = {}
         for name, file in files.items():
-            if (why := _export(store, name, file)) is not None:
-                refused[name] = why
+            done = _export(store, name, file)
+            if done.returncode:
+                refused[name] = done.stderr.strip().splitlines()[-1]
+            else:
+                reasons[name] = json.loads(done.stdout)["models"][0]["coupled"]
         models = store.models()
         subjects = {n: _Subject(files[n], m, args.seed) for n, m in models.items()}
         with serving(store.path) as daemon:
@@ -120,7 +125,8 @@ def _run(args: argparse.Namespace) -> int:
         files=len(files),
         exported=len(models),
         equal=len(models) - len(wrong),
-        in_batches=sorted(name for name, model in models.items() if model.max_rows is None),
+        in_batches=sorted(name for name, reason in reasons.items() if reason is None),
+        one_row_at_a_time={name: reason for name, reason in reasons.items() if reason},
         refused=refused,
         wrong=wrong,
     )
@@ -161,14 +167,12 @@ def _members(archive: Path) -> Iterator[tuple[str, bytes]]:
                 yield member.name, opened.read()
 
 
-def _export(store: Store, name: str, file: Path) -> str | None:
-    """Add a model to the store, as a user would; what the command said if it refused."""
+def _export(store: Store, name: str, file: Path) -> subprocess.CompletedProcess[str]:
+    """Add a model to the store, as a user would."""
     options = DOORS.get(name, Door()).options()
     command = [sys.executable, "-m", "export", "onnx", f"{name}={file}", *options]
-    done = subprocess.run(
-        [*command, "--store", str(store.path)], capture_output=True, text=True, check=False
-    )
-    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    command += ["--store", str(store.path), "--json"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 class _Subject:
