@@ -136,7 +136,7 @@ class FreeLength(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     told_by: str  # another output, INT64 (len(axes),): these extents in this row; no client sees it
 
 
-class Span(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NumberSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole numbers that trial runs give an input that cannot take 0 and 1."""
 
     input: str
@@ -164,7 +164,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: Accuracy | None = None
     head_of: HeadOf | None = None
     lengths: tuple[FreeLength, ...] = ()  # the model runs one row at a time if there is one
-    spans: tuple[Span, ...] = ()  # of inputs that cannot take 0 and 1
+    spans: tuple[NumberSpan, ...] = ()  # of inputs that cannot take 0 and 1
 
     def value(self, name: str) -> Value:
         """The value of that name. It is there: `check` accepts only names that are listed."""

@@ -32,7 +32,7 @@ _ROOM_MAX = 1 << 23  # elements of the room of an output whose most is known
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class OutputRoom:
     """The room of an output whose length depends on the data."""
 
     length: FreeLength
@@ -45,7 +45,7 @@ class OneRow:
 
     graph: OnnxGraph
     whole: frozenset[str]  # inputs and outputs that have no such axis in the file
-    rooms: tuple[Room, ...]
+    rooms: tuple[OutputRoom, ...]
     reason: str | None  # why it could not run several rows, where an output shows it
 
     def given(self, found: Arrays) -> Arrays:
@@ -172,17 +172,17 @@ def _most(graph: OnnxGraph, facts: Facts, names: dict[str, Axes]) -> list[tuple[
 
 def _room(
     name: str, seen: tuple[int, ...], axes: Axes, bare: bool, most: tuple[int, ...] | None
-) -> Room:
+) -> OutputRoom:
     shape = list(seen)
     for axis in axes:
         shape[axis] = max(1, most[axis]) if most else max(_SEEN_LEAST, _SEEN * seen[axis])
     first = 0 if bare else 1
     of_row = tuple(sorted(axis - first for axis in axes))
-    return Room(FreeLength(name, of_row, f"edged.length.{name}"), tuple(shape[first:]))
+    return OutputRoom(FreeLength(name, of_row, f"edged.length.{name}"), tuple(shape[first:]))
 
 
 def _ended(
-    graph: OnnxGraph, facts: Facts, bare: frozenset[str], rooms: Sequence[Room]
+    graph: OnnxGraph, facts: Facts, bare: frozenset[str], rooms: Sequence[OutputRoom]
 ) -> OnnxGraph:
     """The graph with one row on axis 0 of each output, and with the lengths as further outputs."""
     changed = {*bare, *(room.length.output for room in rooms)}
@@ -211,7 +211,7 @@ class _Writer:
         self.nodes: list[NodeProto] = []
         self.weights = weights
 
-    def make_room(self, value: str, room: Room, facts: Facts, bare: bool) -> None:
+    def make_room(self, value: str, room: OutputRoom, facts: Facts, bare: bool) -> None:
         """Write an output with zeros up to its room, and its length."""
         length = room.length
         rank = len(room.shape) + (0 if bare else 1)

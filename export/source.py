@@ -12,7 +12,7 @@ from typing import Literal
 
 from edged import manifest as manifests
 from edged.errors import InvalidArgument, NotFound, Unsupported
-from edged.manifest import CHECKS, SCHEMA, Accuracy, Manifest, Preprocess, Span
+from edged.manifest import CHECKS, SCHEMA, Accuracy, Manifest, NumberSpan, Preprocess
 from export import samples
 from export.borders import dims_of, left_out, with_outputs, with_shapes, with_values
 from export.check import batches, feeds
@@ -118,7 +118,7 @@ def _draft(source: Source) -> ModelDraft:
         labels=source.labels,
         accuracy=source.accuracy,
         lengths=form.lengths,
-        spans=tuple(Span(name, *span) for name, span in sorted(graph.spans.items())),
+        spans=tuple(NumberSpan(name, *span) for name, span in sorted(graph.spans.items())),
     )
     check_manifest(manifest)
     expected = tuple(map(form.uncut, feeds(manifest)))
