@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo serve rtx test units quick check pins clean distclean
+.PHONY: help demo doors serve rtx test units quick check pins clean distclean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,6 +23,7 @@ types_python := 3.11
 
 help:
 	@echo "make demo       five real vision tasks on one backbone, through the real daemon"
+	@echo "make doors      model files of ten PyPI packages, exported, served and compared: minutes"
 	@echo "make serve      the daemon with the demo's models, in the foreground"
 	@echo "make rtx        builds engines of several models with TensorRT-RTX, which needs no GPU"
 	@echo "make test       every check and every test"
@@ -37,6 +38,9 @@ help:
 
 demo: $(demo)
 	@$(python) -m tools.demo --dir $(DEMO_DIR)
+
+doors: $(dev)
+	@$(python) -m tools.bench doors --dir .cache/doors
 
 serve: $(demo)
 	@exec $(python) -m tools.demo --dir $(DEMO_DIR) --serve

@@ -26,6 +26,7 @@ MAX_TENSOR_NAME = 256  # characters of an input's or output's name, here and on 
 _NAME = re.compile(NAME)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NULL = msgspec.Raw(b"null")
+_RARE = ("lengths", "spans")  # fields that are not stored if they are empty
 
 DataType = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
@@ -68,11 +69,12 @@ class PathStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How an encoded image (or a decoded uint8 HWC one) becomes a model's float32 input.
+    """How an encoded image (or a decoded uint8 HWC one) becomes a model's input.
 
-    The image is decoded to 8-bit RGB (EXIF orientation applied), resized, cropped, and normalised
-    by (x * scale - mean) / std per channel. The head of a model was trained on exactly this, so it
-    is part of the model's identity.
+    The image is decoded to 8-bit RGB (EXIF orientation applied), resized, cropped or put on a
+    border, and normalised by (x * scale - mean) / std per channel; a grey one has the luma of
+    BT.601 and the first of the means and divisors. The head of a model was trained on exactly this,
+    so it is part of the model's identity.
 
     `resize_version` 2 gives the same bytes on every processor. A stored manifest without it is
     older, and means 1.
@@ -80,16 +82,30 @@ class Preprocess(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     height: int  # pixels of the model's input
     width: int
-    resize: Literal["stretch", "shorter-side"] = "stretch"
+    resize: Literal["stretch", "shorter-side", "letterbox"] = "stretch"
     resize_to: int | None = None  # shorter side in pixels before the crop; None: no extra margin
     interpolation: Literal["linear", "area", "cubic"] = "linear"
     crop: Literal["none", "center"] = "none"
-    color: Literal["RGB", "BGR"] = "RGB"
+    color: Literal["RGB", "BGR", "GRAY"] = "RGB"
     scale: float = 1.0 / 255.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     resize_version: Literal[1, 2] = 2
+    datatype: Literal["FP32", "FP16", "UINT8"] = "FP32"  # of the model's input
+    border: tuple[int, int, int] = (114, 114, 114)  # RGB beside a letterboxed picture
+    align: Literal["center", "corner"] = "center"  # where a letterboxed picture lies; corner: 0, 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of the model's input, without the row axis."""
+        channels = 1 if self.color == "GRAY" else 3
+        if self.layout == "NCHW":
+            return (channels, self.height, self.width)
+        return (self.height, self.width, channels)
+
+
+_PLAIN = Preprocess(0, 0)
 
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,6 +123,25 @@ class HeadOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: str  # name of the model that it was trained with; for people
     features: str  # features_digest() of the value that the last layer reads
+
+
+class FreeLength(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An output whose length depends on the data, as boxes do that were found.
+
+    Its value has room for the most that it can be; what lies beyond its length means nothing.
+    """
+
+    output: str  # name of an output
+    axes: tuple[int, ...]  # the axes of a row whose extents depend on the data, ascending
+    told_by: str  # another output, INT64 (len(axes),): these extents in this row; no client sees it
+
+
+class NumberSpan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole numbers that trial runs give an input that cannot take 0 and 1."""
+
+    input: str
+    least: int
+    largest: int
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,6 +163,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: tuple[str, ...] = ()  # names of the indices of the first output's last axis
     accuracy: Accuracy | None = None
     head_of: HeadOf | None = None
+    lengths: tuple[FreeLength, ...] = ()  # the model runs one row at a time if there is one
+    spans: tuple[NumberSpan, ...] = ()  # of inputs that cannot take 0 and 1
 
     def value(self, name: str) -> Value:
         """The value of that name. It is there: `check` accepts only names that are listed."""
@@ -137,6 +174,24 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def rows_at_once(self) -> int | None:
         """The most rows of one run; None if there is no limit. Older checks missed coupled rows."""
         return 1 if self.checks < CHECKS else self.max_rows
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The outputs that clients get."""
+        hidden = {length.told_by for length in self.lengths}
+        return tuple(name for name in self.outputs if name not in hidden)
+
+    def client_shape(self, output: str) -> tuple[int, ...]:
+        """The shape of a row of an output; -1 is an extent that depends on the data."""
+        shape = list(self.value(output).shape)
+        for length in self.lengths:
+            for axis in length.axes if length.output == output else ():
+                shape[axis] = -1
+        return tuple(shape)
+
+    def span(self, name: str) -> tuple[int, int] | None:
+        """The least and largest of the whole numbers that trials give an input, if it has such."""
+        return next(((s.least, s.largest) for s in self.spans if s.input == name), None)
 
 
 def features_digest(manifest: Manifest, value: str) -> str:
@@ -225,16 +280,23 @@ def encode(manifest: Manifest) -> bytes:
     """Canonical JSON: the same manifest is always the same bytes."""
     check(manifest)
     fields = {**msgspec.to_builtins(manifest), "preprocess": _stored(manifest.preprocess)}
+    fields = {name: value for name, value in fields.items() if value or name not in _RARE}
     return msgspec.json.format(msgspec.json.encode(fields), indent=1)
 
 
 def _stored(preprocess: Preprocess | None) -> dict[str, object] | None:
-    """The preprocessing in its stored form. Version 1 is not named, so its digests stay valid."""
+    """The preprocessing in its stored form, of which heads have a digest.
+
+    Version 1 is not named, nor what is newer and has its default, so their digests stay valid.
+    """
     if preprocess is None:
         return None
     fields: dict[str, object] = msgspec.to_builtins(preprocess)
     if preprocess.resize_version == 1:
         del fields["resize_version"]
+    for name in ("datatype", "border", "align"):
+        if fields[name] == msgspec.to_builtins(getattr(_PLAIN, name)):
+            del fields[name]
     return fields
 
 
@@ -296,7 +358,20 @@ def check(manifest: Manifest) -> None:
         raise refuse(f"values {sorted(missing)} have no type and shape")
     if missing := set(manifest.outputs) - known:
         raise refuse(f"outputs {sorted(missing)} are never written")
+    _check_lengths(manifest, refuse)
     check_head(manifest)
+
+
+def _check_lengths(manifest: Manifest, refuse: Callable[[str], StoreError]) -> None:
+    for length in manifest.lengths:
+        named = {length.output, length.told_by} <= set(manifest.outputs)
+        axes = range(len(manifest.value(length.output).shape))
+        teller = manifest.value(length.told_by)
+        told = (teller.datatype, teller.shape) == ("INT64", (len(length.axes),))
+        if not (named and told and length.axes and set(length.axes) <= set(axes)):
+            raise refuse(f"the length of output {length.output!r} is told by no output that fits")
+        if manifest.max_rows != 1:
+            raise refuse(f"output {length.output!r} has a free length, which needs max_rows 1")
 
 
 def _written(step: PathStep, refuse: Callable[[str], StoreError]) -> set[str]:

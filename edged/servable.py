@@ -54,13 +54,11 @@ def _check_preprocess(manifest: Manifest) -> None:
     spec = manifest.preprocess
     if spec is None:
         return
-    plane = (spec.height, spec.width)
-    shape = (3, *plane) if spec.layout == "NCHW" else (*plane, 3)
     inputs = [manifest.value(value) for value in manifest.inputs]
-    if [(v.datatype, v.shape) for v in inputs] != [("FP32", shape)]:
+    if [(v.datatype, v.shape) for v in inputs] != [(spec.datatype, spec.shape)]:
         raise StoreError(
-            f"model {manifest.name!r} has a preprocessing that makes FP32 {list(shape)}, which is "
-            "not its input; export it again"
+            f"model {manifest.name!r} has a preprocessing that makes {spec.datatype} "
+            f"{list(spec.shape)}, which is not its input; export it again"
         )
 
 

@@ -1,8 +1,8 @@
 """Rewrites models that were exported for a fixed number of rows, so that they run any number.
 
 Exporters write that number into constants: targets of reshapes, tokens and masks to concatenate,
-sizes of resized images. These are rewritten on the assumption that the rows are axis 0; the caller
-must check that the result computes the same.
+sizes of resized images, numbers of rows to gather. These are rewritten on the assumption that the
+rows are axis 0; the caller must check that the result computes the same.
 """
 
 from __future__ import annotations
@@ -11,47 +11,18 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-from onnx import NodeProto, ValueInfoProto, helper
+from onnx import NodeProto, helper, numpy_helper
 
-from edged.errors import InvalidArgument, Unsupported
+from export.borders import with_rows
 from export.extents import Kind
-from export.graph import OnnxGraph, integers
-from export.probe import Facts, Integers
+from export.graph import OnnxGraph
+from export.probe import Array, Facts, Integers
 
-
-def fixed_rows(graph: OnnxGraph) -> int | None:
-    """The only number of rows that the graph runs; None if it runs any. Raises Unsupported."""
-    found = {value.type.tensor_type.shape.dim[0].dim_value for value in _tensors(graph)}
-    if len(found) > 1:
-        raise Unsupported("its inputs have different batch sizes: export it with one for all")
-    return found.pop() or None
-
-
-def with_shapes(graph: OnnxGraph, shapes: dict[str, tuple[int, ...]]) -> OnnxGraph:
-    """The graph with these extents of its inputs. `shapes` are without the row axis.
-
-    Raises InvalidArgument if there is no such input, or if it has other extents.
-    """
-    inputs = []
-    known = {value.name for value in graph.inputs}
-    if unknown := sorted(shapes.keys() - known):
-        have = ", ".join(sorted(known))
-        raise InvalidArgument(f"there is no input {unknown[0]!r}; the model has: {have}")
-    for value in graph.inputs:
-        copy = ValueInfoProto()
-        copy.CopyFrom(value)
-        dims = copy.type.tensor_type.shape.dim
-        wanted = shapes.get(value.name, tuple(dim.dim_value for dim in dims[1:]))
-        own = [dim.dim_value for dim in dims[1:]]
-        if len(wanted) != len(own) or any(a and a != b for a, b in zip(own, wanted, strict=True)):
-            raise InvalidArgument(
-                f"input {value.name!r} has shape {own} (0: any), which {list(wanted)} does not fit"
-            )
-        for dim, extent in zip(dims[1:], wanted, strict=True):
-            if extent:
-                dim.dim_value = extent
-        inputs.append(copy)
-    return replace(graph, inputs=tuple(inputs))
+# Operators that broadcast their inputs.
+_ELEMENTWISE = {
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min",
+    "Mod", "Mul", "Or", "Pow", "Sub", "Where", "Xor",
+}  # fmt: skip
 
 
 def set_free(graph: OnnxGraph, facts: Facts, fixed: int) -> OnnxGraph:
@@ -64,21 +35,6 @@ def set_free(graph: OnnxGraph, facts: Facts, fixed: int) -> OnnxGraph:
         writer.add(node)
     freed = replace(graph, nodes=tuple(writer.nodes), weights=writer.weights)
     return with_rows(freed, None)
-
-
-def with_rows(graph: OnnxGraph, rows: int | None) -> OnnxGraph:
-    """The graph with inputs of `rows` rows; None stands for any number."""
-    inputs = []
-    for value in graph.inputs:
-        copy = ValueInfoProto()
-        copy.CopyFrom(value)
-        axis = copy.type.tensor_type.shape.dim[0]
-        if rows is None:
-            axis.dim_param = "rows"
-        else:
-            axis.dim_value = rows
-        inputs.append(copy)
-    return replace(graph, inputs=tuple(inputs))
 
 
 class _Writer:
@@ -102,6 +58,10 @@ class _Writer:
                 self._resize(node)
             elif node.op_type == "Concat":
                 self._concat(node)
+            elif node.op_type in _ELEMENTWISE and self._fixed > 1:
+                self._elementwise(node)
+            elif node.op_type in ("Gather", "GatherND"):
+                self._gather(node)
         self.nodes.append(node)
 
     def _reshape(self, node: NodeProto) -> None:
@@ -129,9 +89,48 @@ class _Writer:
             return
         for i, name in enumerate(node.input):
             extents = self._extents(name)
-            if self._is_constant(name) and extents is not None and extents[0] == self._fixed == 1:
+            if self._is_constant(name) and extents is not None and extents[0] == self._fixed:
                 target = self._first_axis(data[0], extents[1:])
-                node.input[i] = self._emit("Expand", name, target)
+                node.input[i] = self._emit("Expand", self._first_row(name), target)
+
+    def _elementwise(self, node: NodeProto) -> None:
+        """Give constants that have a row for each row of the batch one row for all."""
+        after = self._extents(node.output[0])
+        for i, name in enumerate(node.input):
+            extents = self._extents(name) if self._is_constant(name) else None
+            if extents is None or after is None or len(extents) != len(after):
+                continue
+            if extents[0] == after[0] == self._fixed:
+                node.input[i] = self._first_row(name)
+
+    def _gather(self, node: NodeProto) -> None:
+        """Count the rows where constant indices do, as in x[[0, 1, 2], [5, 5, 5]]."""
+        name = node.input[1]
+        indices = self._content(name)
+        axes = [a.i for a in node.attribute if a.name in ("axis", "batch_dims")]
+        if indices is None or any(axes) or not indices.ndim or len(indices) != self._fixed:
+            return
+        if self._fixed > 1:
+            step = indices[1] - indices[0]
+        elif node.op_type == "GatherND" and indices.ndim == 2:
+            step = np.eye(1, indices.shape[1], dtype=np.int64)[0]  # what one row does not tell
+        else:
+            return
+        count = np.arange(self._fixed).reshape(-1, *[1] * step.ndim)
+        if not step.any() or (indices != indices[0] + count * step).any():
+            return
+        rows = self._emit("Shape", node.input[0])
+        rows = self._emit("Squeeze", self._emit("Gather", rows, self._constant([0])))
+        numbers = self._emit("Range", self._scalar(0), rows, self._scalar(1))
+        column = self._emit("Reshape", numbers, self._constant([-1, *[1] * step.ndim]))
+        steps = self._emit("Mul", column, self._array(step))
+        node.input[1] = self._emit("Add", steps, self._array(indices[0]))
+
+    def _first_row(self, name: str) -> str:
+        """The first row of a constant that has one for each row of the batch."""
+        if self._fixed == 1:
+            return name
+        return self._emit("Gather", name, self._constant([0]))
 
     def _first_axis(self, like: str, others: Integers) -> str:
         """Write extents whose first is the number of rows of `like`, followed by `others`."""
@@ -145,9 +144,23 @@ class _Writer:
         return made
 
     def _constant(self, values: Iterable[int]) -> str:
+        return self._array(np.array(list(values), np.int64))
+
+    def _scalar(self, value: int) -> str:
+        return self._array(np.array(value, np.int64))
+
+    def _array(self, values: Array) -> str:
         name = f"edged.free.w{len(self.weights)}"
-        self.weights[name] = integers(values)
+        self.weights[name] = numpy_helper.from_array(values.astype(np.int64))
         return name
+
+    def _content(self, name: str) -> Integers | None:
+        """The whole numbers of a constant, if they are known."""
+        tensor = self.weights.get(name) or self._facts.folded.get(name)
+        if tensor is None:
+            return None
+        array = numpy_helper.to_array(tensor)
+        return array.astype(np.int64) if array.dtype.kind == "i" else None
 
     def _is_constant(self, name: str) -> bool:
         return name in self.weights or self._facts.kinds.get(name) == Kind.CONSTANT
@@ -157,10 +170,3 @@ class _Writer:
             return np.array(self.weights[name].dims, np.int64)
         size = self._facts.sizes.get(name)
         return None if size is None or not len(size.fixed) else size.fixed
-
-
-def _tensors(graph: OnnxGraph) -> list[ValueInfoProto]:
-    for value in graph.inputs:
-        if not value.type.HasField("tensor_type") or not value.type.tensor_type.shape.dim:
-            raise Unsupported(f"input {value.name!r} is no tensor with the batch as its first axis")
-    return list(graph.inputs)

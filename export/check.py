@@ -18,7 +18,7 @@ import onnxruntime as ort
 from edged.errors import EdgedError
 from edged.manifest import Manifest
 from export.layers import numpy_type
-from export.probe import Arrays, random_array, run, session
+from export.probe import Array, Arrays, random_array, run, session
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -58,7 +58,8 @@ class Difference:
 class Uncut:
     """A whole model that runs any number of rows, even if it was exported for `fixed` rows only.
 
-    `inputs` and `outputs` map names of values to those of the session.
+    `inputs` and `outputs` map names of values to those of the session. `constants` are the values
+    of its other inputs.
     """
 
     def __init__(
@@ -67,24 +68,27 @@ class Uncut:
         inputs: Mapping[str, str],
         outputs: Mapping[str, str],
         fixed: int | None = None,
+        constants: Mapping[str, Array] | None = None,
     ) -> None:
         self._runner = runner
         self._inputs = dict(inputs)
         self._outputs = dict(outputs)
         self._fixed = fixed
+        self._constants = dict(constants or {})
 
     def __call__(self, feed: Arrays) -> Arrays:
         given = {inner: feed[name] for name, inner in self._inputs.items()}
         wanted = list(self._outputs.values())
         if self._fixed is None:
-            return dict(zip(self._outputs, run(self._runner, wanted, given), strict=True))
+            found = run(self._runner, wanted, self._constants | given)
+            return dict(zip(self._outputs, found, strict=True))
         rows = len(next(iter(given.values())))
         parts = []
         for start in range(0, rows, self._fixed):
             # The last row is repeated to fill the fixed number of rows.
             chosen = np.minimum(np.arange(start, start + self._fixed), rows - 1)
             part = {name: array[chosen] for name, array in given.items()}
-            parts.append(run(self._runner, wanted, part))
+            parts.append(run(self._runner, wanted, self._constants | part))
         whole = [np.concatenate(part)[:rows] for part in zip(*parts, strict=True)]
         return dict(zip(self._outputs, whole, strict=True))
 
@@ -93,7 +97,12 @@ def feeds(manifest: Manifest) -> list[Arrays]:
     """Random inputs for a model: single rows, and then all of them together if it can run that."""
     random = np.random.default_rng(0)
     rows = {
-        value.name: random_array(random, numpy_type(value.datatype), (ROWS_COMPARED, *value.shape))
+        value.name: random_array(
+            random,
+            numpy_type(value.datatype),
+            (ROWS_COMPARED, *value.shape),
+            manifest.span(value.name),
+        )
         for value in map(manifest.value, manifest.inputs)
     }
     singles = [{n: array[i : i + 1] for n, array in rows.items()} for i in range(ROWS_COMPARED)]

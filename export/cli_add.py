@@ -62,13 +62,7 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         "models, or for those of one task",
     )
     command.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8"])
-    command.add_argument(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="INPUT=N,N,...",
-        help="extents of an input with free axes, without the batch axis",
-    )
+    _add_border_options(command)
     add_min_block(command)
     command.add_argument(
         "--tolerance",
@@ -77,6 +71,33 @@ def _add_options(command: argparse.ArgumentParser) -> None:
         help="largest difference to the uncut model, relative to the row and the channel",
     )
     command.add_argument("--replace", action="store_true", help="models that are there already")
+
+
+def _add_border_options(command: argparse.ArgumentParser) -> None:
+    """What inputs and outputs there are, and how many rows run at once."""
+    command.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="INPUT=N,N,...",
+        help="extents of an input with free axes, without the batch axis or with it",
+    )
+    command.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="INPUT=X[,X...]",
+        help="the value of an input that stays, as a sample rate; one number fills all of it",
+    )
+    command.add_argument(
+        "--outputs", metavar="A,B,...", help="the outputs to keep, in this order; default: all"
+    )
+    command.add_argument(
+        "--rows",
+        type=int,
+        choices=[1],
+        help="1: run one row at a time, though more might be possible",
+    )
 
 
 def _onnx(args: argparse.Namespace) -> None:
@@ -135,6 +156,9 @@ def _source(args: argparse.Namespace, task: str, name: str, file: File) -> Sourc
         labels=_labels(args.labels, task),
         precision=args.precision,
         shapes=dict(_shape(text) for text in args.shape),
+        inputs=dict(_value(text) for text in args.input),
+        outputs=tuple(args.outputs.split(",")) if args.outputs else (),
+        rows=args.rows,
         samples=_of_task(args.samples, task),
     )
 
@@ -173,6 +197,14 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
         return name, tuple(int(extent) for extent in extents.split(","))
     except ValueError as error:
         raise InvalidArgument(f"{text!r} is no shape: write INPUT=3,224,224") from error
+
+
+def _value(text: str) -> tuple[str, tuple[float, ...]]:
+    name, _, numbers = text.partition("=")
+    try:
+        return name, tuple(float(number) for number in numbers.split(","))
+    except ValueError as error:
+        raise InvalidArgument(f"{text!r} is no value: write INPUT=16000") from error
 
 
 def _add(args: argparse.Namespace, sources: Sequence[Source]) -> None:

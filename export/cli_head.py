@@ -23,7 +23,7 @@ def register(commands: Any) -> None:
     command.add_argument("--task", required=True)
     command.add_argument("--name", default="", help="of the new model; default: the task's")
     command.add_argument(
-        "--data", type=File, metavar="FOLDER", help="one folder of JPEG or PNG files for each class"
+        "--data", type=File, metavar="FOLDER", help="one folder of images for each class"
     )
     command.add_argument(
         "--test", type=File, metavar="FOLDER", help="such a folder to measure the accuracy on"

@@ -136,9 +136,11 @@ def _show(args: argparse.Namespace) -> None:
         print_json({"model": msgspec.to_builtins(model), "blocks": msgspec.to_builtins(blocks)})
         return
     say(f"{model.name}, a model for {model.task} ({model.precision})")
-    for kind, names in (("input", model.inputs), ("output", model.outputs)):
+    for kind, names in (("input", model.inputs), ("output", model.answers)):
         for name in names:
             say(f"  {kind} {_value(model.value(name))}")
+    for length in model.lengths:
+        say(f"  output {length.output} is as long as the data say, on axis {length.axes} of a row")
     if model.preprocess is not None:
         fields = msgspec.to_builtins(model.preprocess)
         say("  preprocess " + ", ".join(f"{key} {value}" for key, value in fields.items()))

@@ -17,11 +17,11 @@ from typing import TypeAlias
 
 import numpy as np
 import onnxruntime as ort
-from onnx import ValueInfoProto, helper
+from onnx import helper
 
 from export.check import compare
 from export.graph import OnnxGraph, to_model
-from export.probe import Array, Arrays, run, session
+from export.probe import SPAN, Array, Arrays, Span, run, session
 
 Places: TypeAlias = tuple[int, ...]  # the number of the row at each place of a batch
 
@@ -47,7 +47,7 @@ def dependence(
     if the graph does not run such rows.
     """
     runner = session(to_model(graph, watched).SerializeToString())
-    rows = _with_samples(unlike_rows(graph.inputs), samples)
+    rows = _with_samples(unlike_rows(graph), samples)
     trios = _trios(range(2 * _PLACES, len(next(iter(rows.values())))))
     seen: dict[tuple[str, int, int], bytes] = {}
     batches: list[tuple[Places, Arrays]] = []
@@ -93,16 +93,16 @@ def _companies_of(trios: Sequence[Places]) -> Iterator[Places]:
         yield from (trio, (first, 1, 5), (3, first, 2), (0, 4, first))
 
 
-def unlike_rows(inputs: Sequence[ValueInfoProto]) -> Arrays:
+def unlike_rows(graph: OnnxGraph) -> Arrays:
     """Two rows for each place of a batch: normal, dim, zeros; bright, bytes, constant."""
     random = np.random.default_rng(0)
     arrays: Arrays = {}
-    for value in inputs:
+    for value in graph.inputs:
         tensor = value.type.tensor_type
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         shape = tuple(dim.dim_value for dim in tensor.shape.dim)[1:]
         arrays[value.name] = np.stack(
-            _unlike_integers(random, dtype, shape)
+            _unlike_integers(random, dtype, shape, graph.spans.get(value.name))
             if dtype.kind in "iub"
             else _unlike_floats(random, dtype, shape)
         )
@@ -125,11 +125,15 @@ def _unlike_floats(
 
 
 def _unlike_integers(
-    random: np.random.Generator, dtype: np.dtype[np.generic], shape: tuple[int, ...]
+    random: np.random.Generator,
+    dtype: np.dtype[np.generic],
+    shape: tuple[int, ...],
+    span: Span | None,
 ) -> list[Array]:
-    """Bytes of any value; other integers are 0 or 1, since they may be indices of something."""
-    if dtype not in (np.uint8, np.int8):
-        spans = [(0, 1), (0, 1), (0, 0), (0, 1), (0, 1), (1, 1)]
+    """Bytes of any value; other integers are of the input's span."""
+    if span is not None or dtype not in (np.uint8, np.int8):
+        least, largest = both = span or SPAN
+        spans = [both, both, (least, least), both, both, (largest, largest)]
     elif dtype == np.uint8:
         spans = [(0, 255), (0, 4), (0, 0), (200, 255), (0, 255), (128, 128)]
     else:

@@ -1,6 +1,6 @@
 """Features: the values that a model computes below its last layer, for a folder of images.
 
-A folder holds one folder of JPEG or PNG files for each class. Knows nothing of training.
+A folder holds one folder of images for each class. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def images(folder: File) -> Images:
     for index, path in enumerate(classes):
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
         if not found:
-            raise InvalidArgument(f"{path} has no JPEG or PNG files")
+            raise InvalidArgument(f"{path} has no JPEG, PNG, WebP or BMP files")
         files += found
         targets += [index] * len(found)
     return Images(tuple(files), np.array(targets), tuple(map(check_name, classes)))

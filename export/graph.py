@@ -1,23 +1,34 @@
 """An ONNX file as a plain list of operators, inlined and without operators that compute nothing.
 
-Every graph here is sorted and in single assignment form. It has no functions, no control flow, no
-Constant, Identity or Dropout operators and no dead ones. Knows nothing of layers or blocks.
+Every graph here is sorted and in single assignment form. It has no functions, no loops, no
+Constant, Identity or Dropout operators and no dead ones. `export.branches` takes the `If` operators
+out, and `export.opset` brings it to an opset that all know. Knows nothing of layers or blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, inliner, numpy_helper
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    inliner,
+    numpy_helper,
+)
 
 from edged.errors import InvalidArgument, NotFound, Unsupported
 
-OLDEST_OPSET = 13
+OLDEST_OPSET = 13  # of a graph that is cut; `export.opset` brings older ones there
+_OLDEST_READ = 7  # ONNX Runtime promises to run models from this opset on
 LARGEST_BYTES = 2**31 - 1  # limit of a protobuf message, so of an ONNX file with its weights inside
 
 _RANDOM = {
@@ -35,11 +46,13 @@ class OnnxGraph:
     inputs: tuple[ValueInfoProto, ...]
     outputs: tuple[str, ...]
     opsets: dict[str, int]  # domain: version
+    # The least and the largest of the whole numbers that trials give an input; else 0 and 1.
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model file, and its graph."""
+    """A model as its file has it, and its graph."""
 
     model: ModelProto
     graph: OnnxGraph
@@ -72,18 +85,29 @@ def load(path: Path) -> ModelFile:
 
 def read(model: ModelProto) -> OnnxGraph:
     """The graph of a model in memory. Raises Unsupported."""
-    opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
-    if opsets.get("", OLDEST_OPSET) < OLDEST_OPSET:
-        raise Unsupported(
-            f"opset {opsets['']} is too old: export it again with opset {OLDEST_OPSET} or later"
-        )
     if model.functions:
         model = inliner.inline_local_functions(model)
-        opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
+    opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
+    if opsets.get("", OLDEST_OPSET) < _OLDEST_READ:
+        raise Unsupported(
+            f"opset {opsets['']} is too old: export it again with opset {_OLDEST_READ} or later"
+        )
     graph = model.graph
+    weights: dict[str, TensorProto] = {}
+    nodes = operators(graph, weights)
+    inputs = tuple(_declared(value) for value in graph.input if value.name not in weights)
+    outputs = tuple(value.name for value in graph.output)
+    return tidy(OnnxGraph(tuple(nodes), weights, inputs, outputs, opsets))
+
+
+def operators(graph: GraphProto, weights: dict[str, TensorProto]) -> list[NodeProto]:
+    """The operators of a graph or of a branch. Its weights and constants are added to `weights`.
+
+    Raises Unsupported.
+    """
     if graph.sparse_initializer:
         raise Unsupported("sparse weights are not supported: export it again with dense ones")
-    weights = {tensor.name: tensor for tensor in graph.initializer}
+    weights |= {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[NodeProto] = []
     for node in graph.node:
         _refuse(node, weights)
@@ -91,9 +115,7 @@ def read(model: ModelProto) -> OnnxGraph:
             weights[node.output[0]] = _constant(node)
         else:
             nodes.append(node)
-    inputs = tuple(value for value in graph.input if value.name not in weights)
-    outputs = tuple(value.name for value in graph.output)
-    return tidy(OnnxGraph(tuple(nodes), weights, inputs, outputs, opsets))
+    return nodes
 
 
 def tidy(graph: OnnxGraph) -> OnnxGraph:
@@ -103,7 +125,8 @@ def tidy(graph: OnnxGraph) -> OnnxGraph:
     """
     alias: dict[str, str] = {}
     kept: list[NodeProto] = []
-    fixed = {value.name for value in graph.inputs} | set(graph.weights) | set(graph.outputs)
+    seen = set[str]().union(*map(seen_inside, graph.nodes)) | set(graph.outputs)
+    fixed = {value.name for value in graph.inputs} | set(graph.weights) | seen
     for original in graph.nodes:
         node = NodeProto()
         node.CopyFrom(original)
@@ -112,7 +135,7 @@ def tidy(graph: OnnxGraph) -> OnnxGraph:
             node.input[i] = alias.get(name, name)
         if not _copies(node):
             kept.append(node)
-        elif node.output[0] not in graph.outputs:
+        elif node.output[0] not in seen:
             alias[node.output[0]] = node.input[0]
         elif node.input[0] not in fixed:
             # The value takes the public name everywhere, also where an earlier operator reads it.
@@ -129,10 +152,41 @@ def tidy(graph: OnnxGraph) -> OnnxGraph:
     for node in reversed(kept):
         if needed & set(node.output):
             live.append(node)
-            needed |= set(node.input)
+            needed |= set(node.input) | seen_inside(node)
     live.reverse()
     weights = {name: tensor for name, tensor in graph.weights.items() if name in needed}
     return replace(graph, nodes=tuple(live), weights=weights)
+
+
+def bodies(node: NodeProto) -> list[GraphProto]:
+    """The graphs inside an operator: branches, or the body of a loop."""
+    return [
+        graph
+        for attribute in node.attribute
+        for graph in ([attribute.g] if attribute.HasField("g") else attribute.graphs)
+    ]
+
+
+def seen_inside(node: NodeProto) -> set[str]:
+    """The names that the graphs inside an operator use; those of outer values are among them."""
+    names: set[str] = set()
+    for body in bodies(node):
+        names |= {value.name for value in body.output}
+        for inner in body.node:
+            names |= set(inner.input) | seen_inside(inner)
+    return names
+
+
+def rename(node: NodeProto, names: Mapping[str, str]) -> None:
+    """Rename values that an operator, and the graphs inside it, read and write."""
+    for side in (node.input, node.output):
+        for i, name in enumerate(side):
+            side[i] = names.get(name, name)
+    for body in bodies(node):
+        for value in body.output:
+            value.name = names.get(value.name, value.name)
+        for inner in body.node:
+            rename(inner, names)
 
 
 def to_model(
@@ -183,18 +237,27 @@ def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
+def _declared(value: ValueInfoProto) -> ValueInfoProto:
+    """An input as it is declared. Extents of -1, which some exporters write, are free ones."""
+    copy = ValueInfoProto()
+    copy.CopyFrom(value)
+    for dim in copy.type.tensor_type.shape.dim:
+        if dim.HasField("dim_value") and dim.dim_value < 1:
+            dim.Clear()
+    return copy
+
+
 def _copies(node: NodeProto) -> bool:
     one_output = not any(node.output[1:])
     return node.domain == "" and node.op_type in ("Dropout", "Identity") and one_output
 
 
 def _refuse(node: NodeProto, weights: dict[str, TensorProto]) -> None:
-    for attribute in node.attribute:
-        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-            raise Unsupported(
-                f"control flow ({node.op_type} {node.name!r}) is not supported: export the model "
-                "for one fixed size of image, or cut the operator off"
-            )
+    if bodies(node) and node.op_type != "If":
+        raise Unsupported(
+            f"control flow ({node.op_type} {node.name!r}) is not supported: export the model "
+            "for one fixed size of image, or leave out the outputs that need it (--outputs)"
+        )
     if node.op_type == "BatchNormalization" and _learns(node):
         raise Unsupported(
             f"it learns from what it is given ({node.op_type} {node.name!r} in training mode): "

@@ -161,6 +161,7 @@ def _draft(features: Features, head: Head, task: str, name: str) -> ModelDraft:
         labels=head.bound.labels,
         accuracy=head.bound.accuracy,
         head_of=HeadOf(base.name, head.bound.features),
+        lengths=(),
     )
     whole = whole_block(path)
     uncut = Uncut(

@@ -4,24 +4,26 @@ A cut is between two operators where only the trunk, the value made last, matter
 that follow. Other values that are still needed there (a skip connection of a segmentation net, a
 feature map for a pyramid) must not meet the trunk again soon, as the two sides of a residual block
 do. So a residual stream is cut after its addition, and an encoder has the same cuts whether or not
-a decoder reads its inner values: so models that share an encoder are found to share it.
+a decoder reads its inner values: so models that share an encoder are found to share it. A value
+beside the trunk that no weight has touched, as an attention mask, is carried along and forbids no
+cut, though each layer reads it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from edged.errors import Unsupported
 from edged.manifest import DataType, Layer, Value
 from export.canonical import CanonicalLayer, Type, make_layer
-from export.graph import OnnxGraph
+from export.graph import integers, rename
 from export.normalise import Flow
-from export.probe import Facts
 
 MAX_CROSSING = 8  # most values that may be made before a cut and read after it
 NEAR = 6  # weighted operators; a residual block, an attention or an inverted bottleneck has fewer
@@ -42,12 +44,10 @@ _ELEMENTS: dict[str, tuple[int, DataType]] = {
     "float": (TensorProto.FLOAT, "FP32"),
     "double": (TensorProto.DOUBLE, "FP64"),
 }
+_AXIS = "edged.front"  # name of a weight: the axis of rows
+_FRONT = {_AXIS: integers([0])}
 _DATATYPES = {element: datatype for element, datatype in _ELEMENTS.values()}
 _NUMPY = {d: helper.tensor_dtype_to_np_dtype(element) for element, d in _ELEMENTS.values()}
-
-
-class DataSized(Unsupported):
-    """An output whose length depends on the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,12 @@ class Path:
 def cut(flow: Flow, rows: int | None = None) -> Path:
     """The layers of a model; `rows` if it can only run that many at once.
 
+    For one row, a value without an axis for it gets one where it crosses from layer to layer.
     Raises Unsupported if an input or output is not a tensor with the rows as its first axis.
     """
     types = _border_types(flow, rows)
+    bare = _bare_types(flow) if rows == 1 else {}
+    types |= bare
     for name in (*flow.inputs, *flow.outputs):
         if name not in types:
             raise Unsupported(
@@ -83,8 +86,8 @@ def cut(flow: Flow, rows: int | None = None) -> Path:
         reads = list(dict.fromkeys(n for group in groups for n in group.reads if n not in made))
         writes = [name for name in made if last_reads.get(name, -1) >= end]
         layer, ordered = make_layer(
-            [node for group in groups for node in group.nodes],
-            flow.weights,
+            _with_rows([node for group in groups for node in group.nodes], reads, writes, bare),
+            flow.weights | _FRONT,
             [(name, types[name]) for name in reads],
             [(name, types[name]) for name in sorted(writes)],
             flow.opsets,
@@ -98,16 +101,34 @@ def cut(flow: Flow, rows: int | None = None) -> Path:
     return Path(flow.inputs, flow.outputs, tuple(uses), values, layers)
 
 
-def refuse_data_sized(graph: OnnxGraph, facts: Facts) -> None:
-    """Raise DataSized if an extent of an output depends on the content of an input."""
-    for name in graph.outputs:
-        if name in facts.varying:
-            axes = ", ".join(map(str, sorted(facts.varying[name])))
-            raise DataSized(
-                f"output {name!r} has a length that depends on the data (axis {axes}), which "
-                "cannot be served yet: export the model without this last step, or with one that "
-                "always gives as many (the best 100, say)"
-            )
+def _bare_types(flow: Flow) -> dict[str, Type]:
+    """The types of the values that have no row axis, without one, where all is one row."""
+    types = {}
+    for name, size in flow.sizes.items():
+        kind = flow.types.get(name, "")[len("tensor(") : -1]
+        has_axis = len(size.fixed) > 0 and size.fixed[0] == 1
+        if kind in _ELEMENTS and not has_axis and size.fixed.all():
+            types[name] = Type(_ELEMENTS[kind][0], tuple(int(n) for n in size.fixed), 1)
+    return types
+
+
+def _with_rows(
+    nodes: Sequence[NodeProto], reads: Sequence[str], writes: Sequence[str], bare: Container[str]
+) -> list[NodeProto]:
+    """The operators of a layer, which take the row axis off what they read and put it on again."""
+    names = {name: f"edged.bare.{name}" for name in (*reads, *writes) if name in bare}
+    found = [
+        helper.make_node("Squeeze", [name, _AXIS], [names[name]]) for name in reads if name in names
+    ]
+    for node in nodes:
+        copy = NodeProto()
+        copy.CopyFrom(node)
+        rename(copy, names)
+        found.append(copy)
+    for name in writes:
+        if name in names:
+            found.append(helper.make_node("Unsqueeze", [names[name], _AXIS], [name]))
+    return found
 
 
 def element_type(datatype: DataType) -> int:
@@ -144,14 +165,16 @@ def _spans(flow: Flow, types: dict[str, Type]) -> list[tuple[int, int]]:
     another change of shape. The latter is a layer of its own, so that models that share weights and
     continue differently after them still share these weights.
     """
-    cuts = _Cutter(flow, types).cuts()
-    trunks = {0: flow.inputs[0], **cuts, len(flow.groups): flow.outputs[0]}
+    cutter = _Cutter(flow, types)
+    trunks = {0: flow.inputs[0], **cutter.cuts(), len(flow.groups): flow.outputs[0]}
     spans: list[tuple[int, int]] = []
     bare = False  # whether the last span has no weight
     for (start, before), (end, after) in pairwise(trunks.items()):
         weighted = any(group.weighted for group in flow.groups[start:end])
         same_shape = types[before].shape == types[after].shape
-        if spans and not weighted and (bare or same_shape):
+        read = {name for group in flow.groups[start:end] for name in group.reads}
+        alone = cutter.carried.isdisjoint(read)  # a mask is of its reader, not of the layer before
+        if spans and not weighted and (bare or (same_shape and alone)):
             spans[-1] = (spans[-1][0], end)
         else:
             spans.append((start, end))
@@ -170,6 +193,7 @@ class _Cutter:
             self._readers |= {name: [] for name in group.writes}
             for name in group.reads:
                 self._readers[name].append(i)
+        self.carried = self._beside_the_trunk()  # values that forbid no cut
 
     def cuts(self) -> dict[int, str]:
         """The groups before which the graph may be cut, each with the trunk there."""
@@ -194,9 +218,20 @@ class _Cutter:
         if trunk is None or self._is_dequantized(makers[trunk]):
             return None
         ahead = self._ahead(trunk, position)
-        if any(self._meets(name, position, ahead) for name in begun if name != trunk):
-            return None
-        return trunk
+        others = (name for name in begun if name != trunk and name not in self.carried)
+        return None if any(self._meets(name, position, ahead) for name in others) else trunk
+
+    def _beside_the_trunk(self) -> set[str]:
+        """The values that no weight leads to, and that lead to a weight through the trunk alone."""
+        bare = set(self._flow.inputs)
+        for group in self._flow.groups:
+            if not group.weighted and bare.issuperset(group.reads):
+                bare.update(group.writes)
+        led: set[str] = set()
+        for group in reversed(self._flow.groups):
+            if group.weighted or led.intersection(group.writes):
+                led |= bare.intersection(group.reads)
+        return bare - led
 
     def _is_dequantized(self, maker: int) -> bool:
         """Whether a value must stay with its reader, so that the reader can run on integers."""

@@ -22,9 +22,11 @@ from export.graph import OnnxGraph, to_model
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Arrays: TypeAlias = dict[str, Array]
+Span: TypeAlias = tuple[int, int]  # the least and the largest of some whole numbers
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 ROWS_TRIED = (1, 2, 3)
+SPAN: Span = (0, 1)  # whole numbers that an input usually gets, as they may be indices
 
 # Moving bytes gives the same result on every machine; arithmetic on floats may not, and its result
 # would make the digest of a layer depend on where it was exported.
@@ -102,38 +104,48 @@ def run(
         raise InvalidArgument(f"ONNX Runtime cannot run the model: {_line(error)}") from error
 
 
-def feed(graph: OnnxGraph, rows: int, seed: int = 0) -> Arrays:
-    """Random input: standard normal floats, bytes of any value, other integers 0 or 1.
+def feed(graph: OnnxGraph, rows: int | None, seed: int = 0) -> Arrays:
+    """Random input: standard normal floats, bytes of any value, other integers of the input's span.
 
-    Raises Unsupported if an axis has an unknown extent.
+    `rows` is the extent of axis 0 of each input; None takes what the input says. Raises Unsupported
+    if an axis has an unknown extent.
     """
-    random = np.random.default_rng([seed, rows])
+    random = np.random.default_rng([seed, rows or 0])
     arrays: Arrays = {}
     for value in graph.inputs:
         tensor = value.type.tensor_type
         extents = [dim.dim_value for dim in tensor.shape.dim]
-        if not extents or min([1, *extents[1:]]) < 1:
+        if rows is not None:
+            extents[:1] = [rows]
+        if min([1, *extents]) < 1:
             raise Unsupported(
                 f"input {value.name!r} has axes of unknown size: say it as --shape "
                 f"{value.name}=3,224,224 (without the batch axis)"
             )
         arrays[value.name] = random_array(
-            random, helper.tensor_dtype_to_np_dtype(tensor.elem_type), (rows, *extents[1:])
+            random,
+            helper.tensor_dtype_to_np_dtype(tensor.elem_type),
+            tuple(extents),
+            graph.spans.get(value.name),
         )
     return arrays
 
 
 def random_array(
-    random: np.random.Generator, dtype: npt.DTypeLike, shape: tuple[int, ...]
+    random: np.random.Generator,
+    dtype: npt.DTypeLike,
+    shape: tuple[int, ...],
+    span: Span | None = None,
 ) -> Array:
     """Random values as `feed` makes them."""
     kind = np.dtype(dtype)
-    if kind in (np.uint8, np.int8):
+    if span is None and kind in (np.uint8, np.int8):
         bounds = np.iinfo(kind)
-        return random.integers(bounds.min, bounds.max, shape, kind, endpoint=True)
+        return np.asarray(random.integers(bounds.min, bounds.max, shape, kind, endpoint=True))
     if kind.kind in "iub":
-        return random.integers(0, 2, shape).astype(kind)
-    return random.standard_normal(shape).astype(kind)
+        least, largest = span or SPAN
+        return np.asarray(random.integers(least, largest, shape, endpoint=True), kind)
+    return np.asarray(random.standard_normal(shape)).astype(kind)
 
 
 def probe(graph: OnnxGraph, rows: Sequence[int] = ROWS_TRIED) -> Facts:

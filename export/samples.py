@@ -14,7 +14,8 @@ from numpy.lib.npyio import NpzFile
 
 from edged.errors import InvalidArgument, NotFound
 from edged.manifest import Preprocess
-from export.pictures import ENDINGS, image_shape, prepared
+from edged.preprocess import DTYPES
+from export.pictures import ENDINGS, prepared
 from export.probe import Array, Arrays
 
 SAMPLES_MAX = 8  # rows; each is run in four batches of three, and alone
@@ -52,12 +53,14 @@ def _pictures(folder: File, inputs: Arrays, spec: Preprocess | None) -> Arrays:
         if file.suffix.lower() in ENDINGS and file.is_file() and not _hidden(file, folder)
     )
     if not files:
-        raise InvalidArgument(f"the samples {folder} have no JPEG or PNG files: give some")
-    shape = image_shape(spec)
-    (name, like), *others = inputs.items()
-    if others or like.dtype != np.float32 or like.shape[1:] != shape:
         raise InvalidArgument(
-            f"the preprocessing makes one float32 image of shape {list(shape)} of the samples "
+            f"the samples {folder} have no JPEG, PNG, WebP or BMP files: give some"
+        )
+    dtype = DTYPES[spec.datatype]
+    (name, like), *others = inputs.items()
+    if others or like.dtype != dtype or like.shape[1:] != spec.shape:
+        raise InvalidArgument(
+            f"the preprocessing makes one {dtype} image of shape {list(spec.shape)} of the samples "
             f"{folder}, and the model takes {_told(inputs)}: mend the preprocessing, or say whose "
             "samples they are (--samples TASK=PATH)"
         )

@@ -134,6 +134,104 @@ def test_a_spare_channel_changes_nothing(layout: str, color: str, size: tuple[in
     np.testing.assert_array_equal(found, expected)
 
 
+# --- other inputs than three channels of floats ---------------------------------------------------
+
+
+def made(image: np.ndarray, spec: Preprocess) -> np.ndarray:
+    """The model's input for a picture."""
+    out = np.zeros(spec.shape, preprocess.DTYPES[spec.datatype])
+    preprocess.normalise(image, spec, out)
+    return out
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("spare", [False, True])
+def test_grey_is_the_luma_of_bt_601(layout: str, spare: bool) -> None:
+    image = picture(30, 40)
+    spec = Preprocess(30, 40, color="GRAY", layout=layout, mean=(0.25, 9, 9), std=(0.5, 9, 9))
+    found = made(np.dstack([image, image[..., :1]]) if spare else image, spec)
+    luma = image @ np.array([0.299, 0.587, 0.114])
+    assert found.shape == ((1, 30, 40) if layout == "NCHW" else (30, 40, 1))
+    bytes_ = (found.reshape(30, 40) * 0.5 + 0.25) * 255
+    assert np.abs(bytes_ - luma).max() < 0.51, "rounded to a byte before it is normalised"
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("color", ["RGB", "BGR"])
+def test_half_precision_is_rounded_once_from_the_exact_value(layout: str, color: str) -> None:
+    spec = Preprocess(
+        60, 80, layout=layout, color=color, mean=(0.1, 0.2, 0.3), std=(0.7, 0.8, 0.9),
+        datatype="FP16",
+    )  # fmt: skip
+    image = picture()
+    channels = image if color == "RGB" else image[..., ::-1]
+    exact = ((channels.astype(np.float64) * spec.scale - spec.mean) / spec.std).astype(np.float16)
+    expected = exact if layout == "NHWC" else exact.transpose(2, 0, 1)
+    np.testing.assert_array_equal(made(image, spec), expected)
+
+
+def test_bytes_stay_bytes_and_fractions_of_them_are_refused() -> None:
+    image = picture()
+    spec = Preprocess(60, 80, scale=1.0, datatype="UINT8", layout="NHWC", color="BGR")
+    np.testing.assert_array_equal(made(image, spec), image[..., ::-1])
+    preprocess.check_values(spec)
+    for wrong in (
+        Preprocess(8, 8, datatype="UINT8"),
+        msgspec.structs.replace(spec, mean=(1, 0, 0)),
+    ):
+        with pytest.raises(InvalidArgument, match=r"model takes UINT8: set scale = 1\.0"):
+            preprocess.check_values(wrong)
+    with pytest.raises(InvalidArgument, match="which FP16 cannot hold"):
+        preprocess.check_values(Preprocess(8, 8, scale=1e4, datatype="FP16"))
+
+
+@pytest.mark.parametrize("color", ["RGB", "BGR"])
+@pytest.mark.parametrize(
+    ("size", "align", "place"),
+    [  # height and width; where the picture then lies in 48 x 48
+        ((32, 48), "center", (8, 40, 0, 48)),
+        ((32, 48), "corner", (0, 32, 0, 48)),
+        ((48, 16), "center", (0, 48, 16, 32)),
+        ((24, 48), "center", (12, 36, 0, 48)),
+        ((96, 60), "center", (0, 48, 9, 39)),
+        ((5, 12), "center", (14, 34, 0, 48)),
+        ((48, 33), "center", (0, 48, 7, 40)),  # an odd rest: the larger part comes last
+    ],
+)
+def test_a_letterbox_shows_the_whole_picture_on_a_border(
+    color: str, size: tuple[int, int], align: str, place: tuple[int, int, int, int]
+) -> None:
+    spec = Preprocess(
+        48, 48, "letterbox", color=color, scale=1.0, layout="NHWC", border=(10, 20, 30), align=align
+    )
+    image = picture(*size)
+    found = made(image, spec)
+    top, bottom, left, right = place
+    inside = resizing.resize(image, bottom - top, right - left, "linear")
+    expected = np.full((48, 48, 3), (10, 20, 30), np.float32)
+    expected[top:bottom, left:right] = inside
+    np.testing.assert_array_equal(found, expected if color == "RGB" else expected[..., ::-1])
+    spare = np.empty((48, 48, 3), np.float32)
+    preprocess.normalise(np.dstack([image, image[..., :1]]), spec, spare)
+    np.testing.assert_array_equal(spare, found)
+
+
+def test_the_border_of_a_letterbox_is_normalised_like_the_picture() -> None:
+    spec = Preprocess(8, 8, "letterbox", mean=(0.1, 0.2, 0.3), std=(0.7, 0.8, 0.9))
+    found = made(np.full((4, 8, 3), 114, np.uint8), spec)
+    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
+        np.testing.assert_allclose(found[channel], (114 / 255 - mean) / std, rtol=1e-6)
+
+
+def test_new_settings_at_their_defaults_leave_the_features_of_heads_as_they_are() -> None:
+    old = manifest.decode(json.dumps(OLD_MANIFEST).encode())
+    stored = json.loads(manifest.encode(old))
+    assert not {"lengths", "spans"} & stored.keys()
+    spec = Preprocess(8, 8, "letterbox", border=(0, 0, 0), align="corner", datatype="FP16")
+    new = msgspec.structs.replace(old, preprocess=spec)
+    assert manifest.decode(manifest.encode(new)) == new
+
+
 # --- versions of resizing -------------------------------------------------------------------------
 
 OLD_MANIFEST = {  # stored before resizing had a version

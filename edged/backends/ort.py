@@ -35,7 +35,14 @@ from edged.backends import mapped
 from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.block_files import bytes_of, files_of
 from edged.backends.memory import NUMPY, Array, HostMemory
-from edged.backends.ort_common import args_of, check_provider, line, of_load, of_run
+from edged.backends.ort_common import (
+    args_of,
+    check_provider,
+    is_of_memory,
+    line,
+    of_load,
+    of_run,
+)
 from edged.backends.ort_cuda import OnnxRuntimeCuda
 from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import check
@@ -49,6 +56,7 @@ _MODEL = "model.onnx"
 _WEIGHTS = "weights"  # how the names of files with weights begin
 _LEAST_BYTES = 4096  # smaller weights stay in the model: a mapping takes a page anyway
 _LOG_ERRORS = 3  # log severity of onnxruntime: errors and worse
+_LOG_FATAL = 4
 _WAKE_THREADS_S = 0.1e-3  # approximate time to wake threads and to wait for the last of them
 _TIMED_RUNS_MAX = 5  # several runs, since the first is slow and others may have the processor
 _MAX_BINDINGS = 2048  # buffers are reused, so the same addresses come again and again
@@ -345,14 +353,24 @@ def _share_arena() -> None:
 
 
 def _is_quick(session: Any, use: BlockUse) -> bool:
-    """Whether one thread runs a row of zeros in less time than waking other threads takes."""
+    """Whether one thread runs a row of zeros in less time than waking other threads takes.
+
+    False for a block that cannot run zeros, as one that divides by them.
+    """
+    quiet = ort.RunOptions()
+    quiet.log_severity_level = _LOG_FATAL
     feeds = {
         f"x{index}": np.zeros((1, *tensor.shape), NUMPY[tensor.datatype])
         for index, tensor in enumerate(use.reads)
     }
     for _ in range(_TIMED_RUNS_MAX):
         began_s = time.perf_counter()
-        session.run(None, feeds)
+        try:
+            session.run(None, feeds, quiet)
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            if is_of_memory(error):
+                raise
+            return False
         took_s = time.perf_counter() - began_s
         if took_s < _WAKE_THREADS_S:
             return True

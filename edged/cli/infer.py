@@ -19,8 +19,8 @@ def register(commands: Any) -> None:
     parser = commands.add_parser(
         "infer",
         help="do tasks on images",
-        description="Ask a daemon for tasks on image files (JPEG or PNG). With --json, one object "
-        "a line for each image. The exit status is 1 if any image failed.",
+        description="Ask a daemon for tasks on images (JPEG, PNG, WebP, BMP). With --json, one "
+        "object a line for each image. The exit status is 1 if any image failed.",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     parser.add_argument(
@@ -75,7 +75,7 @@ def _wanted(client: Client, task: str, args: argparse.Namespace) -> wire.Request
     top_k = args.top_k
     if top_k is None and not args.raw:
         first = client.model(task).outputs[0]
-        top_k = 1 if len(first.shape) == 2 else None
+        top_k = 1 if len(first.shape) == 2 and first.shape[1] > 0 else None
     how = wire.OutputParameters(classification=top_k, softmax=args.softmax)
     return wire.RequestedOutput(task, how)
 

@@ -22,7 +22,7 @@ from edged.errors import EdgedError, InvalidArgument, NotFound
 from edged.uplink.sender import Upload
 
 Image: TypeAlias = "bytes | os.PathLike[str] | NDArray[np.uint8]"
-"""A JPEG or PNG file (its bytes or its path), or decoded RGB pixels of shape (height, width, 3)."""
+"""A JPEG, PNG, WebP or BMP file (bytes or path), or RGB pixels of shape (height, width, 3)."""
 
 Inputs: TypeAlias = "Image | Sequence[Image] | Mapping[str, NDArray[Any]]"
 """One image; several, all files or all pixels of one size; or tensors by name, (rows, ...)."""
@@ -148,7 +148,7 @@ def _file(image: Any) -> bytes:
         return bytes(image)
     if not isinstance(image, os.PathLike):
         raise InvalidArgument(
-            f"an image of type {type(image).__name__}: give the bytes of a JPEG or PNG file, a "
+            f"an image of type {type(image).__name__}: give the bytes of a file, a "
             "pathlib.Path, or all images as arrays"
         )
     try:

@@ -119,7 +119,7 @@ class Client(ClientBase):
     def infer(self, inputs: Inputs, tasks: Tasks, **options: Unpack[Options]) -> Result:
         """Do `tasks` on the rows of `inputs`. Raises the coded error of a failure.
 
-        inputs   one image or several (JPEG or PNG bytes or paths; uint8 RGB arrays of shape
+        inputs   one image or several (bytes of files, or paths; uint8 RGB arrays of shape
                  (height, width, 3)), or the model's own tensors by name, of shape (rows, ...)
         tasks    names; or `wire.RequestedOutput`s, to ask for each in another way
         options  see `Options`

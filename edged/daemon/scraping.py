@@ -15,9 +15,9 @@ import socket
 import subprocess
 from collections.abc import Callable, Container
 
+from edged.children import command
 from edged.daemon.peers.listening import listen
 from edged.daemon.restarts import Restarts
-from edged.device.process import command
 from edged.endpoints import Endpoint, Ipc
 from edged.errors import Unavailable
 from edged.link.channel import Garbled, Receiver, Sender, channel_pair

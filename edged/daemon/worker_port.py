@@ -232,7 +232,7 @@ class WorkerPort:
                 return False
             if request is not None:
                 model = self._models[answer.model]
-                if len(answer.outputs) != len(model.outputs):
+                if len(answer.outputs) != len(model.outputs) - len(model.lengths):
                     return False
                 request.add(model, answer, tensors)
         for rid, _ in owed:

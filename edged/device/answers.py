@@ -9,6 +9,7 @@ import numpy as np
 from edged import wire
 from edged.backends.memory import NUMPY, Array
 from edged.device.staging import Staged
+from edged.errors import Unsupported
 from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.paths.layout import BufferView, Place
@@ -41,8 +42,10 @@ class Answers:
                 self._classes[key] = found
             classes = tuple(self._classes[key][mine])
         outputs = []
-        for name, tensor in zip(manifest.outputs, tensors, strict=True):
-            part = tensor[mine]
+        parts = dict(zip(manifest.outputs, [tensor[mine] for tensor in tensors], strict=True))
+        if manifest.lengths:
+            _shorten(parts, manifest)
+        for name, part in parts.items():
             if classes is None:
                 self.payload.append(part[..., np.newaxis].view(np.uint8).data)
             outputs.append(link.ModelOutput(name, _DATATYPES[part.dtype], part.shape, classes))
@@ -58,6 +61,26 @@ class Answers:
                 tensors[0] = softmax(tensors[0])
             self._tensors[key] = tensors
         return self._tensors[key]
+
+
+def _shorten(parts: dict[str, Array], manifest: Manifest) -> None:
+    """Cut outputs to their lengths in the one row that they have, and drop those that tell these.
+
+    Raises Unsupported for a length beyond the room of its output.
+    """
+    for length in manifest.lengths:
+        room = parts[length.output]
+        assert len(room) == 1, "outputs of free length have one row; this is a bug"
+        cut = [slice(None)] * room.ndim
+        for axis, extent in zip(length.axes, parts.pop(length.told_by)[0].tolist(), strict=True):
+            if extent > room.shape[1 + axis]:
+                raise Unsupported(
+                    f"output {length.output!r} of model {manifest.name!r} has {extent} entries, "
+                    f"and there is room for {room.shape[1 + axis]}: export the model again with "
+                    "samples like this input (--samples)"
+                )
+            cut[1 + axis] = slice(extent)
+        parts[length.output] = np.ascontiguousarray(room[tuple(cut)])
 
 
 def softmax(scores: Array) -> Array:

@@ -144,9 +144,9 @@ class Calibration:
             return
         sizes = list(dict.fromkeys((1, *_doubled(most_rows), most_rows)))
         pool = Pool(0, shape_of(manifest), most_rows, self._backend.memory)
-        for array in pool.arrays:
+        for name, array in zip(manifest.inputs, pool.arrays, strict=True):
             # Whatever lies in fresh memory could be denormal floats, which take far longer.
-            array[:] = np.asarray(0.5).astype(array.dtype)
+            array[:] = np.asarray((manifest.span(name) or (0.5,))[0]).astype(array.dtype)
         segments = {rows: Segment(pool, list(range(rows)), (key,)) for rows in sizes}
         taken_bytes = []
         pool_bytes = 0 if is_apart(self._backend) else pool.nbytes

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import msgspec
 
+from edged.children import command
 from edged.daemon.places import check_directory
-from edged.device.process import command
 from edged.doctor.probe import Probe
 from edged.errors import EdgedError
 from edged.telemetry.files import FileTree

@@ -82,7 +82,7 @@ class _Part(msgspec.Struct, frozen=True, array_like=True):
 class Input(_Part, frozen=True):
     """One input of a request; `shape` has the row axis.
 
-    encoded  JPEG or PNG files, one payload frame a row; datatype and shape say nothing
+    encoded  files of pictures, one payload frame a row; datatype and shape say nothing
     pixels   one frame, uint8 RGB of shape (rows, height, width, 3)
     tensor   one frame, row-major and little-endian, for the model's input called `name`
              (with one input on either side the name is not looked at)

@@ -45,7 +45,7 @@ def decode(data: Bytes, *, max_pixels: int = MAX_PIXELS) -> Image:
     """The upright picture, uint8 RGB of shape (height, width, 3).
 
     Raises ResourceExhausted for a picture that would take too much time or memory, before anything
-    is decoded; InvalidArgument for a damaged file; Unsupported for some kinds of JPEG.
+    is decoded; InvalidArgument for a damaged file; Unsupported for rare kinds of file.
     """
     header = files.look(data)
     check(header, max_pixels)
@@ -58,7 +58,7 @@ def pixels_of(header: PictureHeader, *, spare: bool = False) -> Image:
     spare  the picture may have a fourth, unused channel: a JPEG decodes as fast to four channels,
            and exact resizing is a third faster with them
     """
-    image = _decode_jpeg(header, spare) if header.kind == "JPEG" else _decode_png(header)
+    image = _decode_jpeg(header, spare) if header.kind == "JPEG" else _decode_other(header)
     turn = _UPRIGHT.get(header.orientation)
     return image if turn is None else turn(image)
 
@@ -71,13 +71,13 @@ def _decode_jpeg(header: PictureHeader, spare: bool) -> Image:
     return _as_announced(header, image)
 
 
-def _decode_png(header: PictureHeader) -> Image:
+def _decode_other(header: PictureHeader) -> Image:
     try:
         image = cv2.imdecode(np.frombuffer(header.file, np.uint8), _STORED)
     except cv2.error as error:
-        raise damaged("PNG", error.err) from error
+        raise damaged(header.kind, error.err) from error
     if image is None:
-        raise damaged("PNG", "it does not decode")
+        raise damaged(header.kind, "it does not decode")
     return _as_announced(header, cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image))
 
 

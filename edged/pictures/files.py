@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edged.errors import InvalidArgument
-from edged.pictures import jpeg, png
+from edged.pictures import bmp, jpeg, png, webp
 from edged.pictures.header import Bytes, PictureHeader
 
+KINDS = "JPEG, PNG, WebP or BMP"
 PEEK_BYTES = 4096  # `light_pixels` needs this much of a file, unless long segments come first
 
 
 def look(data: Bytes) -> PictureHeader:
-    """The header of a JPEG or PNG file.
+    """The header of a JPEG, PNG, WebP or BMP file.
 
-    Raises InvalidArgument for any other file and for a damaged one; Unsupported for some JPEGs.
+    Raises InvalidArgument for any other file and for a damaged one; Unsupported for rare kinds.
     """
     data = memoryview(data)  # slices of it are not copies
     magic = bytes(data[:8])
@@ -22,10 +23,14 @@ def look(data: Bytes) -> PictureHeader:
         return jpeg.look(data)
     if magic == png.MAGIC:
         return png.look(data)
+    if magic.startswith(webp.MAGIC) and data[8:12] == webp.FORM:
+        return webp.look(data)
+    if magic.startswith(bmp.MAGIC):
+        return bmp.look(data)
     if not magic:
-        raise InvalidArgument("the image is empty: send the bytes of a JPEG or PNG file")
+        raise InvalidArgument(f"the image is empty: send the bytes of a {KINDS} file")
     raise InvalidArgument(
-        f"the image begins with {magic!r}, neither JPEG nor PNG: send the bytes of such a file"
+        f"the image begins with {magic!r}, which no {KINDS} file does: send the bytes of one"
     )
 
 
@@ -48,4 +53,6 @@ def _light_pixels(data: memoryview) -> int | None:
     magic = bytes(data[:8])
     if magic.startswith(jpeg.MAGIC):
         return jpeg.pixels_at_once(data)
-    return png.pixels(data) if magic == png.MAGIC else None
+    if magic.startswith(bmp.MAGIC):
+        return bmp.pixels(data)
+    return png.pixels(data) if magic == png.MAGIC else None  # a WebP takes longer

@@ -17,14 +17,15 @@ MAX_PIXELS = 50_000_000  # default limit for one picture
 MAX_SCANS = 500  # the limit for a JPEG that libjpeg-turbo advises; real ones have about ten scans
 MAX_SCANNED_PIXELS = 2**29  # scans times pixels: decoding goes over the whole picture in each scan
 _SLACK_BYTES = 1 << 20  # rows, tables and windows of the libraries
-_PNG_PIXEL_BYTES = 8  # measured: at most 6.1, for every colour type, depth and interlacing
+# Measured: a PNG at most 6.1, for every colour type, depth and interlacing; a WebP 7.1; a BMP 6.1.
+_PIXEL_BYTES = 8  # of files other than JPEGs
 
 
 @dataclass(frozen=True, slots=True)
 class PictureHeader:
     """The facts of a header that decide how a picture is decoded, and what that takes."""
 
-    kind: Literal["JPEG", "PNG"]
+    kind: Literal["JPEG", "PNG", "WebP", "BMP"]
     height: int  # pixels, as stored
     width: int
     orientation: int  # EXIF orientation; 1 is upright
@@ -70,8 +71,8 @@ def check(header: PictureHeader, max_pixels: int) -> None:
 def decode_bytes(header: PictureHeader) -> int:
     """The most memory that decoding takes at one time, the upright picture included."""
     copied_bytes = sum(map(len, header.pieces)) if len(header.pieces) > 1 else 0
-    if header.kind == "PNG":
-        return header.pixels * _PNG_PIXEL_BYTES + copied_bytes + _SLACK_BYTES
+    if header.kind != "JPEG":
+        return header.pixels * _PIXEL_BYTES + copied_bytes + _SLACK_BYTES
     coefficients = 2 * header.components if header.is_whole else 0
     turned = 4 if header.orientation != 1 else 0
     return header.pixels * (4 + max(coefficients, turned)) + copied_bytes + _SLACK_BYTES

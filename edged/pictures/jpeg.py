@@ -1,8 +1,9 @@
 """The header of a JPEG file (ITU-T T.81): segments before the first scan, and the number of scans.
 
-It accepts what libjpeg accepts: segments in any order, fill bytes, markers without a length. Two
-known faults of cameras mean nothing for the picture and are removed before it is decoded: bytes
-between segments, and a sequential scan that names the wrong coefficients.
+It accepts what libjpeg accepts: segments in any order, fill bytes, markers without a length. Some
+faults of cameras and programs mean nothing for the picture, and are mended before it is decoded:
+bytes between segments, sequential scans that name the wrong coefficients, revisions of JFIF that
+do not exist, and transformations of colours that Adobe never had (libjpeg takes YCbCr for them).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from edged.pictures.header import MAX_SCANS, Bytes, PictureHeader, damaged
 MAGIC = b"\xff\xd8"  # SOI
 
 _MAX_SEGMENTS = 2000  # a file of millions of empty segments would take seconds to read
-_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+_SOI, _EOI, _SOS, _APP0, _APP1, _APP14 = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
 _LENGTHLESS = frozenset((0x01, *range(0xD0, 0xD8)))  # the markers TEM and RST
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
@@ -68,6 +69,8 @@ class _Walk:
             segment = self._segment()
             if marker == _APP1 and orientation is None:
                 orientation = exif.orientation(bytes(segment)) if segment[:4] == b"Exif" else None
+            elif marker in (_APP0, _APP14):
+                self._mend_application(marker, segment)
             elif marker in _FRAMES:
                 if frame is not None:
                     raise damaged("JPEG", "it has two frames")
@@ -81,7 +84,7 @@ class _Walk:
         is_whole = is_progressive or scan[0] < components
         if not is_progressive:
             self._mend_scan()
-        scans = 1 + self._more_scans() if is_whole else 1
+        scans = 1 + self._more_scans(is_progressive) if is_whole else 1
         return PictureHeader(
             "JPEG", height, width, orientation or 1, self._pieces(), components, scans, is_whole
         )
@@ -116,6 +119,19 @@ class _Walk:
         self._at = at + length
         return data[at + 2 : at + length]
 
+    def _mend_application(self, marker: int, segment: Bytes) -> None:
+        """Correct the revision of JFIF (1 is the only one), or Adobe's transformation of colours.
+
+        libjpeg warns of other values, and then goes on as if they were 1.
+        """
+        is_jfif = marker == _APP0 and len(segment) >= 14 and segment[:5] == b"JFIF\0"
+        is_adobe = marker == _APP14 and len(segment) >= 12 and segment[:5] == b"Adobe"
+        place, known = (5, (1,)) if is_jfif else (11, (0, 1))
+        if (is_jfif or is_adobe) and segment[place] not in known:
+            start = self._at - len(segment) + place
+            self._leave_out(start, start + 1)
+            self._kept.append(b"\x01")
+
     def _mend_scan(self) -> None:
         """Correct the last bytes of a sequential scan's header.
 
@@ -126,7 +142,7 @@ class _Walk:
             self._leave_out(start, self._at)
             self._kept.append(_ALL_COEFFICIENTS)
 
-    def _more_scans(self) -> int:
+    def _more_scans(self, is_progressive: bool) -> int:
         """The number of scans after the first; counting stops at the limit."""
         scans = 0
         while scans < MAX_SCANS:
@@ -135,7 +151,9 @@ class _Walk:
                 break
             scans += marker == _SOS
             if marker != _SOI and marker not in _LENGTHLESS:
-                self._segment()
+                segment = self._segment()
+                if marker == _SOS and segment and not is_progressive:
+                    self._mend_scan()
         return scans
 
     def _leave_out(self, start: int, stop: int) -> None:

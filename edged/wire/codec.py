@@ -227,7 +227,7 @@ def _check_bytes(tensor: InputTensor, sizes: Sequence[int]) -> None:
         for row, size in enumerate(sizes):
             if not size:
                 raise InvalidArgument(
-                    f"input {tensor.name!r}, row {row}: the image is empty; send a JPEG or PNG file"
+                    f"input {tensor.name!r}, row {row}: the image is empty; send a file"
                 )
         return
     # This is exact, since Python's integers do not overflow.

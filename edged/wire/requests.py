@@ -17,7 +17,7 @@ from edged.wire.base import MAX_ITEMS, Id, Name, RequestBase, Shape, TensorName
 class InputTensor(RequestBase, frozen=True):
     """One input; `shape[0]` is the number of rows, the same for all inputs of a request.
 
-    BYTES            shape (rows,): one JPEG or PNG file a row, each in its own payload frame
+    BYTES            shape (rows,): one file a row (JPEG, PNG, WebP, BMP), each in a frame
     UINT8            shape (rows, height, width, 3): decoded RGB images; resized and normalised
                      by tasks that take images
     anything else    the model's own input tensor, one payload frame, row-major, little-endian

@@ -286,7 +286,7 @@ def test_files_and_pixels(rig: Rig) -> None:
     ("data", "code", "says"),
     [
         (b"", Code.INVALID_ARG, "is empty"),
-        (b"hello, this is text", Code.INVALID_ARG, "neither JPEG nor PNG"),
+        (b"hello, this is text", Code.INVALID_ARG, "no JPEG, PNG, WebP or BMP file"),
         (encoded(picture())[:-200], Code.INVALID_ARG, "JPEG is damaged"),
         (encoded(picture(), ".png")[:-200], Code.INVALID_ARG, "PNG is damaged"),
         (png_header(30_000, 30_000), Code.RESOURCE_EXHAUSTED, "30000 x 30000 pixels"),

@@ -31,9 +31,24 @@ class Net:
         self._prefix = prefix
         self._names = (f"{prefix}v{i}" for i in itertools.count())
 
-    def input(self, name: str, shape: tuple[int, ...], kind: int = TensorProto.FLOAT) -> str:
-        self._inputs.append(helper.make_tensor_value_info(name, kind, [self._rows, *shape]))
+    def input(
+        self,
+        name: str,
+        shape: tuple[int | str, ...],
+        kind: int = TensorProto.FLOAT,
+        *,
+        whole: bool = False,
+    ) -> str:
+        """A further input; `whole`: without the axis of rows."""
+        axes = [*shape] if whole else [self._rows, *shape]
+        self._inputs.append(helper.make_tensor_value_info(name, kind, axes))
         return name
+
+    def only(self, name: str, shape: tuple[int | str, ...], kind: int = TensorProto.FLOAT) -> str:
+        """The one input, in place of the usual one, without an axis of rows."""
+        self._inputs.clear()
+        self.x = self.input(name, shape, kind, whole=True)
+        return self.x
 
     def add(self, operator: str, *reads: str, **attributes: Any) -> str:
         made = next(self._names)
@@ -80,8 +95,13 @@ class Net:
         scales = self.constant(np.array([1, 1, 2, 2], np.float32))
         return self.add("Resize", x, "", scales, mode="nearest")
 
-    def attention(self, x: str, tokens: int, c: int, seed: int, heads: int = 2) -> str:
-        """Self-attention on (rows, tokens, c) with the number of rows computed from `self.x`."""
+    def attention(
+        self, x: str, tokens: int, c: int, seed: int, heads: int = 2, bias: str = ""
+    ) -> str:
+        """Self-attention on (rows, tokens, c) with the number of rows computed from `self.x`.
+
+        `bias` is added to the scores (rows, heads, tokens, tokens), as a mask is.
+        """
         width = c // heads
         rows = self.rows()
         split = self.add(
@@ -100,7 +120,8 @@ class Net:
             )
             for i in range(3)
         ]
-        scores = self.add("Softmax", self.add("MatMul", parts[0], parts[1]), axis=-1)
+        scores = self.add("MatMul", parts[0], parts[1])
+        scores = self.add("Softmax", self.add("Add", scores, bias) if bias else scores, axis=-1)
         mixed = self.add("Transpose", self.add("MatMul", scores, parts[2]), perm=[0, 2, 1, 3])
         merge = self.add("Concat", rows, self.integers(tokens), self.integers(c), axis=0)
         out = self.add("MatMul", self.add("Reshape", mixed, merge), self.weight(seed + 3, c, c))
@@ -178,3 +199,23 @@ def segmenter(path: Path, stages: str, *, width: int = 16, **options: Any) -> Pa
         x = net.add("Concat", net.up(x), skip, axis=1)
         x = net.conv_relu(x, 2 * width, width, seed=4000 + i)
     return net.save(path, net.conv(x, width, 2, seed=5000))
+
+
+def masked_encoder(path: Path, stages: str, *, pooled: bool, width: int = 16) -> Path:
+    """A text encoder whose layers all read a mask; its head takes the first token, or the mean."""
+    net = Net()
+    ids = net.only("ids", ("rows", 5), TensorProto.INT64)
+    mask = net.add("Cast", net.input("mask", (5,), TensorProto.INT64), to=TensorProto.FLOAT)
+    hidden = net.add("Sub", net.constant(np.float32(1)), mask)
+    large = net.add("Mul", hidden, net.constant(np.float32(-1e4)))
+    bias = net.add("Unsqueeze", large, net.integers(1, 2))
+    x = net.add("Gather", net.weight(1, 30, width, scale=1.0), ids)
+    for letter in stages:
+        seen = net.attention(x, 5, width, seed=10 * ord(letter), bias=bias)
+        x = net.mlp(seen, width, seed=ord(letter))
+    if pooled:
+        kept = net.add("Mul", x, net.add("Unsqueeze", mask, net.integers(2)))
+        x = net.add("ReduceMean", kept, axes=[1], keepdims=0)
+    else:
+        x = net.add("Gather", x, net.constant(np.array(0)), axis=1)
+    return net.save(path, net.gemm(x, width, 4, seed=500 + pooled))

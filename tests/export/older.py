@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edged.store import Store
-from export import probe, source
+from export import forms, probe
 from export.add import add_models
 from export.extents import classify
 from export.source import Source
@@ -18,8 +18,8 @@ from export.source import Source
 def export_unchecked(store: Store, monkeypatch: pytest.MonkeyPatch, **files: Path) -> None:
     """Export models as if rows were never coupled and no extent depended on the data."""
     with monkeypatch.context() as patch:
-        patch.setattr(source, "coupling", lambda *_: None)
-        patch.setattr(source, "dependence", lambda *_: None)
+        patch.setattr(forms, "coupling", lambda *_: None)
+        patch.setattr(forms, "dependence", lambda *_: None)
         patch.setattr(
             probe, "classify", lambda graph, ranks, **_: classify(graph, ranks, assume_fixed=True)
         )

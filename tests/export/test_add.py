@@ -19,7 +19,7 @@ from export.add import Report, add_models
 from export.check import CheckFailed
 from export.source import Source
 from tests.export.helpers import digests, picture, same_as_file
-from tests.export.nets import Net, classifier, segmenter, transformer
+from tests.export.nets import Net, classifier, masked_encoder, segmenter, transformer
 
 
 @pytest.fixture
@@ -82,6 +82,33 @@ def test_an_encoder_is_shared_by_a_classifier_and_a_segmenter(store: Store, tmp_
     classes, areas = picture(store, "classes", "areas")
     assert areas.startswith(classes[:-1])
     assert same_as_file(store, "areas", tmp_path / "s.onnx")
+
+
+def test_a_mask_that_every_layer_reads_does_not_forbid_sharing(
+    store: Store, tmp_path: Path
+) -> None:
+    """An encoder under two heads, and with its upper half anew."""
+    words = {"first": ("abcd", False), "mean": ("abcd", True), "anew": ("abxy", False)}
+    files = {
+        name: masked_encoder(tmp_path / f"{name}.onnx", stages, pooled=pooled)
+        for name, (stages, pooled) in words.items()
+    }
+    put(store, **files)
+    layers = {
+        name: {layer.digest: layer for step in store.model(name).steps for layer in step.layers}
+        for name in words
+    }
+
+    def shared(other: str) -> int:
+        both = layers["first"].keys() & layers[other].keys()
+        return sum(layers["first"][digest].weight_bytes for digest in both)
+
+    encoder = sum(layer.weight_bytes for layer in layers["first"].values()) - 4 * 17 * 4
+    table = 30 * 16 * 4
+    assert shared("mean") > 0.99 * encoder
+    assert shared("anew") > 0.99 * ((encoder - table) / 2 + table)
+    for name, file in files.items():
+        assert same_as_file(store, name, file)
 
 
 def test_a_new_model_splits_blocks_that_are_there(store: Store, tmp_path: Path) -> None:

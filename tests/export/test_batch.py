@@ -48,6 +48,35 @@ def test_what_is_written_down_is_set_free(tmp_path: Path) -> None:
     assert np.allclose(next(iter(found.values())), row_by_row(file, feed), atol=1e-5)
 
 
+def repeated(net: Net, rows: int) -> str:
+    """A token, a bias and numbers of rows, each written down once for every row of a batch."""
+    token = np.repeat(np.random.default_rng(0).standard_normal((1, 1, 6)), rows, 0)
+    tokens = net.add("Concat", net.constant(token.astype(np.float32)), net.x, axis=1)
+    bias = np.repeat(np.random.default_rng(1).standard_normal((1, 5, 6)), rows, 0)
+    places = np.stack([np.arange(rows), np.full(rows, 3)], axis=1)
+    third = net.add("GatherND", net.add("Add", tokens, net.constant(bias.astype(np.float32))),
+                    net.constant(places))  # fmt: skip
+    return net.add("MatMul", third, net.weight(1, 6, 2))
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_what_is_written_down_for_each_row_of_a_batch_is_set_free(
+    tmp_path: Path, rows: int
+) -> None:
+    net = Net((4, 6), rows=rows)
+    file = net.save(tmp_path / "m.onnx", repeated(net, rows))
+    found = draft(Source("t", file))
+    assert (found.manifest.max_rows, found.coupled) == (None, None)
+    single = Net((4, 6), rows=1)
+    alone = draft(Source("t", single.save(tmp_path / "one.onnx", repeated(single, 1))))
+    assert alone.manifest.max_rows is None
+    x = np.random.default_rng(2).standard_normal((1, 4, 6)).astype(np.float32)
+    filled = np.repeat(x, rows, 0)
+    expected = onnx_run(onnx.load(str(file)), {"x": filled})[0][0]
+    once = onnx_run(onnx.load(str(tmp_path / "one.onnx")), {"x": x})[0][0]
+    assert np.allclose(expected, once, atol=1e-6)
+
+
 @pytest.mark.parametrize("make", [classifier, transformer, segmenter])
 @pytest.mark.parametrize("rows", [1, 4])
 def test_a_model_for_fixed_rows_shares_all_with_one_for_any(

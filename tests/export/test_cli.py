@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto
 
 from edged.errors import InvalidArgument
 from edged.manifest import Preprocess
@@ -61,6 +62,30 @@ def test_ls(there: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["block_bytes"] < 0.8 * found["whole_bytes"]
     assert f"{found['block_bytes'] / 1000:.1f} kB as blocks" in summary
     assert f"{found['whole_bytes'] / 1000:.1f} kB as whole models" in summary
+
+
+def test_inputs_that_stay_outputs_that_go_and_the_reason_for_one_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = Net((4,))
+    rate = net.input("rate", (), TensorProto.INT64, whole=True)
+    y = net.add("Mul", net.x, net.add("Cast", rate, to=TensorProto.FLOAT))
+    z = net.add("NonZero", net.x)
+    file, store = net.save(tmp_path / "m.onnx", y, z), str(tmp_path / "store")
+    one_row = "runs one row at a time: input 'rate' has no axes, so no batch"
+    assert one_row in told(capsys, "onnx", f"t={file}", "--store", store)
+    shown = told(capsys, "show", "t", "--store", store)
+    assert f"output {z} is as long as the data say" in shown
+    assert "output edged.length" not in shown
+    args = ["onnx", f"t={file}", "--store", store, "--replace", "--outputs", y]
+    text = told(capsys, *args, "--input", "rate=2")
+    assert "one row" not in text
+    (model,) = json.loads(told(capsys, *args, "--input", "rate=2", "--rows", "1", "--json"))[
+        "models"
+    ]
+    assert (model["max_rows"], model["coupled"]) == (1, "that was asked for (--rows 1)")
+    assert main([*args, "--input", "rate"]) == 2
+    assert "'rate' is no value: write INPUT=16000" in capsys.readouterr().err
 
 
 def test_show_and_diff(there: str, capsys: pytest.CaptureFixture[str]) -> None:

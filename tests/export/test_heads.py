@@ -182,7 +182,7 @@ def test_what_a_head_needs(store: Store, tmp_path: Path) -> None:
         train_head(store, "base", "t", tmp_path / "nowhere")
     images = draw(tmp_path / "images", count=3)
     (images / "empty").mkdir()
-    with pytest.raises(InvalidArgument, match="empty has no JPEG or PNG files"):
+    with pytest.raises(InvalidArgument, match="empty has no JPEG, PNG, WebP or BMP files"):
         train_head(store, "base", "t", images)
     (images / "empty" / "one.png").write_bytes(b"not a picture")
     with pytest.raises(InvalidArgument, match=r"one\.png: "):

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from edged.errors import InvalidArgument, NotFound
 from edged.store import Store
-from export import check, probe, source
+from export import check, forms, probe
 from export.batch import set_free
 from export.cli import main
 from export.graph import OnnxGraph
@@ -190,7 +190,7 @@ def test_a_model_that_is_set_free_is_compared_on_samples(
         end = helper.make_node("Min", ["before", "most"], [freed.outputs[0]])
         return replace(freed, nodes=(*freed.nodes, end), weights=freed.weights | {"most": most})
 
-    monkeypatch.setattr(source, "set_free", wrong)
+    monkeypatch.setattr(forms, "set_free", wrong)
     assert draft(Source("t", file)).coupled is None, "random input does not show it"
     found = draft(Source("t", file, samples=tmp_path / "m.npy"))
     assert found.coupled == "set free for more, it computes something else"
@@ -201,7 +201,7 @@ def test_a_model_that_is_set_free_is_compared_on_samples(
     ("name", "write", "says"),
     [
         ("none", lambda p: None, "there are no samples"),
-        ("empty", lambda p: p.mkdir(), "have no JPEG or PNG files"),
+        ("empty", lambda p: p.mkdir(), "have no JPEG, PNG, WebP or BMP files"),
         ("x.npy", lambda p: p.write_bytes(b""), "cannot be read as .npz or .npy"),
         ("x.npy", lambda p: p.write_bytes(b"\x93NUMPY\1\0garbage"), "cannot be read as"),
         ("x.npz", lambda p: p.write_bytes(b"PK\3\4garbage"), "cannot be read as .npz or .npy"),
@@ -264,7 +264,7 @@ def test_a_sample_that_the_model_cannot_run_is_not_blamed_on_its_batches(tmp_pat
         return draft(Source("t", file, samples=tmp_path / name))
 
     assert drafted("good.npz").manifest.max_rows is None
-    with pytest.raises(InvalidArgument, match=r"bad\.npz are no input of the model"):
+    with pytest.raises(InvalidArgument, match=r"the samples are no input of the model"):
         drafted("bad.npz")
 
 

@@ -123,6 +123,40 @@ def test_headers_of_cameras_that_libjpeg_warns_of_are_read() -> None:
         assert shown(data) == "as stored"
 
 
+def with_byte(data: bytes, at: int, value: int) -> bytes:
+    return data[:at] + bytes([value]) + data[at + 1 :]
+
+
+def test_marks_of_programs_that_libjpeg_warns_of_are_read() -> None:
+    """A revision of JFIF that does not exist, and a transformation that Adobe never had."""
+    plain = encoded(STORED)
+    own, rest = split(plain)
+    jfif = with_byte(plain, plain.index(b"JFIF") + 5, 7)
+    adobe = segment(0xEE, b"Adobe\0\x64\0\0\0\0\x02")
+    unknown = b"\xff\xd8" + adobe + b"".join(own[1:]) + rest
+    for data in (jfif, unknown):
+        with pytest.raises(ValueError, match=r"JFIF|Adobe"):
+            simplejpeg.decode_jpeg(data)
+        assert shown(data) == "as stored"
+
+
+def scan_for_each_colour(end: bytes) -> bytes:
+    """A sequential picture of one grey block; its colours come in scans of their own."""
+    parts = b"".join(bytes([i, 0x11, 0]) for i in (1, 2, 3))
+    tables = b"".join(segment(0xC4, bytes([kind, 1, *[0] * 15, 0])) for kind in (0x00, 0x10))
+    scans = [segment(0xDA, bytes([1, i, 0]) + end) + b"\x3f" for i in (1, 2, 3)]
+    frame = struct.pack(">BHHB", 8, 8, 8, 3) + parts
+    head = segment(0xDB, b"\0" + b"\1" * 64) + segment(0xC0, frame) + tables
+    return b"\xff\xd8" + head + b"".join(scans) + b"\xff\xd9"
+
+
+def test_every_scan_of_a_sequential_picture_may_name_the_wrong_coefficients() -> None:
+    right, wrong = (scan_for_each_colour(end) for end in (b"\0\x3f\0", b"\0\0\0"))
+    with pytest.raises(ValueError, match="Invalid SOS"):
+        simplejpeg.decode_jpeg(wrong)
+    np.testing.assert_array_equal(decode(wrong), decode(right))
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

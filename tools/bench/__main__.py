@@ -16,6 +16,7 @@ from edged.cli.console import run_command
 BENCHES = {
     "attack": "tools.bench.attack",
     "chain": "tools.bench.chain",
+    "doors": "tools.bench.doors",
     "grants": "tools.bench.grants",
     "loading": "tools.bench.loading",
     "memory": "tools.bench.memory",

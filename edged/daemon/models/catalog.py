@@ -15,7 +15,7 @@ import msgspec
 
 from edged import manifest as manifests
 from edged.core.events import Part
-from edged.daemon.models.fitting import check_inputs, check_output, signature
+from edged.daemon.models.fitting import check_inputs, check_output, check_rows, signature
 from edged.daemon.models.held_store import Unusable, no_model_left
 from edged.device.inputs import preparations
 from edged.errors import InvalidArgument, NotFound, StoreError
@@ -124,6 +124,7 @@ class Catalog:
         check_inputs(tensors, manifests)
         for manifest, output in zip(manifests, asked, strict=True):
             check_output(manifest, output.parameters)
+            check_rows(manifest, rows)
             if inputs[0].kind != "tensor" and manifest.preprocess is None:
                 raise InvalidArgument(
                     f"task {manifest.task!r} takes no images, only tensors: "
@@ -154,7 +155,10 @@ class Catalog:
 
         def tensors(names: tuple[str, ...]) -> tuple[TensorMetadata, ...]:
             values = [manifest.value(value) for value in names]
-            return tuple(TensorMetadata(v.name, v.datatype, (-1, *v.shape)) for v in values)
+            return tuple(
+                TensorMetadata(v.name, v.datatype, (-1, *manifest.client_shape(v.name)))
+                for v in values
+            )
 
         return ModelMetadataReply(
             id=id,
@@ -162,7 +166,7 @@ class Catalog:
             task=manifest.task,
             platform="onnx_onnxv1",
             inputs=tensors(manifest.inputs),
-            outputs=tensors(manifest.outputs),
+            outputs=tensors(manifest.answers),
             max_rows=manifest.rows_at_once,
             labels=manifest.labels,
             preprocess=_plain(manifest.preprocess),
@@ -261,13 +265,30 @@ def _inputs(tensors: tuple[InputTensor, ...], manifests: list[Manifest]) -> tupl
     for tensor in tensors:
         if tensor.datatype == "BYTES":
             converted.append(link.Input(tensor.name, "encoded", "UINT8", tensor.shape))
-        elif images and tensor.datatype == "UINT8" and len(tensor.shape) == 4:
+        elif images and _are_pixels(tensor, manifests):
             converted.append(link.Input(tensor.name, "pixels", "UINT8", tensor.shape))
         else:
             converted.append(link.Input(tensor.name, "tensor", tensor.datatype, tensor.shape))
     if len(converted) > 1 and any(item.kind != "tensor" for item in converted):
         raise InvalidArgument("images must be the only input: stack them as rows of one input")
     return tuple(converted)
+
+
+def _are_pixels(tensor: InputTensor, manifests: list[Manifest]) -> bool:
+    """Whether a tensor for models that take images holds decoded ones.
+
+    A model's own input may be bytes as well. It goes by the model's name for it, but a client that
+    names no input calls its images "image".
+    """
+    if tensor.datatype != "UINT8" or len(tensor.shape) != 4:
+        return False
+    own = all(
+        tensor.name == manifest.inputs[0]
+        and manifest.value(manifest.inputs[0]).datatype == "UINT8"
+        and manifest.value(manifest.inputs[0]).shape == tensor.shape[1:]
+        for manifest in manifests
+    )
+    return not own or (tensor.name == "image" and tensor.shape[3] == 3)
 
 
 def _listed(names: Mapping[str, object] | list[str]) -> str:

@@ -31,21 +31,30 @@ def check_inputs(tensors: Sequence[InputTensor], models: Iterable[Manifest]) -> 
         )
 
 
+def check_rows(model: Manifest, rows: int) -> None:
+    """Raise InvalidArgument for several rows where each has outputs of a length of its own."""
+    if rows > 1 and model.lengths:
+        raise InvalidArgument(
+            f"the outputs of model {model.name!r} are as long as each row's data say, so a request "
+            f"has one row, and this one has {rows}: send a request for each"
+        )
+
+
 def check_output(model: Manifest, how: OutputParameters) -> None:
     """Raise InvalidArgument where the first output of the model is none that classes can be taken
     from, or scores.
     """
-    shape = model.value(model.outputs[0]).shape
-    if how.classification is not None and len(shape) != 1:
+    shape = model.client_shape(model.outputs[0])
+    if how.classification is not None and (len(shape) != 1 or shape[0] < 0):
         raise InvalidArgument(
             f"classification takes the classes of a first output [rows, classes], and model "
-            f"{model.name!r} has {signature(model, model.outputs)}: ask for the task without "
+            f"{model.name!r} has {signature(model, model.answers)}: ask for the task without "
             "classification (top_k=None, --raw), which gives all outputs as tensors"
         )
-    if how.softmax and (not shape or not shape[-1]):
+    if how.softmax and (not shape or shape[-1] < 1):
         raise InvalidArgument(
             f"softmax goes over the last axis of a first output [rows, .., scores], and model "
-            f"{model.name!r} has {signature(model, model.outputs)}: ask for the task without "
+            f"{model.name!r} has {signature(model, model.answers)}: ask for the task without "
             "softmax"
         )
 
@@ -53,6 +62,10 @@ def check_output(model: Manifest, how: OutputParameters) -> None:
 def signature(model: Manifest, names: Iterable[str]) -> str:
     """These inputs or outputs of a model, for people."""
     return ", ".join(
-        f"{value.name} {value.datatype} {['rows', *value.shape]}".replace("'", "")
+        f"{value.name} {value.datatype} {['rows', *_extents(model, value.name)]}".replace("'", "")
         for value in map(model.value, names)
     )
+
+
+def _extents(model: Manifest, name: str) -> list[int | str]:
+    return ["any" if extent < 0 else extent for extent in model.client_shape(name)]
