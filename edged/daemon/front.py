@@ -334,14 +334,9 @@ class Front:
         first, overhead = self.service.first_models(), gauge.overhead(message)
         threads = self._config.device.prepare_threads or cores()
         up = DeviceUp(
-            costs,
-            message.lanes,
-            overhead=overhead,
-            preparers=threads,
-            first=first,
-            depth=message.depth,
-            sizes=message.sizes,
-        )
+            costs, message.lanes, overhead=overhead, preparers=threads, first=first,
+            depth=message.depth, sizes=message.sizes,
+        )  # fmt: skip
         self.tell(up, now)
         if self._figures.pace != 1.0:
             self.tell(PaceChanged(self._figures.pace), now)
