@@ -149,8 +149,7 @@ class Curve:
 
     def change_pace(self, pace: float) -> None:
         """The load begins anew there: what ran at other clocks says nothing of it."""
-        self._latest = deque([pace], LATEST_BATCHES)
-        self._load = pace
+        self._latest, self._load = deque([pace], LATEST_BATCHES), pace
 
     def observe(self, rows: int, time_s: float) -> None:
         """Learn from a batch."""

@@ -241,8 +241,7 @@ class Calibrated(msgspec.Struct, frozen=True, array_like=True, tag="calibrated")
 
 
 class PaceChanged(msgspec.Struct, frozen=True, array_like=True, tag="pace-changed"):
-    """The clocks of the device have changed: batches take `pace` times as long as they did when
-    they were measured."""
+    """The device's clocks have changed: batches take `pace` times as long as when measured."""
 
     pace: float
 

@@ -175,8 +175,10 @@ class Scheduler:
                 self._jobs.drop_client(event.client, now, out)
             case PayloadRoom():
                 self._admission.fit_payloads(event)
-            case DeviceUp() | DeviceDown() | PaceChanged():
-                self._device_changes(event, now, out)
+            case DeviceUp() | DeviceDown():
+                self._up_or_down(event, now, out)
+            case PaceChanged():
+                self._device.costs.change_pace(event.pace)
             case DrainAsked():
                 self._drain(now, out)
             case Library() | Calibrated():
@@ -185,12 +187,7 @@ class Scheduler:
             case _:
                 self._parking.handle(event, now, out)
 
-    def _device_changes(
-        self, event: DeviceUp | DeviceDown | PaceChanged, now: float, out: list[Command]
-    ) -> None:
-        if isinstance(event, PaceChanged):
-            self._device.costs.change_pace(event.pace)
-            return
+    def _up_or_down(self, event: DeviceUp | DeviceDown, now: float, out: list[Command]) -> None:
         if isinstance(event, DeviceUp):
             self._device.up(event)
         else:
