@@ -39,7 +39,7 @@ class Footprint(NamedTuple):
 class DeviceBytes(NamedTuple):
     """Memory of a GPU, which is in no process's proportional set size."""
 
-    held_bytes: Size  # by the worker, for blocks and batches
+    held_bytes: Size  # what the worker has for blocks and batches
     free_bytes: Size = 0  # that the worker may take besides, of memory of its own
     total_bytes: Size = 0  # of its own; 0: it takes the machine's, as on a Jetson
 

@@ -78,7 +78,7 @@ class EmulatedCudaOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """An emulated CUDA device, and its faults. Its calls and kernels are counted from 1."""
 
     personality: Literal["discrete", "unified"] = "discrete"
-    memory_bytes: _Count = 256 << 20  # of the device
+    memory_bytes: _Count = 256 << 20  # the device's
     fail_at: _Count | None = None  # number of the call that fails
     fail_number: _Count = 700  # with this cudaError, after which the device is lost, or not
     hang_at: _Count | None = None  # number of the kernel that never ends

@@ -38,7 +38,7 @@ class StoreContents(msgspec.Struct, frozen=True):
     models: tuple[ModelLine, ...]
     blocks: int
     tensors: int
-    block_bytes: int  # of the blocks with their tensors
+    block_bytes: int  # the blocks with their tensors
     whole_bytes: int
     unused_blocks: int
     unused_tensors: int
@@ -49,8 +49,8 @@ class BlockLine(msgspec.Struct, frozen=True):
     """A block on the path of a model."""
 
     id: str
-    bytes: int  # with its tensors
-    shared_bytes: int  # of tensors that another block of any model names too
+    bytes: int  # its own and those of its tensors
+    shared_bytes: int  # those of tensors that another block of any model names too
     layers: int
     sharers: tuple[str, ...]  # other models
     writes: tuple[str, ...]
@@ -66,7 +66,7 @@ class Common(msgspec.Struct, frozen=True):
     second: str
     blocks: tuple[str, ...]
     tensors: int
-    block_bytes: int  # of the blocks and tensors that both have
+    block_bytes: int  # those of the blocks and tensors that both have
     first_only: int  # blocks
     first_only_tensors: int
     first_only_bytes: int

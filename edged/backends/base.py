@@ -46,7 +46,7 @@ class LoadedBlock:
     `shared` has parts of that memory by name: a part that two blocks name alike is there once.
     """
 
-    bytes_used: int  # as if no other block were loaded
+    bytes_used: int  # what it would take alone
     max_rows: int | None = None  # most rows of one run; None if there is no limit
     extra_bytes: int = 0  # memory that loading took besides, for a moment
     shared: Mapping[str, int] = field(default_factory=dict)  # bytes

@@ -44,7 +44,7 @@ class TorchDevice(Protocol):
     """One device. Any call may raise torch's RuntimeError; a failure of earlier work, too."""
 
     torch: torch.device
-    name: str  # for people
+    name: str  # what people call it
     depth: int  # batches that it has use for at once
     sizes: tuple[int, ...]  # rows that runs are padded to, so that few of them are recorded
 

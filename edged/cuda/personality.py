@@ -13,7 +13,7 @@ class Personality:
 
     facts: DeviceFacts
     copy_bytes_per_s: float
-    copy_s: float  # of a copy of no bytes
+    copy_s: float  # what a copy of no bytes takes
     context_bytes: int = 0
 
 

@@ -96,14 +96,13 @@ class Front:
         profile: DeviceProfile | None = None,
     ) -> None:
         catalog = versions.catalog()
-        self._config = config
-        self._versions = versions
+        self._config, self._versions = config, versions
         self._costs = KnownCosts(profile)
         self.drained = False
         self._inbox: deque[Event | link.Define | link.Forget] = deque()
         chosen = config.scheduler.settings
-        scheduler = Scheduler(chosen, config.memory.choice, find_policy(chosen.policy))
-        self._scheduler = scheduler
+        policy = find_policy(chosen.policy)
+        self._scheduler = scheduler = Scheduler(chosen, config.memory.choice, policy)
         self._counters = TaskCounters(catalog.tasks, versions.models, started_at)
         self._metrics = metrics
         self._observers = (*observers, *filter(None, [metrics]), self._counters)
@@ -385,7 +384,7 @@ class Front:
         self._administration.define_failed(from_code(message.code, message.message), now)
 
 
-# After these more models may be served.
+# Reports after which more models may be served.
 _PROGRESS = (link.Ready, link.Building, BlockLoaded, BlockLoadFailed)
 
 _ON_WORKER: dict[type, Callable[[Front, Any, float], None]] = {

@@ -35,7 +35,7 @@ STOP_S = 5.0  # the time that a worker has to end by itself
 # The time that a worker has to be gone when it was killed. A device driver may hold it; until it is
 # gone it has its memory on the device, and nobody else may find the device in order.
 GONE_S = 30.0
-_LOOK_S = 0.1  # between two looks whether it is gone
+_LOOK_S = 0.1  # pause between two looks whether it is gone
 
 
 class WorkerChannel:

@@ -223,7 +223,7 @@ class Ready(_Message, frozen=True):
     lanes_prepare: bool = False  # the lanes decode small images themselves, inline
     decoding_bytes: int = 0  # the most that pictures take while they are decoded
     measured: tuple[str, ...] = ()  # models of which nothing is left to be measured
-    device_bytes: DeviceBytes | None = None  # of a GPU: of memory that is in no PSS
+    device_bytes: DeviceBytes | None = None  # a GPU's memory, which is in no PSS
     depth: _Count = 1  # batches that it has use for at once on one lane: in flight, or running
     sizes: tuple[_Count, ...] = ()  # rows that batches are padded to; none: they are not
 
@@ -294,8 +294,8 @@ class Building(_Message, frozen=True):
 
     waiting: tuple[str, ...]  # blocks that are still to be prepared, first the one under way
     of: int  # how many they were at the beginning
-    phase: str  # of the one under way, for people
-    share: float  # of it that is done, 0 to 1
+    phase: str  # what the one under way does, for people
+    share: float  # how much of it is done, 0 to 1
 
 
 class ModelMeasured(_Message, frozen=True):
@@ -318,7 +318,7 @@ class WorkerMemory(_Message, frozen=True):
     staging_bytes: int
     buffer_bytes: int  # activations at block borders
     private_bytes: Size = 0  # the part of the PSS that no file backs: nobody else can have it
-    device_bytes: DeviceBytes | None = None  # of a GPU: of memory that is in no PSS
+    device_bytes: DeviceBytes | None = None  # a GPU's memory, which is in no PSS
 
 
 FromWorker: TypeAlias = (

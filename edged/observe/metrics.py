@@ -70,7 +70,7 @@ class TaskMetrics(msgspec.Struct, array_like=True):
 
     answered: int = 0
     refused: dict[str, int] = field(default_factory=dict)  # number of requests, by code
-    rows: int = 0  # of answered requests
+    rows: int = 0  # those of answered requests
     batches: int = 0  # that had a row of the task
     open: int = 0  # requests that have arrived and have no answer
     hits: int = 0  # requests that found all blocks of their model on the device
@@ -87,13 +87,13 @@ class BlockMetrics(msgspec.Struct, array_like=True):
     """One block of the store."""
 
     models: int = 0  # that have it
-    resident_bytes: int = 0  # on the device; 0: it is not there
+    resident_bytes: int = 0  # held on the device; 0: it is not there
     loads: int = 0
-    load_s: float = 0.0  # of all loads together
+    load_s: float = 0.0  # the sum of all loads
     failed_loads: int = 0
     evictions: int = 0  # orders to take it off the device
     runs: int = 0
-    rows: int = 0  # of all runs together
+    rows: int = 0  # the sum of all runs
     run_s: float = 0.0
 
 

@@ -15,12 +15,12 @@ class BoardReading(msgspec.Struct, frozen=True):
     gpu: GpuReading = GpuReading()
     # The limits of the clocks of all processors that are on, added up.
     cpu_limit_hz: int | None = None
-    temperatures_c: dict[str, float] = {}  # by sensor
-    rails_w: dict[str, float] = {}  # by rail
-    total_w: float | None = None  # of the whole board
+    temperatures_c: dict[str, float] = {}  # one for each sensor
+    rails_w: dict[str, float] = {}  # one for each rail
+    total_w: float | None = None  # the whole board's
     power_mode: str | None = None
     alerts: tuple[str, ...] = ()  # what is throttled because of heat
-    supply_events: dict[str, int] = {}  # since the board started, by what was wrong
+    supply_events: dict[str, int] = {}  # counts since the board started, by what was wrong
 
     @property
     def tells_nothing(self) -> bool:

@@ -192,7 +192,7 @@ class TaskWindow(ReplyBase, frozen=True):
     seconds: float  # from its beginning until now
     answered: int = 0  # requests
     failed: int = 0
-    rows: int = 0  # of answered requests
+    rows: int = 0  # those of answered requests
     latency_us: dict[str, float] = field(default_factory=dict)  # empty where none was answered
 
 
@@ -229,8 +229,8 @@ class BoardStatistics(ReplyBase, frozen=True):
     gpu_load: float | None = None  # 0 to 1
     gpu_hz: int | None = None
     gpu_limit_hz: int | None = None  # what the power mode, and cooling, allow
-    temperatures_c: dict[str, float] = field(default_factory=dict)  # by sensor
-    rails_w: dict[str, float] = field(default_factory=dict)  # by rail
+    temperatures_c: dict[str, float] = field(default_factory=dict)  # one for each sensor
+    rails_w: dict[str, float] = field(default_factory=dict)  # one for each rail
     total_w: float | None = None  # power of the whole board
     throttled: tuple[str, ...] = ()  # why it is throttled, as gpu-throttle-alert
     pace: float = 1.0  # batches are expected to take so many times as long as at the start
@@ -244,7 +244,7 @@ class BatchWindow(ReplyBase, frozen=True):
     span_s: int
     seconds: float
     count: int = 0
-    rows: int = 0  # of all of them together
+    rows: int = 0  # those of all of them together
     mixed: int = 0
 
 

@@ -30,7 +30,7 @@ from edged.link import messages as link
 from edged.manifest import SCHEMA, Manifest, PathStep, Value
 from tools.bench.report import emit
 
-ROWS = 16  # of each batch
+ROWS = 16  # each batch has so many
 ANSWER = 100  # floats of a row's answer
 BLOCK = "b" * 64
 MEMORY_BYTES = 32 << 20

@@ -95,8 +95,10 @@ class Pipeline(msgspec.Struct, frozen=True):
 class Parity(msgspec.Struct, frozen=True):
     """Outputs of the largest batch on the device against those of ONNX Runtime on the CPU."""
 
-    worst: dict[str, float]  # by precision: the largest difference, by the range of the outputs
-    same_best: dict[str, float]  # by precision: the share of rows with the same best class
+    worst: dict[
+        str, float
+    ]  # for each precision the largest difference, by the range of the outputs
+    same_best: dict[str, float]  # for each precision the rows with the same best class
 
 
 class Loads(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ class Panel:
     """One graph. `queries` are expressions with the legends of their series."""
 
     title: str
-    unit: str  # as Grafana names it
+    unit: str  # Grafana's name for it
     queries: tuple[tuple[str, str], ...]
     stacked: bool = False
     explanation: str = ""

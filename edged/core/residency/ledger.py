@@ -40,7 +40,7 @@ class Ledger:
         self.most_batch_rows = max_batch_rows  # of the largest one under the ceiling
         self.overhead = Overhead()
         self.blocks: dict[str, int] = {}  # bytes of each one that is held or reserved, as if alone
-        self._alone_bytes = 0  # of all of them
+        self._alone_bytes = 0  # their sum
         self._shared_bytes = shared_bytes
         self._max_batch_rows = max_batch_rows
         self._excess_bytes = 0  # measured above fixed, staging and blocks; workspace is part of it
