@@ -19,7 +19,6 @@ and TensorRT are not verified on hardware.
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import threading
 import time
@@ -35,11 +34,11 @@ from edged.backends import mapped
 from edged.backends.base import BlockUse, LoadedBlock
 from edged.backends.block_files import bytes_of, files_of
 from edged.backends.memory import NUMPY, Array, HostMemory
+from edged.backends.parting import part
 from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import Arg, check
 from edged.errors import ConfigError, EdgedError, ResourceExhausted, StoreError, Unsupported
 from edged.manifest import DataType
-from edged.onnx_file import Place, move
 from edged.options import OnnxRuntimeOptions
 
 _MODEL = "model.onnx"
@@ -246,7 +245,7 @@ class OnnxRuntime:
             options.add_session_config_entry(packed, "1")
         self._open(path, options)
         if not self._options.pack:  # else the places of packed weights are in the model as well
-            _part(folder)
+            part(folder / _MODEL, folder / _WEIGHTS)
 
     def _session_options(self, *, wide: bool = True) -> Any:
         options = ort.SessionOptions()
@@ -300,24 +299,6 @@ class OnnxRuntime:
 
 def create(options: OnnxRuntimeOptions, *, threads: int, cache_dir: Path) -> OnnxRuntime:
     return OnnxRuntime(options, threads=threads, cache_dir=cache_dir)
-
-
-def _part(folder: Path) -> None:
-    """Give each weight of an optimised model a file of its own, which other models may have too."""
-    model, weights = folder / _MODEL, folder / _WEIGHTS
-    if not weights.exists():
-        return
-    content = weights.read_bytes()
-    numbers = itertools.count()
-
-    def own(place: Place) -> Place:
-        end = None if place.size is None else place.offset + place.size
-        name = f"{_WEIGHTS}-{next(numbers)}"
-        (folder / name).write_bytes(memoryview(content)[place.offset : end])
-        return Place(name)
-
-    model.write_bytes(move(model.read_bytes(), own))
-    weights.unlink()
 
 
 @functools.cache
