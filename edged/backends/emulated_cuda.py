@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
+from edged.backends.block_files import files_of
 from edged.backends.memory import Array, host_view
 from edged.backends.ort import OnnxRuntime
 from edged.budget import DeviceBytes
@@ -58,9 +59,9 @@ class OnnxRuntimeOnCuda:
         return self._host.files(block, path)
 
     def load(self, block: str, path: Path, uses: Sequence[BlockUse]) -> LoadedBlock:
-        """Its file stands for its weights. Exactly what it takes of the arena is counted."""
+        """Its files stand for its weights. Exactly what it takes of the arena is counted."""
         max_rows = self._host.load(block, path, uses).max_rows
-        data = np.fromfile(path, np.uint8)
+        data = np.concatenate([np.fromfile(file, np.uint8) for file in files_of(path)])
         try:
             address = self.memory.allocate(len(data))
         except BaseException:

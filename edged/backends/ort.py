@@ -19,7 +19,6 @@ TensorRT is not verified on hardware; the CUDA provider has a module of its own.
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import threading
 import time
@@ -44,12 +43,12 @@ from edged.backends.ort_common import (
     of_run,
 )
 from edged.backends.ort_cuda import OnnxRuntimeCuda
+from edged.backends.parting import part
 from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import check
 from edged.budget import DeviceBytes
 from edged.cuda.runtime import CudaRuntime
 from edged.errors import ConfigError, EdgedError
-from edged.onnx_file import Place, move
 from edged.options import OnnxRuntimeOptions
 
 _MODEL = "model.onnx"
@@ -243,7 +242,7 @@ class OnnxRuntime:
             options.add_session_config_entry(packed, "1")
         self._open(path, options)
         if not self._options.pack:  # else the places of packed weights are in the model as well
-            _part(folder)
+            part(folder / _MODEL, folder / _WEIGHTS)
 
     def _session_options(self, *, wide: bool = True) -> Any:
         options = ort.SessionOptions()
@@ -297,24 +296,6 @@ def create(
         check_provider(_PROVIDERS["cuda"])
         return OnnxRuntimeCuda(options, CudaRuntime(options.device_id))
     return OnnxRuntime(options, threads=threads, cache_dir=cache_dir)
-
-
-def _part(folder: Path) -> None:
-    """Give each weight of an optimised model a file of its own, which other models may have too."""
-    model, weights = folder / _MODEL, folder / _WEIGHTS
-    if not weights.exists():
-        return
-    content = weights.read_bytes()
-    numbers = itertools.count()
-
-    def own(place: Place) -> Place:
-        end = None if place.size is None else place.offset + place.size
-        name = f"{_WEIGHTS}-{next(numbers)}"
-        (folder / name).write_bytes(memoryview(content)[place.offset : end])
-        return Place(name)
-
-    model.write_bytes(move(model.read_bytes(), own))
-    weights.unlink()
 
 
 @functools.cache

@@ -173,7 +173,7 @@ class Loader:
         load_us = (time.perf_counter_ns() - started_ns) // 1000
         log.debug("block %s loaded in %d ms", block[:12], load_us // 1000, extra={"block": block})
         self._keep(block, loaded, load_us)
-        return link.BlockInfo(block, loaded.bytes_used, load_us)
+        return link.BlockInfo(block, loaded.bytes_used, load_us, dict(loaded.shared))
 
     def _keep(self, block: str, loaded: LoadedBlock, load_us: int) -> None:
         """What it has taken, unless about that is known already."""

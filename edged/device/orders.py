@@ -151,9 +151,8 @@ class Orders:
                 error = passing(typed(caught, f"block {order.block[:12]} could not be loaded"))
                 self._report(BlockLoadFailed(order.block, error.code, str(error)))
             else:
-                pieces = dict(self._loader.resident[order.block].shared)
                 load_s = info.load_us / 1e6
-                self._report(BlockLoaded(order.block, info.bytes_used, load_s, pieces))
+                self._report(BlockLoaded(order.block, info.bytes_used, load_s, info.pieces))
 
     def _unload(self, order: Unload) -> None:
         with self._going:

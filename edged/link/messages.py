@@ -185,6 +185,7 @@ class BlockInfo(_Part, frozen=True):
     id: str
     bytes_used: int  # host or device memory that the block takes while it is loaded
     load_us: int
+    pieces: dict[str, int] = {}  # bytes of it, as in BlockLoaded; empty before it was loaded
 
 
 class WarmUp(_Part, frozen=True):

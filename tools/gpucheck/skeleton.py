@@ -25,21 +25,21 @@ from edged.store import Store
 _LEAST_BYTES = 1024  # smaller weights stay
 _FEW_VALUES = 256  # what has fewer is a mask
 _SCALE = 0.02  # standard deviation of random weights, as of a network before its training
-_MODELS = "models.json"
+_MODEL = "model.json"
 
 
 def strip(store: Store, path: Path) -> None:
-    """Write the skeleton of a store."""
-    models = store.models()
-    blocks = {step.block for model in models.values() for step in model.steps}
+    """Write the skeleton of one model of a store with several, which has a head of its own."""
+    model = min(store.models().values(), key=lambda one: one.name)
+    blocks = {step.block for step in model.steps}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        file.writestr(_MODELS, msgspec.json.encode([models[name] for name in sorted(models)]))
+        file.writestr(_MODEL, msgspec.json.encode(model))
         for block in sorted(blocks):
-            model = onnx.load(str(store.block_path(block)))
-            for tensor in model.graph.initializer:
+            graph = onnx.load(str(store.block_path(block)))
+            for tensor in graph.graph.initializer:
                 if _looks_random(tensor):
                     tensor.ClearField("raw_data")
-            file.writestr(block, model.SerializeToString(deterministic=True))
+            file.writestr(block, graph.SerializeToString(deterministic=True))
 
 
 def fill(path: Path, folder: Path, seed: int, *, tasks: int) -> Store:
@@ -52,7 +52,7 @@ def fill(path: Path, folder: Path, seed: int, *, tasks: int) -> Store:
         return store
     random = np.random.default_rng(seed)
     with zipfile.ZipFile(path) as file, store.update() as change:
-        (model,) = msgspec.json.decode(file.read(_MODELS), type=list[Manifest])
+        model = msgspec.json.decode(file.read(_MODEL), type=Manifest)
         *shared, head = (replace(step, layers=()) for step in model.steps)
         path_of_all = [
             replace(step, block=change.add_block(_filled(file.read(step.block), random)))

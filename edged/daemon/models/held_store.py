@@ -42,6 +42,7 @@ class HeldStore:
     def read(self) -> Contents:
         """What the store says now; its blocks are held from here on. Raises as Store.survey."""
         models: dict[str, Manifest] = {}
+        known: dict[str, int] = {}  # bytes of blocks
         block_bytes: dict[str, int] = {}
         found, damaged = self._store.survey(self._names)
         unusable = {name: Unusable(str(error)) for name, error in damaged.items()}
@@ -49,12 +50,13 @@ class HeldStore:
             try:
                 check_servable(manifest)
                 check_fit(manifest, self._store.graph_bytes)
-                sizes = {step.block: self._hold(step.block) for step in manifest.steps}
+                blocks = {step.block for step in manifest.steps}
+                known |= {block: self._hold(block) for block in blocks - known.keys()}
             except StoreError as error:
                 unusable[name] = Unusable(str(error), manifest)
             else:
                 models[name] = manifest
-                block_bytes |= sizes
+                block_bytes |= {block: known[block] for block in blocks}
         for name, conflict in conflicting(models).items():
             unusable[name] = Unusable(str(conflict), models.pop(name))
         return Contents(models, block_bytes, unusable)
