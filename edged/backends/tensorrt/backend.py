@@ -76,7 +76,7 @@ class TensorRt:
         """`trt`: TensorRT's Python module. `run_build`: see child.Builds."""
         device = cuda.facts()
         self.emulated = cuda.emulated
-        self._total_bytes = device.total_bytes
+        self._facts = device
         self._options = options
         self._module = trt.__name__
         self._level = facts.optimization_level(device)
@@ -221,11 +221,11 @@ class TensorRt:
     def device_bytes(self) -> DeviceBytes:
         """Of memory of its own, and of a board's: engines as they were measured, and the arena."""
         engines, arena = sum(list(self._held.values())), self.memory.arena
-        if self.memory.unified:
+        if self._facts.unified:
             return DeviceBytes(engines + arena.size)
         spare_bytes = arena.size - arena.used_bytes
         free_bytes = self._cuda.free_bytes() + spare_bytes
-        return DeviceBytes(engines + arena.used_bytes, free_bytes, self._total_bytes)
+        return DeviceBytes(engines + arena.used_bytes, free_bytes, self._facts.total_bytes)
 
     def close(self) -> None:
         for block in list(self._blocks):
