@@ -10,12 +10,15 @@ import json
 import math
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
+from edged.backends.base import DeviceLost
+from edged.cuda.api import CudaError
 from edged.cuda.order import Span
 from tests.backends.fake_tensorrt.building import MAGIC, TYPES
 from tests.backends.fake_tensorrt.recorded import make
@@ -138,10 +141,11 @@ class IExecutionContext:
         }
         reads = [spans[name] for name, mode, *_ in places if mode == "INPUT"]
         writes = [spans[name] for name, mode, *_ in places if mode == "OUTPUT"]
-        trt._cuda.run(
-            stream_handle, "an engine", lambda: _compute(trt._cuda, engine, places, spans),
-            reads, [*writes, self._scratch],
-        )  # fmt: skip
+        work = partial(_compute, trt._cuda, engine, places, spans)
+        try:
+            trt._cuda.run(stream_handle, "an engine", work, reads, [*writes, self._scratch])
+        except (CudaError, DeviceLost) as error:
+            return self._fail(f"Cuda failure: {error}")
         return True
 
     def _shape(self, name: str, built: Sequence[int]) -> tuple[int, ...]:
