@@ -67,7 +67,7 @@ def test_it_says_how_far_the_loading_is():
 
 @pytest.mark.parametrize(
     ("waiting", "of", "share", "says"),
-    [(7, 7, 0.0, "building engine 1 of 7, 0%"), (1, 7, 0.425, "building engine 7 of 7, 42%"),
+    [(7, 7, 0.0, "preparing block 1 of 7, 0%"), (1, 7, 0.425, "preparing block 7 of 7, 42%"),
      (0, 7, 0.0, "")],
 )  # fmt: skip
 def test_it_says_how_far_engines_are(waiting, of, share, says):
