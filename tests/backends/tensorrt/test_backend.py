@@ -159,6 +159,26 @@ def test_a_block_that_overflows_halves_is_served_in_floats_and_named(
     np.testing.assert_allclose(run(rig.backend, one, given)[0], one.twin(*given)[0], rtol=1e-5)
 
 
+def test_an_engine_that_drifts_on_the_device_is_built_again_in_floats_and_named(
+    rig: Rig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kernels that add up in FP16 are found on the device alone."""
+    monkeypatch.setenv("FAKE_TENSORRT", '{"drift": true}')
+    one = dense(6, 4)
+    held = rig.backend.device_bytes()
+    with caplog.at_level(logging.WARNING, "edged.tensorrt"):
+        rig.backend.prepare(one.id, one.write(tmp_path))
+    assert rig.backend.device_bytes() == held
+    assert [order.precision for order in rig.orders] == ["fp16", "fp32"]
+    assert f"block {one.id[:12]} runs in FP32: device: cosine" in caplog.text
+    load(rig, one, tmp_path)
+    given = inputs(one, 2)
+    np.testing.assert_allclose(run(rig.backend, one, given)[0], one.twin(*given)[0], rtol=1e-5)
+
+
 def test_memory_comes_back(rig: Rig, tmp_path: Path) -> None:
     engine, head = dense(64, 32), dense(32, 4, relu=False)
     for one in (engine, head):
