@@ -32,6 +32,7 @@ STARTS_PROCESSES = (
     "daemon/test_uplink.py",
     "daemon/test_worker_port.py",
     "demo/test_demo.py",
+    "device/test_emulated_cuda.py",
     "device/test_loading.py",
     "device/test_process.py",
     "device/test_threads.py",

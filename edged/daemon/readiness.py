@@ -62,7 +62,7 @@ def building_text(waiting: int, of: int, share: float) -> str:
 
     `share`: of the one that is built now, which is done.
     """
-    return f"building engine {of - waiting + 1} of {of}, {share:.0%}" if waiting else ""
+    return f"preparing block {of - waiting + 1} of {of}, {share:.0%}" if waiting else ""
 
 
 def _note(served: Sequence[ModelState], first: Sequence[ModelState], *, is_ready: bool) -> str:

@@ -96,7 +96,7 @@ def test_loading_takes_exactly_its_bytes_of_the_room(daemon: Daemon, steps: list
         assert daemon.ledger.room_bytes == room - size
         daemon.measure()
         assert daemon.ledger.room_bytes == room - size
-        assert daemon.ledger.unexplained_bytes == 0
+        assert daemon.ledger.account().unexplained == 0
     assert daemon.ledger.room_bytes == begin
 
 

@@ -230,6 +230,15 @@ def test_a_reload_tries_again_what_could_not_be_loaded():
     assert [(type(event), event.model) for event in site.asked] == [(LoadAsked, "flowers")]
 
 
+def test_what_could_not_be_loaded_for_want_of_an_engine_is_loaded_when_it_is_built():
+    site = Site(OLD, FOOD)
+    site.failing = ["flowers"]
+    site.administration.on_built({step.block for step in FOOD.steps} - {OLD.steps[0].block}, 0.0)
+    assert site.asked == []
+    site.administration.on_built({OLD.steps[-1].block}, 0.0)
+    assert [(type(event), event.model) for event in site.asked] == [(LoadAsked, "flowers")]
+
+
 def test_a_new_version_that_the_worker_cannot_prepare_is_not_served():
     site = Site(OLD, FOOD)
     site.reload(NEW, BIRDS)

@@ -117,7 +117,7 @@ class Served:
 
     def __init__(self) -> None:
         model = manifest("flowers")
-        self.counters = TaskCounters(["flowers"], {"flowers": model})
+        self.counters = TaskCounters(["flowers"], {"flowers": model}, 0.0)
         self.figures = BoardFigures(self.counters)
         self._rid = 0
 

@@ -107,7 +107,7 @@ def test_a_block_takes_its_bytes_of_the_room_once(kind: str, tmp_path: Path) -> 
         assert board.ledger.room_bytes == room - size
         board.measure()
         assert board.ledger.room_bytes == pytest.approx(room - size, abs=2048)  # /proc has kB
-    assert board.ledger.unexplained_bytes == 0
+    assert board.ledger.account().unexplained == 0
     assert board.ledger.room_bytes == pytest.approx(before - 2400 * MIB, abs=8192)
 
 

@@ -116,7 +116,7 @@ def test_a_first_start_builds_and_serves_and_a_new_task_needs_no_engine(
     make_store(tmp_path / "store", [task(number) for number in range(5)])
     daemon = start()
     daemon.wait_for("ready: 5 models")
-    assert "building engine 1 of" in daemon.log()
+    assert "preparing block 1 of" in daemon.log()
     assert builds(count) == 2  # the backbone's engine, and the one of all heads
     with Client(daemon.endpoint) as client, Admin(daemon.admin) as admin:
         for number in range(5):
@@ -148,7 +148,7 @@ def test_what_is_built_is_served_while_another_engine_is_being_built(
     shutil.copytree(prepared.cache, tmp_path / "cache")
     ask_for(monkeypatch, tmp_path, "wait")
     daemon = start()
-    daemon.wait_for("building engine 1 of 1")
+    daemon.wait_for("preparing block 1 of 1")
     with Client(daemon.endpoint) as client:
         for number in range(2):
             until(lambda number=number: served(client, task(number)))

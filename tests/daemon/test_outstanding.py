@@ -225,6 +225,24 @@ def test_a_load_waits_for_models_that_are_prepared_before_it():
     watched.is_given_up()
 
 
+def test_engines_of_new_models_may_take_as_long_as_they_are_told_of():
+    watched = Watched(**{BLOCK: 1000})
+    watched.outstanding.define(("new",))
+    for _ in range(3):
+        watched.is_well_for(START_S - 1.0)
+        watched.outstanding.building(watched.now)
+    watched.is_well_for(START_S)
+    watched.is_given_up()
+
+
+def test_engines_that_are_built_do_not_excuse_a_load_that_hangs():
+    watched = Watched(**{BLOCK: 1000})
+    watched.outstanding.load(BLOCK, watched.now)
+    watched.is_well_for(LOAD_TIMES * HANG_S)
+    watched.outstanding.building(watched.now)
+    watched.is_given_up()
+
+
 def test_one_that_owes_nothing_may_be_silent_for_ever():
     watched = Watched()
     watched.is_well_for(40_000)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from edged import profiles
 from edged.config import decode
 from edged.daemon.models.held_store import HeldStore
-from edged.daemon.preflight import Checked, check
+from edged.daemon.preflight import Checked, check, chosen
 from edged.errors import ConfigError, EdgedError, StoreError, Unavailable
 from edged.profiles.form import SCHEMA, BlockProfile, DeviceProfile, encode
 from edged.store import Store
@@ -233,3 +233,19 @@ def test_all_keys_at_their_bounds_start_and_stop(start, bound):
     )
     daemon.wait_for("ready: 2 models")
     assert daemon.stop() == 0
+
+
+def test_auto_takes_the_processor_where_there_is_no_gpu(tmp_path: Path) -> None:
+    if Path("/dev/nvidiactl").exists() or Path("/etc/nv_tegra_release").exists():
+        pytest.skip("this machine has a GPU")
+    text = configuration(tmp_path, write_store(tmp_path / "store"), device='backend = "auto"')
+    config, why = chosen(decode(text.encode()))
+    assert (config.device.backend, config.device.options) == ("onnxruntime", {})
+    assert why == "backend onnxruntime on the CPU"
+    assert chosen(config) == (config, "")
+
+
+def test_auto_takes_no_options(tmp_path: Path) -> None:
+    lines = 'backend = "auto"\noptions = {threads = 1}'
+    with pytest.raises(ConfigError, match="options of backend auto: .*`threads`"):
+        decode(configuration(tmp_path, tmp_path, device=lines).encode())

@@ -7,11 +7,19 @@ import pytest
 from edged.core.residency.ledger import Account
 from edged.core.residency.report import MemoryState, ModelState
 from edged.daemon.models.versions import Versions
-from edged.daemon.readiness import Readiness, first_models, readiness, wanted_models
+from edged.daemon.readiness import (
+    Readiness,
+    building_text,
+    first_models,
+    readiness,
+    wanted_models,
+)
 from edged.errors import Code
 from tests.daemon.samples import catalog, manifest
 
 THERE, MISSING, TOO_LARGE, FAILED = "there", "missing", "too large", "failed"
+PASSING = "failed for now"
+CODES = {FAILED: Code.INTERNAL, PASSING: Code.UNAVAILABLE}
 
 
 def model(name: str, how: str) -> ModelState:
@@ -23,8 +31,8 @@ def model(name: str, how: str) -> ModelState:
         served=True,
         pinned=False,
         waiting=0,
-        error="block damaged" if how == FAILED else "",
-        code=Code.INTERNAL if how == FAILED else None,
+        error="block damaged" if how in CODES else "",
+        code=CODES.get(how),
         excess_bytes={TOO_LARGE: 30}.get(how, 0),
     )
 
@@ -55,6 +63,22 @@ def test_it_is_ready_when_a_wanted_model_can_be_answered(is_ready, loading, mode
 def test_it_says_how_far_the_loading_is():
     assert found((3, 12), a=MISSING).progress == "loading model 3 of 12"
     assert found(None, a=THERE).remark == ""
+
+
+@pytest.mark.parametrize(
+    ("waiting", "of", "share", "says"),
+    [(7, 7, 0.0, "preparing block 1 of 7, 0%"), (1, 7, 0.425, "preparing block 7 of 7, 42%"),
+     (0, 7, 0.0, "")],
+)  # fmt: skip
+def test_it_says_how_far_engines_are(waiting, of, share, says):
+    assert building_text(waiting, of, share) == says
+
+
+def test_a_start_outlives_that_nothing_can_be_served_yet():
+    """Engines are being built, or memory is short: that passes. A damaged block does not."""
+    assert found(None, a=FAILED, b=PASSING).failure is None
+    assert found(None, a=PASSING).failure is None
+    assert found(None, a=FAILED).failure is not None
 
 
 def test_where_no_wanted_model_fits_it_says_how_many_bytes_are_missing():

@@ -17,29 +17,32 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from edged.backends import mapped
 from edged.backends.base import BlockUse, LoadedBlock, Progress, go_on
 from edged.backends.prepared import PreparedBlocks
 from edged.backends.signature import check
 from edged.backends.tensorrt import facts, module
-from edged.backends.tensorrt.child import Builds, RunBuild
+from edged.backends.tensorrt.child import Builds, RunBuild, empty
 from edged.backends.tensorrt.engine import Binding, LoadedEngine, PlanRefused, Runtime
 from edged.backends.tensorrt.orders import (
     ABOUT,
     PLAN,
+    ROWS,
     WEIGHTS,
     About,
     BuildOrder,
     HeadShape,
     weight_bytes,
 )
+from edged.backends.tensorrt.trial import attempt
 from edged.budget import DeviceBytes
 from edged.cuda.api import Address, Cuda
 from edged.cuda.arena import taken_bytes
 from edged.cuda.memory import CudaArray, CudaMemory
 from edged.cuda.runtime import CudaRuntime
-from edged.errors import EdgedError
+from edged.errors import EdgedError, ResourceExhausted
 from edged.options import TensorRtOptions
 
 log = logging.getLogger("edged.tensorrt")
@@ -76,7 +79,7 @@ class TensorRt:
         """`trt`: TensorRT's Python module. `run_build`: see child.Builds."""
         device = cuda.facts()
         self.emulated = cuda.emulated
-        self._total_bytes, self._is_unified = device.total_bytes, device.unified
+        self._facts = device
         self._options = options
         self._module = trt.__name__
         self._level = facts.optimization_level(device)
@@ -149,10 +152,25 @@ class TensorRt:
                 pools=facts.pools(self._cuda.free_bytes(), self._level),
                 timing_cache=str(self._timings),
             )
-            made.append(self._builds.make(order, progress))
+            about = self._builds.make(order, progress)
+            if wrong := self._try(folder, about):
+                empty(folder)
+                order = replace(order, precision="fp32", fallback=f"device: {wrong}")
+                about = self._builds.make(order, progress)
+            made.append(about)
 
         self._prepared.make(entry, write)
         self._tell(entry, made[0])
+
+    def _try(self, folder: Path, about: About) -> str:
+        """What is wrong with what an engine computes on this device; empty if nothing is."""
+        try:
+            return attempt(Runtime(self._runtime.trt, self._cuda), self.memory, folder, about)
+        except ResourceExhausted as error:
+            log.warning("a new engine was not tried on the device: %s", error)
+            return ""
+        finally:
+            (folder / ROWS).unlink(missing_ok=True)
 
     def _tell(self, entry: str, about: About) -> None:
         size = sum(file.stat().st_size for file in self._prepared.files(entry))
@@ -221,11 +239,11 @@ class TensorRt:
     def device_bytes(self) -> DeviceBytes:
         """Of memory of its own, and of a board's: engines as they were measured, and the arena."""
         engines, arena = sum(list(self._held.values())), self.memory.arena
-        if self._is_unified:
+        if self._facts.unified:
             return DeviceBytes(engines + arena.size)
         spare_bytes = arena.size - arena.used_bytes
         free_bytes = self._cuda.free_bytes() + spare_bytes
-        return DeviceBytes(engines + arena.used_bytes, free_bytes, self._total_bytes)
+        return DeviceBytes(engines + arena.used_bytes, free_bytes, self._facts.total_bytes)
 
     def close(self) -> None:
         for block in list(self._blocks):

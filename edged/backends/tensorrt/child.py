@@ -92,7 +92,7 @@ class Builds:
         """
         said = self._run(order, progress)
         if isinstance(said, NotBuilt) and said.may_shrink:
-            _empty(Path(order.target))
+            empty(Path(order.target))
             said = self._run(replace(order, pools=order.pools.halved), progress)
             if isinstance(said, NotBuilt) and said.may_shrink:
                 raise ResourceExhausted(f"unbuilt: {said.message}")
@@ -198,6 +198,7 @@ class _Watch:
         return NotBuilt(Code.INTERNAL, f"the build ended with status {status} and said nothing")
 
 
-def _empty(folder: Path) -> None:
+def empty(folder: Path) -> None:
+    """Remove what a build has left in its directory."""
     for file in folder.iterdir():
         file.unlink()

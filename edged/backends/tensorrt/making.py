@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto
 
@@ -23,6 +24,7 @@ from edged.backends.tensorrt.builder import Range, Report, build
 from edged.backends.tensorrt.orders import (
     ABOUT,
     PLAN,
+    ROWS,
     WEIGHTS,
     About,
     BuildOrder,
@@ -71,28 +73,32 @@ def _make_block(order: BuildOrder, model: ModelProto, report: Report) -> About:
         (Path(order.target) / WEIGHTS).write_bytes(data)
         return About(inputs, outputs, "fp32", head.shape)
     ranges = _ranges(inputs, order.max_rows)
-    precision, found, fallback = order.precision, None, ""
+    precision, found, fallback = order.precision, None, order.fallback
     if order.precision == "fp16":
         report("comparing FP16 with FP32", 0.0)
-        model, precision, found, fallback = _typed(model, inputs)
+        model, precision, found, fallback = _typed(model, inputs, Path(order.target))
     _write_engine(order, model, ranges, report)
     return About(inputs, outputs, precision, None, fallback, found)
 
 
 def _typed(
-    model: ModelProto, inputs: Sequence[EnginePort]
+    model: ModelProto, inputs: Sequence[EnginePort], folder: Path
 ) -> tuple[ModelProto, Precision, Parity | None, str]:
-    """The graph to build, its precision, the gate's figures, and why it is not FP16."""
+    """The graph to build, its precision, the gate's figures, and why it is not FP16.
+
+    Leaves rows in the folder that the engine can be tried with.
+    """
     try:
         typed = recipe.typed(model)
     except Unsupported as error:
         return model, "fp32", None, f"recipe: {error}"
     try:
-        found, wrong = parity.judge(model, typed, inputs)
+        found, wrong, rows = parity.judge(model, typed, inputs)
     except EdgedError as error:
         return model, "fp32", None, f"parity: {error}"
     if wrong:
         return model, "fp32", found, f"parity: {wrong}"
+    np.savez(folder / ROWS, **rows)  # type: ignore[arg-type]
     return typed, "fp16", found, ""
 
 

@@ -20,6 +20,8 @@ WEIGHTS = "weights.bin"  # weights and then biases, in entries of linear heads
 
 GRACE_S = 10.0  # time that a cancelled build has to end by itself
 
+ROWS = "rows.npz"  # some rows and what they should become, until the device has tried them
+
 CLASSES = (1_024, 32_768)  # most classes of the engines for linear heads; a larger one has its own
 
 
@@ -71,6 +73,7 @@ class BuildOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: int  # rows of one run, at most
     pools: Pools
     timing_cache: str  # a file, which need not be there
+    fallback: str = ""  # why it is FP32 after all
 
 
 class Parity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edged.backends.base import BlockUse
+from edged.backends.base import BlockUse, DeviceLost
 from edged.backends.prepared import DamagedCopy
 from edged.backends.tensorrt import facts, module
 from edged.backends.tensorrt.orders import PLAN
 from edged.cuda.arena import taken_bytes
-from edged.cuda.personality import UNIFIED
+from edged.cuda.personality import UNIFIED, Faults
 from edged.errors import Cancelled, EdgedError, Unsupported
 from edged.options import TensorRtOptions
 from edged.paths.layout import Tensor
@@ -159,6 +159,26 @@ def test_a_block_that_overflows_halves_is_served_in_floats_and_named(
     np.testing.assert_allclose(run(rig.backend, one, given)[0], one.twin(*given)[0], rtol=1e-5)
 
 
+def test_an_engine_that_drifts_on_the_device_is_built_again_in_floats_and_named(
+    rig: Rig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kernels that add up in FP16 are found on the device alone."""
+    monkeypatch.setenv("FAKE_TENSORRT", '{"drift": true}')
+    one = dense(6, 4)
+    held = rig.backend.device_bytes()
+    with caplog.at_level(logging.WARNING, "edged.tensorrt"):
+        rig.backend.prepare(one.id, one.write(tmp_path))
+    assert rig.backend.device_bytes() == held
+    assert [order.precision for order in rig.orders] == ["fp16", "fp32"]
+    assert f"block {one.id[:12]} runs in FP32: device: cosine" in caplog.text
+    load(rig, one, tmp_path)
+    given = inputs(one, 2)
+    np.testing.assert_allclose(run(rig.backend, one, given)[0], one.twin(*given)[0], rtol=1e-5)
+
+
 def test_memory_comes_back(rig: Rig, tmp_path: Path) -> None:
     engine, head = dense(64, 32), dense(32, 4, relu=False)
     for one in (engine, head):
@@ -179,6 +199,24 @@ def test_more_rows_than_the_engine_takes_say_so(rig: Rig, tmp_path: Path) -> Non
     assert load(rig, one, tmp_path).max_rows == 16
     with pytest.raises(EdgedError, match=r"block .* failed: x0 cannot be \[17, 6\].*out of range"):
         run(rig.backend, one, inputs(one, 17))
+
+
+@pytest.mark.parametrize(("number", "kind"), [(700, DeviceLost), (1, EdgedError)])
+def test_a_run_that_is_not_begun_says_whether_the_device_is_lost(
+    tmp_path: Path, number: int, kind: type[EdgedError]
+) -> None:
+    one = dense(6, 4)
+    calls = Rig(tmp_path / "cache")
+    load(calls, one, tmp_path)
+    x, y = (
+        calls.backend.memory.view(calls.backend.memory.allocate(64), 0, 2, tensor)
+        for tensor in (one.use.reads[0], one.use.writes[0])
+    )
+    before = calls.cuda.calls
+    calls.cuda.faults = Faults(fail_at=before + 2, number=number)  # the first one is `use`
+    with pytest.raises(kind, match="was not begun: Cuda failure") as caught:
+        calls.backend.run(one.id, [x], [y])
+    assert type(caught.value) is kind
 
 
 def test_a_type_that_engines_cannot_have_is_named(rig: Rig, tmp_path: Path) -> None:

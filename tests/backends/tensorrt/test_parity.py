@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
-from edged.backends.tensorrt import parity, recipe, rounding
+from edged.backends.tensorrt import closeness, parity, recipe, rounding
 from edged.backends.tensorrt.orders import EnginePort
 from tests.backends.blocks import block, dense
 
@@ -27,7 +27,7 @@ WANTED = np.random.default_rng(0).standard_normal((200, 5))
     ],
 )
 def test_what_is_wrong_is_named(found, says: str) -> None:
-    verdict = parity.verdict(parity.compare([WANTED], [found]))
+    verdict = closeness.verdict(closeness.compare([WANTED], [found]))
     assert says in verdict
     assert bool(says) == bool(verdict)
 
@@ -37,22 +37,23 @@ def test_another_best_class_in_one_of_a_hundred_rows_is_let_pass() -> None:
     for rows, says in ((2, ""), (3, "another best class in 1.5% of the rows")):
         found = wanted.copy()
         found[:rows, 0] += 0.019
-        assert parity.verdict(parity.compare([wanted], [found])) == says
+        assert closeness.verdict(closeness.compare([wanted], [found])) == says
 
 
 def test_which_of_two_equal_values_is_the_best_one_is_not_asked() -> None:
     """Features are no classes: that two of them swap places is no fault."""
     wanted = np.tile([1.0, 1.001, 0.0], (200, 1))
     found = wanted + np.array([0.002, 0.0, 0.0])
-    assert parity.verdict(parity.compare([wanted], [found])) == ""
+    assert closeness.verdict(closeness.compare([wanted], [found])) == ""
 
 
 def test_halves_pass_where_they_are_enough() -> None:
     original = onnx.load_from_string(dense(8, 5).data)
-    found, wrong = parity.judge(original, recipe.typed(original), X)
+    found, wrong, rows = parity.judge(original, recipe.typed(original), X)
     assert wrong == ""
+    assert rows.keys() == {"x0", "y0"}
     assert found.rows >= parity.ROWS
-    assert 0 < found.difference < parity.DIFFERENCE
+    assert 0 < found.difference < closeness.DIFFERENCE
 
 
 def test_sums_that_overflow_halves_are_found() -> None:
@@ -64,7 +65,7 @@ def test_sums_that_overflow_halves_are_found() -> None:
     ]
     data = block(nodes, [(8,)], [(8,)], lambda x0: [x0], constants=[big, small]).data
     original = onnx.load_from_string(data)
-    assert parity.judge(original, recipe.typed(original), X)[1] == "values overflow"
+    assert parity.judge(original, recipe.typed(original), X).wrong == "values overflow"
 
 
 def test_each_half_is_rounded_once_more() -> None:
