@@ -88,7 +88,7 @@ def form_of(given: Given) -> Form:
         return form
     if fixed is not None and fixed != 1:
         _refuse_batch(given.graph, fixed, form)
-        form = f"its inputs have no batch axis ({form})"
+        form = "its inputs have no batch axis"
     try:
         return _for_one_row(given, form, sure=False)
     except (InvalidArgument, Unsupported):

@@ -6,7 +6,7 @@ found by running the model, or comes from the samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from export.borders import for_one
 from export.graph import OnnxGraph
 from export.probe import SPAN, Array, Arrays, Span, feed, run
 
-_TRIED: tuple[Span, ...] = (SPAN, (1, 2), (1, 1))
+_TRIED: tuple[Span, ...] = ((1, 2), (1, 1), SPAN)  # the last one is for bytes
 
 
 def with_spans(
@@ -32,32 +32,42 @@ def with_spans(
     `runner` runs the model, with `constants` for the inputs that the graph lacks; `read` returns
     the samples. A model that runs with none of them is left to other checks, which say why.
     """
-    numbers = [value.name for value in graph.inputs if _counts(value.type.tensor_type.elem_type)]
-    if not numbers:
+    whole = {value.name: _bytes(value.type.tensor_type.elem_type) for value in graph.inputs}
+    numbers = [name for name, size in whole.items() if size]
+    wide = [name for name in numbers if whole[name] > 1]
+    if not numbers or _runs(for_one(graph), wide, SPAN, runner, constants):
         return graph
-    single = for_one(graph)
-    for span in _TRIED:
-        least, largest = span
-        trials = (
-            replace(single, spans=dict.fromkeys(numbers, one))
-            for one in dict.fromkeys([(least, least), span, (largest, largest)])
-        )
-        if all(_runs(tried, runner, constants) for tried in trials):
-            return graph if span == SPAN else replace(graph, spans=dict.fromkeys(numbers, span))
-    rows = read(feed(single, None))
+    for names in dict.fromkeys((tuple(wide), tuple(numbers))):
+        for span in _TRIED:
+            if _runs(for_one(graph), names, span, runner, constants):
+                return replace(graph, spans=dict.fromkeys(names, span))
+    rows = read(feed(for_one(graph), None))
     found = {name: (int(rows[name].min()), int(rows[name].max())) for name in numbers if rows}
     return replace(graph, spans=found)
 
 
-def _counts(element: int) -> bool:
-    """Whether values of a type are whole numbers that may mean anything, unlike bytes."""
+def _bytes(element: int) -> int:
+    """The size of a type of whole numbers; 0 for other types."""
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(element))
-    return dtype.kind in "iu" and dtype.itemsize > 1
+    return dtype.itemsize if dtype.kind in "iu" else 0
 
 
-def _runs(graph: OnnxGraph, runner: ort.InferenceSession, constants: Mapping[str, Array]) -> bool:
-    try:
-        run(runner, graph.outputs, dict(constants) | feed(graph, None))
-    except InvalidArgument:
-        return False
+def _runs(
+    graph: OnnxGraph,
+    names: Sequence[str],
+    span: Span,
+    runner: ort.InferenceSession,
+    constants: Mapping[str, Array],
+) -> bool:
+    """Whether the model runs with these inputs at both ends of the span and in between.
+
+    Inputs of bytes that are not named have any values.
+    """
+    least, largest = span
+    for one in dict.fromkeys([(least, least), span, (largest, largest)]):
+        tried = replace(graph, spans=dict.fromkeys(names, one))
+        try:
+            run(runner, graph.outputs, dict(constants) | feed(tried, None))
+        except InvalidArgument:
+            return False
     return True
