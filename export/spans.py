@@ -1,7 +1,8 @@
 """The whole numbers that trial runs may give a model: 0 and 1, unless it cannot run with them.
 
 A divisor, a length or a number that counts from 1 must not be 0. What an input takes instead is
-found by running the model, or comes from the samples.
+found by running the model. If there are samples, their range is used: 0 and 1 may be no sensible
+text, on which rounding decides.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ import onnxruntime as ort
 from onnx import helper
 
 from edged.errors import InvalidArgument
-from export.borders import for_one
+from export.borders import for_one, no_batch_axis
 from export.graph import OnnxGraph
+from export.one_row import rows_in_front
 from export.probe import SPAN, Array, Arrays, Span, feed, run
-
-_TRIED: tuple[Span, ...] = ((1, 2), (1, 1), SPAN)  # the last one is for bytes
 
 
 def with_spans(
@@ -32,18 +32,37 @@ def with_spans(
     `runner` runs the model, with `constants` for the inputs that the graph lacks; `read` returns
     the samples. A model that runs with none of them is left to other checks, which say why.
     """
-    whole = {value.name: _bytes(value.type.tensor_type.elem_type) for value in graph.inputs}
-    numbers = [name for name, size in whole.items() if size]
-    wide = [name for name in numbers if whole[name] > 1]
-    if not numbers or _runs(for_one(graph), wide, SPAN, runner, constants):
+    sizes = {value.name: _bytes(value.type.tensor_type.elem_type) for value in graph.inputs}
+    numbers = [name for name, size in sizes.items() if size]
+    wide = [name for name in numbers if sizes[name] > 1]
+    if not numbers:
         return graph
-    for names in dict.fromkeys((tuple(wide), tuple(numbers))):
-        for span in _TRIED:
-            if _runs(for_one(graph), names, span, runner, constants):
-                return replace(graph, spans=dict.fromkeys(names, span))
-    rows = read(feed(for_one(graph), None))
-    found = {name: (int(rows[name].min()), int(rows[name].max())) for name in numbers if rows}
-    return replace(graph, spans=found)
+    tried = [
+        _of_samples(graph, wide, read),
+        *(dict.fromkeys(wide, span) for span in (SPAN, (1, 2), (1, 1))),
+        *(dict.fromkeys(numbers, span) for span in (SPAN, (1, 2), (1, 1))),
+    ]
+    for spans in filter(None, tried):
+        if _runs(replace(for_one(graph), spans=spans), runner, constants):
+            usual = {name: span for name, span in spans.items() if span != SPAN or name not in wide}
+            return replace(graph, spans=usual)
+    return graph
+
+
+def _of_samples(
+    graph: OnnxGraph, names: Sequence[str], read: Callable[[Arrays], Arrays]
+) -> dict[str, Span]:
+    """The spans of these inputs in the samples; none without samples, or if they do not fit."""
+    likes = [feed(rows_in_front(for_one(graph))[0], 1)]
+    if no_batch_axis(graph) is None:
+        likes.append(feed(graph, 1))
+    for like in likes:
+        try:
+            rows = read(like)
+        except InvalidArgument:
+            continue
+        return {name: (int(rows[name].min()), int(rows[name].max())) for name in names if rows}
+    return {}
 
 
 def _bytes(element: int) -> int:
@@ -52,22 +71,14 @@ def _bytes(element: int) -> int:
     return dtype.itemsize if dtype.kind in "iu" else 0
 
 
-def _runs(
-    graph: OnnxGraph,
-    names: Sequence[str],
-    span: Span,
-    runner: ort.InferenceSession,
-    constants: Mapping[str, Array],
-) -> bool:
-    """Whether the model runs with these inputs at both ends of the span and in between.
-
-    Inputs of bytes that are not named have any values.
-    """
-    least, largest = span
-    for one in dict.fromkeys([(least, least), span, (largest, largest)]):
-        tried = replace(graph, spans=dict.fromkeys(names, one))
+def _runs(graph: OnnxGraph, runner: ort.InferenceSession, constants: Mapping[str, Array]) -> bool:
+    """Whether the model runs at both ends of all spans, and in between."""
+    least, largest = (
+        {name: (span[end], span[end]) for name, span in graph.spans.items()} for end in (0, 1)
+    )
+    for spans in (least, graph.spans, largest):
         try:
-            run(runner, graph.outputs, dict(constants) | feed(tried, None))
+            run(runner, graph.outputs, dict(constants) | feed(replace(graph, spans=spans), None))
         except InvalidArgument:
             return False
     return True

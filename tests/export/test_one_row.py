@@ -202,6 +202,18 @@ def test_a_length_that_no_operator_bounds_has_room_by_what_was_seen(tmp_path: Pa
     assert one.manifest.value(y).shape == (800,)
 
 
+def test_samples_show_that_a_picture_has_no_batch_axis(tmp_path: Path) -> None:
+    """Its channels could be rows, if nothing else were known."""
+    net = Net()
+    net.only("image", (3, 4, 5))
+    y = net.add("Relu", net.x)
+    file = net.save(tmp_path / "m.onnx", y)
+    assert draft(Source("t", file)).manifest.max_rows is None
+    np.save(tmp_path / "rows.npy", np.ones((6, 3, 4, 5), np.float32))
+    found = draft(Source("t", file, samples=tmp_path / "rows.npy"))
+    assert (found.manifest.max_rows, found.manifest.value(y).shape) == (1, (3, 4, 5))
+
+
 def test_one_row_at_a_time_on_request(tmp_path: Path) -> None:
     file = classifier(tmp_path / "m.onnx", "ab")
     found = draft(Source("t", file, rows=1))
