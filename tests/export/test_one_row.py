@@ -111,6 +111,17 @@ def test_a_state_with_its_batch_on_another_axis(tmp_path: Path) -> None:
     assert same(dict(zip((y, after), expected, strict=True)), found)
 
 
+def test_a_count_after_a_batch_of_one_is_asked_for(tmp_path: Path) -> None:
+    """It is called N, as batches are elsewhere."""
+    net = Net()
+    net.only("boxes", (1, "N", 4))
+    y = net.add("Relu", net.x)
+    with pytest.raises(Unsupported, match=r"axes of unknown size: say it as --shape boxes="):
+        added(tmp_path, net, y)
+    one, _ = added(tmp_path, net, y, shapes={"boxes": (7, 4)})
+    assert one.manifest.value("boxes").shape == (7, 4)
+
+
 def test_outputs_that_run_over_all_places_of_a_picture(tmp_path: Path) -> None:
     """Scores and boxes have the places of the picture where others have rows."""
     net = Net((3, 8, 8), rows=1)
