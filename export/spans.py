@@ -38,11 +38,11 @@ def with_spans(
     if not numbers:
         return graph
     tried = [
-        _of_samples(graph, wide, read),
+        _of_samples(graph, wide, read) or dict.fromkeys(wide, SPAN),
         *(dict.fromkeys(wide, span) for span in (SPAN, (1, 2), (1, 1))),
         *(dict.fromkeys(numbers, span) for span in (SPAN, (1, 2), (1, 1))),
     ]
-    for spans in filter(None, tried):
+    for spans in tried:
         if _runs(replace(for_one(graph), spans=spans), runner, constants):
             usual = {name: span for name, span in spans.items() if span != SPAN or name not in wide}
             return replace(graph, spans=usual)
@@ -53,6 +53,8 @@ def _of_samples(
     graph: OnnxGraph, names: Sequence[str], read: Callable[[Arrays], Arrays]
 ) -> dict[str, Span]:
     """The spans of these inputs in the samples; none without samples, or if they do not fit."""
+    if not names:
+        return {}
     likes = [feed(rows_in_front(for_one(graph))[0], 1)]
     if no_batch_axis(graph) is None:
         likes.append(feed(graph, 1))

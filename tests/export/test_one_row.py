@@ -354,6 +354,16 @@ def test_whole_numbers_that_must_not_be_zero(
     assert same({y: expected[0]}, served(tmp_path, one, {"n": rows}))
 
 
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT8, TensorProto.INT64])
+def test_bytes_are_tried_with_all_their_values(tmp_path: Path, kind: int) -> None:
+    net = Net()
+    net.only("n", ("rows", 4), kind)
+    y = net.add("Relu", net.add("Cast", net.x, to=TensorProto.FLOAT))
+    one, _ = added(tmp_path, net, y)
+    assert one.manifest.spans == ()
+    assert (one.difference.largest > 1) == (kind != TensorProto.INT64)
+
+
 def test_whole_numbers_that_only_samples_know(tmp_path: Path) -> None:
     """A rate of which the model knows two: a table has entries at 8 and 16 only."""
     net = Net((4,))
