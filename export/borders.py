@@ -109,7 +109,7 @@ def no_batch_axis(graph: OnnxGraph) -> str | None:
         dims = dims_of(value)
         if not dims:
             return f"input {value.name!r} has no axes, so no batch"
-        elsewhere = [i for i, dim in enumerate(dims) if i and _names_batch(dim)]
+        elsewhere = [i for i in range(1, len(dims)) if _is_batch(dims, i)]
         if dims[0].dim_value and elsewhere:
             return f"axis {elsewhere[0]} of input {value.name!r} is the batch, not axis 0"
         firsts.setdefault(dims[0].dim_value, value.name)
@@ -144,19 +144,19 @@ def for_one(graph: OnnxGraph) -> OnnxGraph:
 
     That is a free axis 0, and a free axis elsewhere whose name is that of a batch.
     """
-    firsts = {
-        dims[0].dim_param
-        for value in graph.inputs
-        if (dims := dims_of(value)) and _is_free(dims[0])
-    }
+    firsts = {dims[0].dim_param for value in graph.inputs if (dims := dims_of(value))} - {""}
     inputs = []
     for value in graph.inputs:
         copy = ValueInfoProto()
         copy.CopyFrom(value)
-        for i, dim in enumerate(copy.type.tensor_type.shape.dim):
-            known = dim.dim_param and dim.dim_param in firsts
-            if _is_free(dim) and (i == 0 or known or _names_batch(dim)):
-                dim.dim_value = 1
+        dims = dims_of(copy)
+        batches = [
+            dim
+            for i, dim in enumerate(dims)
+            if _is_free(dim) and (i == 0 or dim.dim_param in firsts or _is_batch(dims, i))
+        ]
+        for dim in batches:
+            dim.dim_value = 1
         inputs.append(copy)
     return replace(graph, inputs=tuple(inputs))
 
@@ -173,9 +173,11 @@ def _is_free(dim: TensorShapeProto.Dimension) -> bool:
     return not dim.dim_value
 
 
-def _names_batch(dim: TensorShapeProto.Dimension) -> bool:
-    name = dim.dim_param.lower()
-    return _is_free(dim) and (name in _BATCHES or "batch" in name)
+def _is_batch(dims: Sequence[TensorShapeProto.Dimension], axis: int) -> bool:
+    """Whether the name of a free axis says that it is the batch. After a 1, "n" may count boxes."""
+    name = dims[axis].dim_param.lower()
+    short = name in _BATCHES and dims[0].dim_value != 1
+    return _is_free(dims[axis]) and (short or "batch" in name)
 
 
 def _check_known(graph: OnnxGraph, named: Mapping[str, object]) -> None:

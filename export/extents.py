@@ -90,6 +90,8 @@ class _Operator:
         if any(self.is_data(i) for i in _SHAPES.get(operator, ())):
             if operator == "TopK":
                 return [self.axes(0) | {self.axis(-1)} for _ in whole]
+            if operator == "Slice" and (named := self.listed(3)) is not None:
+                return [self.axes(0) | set(named)]
             return whole
         if not any(self.axes(i) for i in range(len(self.node.input))):
             return [NONE for _ in whole]

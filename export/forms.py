@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path as File
 from typing import Literal, TypeAlias
 
 import onnxruntime as ort
@@ -30,7 +31,6 @@ from export.probe import ROWS_TRIED, Array, Arrays, Facts, feed, probe, session
 from export.rows import coupling
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
-Reader: TypeAlias = Callable[[Arrays], Arrays]
 
 _QUANTISED = {
     "ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv",
@@ -45,7 +45,8 @@ class Given:
     runner: ort.InferenceSession  # the model as its file has it
     graph: OnnxGraph  # what is to be served of it; it may have branches
     constants: Mapping[str, Array]  # the values of inputs that are fixed
-    read: Reader  # the samples, for inputs like those that it is given
+    samples: File | None  # real input, for messages
+    read: Callable[[Arrays], Arrays]  # the samples, for inputs like those that it is given
     precision: Precision | None  # None takes that of most weights
     one_by_one: bool  # whether the form for one row was asked for
 
@@ -77,7 +78,12 @@ def form_of(given: Given) -> Form:
         return _for_one_row(given, reason)
     fixed = fixed_rows(given.graph)
     uncut = given.uncut(fixed)
-    rows = _samples(given, feed(given.graph, 1), uncut)
+    try:
+        rows = _samples(given, feed(given.graph, 1), uncut)
+    except InvalidArgument:
+        if fixed in (None, 1):
+            raise
+        return _for_one_row(given, "the samples show that its inputs have no batch axis")
     error: Exception | None = None
     try:
         form = _for_batches(given, fixed, uncut, rows)
@@ -88,7 +94,7 @@ def form_of(given: Given) -> Form:
         return form
     if fixed is not None and fixed != 1:
         _refuse_batch(given.graph, fixed, form)
-        form = f"its inputs have no batch axis ({form})"
+        form = "its inputs have no batch axis"
     try:
         return _for_one_row(given, form, sure=False)
     except (InvalidArgument, Unsupported):
@@ -188,7 +194,9 @@ def _samples(given: Given, like: Arrays, uncut: Callable[[Arrays], Arrays]) -> A
         for row in batches(rows, 1):
             uncut(row)
     except InvalidArgument as error:
-        raise InvalidArgument(f"the samples are no input of the model: {error}") from error
+        raise InvalidArgument(
+            f"the samples {given.samples} are no input of the model: {error}"
+        ) from error
     return rows
 
 

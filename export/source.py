@@ -99,7 +99,9 @@ def _draft(source: Source) -> ModelDraft:
         return {} if path is None else samples.read(path, like, preprocess)
 
     graph = with_spans(graph, runner, constants, read)
-    given = Given(runner, graph, constants, read, source.precision, source.rows == 1)
+    given = Given(
+        runner, graph, constants, source.samples, read, source.precision, source.rows == 1
+    )
     form = form_of(given)
     path = form.path
     manifest = Manifest(

@@ -1,12 +1,13 @@
 """The whole numbers that trial runs may give a model: 0 and 1, unless it cannot run with them.
 
 A divisor, a length or a number that counts from 1 must not be 0. What an input takes instead is
-found by running the model, or comes from the samples.
+found by running the model. If there are samples, their range is used: 0 and 1 may be no sensible
+text, on which rounding decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,10 @@ import onnxruntime as ort
 from onnx import helper
 
 from edged.errors import InvalidArgument
-from export.borders import for_one
+from export.borders import for_one, no_batch_axis
 from export.graph import OnnxGraph
+from export.one_row import rows_in_front
 from export.probe import SPAN, Array, Arrays, Span, feed, run
-
-_TRIED: tuple[Span, ...] = (SPAN, (1, 2), (1, 1))
 
 
 def with_spans(
@@ -32,32 +32,55 @@ def with_spans(
     `runner` runs the model, with `constants` for the inputs that the graph lacks; `read` returns
     the samples. A model that runs with none of them is left to other checks, which say why.
     """
-    numbers = [value.name for value in graph.inputs if _counts(value.type.tensor_type.elem_type)]
+    sizes = {value.name: _bytes(value.type.tensor_type.elem_type) for value in graph.inputs}
+    numbers = [name for name, size in sizes.items() if size]
+    wide = [name for name in numbers if sizes[name] > 1]
     if not numbers:
         return graph
-    single = for_one(graph)
-    for span in _TRIED:
-        least, largest = span
-        trials = (
-            replace(single, spans=dict.fromkeys(numbers, one))
-            for one in dict.fromkeys([(least, least), span, (largest, largest)])
-        )
-        if all(_runs(tried, runner, constants) for tried in trials):
-            return graph if span == SPAN else replace(graph, spans=dict.fromkeys(numbers, span))
-    rows = read(feed(single, None))
-    found = {name: (int(rows[name].min()), int(rows[name].max())) for name in numbers if rows}
-    return replace(graph, spans=found)
+    tried = [
+        _of_samples(graph, wide, read) or dict.fromkeys(wide, SPAN),
+        *(dict.fromkeys(wide, span) for span in (SPAN, (1, 2), (1, 1))),
+        *(dict.fromkeys(numbers, span) for span in (SPAN, (1, 2), (1, 1))),
+    ]
+    for spans in tried:
+        if _runs(replace(for_one(graph), spans=spans), runner, constants):
+            usual = {name: span for name, span in spans.items() if span != SPAN or name not in wide}
+            return replace(graph, spans=usual)
+    return graph
 
 
-def _counts(element: int) -> bool:
-    """Whether values of a type are whole numbers that may mean anything, unlike bytes."""
+def _of_samples(
+    graph: OnnxGraph, names: Sequence[str], read: Callable[[Arrays], Arrays]
+) -> dict[str, Span]:
+    """The spans of these inputs in the samples; none without samples, or if they do not fit."""
+    if not names:
+        return {}
+    likes = [feed(rows_in_front(for_one(graph))[0], 1)]
+    if no_batch_axis(graph) is None:
+        likes.append(feed(graph, 1))
+    for like in likes:
+        try:
+            rows = read(like)
+        except InvalidArgument:
+            continue
+        return {name: (int(rows[name].min()), int(rows[name].max())) for name in names if rows}
+    return {}
+
+
+def _bytes(element: int) -> int:
+    """The size of a type of whole numbers; 0 for other types."""
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(element))
-    return dtype.kind in "iu" and dtype.itemsize > 1
+    return dtype.itemsize if dtype.kind in "iu" else 0
 
 
 def _runs(graph: OnnxGraph, runner: ort.InferenceSession, constants: Mapping[str, Array]) -> bool:
-    try:
-        run(runner, graph.outputs, dict(constants) | feed(graph, None))
-    except InvalidArgument:
-        return False
+    """Whether the model runs at both ends of all spans, and in between."""
+    least, largest = (
+        {name: (span[end], span[end]) for name, span in graph.spans.items()} for end in (0, 1)
+    )
+    for spans in (least, graph.spans, largest):
+        try:
+            run(runner, graph.outputs, dict(constants) | feed(replace(graph, spans=spans), None))
+        except InvalidArgument:
+            return False
     return True

@@ -26,7 +26,7 @@ def look(data: Bytes) -> PictureHeader:
     end = 8 + int.from_bytes(data[4:8], "little")
     if end > len(data):
         raise damaged("WebP", "it ends before its last chunk")
-    at, size, orientation = 12, None, None
+    at, size, canvas, orientation = 12, None, None, None
     for _ in range(_MAX_CHUNKS):
         if at + 8 > end:
             break
@@ -34,8 +34,11 @@ def look(data: Bytes) -> PictureHeader:
         body = data[at + 8 : at + 8 + length]
         if at + 8 + length > end:
             raise damaged("WebP", f"it ends within a chunk {kind!r}")
-        if kind == b"VP8X" and length >= 10 and body[0] & _ANIMATED:
-            raise Unsupported("the WebP is an animation: send one of its pictures")
+        if kind == b"VP8X" and length >= 10:
+            if body[0] & _ANIMATED:
+                raise Unsupported("the WebP is an animation: send one of its pictures")
+            width, height = (1 + int.from_bytes(body[i : i + 3], "little") for i in (4, 7))
+            canvas = (height, width)
         if kind in (b"VP8 ", b"VP8L"):
             if size is not None:
                 raise damaged("WebP", "it has two frames")
@@ -47,6 +50,8 @@ def look(data: Bytes) -> PictureHeader:
         raise damaged("WebP", f"it has more than {_MAX_CHUNKS} chunks")
     if size is None:
         raise damaged("WebP", "it has no frame")
+    if canvas not in (None, size):
+        raise damaged("WebP", "its frame does not fill its canvas")
     return PictureHeader("WebP", *size, orientation or 1, (data[:end],))
 
 

@@ -111,6 +111,17 @@ def test_a_state_with_its_batch_on_another_axis(tmp_path: Path) -> None:
     assert same(dict(zip((y, after), expected, strict=True)), found)
 
 
+def test_a_count_after_a_batch_of_one_is_asked_for(tmp_path: Path) -> None:
+    """It is called N, as batches are elsewhere."""
+    net = Net()
+    net.only("boxes", (1, "N", 4))
+    y = net.add("Relu", net.x)
+    with pytest.raises(Unsupported, match=r"axes of unknown size: say it as --shape boxes="):
+        added(tmp_path, net, y)
+    one, _ = added(tmp_path, net, y, shapes={"boxes": (7, 4)})
+    assert one.manifest.value("boxes").shape == (7, 4)
+
+
 def test_outputs_that_run_over_all_places_of_a_picture(tmp_path: Path) -> None:
     """Scores and boxes have the places of the picture where others have rows."""
     net = Net((3, 8, 8), rows=1)
@@ -200,6 +211,18 @@ def test_a_length_that_no_operator_bounds_has_room_by_what_was_seen(tmp_path: Pa
     np.save(samples, np.array([[20, 3]], np.float32))
     one, _ = added(tmp_path, net, y, samples=samples)
     assert one.manifest.value(y).shape == (800,)
+
+
+def test_samples_show_that_a_picture_has_no_batch_axis(tmp_path: Path) -> None:
+    """Its channels could be rows, if nothing else were known."""
+    net = Net()
+    net.only("image", (3, 4, 5))
+    y = net.add("Relu", net.x)
+    file = net.save(tmp_path / "m.onnx", y)
+    assert draft(Source("t", file)).manifest.max_rows is None
+    np.save(tmp_path / "rows.npy", np.ones((6, 3, 4, 5), np.float32))
+    found = draft(Source("t", file, samples=tmp_path / "rows.npy"))
+    assert (found.manifest.max_rows, found.manifest.value(y).shape) == (1, (3, 4, 5))
 
 
 def test_one_row_at_a_time_on_request(tmp_path: Path) -> None:
@@ -329,6 +352,16 @@ def test_whole_numbers_that_must_not_be_zero(
     rows = np.array([3, 7, 50, 9]) if least else np.array([0, 1, 1, 0])
     (expected,) = session(file.read_bytes()).run(None, {"n": rows[np.newaxis]})
     assert same({y: expected[0]}, served(tmp_path, one, {"n": rows}))
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UINT8, TensorProto.INT8, TensorProto.INT64])
+def test_bytes_are_tried_with_all_their_values(tmp_path: Path, kind: int) -> None:
+    net = Net()
+    net.only("n", ("rows", 4), kind)
+    y = net.add("Relu", net.add("Cast", net.x, to=TensorProto.FLOAT))
+    one, _ = added(tmp_path, net, y)
+    assert one.manifest.spans == ()
+    assert (one.difference.largest > 1) == (kind != TensorProto.INT64)
 
 
 def test_whole_numbers_that_only_samples_know(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def test_a_sample_that_the_model_cannot_run_is_not_blamed_on_its_batches(tmp_pat
         return draft(Source("t", file, samples=tmp_path / name))
 
     assert drafted("good.npz").manifest.max_rows is None
-    with pytest.raises(InvalidArgument, match=r"the samples are no input of the model"):
+    with pytest.raises(InvalidArgument, match=r"bad\.npz are no input of the model"):
         drafted("bad.npz")
 
 

@@ -74,7 +74,10 @@ def test_any_flipped_bit_of_a_png_s_pixels_is_found_by_its_checksum() -> None:
         good[at] ^= 0x10
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"]))
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"RIFF\x99\0\0\0WEBP"]),
+)
 def test_any_bytes_give_a_typed_error(data: bytes, magic: bytes) -> None:
     with pytest.raises(EdgedError):
         decode(magic + data)
@@ -82,7 +85,9 @@ def test_any_bytes_give_a_typed_error(data: bytes, magic: bytes) -> None:
 
 @given(st.data())
 def test_flipped_bytes_give_a_whole_picture_or_a_typed_error(data: st.DataObject) -> None:
-    good = bytearray(encoded(picture(), data.draw(st.sampled_from([".jpg", ".png"]))))
+    good = bytearray(
+        encoded(picture(), data.draw(st.sampled_from([".jpg", ".png", ".webp", ".bmp"])))
+    )
     for _ in range(data.draw(st.integers(1, 4))):
         good[data.draw(st.integers(0, len(good) - 1))] ^= data.draw(st.integers(1, 255))
     try:

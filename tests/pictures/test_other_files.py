@@ -119,6 +119,10 @@ def test_the_orientation_of_a_webp(orientation: int) -> None:
         (riff((b"VP8 ", bytes(30))), "begins with no key frame"),
         (riff((b"VP8L", bytes(30))), "no signature"),
         (riff((b"ICCP", bytes(30))), "has no frame"),
+        (
+            riff((b"VP8X", bytes(4) + b"\x40" * 6), frame(encoded(IMAGE, ".webp"))),
+            "does not fill its canvas",
+        ),
         (riff((b"VP8L", b"\x2f" + bytes(30)), (b"VP8L", b"\x2f" + bytes(30))), "two frames"),
         (riff((b"VP8L", b"\x2f" + bytes(30))), "WebP is damaged"),
         (b"RIFF" + bytes(4) + b"WAVE" + bytes(20), "no JPEG, PNG, WebP or BMP file"),

@@ -230,9 +230,10 @@ class _Subject:
             }
             if one.keys() != expected.keys():
                 return f"it has {sorted(one)}, the file {sorted(expected)}"
-            found_out = compare(expected, one, FLOOR[precision])
-            if not (found_out.relative <= TOLERANCE[precision] or found_out.absolute <= ROUNDING):
-                return f"row {i} differs by {found_out.relative:.2g} of its scale"
+            for name in expected:
+                gap = compare({name: expected[name]}, one, FLOOR[precision])
+                if not (gap.relative <= TOLERANCE[precision] or gap.absolute <= ROUNDING):
+                    return f"row {i} of {name} differs by {gap.absolute:.2g} of {gap.largest:.2g}"
         return ""
 
 
