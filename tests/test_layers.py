@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PURE = (
     "edged/core", "edged/planner", "edged/wire", "edged/paths", "edged/manifest.py",
     "edged/device/inputs.py", "edged/link/messages.py", "edged/daemon/inquiries.py",
-    "edged/daemon/restarts.py", "edged/profiles/form.py", "edged/observe/metrics.py",
-    "edged/observe/statistics.py", "edged/observe/windows.py", "edged/cli/dashboard.py",
-    "edged/daemon/board.py", "edged/telemetry/pace.py",
+    "edged/daemon/restarts.py", "edged/profiles/form.py", "edged/cli/dashboard.py",
+    "edged/observe/blocks.py", "edged/observe/metrics.py", "edged/observe/statistics.py",
+    "edged/observe/windows.py", "edged/daemon/board.py", "edged/telemetry/pace.py",
 )  # fmt: skip
 # The planners' command lines, and the reader of a table that ships in the package.
 PURE_BUT = ("cli.py", "cli_files.py", "standley.py")

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 from edged.errors import EdgedError, InvalidArgument
 
+_WIDTH = 70  # columns of the line that shows progress
 _JOINERS = "\u200c\u200d"  # some scripts cannot be read without these
 _NOT_ESCAPED = re.compile("[\x7f-\x9f\ud800-\udfff]")  # JSON escapes the controls below them
 
@@ -79,6 +80,11 @@ def say(text: str, *, error: bool = False) -> None:
     """Print lines that hold names, labels or messages of others, to standard error if `error`."""
     lines = map(printable, text.split("\n"))
     print("\n".join(lines), file=sys.stderr if error else sys.stdout)
+
+
+def show(text: str) -> None:
+    """Show progress on the terminal's present line, in place of what was shown there last."""
+    print(f"\r{printable(text)[:_WIDTH]:<{_WIDTH}}\r", end="", file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from edged import config as configuration
-from edged.cli.console import say
+from edged.cli.console import say, show
 from edged.cli.serve import DEFAULT_CONFIG
 from edged.errors import EdgedError
-
-_WIDTH = 70  # columns of the line that shows progress
 
 
 def register(commands: Any) -> None:
@@ -88,10 +86,10 @@ class _Line:
     def progress(self, phase: str, done: float) -> bool:
         if self._is_terminal:
             text = f"{self._what}: {phase[:24]} {done:.0%}"
-            print(f"\r{text[:_WIDTH]:<{_WIDTH}}", end="", file=sys.stderr, flush=True)
+            show(text)
         return True
 
     def end(self, how: str) -> None:
         if self._is_terminal:
-            print(f"\r{'':<{_WIDTH}}\r", end="", file=sys.stderr, flush=True)
+            show("")
         say(f"{self._what}: {how}, {time.monotonic() - self._began_s:.1f} s")

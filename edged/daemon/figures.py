@@ -23,7 +23,8 @@ from edged.daemon.peers.room import BufferLimits
 from edged.daemon.pending import Replies
 from edged.daemon.service import Service
 from edged.link import messages as link
-from edged.observe.metrics import Counted, MetricsSnapshot
+from edged.observe.blocks import BlockCounters
+from edged.observe.metrics import MetricsSnapshot
 from edged.observe.statistics import TaskCounters
 from edged.telemetry.pace import BoardState
 
@@ -124,7 +125,7 @@ class Figures:
         for client, id in asked:
             self.replies.send(client, msgspec.structs.replace(body, id=id), now)
 
-    def snapshot(self, counted: Counted, now: float) -> MetricsSnapshot:
+    def snapshot(self, blocks: BlockCounters, now: float) -> MetricsSnapshot:
         """What a scrape is told. Nothing is measured for it: memory is as of the last seconds."""
         service = self.service
         worker = None if service.worker.ready is None else self._measured
@@ -135,7 +136,10 @@ class Figures:
             unserved_models=service.unserved_models,
             rejected=self.replies.rejected,
             memory=self._memory(worker, self.gauge.front.pss_bytes),
-            counted=counted,
+            tasks=self.counters.metrics(blocks.tasks),
+            batch_rows=self.counters.batch_rows(),
+            batch_tasks=self.counters.batch_tasks(),
+            loading=blocks.metrics,
         )
 
     def _measure(self, now: float) -> None:

@@ -62,7 +62,7 @@ from edged.errors import EdgedError, from_code
 from edged.link import messages as link
 from edged.manifest import Manifest
 from edged.observe import Observer
-from edged.observe.metrics import Metrics
+from edged.observe.blocks import BlockCounters
 from edged.observe.statistics import TaskCounters
 from edged.policies import find as find_policy
 from edged.profiles.form import DeviceProfile
@@ -92,10 +92,10 @@ class Front:
         regions: SharedRegions,
         started_at: float,
         observers: Sequence[Observer] = (),
-        metrics: Metrics | None = None,
+        blocks: BlockCounters | None = None,
         profile: DeviceProfile | None = None,
     ) -> None:
-        catalog = versions.catalog()
+        catalog, models = versions.catalog(), versions.models
         self._config, self._versions = config, versions
         self._costs = KnownCosts(profile)
         self.drained = False
@@ -103,13 +103,13 @@ class Front:
         chosen = config.scheduler.settings
         policy = find_policy(chosen.policy)
         self._scheduler = scheduler = Scheduler(chosen, config.memory.choice, policy)
-        self._counters = TaskCounters(catalog.tasks, versions.models, started_at)
-        self._metrics = metrics
-        self._observers = (*observers, *filter(None, [metrics]), self._counters)
+        self._counters = TaskCounters(catalog.tasks, models, started_at, histograms=bool(blocks))
+        self._blocks = blocks  # None: there are no metrics
+        self._observers = (*observers, *filter(None, [blocks]), self._counters)
         self._regions = regions
         self._uploads = Uploads(config.uplink, config.published_limits())
         replies = self._replies = Replies(outlet, config, self._on_gone)
-        worker = WorkerPort(config, outlet, scheduler, replies.pending, versions.models)
+        worker = WorkerPort(config, outlet, scheduler, replies.pending, models)
         self._worker, self.outstanding = worker, worker.outstanding
         self._administration = Administration(versions, shelf, instructions_of(config), self)
         self.service = Service(
@@ -202,9 +202,9 @@ class Front:
         return self._figures.gauge.worker_budget_bytes()
 
     def metrics(self, now: float) -> bytes:
-        """An encoded MetricsSnapshot; the front must have been given an observer for it."""
-        assert self._metrics is not None
-        return msgspec.msgpack.encode(self._figures.snapshot(self._metrics.counted, now))
+        """An encoded MetricsSnapshot; the front must have been given an observer of blocks."""
+        assert self._blocks is not None
+        return msgspec.msgpack.encode(self._figures.snapshot(self._blocks, now))
 
     def wakeup_at(self) -> float:
         """When to call `on_woke` if nothing else happens."""
@@ -263,8 +263,8 @@ class Front:
     ) -> None:
         """A report of the worker. Raises Untrusted if it owes no such report."""
         event = self._worker.take(report, payload, now)
-        if self._metrics is not None and isinstance(report, link.BatchOutputs):
-            self._metrics.ran(report.blocks)
+        if self._blocks is not None and isinstance(report, link.BatchOutputs):
+            self._blocks.ran(report.blocks)
         handler = _ON_WORKER.get(type(event))
         if handler is None:
             self.tell(event, now)

@@ -23,7 +23,7 @@ from edged.daemon.signals import Signals
 from edged.daemon.supervisor import STOP_S, Supervisor, WorkerChannel
 from edged.device.settings import Settings as WorkerSettings
 from edged.observe.awake import Awake
-from edged.observe.metrics import Metrics
+from edged.observe.blocks import BlockCounters
 from edged.observe.recording import Recorder
 from edged.profiles.form import DeviceProfile
 from edged.systemd import Notifier
@@ -70,7 +70,7 @@ class Loop:
             regions=self._listener.regions,
             started_at=now,
             observers=[each for each in (recorder, self._awake) if each is not None],
-            metrics=None if config.metrics.bind is None else Metrics(versions.models),
+            blocks=None if config.metrics.bind is None else BlockCounters(versions.models),
             profile=profile,
         )
         self._scraping = self._make_scraping()

@@ -24,6 +24,7 @@ from edged.observe.metrics import (
     TASKS,
     BlockMetrics,
     Distribution,
+    LoadMetrics,
     MetricsSnapshot,
     TaskMetrics,
 )
@@ -37,10 +38,11 @@ _LINES = ("fixed", "staging", "workspace", "blocks", "unexplained")  # they add 
 def families(snapshot: MetricsSnapshot) -> Iterator[Metric]:
     """All metrics, in the order in which they are written."""
     yield from _of_server(snapshot)
-    yield from _of_tasks(snapshot.counted.tasks)
-    yield from _of_batches(snapshot)
-    yield from _of_blocks(snapshot.counted.blocks)
-    yield from _of_loading(snapshot)
+    yield from _of_tasks(snapshot.tasks)
+    yield _histogram("batch_rows", "Rows of a batch.", snapshot.batch_rows, ROWS)
+    yield _histogram("batch_tasks", "Tasks that share a batch.", snapshot.batch_tasks, TASKS)
+    yield from _of_blocks(snapshot.loading.blocks)
+    yield from _of_loading(snapshot.loading)
     yield from _of_memory(snapshot.memory)
 
 
@@ -101,8 +103,6 @@ def _of_tasks(tasks: Mapping[str, TaskMetrics]) -> Iterator[Metric]:
 _PER_TASK: tuple[tuple[str, str, Callable[[TaskMetrics], int]], ...] = (
     ("inference_count", "Rows of answered requests.", lambda task: task.rows),
     ("inference_exec_count", "Batches with a row of the task.", lambda task: task.batches),
-    ("model_hits", "Requests whose model was on the device.", lambda task: task.hits),
-    ("model_misses", "Requests whose model had to be loaded.", lambda task: task.misses),
 )
 
 _TIMES: tuple[tuple[str, str, Callable[[TaskMetrics], Distribution]], ...] = (
@@ -112,12 +112,6 @@ _TIMES: tuple[tuple[str, str, Callable[[TaskMetrics], Distribution]], ...] = (
     ("inference_compute_infer_duration", "In batches.", lambda task: task.infer),
     ("inference_compute_output_duration", "Softmax, classes, copies.", lambda task: task.output),
 )
-
-
-def _of_batches(snapshot: MetricsSnapshot) -> Iterator[Metric]:
-    counted = snapshot.counted
-    yield _histogram("batch_rows", "Rows of a batch.", counted.batch_rows, ROWS)
-    yield _histogram("batch_tasks", "Tasks that share a batch.", counted.batch_tasks, TASKS)
 
 
 def _of_blocks(blocks: Mapping[str, BlockMetrics]) -> Iterator[Metric]:
@@ -148,12 +142,16 @@ _PER_BLOCK: tuple[tuple[str, str, Callable[[BlockMetrics], int]], ...] = (
 )
 
 
-def _of_loading(snapshot: MetricsSnapshot) -> Iterator[Metric]:
-    counted = snapshot.counted
-    yield _counter("loaded_bytes", "Bytes of all loads.", counted.loaded_bytes)
-    yield _counter("evicted_bytes", "Bytes of all evictions.", counted.evicted_bytes)
+def _of_loading(loading: LoadMetrics) -> Iterator[Metric]:
+    for name, help, counts in (
+        ("model_hits", "Requests whose model was on the device.", loading.hits),
+        ("model_misses", "Requests whose model had to be loaded.", loading.misses),
+    ):
+        yield _counters(name, help, ["task"], [([task], count) for task, count in counts.items()])
+    yield _counter("loaded_bytes", "Bytes of all loads.", loading.loaded_bytes)
+    yield _counter("evicted_bytes", "Bytes of all evictions.", loading.evicted_bytes)
     help = "Time that an evicted block was on the device."
-    yield _histogram("block_age_at_eviction_seconds", help, counted.eviction_age_s, AGES_S)
+    yield _histogram("block_age_at_eviction_seconds", help, loading.eviction_age_s, AGES_S)
 
 
 def _of_memory(memory: Mapping[str, int]) -> Iterator[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,14 @@ from typing import NamedTuple
 
 from edged.core.events import Answer, Arrived, BatchDone, Command, Event, Refuse, Request, Run
 from edged.manifest import Manifest
+from edged.observe.metrics import (
+    ROWS,
+    SECONDS,
+    TASKS,
+    Distribution,
+    TaskMetrics,
+    distribution,
+)
 from edged.observe.windows import SPANS_S, History
 from edged.wire import (
     BatchStatistics,
@@ -76,6 +85,21 @@ class _Sums(NamedTuple):
     batches: _BatchSums = _BatchSums()
 
 
+class _Histograms:
+    """Times of answered requests, in the buckets of metrics; their sums are the task's."""
+
+    def __init__(self) -> None:
+        self.counts = [[0] * (len(SECONDS) + 1) for _ in range(5)]
+
+    def add(self, answer: Answer, total_s: float) -> None:
+        request, queue, prepare, infer, output = self.counts
+        request[bisect_left(SECONDS, total_s)] += 1
+        queue[bisect_left(SECONDS, answer.queue_s)] += 1
+        prepare[bisect_left(SECONDS, answer.prepare_s)] += 1
+        infer[bisect_left(SECONDS, answer.infer_s)] += 1
+        output[bisect_left(SECONDS, answer.output_s)] += 1
+
+
 @dataclass(slots=True)
 class _Task:
     rows: int = 0
@@ -88,6 +112,7 @@ class _Task:
     infer_s: float = 0.0
     output_s: float = 0.0
     latency: Quantiles = field(default_factory=Quantiles)
+    histograms: _Histograms | None = None  # where metrics ask for them
 
     def sums(self, before: _TaskSums) -> _TaskSums:
         """The sums now; `before` itself where nothing has changed."""
@@ -96,17 +121,40 @@ class _Task:
             return before
         return _TaskSums(answered, failed, self.rows, self.latency.buckets.copy())
 
+    @property
+    def total_s(self) -> float:
+        return self.queue_s + self.prepare_s + self.infer_s + self.output_s
+
+    def metrics(self) -> TaskMetrics:
+        assert self.histograms is not None, "the counters were not told that metrics are wanted"
+        sums = (self.total_s, self.queue_s, self.prepare_s, self.infer_s, self.output_s)
+        return TaskMetrics(
+            self.latency.count,
+            self.failures,
+            self.rows,
+            self.batches,
+            self.open,
+            *map(Distribution, self.histograms.counts, sums),
+        )
+
 
 class TaskCounters:
     """Owns the counters. An observer: it counts requests that arrive, run and are answered."""
 
     def __init__(
-        self, tasks: Iterable[str], models: Mapping[str, Manifest], started_at: float
+        self,
+        tasks: Iterable[str],
+        models: Mapping[str, Manifest],
+        started_at: float,
+        *,
+        histograms: bool = False,
     ) -> None:
-        """tasks   all that can be asked for, so that each one shows
-        models  all versions of models, by the keys that the scheduler knows them by
+        """tasks       all that can be asked for, so that each one shows
+        models      all versions of models, by the keys that the scheduler knows them by
+        histograms  whether `metrics` will be asked
         """
         self._models = models
+        self._has_histograms = histograms
         self._tasks: dict[str, _Task] = {}
         self.know(tasks)
         self._requests: dict[int, tuple[Request, list[_Task]]] = {}  # those that are open
@@ -114,14 +162,18 @@ class TaskCounters:
         self._mixed: Counter[int] = Counter()
         self.busy_s = 0.0  # time that batches took together
         self.answers = 0
+        self._sharing: Counter[int] = Counter()  # batches by the number of tasks in them
         self._kept = _Sums()  # as they were kept last
         self._histories = [History(span_s, started_at, self._kept) for span_s in SPANS_S]
         self._keep_at = min(history.due_at for history in self._histories)
 
     def know(self, tasks: Iterable[str]) -> None:
         """More that can be asked for; what was counted stays."""
-        new = {task: _Task() for task in tasks if task not in self._tasks}
+        new = {task: self._new_task() for task in tasks if task not in self._tasks}
         self._tasks = dict(sorted({**self._tasks, **new}.items()))
+
+    def _new_task(self) -> _Task:
+        return _Task(histograms=_Histograms() if self._has_histograms else None)
 
     def turn(self, now: float, event: Event, commands: Sequence[Command]) -> None:
         if now >= self._keep_at:
@@ -162,6 +214,18 @@ class TaskCounters:
             windows.append(BatchWindow(history.span_s, round(seconds, 3), *added))
         return tuple(windows)
 
+    def metrics(self, tasks: Iterable[str]) -> dict[str, TaskMetrics]:
+        """Of these tasks."""
+        return {name: self._tasks[name].metrics() for name in tasks if name in self._tasks}
+
+    def batch_rows(self) -> Distribution:
+        """Batches by the number of their rows."""
+        return distribution(ROWS, self._batches.items())
+
+    def batch_tasks(self) -> Distribution:
+        """Batches by the number of tasks that share them."""
+        return distribution(TASKS, self._sharing.items())
+
     def _arrived(self, request: Request) -> None:
         tasks = []
         for part in request.parts:
@@ -178,6 +242,7 @@ class TaskCounters:
                 tasks.add(models[key].task)
         self._batches[run.rows] += 1
         self._mixed[run.rows] += len(tasks) > 1
+        self._sharing[len(tasks)] += 1
         for name in tasks:
             self._tasks[name].batches += 1
 
@@ -193,6 +258,8 @@ class TaskCounters:
             task.infer_s += answer.infer_s
             task.output_s += answer.output_s
             task.latency.add(total_s)
+            if task.histograms is not None:
+                task.histograms.add(answer, total_s)
 
     def _refused(self, refusal: Refuse) -> None:
         _, tasks = self._requests.pop(refusal.rid)
@@ -252,7 +319,7 @@ def _report(name: str, task: _Task, windows: tuple[TaskWindow, ...]) -> TaskStat
         name=name,
         inference_count=task.rows,
         execution_count=task.batches,
-        success=all_together(task.queue_s + task.prepare_s + task.infer_s + task.output_s),
+        success=all_together(task.total_s),
         fail=Failures(task.failures.total(), dict(task.failures)),
         queue=all_together(task.queue_s),
         compute_input=all_together(task.prepare_s),

@@ -14,7 +14,7 @@ from edged.daemon.models.held_store import Contents
 from edged.daemon.models.versions import Versions
 from edged.link import messages as link
 from edged.manifest import Accuracy, Manifest, PathStep, Preprocess, Value
-from edged.observe.metrics import Metrics
+from edged.observe.blocks import BlockCounters
 from edged.observe.recording import Recorder
 from edged.sharedmem.owner import SharedRegions
 
@@ -112,7 +112,7 @@ class Bench:
             regions=regions or SharedRegions(0o600),
             started_at=0.0,
             observers=[] if recorder is None else [recorder],
-            metrics=None if config.metrics.bind is None else Metrics(versions.models),
+            blocks=None if config.metrics.bind is None else BlockCounters(versions.models),
         )
 
     def read(self) -> Contents:

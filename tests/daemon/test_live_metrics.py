@@ -121,3 +121,11 @@ def test_the_process_of_metrics_is_replaced_and_ends_with_the_front(start):
     second.wait(30)
     with socket.create_server(("127.0.0.1", port)):
         pass  # the address is free again
+
+
+def test_a_port_that_is_taken_is_named_at_the_start(start):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        daemon = start(settings=f"backend = 'fake'\n[metrics]\nbind = '{address}'\n")
+        assert daemon.wait() == 1
+    assert f"cannot listen at tcp://{address}: Address already in use" in daemon.log()

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from edged.observe.exposition import families
-from edged.observe.metrics import BlockMetrics, Counted, MetricsSnapshot, TaskMetrics
+from edged.observe.metrics import BlockMetrics, LoadMetrics, MetricsSnapshot, TaskMetrics
 from tools.grafana.__main__ import PLACE, text
 from tools.grafana.panels import WIDTH
 
@@ -27,9 +27,8 @@ MEMORY = ("fixed", "staging", "workspace", "blocks", "unexplained", "total", "bu
 EVERYTHING = MetricsSnapshot(
     rejected={"NOT_FOUND": 1},
     memory={f"{name}_bytes": 1 for name in MEMORY},
-    counted=Counted(
-        tasks={"flowers": TaskMetrics(refused={"CANCELLED": 1})}, blocks={"ab": BlockMetrics()}
-    ),
+    tasks={"flowers": TaskMetrics(refused={"CANCELLED": 1})},
+    loading=LoadMetrics({"ab": BlockMetrics()}, {"flowers": 1}, {"flowers": 1}),
 )
 # The labels of each series, by its name; Prometheus adds where it was scraped.
 SERIES: dict[str, set[str]] = {"up": {"instance", "job"}}
