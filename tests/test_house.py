@@ -17,7 +17,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "scheduler_files": (8, 8),
     "front_functions": (80, 80),
     "front_files": (18, 12),  # docs/decisions/core-size.md
-    "core_lines": (4530, 3300),  # docs/decisions/core-size.md, docs/decisions/device-depth.md
+    "core_lines": (4540, 3300),  # docs/decisions/core-size.md, docs/decisions/device-depth.md
     "long_files": (0, 0),
     "long_functions": (0, 0),
     "doubled_names": (8, 8),
