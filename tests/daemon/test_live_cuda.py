@@ -15,8 +15,8 @@ from tests.daemon.live import Daemon, until
 
 CLIENTS, EACH = 3, 12
 SETTINGS = (
-    'backend = "emulated-cuda"\n'
-    "options = {{memory_bytes = 17825792, fail_at = {fail_at}, fail_number = {number}}}\n"
+    'backend = "emulated-cuda"\nhang_timeout_s = 1.0\n'
+    "options = {{memory_bytes = 100_000_000, {fault}}}\n"
 )
 LOST, REFUSED = 719, 801
 
@@ -44,11 +44,12 @@ def ask(endpoint: str, client_number: int) -> tuple[int, int]:
     return right, failed
 
 
-@pytest.mark.parametrize(("fail_at", "number"), [(130, LOST), (200, LOST), (60, REFUSED)])
+@pytest.mark.parametrize(("fail_at", "number"), [(170, LOST), (240, LOST), (60, REFUSED)])
 def test_every_request_is_answered_once_though_the_device_fails(
     start: Callable[..., Daemon], fail_at: int, number: int
 ) -> None:
-    daemon = start(settings=SETTINGS.format(fail_at=fail_at, number=number))
+    fault = f"fail_at = {fail_at}, fail_number = {number}"
+    daemon = start(settings=SETTINGS.format(fault=fault))
     with Client(daemon.endpoint) as watch:
         until(lambda: watch.ready().ready)
         with ThreadPoolExecutor(CLIENTS) as pool:
@@ -58,4 +59,20 @@ def test_every_request_is_answered_once_though_the_device_fails(
     assert sum(right for right, _ in found) >= CLIENTS * EACH // 2
     assert (restarts > 0) == (number == LOST)
     assert ("the device is lost" in daemon.log()) == (number == LOST)
+    assert daemon.stop() == 0
+
+
+def test_every_request_is_answered_once_though_a_kernel_never_ends(
+    start: Callable[..., Daemon],
+) -> None:
+    daemon = start(settings=SETTINGS.format(fault="hang_at = 40"))
+    with Client(daemon.endpoint) as watch:
+        until(lambda: watch.ready().ready)
+        right, failed = ask(daemon.endpoint, 0)
+        more, fewer = ask(daemon.endpoint, 1)
+        restarts = watch.statistics().server.worker_restarts
+    assert right + failed + more + fewer == 2 * EACH
+    assert right + more >= EACH
+    assert restarts > 0
+    assert "hung: " in daemon.log()
     assert daemon.stop() == 0

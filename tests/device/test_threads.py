@@ -31,7 +31,7 @@ def break_in_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
         (tmp_path / "sitecustomize.py").write_text(
             "import pathlib\n"
             'if "edged.device" in pathlib.Path("/proc/self/cmdline").read_text():\n'
-            "    from edged.device import loader, staging, worker\n"
+            "    from edged.device import batches, loader, staging, worker\n"
             "    def boom(*args, **kwargs): raise RuntimeError('boom')\n"
             "    def deny(*args, **kwargs): raise OSError(24, 'Too many open files')\n"
             "    serve = worker.Worker.serve\n"
@@ -73,7 +73,7 @@ def run(rig: Rig) -> None:
         ("staging.Staging.settle = boom", prepare),
         ("loader.Loader.read_ahead = boom", load_two),
         ("staging.Staging.begin = boom", run),
-        ("worker.Worker._prepare_deferred = boom", run),
+        ("batches.Batches._prepare_deferred = boom", run),
     ],
 )
 def test_a_thread_that_cannot_go_on_ends_the_worker_and_says_why(
