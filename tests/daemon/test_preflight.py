@@ -228,5 +228,5 @@ def test_auto_takes_the_processor_where_there_is_no_gpu(tmp_path: Path) -> None:
 
 def test_auto_takes_no_options(tmp_path: Path) -> None:
     lines = 'backend = "auto"\noptions = {threads = 1}'
-    with pytest.raises(ConfigError, match="options of backend auto: .*`threads`"):
+    with pytest.raises(ConfigError, match=r"options of backend auto: .*`threads`"):
         decode(configuration(tmp_path, tmp_path, device=lines).encode())
