@@ -34,7 +34,10 @@ NO_ARRAYS = {"cv2", "numpy", "onnx", "onnxruntime", "scipy", "torch"}
 # The torch backend, and the process that builds engines.
 READS_BLOCKS = (
     "edged/backends/torch",
-    *(f"edged/backends/tensorrt/{part}.py" for part in ("linear", "making", "parity", "recipe", "rounding")),
+    *(
+        f"edged/backends/tensorrt/{part}.py"
+        for part in ("linear", "making", "parity", "recipe", "rounding")
+    ),
 )
 TRAINING = {"onnx", "onnx_ir", "onnxscript", "sklearn", "torch", "transformers"}
 PICKLES = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"}
