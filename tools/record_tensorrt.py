@@ -132,7 +132,8 @@ def _signatures(text: str | None, name: str) -> Iterator[str]:
         lines = lines[:1]
     for line in lines:
         if line.startswith(f"{name}("):
-            yield re.sub(r"tensorrt(_rtx)?_bindings\.tensorrt(_rtx)?\.", "", line)
+            line = re.sub(r"tensorrt(_rtx)?_bindings\.tensorrt(_rtx)?\.", "", line)
+            yield line.replace("typing_extensions.Buffer", "collections.abc.Buffer")  # before 3.12
 
 
 if __name__ == "__main__":
