@@ -147,8 +147,10 @@ def _seen(graph: OnnxGraph, samples: Sequence[Arrays]) -> dict[str, tuple[int, .
     seen: dict[str, tuple[int, ...]] = {}
     for row in (feed(graph, 1), *samples):
         for name, array in zip(graph.outputs, run(runner, graph.outputs, row), strict=True):
-            if not isinstance(array, np.ndarray):
-                raise Unsupported(f"output {name!r} is no tensor: leave it out (--outputs)")
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+                raise Unsupported(
+                    f"output {name!r} is no tensor of numbers: leave it out (--outputs)"
+                )
             before = seen.setdefault(name, array.shape)
             seen[name] = tuple(max(a, b) for a, b in zip(before, array.shape, strict=True))
     return seen
