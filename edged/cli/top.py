@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _TO_END_OF_LINE, _TO_END = "\x1b[H", "\x1b[K", "\x1b[J"
 _LEAST_S, _MOST_S = 0.2, 3600.0
+_USUAL = (80, 24)  # columns and lines
 
 
 def register(commands: Any) -> None:
@@ -68,15 +69,14 @@ def _print(client: Client, *, as_json: bool) -> None:
         print_json(plain(statistics))
         sys.stdout.flush()
     else:
-        width = shutil.get_terminal_size((80, 24)).columns
-        say("\n".join(screen(statistics, width)))
+        say("\n".join(screen(statistics, _terminal_size()[0])))
 
 
 def _follow(client: Client, interval_s: float) -> None:
     """A daemon that goes away is waited for: it may be restarting."""
     with _whole_screen():
         while True:
-            width, height = shutil.get_terminal_size((80, 24))
+            width, height = _terminal_size()
             try:
                 lines = screen(client.statistics(), width, height)
             except EdgedError as error:
@@ -86,6 +86,12 @@ def _follow(client: Client, interval_s: float) -> None:
             sys.stdout.flush()
             if _q_is_pressed(interval_s):
                 return
+
+
+def _terminal_size() -> tuple[int, int]:
+    """Columns and lines. A terminal that nobody has told its size says 0, also to Python 3.10."""
+    columns, lines = shutil.get_terminal_size(_USUAL)
+    return columns or _USUAL[0], lines or _USUAL[1]
 
 
 @contextlib.contextmanager

@@ -162,7 +162,8 @@ def test_on_a_terminal_it_follows_the_daemon_and_leaves_the_terminal_as_it_was(
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "edged", "top", "--interval", "0.2"]
     command += ["--endpoint", daemon.endpoint]
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    try:
         os.close(theirs)
         seen = b""
         while seen.count(b"clients: 12") < 3:
@@ -175,7 +176,10 @@ def test_on_a_terminal_it_follows_the_daemon_and_leaves_the_terminal_as_it_was(
             while True:
                 seen += os.read(ours, 65_536)
         assert process.wait(30) == (0 if end == "q" else 130)
-    os.close(ours)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
     assert seen.startswith(b"\x1b[?1049h")
     assert seen.endswith(b"\x1b[?1049l")
     assert b"Traceback" not in seen
