@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edged.backends import mapped
 from edged.backends.memory import Array, Copies, HostMemory
 from edged.backends.torch_replay import NotRecordable, Record, Work
 from edged.budget import DeviceBytes
@@ -109,6 +110,8 @@ class Processor:
         pass
 
     def upload(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """They stay where they are. What is mapped is brought in now, not by the first run."""
+        mapped.bring_in(map(_pages, values))
         return list(values)
 
     def give_back(self) -> None:
@@ -284,6 +287,12 @@ def _capture(graph: torch.cuda.CUDAGraph, work: Work) -> None:
             graph.capture_end()  # or the stream could do nothing else any more
         raise
     graph.capture_end()
+
+
+def _pages(value: Tensor) -> mapped.Mapping:
+    """The pages in which a dense tensor lies."""
+    before = value.data_ptr() % mmap.PAGESIZE
+    return mapped.Mapping(value.data_ptr() - before, value.nbytes + before, 0)
 
 
 def _bytes(value: Tensor) -> Tensor:
