@@ -72,7 +72,10 @@ STATISTICS = wire.StatisticsReply(
         "unexplained_bytes": 8 * _MB,
         "worker_pss_bytes": 700 * _MB,
     },
-    batch_windows=(wire.BatchWindow(60, 62.0, 372, 1_980, 297), wire.BatchWindow(600, 610.0, 3_700, 24_700)),
+    batch_windows=(
+        wire.BatchWindow(60, 62.0, 372, 1_980, 297),
+        wire.BatchWindow(600, 610.0, 3_700, 24_700),
+    ),
     blocks=(
         wire.BlockStatistics("4f" * 32, 512 * _MB, "resident", ("bird", "face", "flower", "food")),
         wire.BlockStatistics("a1" * 32, 40 * _MB, "loading", ("faces",)),
