@@ -80,10 +80,13 @@ def form_of(given: Given) -> Form:
     uncut = given.uncut(fixed)
     try:
         rows = _samples(given, feed(given.graph, 1), uncut)
-    except InvalidArgument:
+    except InvalidArgument as unfit:
         if fixed in (None, 1):
             raise
-        return _for_one_row(given, "the samples show that its inputs have no batch axis")
+        try:
+            return _for_one_row(given, "the samples show that its inputs have no batch axis")
+        except InvalidArgument:
+            raise unfit from None
     error: Exception | None = None
     try:
         form = _for_batches(given, fixed, uncut, rows)

@@ -16,7 +16,7 @@ from edged.manifest import CHECKS, SCHEMA, Accuracy, Manifest, NumberSpan, Prepr
 from export import samples
 from export.borders import dims_of, left_out, with_outputs, with_shapes, with_values
 from export.check import batches, feeds
-from export.forms import Given, Precision, form_of
+from export.forms import Form, Given, Precision, form_of
 from export.graph import OnnxGraph, load
 from export.layers import Path
 from export.pictures import check_preprocess, fitted
@@ -103,8 +103,19 @@ def _draft(source: Source) -> ModelDraft:
         runner, graph, constants, source.samples, read, source.precision, source.rows == 1
     )
     form = form_of(given)
+    manifest = _manifest(source, form, preprocess, graph)
+    check_manifest(manifest)
+    expected = tuple(map(form.uncut, feeds(manifest)))
+    sampled = tuple((one, form.uncut(one)) for one in batches(form.rows, manifest.max_rows))
+    return ModelDraft(manifest, form.path, expected, form.coupled, sampled)
+
+
+def _manifest(
+    source: Source, form: Form, preprocess: Preprocess | None, graph: OnnxGraph
+) -> Manifest:
+    """The manifest of a model that has no blocks yet."""
     path = form.path
-    manifest = Manifest(
+    return Manifest(
         schema=SCHEMA,
         name=manifests.check_name(source.name or source.task, "model"),
         task=manifests.check_name(source.task, "task"),
@@ -122,10 +133,6 @@ def _draft(source: Source) -> ModelDraft:
         lengths=form.lengths,
         spans=tuple(NumberSpan(name, *span) for name, span in sorted(graph.spans.items())),
     )
-    check_manifest(manifest)
-    expected = tuple(map(form.uncut, feeds(manifest)))
-    sampled = tuple((one, form.uncut(one)) for one in batches(form.rows, manifest.max_rows))
-    return ModelDraft(manifest, path, expected, form.coupled, sampled)
 
 
 def _shapes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -59,6 +60,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+def letterboxed(folder: Path) -> Source:
+    """A model of the mean of a square picture; others are put on a border."""
+    source = means(folder / "square.onnx", TensorProto.FLOAT, (3, WIDTH, WIDTH))
+    spec = Preprocess(WIDTH, WIDTH, "letterbox", scale=1.0, border=(10, 20, 30))
+    return replace(source, preprocess=spec)
+
+
 def counted(path: Path) -> Source:
     """A model of as many numbers as its input says; a sample shows 20."""
     net = Net((1,), rows=1)
@@ -80,6 +88,7 @@ def daemon(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         means(folder / "grey.onnx", TensorProto.FLOAT, (1, *plane)),
         means(folder / "half.onnx", TensorProto.FLOAT16, (3, *plane)),
         counted(folder / "counted.onnx"),
+        letterboxed(folder),
     ]
     add_models(store, [*(Source(name, file) for name, file in files.items()), *pictures])
     made = Daemon(folder, store.path)
@@ -152,6 +161,16 @@ def test_pictures_for_inputs_of_all_types(daemon: Daemon, kind: str) -> None:
         pixels = client.infer(image, ["bytes", "grey"])
         np.testing.assert_allclose(pixels["bytes"].tensor[0], colours, rtol=1e-5)
         np.testing.assert_allclose(pixels["grey"].tensor[0], [grey], rtol=1e-5)
+
+
+def test_a_picture_on_a_border(daemon: Daemon) -> None:
+    image = picture(HEIGHT, WIDTH)
+    share = HEIGHT / WIDTH
+    expected = share * image.reshape(-1, 3).mean(axis=0) + (1 - share) * np.array([10, 20, 30])
+    with Client(daemon.endpoint) as client:
+        for given in (encoded(image, ".png"), image):
+            found = client.infer(given, "square")["square"].tensor[0]
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_model_s_own_input_of_bytes_is_no_picture(daemon: Daemon) -> None:

@@ -225,6 +225,18 @@ def test_samples_show_that_a_picture_has_no_batch_axis(tmp_path: Path) -> None:
     assert (found.manifest.max_rows, found.manifest.value(y).shape) == (1, (3, 4, 5))
 
 
+def test_a_file_that_says_any_batch_and_runs_one(tmp_path: Path) -> None:
+    net = Net((3, 4))
+    flat = net.add("Reshape", net.x, net.integers(1, 12))
+    y = net.add("MatMul", flat, net.weight(1, 12, 5))
+    one, file = added(tmp_path, net, y)
+    assert one.manifest.max_rows == 1
+    assert "it does not run with more" in (one.coupled or "")
+    x = np.random.default_rng(0).standard_normal((1, 3, 4)).astype(np.float32)
+    (expected,) = onnx_run(onnx.load(str(file)), {"x": x})
+    assert same({y: expected[0]}, served(tmp_path, one, {"x": x[0]}))
+
+
 def test_one_row_at_a_time_on_request(tmp_path: Path) -> None:
     file = classifier(tmp_path / "m.onnx", "ab")
     found = draft(Source("t", file, rows=1))
