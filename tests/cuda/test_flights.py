@@ -85,7 +85,7 @@ def test_no_wait_can_be_left_out(store: Store, backend: OnnxRuntimeOnCuda, numbe
     """The checker finds it when the work is given out, or when the host reads."""
     core, lacking = loaded(store, backend), LeavesOut(backend.cuda, number)
     for flight in backend.memory.flights:
-        flight.cuda = lacking  # type: ignore[assignment]
+        flight.cuda = lacking
     with pytest.raises(Hazard, match="an event is missing between them"):
         serve(core)
 
@@ -94,7 +94,7 @@ def test_these_are_all_the_waits_that_there_are(store: Store, backend: OnnxRunti
     core = loaded(store, backend)
     counting = LeavesOut(backend.cuda, -1)
     for flight in backend.memory.flights:
-        flight.cuda = counting  # type: ignore[assignment]
+        flight.cuda = counting
     serve(core)
     assert counting.waits == EVENTS * BATCHES
     assert core.wrong() == []
