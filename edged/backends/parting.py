@@ -6,6 +6,7 @@ The smallest of them stay together, up to a share of all bytes, because each fil
 from __future__ import annotations
 
 import itertools
+import mmap
 from pathlib import Path
 
 from edged.backends.memory import ALIGNMENT
@@ -20,13 +21,15 @@ def part(model: Path, weights: Path) -> None:
     The new files are beside it, and have its name with a number; it has the smallest weights then,
     if any stay together.
     """
-    if not weights.exists():
+    if not weights.exists() or not weights.stat().st_size:
         return
-    graph, content = model.read_bytes(), memoryview(weights.read_bytes())
+    graph = model.read_bytes()
+    with weights.open("rb") as file:  # mapped, so that the weights are never on the heap
+        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     found = {place: content[place.offset :][: place.size] for place in places(graph)}
     small, moved = _together(found, weights.name, int(_TOGETHER * len(content)))
     numbers = itertools.count()
-    for place in found.keys() - moved.keys():
+    for place in [place for place in found if place not in moved]:
         name = f"{weights.name}-{next(numbers)}"
         weights.with_name(name).write_bytes(found[place])
         moved[place] = Place(name)

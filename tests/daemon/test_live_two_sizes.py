@@ -18,7 +18,7 @@ from export.listing import common, contents
 from export.migrate import migrate
 from export.probe import session
 from export.source import Source
-from tests.daemon.live import Daemon, until
+from tests.daemon.live import PATIENCE_S, Daemon, until
 from tests.store.samples import as_of_schema_1
 
 SIDES = {"a": 32, "b": 48}
@@ -60,9 +60,10 @@ def daemon(network: Path, tmp_path: Path) -> Iterator[Daemon]:
     made.close()
 
 
-def answers(endpoint: str) -> dict[str, np.ndarray]:
+def answers(daemon: Daemon) -> dict[str, np.ndarray]:
+    daemon.wait_for("ready: 2 models")
     found = {}
-    with Client(endpoint) as client:
+    with Client(daemon.endpoint, timeout_s=PATIENCE_S) as client:
         for task in SIDES:
             (found[task],) = client.infer({"x": pixels(task)}, [task])[task].tensors.values()
     return found
@@ -86,7 +87,7 @@ def test_the_store_has_the_weights_once(network: Path, tmp_path: Path) -> None:
 
 def test_cache_and_memory_have_the_weights_once(daemon: Daemon, network: Path) -> None:
     runner = session(network.read_bytes())
-    for task, found in answers(daemon.endpoint).items():
+    for task, found in answers(daemon).items():
         (expected,) = runner.run(None, {"x": pixels(task)})
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     with Admin(daemon.admin) as admin:
@@ -116,7 +117,7 @@ def test_a_store_of_before_serves_the_same_answers_bit_for_bit_when_it_is_migrat
     for _ in range(2):
         daemon = Daemon(tmp_path, store.path)
         try:
-            found.append(answers(daemon.endpoint))
+            found.append(answers(daemon))
         finally:
             daemon.close()
         migrate(store)

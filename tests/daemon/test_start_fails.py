@@ -140,8 +140,8 @@ BROKEN = {
     ),
     "no manifests": (damaged("manifests/*", Path.unlink), 2, "no model .* can be served.* missing"),
     "damaged manifests": (damaged("manifests/*", flip), 2, "no model .* can be served.* damaged"),
-    "no blocks": (damaged("blocks/*", Path.unlink), 2, "no model .* can be served.* missing"),
-    "damaged blocks": (damaged("blocks/*", flip), 2, "no model .* can be served.* damaged"),
+    "no blocks": (damaged("blocks/*.onnx", Path.unlink), 2, "no model .* can be served.* missing"),
+    "damaged blocks": (damaged("blocks/*.onnx", flip), 2, "no model .* can be served.* damaged"),
     "a model that is not there": (
         wrong(top='store = "FOLDER/store"\nmodels = ["birds"]'), 2, "models: 'birds'",
     ),
