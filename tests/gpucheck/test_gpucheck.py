@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import onnx
 import pytest
 import torch
 
+from edged.manifest import Manifest
 from tests.backends.blocks import Block, dense
 from tests.device.rig import Model as PathModel
 from tests.device.rig import make_store
 from tools.gpucheck import __main__ as runner
-from tools.gpucheck import plan, steps
+from tools.gpucheck import plan, skeleton, steps
 from tools.gpucheck.findings import (
     Facts,
     Faults,
@@ -150,6 +152,19 @@ def test_a_skeleton_is_filled_with_weights_of_the_same_size(tmp_path):
     assert len(np.unique(weights["w"])) > 6000
     again = fill(small, tmp_path / "filled", seed=2, tasks=2)
     assert again.models() == filled.models()
+
+
+def test_the_skeleton_of_the_checkout_is_of_the_whole_network():
+    """87 million weights in three blocks, the last of which is a head."""
+    left_out = {}
+    with zipfile.ZipFile(steps.SKELETONS / "swinv2-base.zip") as file:
+        manifest = msgspec.json.decode(file.read("model.json"), type=Manifest)
+        for step in manifest.steps:
+            graph = onnx.load_from_string(file.read(step.block))
+            left_out[step.block] = sum(np.prod(w.dims) for w in skeleton.left_out(graph))
+    first, body, head = left_out.values()
+    assert 86e6 < first + body + head < 91e6  # with tables that were folded
+    assert head == 1024 * 10
 
 
 def program(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:

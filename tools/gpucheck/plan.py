@@ -20,6 +20,6 @@ STEPS = (
     Step("daemon", 120),
     Step("memory", 60),
     Step("pipeline", 45),
-    Step("parity", 60),
+    Step("parity", 90),
     Step("loads", 45),
 )

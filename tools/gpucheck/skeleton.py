@@ -68,14 +68,15 @@ def fill(path: Path, folder: Path, seed: int, *, tasks: int) -> Store:
 
 def _filled(data: bytes, random: np.random.Generator) -> bytes:
     model = onnx.load_from_string(data)
-    for tensor in _left_out(model):
+    for tensor in left_out(model):
         values = random.standard_normal(tuple(tensor.dims), np.float32) * np.float32(_SCALE)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
     filled: bytes = model.SerializeToString(deterministic=True)
     return filled
 
 
-def _left_out(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def left_out(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The weights of a block that are to be filled."""
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and not (
             tensor.HasField("raw_data") or tensor.float_data or 0 in tensor.dims
