@@ -69,6 +69,11 @@ class Figures:
         self.share_out(now)
         self.report(now, memory)
 
+    def on_worker_lost(self, now: float) -> None:
+        """Its memory is nobody's any more, and nobody will measure it."""
+        self._measured = None
+        self.report(now)
+
     def share_out(self, now: float) -> None:
         """What blocks and activations leave free is for what clients send."""
         account = self.service.scheduler.account()
