@@ -96,6 +96,11 @@ class Figures:
         ready = self.service.worker.ready
         return 1.0 if ready is None else self.board.pace(ready.device)
 
+    def on_worker_lost(self, now: float) -> None:
+        """Its memory is nobody's any more, and nobody will measure it."""
+        self._measured = None
+        self.report(now)
+
     def share_out(self, now: float) -> None:
         """What blocks and activations leave free is for what clients send."""
         account = self.gauge.host(self.service.scheduler.account())

@@ -252,7 +252,7 @@ class Front:
         if was_up:
             self.tell(DeviceDown(reason, suspects), now)
             self._administration.on_worker_lost(reason, now)
-        self._figures.report(now)
+        self._figures.on_worker_lost(now)
 
     def on_reload(self, now: float) -> None:
         """A signal asks to serve what the store holds now; the log says what came of it."""

@@ -83,9 +83,14 @@ class ScrapeServer(HTTPServer):
             cut.cancel()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A scraper that leaves too early, or was cut off, is no news; anything else is a bug."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            raise
+        """A scraper that leaves too early, or was cut off, is no news. Anything else is shown: it
+        may be a bug, or nonsense that the library does not expect.
+        """
+        error = sys.exc_info()[1]
+        if isinstance(error, FrontGone):
+            raise error
+        if not isinstance(error, OSError):
+            super().handle_error(request, client_address)
 
 
 def _cut(request: socket.socket) -> None:

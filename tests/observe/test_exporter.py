@@ -67,7 +67,15 @@ def test_a_scraper_may_ask_for_some_metrics_alone(front: Front) -> None:
     ]
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET /metrics HTTP/1.1\r\nA: ", b"\xff\x00\r\n\r\n"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /metrics HTTP/1.1\r\nA: ",
+        b"\xff\x00\r\n\r\n",
+        b"GET //[ HTTP/1.1\r\n\r\n",  # Python's urlparse raises ValueError
+    ],
+)
 def test_a_scraper_that_stalls_is_cut_off_and_others_are_served(front: Front, sent: bytes) -> None:
     with socket.create_connection(("127.0.0.1", front.port), timeout=30) as stalled:
         stalled.sendall(sent)

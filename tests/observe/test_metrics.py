@@ -136,6 +136,10 @@ def test_memory_is_the_account_line_by_line_as_measured_last(bench):
     assert found.total("edged_process_pss_bytes", process="worker") == 7 << 20
     assert found.total("edged_memory_budget_bytes") > 0
     assert not bench.sent, "a scrape asks the worker nothing"
+    bench.front.on_worker_lost("it died", bench.now)
+    bench.worker_is_ready()
+    processes = [s.labels["process"] for s in scraped(bench).samples if "_pss_" in s.name]
+    assert processes == ["front"], "the figures of a worker that has ended are not the next one's"
 
 
 def test_series_are_those_of_the_store_however_many_clients_and_requests(bench):
