@@ -26,6 +26,10 @@ from edged.uplink.receiver import Uploads
 
 log = logging.getLogger("edged")
 
+# A client may be over its limit through no fault of its own: what it sent again, because its answer
+# was late, is done again and counts. One of so many requests should be answered after this time.
+ANSWER_S = 0.1
+
 
 @dataclass(eq=False)
 class Intake:
@@ -70,7 +74,8 @@ class Intake:
         if len(client.in_flight) >= self._limits.max_in_flight:
             raise ResourceExhausted(
                 f"{len(client.in_flight)} requests of this client are unanswered, the limit is "
-                f"{self._limits.max_in_flight}: wait for answers before sending more"
+                f"{self._limits.max_in_flight}: wait for answers before sending more",
+                retry_after_s=ANSWER_S,
             )
         resolved = self.service.catalog.resolve(infer.inputs, infer.outputs)
         payload, shared = request.payload, None

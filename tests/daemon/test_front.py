@@ -133,6 +133,7 @@ def test_a_client_may_have_only_so_many_requests_open():
         bench.ask(infer(id))
     header = bench.reply().header
     assert (header.id, header.code) == ("r3", "RESOURCE_EXHAUSTED")
+    assert header.retry_after_us  # r1 may only be here again because its answer was late
 
 
 def test_an_answer_says_how_much_of_the_queue_is_its_clients():
