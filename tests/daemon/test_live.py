@@ -250,7 +250,7 @@ def test_a_timeout_and_a_cancel_end_a_request_on_the_daemon(start):
     ("damage", "says", "status"),
     [
         ("flip", "damaged", 2),
-        ("newer", "schema 2", 2),
+        ("newer", "schema 99", 2),
         ("missing", "missing", 2),
         ("empty", "no store", 1),  # it may be mounted later
     ],
