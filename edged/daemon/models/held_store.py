@@ -50,8 +50,8 @@ class HeldStore:
             try:
                 check_servable(manifest)
                 check_fit(manifest, self._store.graph_bytes)
-                blocks = {step.block for step in manifest.steps}
-                known |= {block: self._hold(block) for block in blocks - known.keys()}
+                blocks = dict.fromkeys(step.block for step in manifest.steps)
+                known |= {block: self._hold(block) for block in blocks if block not in known}
             except StoreError as error:
                 unusable[name] = Unusable(str(error), manifest)
             else:
@@ -107,5 +107,5 @@ def inspect(store: Store, names: Iterable[str] | None) -> dict[str, str]:
 
 def no_model_left(whys: Mapping[str, str]) -> StoreError:
     """The error for a store with models of which none can be served, each for its reason."""
-    name, reason = next(iter(whys.items()))
+    name, reason = min(whys.items())  # in every process the same one
     return StoreError(f"no model of the store can be served; {name!r} cannot because {reason}")
