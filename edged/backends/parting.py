@@ -9,6 +9,8 @@ import itertools
 import mmap
 from pathlib import Path
 
+import xxhash
+
 from edged.backends.memory import ALIGNMENT
 from edged.onnx_file import Place, move, places
 
@@ -44,7 +46,8 @@ def _together(
 ) -> tuple[bytes, dict[Place, Place]]:
     """The smallest weights as the content of one file of that name, and their places in it."""
     small, moved = bytearray(), dict[Place, Place]()
-    for place in sorted(found, key=lambda place: len(found[place])):
+    by_content = {p: (len(view), xxhash.xxh3_64_intdigest(view)) for p, view in found.items()}
+    for place in sorted(found, key=by_content.__getitem__):  # so that equal ones make equal files
         small += bytes(-len(small) % ALIGNMENT)
         if len(small) + len(found[place]) > room:
             break
