@@ -71,10 +71,9 @@ class Intake:
         assert isinstance(infer, wire.Infer)
         if infer.id in client.in_flight:
             return  # a retry of a request that is still open: its answer will do for both
-        if len(client.in_flight) >= self._limits.max_in_flight:
+        if len(client.in_flight) >= (most := self._limits.max_in_flight):
             raise ResourceExhausted(
-                f"{len(client.in_flight)} requests of this client are unanswered, the limit is "
-                f"{self._limits.max_in_flight}: wait for answers before sending more",
+                f"{most} requests of this client are unanswered, the limit: wait for answers",
                 retry_after_s=ANSWER_S,
             )
         resolved = self.service.catalog.resolve(infer.inputs, infer.outputs)
