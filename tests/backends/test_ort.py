@@ -141,10 +141,10 @@ def test_blocks_with_equal_weights_take_their_memory_once(
     one, two = dense(512, 512), dense(512, 512, relu=False)
     weight_bytes = 4 * 512 * 512
     first = load(backend, one, tmp_path)
-    alone_bytes = mapped_pss_bytes(cache)
-    assert weight_bytes <= alone_bytes < 1.02 * weight_bytes
+    most_bytes = 1.02 * weight_bytes  # the kernel rounds the share of each mapping
+    assert 0.98 * weight_bytes < mapped_pss_bytes(cache) < most_bytes
     second = load(backend, two, tmp_path)
-    assert mapped_pss_bytes(cache) == alone_bytes
+    assert mapped_pss_bytes(cache) < most_bytes
     assert first.shared == second.shared
     assert sum(first.shared.values()) == weight_bytes
     on_disk = {file.stat().st_ino: file.stat().st_size for file in cache.glob("*/*")}
@@ -152,7 +152,7 @@ def test_blocks_with_equal_weights_take_their_memory_once(
     backend.unload(one.id)
     given = np.random.default_rng(0).standard_normal((3, 512)).astype(np.float32)
     np.testing.assert_allclose(run(backend, two, given)[0], two.twin(given)[0], rtol=1e-3)
-    assert mapped_pss_bytes(cache) == alone_bytes
+    assert mapped_pss_bytes(cache) < most_bytes
     backend.unload(two.id)
     assert mapped_pss_bytes(cache) == 0
 

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edged.backends.parting import part
 
-# Elements: of the first three 2 % of all bytes have room, and each of the others is a file.
-SIZES = {"a": 30, "b": 30, "c": 40, "d": 2000, "e": 2000, "f": 3000}
+SIZES = {"a": 1200, "b": 1300, "c": 1300, "d": 2000, "e": 2000}  # elements
 
 
 def parted(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
@@ -37,17 +35,14 @@ def parted(folder: Path, names: Sequence[str]) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_each_weight_has_a_file_but_the_smallest(tmp_path: Path) -> None:
-    files = parted(tmp_path / "one", "abcdef")
-    assert files.keys() == {"model.onnx", "weights", "weights-0", "weights-1", "weights-2"}
-    assert len(files["weights"]) <= 0.02 * 4 * sum(SIZES.values())
+def test_each_weight_has_a_file(tmp_path: Path) -> None:
+    files = parted(tmp_path / "one", "abcd")
+    assert files.keys() == {"model.onnx", *(f"weights-{number}" for number in range(4))}
 
 
-@pytest.mark.parametrize("names", ["fedcba", "bacfed"])
-def test_the_order_of_weights_does_not_count(tmp_path: Path, names: str) -> None:
-    one, two = parted(tmp_path / "one", "abcdef"), parted(tmp_path / "two", names)
-    del one["model.onnx"], two["model.onnx"]
-    assert sorted(one.values()) == sorted(two.values())
+def test_models_with_equal_weights_have_equal_files(tmp_path: Path) -> None:
+    one, two = parted(tmp_path / "one", "abcd"), parted(tmp_path / "two", "dbe")
+    assert len(set(one.values()) & set(two.values())) == 2
 
 
 def test_a_model_without_large_weights_stays_as_it_is(tmp_path: Path) -> None:
