@@ -363,12 +363,16 @@ def check(manifest: Manifest) -> None:
 
 
 def _check_lengths(manifest: Manifest, refuse: Callable[[str], StoreError]) -> None:
+    names = [name for length in manifest.lengths for name in (length.output, length.told_by)]
+    if len(set(names)) < len(names):
+        raise refuse("an output is in two lengths, or tells its own")
     for length in manifest.lengths:
         named = {length.output, length.told_by} <= set(manifest.outputs)
         axes = range(len(manifest.value(length.output).shape))
         teller = manifest.value(length.told_by)
         told = (teller.datatype, teller.shape) == ("INT64", (len(length.axes),))
-        if not (named and told and length.axes and set(length.axes) <= set(axes)):
+        in_order = length.axes == tuple(sorted(set(length.axes)))
+        if not (named and told and in_order and length.axes and set(length.axes) <= set(axes)):
             raise refuse(f"the length of output {length.output!r} is told by no output that fits")
         if manifest.max_rows != 1:
             raise refuse(f"output {length.output!r} has a free length, which needs max_rows 1")

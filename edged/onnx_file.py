@@ -9,7 +9,6 @@ onnx.proto; https://onnx.ai/onnx/repo-docs/ExternalData.html describes data outs
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,8 @@ GRAPH_INITIALIZER = 5
 _TENSOR_RAW, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 9, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _IS_EXTERNAL = 1  # TensorProto.DataLocation
+_MOST_PLACE_BYTES = 1 << 16  # a weight that takes more lies in the file itself
+_HEAD_BYTES = 20  # two numbers, the most that a field begins with
 _BEGINNING = b"\x08"  # of the first field, `ir_version`
 
 Field: TypeAlias = "tuple[int, int | memoryview]"  # the field's number and value
@@ -61,12 +62,19 @@ def places(data: bytes | memoryview) -> tuple[Place, ...]:
 
 
 def places_in(descriptor: int) -> tuple[Place, ...]:
-    """As `places`, of an open file, of which weights that lie in it are not read."""
-    if not os.fstat(descriptor).st_size:
-        raise NoOnnxFile("it is empty")
-    content = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-    content.madvise(mmap.MADV_RANDOM)
-    return places(memoryview(content))
+    """As `places`, of an open file, of which weights that lie in it are not read.
+
+    It is not mapped: what a disk cannot read would end the process. Raises OSError, too.
+    """
+    _checked(os.pread(descriptor, 1, 0))
+    found = []
+    for number, begin, end in _spans(descriptor, 0, os.fstat(descriptor).st_size):
+        for part, first, last in _spans(descriptor, begin, end) if number == MODEL_GRAPH else ():
+            if part == GRAPH_INITIALIZER and last - first <= _MOST_PLACE_BYTES:
+                place = _place(memoryview(os.pread(descriptor, last - first, first)))
+                if place is not None:
+                    found.append(place)
+    return tuple(found)
 
 
 def take_out(data: bytes, keep: Callable[[memoryview], str], least_bytes: int) -> bytes:
@@ -198,6 +206,27 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview, int, int]
             at += size
     except IndexError as error:
         raise NoOnnxFile("it ends within a number") from error
+
+
+def _spans(descriptor: int, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The fields of bytes of a message in a file, each with where its content begins and ends."""
+    while begin < end:
+        head = memoryview(os.pread(descriptor, _HEAD_BYTES, begin))
+        try:
+            key, at = _varint(head, 0)
+            number, form = key >> 3, key & 7
+            if form == 0:
+                _, at = _varint(head, at)
+            size = {0: 0, 1: 8, 5: 4}.get(form)
+            if size is None:
+                size, at = _varint(head, at)
+        except IndexError as error:
+            raise NoOnnxFile("it ends within a number") from error
+        if form not in (0, 1, 2, 5) or begin + at + size > end:
+            raise NoOnnxFile(f"field {number} of form {form} does not end")
+        if form == 2:
+            yield number, begin + at, begin + at + size
+        begin += at + size
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -101,6 +101,12 @@ def resize_bytes(height: int, width: int, spec: Preprocess) -> int:
 
 def resized(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
     """Height and width before the crop. Raises InvalidArgument if `spec` cannot be met."""
+    is_long = max(height, width) > _MAX_ASPECT * min(height, width)
+    if is_long and (spec.resize != "stretch" or _weighs_each_pixel(spec)):
+        raise InvalidArgument(
+            f"the picture is {width} x {height}, one side more than {_MAX_ASPECT} times the "
+            "other: cut it into pieces"
+        )
     if spec.resize == "letterbox":
         scale = min(spec.height / height, spec.width / width)
         return (
@@ -111,11 +117,6 @@ def resized(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
         scale = spec.resize_to / min(spec.height, spec.width) if spec.resize_to else 1.0
         to_height, to_width = int(spec.height * scale), int(spec.width * scale)
     else:
-        if max(height, width) > _MAX_ASPECT * min(height, width):
-            raise InvalidArgument(
-                f"the picture is {width} x {height}, one side more than {_MAX_ASPECT} times the "
-                "other: cut it into pieces"
-            )
         cover = max(spec.height / height, spec.width / width)
         scale = max(cover, (spec.resize_to or 0) / min(height, width))
         to_height = max(spec.height, int(height * scale))
@@ -128,6 +129,11 @@ def resized(height: int, width: int, spec: Preprocess) -> tuple[int, int]:
             "model with resize = stretch or crop = center"
         )
     return to_height, to_width
+
+
+def _weighs_each_pixel(spec: Preprocess) -> bool:
+    """Whether resizing makes a table of weights as long as the picture, and keeps it."""
+    return spec.resize_version == 2 and spec.interpolation != "linear"
 
 
 def check_values(spec: Preprocess) -> None:

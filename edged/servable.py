@@ -14,11 +14,13 @@ from edged.paths.layout import Tensor
 from edged.paths.trie import Trie
 
 _MAX_ROW_BYTES = 1 << 30  # limit for one row of an input, far above what a message can carry
+_MAX_VALUE_BYTES = 1 << 32  # limit for one row of any value
 
 
 def check_servable(manifest: Manifest) -> None:
     """Raise StoreError if a manifest describes an impossible model."""
     _check_inputs(manifest)
+    _check_values(manifest)
     _check_preprocess(manifest)
     _check_labels(manifest)
 
@@ -50,10 +52,25 @@ def _check_inputs(manifest: Manifest) -> None:
             )
 
 
+def _check_values(manifest: Manifest) -> None:
+    """No honest value is larger; one that is would leave no memory for all other models."""
+    for value in manifest.values:
+        if Tensor(value.datatype, value.shape).row_bytes > _MAX_VALUE_BYTES:
+            raise StoreError(
+                f"model {manifest.name!r} has a value {value.name!r} of {list(value.shape)}, which "
+                "no memory holds; export it again"
+            )
+
+
 def _check_preprocess(manifest: Manifest) -> None:
     spec = manifest.preprocess
     if spec is None:
         return
+    if not all(0 <= level <= 255 for level in spec.border) or 0.0 in spec.std:
+        raise StoreError(
+            f"model {manifest.name!r} has a preprocessing with a border beyond 0 to 255, or a std "
+            "of 0; export it again"
+        )
     inputs = [manifest.value(value) for value in manifest.inputs]
     if [(v.datatype, v.shape) for v in inputs] != [(spec.datatype, spec.shape)]:
         raise StoreError(

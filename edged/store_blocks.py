@@ -107,7 +107,12 @@ class BlockFiles:
         self._folder = folder
 
     def create(self) -> None:
-        (self._folder / _TENSORS).mkdir(parents=True, exist_ok=True)
+        folder = self._folder / _TENSORS
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"{folder} cannot be made: {error.strerror}; nothing has changed"
+            raise StoreError(text) from error
 
     def path(self, block: str) -> Path:
         return self._folder / f"{block}.onnx"
@@ -183,6 +188,8 @@ class BlockFiles:
 
     def add(self, parts: Split) -> str:
         """Write what is not there undamaged, tensors first, and return the block's id."""
+        if parts.tensors:
+            self.create()  # copies of a store may lack empty folders
         for tensor, content in parts.tensors.items():
             _put(self._tensor_path(tensor), content)
         _put(self.path(parts.block), parts.graph)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from edged.errors import EdgedError
+from edged.errors import EdgedError, InvalidArgument
 from edged.manifest import Manifest
 from export.layers import numpy_type
 from export.probe import Array, Arrays, random_array, run, session
@@ -89,6 +89,8 @@ class Uncut:
             chosen = np.minimum(np.arange(start, start + self._fixed), rows - 1)
             part = {name: array[chosen] for name, array in given.items()}
             parts.append(run(self._runner, wanted, self._constants | part))
+            if any(np.ndim(found) == 0 for found in parts[-1]):
+                raise InvalidArgument("an output has no axes, so it has no rows")
         whole = [np.concatenate(part)[:rows] for part in zip(*parts, strict=True)]
         return dict(zip(self._outputs, whole, strict=True))
 

@@ -79,7 +79,7 @@ def form_of(given: Given) -> Form:
     fixed = fixed_rows(given.graph)
     uncut = given.uncut(fixed)
     try:
-        rows = _samples(given, feed(given.graph, 1), uncut)
+        rows = _samples(given, feed(given.graph, 1), given.uncut() if fixed == 1 else uncut)
     except InvalidArgument as unfit:
         if fixed in (None, 1):
             raise

@@ -121,6 +121,12 @@ def one_row(graph: OnnxGraph, whole: frozenset[str], samples: Sequence[Arrays]) 
 
     Raises InvalidArgument if it cannot run, and Unsupported for outputs that are no tensors.
     """
+    given = {*graph.weights, *(value.name for value in graph.inputs)}
+    for name in graph.outputs:
+        if name in given:
+            raise Unsupported(
+                f"output {name!r} is a constant or an input: leave it out (--outputs)"
+            )
     facts = probe(graph, (1,))
     seen = _seen(graph, samples)
     bare = frozenset(

@@ -37,16 +37,33 @@ def with_spans(
     wide = [name for name in numbers if sizes[name] > 1]
     if not numbers:
         return graph
+    sampled = _of_samples(graph, wide, read)
+    spans = ((1, 2), (1, 1), SPAN) if _divides(graph) else (SPAN, (1, 2), (1, 1))
     tried = [
-        _of_samples(graph, wide, read) or dict.fromkeys(wide, SPAN),
-        *(dict.fromkeys(wide, span) for span in (SPAN, (1, 2), (1, 1))),
-        *(dict.fromkeys(numbers, span) for span in (SPAN, (1, 2), (1, 1))),
+        *([sampled] if sampled else ()),
+        *(dict.fromkeys(wide, span) for span in spans),
+        *(dict.fromkeys(numbers, span) for span in spans),
     ]
     for spans in tried:
         if _runs(replace(for_one(graph), spans=spans), runner, constants):
             usual = {name: span for name, span in spans.items() if span != SPAN or name not in wide}
             return replace(graph, spans=usual)
     return graph
+
+
+def _divides(graph: OnnxGraph) -> bool:
+    """Whether whole numbers are divided, by 0 perhaps. An older onnxruntime (1.23, the last one for
+    Python 3.10) ends the process then, so that 0 is tried last."""
+    whole = {value.name for value in graph.inputs if _bytes(value.type.tensor_type.elem_type)}
+    whole |= {name for name, weight in graph.weights.items() if _bytes(weight.data_type)}
+    for node in graph.nodes:
+        read = [name for name in node.input if name]
+        if node.op_type in ("Div", "Mod") and whole.issuperset(read):
+            return True
+        casts = [one.i for one in node.attribute if node.op_type == "Cast" and one.name == "to"]
+        if (whole.issuperset(read) and not casts) or any(map(_bytes, casts)):
+            whole.update(node.output)
+    return False
 
 
 def _of_samples(

@@ -181,9 +181,9 @@ install_program() {
         [ "$dry_run" = yes ] || "$interpreter" -m venv --system-site-packages "$root$prefix" ||
             fail "the virtual environment cannot be made"
     fi
-    say "+ $prefix/bin/python -m pip install --constraint constraints.txt ."
+    say "+ $prefix/bin/python -m pip install --constraint constraints.txt .[tensorrt]"
     [ "$dry_run" = yes ] || "$root$prefix/bin/python" -m pip install --disable-pip-version-check --quiet \
-        --constraint "$source/constraints.txt" "$source" || fail "pip could not install edged"
+        --constraint "$source/constraints.txt" "$source[tensorrt]" || fail "pip could not install edged"
 }
 
 check_tensorrt() { # the module is the system's, so the system's Python knows before there is a venv
@@ -219,7 +219,11 @@ install_service() {
     fi
     folder 750 "$state"
     folder 750 "$cache"
-    folder 750 "$cache/cuda"
+    # The account owns the folder above, and could have put a link to anything in this one's place:
+    # it is made by the account itself.
+    say "folder $cache/cuda (mode 750, account edged)"
+    [ "$dry_run" = yes ] || program runuser -u edged -- mkdir -p -m 750 "$root$cache/cuda" ||
+        fail "$cache/cuda cannot be made"
     system systemctl daemon-reload
 }
 

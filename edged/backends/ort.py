@@ -224,8 +224,11 @@ class OnnxRuntime:
                 stays = mapped.mapped_bytes(own)
                 # Weights to pack are in the file and, until they are packed, on the heap as well.
                 extra += 2 * max(0, facts.st_size - stays)
-                shared[f"{facts.st_dev}:{facts.st_ino}"] = stays
-            used += stays
+                key = f"{facts.st_dev}:{facts.st_ino}"  # equal weights of a block are one file
+                before, shared[key] = shared.get(key, 0), max(stays, shared.get(key, 0))
+                used += shared[key] - before
+            else:
+                used += stays
             if stays < facts.st_size:
                 mapped.give_cache_back(file)
         return LoadedBlock(used, max_rows, extra, shared)
@@ -334,14 +337,15 @@ def _share_arena() -> None:
 
 
 def _is_quick(session: Any, use: BlockUse) -> bool:
-    """Whether one thread runs a row of zeros in less time than waking other threads takes.
+    """Whether one thread runs a row in less time than waking other threads takes.
 
-    False for a block that cannot run zeros, as one that divides by them.
+    The row is of ones: an older onnxruntime ends the process where whole numbers are divided by 0.
+    False for a block that cannot run it.
     """
     quiet = ort.RunOptions()
     quiet.log_severity_level = _LOG_FATAL
     feeds = {
-        f"x{index}": np.zeros((1, *tensor.shape), NUMPY[tensor.datatype])
+        f"x{index}": np.ones((1, *tensor.shape), NUMPY[tensor.datatype])
         for index, tensor in enumerate(use.reads)
     }
     for _ in range(_TIMED_RUNS_MAX):

@@ -116,7 +116,7 @@ class OnnxRuntimeCuda:
 
     def unload(self, block: str) -> None:
         for key in [key for key in list(self._bindings) if key[0] == block]:
-            del self._bindings[key]  # another thread may bind meanwhile, but not this block
+            self._bindings.pop(key, None)  # another thread may bind meanwhile, and evict it
         del self._blocks[block]
 
     def run(

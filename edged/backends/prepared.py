@@ -103,7 +103,9 @@ class PreparedBlocks:
                 raise self._no_room() from error
             raise
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if temporary.exists():
+                shutil.rmtree(temporary, ignore_errors=True)
+                self._sweep_equals()
         return self._entry(block)
 
     def _fill(self, temporary: Path, block: str, write: Callable[[Path], None]) -> None:
@@ -184,6 +186,15 @@ class PreparedBlocks:
     def remove(self, block: str) -> None:
         self.let_go(block)
         shutil.rmtree(self._entry(block), ignore_errors=True)
+        self._sweep_equals()
+
+    def _sweep_equals(self) -> None:
+        """Remove names of files that no entry has: only then is their place on the disk free."""
+        with contextlib.suppress(OSError):
+            for file in (self._folder / _EQUALS).iterdir():
+                with contextlib.suppress(OSError):  # another process has been faster
+                    if file.stat().st_nlink == 1:
+                        file.unlink()
 
     def sweep(self) -> None:
         """Remove entries of any facts that have not been used for long, and the litter of a crash.
@@ -195,9 +206,7 @@ class PreparedBlocks:
             for entry in list(self._folder.iterdir()):
                 if entry.name != _EQUALS:
                     _remove_unused(entry, oldest_s)
-            for file in (self._folder / _EQUALS).iterdir():
-                if file.stat().st_nlink == 1:  # no entry has it
-                    file.unlink()
+        self._sweep_equals()
 
     def _sums(self, block: str) -> dict[str, _Sum]:
         try:

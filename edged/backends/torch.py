@@ -72,7 +72,11 @@ class TorchMemory:
 
     def allocate(self, size: int) -> Tensor:
         with self.use("device memory"):
-            return torch.empty(size, dtype=torch.uint8, device=self._device.torch)
+            found = torch.empty(size, dtype=torch.uint8, device=self._device.torch)
+            # The allocator gives out bytes that kernels on its own stream may still use. Copies run
+            # on another stream, which does not wait for those.
+            self._device.check()
+            return found
 
     def free(self, memory: Tensor) -> None:
         """The last view of it does that."""

@@ -57,9 +57,9 @@ def constant(proto: onnx.TensorProto, folder: Path | None = None) -> Tensor:
 
 
 def place_of(proto: onnx.TensorProto) -> str:
-    """The file in which a constant lies that is not in the model, and where in it."""
+    """The file in which a constant lies that is not in the model, where in it, and as what."""
     place = ExternalDataInfo(proto)
-    return f"{place.location} {place.offset or 0}"
+    return f"{place.location} {place.offset or 0} {proto.data_type}"
 
 
 def _mapped(proto: onnx.TensorProto, folder: Path | None) -> Tensor:

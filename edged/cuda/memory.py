@@ -8,6 +8,7 @@ meet in its memory. One thread gives out work; another one may wait. Knows no bl
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import weakref
@@ -125,10 +126,11 @@ class CudaMemory:
         self.arena.close()
 
     def _give_back(self) -> None:
-        while self._dropped:
-            address = self._dropped.popleft()
-            self._staging.remove(address)
-            self.cuda.free_host(address)
+        with contextlib.suppress(IndexError):  # another thread may take the last one
+            while True:
+                address = self._dropped.popleft()
+                self._staging.remove(address)
+                self.cuda.free_host(address)
 
 
 class StreamedFlight:

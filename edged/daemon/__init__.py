@@ -28,7 +28,8 @@ def serve(config: Config, *, record: Path | None = None) -> int:
     """Run until told to end; the exit status. Raises EdgedError when it cannot start."""
     logs.begin(config.log.level)
     malloc.keep(_KEEP_BYTES, _KEEP_PIECE_BYTES)
-    config, why = chosen(config)
+    notifier = Notifier()
+    config, why = chosen(config, lambda seconds: notifier.starting(within_s=2 * seconds))
     if why:
         log.info("%s", why)
     with ExitStack() as stack:
@@ -42,7 +43,7 @@ def serve(config: Config, *, record: Path | None = None) -> int:
             checked.versions,
             held,
             checked.worker,
-            notifier=Notifier(),
+            notifier=notifier,
             recorder=None if record is None else _recorder(record, config, stack),
             profile=checked.profile,
         )

@@ -7,10 +7,11 @@ out, the worker of a start finds out as it loads.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +88,11 @@ def check_device(checked: Checked) -> None:
         )
 
 
-def chosen(config: Config) -> tuple[Config, str]:
+def chosen(
+    config: Config, before_s: Callable[[float], None] = lambda seconds: None
+) -> tuple[Config, str]:
     """The configuration with a backend in the place of `auto`, and a line that says why this one;
-    empty where a backend was named."""
+    empty where a backend was named. `before_s` is told before each trial how long it may take."""
     if config.device.backend != "auto":
         return config, ""
 
@@ -102,6 +105,9 @@ def chosen(config: Config) -> tuple[Config, str]:
     def attempt(candidate: BackendCandidate) -> str | None:
         try:
             options.check_installed(candidate.backend)
+            if candidate.backend == "tensorrt" and importlib.util.find_spec("onnx") is None:
+                return "onnx, which builds engines, is missing: pip install 'edged[tensorrt]'"
+            before_s(_TRIAL_S)
             tried = _try_backend(worker_settings(with_backend(candidate), config.memory.pinned))
         except EdgedError as error:
             return str(error)
@@ -125,6 +131,9 @@ def _try_backend(settings: WorkerSettings) -> Trial:
         raise Unavailable(
             f"backend {settings.backend} did not come up within {_TRIAL_S:g} s"
         ) from error
+    except OSError as error:  # no memory, or no more processes
+        text = f"backend {settings.backend} cannot be tried: {error.strerror}"
+        raise Unavailable(text) from error
     except msgspec.DecodeError as error:
         raise EdgedError(
             f"backend {settings.backend} does not come up: its process ended with status "

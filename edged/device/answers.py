@@ -73,7 +73,7 @@ def _shorten(parts: dict[str, Array], manifest: Manifest) -> None:
         assert len(room) == 1, "outputs of free length have one row; this is a bug"
         cut = [slice(None)] * room.ndim
         for axis, extent in zip(length.axes, parts.pop(length.told_by)[0].tolist(), strict=True):
-            if extent > room.shape[1 + axis]:
+            if not 0 <= extent <= room.shape[1 + axis]:
                 raise Unsupported(
                     f"output {length.output!r} of model {manifest.name!r} has {extent} entries, "
                     f"and there is room for {room.shape[1 + axis]}: export the model again with "

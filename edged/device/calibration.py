@@ -102,7 +102,8 @@ class Calibration:
             return known.row_bytes
         sizes = _row_bytes(manifest)
         crossing = (sum(sizes[n] for n in (*step.reads, *step.writes)) for step in manifest.steps)
-        return self._backend.lanes * (_BORDERS * max(crossing) + sum(sizes.values()))
+        flights_bytes = self._backend.memory.depth * sum(sizes.values())
+        return self._backend.lanes * (_BORDERS * max(crossing) + flights_bytes)
 
     def microbatches(self, blocks: Sequence[str]) -> dict[str, int]:
         """Rows that blocks run at once, of those that were found to be quicker so."""
@@ -186,7 +187,8 @@ class Calibration:
         """Once in all lanes at once, which takes the most memory."""
         if not self._several:
             with self._lane() as lane:  # in this thread: libraries of a GPU have handles for each
-                lane.compute([segment])
+                for _ in range(lane.depth):  # each flight has memory of its own
+                    lane.compute([segment])
             return
         lanes = [self._idle.get() for _ in self._executors]
         try:

@@ -193,6 +193,7 @@ class Executor:
         except Exception:
             _come_to_rest(slot.flight)
             raise
+        self._next = (self._next + 1) % self.depth
         return batch
 
     def _begin(self, slot: _Slot, segments: Sequence[Segment], *, wide: bool) -> Batch:

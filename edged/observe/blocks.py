@@ -74,7 +74,9 @@ class BlockCounters:
     def _library(self, library: Library, now: float) -> None:
         """A block that left the store is on the device until it is unloaded, but not counted."""
         metrics = self.metrics
-        tasks = sorted({self._models[model.name].task for model in library.models})
+        # A version may have been forgotten since this library was told; the next one says so.
+        known = (model.name for model in library.models if model.name in self._models)
+        tasks = sorted({self._models[name].task for name in known})
         metrics.hits = {task: metrics.hits.get(task, 0) for task in tasks}
         metrics.misses = {task: metrics.misses.get(task, 0) for task in tasks}
         self._users = {}

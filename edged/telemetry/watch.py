@@ -28,11 +28,8 @@ class BoardWatch:
         self.latest: BoardState | None = None  # None: the board tells nothing
 
     def start(self) -> None:
-        """Look once, and go on where there is anything to see."""
-        reading = look(self._tree)
-        if not reading.tells_nothing:
-            self.latest = self._pace.look(reading, time.monotonic())
-            self._thread.start()
+        """Look from now on, where there is anything to see."""
+        self._thread.start()
 
     def close(self) -> None:
         self._stop.set()
@@ -41,8 +38,10 @@ class BoardWatch:
 
     def _run(self) -> None:
         try:
-            while not self._stop.wait(LOOK_S):
-                self.latest = self._pace.look(look(self._tree), time.monotonic())
+            while not (reading := look(self._tree)).tells_nothing:
+                self.latest = self._pace.look(reading, time.monotonic())
+                if self._stop.wait(LOOK_S):
+                    return
         except Exception:  # old figures would be wrong ones
             self.latest = None
             log.exception("the board is not looked at any more: this is a bug")

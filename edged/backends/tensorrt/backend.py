@@ -311,12 +311,19 @@ class TensorRt:
         with self._lock:
             if self._scratch is not None and size <= self._scratch_bytes:
                 return
+            before_bytes, size = self._scratch_bytes, max(size, 1)
             if self._scratch is not None:
                 self._cuda.synchronize(self.memory.compute)
                 self.memory.free(self._scratch)
                 self._scratch, self._scratch_bytes = None, 0
-            self._scratch = self.memory.allocate(max(size, 1))
-            self._scratch_bytes = max(size, 1)
+            try:
+                self._scratch = self.memory.allocate(size)
+            except ResourceExhausted:
+                if before_bytes:  # the engines that are loaded still need theirs
+                    self._scratch = self.memory.allocate(before_bytes)
+                    self._scratch_bytes = before_bytes
+                raise
+            self._scratch_bytes = size
 
     def _let_go(self, block: str) -> None:
         loaded = self._blocks.pop(block, None)

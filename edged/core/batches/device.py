@@ -282,7 +282,9 @@ class Device:
         taken = group.take(rows)
         takes_s = self.costs.batch_s(name, sum([part.rows for part in taken])) or 0.0
         # No more spare time than the batch takes: where nothing can be met, nothing is learnt.
-        done_s = max(now, self.lanes.free_s) + takes_s + min(self.lanes.spare_s, takes_s)
+        free_s = self.lanes.free_s  # infinity: of what runs nothing is known, and nothing refused
+        begins_s = now if free_s == inf else max(now, free_s)
+        done_s = begins_s + takes_s + min(self.lanes.spare_s, takes_s)
         while taken:
             late_rows = 0
             for part in taken:

@@ -254,8 +254,9 @@ class Residency:
             self.move(block, Where.RESIDENT if block.id in held else Where.ABSENT)
 
     def _set_pieces(self, block: Block, pieces: dict[str, int]) -> None:
-        names = block.pieces.keys() ^ pieces.keys()
-        block.pieces = pieces
+        before, block.pieces = block.pieces, pieces
+        both = before.keys() | pieces.keys()
+        names = {name for name in both if before.get(name) != pieces.get(name)}
         others = (other.pieces.keys() for other in self._blocks.values() if other is not block)
         if names and not all(names.isdisjoint(of) for of in others):
             self._share()
