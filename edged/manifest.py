@@ -365,7 +365,7 @@ def check(manifest: Manifest) -> None:
 def _check_lengths(manifest: Manifest, refuse: Callable[[str], StoreError]) -> None:
     names = [name for length in manifest.lengths for name in (length.output, length.told_by)]
     if len(set(names)) < len(names):
-        raise refuse("an output is in two lengths, or tells its own")
+        raise refuse("its lengths are told by no output that fits, each by one of its own")
     for length in manifest.lengths:
         named = {length.output, length.told_by} <= set(manifest.outputs)
         axes = range(len(manifest.value(length.output).shape))

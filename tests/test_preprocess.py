@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import msgspec
@@ -214,6 +215,16 @@ def test_a_letterbox_shows_the_whole_picture_on_a_border(
     spare = np.empty((48, 48, 3), np.float32)
     preprocess.normalise(np.dstack([image, image[..., :1]]), spec, spare)
     np.testing.assert_array_equal(spare, found)
+
+
+@pytest.mark.parametrize("interpolation", ["area", "cubic"])
+@pytest.mark.parametrize("resize", ["letterbox", "stretch"])
+def test_a_picture_whose_table_of_weights_would_be_huge_is_refused(
+    resize: Any, interpolation: Any
+) -> None:
+    spec = Preprocess(8, 8, resize, interpolation=interpolation)
+    with pytest.raises(InvalidArgument, match="cut it into pieces"):
+        preprocess.resize_bytes(1, 1_000_000, spec)
 
 
 def test_the_border_of_a_letterbox_is_normalised_like_the_picture() -> None:

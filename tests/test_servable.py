@@ -25,11 +25,20 @@ def test_rows_that_nobody_can_send(shape: tuple[int, ...]) -> None:
     check_servable(with_input(()))
 
 
+def test_a_value_that_no_memory_holds() -> None:
+    made = manifest("signal", images=False)
+    huge = replace(made.values[-1], shape=(2**40, 2**40))
+    with pytest.raises(StoreError, match="no memory holds"):
+        check_servable(replace(made, values=(*made.values[:-1], huge)))
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
         ({"preprocess": Preprocess(9, 8)}, "not its input"),
         ({"labels": ("one",)}, "1 labels for an output"),
+        ({"preprocess": Preprocess(8, 8, border=(0, 0, 256))}, "border beyond 0 to 255"),
+        ({"preprocess": Preprocess(8, 8, std=(1.0, 0.0, 1.0))}, "std of 0"),
     ],
 )
 def test_what_contradicts_itself(fields: dict[str, Any], says: str) -> None:

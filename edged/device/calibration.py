@@ -187,7 +187,7 @@ class Calibration:
         """Once in all lanes at once, which takes the most memory."""
         if not self._several:
             with self._lane() as lane:  # in this thread: libraries of a GPU have handles for each
-                for _ in range(lane.depth):  # each flight has memory of its own
+                for _ in range(self._backend.memory.depth):  # flights have memory of their own
                     lane.compute([segment])
             return
         lanes = [self._idle.get() for _ in self._executors]

@@ -28,8 +28,15 @@ class BoardWatch:
         self.latest: BoardState | None = None  # None: the board tells nothing
 
     def start(self) -> None:
-        """Look from now on, where there is anything to see."""
-        self._thread.start()
+        """Look once, and go on where there is anything to see."""
+        try:
+            reading = look(self._tree)
+        except OSError as error:
+            log.warning("the board cannot be looked at: %s", error)
+            return
+        if not reading.tells_nothing:
+            self.latest = self._pace.look(reading, time.monotonic())
+            self._thread.start()
 
     def close(self) -> None:
         self._stop.set()
@@ -38,10 +45,8 @@ class BoardWatch:
 
     def _run(self) -> None:
         try:
-            while not (reading := look(self._tree)).tells_nothing:
-                self.latest = self._pace.look(reading, time.monotonic())
-                if self._stop.wait(LOOK_S):
-                    return
+            while not self._stop.wait(LOOK_S):
+                self.latest = self._pace.look(look(self._tree), time.monotonic())
         except Exception:  # old figures would be wrong ones
             self.latest = None
             log.exception("the board is not looked at any more: this is a bug")

@@ -164,6 +164,13 @@ def test_files_of_equal_content_are_one_until_the_last_entry_goes(folder: Path) 
     assert not known.exists()
 
 
+def test_a_copy_that_is_removed_gives_its_place_on_the_disk_back(folder: Path) -> None:
+    blocks = PreparedBlocks(folder, {})
+    blocks.make(BLOCK, large)
+    blocks.remove(BLOCK)
+    assert [*(folder / "equals").iterdir()] == []
+
+
 def test_a_damaged_file_is_not_shared_any_more(folder: Path) -> None:
     blocks = PreparedBlocks(folder, {})
     for block in (BLOCK, OTHER):

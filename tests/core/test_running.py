@@ -12,6 +12,7 @@ from edged.core.events import (
     DeviceDown,
     DeviceUp,
     GroupCost,
+    Refuse,
     Run,
     Woke,
 )
@@ -146,6 +147,14 @@ def deep(depth: int = 2, sizes: tuple[int, ...] = ()) -> Checked:
     cost = GroupCost(BACKBONE, (1, 4), (WORK_S, WORK_S + 0.001))
     scheduler(DeviceUp((cost,), depth=depth, sizes=sizes))
     return scheduler
+
+
+def test_nothing_is_refused_as_too_late_behind_a_batch_of_which_nothing_is_known():
+    scheduler = Checked(max_batch_rows=4, staging_rows=24)
+    scheduler(DeviceUp((), depth=2))
+    for rid in (1, 2, 3):
+        out = scheduler(arrived(rid, rows=4, inline=True, deadline_s=30.0))
+        assert not any(isinstance(command, Refuse) for command in out)
 
 
 def test_a_full_batch_goes_at_once_to_a_device_that_has_use_for_it():

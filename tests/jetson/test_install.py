@@ -100,7 +100,7 @@ DRY_RUN = """dry run: nothing is changed
 NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super: L4T R36.4.3, JetPack 6.2 \
 (Python 3.10, CUDA 12.6, TensorRT 10.3)
 + /usr/bin/python3 -m venv --system-site-packages /opt/edged
-+ /opt/edged/bin/python -m pip install --constraint constraints.txt .
++ /opt/edged/bin/python -m pip install --constraint constraints.txt .[tensorrt]
 TensorRT 10.3.0 can be imported
 file /etc/sysusers.d/edged.conf
 + systemd-sysusers
