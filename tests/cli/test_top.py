@@ -165,7 +165,10 @@ def test_on_a_terminal_it_follows_the_daemon_and_leaves_the_terminal_as_it_was(
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "edged", "top", "--interval", "0.2"]
     command += ["--endpoint", daemon.endpoint]
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may ignore it
+    )  # fmt: skip
     try:
         os.close(theirs)
         seen = b""
