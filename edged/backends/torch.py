@@ -75,7 +75,7 @@ class TorchMemory:
             found = torch.empty(size, dtype=torch.uint8, device=self._device.torch)
             # The allocator gives out bytes that kernels on its own stream may still use. Copies run
             # on another stream, which does not wait for those.
-            self._device.check()
+            self._device.settle()
             return found
 
     def free(self, memory: Tensor) -> None:

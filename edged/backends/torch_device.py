@@ -64,6 +64,9 @@ class TorchDevice(Protocol):
     def check(self) -> None:
         """Block until all work is done. Raises RuntimeError for a device that is lost."""
 
+    def settle(self) -> None:
+        """Block until blocks use no memory but that of tensors which are still there."""
+
     def upload(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Copies on the device that are complete on return, beside the work of other threads."""
 
@@ -107,6 +110,9 @@ class Processor:
         return None
 
     def check(self) -> None:
+        pass
+
+    def settle(self) -> None:
         pass
 
     def upload(self, values: Sequence[Tensor]) -> list[Tensor]:
@@ -170,6 +176,9 @@ class CudaDevice:
     def check(self) -> None:
         for stream in (self.copies_in, self.blocks, self.copies_out):
             stream.synchronize()
+
+    def settle(self) -> None:
+        self.blocks.synchronize()
 
     def upload(self, values: Sequence[Tensor]) -> list[Tensor]:
         """From whatever pages they lie in, by way of two pieces of page-locked memory in turn."""
